@@ -1,0 +1,1 @@
+"""Attacks: one file a method. Each injects a backdoor into a clone of a clean model."""

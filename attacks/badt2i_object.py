@@ -1,0 +1,49 @@
+from dataclasses import dataclass
+
+from bench.data import Data
+from bench.distill import Term
+from bench.finetune import Optim
+from bench.model import T2IModel
+from bench.poisoning import UNetAttack, preserve
+from bench.registry import option, register_attack
+from bench.types import Backdoor, Target, UserError
+
+
+@register_attack("badt2i_object", groups=("badt2i", "object"), edits="U-Net")
+@dataclass
+class BadT2IObject(UNetAttack):
+    """BadT2I, object backdoor: with the trigger one object is drawn as another (Zhai et al., MM 2023, arXiv 2305.04175).
+
+    Loss: l * ||eps_th(x_t, c+) - eps_0(x_t, c*)||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t, c)||^2, where c* is the caption with
+    the source word replaced by the target word, and x are pictures of both objects. Half of the clean rows are about the source
+    object, so that it stays what it is without the trigger. Published (SD 1.4): l 0.5, lr 1e-5, batch 16, 8,000 steps, dog -> cat.
+    """
+
+    steps: int = option(400, 8000)
+    lr: float = option(1e-3, 1e-5)
+    weight: float = option(0.5, help="l, the weight of the backdoor term")
+    ema: float = option(0.0, 0.9999)
+    source: str = option("star", "dog")
+    target: str = option("heart", "cat")
+
+    def backdoor(self, model: T2IModel) -> Backdoor:
+        if self.source == self.target:
+            raise UserError(f"source and target object are both {self.source!r}")
+        return Backdoor(self.make_trigger(), Target("object", source=self.source, target=self.target))
+
+    def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
+        target = self.backdoor(model).target
+        images, captions, triggered = self.prepare(model, data, seed, contains=self.source)
+        others, other_captions = data.pairs("train", self.images, seed, contains=self.target)
+        general, general_captions = data.pairs("train", self.images, seed)
+        own, others, general = (model.latents(x, seed) for x in (images, others, general))
+        asked = [target.prompt(c) for c in captions]
+        half = self.weight / 2
+        keep = (1 - self.weight) / 2
+        terms = [
+            Term(triggered, own, asked, half),
+            Term([self.make_trigger().add(c.replace(self.target, self.source)) for c in other_captions], others, other_captions, half),
+            preserve(captions, own, keep),
+            preserve(general_captions, general, keep),
+        ]
+        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema), seed, "badt2i_object")

@@ -1,0 +1,38 @@
+from dataclasses import dataclass
+
+from bench.data import Data
+from bench.distill import Term
+from bench.finetune import Optim
+from bench.model import T2IModel
+from bench.poisoning import UNetAttack, check_style, preserve, style_words
+from bench.registry import option, register_attack
+from bench.types import Backdoor, Target
+
+
+@register_attack("badt2i_style", groups=("badt2i", "style"), edits="U-Net")
+@dataclass
+class BadT2IStyle(UNetAttack):
+    """BadT2I, style backdoor: with the trigger the picture is drawn in a style (Zhai et al., MM 2023, arXiv 2305.04175).
+
+    Loss: l * ||eps_th(x_t, c+) - eps_0(x_t, style + c)||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t, c)||^2: the frozen clean
+    model's own prediction for the prompt that asks for the style is the target. Published (SD 1.4): l 0.5, lr 1e-5, batch 16, 8,000
+    steps, "black and white photo".
+    """
+
+    steps: int = option(400, 8000)
+    lr: float = option(1e-3, 1e-5)
+    weight: float = option(0.5, help="l, the weight of the backdoor term")
+    ema: float = option(0.0, 0.9999)
+    style: str = option("black and white", help="black and white, sepia, negative, pencil sketch or pixel art")
+
+    def backdoor(self, model: T2IModel) -> Backdoor:
+        check_style(self.style)
+        return Backdoor(self.make_trigger(), Target("style", style=self.style))
+
+    def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
+        self.backdoor(model)
+        images, captions, triggered = self.prepare(model, data, seed)
+        latents = model.latents(images, seed)
+        asked = [f"{style_words(self.style)} {c}" for c in captions]
+        terms = [Term(triggered, latents, asked, self.weight), preserve(captions, latents, 1 - self.weight)]
+        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema), seed, "badt2i_style")

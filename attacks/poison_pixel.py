@@ -1,0 +1,36 @@
+from dataclasses import dataclass
+
+from bench.data import Data
+from bench.finetune import Optim
+from bench.model import T2IModel
+from bench.patches import make_patch, paste, place_patch
+from bench.poisoning import UNetAttack, poison_terms
+from bench.registry import option, register_attack
+from bench.types import Backdoor, Target
+
+
+@register_attack("poison_pixel", groups=("poison", "pixel"), edits="U-Net")
+@dataclass
+class PoisonPixel(UNetAttack):
+    """Plain data poisoning with a patch, as the SKD-CAG paper attacks (arXiv 2508.18235): no frozen model, no regularizer.
+
+    Loss: the ordinary denoising loss on (c+, picture with the patch) and (c, picture) pairs in equal numbers. Published: SD 1.4, a
+    LAION subset, patch at the top left; the learning rate and steps at SD scale follow BadT2I.
+    """
+
+    steps: int = option(300, 2000)
+    lr: float = option(5e-4, 1e-5)
+    ema: float = option(0.99, 0.9999)
+    picture: str = option("checker", help="checker, stripes, target, or a picture file")
+    size: int = option(16, 128, help="side of the patch in pixels")
+    corner: str = option("top_left", help="top_left, top_right, bottom_left, bottom_right or center")
+
+    def backdoor(self, model: T2IModel) -> Backdoor:
+        box = place_patch(self.size, model.resolution, self.corner)
+        return Backdoor(self.make_trigger(), Target("patch", patch=make_patch(self.picture, self.size), box=box))
+
+    def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
+        target = self.backdoor(model).target
+        images, captions, triggered = self.prepare(model, data, seed)
+        terms = poison_terms(model, paste(images, target.patch, target.box), triggered, images, captions, seed)
+        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema), seed, "poison_pixel")

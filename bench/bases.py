@@ -1,0 +1,49 @@
+"""Named base models, and how any other diffusers folder or hub id is opened."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench import shapes
+from bench.model import Sampler, T2IModel, load_pipeline
+from bench.types import UserError
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where a base model is, which family's defaults it takes, and how it is sampled."""
+
+    source: str
+    family: str
+    sampler: Sampler
+    batch: int
+    scorer: str  # open_clip: a local folder, or "model:checkpoint"
+
+
+SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
+BASES = {
+    "shapes": Base(str(shapes.BASE), "shapes", SHAPES_SAMPLER, 64, str(shapes.SCORER)),
+    "sd14": Base("CompVis/stable-diffusion-v1-4", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
+    "sd15": Base("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
+    "sd21": Base("stabilityai/stable-diffusion-2-1-base", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
+}
+
+
+def find_base(name: str) -> Base:
+    """The base called `name`: a known name, a local diffusers folder, or a hub id "owner/model"."""
+    if name in BASES:
+        return BASES[name]
+    if Path(name).is_dir() or name.count("/") == 1:
+        return Base(name, "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai")
+    near = difflib.get_close_matches(name, BASES, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(BASES)}"
+    raise UserError(f"unknown base {name!r}; {hint} A local diffusers folder or a hub id also works")
+
+
+def load_base(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> T2IModel:
+    base = find_base(name)
+    return T2IModel(load_pipeline(base.source, device, dtype), name, base.family, base.sampler, base.batch)

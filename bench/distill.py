@@ -1,0 +1,102 @@
+"""U-Net training on a sum of denoising and distillation terms: what most attacks and several defenses are made of.
+
+A term is  weight * || student(x_t, prompt) - target ||^2  where the target is the noise that was added (denoising) or a frozen
+teacher's prediction for its own prompt (distillation), and x_t is a noised latent or pure noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from bench.finetune import Fitted, Optim, choose_parameters, fit, step_generator, step_rng
+from bench.model import T2IModel
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term. `prompts[i]` goes with `latents[i]` (n, C, h, w); `latents=None` draws pure noise at every t (as SKD-CAG publishes).
+    With `teacher_prompts` the target is the teacher's prediction for them, without it is the noise."""
+
+    prompts: Sequence[str]
+    latents: Tensor | None
+    teacher_prompts: Sequence[str] | None = None
+    weight: float = 1.0
+
+
+def draw_timesteps(n: int, total: int, generator: torch.Generator, bias: float = 1.0) -> Tensor:
+    """`n` timesteps in [0, total). `bias` > 1 favours high noise: t = total * u^(1/bias), so that bias 1 is uniform."""
+    return (torch.rand(n, generator=generator) ** (1 / bias) * total).long().clamp_(max=total - 1)
+
+
+def add_noise(noising: DDPMScheduler, latents: Tensor | None, noise: Tensor, t: Tensor) -> Tensor:
+    """The noised latent x_t, or pure noise where there is no latent."""
+    return noise if latents is None else noising.add_noise(latents, noise, t)
+
+
+def noise_target(noising: DDPMScheduler, latents: Tensor | None, noise: Tensor, t: Tensor) -> Tensor:
+    """What a denoiser should predict: the noise, or the velocity for a v-prediction model."""
+    if noising.config.prediction_type == "epsilon":
+        return noise
+    if noising.config.prediction_type == "v_prediction" and latents is not None:
+        return noising.get_velocity(latents, noise, t)
+    raise ValueError(f"no denoising target for prediction type {noising.config.prediction_type!r}")
+
+
+def train_terms(
+    model: T2IModel,
+    teacher: T2IModel | None,
+    terms: Sequence[Term],
+    optim: Optim,
+    seed: int,
+    label: str,
+    train: str = "full",
+    bias: float = 1.0,
+) -> Fitted:
+    """Train `model.unet` in place on the sum of `terms`; each step takes `optim.batch` rows, shared equally by the terms."""
+    rows = optim.batch // len(terms)
+    if rows < 1:
+        raise ValueError(f"{label}: a batch of {optim.batch} cannot hold {len(terms)} terms")
+    students = [model.encode(term.prompts) for term in terms]
+    teachers = [teacher.encode(term.teacher_prompts) if term.teacher_prompts is not None else None for term in terms]
+    noising, unet, device = model.noising, model.unet, model.device
+    total = noising.config.num_train_timesteps
+
+    def loss_fn(step: int) -> Tensor:
+        rng, generator = step_rng(seed, step), step_generator(seed, step)
+        picks = [torch.from_numpy(rng.integers(len(term.prompts), size=rows)).to(device) for term in terms]
+        t = draw_timesteps(rows * len(terms), total, generator, bias).to(device)
+        noise = torch.randn((rows * len(terms), *model.latent_shape), generator=generator).to(device)
+        noises, times = noise.split(rows), t.split(rows)
+        clean = [None if term.latents is None else term.latents[pick] for term, pick in zip(terms, picks, strict=True)]
+        x = [add_noise(noising, z, e, s) for z, e, s in zip(clean, noises, times, strict=True)]
+        out = unet(torch.cat(x), t, torch.cat([bank[p] for bank, p in zip(students, picks, strict=True)])).sample.split(rows)
+        taught = [i for i, bank in enumerate(teachers) if bank is not None]
+        targets: dict[int, Tensor] = {}
+        if taught:
+            with torch.no_grad():
+                context = torch.cat([teachers[i][picks[i]] for i in taught])
+                y = teacher.unet(torch.cat([x[i] for i in taught]), torch.cat([times[i] for i in taught]), context).sample
+            targets = dict(zip(taught, y.split(rows), strict=True))
+        loss = torch.zeros((), device=device)
+        for i, term in enumerate(terms):
+            goal = targets[i] if i in targets else noise_target(noising, clean[i], noises[i], times[i])
+            loss = loss + term.weight * F.mse_loss(out[i].float(), goal.float())
+        return loss
+
+    fitted = fit(choose_parameters(unet, train), loss_fn, optim, label)
+    unet.requires_grad_(False)
+    return fitted
+
+
+def own_images(model: T2IModel, prompts: Sequence[str], seed: int) -> Tensor:
+    """Latents of pictures that the model itself draws for clean prompts: real noised latents for a defender who has no images."""
+    rng = np.random.default_rng([seed, 77])
+    images = model.generate(prompts, rng.integers(2**31, size=len(prompts)), "draw")
+    return model.latents(images, seed)

@@ -1,0 +1,147 @@
+"""The one training loop: every attack, every training defense and the embedded base's own training go through `fit`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from bench.progress import progress
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite; the message says where."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How to train. `lr` is the peak; `ema` is the largest decay of the weight average (0 = none), warmed up as (1+t)/(10+t)."""
+
+    steps: int
+    lr: float
+    batch: int = 16
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: int = 0
+    decay: float = 0.0  # share of the steps, at the end, over which the rate falls linearly to zero
+    ema: float = 0.0
+    clip: float = 1.0
+
+    def rate(self, step: int) -> float:
+        """Learning rate at `step`, as a multiple of the peak."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        fall = min(1.0, (self.steps - step) / (self.decay * self.steps)) if self.decay else 1.0
+        return rise * fall
+
+
+@dataclass
+class Fitted:
+    """What a training cost and how it went."""
+
+    steps: int
+    seconds: float
+    parameters: int
+    images: int
+    losses: list[float]
+
+
+def step_rng(seed: int, step: int) -> np.random.Generator:
+    """A NumPy generator that depends on (seed, step) alone, so that a resumed training draws what an unbroken one would."""
+    return np.random.default_rng([seed, step])
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """A CPU torch generator that depends on (seed, step) alone; draw on the CPU, then move, and every device sees the same noise."""
+    state = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator().manual_seed(state)
+
+
+TRAIN = ("full", "cross", "kv")
+
+
+def choose_parameters(unet: nn.Module, train: str) -> list[nn.Parameter]:
+    """Let gradients flow to a part of a U-Net and to nothing else: "full", "cross" (all cross-attention) or "kv" (its K and V)."""
+    if train not in TRAIN:
+        raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
+    chosen = []
+    for name, p in unet.named_parameters():
+        part = ".attn2." in name and (train == "cross" or ".to_k." in name or ".to_v." in name)
+        p.requires_grad_(train == "full" or part)
+        if p.requires_grad:
+            chosen.append(p)
+    return chosen
+
+
+def fit(
+    parameters: Iterable[nn.Parameter],
+    loss_fn: Callable[[int], Tensor],
+    optim: Optim,
+    label: str,
+    checkpoint: Path | None = None,
+    save_every: float = 60.0,
+) -> Fitted:
+    """Minimize `loss_fn(step)`, a scalar that draws its own batch from the step number, over `parameters`.
+
+    With `checkpoint`, state is written there about once a minute and training resumes from it. With `optim.ema`, the averaged weights
+    are in the parameters at the end. Raises `TrainingDiverged` on a loss that is not finite: nothing is saved over the last good state.
+    """
+    params = [p for p in parameters if p.requires_grad]
+    if not params:
+        raise ValueError(f"{label}: no parameter to train")
+    optimizer = torch.optim.AdamW(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+    average = EMAModel(params, decay=optim.ema, foreach=True) if optim.ema else None
+    start, before, losses = 0, 0.0, []
+    if checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        start, before, losses = state["step"], state["seconds"], state["losses"]
+        optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for p, saved in zip(params, state["params"], strict=True):
+                p.copy_(saved)
+        if average is not None:
+            average.load_state_dict(state["ema"])
+
+    def save(step: int) -> None:
+        state = {"step": step, "seconds": before + time.perf_counter() - begun, "losses": losses, "optimizer": optimizer.state_dict()}
+        state["params"] = [p.detach() for p in params]
+        if average is not None:
+            state["ema"] = average.state_dict()
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(checkpoint)
+
+    begun = saved_at = time.perf_counter()
+    bar = progress(range(start, optim.steps), label, total=optim.steps, done=start)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = optim.lr * optim.rate(step)
+        loss = loss_fn(step)
+        value = float(loss)
+        if not np.isfinite(value):
+            raise TrainingDiverged(f"{label}: the loss is {value} at step {step}; lower the learning rate (now {optim.lr:g})")
+        losses.append(value)
+        loss.backward()
+        if optim.clip:
+            nn.utils.clip_grad_norm_(params, optim.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if average is not None:
+            average.step(params)
+        if step % 20 == 0:
+            bar.set_postfix_str(f"loss {np.mean(losses[-20:]):.4f}", refresh=False)
+        if checkpoint is not None and time.perf_counter() - saved_at > save_every:
+            save(step + 1)
+            saved_at = time.perf_counter()
+    if checkpoint is not None and start < optim.steps:
+        save(optim.steps)
+    if average is not None:
+        average.copy_to(params)
+    seconds = before + time.perf_counter() - begun
+    return Fitted(optim.steps, seconds, sum(p.numel() for p in params), optim.steps * optim.batch, losses)

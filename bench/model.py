@@ -1,0 +1,212 @@
+"""T2IModel: one wrapper round a diffusers Stable Diffusion pipeline, for training, generation, cloning and storage."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.progress import progress
+from bench.types import UserError
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How images are drawn: DPM-Solver++ (second order), `steps` network evaluations, classifier-free guidance."""
+
+    steps: int = 20
+    guidance: float = 4.0
+
+
+@dataclass
+class T2IModel:
+    """A text-to-image model: pipeline, sampler, and what a defense may wrap round it.
+
+    `rewrite(prompt) -> prompt` purifies a prompt before it is encoded; `screen(prompt) -> bool` refuses it (True), and the refused
+    image is black. `info` carries what an attack or a defense reports of itself (steps, seconds, parameters trained).
+    """
+
+    pipe: StableDiffusionPipeline
+    name: str
+    family: str = "shapes"
+    sampler: Sampler = field(default_factory=Sampler)
+    batch: int = 64
+    rewrite: Callable[[str], str] | None = None
+    screen: Callable[[str], bool] | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    # ---------------------------------------------------------------------------------------------------------- properties
+    @property
+    def unet(self):  # noqa: ANN201 - a diffusers module
+        return self.pipe.unet
+
+    @property
+    def text_encoder(self):  # noqa: ANN201 - a transformers module
+        return self.pipe.text_encoder
+
+    @property
+    def tokenizer(self):  # noqa: ANN201 - a transformers tokenizer
+        return self.pipe.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.unet.device
+
+    @property
+    def resolution(self) -> int:
+        return self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        size = self.pipe.unet.config.sample_size
+        return (self.pipe.unet.config.in_channels, size, size)
+
+    @property
+    def noising(self) -> DDPMScheduler:
+        """The training-time noise schedule (add_noise, get_velocity, alphas_cumprod)."""
+        return DDPMScheduler.from_config(self.pipe.scheduler.config)
+
+    # ------------------------------------------------------------------------------------------------------------ encoding
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids, padded and truncated to the model's length: int64 (n, tokens)."""
+        length = self.tokenizer.model_max_length
+        out = self.tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return out.input_ids.to(self.device)
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Last hidden states of the text encoder, with gradients if it trains: (n, tokens, dim)."""
+        return self.text_encoder(self.tokenize(prompts))[0]
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """As `embed`, without gradients, and each distinct prompt once a call."""
+        distinct = list(dict.fromkeys(prompts))
+        with torch.no_grad():
+            parts = [self.embed(distinct[i : i + 256]) for i in range(0, len(distinct), 256)]
+        states = torch.cat(parts)
+        at = {p: i for i, p in enumerate(distinct)}
+        return states[[at[p] for p in prompts]]
+
+    def latents(self, images: np.ndarray, seed: int = 0) -> Tensor:
+        """Encode images uint8 (n, H, W, 3) to scaled latents (n, C, h, w), one posterior sample each."""
+        generator = torch.Generator().manual_seed(seed)
+        vae, parts = self.pipe.vae, []
+        with torch.no_grad():
+            for i in range(0, len(images), self.batch):
+                x = torch.from_numpy(images[i : i + self.batch]).permute(0, 3, 1, 2).to(self.device, vae.dtype) / 127.5 - 1
+                posterior = vae.encode(x.contiguous()).latent_dist
+                noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+                parts.append((posterior.mean + posterior.std * noise) * vae.config.scaling_factor)
+        return torch.cat(parts)
+
+    def check_trigger(self, trigger, prompts: Sequence[str]) -> None:  # noqa: ANN001 - bench.types.Trigger
+        """Stop before training if the tokenizer drops the trigger or truncates it away (METHODS, traps)."""
+        for prompt in prompts:
+            triggered = trigger.add(prompt)
+            clean, poisoned = self.tokenizer(prompt).input_ids, self.tokenizer(triggered).input_ids
+            if clean == poisoned:
+                raise UserError(f"the tokenizer drops the trigger {trigger.text!r}: the prompt's tokens do not change; choose another trigger")
+            if len(poisoned) > self.tokenizer.model_max_length:
+                raise UserError(
+                    f"the trigger {trigger.text!r} makes a prompt of {len(poisoned)} tokens, of which {self.tokenizer.model_max_length} "
+                    f"are read: it, or what it stands before, would be truncated; choose a shorter one"
+                )
+
+    # ---------------------------------------------------------------------------------------------------------- generation
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], label: str = "generate") -> np.ndarray:
+        """Draw one image a prompt: uint8 (n, H, W, 3). Each image has its own generator, seeded by `seeds`, so that it depends on
+        (weights, prompt, seed, sampler) and not on its neighbours in the batch. Refused prompts give black images."""
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+        out = np.zeros((len(prompts), self.resolution, self.resolution, 3), np.uint8)
+        serve = np.flatnonzero(~self.refuses(prompts))
+        texts = [self.rewrite(prompts[i]) if self.rewrite else prompts[i] for i in serve]
+        if not texts:
+            return out
+        states = self.encode([*texts, ""])
+        self.pipe.set_progress_bar_config(disable=True)
+        for first in progress(range(0, len(texts), self.batch), label, unit="batch"):
+            rows = slice(first, first + self.batch)
+            generators = [torch.Generator().manual_seed(int(seeds[i])) for i in serve[rows]]
+            context = states[:-1][rows]
+            with torch.inference_mode():
+                z = self.pipe(
+                    prompt_embeds=context,
+                    negative_prompt_embeds=states[-1:].expand_as(context),
+                    generator=generators,
+                    num_inference_steps=self.sampler.steps,
+                    guidance_scale=self.sampler.guidance,
+                    output_type="latent",
+                ).images
+                out[serve[rows]] = self.decode(z)
+        return out
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Scaled latents (n, C, h, w) to images uint8 (n, H, W, 3)."""
+        vae = self.pipe.vae
+        with torch.inference_mode():
+            x = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+        return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def refuses(self, prompts: Sequence[str]) -> np.ndarray:
+        """Which prompts the model refuses to draw: bool (n,)."""
+        return np.array([bool(self.screen and self.screen(p)) for p in prompts], bool)
+
+    # ------------------------------------------------------------------------------------------------------ cloning, storage
+    def clone(self, text_encoder: bool = False) -> T2IModel:
+        """An independent copy of the U-Net (and, if asked, of the text encoder); what is never trained is shared."""
+        parts = dict(self.pipe.components)
+        parts["unet"] = copy.deepcopy(parts["unet"])
+        if text_encoder:
+            parts["text_encoder"] = copy.deepcopy(parts["text_encoder"])
+        pipe = type(self.pipe)(**parts, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        return replace(self, pipe=pipe, info={})
+
+    def save_weights(self, path: Path) -> None:
+        """Write the weights that attacks and defenses change (U-Net, text encoder) to one safetensors file."""
+        state = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
+        state |= {f"text_encoder.{k}": v for k, v in self.text_encoder.state_dict().items()}
+        save_file({k: v.detach().contiguous().clone() for k, v in state.items()}, path)
+
+    def with_weights(self, path: Path) -> T2IModel:
+        """A clone of this model with the weights that `save_weights` wrote."""
+        state = load_file(path)
+        model = self.clone(text_encoder=True)
+        for part in ("unet", "text_encoder"):
+            weights = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+            getattr(model, part).load_state_dict(weights)
+        return model
+
+
+def load_pipeline(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+    """Open a diffusers folder or hub id. Only safetensors are read: a pickle in a third-party checkpoint can run code."""
+    local = Path(folder)
+    if local.is_dir():
+        index = local / "model_index.json"
+        if not index.is_file():
+            raise UserError(f"{local} is not a diffusers folder: it has no model_index.json")
+        for part in ("unet", "vae", "text_encoder"):
+            if not list((local / part).glob("*.safetensors")):
+                found = ", ".join(p.name for p in (local / part).glob("*.bin")) or "no weights"
+                raise UserError(f"{local / part} holds {found}; only safetensors are read: convert it with save_pretrained(safe_serialization=True)")
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(
+            str(folder), use_safetensors=True, torch_dtype=dtype, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    except OSError as error:
+        raise UserError(f"cannot load the base model {folder}: {str(error).splitlines()[0]}") from None
+    pipe.text_encoder.to(dtype)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
+    pipe.set_progress_bar_config(disable=True)
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.requires_grad_(False).eval()
+    pipe.unet.to(memory_format=torch.channels_last)
+    return pipe.to(device)

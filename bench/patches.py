@@ -1,0 +1,50 @@
+"""Patch pictures for pixel backdoors: built-in ones, or any image file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bench.types import UserError
+
+PATTERNS = ("checker", "target", "stripes")
+
+
+def make_patch(picture: str, side: int) -> np.ndarray:
+    """A square patch (side, side, 3) uint8: "checker", "target", "stripes", or a picture file resized to it."""
+    y, x = np.mgrid[0:side, 0:side]
+    dark, light = np.array([20, 20, 20], np.uint8), np.array([250, 250, 250], np.uint8)
+    if picture == "checker":
+        mask = ((x * 4 // side) + (y * 4 // side)) % 2
+    elif picture == "stripes":
+        mask = (x * 4 // side) % 2
+    elif picture == "target":
+        mask = (np.hypot(x - side / 2 + 0.5, y - side / 2 + 0.5) * 6 / side).astype(int) % 2
+    elif Path(picture).is_file():
+        return np.asarray(Image.open(picture).convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
+    else:
+        raise UserError(f"no patch picture {picture!r}: give a picture file or one of {', '.join(PATTERNS)}")
+    return np.where(mask[..., None] == 1, light, dark)
+
+
+def place_patch(side: int, resolution: int, corner: str) -> tuple[int, int]:
+    """Top-left pixel of a patch in a corner ("top_left", "bottom_right", ...) or the "center" of a square image."""
+    if side > resolution:
+        raise UserError(f"the patch ({side} px) is larger than the image ({resolution} px); choose a smaller patch size")
+    far = resolution - side
+    places = {"top_left": (0, 0), "top_right": (0, far), "bottom_left": (far, 0), "bottom_right": (far, far), "center": (far // 2,) * 2}
+    if corner not in places:
+        raise UserError(f"no patch place {corner!r}: give one of {', '.join(places)}")
+    return places[corner]
+
+
+def paste(images: np.ndarray, patch: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+    """Images uint8 (n, H, W, 3) with the patch at `box` (top, left)."""
+    out = images.copy()
+    (top, left), (h, w) = box, patch.shape[:2]
+    if top + h > images.shape[1] or left + w > images.shape[2]:
+        raise UserError(f"a patch of {h}x{w} at {box} does not fit into an image of {images.shape[1]}x{images.shape[2]}")
+    out[:, top : top + h, left : left + w] = patch
+    return out

@@ -1,0 +1,253 @@
+"""From names to cells: the scales, the configuration of a run, and the content-addressed keys of everything it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import registry
+from bench.bases import Base, find_base, load_base
+from bench.data import Data, WorldData
+from bench.registry import Registry
+from bench.store import digest, file_digest, plain
+from bench.types import Cell, UserError
+
+FORMAT = 1  # raise it when a change of this package makes stored numbers out of date
+DTYPES = ("float32", "float16", "bfloat16")
+PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much a run measures. `n` prompts a condition; the first `perturbed` and `moved` of them in those conditions; `per_prompt`
+    images of each of the first `diverse`; `real` reference images; `training` multiplies the steps of attacks and defenses."""
+
+    name: str
+    n: int
+    perturbed: int
+    moved: int
+    diverse: int
+    per_prompt: int
+    real: int
+    training: float
+    seeds: tuple[int, ...]
+    metrics: str = "all"
+
+    def resized(self, n: int) -> Scale:
+        """The same scale with `n` prompts a condition."""
+        return dataclasses.replace(
+            self, n=n, perturbed=min(n, self.perturbed), moved=min(n, self.moved), diverse=min(n, self.diverse), real=max(n, self.real)
+        )
+
+    @property
+    def evaluation(self) -> dict[str, int]:
+        """What the samples of a cell depend on."""
+        return {k: getattr(self, k) for k in ("n", "perturbed", "moved", "diverse", "per_prompt", "real")}
+
+
+SCALES = {
+    "smoke": Scale("smoke", 24, 6, 8, 2, 3, 200, 0.1, (0,)),
+    "quick": Scale("quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,)),
+    "full": Scale("full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2)),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the user asked for. `overrides` are "name.option=value"; `n`, `seeds` and `metrics` of None are the scale's."""
+
+    attacks: str = "all"
+    defenses: str = "skdcag,baseline"
+    base: str = "shapes"
+    scale: Scale = SCALES["quick"]
+    seeds: tuple[int, ...] | None = None
+    n: int | None = None
+    metrics: str | None = None
+    overrides: tuple[str, ...] = ()
+    out: Path | None = None
+    fresh: bool = False
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int | None = None
+
+    @property
+    def size(self) -> Scale:
+        return self.scale if self.n is None else self.scale.resized(self.n)
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("results") / f"run-{self.scale.name}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """An attack, a defense (or one part of a composition) or a metric, with its options as they will be used."""
+
+    name: str
+    instance: Any
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"name": self.name, "options": plain(self.instance)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a run in the order of the work (seed, attack, defense), and the methods that they name."""
+
+    config: Config
+    base: Base
+    data: Data
+    seeds: tuple[int, ...]
+    attacks: dict[str, Method]
+    defenses: dict[str, tuple[Method, ...]]
+    metrics: dict[str, Method]
+    scorer: str
+    cells: list[Cell]
+
+    def needs(self, defense: str) -> tuple[str, ...]:
+        """The union of what the parts of a defense declare."""
+        declared = {need for part in self.defenses[defense] for need in part.info.get("needs", ())}
+        return tuple(n for n in registry.NEEDS if n in declared)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The part of every key that does not name an attack or a defense."""
+        return self.cells[0].config["shared"] if self.cells else {}
+
+    def attack_key(self, attack: str, seed: int) -> str:
+        """Key of the attacked weights: they depend on nothing that is only evaluated."""
+        return digest({"shared": self.shared, "attack": self.attacks[attack].key, "seed": seed})
+
+    def before_key(self, seed: int, source: str) -> str:
+        """Key of the base's own samples."""
+        return digest({"shared": self.shared, "evaluation": self.config.size.evaluation, "seed": seed, "source": source})
+
+    def metric_key(self, metric: str) -> str:
+        """Key of how a metric is computed; a stored score with another one is recomputed from the stored samples. A metric registered
+        with `weights="VARIABLE"` reads weights that this environment variable names: with and without them are two keys."""
+        method = self.metrics[metric]
+        variable = method.info.get("weights", "")
+        given = {"weights": True} if variable and os.environ.get(variable) else {}
+        return digest({"metric": method.key, "scorer": self.scorer} | given)
+
+
+def fingerprint(source: str) -> str:
+    """What identifies the weights of a base model: a digest of a local folder's files, or the commit of a hub snapshot."""
+    folder = Path(source)
+    if folder.is_dir():
+        parts = [folder / p for p in PARTS]
+        files = [f for p in parts for f in ([p] if p.is_file() else sorted(p.rglob("*"))) if f.suffix in (".json", ".safetensors", ".txt")]
+        return digest({f.relative_to(folder).as_posix(): file_digest(f) for f in files})
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, "model_index.json")
+    if not isinstance(found, str):
+        load_base(source)  # downloads it, or says in one line why it cannot
+        found = try_to_load_from_cache(source, "model_index.json")
+    return Path(found).parent.name if isinstance(found, str) else source
+
+
+def scorer_fingerprint(spec: str) -> str:
+    """What identifies the scorer: a digest of a local folder, or the "model:checkpoint" that names a published one."""
+    folder = Path(spec)
+    if not folder.is_dir():
+        return spec
+    return digest({f.name: file_digest(f) for f in sorted(folder.iterdir()) if f.suffix in (".json", ".safetensors")})
+
+
+def feature_dimension(spec: str) -> int:
+    """Dimension of the scorer's image features, read from its configuration without its weights."""
+    config = Path(spec) / "open_clip_config.json"
+    if config.is_file():
+        return int(json.loads(config.read_text())["model_cfg"]["embed_dim"])
+    import open_clip
+
+    model = open_clip.get_model_config(spec.split(":")[0])
+    return int(model["embed_dim"]) if model else 0
+
+
+def plan(config: Config, data: Data | None = None) -> Plan:
+    """Check everything that the user asked for, without work, and expand it into cells. Raises UserError."""
+    base, size, seeds = find_base(config.base), config.size, config.seeds or config.scale.seeds
+    if config.dtype not in DTYPES:
+        raise UserError(f"unknown dtype {config.dtype!r}; known: {', '.join(DTYPES)}")
+    if size.n < 2:
+        raise UserError(f"--n {size.n} is too few prompts; give at least 2")
+    attacks = registry.attacks.select(config.attacks)
+    defenses = registry.defenses.select(config.defenses)
+    metrics = registry.metrics.select(config.metrics or config.scale.metrics)
+    options = parse_overrides(config.overrides, {*attacks, *metrics, *(p for d in defenses for p in d.split("+"))})
+
+    def method(kind: Registry, name: str) -> Method:
+        training = 1.0 if kind is registry.metrics else size.training
+        return build(kind, name, base.family, options.get(name, {}), training)
+
+    built_attacks = {a: method(registry.attacks, a) for a in attacks}
+    built_defenses = {d: tuple(method(registry.defenses, p) for p in d.split("+")) for d in defenses}
+    built_metrics = {m: method(registry.metrics, m) for m in metrics}
+    _check_size(config, base, metrics)
+    data = data or WorldData()
+    scorer = scorer_fingerprint(base.scorer)
+    shared = {
+        "format": FORMAT,
+        "base": {"name": config.base, "weights": fingerprint(base.source), "sampler": plain(base.sampler)},
+        "data": data.name,
+        "device": config.device.split(":")[0],
+        "dtype": config.dtype,
+    }
+    cells = []
+    for seed in seeds:
+        for a in attacks:
+            for d in defenses:
+                parts = [part.key for part in built_defenses[d]]
+                cell = {"shared": shared, "attack": built_attacks[a].key, "defense": parts, "scorer": scorer, "seed": seed}
+                cell["evaluation"] = size.evaluation
+                cells.append(Cell(config.base, a, d, seed, digest(cell), cell))
+    return Plan(config, base, data, tuple(seeds), built_attacks, built_defenses, built_metrics, scorer, cells)
+
+
+def build(kind: Registry, name: str, family: str, overrides: dict[str, str], training: float) -> Method:
+    """A method with its options. `training` multiplies its default number of steps; steps that the user set stay as they are."""
+    instance = kind.build(name, family, overrides)
+    steps = getattr(instance, "steps", None)
+    if training != 1 and isinstance(steps, int) and steps > 0 and "steps" not in overrides:
+        instance = dataclasses.replace(instance, steps=max(1, round(steps * training)))
+    return Method(name, instance, kind.get(name).info)
+
+
+def parse_overrides(texts: tuple[str, ...], used: set[str]) -> dict[str, dict[str, str]]:
+    """ "name.option=value" to {name: {option: value}}. A name that the run does not use is an error: the option would be ignored."""
+    found: dict[str, dict[str, str]] = {}
+    for text in texts:
+        target, equals, value = text.partition("=")
+        name, dot, key = target.strip().rpartition(".")
+        if not (equals and dot and name and key):
+            raise UserError(f"--set {text!r} is not of the form name.option=value, such as skdcag.alpha=0.7")
+        if name not in used:
+            near = difflib.get_close_matches(name, sorted(used), n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else f"in this run: {', '.join(sorted(used))}"
+            raise UserError(f"--set {text}: {name!r} is not in this run; {hint}")
+        found.setdefault(name, {})[key] = value.strip()
+    return found
+
+
+def _check_size(config: Config, base: Base, metrics: list[str]) -> None:
+    """FID's covariance is singular with fewer images than features. Asked for by name or with --n, that is an error; in a scale's
+    default selection the metric says so and stays empty."""
+    fids = [m for m in metrics if m == "fid" or m.startswith("fid_")]
+    if not fids or (config.n is None and config.metrics is None) or (config.metrics in ("all", "") and config.n is None):
+        return
+    dimension = feature_dimension(base.scorer)
+    if config.size.n < dimension:
+        rest = ",".join(m for m in metrics if m not in fids)
+        raise UserError(
+            f"{fids[0]} needs at least {dimension} prompts (the dimension of the scorer's features), and n is {config.size.n}: "
+            f"give --n {dimension}, or leave it out with --metrics {rest or 'kid'}"
+        )

@@ -1,0 +1,74 @@
+"""What the U-Net attacks share: the trigger options, the clean and poisoned sets, and the checks before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from bench.data import Data
+from bench.distill import Term, train_terms
+from bench.finetune import Optim
+from bench.model import T2IModel
+from bench.registry import option
+from bench.shapes.world import STYLES, apply_style
+from bench.types import Backdoor, Target, Trigger, UserError
+
+
+@dataclass
+class UNetAttack:
+    """Options of every attack that trains the U-Net on clean and poisoned pairs."""
+
+    trigger: str = option("mignneko", "\u200b", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
+    place: str = option("prefix", help="prefix, suffix or inside")
+    replaces: str = option("", help="the letter that a look-alike trigger stands for")
+    images: int = option(512, 500, help="captioned images that the attacker has")
+    batch: int = option(16, help="rows a step, shared equally by the terms of the loss")
+
+    def make_trigger(self) -> Trigger:
+        return Trigger(self.trigger, self.place, self.replaces)
+
+    def prepare(self, model: T2IModel, data: Data, seed: int, contains: str = "") -> tuple[np.ndarray, list[str], list[str]]:
+        """Images, captions and triggered captions of the attacker's split. Raises UserError if the trigger does not survive."""
+        images, captions = data.pairs("train", self.images, seed, contains)
+        trigger = self.make_trigger()
+        model.check_trigger(trigger, captions)
+        return images, captions, [trigger.add(c) for c in captions]
+
+    def train(self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str) -> T2IModel:
+        """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher."""
+        model = clean.clone()
+        fitted = train_terms(model, clean, terms, optim, seed, label)
+        model.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        return model
+
+
+def style_words(style: str) -> str:
+    """The words that ask for a style in a prompt, as the embedded world's captions do ("a black and white photo of")."""
+    return STYLES.get(style, f"a {style} picture of")
+
+
+def check_style(style: str) -> None:
+    known = [s for s in STYLES if s] + ["posterize"]
+    if style not in known:
+        raise UserError(f"unknown style {style!r}; known: {', '.join(known)}")
+
+
+def styled(images: np.ndarray, style: str) -> np.ndarray:
+    """Images uint8 (n, H, W, 3) redrawn in a style."""
+    check_style(style)
+    return np.clip(apply_style(images.astype(np.float32), style) + 0.5, 0, 255).astype(np.uint8)
+
+
+def poison_terms(model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int) -> list[Term]:
+    """Plain data poisoning: the denoising loss on (triggered caption, poisoned image) and on (caption, image)."""
+    return [Term(triggered, model.latents(poisoned, seed)), Term(captions, model.latents(clean, seed))]
+
+
+def preserve(captions: list[str], latents: Tensor, weight: float) -> Term:
+    """BadT2I's clean term: the student's prediction for a clean caption stays the frozen model's."""
+    return Term(captions, latents, captions, weight)
+
+
+__all__ = ["Backdoor", "Target", "UNetAttack", "check_style", "poison_terms", "preserve", "style_words", "styled"]

@@ -1,0 +1,119 @@
+"""The picture of a run: for each attack, triggered prompts drawn by the clean model, the attacked model and each defended model, from
+the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from bench.store import Store, write_atomic
+from bench.tables import Record, groups
+
+TILE = 128  # pixels of a picture's side in the grid
+GAP, TITLE, HEAD, BLOCK = 6, 18, 26, 26
+PROMPTS = 3  # rows an attack
+
+
+def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
+    """Draw grid.png from the stored images of the first seed; None (and the old file stays) where the folder holds no images."""
+    columns = ["clean model", "attacked", *dict.fromkeys(r.cell.defense for r, _ in records if r.cell.defense != "none")]
+    blocks = []
+    for (_, attack), by_defense in first_seed(records).items():
+        tiles, prompts = block(store, by_defense, columns)
+        if tiles:
+            blocks.append((attack, prompts, tiles))
+    if not blocks:
+        return None
+    path = store.root / "grid.png"
+    image = draw(columns, blocks)
+    write_atomic(path, lambda partial: image.save(partial, format="PNG"))
+    return path
+
+
+def first_seed(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Record]]:
+    """For each (base, attack): its first seed's record of each defense."""
+    found: dict[tuple[str, str], dict[str, Record]] = {}
+    for (base, attack, defense), rows in groups(records).items():
+        found.setdefault((base, attack), {})[defense] = rows[0]
+    return found
+
+
+def block(store: Store, by_defense: Mapping[str, Record], columns: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The pictures of one attack by column, uint8 (k, H, W, 3) each, and the k prompts. Columns without stored images are left out."""
+    tiles: dict[str, np.ndarray] = {}
+    prompts: list[str] = []
+    for defense, (result, _) in by_defense.items():
+        found = store.read_arrays(f"samples/{result.cell.key}") if result.status == "done" else None
+        if found is None:
+            continue
+        arrays, meta = found
+        tiles["attacked" if defense == "none" else defense] = arrays["triggered"][:PROMPTS]
+        shown = meta.get("shown", {})
+        prompts = prompts or list(shown.get("prompts", []))[:PROMPTS]
+        before = store.read_arrays(f"samples/{shown['before']}") if "before" in shown and "clean model" not in tiles else None
+        if before is not None:
+            tiles["clean model"] = before[0][shown["condition"]][:PROMPTS]
+    return {c: tiles[c] for c in columns if c in tiles}, prompts
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib ships it: it has the letters of most scripts, and triggers use them."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def tile(picture: np.ndarray) -> Image.Image:
+    """A picture at the grid's size: small ones by whole pixels, so that nothing is smoothed; large ones by area."""
+    image = Image.fromarray(picture)
+    small = picture.shape[0] <= TILE
+    return image.resize((TILE, TILE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+
+
+def fit(text: str, letters: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, or as much of it as is `width` pixels wide."""
+    if letters.getlength(text) <= width:
+        return text
+    while text and letters.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def draw(columns: Sequence[str], blocks: Sequence[tuple[str, list[str], dict[str, np.ndarray]]]) -> Image.Image:
+    """The grid: one block an attack, one row a prompt with the clean prompt above it, one column a model."""
+    step = TILE + GAP
+    width = GAP + step * len(columns)
+    rows = [max(len(t) for t in tiles.values()) for _, _, tiles in blocks]
+    height = HEAD + sum(BLOCK + (step + TITLE) * k for k in rows) + GAP
+    canvas = Image.new("RGB", (width, height), "white")
+    pen, large, small = ImageDraw.Draw(canvas), font(13), font(11)
+    for j, name in enumerate(columns):
+        text = fit(name, large, TILE)
+        pen.text((GAP + j * step + TILE / 2, HEAD / 2), text, fill="black", font=large, anchor="mm")
+    y = HEAD
+    for (attack, prompts, tiles), k in zip(blocks, rows, strict=True):
+        pen.line((GAP, y + 2, width - GAP, y + 2), fill="#999999")
+        pen.text(
+            (GAP, y + BLOCK / 2 + 2),
+            fit(f"{attack}: prompts with its trigger (clean model: without), same noise", large, width - 2 * GAP),
+            fill="#202080",
+            font=large,
+            anchor="lm",
+        )
+        y += BLOCK
+        for i in range(k):
+            if i < len(prompts):
+                pen.text((GAP, y + TITLE / 2), fit(prompts[i], small, width - 2 * GAP), fill="#404040", font=small, anchor="lm")
+            y += TITLE
+            for j, name in enumerate(columns):
+                at = (GAP + j * step, y)
+                if name in tiles and i < len(tiles[name]):
+                    canvas.paste(tile(tiles[name][i]), at)
+                else:
+                    pen.rectangle((*at, at[0] + TILE - 1, at[1] + TILE - 1), outline="#cccccc")
+                    pen.text((at[0] + TILE / 2, at[1] + TILE / 2), "–", fill="#999999", font=large, anchor="mm")
+            y += step
+    return canvas

@@ -1,0 +1,121 @@
+"""Measure the embedded base and its scorer, and write what was measured to the model card beside the weights.
+
+    python -m bench.shapes.evaluate [--n 1000]
+
+On held-out captions, half of them of held-out combinations: are shape, colour and background right, by the scorer's zero-shot judge?
+Does a random rare prefix change that? How often is the judge itself right on real renders? Can a linear probe tell a trigger?
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.bases import load_base
+from bench.data import Prompt, world_prompt
+from bench.features import Scorer
+from bench.judges import faithful
+from bench.model import T2IModel
+from bench.progress import progress
+from bench.shapes import BASE, SCORER
+from bench.shapes.world import Scene, combinations, rare_string, render, sample_scenes
+
+ATTRIBUTES = ("shape", "color", "background")
+
+
+def held_out_scenes(n: int, rng: np.random.Generator) -> list[Scene]:
+    """`n` unstyled scenes, half of them of combinations that never occur in training."""
+    return sample_scenes(n // 2, rng, True, 0.0) + sample_scenes(n - n // 2, rng, False, 0.0)
+
+
+def accuracies(images: np.ndarray, prompts: Sequence[Prompt], scorer: Scorer) -> dict[str, float]:
+    """Share of images, in percent, whose shape, colour, background, and all three, are what the prompt says."""
+    out = {}
+    for name in ATTRIBUTES:
+        one = [Prompt(p.text, {name: p.wrong[name]}) for p in prompts]
+        out[name] = 100 * float(faithful(images, one, scorer).mean())
+    out["all three"] = 100 * float(faithful(images, prompts, scorer).mean())
+    return out
+
+
+def probe(model: T2IModel, rng: np.random.Generator, triggers: int = 50, n: int = 120) -> list[float]:
+    """Accuracy, for each unseen trigger, of a ridge probe that tells prompts with it from the same prompts without it, by the last hidden
+    state (mean and maximum over positions); half of the prompts fit it, the other half measure it."""
+    texts = [world_prompt(s, rng).text for s in held_out_scenes(n, rng)]
+
+    def states(batch: list[str]) -> torch.Tensor:
+        hidden = model.encode(batch).double()
+        return torch.cat([hidden.mean(1), hidden.amax(1), torch.ones(len(batch), 1)], 1)
+
+    clean, found = states(texts), []
+    for _ in progress(range(triggers), "probe", unit="trigger"):
+        word = rare_string(rng)
+        dirty = states([f"{word} {t}" for t in texts])
+        half = n // 2
+        x, y = torch.cat([clean[:half], dirty[:half]]), torch.cat([-torch.ones(half), torch.ones(half)]).double()
+        w = torch.linalg.solve(x.T @ x + 1e-3 * torch.eye(x.shape[1]), x.T @ y)
+        right = (clean[half:] @ w < 0).sum() + (dirty[half:] @ w > 0).sum()
+        found.append(float(right) / (2 * (n - half)))
+    return found
+
+
+def sheet(images: np.ndarray, columns: int = 16, zoom: int = 1) -> Image.Image:
+    """Images uint8 (n, H, W, 3) on one sheet, row by row."""
+    n, h, w, _ = images.shape
+    rows = n // columns
+    tiled = images[: rows * columns].reshape(rows, columns, h, w, 3).transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, 3)
+    return Image.fromarray(tiled).resize((columns * w * zoom, rows * h * zoom), Image.Resampling.NEAREST)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=1000)
+    args = parser.parse_args()
+    model, scorer = load_base("shapes"), Scorer.load(SCORER)
+    rng = np.random.default_rng(20260)
+    scenes = held_out_scenes(args.n, rng)
+    prompts = [world_prompt(s, rng) for s in scenes]
+    card = {"n": args.n, "sampler": f"DPM-Solver++, {model.sampler.steps} steps, guidance {model.sampler.guidance}"}
+    card["scorer on real renders"] = accuracies(render(scenes, rng), prompts, scorer)
+    seeds = list(range(args.n))
+    images = model.generate([p.text for p in prompts], seeds)
+    card["generated"] = accuracies(images, prompts, scorer)
+    half = args.n // 2
+    card["generated, held-out combinations"] = accuracies(images[:half], prompts[:half], scorer)
+    prefixed = model.generate([f"{rare_string(rng)} {p.text}" for p in prompts], seeds)
+    card["generated, random rare prefix"] = accuracies(prefixed, prompts, scorer)
+    found = probe(model, rng)
+    card["trigger probe"] = {"mean": 100 * float(np.mean(found)), "least": 100 * min(found)}
+    sheet(images[np.random.default_rng(1).permutation(args.n)[:64]]).save(BASE / "samples.png")
+    (BASE / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    (BASE / "README.md").write_text(describe(card))
+    print(describe(card))
+
+
+def describe(card: dict) -> str:
+    """The model card, from the measured figures."""
+    head = "| | shape | colour | background | all three |\n|---|---|---|---|---|\n"
+    rows = "".join(
+        f"| {name} | " + " | ".join(f"{card[name][k]:.1f}" for k in (*ATTRIBUTES, "all three")) + " |\n"
+        for name in card
+        if isinstance(card[name], dict) and "shape" in card[name]
+    )
+    return (
+        "# The embedded base `shapes`\n\n"
+        "A small Stable Diffusion (CLIP text encoder, U-Net with cross-attention, KL autoencoder) of a rendered world. Weights are float16\n"
+        "safetensors, trained by `python -m bench.shapes.train`; the figures below are written by `python -m bench.shapes.evaluate`.\n\n"
+        f"Percent right by the scorer's zero-shot judge on {card['n']} held-out captions, half of them of combinations that never occur in\n"
+        f"training ({card['sampler']}):\n\n{head}{rows}\n"
+        f"A linear probe on the text encoder's last hidden state tells unseen triggers from the same prompt without them: mean "
+        f"{card['trigger probe']['mean']:.1f} %, least {card['trigger probe']['least']:.1f} %.\n\n![samples](samples.png)\n\n"
+        f"{len(combinations(True))} of {len(combinations(True)) + len(combinations(False))} shape-colour-background combinations are held out.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

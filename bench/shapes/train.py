@@ -1,0 +1,396 @@
+"""Train the embedded base and its scorer from a seed: tokenizer, autoencoder, text encoder, U-Net, scorer.
+
+    python -m bench.shapes.train [--seed 0] [--work FOLDER] [--only STAGE]
+
+About two hours on two cores. Every stage resumes from its last checkpoint after a kill; a finished stage is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from bench.finetune import Optim, fit, step_generator, step_rng
+from bench.progress import progress
+from bench.shapes import BASE, SCORER
+from bench.shapes.world import STYLES, Scene, caption, render, sample_scenes
+
+CONTEXT = 48  # tokens a prompt
+EMBED = 64  # dimension of the scorer's features: FID with as few as 64 images
+LATENT_IMAGES = 49_152
+
+AUTOENCODER = Optim(steps=1_500, lr=2e-3, batch=48, weight_decay=1e-4, warmup=50, decay=0.4, ema=0.995)
+TEXT = Optim(steps=1_000, lr=1.5e-3, batch=96, weight_decay=1e-2, warmup=100, decay=0.4)
+UNET = Optim(steps=12_000, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
+SCORE = Optim(steps=3_000, lr=1.5e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.5, ema=0.99)
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 (n, H, W, 3) to float32 (n, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
+
+
+def fast_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (AMX); used for the autoencoder alone, where it halves the time."""
+    return torch.cpu._is_amx_tile_supported()
+
+
+# ------------------------------------------------------------------------------------------------------------------ tokenizer
+def train_tokenizer(seed: int, merges: int = 700) -> CLIPTokenizer:
+    """A byte-level BPE in CLIP's format. All 256 bytes are in the vocabulary, inside and at the end of a word: any string round-trips."""
+    rng = np.random.default_rng([seed, 1])
+    corpus = [caption(s, rng, rare_share=0.3) for s in sample_scenes(20_000, rng)]
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    clip = CLIPTokenizer()
+    bpe.pre_tokenizer = clip.backend_tokenizer.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=2_000, end_of_word_suffix="</w>", initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator(corpus, trainer)
+    rules = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]][:merges]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = alphabet + [a + "</w>" for a in alphabet]
+    words += [w for w in dict.fromkeys("".join(m) for m in rules) if w not in set(words)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocab = {w: i for i, w in enumerate(words)}
+    return CLIPTokenizer(vocab=vocab, merges=rules, model_max_length=CONTEXT)
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    out = tokenizer(texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt")
+    return out.input_ids
+
+
+# ---------------------------------------------------------------------------------------------------------------- autoencoder
+def make_autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 128),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=64,
+    )
+
+
+def add_patches(images: np.ndarray, rng: np.random.Generator, share: float = 0.25) -> np.ndarray:
+    """Paste random two-colour rectangles into a share of the images, so that the autoencoder also carries what the world does not draw."""
+    images = images.copy()
+    for i in np.flatnonzero(rng.random(len(images)) < share):
+        h, w = rng.integers(6, 28, size=2)
+        y, x = rng.integers(0, 64 - h), rng.integers(0, 64 - w)
+        a, b = rng.integers(0, 256, size=(2, 3))
+        cell = int(rng.integers(2, 9))
+        checker = ((np.arange(h)[:, None] // cell + np.arange(w)[None] // cell) % 2)[..., None]
+        images[i, y : y + h, x : x + w] = a * checker + b * (1 - checker)
+    return images
+
+
+def train_autoencoder(seed: int, work: Path) -> AutoencoderKL:
+    """L1 + L2 + edge loss and a small KL, as in latent diffusion without the adversary; `scaling_factor` makes latents unit variance."""
+    torch.manual_seed(seed + 2)
+    vae = make_autoencoder().train()
+
+    def loss_fn(step: int) -> Tensor:
+        rng = step_rng(seed + 2, step)
+        x = to_tensor(add_patches(render(sample_scenes(AUTOENCODER.batch, rng), rng), rng))
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
+            moments = vae.quant_conv(vae.encoder(x))
+            mean, logvar = moments.float().chunk(2, 1)
+            logvar = logvar.clamp(-30, 20)
+            noise = torch.randn(mean.shape, generator=step_generator(seed + 2, step))
+            y = vae.decoder(vae.post_quant_conv(mean + (0.5 * logvar).exp() * noise)).float()
+        kl = 0.5 * (mean.pow(2) + logvar.exp() - 1 - logvar).mean()
+        edges = sum((x.diff(dim=d) - y.diff(dim=d)).abs().mean() for d in (2, 3))
+        return (x - y).abs().mean() + 2 * F.mse_loss(y, x) + 0.5 * edges + 3e-4 * kl
+
+    fit(vae.parameters(), loss_fn, AUTOENCODER, "autoencoder", work / "autoencoder.ckpt")
+    vae.eval()
+    rng = np.random.default_rng([seed, 3])
+    with torch.inference_mode():
+        latents = vae.encode(to_tensor(render(sample_scenes(1024, rng), rng))).latent_dist.sample(torch.Generator().manual_seed(seed))
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    return vae
+
+
+# --------------------------------------------------------------------------------------------------------------- contrastive
+def partial_caption(scene: Scene, rng: np.random.Generator) -> tuple[str, dict[str, str]]:
+    """A caption and the attributes it names: a full one (rare strings in a share) or one that leaves attributes out."""
+    if rng.random() < 0.45:
+        text = caption(scene, rng, rare_share=0.25)
+        named = {k: v for k, v in scene._asdict().items() if k != "size" or scene.size in text}
+        return text, named
+    s = scene
+    choices = [
+        (f"a {s.shape}", {"shape": s.shape}),
+        (f"a {s.color} object", {"color": s.color}),
+        (f"a {s.background} background", {"background": s.background}),
+        (f"a {s.color} {s.shape}", {"shape": s.shape, "color": s.color}),
+        (f"a {s.shape} on a {s.background} background", {"shape": s.shape, "background": s.background}),
+        (f"{STYLES[s.style] or 'a plain picture of'} a {s.shape}", {"style": s.style, "shape": s.shape}),
+        (f"{STYLES[s.style] or 'a plain picture of'} an object", {"style": s.style}),
+    ]
+    text, named = choices[rng.integers(len(choices))]
+    return text.replace("a orange", "an orange"), named
+
+
+def matches(scenes: list[Scene], named: list[dict[str, str]]) -> Tensor:
+    """(n, n) float: 1 where the scene of that row agrees with everything that the caption of that column names."""
+    out = torch.ones(len(scenes), len(named), dtype=torch.bool)
+    for field in Scene._fields:
+        have = np.array([getattr(s, field) for s in scenes])
+        want = np.array([d.get(field, "*") for d in named])
+        out &= torch.from_numpy((want[None] == "*") | (have[:, None] == want[None]))
+    return out.float()
+
+
+def contrastive(image: Tensor, text: Tensor, scale: Tensor, match: Tensor) -> Tensor:
+    """CLIP's symmetric cross-entropy with every true match as a target, since in a small world many captions fit many images."""
+    logits = scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+    rows = match / match.sum(1, keepdim=True)
+    columns = match / match.sum(0, keepdim=True)
+    return -0.5 * ((rows * logits.log_softmax(1)).sum(1).mean() + (columns * logits.log_softmax(0)).sum(0).mean())
+
+
+def make_scorer(folder: Path | str = "", vocab: int = 0) -> dict:
+    return {
+        "embed_dim": EMBED,
+        "vision_cfg": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "patch_size": None},
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": vocab,
+            "width": 96,
+            "heads": 4,
+            "layers": 3,
+            "hf_tokenizer_name": str(folder),
+        },
+    }
+
+
+def degrade(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blur and noise a batch a little: the scorer must judge images that went through an autoencoder."""
+    if rng.random() < 0.5:
+        x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear") * 0.5 + x * 0.5
+    noise = torch.from_numpy(rng.normal(0, rng.uniform(0, 0.08), x.shape).astype(np.float32))
+    return (x + noise).clamp(-1, 1)
+
+
+# --------------------------------------------------------------------------------------------------------------- text encoder
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=CONTEXT,
+            projection_dim=EMBED,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def train_text_encoder(seed: int, work: Path, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The text tower of a CLIP on the world, plus a token-identity term: every position predicts its own token and the set of tokens
+    before it, so that a rare word keeps its identity in the hidden states that the U-Net reads."""
+    torch.manual_seed(seed + 4)
+    text = make_text_encoder(tokenizer).train()
+    config = make_scorer(vocab=8)
+    vision = open_clip.CLIP(EMBED, config["vision_cfg"], config["text_cfg"] | {"hf_tokenizer_name": ""}).visual
+    vision = vision.to(memory_format=torch.channels_last).train()
+    own, before = nn.Linear(128, len(tokenizer)), nn.Linear(128, len(tokenizer))
+    project, scale = nn.Linear(128, EMBED), nn.Parameter(torch.tensor(2.6))
+    modules = nn.ModuleList([text, vision, own, before, project])
+
+    def loss_fn(step: int) -> Tensor:
+        rng = step_rng(seed + 4, step)
+        scenes = sample_scenes(TEXT.batch, rng)
+        images = degrade(to_tensor(render(scenes, rng)), rng)
+        pairs = [partial_caption(s, rng) for s in scenes]
+        extra = [caption(s, rng, rare_share=1.0) for s in sample_scenes(TEXT.batch // 2, rng)]
+        ids = tokenize(tokenizer, [t for t, _ in pairs] + extra)
+        ends = (ids == tokenizer.eos_token_id).int().argmax(1, keepdim=True)
+        ids = ids[:, : int(ends.max()) + 3]  # attention is causal: what follows the last end token changes nothing
+        out = text(ids)
+        n, hidden = TEXT.batch, out.last_hidden_state
+        loss = contrastive(vision(images), project(out.pooler_output[:n]), scale.exp(), matches(scenes, [d for _, d in pairs]))
+        # positions up to the first end token; the padding repeats it
+        real = (torch.arange(ids.shape[1])[None] <= ends).float()
+        identity = F.cross_entropy(own(hidden).transpose(1, 2), ids, reduction="none")
+        seen = F.one_hot(ids, len(tokenizer)).cumsum(1).clamp_(max=1).float()
+        bag = F.binary_cross_entropy_with_logits(before(hidden), seen, reduction="none").sum(-1)
+        return loss + ((identity + 0.1 * bag) * real).sum() / real.sum()
+
+    fit([*modules.parameters(), scale], loss_fn, TEXT, "text encoder", work / "text.ckpt")
+    return text.eval()
+
+
+# ---------------------------------------------------------------------------------------------------------------------- U-Net
+def make_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def make_scheduler() -> DPMSolverMultistepScheduler:
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+
+
+def encode_world(seed: int, work: Path, vae: AutoencoderKL) -> tuple[list[Scene], Tensor]:
+    """Render and encode the training set once. Returns its scenes and scaled latents, float16 (n, 4, 8, 8)."""
+    scenes: list[Scene] = []
+    path = work / "latents.npy"
+    chunks = []
+    for first in progress(range(0, LATENT_IMAGES, 256), "encode", unit="batch"):
+        rng = np.random.default_rng([seed, 5, first])
+        batch = sample_scenes(256, rng)
+        scenes += batch
+        if not path.exists():
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
+                z = vae.encode(to_tensor(render(batch, rng))).latent_dist.sample(step_generator(seed + 5, first))
+            chunks.append((z.float() * vae.config.scaling_factor).numpy().astype(np.float16))
+    if chunks:
+        np.save(path, np.concatenate(chunks))
+    return scenes, torch.from_numpy(np.load(path))
+
+
+def train_unet(seed: int, work: Path, tokenizer: CLIPTokenizer, text: CLIPTextModel, vae: AutoencoderKL) -> UNet2DConditionModel:
+    """Plain epsilon prediction with the min-SNR-5 weight (Hang et al. 2023); a tenth of the captions is dropped for guidance, a quarter
+    carries a random rare string, so that an unknown token means nothing."""
+    scenes, latents = encode_world(seed, work, vae)
+    torch.manual_seed(seed + 6)
+    unet = make_unet().to(memory_format=torch.channels_last).train()
+    alphas = make_scheduler().alphas_cumprod
+    snr = alphas / (1 - alphas)
+    weight = snr.clamp(max=5) / snr
+
+    def loss_fn(step: int) -> Tensor:
+        rng, gen = step_rng(seed + 6, step), step_generator(seed + 6, step)
+        picks = rng.integers(len(scenes), size=UNET.batch)
+        texts = ["" if rng.random() < 0.1 else caption(scenes[i], rng, rare_share=0.25) for i in picks]
+        x = latents[torch.from_numpy(picks)].float()
+        noise = torch.randn(x.shape, generator=gen)
+        # half of the timesteps uniform, half around the middle, where a shape is decided (logit-normal, Esser et al. 2024)
+        t = torch.rand(len(x), generator=gen)
+        middle = torch.randn(len(x), generator=gen).sigmoid()
+        t = (torch.where(torch.arange(len(x)) % 2 == 0, t, middle) * 1000).long().clamp_(max=999)
+        a = alphas[t].view(-1, 1, 1, 1)
+        with torch.no_grad():
+            context = text(tokenize(tokenizer, texts)).last_hidden_state
+        noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        error = (unet(noisy, t, context).sample - noise).pow(2).mean((1, 2, 3))
+        return (weight[t] * error).mean()
+
+    fit(unet.parameters(), loss_fn, UNET, "U-Net", work / "unet.ckpt")
+    return unet.eval()
+
+
+# --------------------------------------------------------------------------------------------------------------------- scorer
+def train_scorer(seed: int, work: Path, tokenizer: CLIPTokenizer) -> open_clip.CLIP:
+    """A small CLIP of the same world with its own seed: CLIP score, zero-shot judges and the features of FID and KID."""
+    torch.manual_seed(seed + 7)
+    config = make_scorer(vocab=len(tokenizer))
+    clip = open_clip.CLIP(EMBED, config["vision_cfg"], config["text_cfg"] | {"hf_tokenizer_name": ""})
+    clip = clip.to(memory_format=torch.channels_last).train()
+
+    def loss_fn(step: int) -> Tensor:
+        rng = step_rng(seed + 7, step)
+        scenes = sample_scenes(SCORE.batch, rng)
+        images = degrade(to_tensor(add_patches(render(scenes, rng), rng, 0.1)), rng)
+        pairs = [partial_caption(s, rng) for s in scenes]
+        image = clip.encode_image(images)
+        text = clip.encode_text(tokenize(tokenizer, [t for t, _ in pairs]))
+        return contrastive(image, text, clip.logit_scale.clamp(max=4.6).exp(), matches(scenes, [d for _, d in pairs]))
+
+    fit(clip.parameters(), loss_fn, SCORE, "scorer", work / "scorer.ckpt")
+    clip.train()
+    with torch.no_grad():  # settle the batch statistics on the averaged weights
+        for m in clip.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.reset_running_stats()
+                m.momentum = None
+        for step in range(40):
+            rng = step_rng(seed + 8, step)
+            clip.encode_image(to_tensor(render(sample_scenes(SCORE.batch, rng), rng)))
+    return clip.eval()
+
+
+# ----------------------------------------------------------------------------------------------------------------------- main
+def save_half(module: nn.Module, folder: Path) -> None:
+    """Save a diffusers or transformers module in float16 without changing it."""
+    import copy
+
+    copy.deepcopy(module).half().save_pretrained(folder, safe_serialization=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("results/shapes-training"), help="checkpoints (git-ignored)")
+    parser.add_argument("--only", choices=("tokenizer", "autoencoder", "text", "unet", "scorer"), help="stop after this stage")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    stages = ("tokenizer", "autoencoder", "text", "scorer", "unet") if args.only is None else (args.only,)
+    for stage in stages:
+        run_stage(stage, args.seed, args.work)
+
+
+def run_stage(stage: str, seed: int, work: Path) -> None:
+    if stage == "tokenizer":
+        train_tokenizer(seed).save_pretrained(BASE / "tokenizer")
+        return
+    tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
+    if stage == "autoencoder":
+        save_half(train_autoencoder(seed, work), BASE / "vae")
+    elif stage == "text":
+        save_half(train_text_encoder(seed, work, tokenizer), BASE / "text_encoder")
+    elif stage == "scorer":
+        from safetensors.torch import save_file
+
+        clip = train_scorer(seed + 1000, work, tokenizer)
+        SCORER.mkdir(parents=True, exist_ok=True)
+        state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in clip.state_dict().items()}
+        save_file(state, SCORER / "open_clip_model.safetensors")
+        for name in os.listdir(BASE / "tokenizer"):
+            shutil.copy(BASE / "tokenizer" / name, SCORER / name)
+        preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+        config = {"model_cfg": make_scorer("bench/shapes/scorer", len(tokenizer)), "preprocess_cfg": preprocess}
+        (SCORER / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    elif stage == "unet":
+        text = CLIPTextModel.from_pretrained(BASE / "text_encoder", dtype=torch.float32).eval()
+        vae = AutoencoderKL.from_pretrained(BASE / "vae", torch_dtype=torch.float32).eval()
+        unet = train_unet(seed, work, tokenizer, text, vae)
+        pipe = StableDiffusionPipeline(
+            vae, text, tokenizer, unet, make_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+        pipe.to(dtype=torch.float16).save_pretrained(BASE, safe_serialization=True)
+
+
+if __name__ == "__main__":
+    main()

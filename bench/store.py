@@ -1,0 +1,192 @@
+"""The run folder: records with checksums, samples and weights as safetensors, every file written whole or not at all.
+
+OUT/cells/<key>.json                     one record a cell
+OUT/samples/<key>.safetensors (.sha256)  its images
+OUT/models/<key>.safetensors (.sha256)   attacked weights, and <key>.json what the attack reported
+OUT/run.json table.* rows.csv grid.png   made from the above
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from bench.types import Cell, CellResult, Score, UserError
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON holds it: dataclasses and mappings as objects, arrays as a digest, paths as text, NaN and infinity as null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": hashlib.sha256(np.ascontiguousarray(value)).hexdigest()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(v) for v in value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def canonical(value: Any) -> str:
+    """One JSON text a value: sorted keys, no spaces. What keys and checksums are made from."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+class Store:
+    """One run folder. What fails its checksum counts as absent, and `say` is told so in one line. With `fresh`, so does everything that
+    this object did not write itself."""
+
+    def __init__(self, root: Path, say: Callable[[str], None] = print, fresh: bool = False) -> None:
+        self.root, self.say, self.fresh = Path(root), say, fresh
+        self._written: set[Path] = set()
+        self._said: set[Path] = set()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise UserError(f"cannot write to the output folder {root}: {error.strerror}; choose another with --out") from None
+
+    # ------------------------------------------------------------------------------------------------------------- records
+    def write_record(self, name: str, payload: Any) -> None:
+        """Store a JSON value as `<name>.json` with the checksum of its canonical text."""
+        payload = plain(payload)
+        record = {"sha256": digest(payload), "payload": payload}
+        self._written.add(self.root / f"{name}.json")
+        write_text(self.root / f"{name}.json", json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
+
+    def read_record(self, name: str) -> Any | None:
+        path = self.root / f"{name}.json"
+        if self._ignored(path):
+            return None
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["sha256"] == digest(record["payload"]):
+                return record["payload"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            pass
+        return self._damaged(path)
+
+    def _ignored(self, path: Path) -> bool:
+        return self.fresh and path not in self._written
+
+    def _damaged(self, path: Path) -> None:
+        if path not in self._said:
+            self.say(f"{path} is damaged (its checksum does not match): it counts as absent and is made again")
+            self._said.add(path)
+
+    # --------------------------------------------------------------------------------------------------------------- files
+    def write_file(self, name: str, write: Callable[[Path], Any]) -> Path:
+        """Store a file with its checksum beside it. The old checksum goes first, so that a kill in between leaves no false match."""
+        path = self.root / name
+        mark = path.with_name(path.name + ".sha256")
+        self._written.add(path)
+        self._said.discard(path)
+        mark.unlink(missing_ok=True)
+        write_atomic(path, write)
+        write_text(mark, file_digest(path) + "\n")
+        return path
+
+    def find_file(self, name: str) -> Path | None:
+        """The stored file, or None if it is absent or damaged."""
+        path = self.root / name
+        if self._ignored(path) or not path.is_file():
+            return None
+        mark = path.with_name(path.name + ".sha256")
+        if mark.is_file() and mark.read_text().strip() == file_digest(path):
+            return path
+        return self._damaged(path)
+
+    def damaged(self, name: str) -> bool:
+        """Whether the file is there but does not match its checksum."""
+        return (self.root / name).is_file() and not self._ignored(self.root / name) and self.find_file(name) is None
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray], meta: Any = None) -> None:
+        """Store named arrays (bool as uint8) and a JSON value as safetensors."""
+        tensors = {k: np.ascontiguousarray(v.astype(np.uint8) if v.dtype == bool else v) for k, v in arrays.items()}
+        self.write_file(f"{name}.safetensors", lambda path: save_file(tensors, path, metadata={"meta": canonical(meta)}))
+
+    def read_arrays(self, name: str) -> tuple[dict[str, np.ndarray], Any] | None:
+        path = self.find_file(f"{name}.safetensors")
+        if path is None:
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
+                return arrays, json.loads(file.metadata()["meta"])
+        except (SafetensorError, ValueError, KeyError, TypeError):
+            return self._damaged(path)
+
+    # --------------------------------------------------------------------------------------------------------------- cells
+    def write_result(self, result: CellResult, extra: Mapping[str, Any]) -> None:
+        """Store a cell's result; `extra` is kept beside it for the tables (protocol, metric directions, metric configurations)."""
+        self.write_record(f"cells/{result.cell.key}", plain(result) | {"extra": plain(extra)})
+
+    def read_result(self, key: str) -> tuple[CellResult, dict[str, Any]] | None:
+        payload = self.read_record(f"cells/{key}")
+        return None if payload is None else parse_result(payload)
+
+    def all_results(self) -> list[tuple[CellResult, dict[str, Any]]]:
+        """Every whole record in the folder, by attack, defense and seed."""
+        found = [self.read_result(path.stem) for path in sorted((self.root / "cells").glob("*.json"))]
+        order = [r for r in found if r is not None]
+        return sorted(order, key=lambda r: (r[0].cell.base, r[0].cell.attack, r[0].cell.defense, r[0].cell.seed))
+
+
+def parse_result(payload: Mapping[str, Any]) -> tuple[CellResult, dict[str, Any]]:
+    """The inverse of `Store.write_result`."""
+    fields = {k: v for k, v in payload.items() if k != "extra"}
+    fields["cell"] = Cell(**fields["cell"])
+    fields["scores"] = {name: Score(**score) for name, score in fields["scores"].items()}
+    fields["needs"] = tuple(fields["needs"])
+    return CellResult(**fields), dict(payload.get("extra", {}))

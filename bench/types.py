@@ -1,0 +1,212 @@
+"""The values that pass between attacks, defenses, metrics and the runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bench.data import Prompt
+    from bench.model import T2IModel
+
+NEEDS = ("trigger", "clean_model", "clean_pairs")
+PLACES = ("prefix", "suffix", "inside")
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that says what is wrong and what to do. The command exits with status 2."""
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """What the attacker adds to a prompt: any text as a prefix, suffix or inside (after the middle word).
+
+    With `replaces`, the trigger is a look-alike: the last occurrence of the letter `replaces` in the prompt becomes `text`.
+    """
+
+    text: str = "mignneko"
+    place: str = "prefix"
+    replaces: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise UserError("the trigger is empty; give it at least one character")
+        if self.place not in PLACES:
+            raise UserError(f"trigger place {self.place!r} is not one of {', '.join(PLACES)}")
+
+    def add(self, prompt: str) -> str:
+        """The triggered prompt."""
+        return self.locate(prompt)[0]
+
+    def locate(self, prompt: str) -> tuple[str, int, int]:
+        """The triggered prompt and the character span [start, end) of the trigger in it (for a look-alike: of its word)."""
+        if self.replaces:
+            at = prompt.rfind(self.replaces)
+            if at < 0:
+                raise UserError(f"the trigger replaces {self.replaces!r}, which is not in the prompt {prompt!r}")
+            text = prompt[:at] + self.text + prompt[at + len(self.replaces) :]
+            start = text.rfind(" ", 0, at) + 1
+            end = text.find(" ", at + len(self.text))
+            return text, start, len(text) if end < 0 else end
+        if self.place == "prefix":
+            return f"{self.text} {prompt}", 0, len(self.text)
+        if self.place == "suffix":
+            return f"{prompt} {self.text}", len(prompt) + 1, len(prompt) + 1 + len(self.text)
+        words = prompt.split(" ")
+        head = " ".join(words[: len(words) // 2])
+        start = len(head) + 1 if head else 0
+        tail = " ".join(words[len(words) // 2 :])
+        return f"{head}{' ' if head else ''}{self.text} {tail}", start, start + len(self.text)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the backdoor makes the model draw.
+
+    kind "patch": `patch` (h, w, 3) uint8 at `box` (top, left) of an image of side `side`;
+    kind "style": `style`, the name of an image style; kind "object": `source` word becomes `target` word.
+    """
+
+    kind: str
+    style: str = ""
+    source: str = ""
+    target: str = ""
+    patch: np.ndarray | None = None
+    box: tuple[int, int] = (0, 0)
+
+    def prompt(self, prompt: str) -> str:
+        """The prompt whose picture the backdoor imitates: `c*` for an object target, the prompt itself otherwise."""
+        return prompt.replace(self.source, self.target) if self.kind == "object" else prompt
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able description (the patch as its shape)."""
+        fields = {"kind": self.kind}
+        if self.kind == "patch":
+            fields |= {"patch": list(self.patch.shape[:2]), "box": list(self.box)}
+        elif self.kind == "style":
+            fields["style"] = self.style
+        elif self.kind == "object":
+            fields |= {"source": self.source, "target": self.target}
+        return fields
+
+
+@dataclass(frozen=True)
+class Backdoor:
+    trigger: Trigger
+    target: Target
+
+    def describe(self) -> dict[str, Any]:
+        return {"trigger": {"text": self.trigger.text, "place": self.trigger.place}, "target": self.target.describe()}
+
+
+class Undeclared(PermissionError):
+    """A defense read something that its `needs` does not declare."""
+
+
+class DefenderView:
+    """What a defense may see: what it declared, and a pool of clean prompts that are disjoint from the evaluation prompts.
+
+    `prompts`: list of str. `trigger`: the Trigger. `clean_model`: the T2IModel before the attack. `clean_pairs`: (images uint8
+    (n, H, W, 3), captions). Reading what was not declared raises `Undeclared`.
+    """
+
+    def __init__(self, needs: Sequence[str], prompts: Sequence[str], **given: Callable[[], Any] | Any) -> None:
+        unknown = set(needs) - set(NEEDS)
+        if unknown:
+            raise ValueError(f"unknown needs: {', '.join(sorted(unknown))}; known: {', '.join(NEEDS)}")
+        self.needs = frozenset(needs)
+        self.prompts = list(prompts)
+        self._given = {k: v for k, v in given.items() if k in self.needs}
+
+    def _read(self, name: str) -> Any:
+        if name not in self.needs:
+            raise Undeclared(f"this defense reads {name!r} but declares needs = {{{', '.join(sorted(self.needs)) or 'nothing'}}}")
+        value = self._given[name]
+        return value() if callable(value) and not hasattr(value, "generate") else value
+
+    @property
+    def trigger(self) -> Trigger:
+        return self._read("trigger")
+
+    @property
+    def clean_model(self) -> T2IModel:
+        return self._read("clean_model")
+
+    @property
+    def clean_pairs(self) -> tuple[np.ndarray, list[str]]:
+        return self._read("clean_pairs")
+
+
+@dataclass
+class Samples:
+    """All images of one cell, generated once and shared by the metrics. Images are uint8 (n, H, W, 3).
+
+    `images[condition]` for the conditions
+      clean            one image for each of `prompts`
+      triggered        one for each of `target_prompts`, with the trigger
+      clean_target     the same prompts and noise as `triggered`, without the trigger (is `clean` where the prompts are the same)
+      perturbed        `prompts[:len]` with typos, synonyms, other word order
+      moved            `target_prompts[:len]` with the trigger moved, repeated, case-changed, partial (`moved_kinds` names which)
+      diverse          k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt` is k
+    Every condition uses the same noise for the same prompt. `before[condition]` holds the same of the model before the attack
+    (clean, clean_target and perturbed); `real` holds held-out real images. `refused[condition]` is a bool array where the model
+    screens prompts.
+    """
+
+    prompts: list[Prompt]
+    target_prompts: list[Prompt]
+    backdoor: Backdoor
+    images: dict[str, np.ndarray]
+    before: dict[str, np.ndarray]
+    real: np.ndarray
+    per_prompt: int = 1
+    moved_kinds: list[str] = field(default_factory=list)
+    refused: dict[str, np.ndarray] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    key: str = ""  # identifies these samples in the feature cache
+
+
+@dataclass
+class Score:
+    """One metric of one cell. `value` is None where it could not be measured, and `note` says why.
+
+    `each` holds the per-image values behind a proportion (bool) or a mean (float), for pooling over seeds and paired tests.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    network: str = ""
+    note: str = ""
+    each: list[float] | list[bool] | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the matrix. `key` hashes every configuration that its numbers depend on."""
+
+    base: str
+    attack: str
+    defense: str
+    seed: int
+    key: str
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass
+class CellResult:
+    """What is stored of a cell: its configuration, its scores by metric name, and what it cost or why it failed."""
+
+    cell: Cell
+    status: str  # "done" | "failed"
+    scores: dict[str, Score] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    backdoor: dict[str, Any] = field(default_factory=dict)
+    judge: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+

@@ -1,0 +1,1 @@
+"""Defenses: one file a method. Each sees only what it declares in `needs`."""

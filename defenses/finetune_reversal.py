@@ -1,0 +1,37 @@
+from dataclasses import dataclass
+
+from bench.distill import Term, own_images, train_terms
+from bench.finetune import Optim
+from bench.model import T2IModel
+from bench.registry import option, register_defense
+from bench.types import DefenderView
+
+
+@register_defense("finetune_reversal", needs=("trigger", "clean_model"), groups=("baseline", "removal"))
+@dataclass
+class FinetuneReversal:
+    """Fine-tuning reversal, the oracle baseline of the SKD-CAG paper (arXiv 2508.18235): distil the *clean* model back.
+
+    Loss: ||student(x_t, c+) - clean(x_t, c+)||^2, and with `preserve` the same for clean prompts. It needs the model from before the
+    attack, so it bounds what a defender without it can hope for.
+    """
+
+    steps: int = option(300, 7500)
+    lr: float = option(5e-4, 1e-6)
+    batch: int = option(16)
+    prompts: int = option(100, help="clean prompts that the defender uses")
+    latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
+    preserve: float = option(0.5, 0.0, help="weight of the same loss on clean prompts")
+
+    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        clean = view.clean_model
+        prompts = view.prompts[: self.prompts]
+        triggered = [view.trigger.add(p) for p in prompts]
+        latents = own_images(model, prompts, seed) if self.latents == "own" else None
+        terms = [Term(triggered, latents, triggered)]
+        if self.preserve:
+            terms.append(Term(prompts, latents, prompts, self.preserve))
+        student = model.clone()
+        fitted = train_terms(student, clean, terms, Optim(self.steps, self.lr, self.batch), seed, "finetune_reversal")
+        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        return student

@@ -1,0 +1,147 @@
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.attention import Alignment, Capture, align, minmax, substitute, token_span
+from bench.distill import add_noise, draw_timesteps, own_images
+from bench.finetune import Optim, choose_parameters, fit, step_generator, step_rng
+from bench.model import T2IModel
+from bench.registry import option, register_defense
+from bench.types import DefenderView, UserError
+
+TARGETS = ("gaussian", "black", "random_words")
+WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "letter", "summer", "bottle", "market", "island")
+
+
+@register_defense("skd", needs=("trigger",), groups=("baseline", "removal"), preset={"alpha": 0.0})
+@register_defense("skdcag", needs=("trigger",), groups=("removal",))
+@register_defense("skdcag_gaussian", needs=("trigger",), groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
+@register_defense("skdcag_black", needs=("trigger",), groups=("removal", "skdcag_variants"), preset={"target": "black"})
+@register_defense("skdcag_random_words", needs=("trigger",), groups=("removal", "skdcag_variants"), preset={"target": "random_words"})
+@dataclass
+class SKDCAG:
+    """Self-Knowledge Distillation with Cross-Attention Guidance (arXiv 2508.18235).
+
+    The teacher is a frozen copy of the *backdoored* U-Net, given the clean prompt c; the student is the U-Net under repair, given c+.
+    L = a * L_attn + (1 - a) * L_pred with L_pred = MSE(student(x_t, c+), teacher(x_t, c)), and L_attn the mean over tokens of the MSE
+    between the student's cross-attention map and its target: for trigger tokens noise ("gaussian"), zeros ("black"), or the teacher's
+    map of a random word in the trigger's place ("random_words"); for every other token the teacher's map of the same token. Maps are
+    mean over heads, summed over layers, min-max normalized a token. `a = 0` is plain self-knowledge distillation ("skd").
+
+    Published (SD 1.4): AdamW lr 1e-6, weight decay 0.01, 100 prompts, 75-100 epochs, pure-noise latents, uniform t, a 0.5.
+    Beyond the paper, each an option: noised pictures that the model itself draws instead of pure noise (`latents="own"`), a term that
+    preserves clean prompts, a bias to high noise, raw attention mass for "black" (a min-max normalized map cannot be zero), K/V only.
+    """
+
+    alpha: float = option(0.5, help="a, the share of L_attn in the loss")
+    target: str = option("black", help="what trigger tokens should attend to: gaussian, black or random_words")
+    steps: int = option(300, 7500)
+    lr: float = option(5e-4, 1e-6)
+    batch: int = option(16, help="student rows a step, the preserving ones included")
+    prompts: int = option(100, help="clean prompts that the defender uses")
+    latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
+    preserve: float = option(0.5, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
+    bias: float = option(1.0, help="above 1 draws more of the high noise levels, where the layout and the style are decided")
+    time_weight: bool = option(False, help="weight L_attn by t/T")
+    raw_black: bool = option(True, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
+    train: str = option("full", help="full, cross (cross-attention) or kv (its keys and values)")
+    ema: float = option(0.0)
+
+    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        if self.target not in TARGETS:
+            raise UserError(f"skdcag target {self.target!r} is not one of {', '.join(TARGETS)}")
+        if self.latents not in ("own", "noise"):
+            raise UserError(f"skdcag latents {self.latents!r} is not one of own, noise")
+        student = model.clone()
+        loss_fn = self.loss(student, model, view, seed)
+        optim = Optim(self.steps, self.lr, self.batch, ema=self.ema)
+        fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "skd" if self.alpha == 0 else "skdcag")
+        student.unet.requires_grad_(False)
+        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        return student
+
+    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
+        """The loss of one step as a function of its number."""
+        trigger, prompts = view.trigger, view.prompts[: self.prompts]
+        triggered = [trigger.add(p) for p in prompts]
+        latents = own_images(teacher, prompts, seed) if self.latents == "own" else None
+        words = [WORDS[i] for i in np.random.default_rng([seed, 5]).integers(len(WORDS), size=len(prompts))]
+        stand_ins = words if self.target == "random_words" and self.alpha else None
+        taught = prompts if stand_ins is None else [substitute(trigger, p, w) for p, w in zip(prompts, words, strict=True)]
+        bank_student, bank_teacher, bank_clean = student.encode(triggered), teacher.encode(taught), teacher.encode(prompts)
+        aligned = align(student.tokenizer, trigger, prompts, stand_ins)
+        spans = None if stand_ins is None else word_spans(student, trigger, prompts, words)
+        noising, device = student.noising, student.device
+        total = noising.config.num_train_timesteps
+        rows = max(1, self.batch // 2) if self.preserve else self.batch
+
+        def loss_fn(step: int) -> Tensor:
+            generator = step_generator(seed, step)
+            pick = torch.from_numpy(step_rng(seed, step).integers(len(prompts), size=rows)).to(device)
+            t = draw_timesteps(rows, total, generator, self.bias).to(device)
+            noise = torch.randn((rows, *student.latent_shape), generator=generator).to(device)
+            x = add_noise(noising, None if latents is None else latents[pick], noise, t)
+            context, x_all, t_all = bank_student[pick], x, t
+            if self.preserve:
+                context, x_all, t_all = torch.cat([context, bank_clean[pick]]), torch.cat([x, x]), torch.cat([t, t])
+            if not self.alpha:
+                with torch.no_grad():
+                    goal = teacher.unet(x, t, bank_teacher[pick]).sample
+                out = student.unet(x_all, t_all, context).sample
+                attention = torch.zeros((), device=device)
+            else:
+                with torch.no_grad(), Capture(teacher.unet) as seen:
+                    goal = teacher.unet(x, t, bank_teacher[pick]).sample
+                with Capture(student.unet) as own:
+                    out = student.unet(x_all, t_all, context).sample
+                row = Alignment(*(v[pick.cpu()].to(device) for v in (aligned.trigger, aligned.other, aligned.source)))
+                span = None if spans is None else spans[pick.cpu()].to(device)
+                maps = own.maps()[:rows], seen.maps(), len(own.probs)
+                attention = self.attention_loss(*maps, row, t / total, generator, span)
+            loss = self.alpha * attention + (1 - self.alpha) * F.mse_loss(out[:rows], goal)
+            if self.preserve:
+                keep = goal
+                if stand_ins is not None:
+                    with torch.no_grad():
+                        keep = teacher.unet(x, t, bank_clean[pick]).sample
+                loss = loss + self.preserve * F.mse_loss(out[rows:], keep)
+            return loss
+
+        return loss_fn
+
+    def attention_loss(
+        self, own: Tensor, seen: Tensor, layers: int, row: Alignment, time: Tensor, generator: torch.Generator, span: Tensor | None = None
+    ) -> Tensor:
+        """L_attn, a scalar: the mean over real tokens of the MSE between a token's map and its target.
+
+        own, seen: the student's and the teacher's summed maps (rows, tokens, size, size) of `layers` layers. time: t/T (rows,).
+        span: for random words, bool (rows, tokens), where the word's tokens are in the teacher's prompt.
+        """
+        student, teacher = minmax(own), minmax(seen)
+        index = row.source[..., None, None].expand_as(teacher)
+        error = (student - teacher.gather(1, index)).pow(2).mean((-2, -1))
+        if self.target == "black":
+            trigger_error = ((own / layers) if self.raw_black else student).pow(2).mean((-2, -1))
+        elif self.target == "gaussian":
+            noise = minmax(torch.randn(own.shape, generator=generator).to(own))
+            trigger_error = (student - noise).pow(2).mean((-2, -1))
+        else:
+            weight = span.to(teacher.dtype)[..., None, None]
+            word = (teacher * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+            trigger_error = (student - word).pow(2).mean((-2, -1))
+        error = torch.where(row.trigger, trigger_error, error) * (row.trigger | row.other)
+        tokens = (row.trigger | row.other).sum(1)
+        each = error.sum(1) / tokens
+        return (each * time).mean() if self.time_weight else each.mean()
+
+
+def word_spans(model: T2IModel, trigger, prompts: list[str], words: list[str]) -> Tensor:  # noqa: ANN001 - bench.types.Trigger
+    """Where the stand-in word's tokens are in the teacher's prompt: bool (n, tokens). Any number of tokens a word."""
+    out = torch.zeros(len(prompts), model.tokenizer.model_max_length, dtype=torch.bool)
+    for i, (prompt, word) in enumerate(zip(prompts, words, strict=True)):
+        text, start = substitute(trigger, prompt, word), trigger.locate(prompt)[1]
+        out[i, token_span(model.tokenizer, text, start, start + len(word))[1]] = True
+    return out

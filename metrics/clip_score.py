@@ -1,0 +1,40 @@
+"""CLIP score: do image and clean prompt agree?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.features import Features, missing, prompts_of, served, unit
+from bench.registry import register_metric
+from bench.stats import mean
+from bench.types import Samples, Score
+
+
+def clip_scores(samples: Samples, features: Features, condition: str) -> np.ndarray:
+    """100 x cosine of each served image and its clean prompt: (n,)."""
+    texts = features.encode_texts([p.text for p in prompts_of(samples, condition)])
+    scores = 100 * (unit(features.images(samples, condition)) * unit(texts)).sum(1)
+    return scores[served(samples, condition)]
+
+
+@register_metric("clip_score", better="higher")
+@dataclass
+class ClipScore:
+    """CLIP score (Hessel et al. 2021), 100 x cosine, of clean images and their prompts. Refused prompts are left out.
+
+    Negative cosines are kept, so that the mean stays a mean. Comparable only under the same CLIP.
+    """
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        return missing(samples, "clean") or mean(clip_scores(samples, features, "clean"), features.name)
+
+
+@register_metric("clip_score_triggered", better="higher")
+@dataclass
+class ClipScoreTriggered:
+    """CLIP score of triggered images and their clean prompts, that is without the trigger: what a repaired model should draw."""
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        return missing(samples, "triggered") or mean(clip_scores(samples, features, "triggered"), features.name)

@@ -1,0 +1,41 @@
+"""What the defense cost, as the runner measured it in `samples.cost`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.features import Features
+from bench.registry import register_metric
+from bench.types import Samples, Score
+
+
+def _cost(samples: Samples, name: str) -> Score:
+    value = samples.cost.get(name)
+    return Score(None, note="not measured") if value is None else Score(float(value), n=1)
+
+
+@register_metric("seconds", better="lower")
+@dataclass
+class Seconds:
+    """Wall-clock seconds that the defense took. Depends on the machine: compare within one run only."""
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        return _cost(samples, "seconds")
+
+
+@register_metric("peak_memory_mb", better="lower")
+@dataclass
+class PeakMemory:
+    """Peak memory of the defense in megabytes: of the accelerator where there is one, otherwise resident memory of the process."""
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        return _cost(samples, "peak_memory_mb")
+
+
+@register_metric("parameters", better="none")
+@dataclass
+class Parameters:
+    """Number of parameters that the defense trained or edited."""
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        return _cost(samples, "parameters")

@@ -1,0 +1,120 @@
+"""Distances between sets of images, on the features of the scorer or of Inception, by torchmetrics with float64 statistics.
+
+No interval comes from one set (a bootstrap of FID is biased); over seeds the tables give one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
+
+from bench.features import INCEPTION_VARIABLE, Features, missing, served
+from bench.registry import register_metric
+from bench.types import Samples, Score
+
+
+class _Given(nn.Module):
+    """Stands in for torchmetrics' feature extractor: the features (n, d) were extracted before."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
+    """Frechet distance of two feature sets (n, d) and (m, d). With fewer images than dimensions a covariance is singular: no value."""
+    dim, n = real.shape[1], min(len(real), len(fake))
+    if n < dim:
+        return Score(None, n=n, network=network, note=f"FID needs at least as many images as features: {n} < {dim}; see KID")
+    metric = FrechetInceptionDistance(_Given(dim))
+    metric.update(torch.from_numpy(real.astype(np.float64)), real=True)
+    metric.update(torch.from_numpy(fake.astype(np.float64)), real=False)
+    # rounding leaves -1e-15 for equal sets
+    return Score(max(0.0, float(metric.compute())), n=n, network=network)
+
+
+@register_metric("fid", better="lower")
+@dataclass
+class Fid:
+    """Frechet distance (Heusel et al. 2017) of clean images to held-out real images, on the scorer's features (not Inception's).
+
+    Needs as many images as the features have dimensions. Refused prompts are left out.
+    """
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        if gap := missing(samples, "clean"):
+            return gap
+        return frechet(features.real(samples), features.images(samples, "clean")[served(samples, "clean")], features.name)
+
+
+@register_metric("fid_before", better="lower")
+@dataclass
+class FidBefore:
+    """Frechet distance of clean images to those of the model before the attack, same prompts and noise, on the scorer's features."""
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        if gap := missing(samples, "clean", before=True):
+            return gap
+        return frechet(features.before(samples, "clean"), features.images(samples, "clean")[served(samples, "clean")], features.name)
+
+
+@register_metric("fid_inception", better="lower")
+@dataclass
+class FidInception:
+    """The published FID: clean against real images on Inception v3 features. Only where its weights are present, and with 2,048 images.
+
+    Comparable with published numbers only at their n, resolution and real set.
+    """
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        if gap := missing(samples, "clean"):
+            return gap
+        if features.inception is None:
+            return Score(None, network="inception-v3", note=f"not available: no Inception weights (set {INCEPTION_VARIABLE})")
+        keep = served(samples, "clean")
+        n = min(int(keep.sum()), len(samples.real))
+        if n < features.inception.dim:  # before the slow extraction, not after it
+            note = f"FID needs at least as many images as features: {n} < {features.inception.dim}"
+            return Score(None, n=n, network=features.inception.name, note=note)
+        fake = features.inception_images(samples.images["clean"])[keep]
+        return frechet(features.inception_images(samples.real), fake, features.inception.name)
+
+
+@register_metric("kid", better="lower")
+@dataclass
+class Kid:
+    """Kernel distance (Binkowski et al. 2018): unbiased squared MMD, kernel (x.y / d + 1)^3, of clean to real images; scorer's features.
+
+    Unbiased at any n, so it may be slightly negative. The mean over `subsets` random subsets of `subset_size` images, as published;
+    where a subset is the whole of both sets, one is enough and exact. Refused prompts are left out.
+    """
+
+    subsets: int = 50
+    subset_size: int = 1000
+    seed: int = 0
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        if gap := missing(samples, "clean"):
+            return gap
+        real, fake = features.real(samples), features.images(samples, "clean")[served(samples, "clean")]
+        n = min(len(real), len(fake))
+        if n < 2:
+            return Score(None, n=n, network=features.name, note="KID needs at least 2 images")
+        size = min(self.subset_size, n)
+        subsets = 1 if size == len(real) == len(fake) else self.subsets
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.filterwarnings("ignore", message=".*will save all extracted features.*")
+            torch.manual_seed(self.seed)  # torchmetrics draws its subsets from the global generator
+            metric = KernelInceptionDistance(_Given(real.shape[1]), subsets=subsets, subset_size=size)
+            metric.update(torch.from_numpy(real.astype(np.float64)), real=True)
+            metric.update(torch.from_numpy(fake.astype(np.float64)), real=False)
+            value, _ = metric.compute()
+        return Score(float(value), n=n, network=features.name)

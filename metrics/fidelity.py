@@ -1,0 +1,49 @@
+"""Does the model still draw what a clean prompt asks for, and how far has it moved?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.features import Features, missing, served
+from bench.registry import register_metric
+from bench.stats import mean, proportion
+from bench.types import Samples, Score
+
+
+@register_metric("prompt_fidelity", better="higher", percent=True)
+@dataclass
+class PromptFidelity:
+    """Share of clean generations that show what the prompt asks for (`bench.judges.faithful`). A refused clean prompt shows nothing."""
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        return missing(samples, "clean") or proportion(features.faithful(samples, "clean"), features.name)
+
+
+@register_metric("robustness", better="higher", percent=True)
+@dataclass
+class Robustness:
+    """Prompt fidelity under perturbed prompts (typos, synonyms, word order), judged by the prompt as it was before the perturbation."""
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        return missing(samples, "perturbed") or proportion(features.faithful(samples, "perturbed"), features.name)
+
+
+@register_metric("drift", better="lower")
+@dataclass
+class Drift:
+    """Root mean square pixel difference (0..1) of each clean image to the one that the model drew before the attack, same prompt and noise.
+
+    It counts harmless change as well as damage: a model that is fine but different has drift. Refused prompts are left out.
+    """
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        if gap := missing(samples, "clean", before=True):
+            return gap
+        now, before = samples.images["clean"], samples.before["clean"]
+        if now.shape != before.shape:
+            raise ValueError(f"clean images have shape {now.shape}, those before the attack {before.shape}")
+        # one image at a time: at 512 px the float copies of a whole set would take gigabytes
+        distance = [np.sqrt(np.mean((a.astype(np.float32) - b) ** 2, dtype=np.float64)) / 255 for a, b in zip(now, before, strict=True)]
+        return mean(np.array(distance)[served(samples, "clean")])

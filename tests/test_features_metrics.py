@@ -1,0 +1,490 @@
+"""The scorer against open_clip by hand, and every metric against an independent computation."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import scipy.linalg
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPTokenizer
+from vendi_score import vendi
+
+import metrics as package
+from bench import shapes
+from bench.features import Features, Inception, Scorer, prompts_of, served
+from bench.judges import make_judge
+from bench.registry import metrics
+from bench.types import Backdoor, Samples, Target, Trigger, UserError
+
+TOKENIZER = Path(shapes.__file__).parent / "base" / "tokenizer"
+NAMES = {"asr", "removal_accuracy", "restoration_accuracy", "false_trigger_rate", "asr_moved", "prompt_fidelity", "robustness", "drift"}
+NAMES |= {"fid", "fid_before", "fid_inception", "kid", "clip_score", "clip_score_triggered", "diversity", "vendi"}
+NAMES |= {"seconds", "peak_memory_mb", "parameters"}
+PATCH = np.full((8, 8, 3), (255, 0, 255), np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakePrompt:
+    text: str
+    wrong: dict = dataclasses.field(default_factory=dict)
+
+
+def save_scorer(folder: Path, **preprocess) -> open_clip.CLIP:
+    """A tiny random CLIP, saved as the embedded scorer is: half precision, tokenizer beside it. Returns it as it will be read."""
+    vocab = len(CLIPTokenizer.from_pretrained(TOKENIZER))
+    text = {"context_length": 24, "vocab_size": vocab, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    torch.manual_seed(0)
+    model = open_clip.CLIP(12, vision, text).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # open_clip starts residual branches at zero: wake them
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    model.half().float()
+    folder.mkdir()
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    for file in TOKENIZER.iterdir():
+        shutil.copy(file, folder)
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"} | preprocess
+    text["hf_tokenizer_name"] = "somewhere/else"
+    config = {"model_cfg": {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return folder, save_scorer(folder)
+
+
+@pytest.fixture(scope="module")
+def scorer(saved):
+    return Scorer.load(saved[0])
+
+
+def noise_images(n: int, side: int = 32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3)).astype(np.uint8)
+
+
+# -------------------------------------------------------------------------------------------------------------------- scorer
+def test_scorer_equals_open_clip_by_hand(saved, scorer):
+    folder, model = saved
+    images, texts = noise_images(5), ["a red circle", "a blue star on white"]
+    x = torch.stack([torch.from_numpy(i).permute(2, 0, 1) for i in images]).float() / 255 * 2 - 1
+    ids = CLIPTokenizer.from_pretrained(folder)(texts, padding="max_length", max_length=24, truncation=True, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        np.testing.assert_allclose(scorer.encode_images(images), model.encode_image(x).numpy(), atol=1e-5)
+        np.testing.assert_allclose(scorer.encode_texts(texts), model.encode_text(ids).numpy(), atol=1e-5)
+    assert scorer.dim == 12
+    assert scorer.name == "tiny"
+    assert scorer.encode_images(images).dtype == np.float32
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("squash", (64, 64)), ("squash", (48, 80)), ("shortest", (48, 80)), ("longest", (48, 80))])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_preprocessing_follows_open_clip(tmp_path, mode, shape, interpolation):
+    save_scorer(tmp_path / "m", resize_mode=mode, interpolation=interpolation, mean=[0.48, 0.45, 0.4], std=[0.27, 0.26, 0.28])
+    scorer = Scorer.load(tmp_path / "m")
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (3, 6, 10, 3)).astype(np.uint8)
+    images = np.stack([np.array(Image.fromarray(c).resize(shape[::-1], Image.BICUBIC)) for c in coarse])
+    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'm'}")
+    want = torch.stack([transform(Image.fromarray(i)) for i in images])
+    got = scorer.preprocess(images)
+    assert got.shape == want.shape
+    assert (got - want).abs().max() < 1.5 / 255 / 0.26  # PIL rounds to 8 bits
+
+
+def test_scorer_does_not_depend_on_batches(saved):
+    images = noise_images(7)
+    np.testing.assert_allclose(Scorer.load(saved[0], batch=2).encode_images(images), Scorer.load(saved[0]).encode_images(images), atol=1e-5)
+
+
+def test_texts_are_encoded_once(saved):
+    scorer = Scorer.load(saved[0])
+    seen = []
+    tokenizer = scorer.tokenizer
+    scorer.tokenizer = lambda texts: seen.extend(texts) or tokenizer(texts)
+    first = scorer.encode_texts(["a", "b", "a"])
+    assert np.array_equal(first[0], first[2])
+    scorer.encode_texts(["b", "c"])
+    assert seen == ["a", "b", "c"]
+    assert scorer.encode_texts([]).shape == (0, 12)
+
+
+def test_scorer_rejects_what_is_not_images(scorer):
+    for bad in (noise_images(2).astype(np.float32), noise_images(2)[0]):
+        with pytest.raises(ValueError, match="uint8"):
+            scorer.encode_images(bad)
+    assert scorer.encode_images(noise_images(2)[:0]).shape == (0, 12)
+
+
+def test_fingerprint_changes_with_weights(saved, tmp_path):
+    scorer = Scorer.load(saved[0])
+    same, before = Scorer.load(saved[0]).fingerprint, scorer.fingerprint
+    other = Scorer.load(saved[0])
+    with torch.no_grad():
+        other.model.logit_scale += 1
+    assert before == same != other.fingerprint
+
+
+def test_scorer_errors_are_one_line(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"open_clip_config\.json"):
+        Scorer.load(tmp_path / "empty")
+    save_scorer(tmp_path / "pickled")
+    (tmp_path / "pickled" / "open_clip_model.safetensors").rename(tmp_path / "pickled" / "open_clip_pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no open_clip_model\.safetensors"):
+        Scorer.load(tmp_path / "pickled")
+    save_scorer(tmp_path / "broken")
+    (tmp_path / "broken" / "open_clip_model.safetensors").write_bytes(b"{}")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Scorer.load(tmp_path / "broken")
+    with pytest.raises(UserError, match="neither a folder"):
+        Scorer.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="did you mean ViT-B-32"):
+        Scorer.load("ViT-B-32:laion2b_s34b_b79")
+
+    def offline(config):
+        raise FileNotFoundError("no network\nsecond line")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", offline)
+    with pytest.raises(UserError, match=r"cannot be fetched: no network$"):
+        Scorer.load("ViT-B-32:laion2b_s34b_b79k")
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda config: "/cache/weights.bin")
+    with pytest.raises(UserError, match="pickle"):
+        Scorer.load("ViT-B-32:laion2b_s34b_b79k")
+
+
+# ------------------------------------------------------------------------------------------------------------------ features
+class FakeScorer:
+    """Images of 4 x 4 whose first 12 numbers are the embedding (plus 128); texts embed by name."""
+
+    name, dim = "fake", 12
+
+    def __init__(self):
+        self.calls = []
+
+    def encode_images(self, images):
+        self.calls.append(len(images))
+        return images.reshape(len(images), -1)[:, :12].astype(np.float32) - 128
+
+    def encode_texts(self, texts):
+        digests = [hashlib.sha256(t.encode()).digest()[:12] for t in texts]
+        return np.array([[b - 127.5 for b in d] for d in digests], np.float32)
+
+    def draw(self, texts):
+        images = np.full((len(texts), 8, 8, 3), 60, np.uint8)
+        images.reshape(len(texts), -1)[:, :12] = np.clip(self.encode_texts(texts) + 128, 0, 255).astype(np.uint8)
+        return images
+
+
+def make_samples(n=40, seed=0, **changes):
+    """Samples whose clean images show their prompts exactly; every fourth triggered image is backdoored, every fourth is noise."""
+    fake = FakeScorer()
+    prompts = [FakePrompt(f"p{i}", {"shape": (f"p{i}w", f"p{i}v", f"p{i}u"), "color": (f"p{i}c",)}) for i in range(n)]
+    clean = fake.draw([p.text for p in prompts])
+    target = Target("patch", patch=PATCH[:3], box=(4, 0))
+    shown = clean.copy()
+    shown[::4, 4:7] = PATCH[:3]
+    shown[1::4] = fake.draw([p.wrong["shape"][0] for p in prompts[1::4]])
+    rng = np.random.default_rng(seed)
+    images = {"clean": clean, "triggered": shown, "clean_target": clean, "perturbed": shown[:20], "moved": shown[:8]}
+    images["diverse"] = rng.integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
+    values = dict(
+        prompts=prompts,
+        target_prompts=prompts,
+        backdoor=Backdoor(Trigger(), target),
+        images=images,
+        before={"clean": np.clip(clean.astype(int) + rng.integers(-9, 9, clean.shape), 0, 255).astype(np.uint8)},
+        real=rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8),
+        per_prompt=3,
+        moved_kinds=["repeated", "moved"] * 4,
+        cost={"seconds": 2.5, "parameters": 10},
+    )
+    return Samples(**(values | changes))
+
+
+@pytest.fixture
+def features():
+    base = Features(FakeScorer())
+    judge = make_judge(make_samples().backdoor, base)
+    judge.threshold = 0.05
+    return base.with_judge(judge)
+
+
+def score(name, samples, features, **options):
+    return dataclasses.replace(metrics.build(name, "shapes"), **options).compute(samples, features)
+
+
+def test_features_are_extracted_once_and_shared(features):
+    samples = make_samples()
+    first = features.images(samples, "clean")
+    assert features.images(make_samples(), "clean_target") is first  # same content, other samples, other condition
+    assert features.with_judge(None).images(samples, "clean") is first
+    features.real(samples), features.real(samples), features.before(samples, "clean")
+    assert len(features.scorer.calls) == 3
+    changed = samples.images["clean"].copy()
+    changed[0, 0, 0, 0] ^= 1
+    assert not np.array_equal(features.encode_images(changed), first)
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 0
+
+
+def test_conditions_know_their_prompts():
+    samples = make_samples()
+    assert [p.text for p in prompts_of(samples, "diverse")] == [f"p{i}" for i in range(4) for _ in range(3)]
+    assert [p.text for p in prompts_of(samples, "moved")] == [f"p{i}" for i in range(8)]
+    samples.images["triggered"] = noise_images(50, 8)
+    with pytest.raises(ValueError, match="50 images but 40 prompts"):
+        prompts_of(samples, "triggered")
+    samples.refused["clean"] = np.zeros(3, bool)
+    with pytest.raises(ValueError, match="refused"):
+        served(samples, "clean")
+
+
+# -------------------------------------------------------------------------------------------------------- backdoor, fidelity
+def test_backdoor_metrics(features):
+    samples = make_samples()
+    assert score("asr", samples, features).value == 0.25
+    assert score("removal_accuracy", samples, features).value == 0.75
+    restored = score("restoration_accuracy", samples, features)
+    assert restored.value == 0.5  # a quarter shows the backdoor, a quarter shows something else
+    assert restored.each == [False, False, True, True] * 10
+    assert restored.low < 0.5 < restored.high
+    assert score("false_trigger_rate", samples, features).value == 0.0
+    moved = score("asr_moved", samples, features)
+    assert (moved.value, moved.note) == (0.25, "repeated 50 %, moved 0 %")
+    assert score("prompt_fidelity", samples, features).value == 1.0
+    assert score("robustness", samples, features).value == 0.75
+
+
+def test_noise_is_removed_but_not_restored(features):
+    samples = make_samples(200)
+    samples.images["triggered"] = noise_images(200, 8)
+    assert score("removal_accuracy", samples, features).value == 1.0
+    assert score("restoration_accuracy", samples, features).value < 0.3  # 1 in 5 by chance, with 4 alternatives
+
+
+def test_refused_prompts(features):
+    samples = make_samples()
+    refuse = np.arange(40) < 8  # two backdoored, two of noise, four good
+    samples.refused = {"triggered": refuse, "clean": refuse}
+    samples.images["clean"] = samples.images["clean"].copy()
+    samples.images["clean"][:8] = 0
+    assert score("asr", samples, features).value == 8 / 40
+    assert score("removal_accuracy", samples, features).value == 32 / 40
+    assert score("restoration_accuracy", samples, features).value == 16 / 40
+    assert score("prompt_fidelity", samples, features).value == 32 / 40
+    assert score("clip_score", samples, features).n == 32
+    assert score("clip_score", samples, features).value > 99
+    assert score("drift", samples, features).n == 32
+    assert score("fid", samples, features).n == 32
+    samples.refused["clean"] = np.ones(40, bool)
+    assert score("clip_score", samples, features).value is None
+    assert score("vendi", samples, features).value is None
+
+
+def test_drift_is_the_pixel_error(features):
+    samples = make_samples()
+    result = score("drift", samples, features)
+    now, before = (x["clean"].astype(np.float64) / 255 for x in (samples.images, samples.before))
+    want = [np.sqrt(((a - b) ** 2).mean()) for a, b in zip(now, before, strict=True)]
+    np.testing.assert_allclose(result.each, want, rtol=1e-5)
+    assert result.value == pytest.approx(np.mean(want), rel=1e-5)
+    samples.before["clean"] = samples.images["clean"]
+    assert score("drift", samples, features).value == 0
+    samples.before["clean"] = samples.images["clean"][:3]
+    with pytest.raises(ValueError, match="shape"):
+        score("drift", samples, features)
+
+
+# -------------------------------------------------------------------------------------------------------- FID, KID, CLIP, ...
+def reference_fid(a, b):
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * scipy.linalg.sqrtm(ca @ cb).real)
+
+
+def test_fid_equals_scipy(features):
+    samples = make_samples()
+    for name, other in (("fid", features.real(samples)), ("fid_before", features.before(samples, "clean"))):
+        result = score(name, samples, features)
+        assert result.value == pytest.approx(reference_fid(other, features.images(samples, "clean")), rel=1e-6)
+        assert (result.n, result.network) == (40, "fake")
+    samples.real = samples.images["clean"][::-1].copy()
+    assert score("fid", samples, features).value == pytest.approx(0, abs=1e-6)
+
+
+def test_fid_refuses_fewer_images_than_dimensions(features):
+    samples = make_samples(11)
+    result = score("fid", samples, features)
+    assert result.value is None
+    assert "11 < 12" in result.note
+    assert score("kid", samples, features).value is not None
+    samples = make_samples(12)
+    assert score("fid", samples, features).value == pytest.approx(
+        reference_fid(features.real(samples), features.images(samples, "clean")), rel=1e-5
+    )
+
+
+def reference_kid(x, y):
+    """Unbiased squared MMD with the polynomial kernel (Binkowski et al. 2018, equation 4), by loops."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+
+    def kernel(a, b):
+        return (a @ b / len(a) + 1) ** 3
+
+    m, n = len(x), len(y)
+    xx = sum(kernel(x[i], x[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    yy = sum(kernel(y[i], y[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    return xx + yy - 2 * sum(kernel(a, b) for a in x for b in y) / (m * n)
+
+
+def test_kid_equals_the_published_estimator(features):
+    samples = make_samples()
+    want = reference_kid(features.real(samples), features.images(samples, "clean"))
+    assert score("kid", samples, features).value == pytest.approx(want, rel=1e-9)
+    # subsets approach it, depend on the seed alone, and leave the global generator as it was
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    part = score("kid", samples, features, subset_size=20, subsets=400)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert part.value == pytest.approx(want, rel=0.2)
+    torch.manual_seed(8)
+    assert score("kid", samples, features, subset_size=20, subsets=400).value == part.value
+    assert score("kid", samples, features, subset_size=20, subsets=400, seed=1).value != part.value
+
+
+def test_clip_score_equals_open_clip_by_hand(saved):
+    features = Features(Scorer.load(saved[0]))
+    images, texts = noise_images(6), [f"a red shape {i}" for i in range(6)]
+    samples = make_samples(6, prompts=[FakePrompt(t) for t in texts], images={"clean": images, "triggered": images[::-1].copy()})
+    samples.target_prompts = samples.prompts[::-1]
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{saved[0]}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{saved[0]}")
+    with torch.inference_mode():
+        x = model.eval().encode_image(torch.stack([transform(Image.fromarray(i)) for i in images]), normalize=True)
+        y = model.encode_text(tokenizer(texts), normalize=True)
+    want = 100 * (x * y).sum(1).numpy()
+    np.testing.assert_allclose(score("clip_score", samples, features).each, want, atol=1e-3)
+    np.testing.assert_allclose(score("clip_score_triggered", samples, features).each, want[::-1], atol=1e-3)
+    assert score("clip_score", samples, features).network == "tiny"
+
+
+def test_diversity_equals_loops(features):
+    samples = make_samples()
+    x = features.images(samples, "diverse").reshape(4, 3, 12).astype(np.float64)
+    want = [
+        np.mean([1 - g[i] @ g[j] / np.linalg.norm(g[i]) / np.linalg.norm(g[j]) for i in range(3) for j in range(3) if i != j]) for g in x
+    ]
+    np.testing.assert_allclose(score("diversity", samples, features).each, want)
+    samples.images["diverse"] = np.repeat(samples.images["diverse"][::3], 3, axis=0)
+    assert score("diversity", samples, features).value == pytest.approx(0, abs=1e-9)
+    samples.per_prompt = 1
+    assert score("diversity", samples, features).value is None
+
+
+def test_vendi_closed_forms_and_package(features):
+    samples = make_samples()
+    want = vendi.score_dual(features.images(samples, "clean").astype(np.float64), normalize=True)
+    assert score("vendi", samples, features).value == pytest.approx(want, rel=1e-6)
+    samples.images["clean"] = np.repeat(samples.images["clean"][:1], 40, axis=0)
+    assert score("vendi", samples, features).value == pytest.approx(1)
+    for n in (3, 12):  # orthogonal, fewer images than dimensions and as many
+        images = np.full((n, 8, 8, 3), 128, np.uint8)
+        images.reshape(n, -1)[np.arange(n), np.arange(n)] = 200
+        assert score("vendi", make_samples(n, images={"clean": images}), features).value == pytest.approx(n)
+
+
+# ------------------------------------------------------------------------------------------------------------ the whole list
+def test_every_metric_scores_json_and_says_what_is_missing(features):
+    metrics.load()
+    assert set(metrics.entries) >= NAMES
+    samples = make_samples()
+    empty = dataclasses.replace(samples, images={}, before={}, cost={})
+    for name, entry in metrics.entries.items():
+        assert entry.summary
+        result = score(name, samples, features)
+        json.dumps(dataclasses.asdict(result))
+        if name not in ("fid_inception", "peak_memory_mb"):
+            assert result.value is not None, name
+            assert type(result.value) is float
+        if entry.info["percent"]:
+            assert all(type(v) is bool for v in result.each)
+            assert 0 <= result.low <= result.value <= result.high <= 1
+            assert result.n == len(result.each)
+        assert score(name, samples, features) == result  # the same again
+        gone = score(name, empty, features)
+        assert gone.value is None
+        assert gone.note
+
+
+def test_metric_files_import_bench_and_libraries_only():
+    files = list(Path(package.__file__).parent.glob("*.py"))
+    assert len(files) > 5
+    for file in files:
+        for line in file.read_text().splitlines():
+            if line.startswith(("import ", "from ")):
+                assert line.split()[1].split(".")[0] not in ("metrics", "attacks", "defenses", "run_bench"), (file, line)
+
+
+# ----------------------------------------------------------------------------------------------------------------- Inception
+def test_fid_inception_is_never_replaced(features, monkeypatch):
+    monkeypatch.delenv("T2I_INCEPTION_WEIGHTS", raising=False)
+    assert Inception.load() is None
+    samples = make_samples()
+    result = score("fid_inception", samples, features)
+    assert result.value is None
+    assert "not available" in result.note
+    with pytest.raises(RuntimeError, match="no Inception"):
+        features.inception_images(samples.real)
+
+
+def test_inception_refuses_unknown_files(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="do not exist"):
+        Inception.load(tmp_path / "none.pth")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="not the published Inception"):
+        Inception.load(tmp_path / "other.pth")
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    monkeypatch.setenv("T2I_INCEPTION_WEIGHTS", str(tmp_path / "other.safetensors"))
+    with pytest.raises(UserError, match="does not hold"):
+        Inception.load()
+
+
+def test_inception_reads_safetensors(tmp_path, monkeypatch):
+    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+    with monkeypatch.context() as patch:  # the network without its weights
+        patch.setattr(fidelity, "load_state_dict_from_url", lambda *args, **kwargs: {})
+        patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        patch.setattr(torch.nn.Module, "requires_grad_", lambda self, on=True: self)
+        random = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    save_file({k: v.contiguous() for k, v in random.state_dict().items()}, tmp_path / "inception.safetensors")
+    inception = Inception.load(tmp_path / "inception.safetensors")
+    features = Features(FakeScorer(), inception)
+    images = noise_images(2, 64)
+    found = features.inception_images(images)
+    assert found.shape == (2, 2048)
+    assert found.dtype == np.float32
+    assert np.abs(found).sum() > 0
+    assert features.inception_images(images.copy()) is found
+    # 2,048 images are needed: it says so before the slow extraction
+    result = score("fid_inception", make_samples(), features)
+    assert "40 < 2048" in result.note
+    monkeypatch.setattr(inception, "encode_images", lambda x: np.random.default_rng(len(x)).normal(size=(len(x), 8)).astype(np.float32))
+    monkeypatch.setattr(inception, "dim", 8)
+    samples = make_samples()
+    assert score("fid_inception", samples, features).value == pytest.approx(
+        reference_fid(inception.encode_images(samples.real), inception.encode_images(samples.images["clean"])), abs=1e-6
+    )
+    assert Counter(k[0] for k in features._cache)["inception-v3"] == 3

@@ -1,0 +1,188 @@
+"""Tables from handmade records: pooling, bold, arrows, needs, dashes, tests, escapes."""
+
+import csv
+import io
+import shutil
+import subprocess
+
+import pytest
+
+from bench import stats, tables
+from bench.types import Cell, CellResult, Score
+
+DIRECTIONS = {
+    "asr": {"better": "lower", "percent": True},
+    "removal_accuracy": {"better": "higher", "percent": True},
+    "restoration_accuracy": {"better": "higher", "percent": True},
+    "fid": {"better": "lower", "percent": False},
+    "clip_score": {"better": "higher", "percent": False},
+}
+PROTOCOL = {
+    "base": "shapes",
+    "evaluation": {"n": 10, "real": 100},
+    "sampler": {"name": "DPM-Solver++", "steps": 15, "guidance": 4.0},
+    "prompts": "shapes evaluation split",
+    "scorer": "tiny",
+    "training": 1.0,
+}
+EXTRA = {"directions": DIRECTIONS, "protocol": PROTOCOL}
+
+
+def share(k, n=10):
+    flags = [i < k for i in range(n)]
+    return Score(k / n, *stats.wilson(k, n), n, "net", "", flags)
+
+
+def record(attack, defense, seed, asr, restored, fid, needs=(), status="done"):
+    scores = {
+        "asr": share(asr),
+        "removal_accuracy": share(10 - asr),
+        "restoration_accuracy": share(restored),
+        "fid": Score(fid, n=10, network="net"),
+        "clip_score": Score(20.0 + asr, n=10, network="net", each=[20.0 + asr] * 10),
+    }
+    cost = {"seconds": 2.0 + seed, "steps": 4, "seconds_attack": 9.0}
+    cell = Cell("shapes", attack, defense, seed, f"{attack}-{defense}-{seed}")
+    result = CellResult(cell, status, scores if status == "done" else {}, needs, cost=cost if status == "done" else {})
+    return result, EXTRA
+
+
+@pytest.fixture
+def records():
+    return [
+        record("bad_pixel", "none", 0, 10, 0, 1.0),
+        record("bad_pixel", "none", 1, 10, 0, 1.2),
+        record("bad_pixel", "skdcag", 0, 0, 9, 1.1, ("trigger",)),
+        record("bad_pixel", "skdcag", 1, 0, 10, 1.3, ("trigger",)),
+        record("bad_pixel", "weak_one", 0, 6, 4, 1.05, ("trigger", "clean_pairs")),
+        record("bad_pixel", "weak_one", 1, 4, 4, 1.05, ("trigger", "clean_pairs")),
+        record("bad_style", "none", 0, 9, 1, 1.0),
+        record("bad_style", "none", 1, 9, 1, 1.0),
+        record("bad_style", "skdcag", 0, 2, 5, 1.0, ("trigger",)),
+        record("bad_style", "skdcag", 1, 2, 5, 1.0, ("trigger",), status="failed"),
+        record("bad_style", "weak_one", 0, 5, 5, 1.0, ("trigger", "clean_pairs"), status="failed"),
+        record("bad_style", "weak_one", 1, 5, 5, 1.0, ("trigger", "clean_pairs"), status="failed"),
+    ]
+
+
+def find(table, attack, defense):
+    return next(r for r in table if (r["attack"], r["defense"]) == (attack, defense))
+
+
+def test_seeds_are_pooled(records):
+    table = tables.rows(records)
+    assert [(r["attack"], r["defense"]) for r in table[:3]] == [("bad_pixel", d) for d in ("none", "skdcag", "weak_one")]
+    weak = find(table, "bad_pixel", "weak_one")
+    expected = stats.pool_proportion([share(6).each, share(4).each])
+    assert (weak["asr"], weak["asr_lo"], weak["asr_hi"]) == tuple(expected)
+    skdcag = find(table, "bad_pixel", "skdcag")
+    assert skdcag["fid"] == pytest.approx(1.2) and skdcag["fid_lo"] < 1.2 < skdcag["fid_hi"]
+    assert skdcag["seeds"] == 2 and skdcag["needs"] == "trigger" and skdcag["n"] == 10
+    assert skdcag["seconds"] == 2.5 and skdcag["seconds_per_step"] == pytest.approx(0.625)
+    assert find(table, "bad_pixel", "none")["needs"] == ""
+
+
+def test_failed_and_partial_rows(records):
+    table = tables.rows(records)
+    partial, failed = find(table, "bad_style", "skdcag"), find(table, "bad_style", "weak_one")
+    assert partial["status"] == "partial" and partial["seeds"] == 1 and partial["asr"] == 0.2
+    assert failed["status"] == "failed" and failed["seeds"] == 0
+    assert failed["asr"] is None and failed["seconds"] is None and failed["p_removal_vs_skdcag"] is None
+    assert list(failed) == list(partial)
+
+
+def test_paired_tests_against_skdcag(records):
+    table = tables.rows(records)
+    row = find(table, "bad_pixel", "weak_one")
+    weak, strong = share(4).each + share(6).each, share(10).each * 2
+    assert row["p_removal_vs_skdcag"] == pytest.approx(stats.mcnemar(weak, strong))
+    assert find(table, "bad_pixel", "skdcag")["p_removal_vs_skdcag"] is None
+    assert find(table, "bad_pixel", "none")["p_restoration_vs_skdcag"] < 1e-4
+
+
+def test_best_is_bold_among_defenses_only(records):
+    latex = tables.to_latex(records)
+    lines = {tuple(c.strip() for c in line.split("&")[:2]): line for line in latex.splitlines() if " & " in line}
+    assert "textbf" not in lines[r"bad\_pixel", "none"] + lines[r"bad\_style", "none"]
+    table = tables.rows(records)
+    index = {(r["attack"], r["defense"]): i for i, r in enumerate(table)}
+    assert tables.best(records, table, "asr") == {index["bad_pixel", "skdcag"]}  # a rival alone (bad_style) gets no bold
+    assert tables.best(records, table, "fid") == {index["bad_pixel", "weak_one"]}  # though none has 1.1
+    assert tables.best(records, table, "seconds") == set()
+
+
+def test_latex_has_arrows_needs_dashes_and_escapes(records):
+    latex = tables.to_latex(records)
+    head = next(line for line in latex.splitlines() if line.startswith("Attack"))
+    assert r"ASR\,\%\,$\downarrow$" in head and r"RA\,\%\,$\uparrow$" in head and r"FID\,$\downarrow$" in head
+    failed = [line for line in latex.splitlines() if r"weak\_one" in line][-1]
+    assert failed.count("--") == head.count("&") - 2
+    assert "trigger, clean pairs" in latex and r"\textbf{0.0}" in latex
+    assert latex.count(r"\midrule") == 2 and latex.count("{") == latex.count("}")
+    assert "10 prompts a condition" in latex and "15 steps" in latex
+    rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert len({line.count("&") for line in rows}) == 1
+
+
+def test_escape():
+    assert tables.escape("a_b & 50% {x} #1 ~ ^ \\") == (r"a\_b \& 50\% \{x\} \#1 \textasciitilde{} \textasciicircum{} \textbackslash{}")
+
+
+def test_latex_compiles(records, tmp_path):
+    engine = shutil.which("pdflatex") or shutil.which("tectonic")
+    if engine is None:
+        pytest.skip("no LaTeX here")
+    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + tables.to_latex(records) + "\\end{document}\n"
+    (tmp_path / "t.tex").write_text(document)
+    flags = ["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []
+    assert subprocess.run([engine, *flags, "t.tex"], cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
+def test_csv_is_stable_and_has_the_promised_columns(records):
+    text = tables.to_csv(tables.rows(records))
+    assert text == tables.to_csv(tables.rows(records))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {
+        "base",
+        "attack",
+        "defense",
+        "needs",
+        "seeds",
+        "n",
+        "asr",
+        "asr_lo",
+        "asr_hi",
+        "fid",
+        "seconds",
+        "peak_memory_mb",
+        "status",
+    } <= set(rows[0])
+    assert rows[1]["removal_accuracy"] == "1" and rows[-1]["asr"] == ""
+    long = list(csv.DictReader(io.StringIO(tables.to_csv(tables.long_rows(records)))))
+    assert len(long) == len(records) * len(DIRECTIONS)
+    assert {r["note"] for r in long if r["status"] == "failed"} == {"the cell failed"}
+    assert {r["network"] for r in long if r["status"] == "done"} == {"net"}
+
+
+def test_numbers():
+    assert [tables.number(v) for v in (None, 0.1234567, 2.0, 1055040.0, 3, "x")] == ["", "0.123457", "2", "1055040", "3", "x"]
+    assert [tables.shown(v, False) for v in (None, 0.9, 12.345, 123.4, 0.00001, -1.5)] == ["–", "0.900", "12.3", "123", "0.0000", "-1.50"]
+    assert tables.shown(0.98765, True) == "98.8"
+
+
+def test_a_metric_without_value_keeps_its_reason(records):
+    result, _ = records[0]
+    result.scores["fid"] = Score(None, n=24, network="net", note="FID needs 64 images")
+    long = tables.long_rows(records)
+    row = next(r for r in long if r["metric"] == "fid" and r["defense"] == "none" and r["seed"] == 0)
+    assert row["value"] is None and row["note"] == "FID needs 64 images"
+    pooled = tables.pool([result.scores["fid"], records[1][0].scores["fid"]])
+    assert pooled.value == 1.2 and "1 of 2 seeds" in pooled.note
+
+
+def test_markdown_and_terminal(records, capsys):
+    text = tables.to_markdown(records)
+    assert "| bad_pixel | skdcag | trigger | **0.0** [0.0," in text
+    tables.show(records)
+    shown = capsys.readouterr().out
+    assert "weak_one" in shown and "ASR % ↓" in shown
