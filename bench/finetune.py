@@ -123,7 +123,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * optim.rate(step)
         loss = loss_fn(step)
-        value = float(loss)
+        value = float(loss.detach())
         if not np.isfinite(value):
             raise TrainingDiverged(f"{label}: the loss is {value} at step {step}; lower the learning rate (now {optim.lr:g})")
         losses.append(value)

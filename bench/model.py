@@ -199,7 +199,7 @@ def load_pipeline(folder: str | Path, device: str = "cpu", dtype: torch.dtype = 
                 raise UserError(f"{local / part} holds {found}; only safetensors are read: convert it with save_pretrained(safe_serialization=True)")
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
-            str(folder), use_safetensors=True, torch_dtype=dtype, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            str(folder), use_safetensors=True, dtype=dtype, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
     except OSError as error:
         raise UserError(f"cannot load the base model {folder}: {str(error).splitlines()[0]}") from None

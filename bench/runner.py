@@ -2,374 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
-import subprocess
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
-import psutil
 import torch
-import transformers
-from tqdm import tqdm
 
 from bench import report, tables
-from bench.bases import load_base
-from bench.data import Data, Prompt
-from bench.features import Features, Inception, Scorer
-from bench.judges import Judge, apply_target, make_judge
-from bench.model import T2IModel
+from bench.data import Data
+from bench.judges import apply_target
+from bench.manifest import directions, protocol, write_manifest
 from bench.plan import Config, Plan, plan
-from bench.prompts import KINDS, moved_triggers, perturb
-from bench.store import Store, digest, plain
-from bench.types import Backdoor, Cell, CellResult, DefenderView, Samples, Score, UserError
-
-DEFENDER_PROMPTS, DEFENDER_PAIRS = 100, 256
-PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "safetensors", "numpy", "scipy", "pandas")
-
-
-# ------------------------------------------------------------------------------------------------------------------- display
-class Display:
-    """Where the run is: cell x of y, phase and time left, on stderr. One live bar on a terminal, plain lines on a pipe."""
-
-    def __init__(self) -> None:
-        self.live = sys.stderr.isatty()
-        self.bar: tqdm | None = None
-        self.total, self.done, self.begun, self.name = 0, 0, 0.0, ""
-
-    def open(self, total: int) -> None:
-        self.total, self.done, self.begun = total, 0, time.perf_counter()
-        if self.live and total:  # the bars of training and generation appear below it and clear themselves
-            form = "{desc} |{bar}| {n}/{total} cells, {elapsed} gone, {remaining} left"
-            self.bar = tqdm(total=total, leave=False, dynamic_ncols=True, bar_format=form)
-
-    def start(self, name: str) -> None:
-        self.name = name
-
-    def phase(self, text: str) -> None:
-        if self.bar is not None:
-            self.bar.set_description_str(f"{self.name}: {text}")
-        else:
-            self.say(f"[cell {min(self.done + 1, self.total)} of {self.total}] {self.name}: {text}{self._left()}")
-
-    def _left(self) -> str:
-        if not self.done:
-            return ""
-        seconds = (time.perf_counter() - self.begun) / self.done * (self.total - self.done)
-        return f" (about {seconds / 60:.0f} min left)" if seconds >= 90 else f" (about {seconds:.0f} s left)"
-
-    def finish(self) -> None:
-        self.done += 1
-        if self.bar is not None:
-            self.bar.update()
-
-    def say(self, text: str) -> None:
-        tqdm.write(text, file=sys.stderr)
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-
-# ---------------------------------------------------------------------------------------------------------------------- cost
-@contextmanager
-def measured(device: torch.device) -> Iterator[dict[str, float]]:
-    """Fills `seconds` and `peak_memory_mb` of the block: the accelerator's peak, or else the largest resident size of this process,
-    read every 20 ms."""
-    cost: dict[str, float] = {}
-    process, stop = psutil.Process(), threading.Event()
-    peak = [process.memory_info().rss]
-
-    def watch() -> None:
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    watcher.start()
-    begun = time.perf_counter()
-    try:
-        yield cost
-    finally:
-        if cuda:
-            torch.cuda.synchronize(device)
-        cost["seconds"] = time.perf_counter() - begun
-        stop.set()
-        watcher.join()
-        peak_bytes = torch.cuda.max_memory_allocated(device) if cuda else max(peak[0], process.memory_info().rss)
-        cost["peak_memory_mb"] = peak_bytes / 2**20
-
-
-@contextmanager
-def untouched(model: T2IModel, who: str) -> Iterator[None]:
-    """Raises if the block changes the model's weights in place: the next cells would be made from other weights than this one."""
-    parameters = [*model.unet.parameters(), *model.text_encoder.parameters()]
-    before = [p._version for p in parameters]
-    yield
-    if before != [p._version for p in parameters]:
-        raise InPlaceChange(f"{who} changed the model that it was given; it must work on model.clone()")
-
-
-class InPlaceChange(RuntimeError):
-    """A method edited its input. The model in memory is not to be used again."""
-
-
-# --------------------------------------------------------------------------------------------------------------------- noise
-def noise_seed(seed: int, prompt: int, draw: int = 0) -> int:
-    """Seed of the noise of one image: depends on the run's seed, the prompt's number and the draw, and on nothing else, so that every
-    condition and every model draws the same prompt from the same noise."""
-    return int(np.random.SeedSequence([seed, prompt, draw]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def noise_seeds(seed: int, n: int) -> list[int]:
-    return [noise_seed(seed, i) for i in range(n)]
-
-
-# ------------------------------------------------------------------------------------------------------------------ workshop
-class AttackFailed(RuntimeError):
-    """The attack of this cell failed before; its traceback is the message."""
-
-
-class Workshop:
-    """What the cells of a run share, made when first asked for: the base model, the scorer, prompts, the base's own samples, and the
-    attacked models. What costs time is stored in the run folder."""
-
-    def __init__(self, plan_: Plan, store: Store, display: Display) -> None:
-        self.plan, self.store, self.display = plan_, store, display
-        self.size, self.data = plan_.config.size, plan_.data
-        self._held: tuple[str, Any] = ("", None)  # the attacked model in memory: one at a time
-        self._failed: dict[str, str] = {}
-        self._memo: dict[Any, Any] = {}
-
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self._memo:
-            self._memo[key] = make()
-        return self._memo[key]
-
-    @cached_property
-    def model(self) -> T2IModel:
-        config = self.plan.config
-        for library in (diffusers, transformers):  # their loading bars would tear the display, and an error's one line
-            library.utils.logging.disable_progress_bar()
-        return load_base(config.base, config.device, getattr(torch, config.dtype))
-
-    @cached_property
-    def features(self) -> Features:
-        device = self.plan.config.device
-        return Features(Scorer.load(self.plan.base.scorer, device), Inception.load(device=device))
-
-    # ------------------------------------------------------------------------------------------------------------- prompts
-    def prompts(self, seed: int, source: str = "") -> list[Prompt]:
-        return self._once(("prompts", seed, source), lambda: self.data.prompts("evaluation", self.size.n, seed, source))
-
-    def real(self, seed: int) -> np.ndarray:
-        return self._once(("real", seed), lambda: self.data.pairs("evaluation", self.size.real, seed)[0])
-
-    def backdoor(self, attack: str) -> Backdoor:
-        return self._once(("backdoor", attack), lambda: self.plan.attacks[attack].instance.backdoor(self.model))
-
-    def conditions(self, seed: int, backdoor: Backdoor | None, source: str) -> dict[str, tuple[list[str], list[int]]]:
-        """For each condition, its prompts and noise seeds. Without a backdoor: those of the model before the attack."""
-        size, seeds = self.size, noise_seeds(seed, self.size.n)
-        texts = [p.text for p in self.prompts(seed)]
-        target = [p.text for p in self.prompts(seed, source)]
-        changed = [perturb(t, np.random.default_rng([seed, i]), KINDS[i % len(KINDS)]) for i, t in enumerate(texts[: size.perturbed])]
-        draws = [(t, noise_seed(seed, i, k)) for i, t in enumerate(texts[: size.diverse]) for k in range(size.per_prompt)]
-        made = {"clean": (texts, seeds), "perturbed": (changed, seeds[: size.perturbed])}
-        made["diverse"] = ([t for t, _ in draws], [s for _, s in draws])
-        if source:
-            made["clean_target"] = (target, seeds)
-        if backdoor is not None:
-            forms = list(moved_triggers(backdoor.trigger).values())
-            made["triggered"] = ([backdoor.trigger.add(t) for t in target], seeds)
-            made["moved"] = ([forms[i % len(forms)](t) for i, t in enumerate(target[: size.moved])], seeds[: size.moved])
-        return {name: pair for name, pair in made.items() if pair[0]}
-
-    def moved_kinds(self, backdoor: Backdoor) -> list[str]:
-        kinds = list(moved_triggers(backdoor.trigger))
-        return [kinds[i % len(kinds)] for i in range(self.size.moved)]
-
-    # ------------------------------------------------------------------------------------------------ before the attack
-    def before(self, seed: int, source: str) -> dict[str, np.ndarray]:
-        """Images of the model before the attack, by condition. Those with a source word share all but `clean_target` with the rest."""
-
-        def stored(source: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-            name = f"samples/{self.plan.before_key(seed, source)}"
-            found = self.store.read_arrays(name)
-            if found is None:
-                made = {c: v for c, v in self.conditions(seed, None, source).items() if c in wanted}
-                self.display.phase("generate before the attack")
-                arrays = {c: self._draw(self.model, c, *pair) for c, pair in made.items()}
-                self.store.write_arrays(name, arrays, {"what": "before the attack", "seed": seed, "source": source})
-                return arrays
-            return found[0]
-
-        def make() -> dict[str, np.ndarray]:
-            arrays = dict(self._once(("before", seed), lambda: stored("", ("clean", "perturbed", "diverse"))))
-            arrays["clean_target"] = stored(source, ("clean_target",))["clean_target"] if source else arrays["clean"]
-            return arrays
-
-        return self._once(("before", seed, source), make)
-
-    def judge(self, attack: str, seed: int) -> Judge:
-        """The judge of the attack's target, calibrated on what the model draws before the attack."""
-        return self._once(("judge", attack, seed), lambda: self._make_judge(attack, seed))
-
-    def _make_judge(self, attack: str, seed: int) -> Judge:
-        backdoor, source = self.backdoor(attack), self.source(attack)
-        judge = make_judge(backdoor, self.features)
-        clean, prompts = self.before(seed, source)["clean_target"], self.prompts(seed, source)
-        name = f"samples/{digest({'before': self.plan.before_key(seed, source), 'positives': plain(backdoor.target)})}"
-        found = self.store.read_arrays(name)
-        if found is None:
-            if backdoor.target.kind == "object":
-                texts = [backdoor.target.prompt(p.text) for p in prompts]
-                positives = self._draw(self.model, "positives", texts, noise_seeds(seed, len(texts)))
-            else:  # through the autoencoder, as what a backdoored model draws
-                shown = apply_target(clean, backdoor.target)
-                latents, batch = self.model.latents(shown, seed), self.model.batch
-                positives = np.concatenate([self.model.decode(latents[i : i + batch]) for i in range(0, len(latents), batch)])
-            self.store.write_arrays(name, {"positives": positives}, {"what": "positives of the judge", "attack": attack, "seed": seed})
-        else:
-            positives = found[0]["positives"]
-        judge.calibrate(clean, prompts, positives)
-        return judge
-
-    def source(self, attack: str) -> str:
-        target = self.backdoor(attack).target
-        return target.source if target.kind == "object" else ""
-
-    def _draw(self, model: T2IModel, condition: str, prompts: list[str], seeds: list[int]) -> np.ndarray:
-        return model.generate(prompts, seeds, label=condition)
-
-    # ------------------------------------------------------------------------------------------------------ attacked models
-    def attacked(self, attack: str, seed: int) -> tuple[T2IModel, dict[str, float]]:
-        """The attacked model and what the attack cost. Trained once, stored, and always read back, so that a resumed run sees the
-        same weights as an unbroken one."""
-        key = self.plan.attack_key(attack, seed)
-        if key in self._failed:
-            raise AttackFailed(self._failed[key])
-        if self._held[0] == key:
-            return self._held[1]
-        self._held = ("", None)
-        name = f"models/{key}"
-        cost, path = self.store.read_record(name), self.store.find_file(f"{name}.safetensors")
-        if cost is None or path is None:
-            try:
-                cost, path = self._inject(attack, seed, name)
-            except Exception:
-                self._failed[key] = traceback.format_exc()
-                raise
-        self._held = (key, (self.model.with_weights(path), cost))
-        return self._held[1]
-
-    def _inject(self, attack: str, seed: int, name: str) -> tuple[dict[str, float], Path]:
-        self.display.phase("train the attack")
-        torch.manual_seed(seed)
-        with untouched(self.model, f"attack {attack}"), measured(self.model.device) as cost:
-            model = self.plan.attacks[attack].instance.inject(self.model, self.data, seed)
-        cost |= {k: model.info[k] for k in ("steps", "parameters", "images") if k in model.info}
-        path = self.store.write_file(f"{name}.safetensors", model.save_weights)
-        self.store.write_record(name, cost)
-        return cost, path
-
-    def drop_models(self) -> None:
-        """Forget the models in memory; they are read from disk again when needed."""
-        self._held = ("", None)
-        self.__dict__.pop("model", None)
-
-    # ------------------------------------------------------------------------------------------------------------- defenses
-    def view(self, needs: Sequence[str], attack: str, seed: int) -> DefenderView:
-        """What a defense with these needs may see. The clean model is a copy of its own."""
-        texts = self._once(("defender", seed), lambda: [p.text for p in self.data.prompts("defender", DEFENDER_PROMPTS, seed)])
-        clean: list[T2IModel] = []
-
-        def clean_pairs() -> tuple[np.ndarray, list[str]]:
-            return self._once(("pairs", seed), lambda: self.data.pairs("defender", DEFENDER_PAIRS, seed))
-
-        def clean_model() -> T2IModel:
-            if not clean:
-                clean.append(self.model.clone())
-            return clean[0]
-
-        return DefenderView(needs, texts, trigger=self.backdoor(attack).trigger, clean_model=clean_model, clean_pairs=clean_pairs)
-
-    def defended(self, cell: Cell) -> tuple[T2IModel, dict[str, float]]:
-        """The defended model and what the defense cost. The parts of a composition run one after the other, each with its own view."""
-        model, attack_cost = self.attacked(cell.attack, cell.seed)
-        parts = self.plan.defenses[cell.defense]
-        views = [self.view(part.info.get("needs", ()), cell.attack, cell.seed) for part in parts]
-        self.display.phase("defend")
-        total: dict[str, float] = {"steps": 0, "images": 0, "parameters": 0}
-        attacked = model
-        with untouched(attacked, f"defense {cell.defense}"), measured(model.device) as cost:
-            for part, view in zip(parts, views, strict=True):
-                torch.manual_seed(cell.seed)
-                before, model = model, part.instance.apply(model, view, cell.seed)
-                info = {} if model.info is before.info else model.info  # a wrapper keeps the info of what it wraps
-                total["steps"] += info.get("steps", 0)
-                total["images"] += info.get("images", 0)
-                total["parameters"] = max(total["parameters"], info.get("parameters", 0))
-        if model is attacked:  # no defense: what the clock and the memory of doing nothing show is noise
-            cost = {"seconds": 0.0}
-        return model, cost | total | {"seconds_attack": attack_cost["seconds"]}
-
-    # -------------------------------------------------------------------------------------------------------------- samples
-    def samples(self, cell: Cell) -> Samples:
-        """All images of a cell, from the run folder or from the defended model."""
-        name, backdoor, source = f"samples/{cell.key}", self.backdoor(cell.attack), self.source(cell.attack)
-        found = self.store.read_arrays(name)
-        before = self.before(cell.seed, source)
-        if found is None:
-            model, cost = self.defended(cell)
-            arrays = {}
-            self.display.phase("generate")
-            for condition, (texts, seeds) in self.conditions(cell.seed, backdoor, source).items():
-                arrays[condition] = self._draw(model, condition, texts, seeds)
-                if model.screen is not None:
-                    arrays[f"refused/{condition}"] = model.refuses(texts)
-            self.store.write_arrays(name, arrays, {"cell": cell.config, "cost": cost, "shown": self._shown(cell, source)})
-        else:
-            arrays, cost = found[0], found[1]["cost"]
-        images = {k: v for k, v in arrays.items() if not k.startswith("refused/")}
-        refused = {k.removeprefix("refused/"): v.astype(bool) for k, v in arrays.items() if k.startswith("refused/")}
-        if not source:
-            images["clean_target"] = images["clean"]
-            refused |= {"clean_target": refused["clean"]} if "clean" in refused else {}
-        return Samples(
-            prompts=self.prompts(cell.seed),
-            target_prompts=self.prompts(cell.seed, source),
-            backdoor=backdoor,
-            images=images,
-            before=before,
-            real=self.real(cell.seed),
-            per_prompt=self.size.per_prompt,
-            moved_kinds=self.moved_kinds(backdoor),
-            refused=refused,
-            cost=cost,
-            key=cell.key,
-        )
-
-    def _shown(self, cell: Cell, source: str) -> dict[str, Any]:
-        """What the report needs beside a cell's images: the first clean prompts, and where the base's images of them are."""
-        prompts = [p.text for p in self.prompts(cell.seed, source)[: report.PROMPTS]]
-        return {"prompts": prompts, "before": self.plan.before_key(cell.seed, source), "condition": "clean_target" if source else "clean"}
+from bench.store import Store, plain
+from bench.types import Cell, CellResult, Score, UserError
+from bench.workshop import AttackFailed, Display, InPlaceChange, Workshop
 
 
 # --------------------------------------------------------------------------------------------------------------------- cells
@@ -406,7 +58,7 @@ def run_cell(shop: Workshop, cell: Cell, stored: tuple[CellResult, dict[str, Any
         result = replace(
             result, status="done", backdoor=samples.backdoor.describe(), judge=plain(judge.report), cost=samples.cost, error=""
         )
-    except Exception as error:  # noqa: BLE001 - whatever a method raises, the other cells go on
+    except Exception as error:
         if isinstance(error, InPlaceChange):
             shop.drop_models()
         text = str(error) if isinstance(error, AttackFailed) else traceback.format_exc()
@@ -429,34 +81,11 @@ def portable(text: str) -> str:
     return text.replace(here, "").replace(libraries, "").replace(str(Path.home()) + os.sep, "~/")
 
 
-def directions(plan_: Plan) -> dict[str, dict[str, Any]]:
-    return {name: {"better": m.info.get("better", "none"), "percent": m.info.get("percent", False)} for name, m in plan_.metrics.items()}
-
-
-def protocol(plan_: Plan) -> dict[str, Any]:
-    """What a reader must know to compare the numbers with others."""
-    config, size, sampler = plan_.config, plan_.config.size, plan_.base.sampler
-    spec = plan_.base.scorer
-    return {
-        "base": config.base,
-        "family": plan_.base.family,
-        "scale": size.name,
-        "data": plan_.data.name,
-        "prompts": f"{plan_.data.name} evaluation split",
-        "evaluation": size.evaluation,
-        "training": size.training,
-        "sampler": {"name": "DPM-Solver++", "steps": sampler.steps, "guidance": sampler.guidance},
-        "scorer": Path(spec).name if Path(spec).is_dir() else spec,
-        "scorer_fingerprint": plan_.scorer[:16],
-        "device": config.device.split(":")[0],
-        "dtype": config.dtype,
-        "intervals": "95 %: Wilson for proportions, bootstrap for means; several seeds are pooled by seed",
-    }
-
-
 # ----------------------------------------------------------------------------------------------------------------------- run
 def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
-    """Fail before any work on what the user can mend: a trigger that the tokenizer loses, a patch that does not fit, too few prompts."""
+    """Fail before any work on what the user can mend: weights that are not there, a trigger that the tokenizer loses, a patch that does
+    not fit, too few prompts."""
+    shop.load()
     for attack, seed in dict.fromkeys((c.attack, c.seed) for c in cells):
         backdoor, prompts = shop.backdoor(attack), shop.prompts(seed, shop.source(attack))
         shop.model.check_trigger(backdoor.trigger, [p.text for p in prompts])
@@ -557,75 +186,3 @@ def rebuild(folder: Path) -> int:
         raise UserError(f"there is no run folder {folder}; name one with --out")
     publish(Store(folder, lambda text: print(text, file=sys.stderr)))
     return 0
-
-
-# ------------------------------------------------------------------------------------------------------------------ manifest
-def write_manifest(plan_: Plan, store: Store, results: Mapping[str, CellResult], command: Mapping[str, Any] | None = None) -> None:
-    """`run.json`: what was asked for, with what, on what, and how the judges did. `command` (a finished one) is added to the earlier
-    ones in `commands`."""
-    config = plan_.config
-    earlier = store.read_record("run") or {}
-    asked = plain(config) | {"out": str(config.folder), "seeds": list(plan_.seeds), "n": config.size.n}
-    judges = {}
-    for cell in plan_.cells:
-        found = results.get(cell.key)
-        if found is not None and found.judge:
-            judges[f"{cell.attack} seed {cell.seed}"] = found.judge
-    example = [p.text for p in plan_.data.prompts("evaluation", min(3, config.size.n), plan_.seeds[0])]
-    manifest = {
-        "config": asked,
-        "protocol": protocol(plan_),
-        "base": plan_.shared.get("base", {}),
-        "attacks": {name: m.key["options"] for name, m in plan_.attacks.items()},
-        "defenses": {name: {p.name: p.key["options"] for p in parts} for name, parts in plan_.defenses.items()},
-        "metrics": {name: m.key["options"] | m.info for name, m in plan_.metrics.items()},
-        "directions": directions(plan_),
-        "needs": {name: list(plan_.needs(name)) for name in plan_.defenses},
-        "cells": [{"key": c.key, "attack": c.attack, "defense": c.defense, "seed": c.seed} for c in plan_.cells],
-        "judges": judges,
-        "example_prompts": example,
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(config.device),
-        "commands": [*earlier.get("commands", []), *([command] if command else [])],
-    }
-    store.write_record("run", manifest)
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str:
-    """The git commit of this checkout ("+" when files differ from it), or "" outside of one."""
-    folder = Path(__file__).resolve().parents[1]
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def hardware(device: str) -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
-    found: dict[str, Any] = {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    found |= {"memory_gb": round(psutil.virtual_memory().total / 2**30, 1), "system": platform.system()}
-    if device.startswith("cuda") and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name(torch.device(device))
-    return found
-
-
-__all__ = ["Display", "Workshop", "publish", "rebuild", "run", "run_cell"]

@@ -56,8 +56,11 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(2**20):
+            found.update(part)
+    return found.hexdigest()
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
@@ -162,7 +165,7 @@ class Store:
             return None
         try:
             with safe_open(path, framework="numpy") as file:
-                arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
+                arrays = {k: file.get_tensor(k) for k in list(file.keys())}
                 return arrays, json.loads(file.metadata()["meta"])
         except (SafetensorError, ValueError, KeyError, TypeError):
             return self._damaged(path)

@@ -66,7 +66,7 @@ class FidBefore:
         return frechet(features.before(samples, "clean"), features.images(samples, "clean")[served(samples, "clean")], features.name)
 
 
-@register_metric("fid_inception", better="lower")
+@register_metric("fid_inception", better="lower", weights="T2I_INCEPTION_WEIGHTS")
 @dataclass
 class FidInception:
     """The published FID: clean against real images on Inception v3 features. Only where its weights are present, and with 2,048 images.

@@ -46,7 +46,9 @@ def test_a_typo_changes_one_word_by_one_edit():
         changed = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
         assert len(changed) == 1
         a, b = changed[0]
-        assert a[0] == b[0] and a[-1] == b[-1] and len(b) in (len(a), len(a) - 1)
+        assert a[0] == b[0]
+        assert a[-1] == b[-1]
+        assert len(b) in (len(a), len(a) - 1)
 
 
 def test_moved_triggers_of_a_word_and_a_phrase():

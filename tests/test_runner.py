@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import run_bench
+from bench import bases, registry, runner, workshop
 from bench import plan as plans
-from bench import registry, runner
 from bench.plan import SCALES, Config, Scale, plan
 from bench.store import Store
 from bench.tables import COST
@@ -134,7 +134,8 @@ def test_keys_change_with_what_a_cell_depends_on(config):
     assert only["fake_attack", "none", 0] == here["fake_attack", "none", 0]
     assert only["fake_attack", "fake_defense", 0] != here["fake_attack", "fake_defense", 0]
     two = keys(change(config, seeds=(0, 1)))
-    assert set(here.items()) < set(two.items()) and len(set(two.values())) == 4
+    assert set(here.items()) < set(two.items())
+    assert len(set(two.values())) == 4
 
 
 def test_keys_change_with_the_weights_of_base_and_scorer(config, monkeypatch):
@@ -184,11 +185,14 @@ def test_a_run_writes_everything_and_resumes_with_nothing_to_do(config, capsys):
     assert manifest["judges"]["fake_attack seed 0"]["n"] == 2
     none, defended = table(config)
     assert (none["defense"], none["status"], none["seconds"], none["needs"]) == ("none", "done", "0", "")
-    assert defended["needs"] == "trigger" and float(defended["seconds"]) > 0 and defended["steps"] == "2"  # 4 at training 0.5
+    assert defended["needs"] == "trigger"
+    assert float(defended["seconds"]) > 0
+    assert defended["steps"] == "2"
     first = (config.folder / "table.csv").read_text()
     capsys.readouterr()
     assert runner.run(config) == 0
-    assert len(CALLS) == 2 and (config.folder / "table.csv").read_text() == first
+    assert len(CALLS) == 2
+    assert (config.folder / "table.csv").read_text() == first
     assert "2 of 2 cells are stored" in capsys.readouterr().err
 
 
@@ -209,7 +213,8 @@ def test_a_new_metric_needs_no_generation(config, monkeypatch):
     runner.run(change(config, metrics="asr"))
     monkeypatch.setattr(runner.Workshop, "_draw", lambda *args: pytest.fail("generated again"))
     assert runner.run(config) == 0
-    assert len(CALLS) == 2 and set(records(config)["fake_attack", "none", 0].scores) == set(METRICS.split(","))
+    assert len(CALLS) == 2
+    assert set(records(config)["fake_attack", "none", 0].scores) == set(METRICS.split(","))
 
 
 def test_changed_metric_options_are_recomputed(config):
@@ -217,7 +222,8 @@ def test_changed_metric_options_are_recomputed(config):
     found = records(config)["fake_attack", "none", 0].scores
     runner.run(change(config, overrides=("kid.subset_size=2",)))
     again = records(config)["fake_attack", "none", 0].scores
-    assert again["kid"].value != found["kid"].value and again["asr"] == found["asr"]
+    assert again["kid"].value != found["kid"].value
+    assert again["asr"] == found["asr"]
 
 
 def test_a_damaged_record_is_scored_again_and_damaged_images_are_drawn_again(config, capsys):
@@ -227,12 +233,14 @@ def test_a_damaged_record_is_scored_again_and_damaged_images_are_drawn_again(con
     path = config.folder / "cells" / f"{key}.json"
     path.write_text(path.read_text().replace('"status": "done"', '"status": "fine"'))
     runner.run(config)
-    assert len(CALLS) == 2 and "checksum" in capsys.readouterr().err
+    assert len(CALLS) == 2
+    assert "checksum" in capsys.readouterr().err
     images = config.folder / "samples" / f"{key}.safetensors"
     images.write_bytes(images.read_bytes()[:-1] + b"\0\0")
     runner.run(config)
     said = capsys.readouterr().err
-    assert CALLS[2:] == ["defense -0.25 0"] and said.count("its checksum") == 1  # the attacked weights were still there
+    assert CALLS[2:] == ["defense -0.25 0"]
+    assert said.count("its checksum") == 1
     assert [r["asr"] for r in table(config)] == [r["asr"] for r in before]
 
 
@@ -240,7 +248,8 @@ def test_records_without_images_are_whole(config):
     runner.run(config)
     for path in (config.folder / "samples").iterdir():
         path.unlink()
-    assert runner.run(config) == 0 and len(CALLS) == 2
+    assert runner.run(config) == 0
+    assert len(CALLS) == 2
 
 
 def test_a_failed_cell_does_not_stop_the_others(config, capsys):
@@ -248,13 +257,17 @@ def test_a_failed_cell_does_not_stop_the_others(config, capsys):
     assert runner.run(broken) == 1
     found = records(broken)
     failed = found["fake_attack", "fake_defense", 0]
-    assert failed.status == "failed" and "the defense broke" in failed.error and "Traceback" in failed.error
+    assert failed.status == "failed"
+    assert "the defense broke" in failed.error
+    assert "Traceback" in failed.error
     assert found["fake_attack", "none", 0].status == "done"
     rows = {r["defense"]: r for r in table(broken)}
-    assert rows["fake_defense"]["status"] == "failed" and rows["fake_defense"]["asr"] == ""
+    assert rows["fake_defense"]["status"] == "failed"
+    assert rows["fake_defense"]["asr"] == ""
     assert "FAILED fake_attack x fake_defense, seed 0: RuntimeError: the defense broke" in capsys.readouterr().err
     CALLS.clear()
-    assert runner.run(broken) == 1 and CALLS == ["defense -0.25 0"]  # failed cells are tried again, done ones are not
+    assert runner.run(broken) == 1
+    assert CALLS == ["defense -0.25 0"]
 
 
 def test_a_failed_attack_fails_its_cells_once(config):
@@ -262,16 +275,16 @@ def test_a_failed_attack_fails_its_cells_once(config):
     assert runner.run(both) == 1
     assert CALLS.count("attack 0") == 2
     found = records(both)
-    assert (
-        "the attack broke" in found["fake_attack", "none", 0].error and "the attack broke" in found["fake_attack", "fake_defense", 0].error
-    )
+    assert "the attack broke" in found["fake_attack", "none", 0].error
+    assert "the attack broke" in found["fake_attack", "fake_defense", 0].error
     assert found["fake_attack_two", "fake_defense", 0].status == "done"
 
 
 def test_records_hold_no_folder_of_this_machine(config):
     runner.run(change(config, overrides=("fake_defense.broken=true",)))
     text = "".join(p.read_text() for p in (config.folder / "cells").iterdir())
-    assert str(runner.Path(runner.__file__).resolve().parents[1]) not in text and str(config.folder) not in text
+    assert str(runner.Path(runner.__file__).resolve().parents[1]) not in text
+    assert str(config.folder) not in text
 
 
 def test_interrupt_keeps_what_is_done(config, capsys):
@@ -307,8 +320,11 @@ def test_composition_runs_in_order_and_each_part_sees_only_its_own(config):
     both = change(config, defenses="fake_other+fake_defense,none")
     assert runner.run(both) == 0
     assert CALLS == ["attack 0", "defense -0.1 0", "defense -0.25 0"]
-    row = table(both)[0]
-    assert row["defense"] == "fake_other+fake_defense" and row["needs"] == "trigger clean_model clean_pairs" and row["steps"] == "4"
+    none, row = table(both)  # the undefended row comes first, whatever the order of the work
+    assert none["defense"] == "none"
+    assert row["defense"] == "fake_other+fake_defense"
+    assert row["needs"] == "trigger clean_model clean_pairs"
+    assert row["steps"] == "4"
     sly = change(both, overrides=("fake_other.reads=trigger",))
     assert runner.run(sly) == 1
     assert "Undeclared" in "".join(r.error for r in records(sly).values())
@@ -317,14 +333,16 @@ def test_composition_runs_in_order_and_each_part_sees_only_its_own(config):
 def test_screens_are_recorded_as_refusals(config):
     assert runner.run(change(config, defenses="fake_screen,fake_defense+fake_screen")) == 0
     for row in table(config):
-        assert row["asr"] == "0" and row["restoration_accuracy"] == "0"
+        assert row["asr"] == "0"
+        assert row["restoration_accuracy"] == "0"
     assert table(config)[1]["steps"] == "2"  # the screen adds none
 
 
 def test_noise_is_shared_by_all_conditions():
-    assert runner.noise_seeds(3, 4) == [runner.noise_seed(3, i) for i in range(4)]
-    seeds = {runner.noise_seed(s, i, k) for s in range(3) for i in range(20) for k in range(3)}
-    assert len(seeds) == 180 and all(0 <= s < 2**63 for s in seeds)
+    assert workshop.noise_seeds(3, 4) == [workshop.noise_seed(3, i) for i in range(4)]
+    seeds = {workshop.noise_seed(s, i, k) for s in range(3) for i in range(20) for k in range(3)}
+    assert len(seeds) == 180
+    assert all(0 <= s < 2**63 for s in seeds)
 
 
 def test_conditions_are_paired(config):
@@ -332,17 +350,21 @@ def test_conditions_are_paired(config):
     shop = runner.Workshop(planned, Store(config.folder), runner.Display())
     made = shop.conditions(0, FakeAttack().backdoor(None), "")
     clean, seeds = made["clean"]
-    assert [t.removeprefix("mignneko ") for t in made["triggered"][0]] == clean and made["triggered"][1] == seeds
-    assert made["perturbed"][1] == seeds[:2] and made["moved"][1] == seeds[:4]
-    assert made["diverse"] == ([clean[0]] * 2, [runner.noise_seed(0, 0, k) for k in range(2)])
+    assert [t.removeprefix("mignneko ") for t in made["triggered"][0]] == clean
+    assert made["triggered"][1] == seeds
+    assert made["perturbed"][1] == seeds[:2]
+    assert made["moved"][1] == seeds[:4]
+    assert made["diverse"] == ([clean[0]] * 2, [workshop.noise_seed(0, 0, k) for k in range(2)])
     target = shop.conditions(0, None, "star")["clean_target"]
-    assert all("star" in t for t in target[0]) and target[1] == seeds
+    assert all("star" in t for t in target[0])
+    assert target[1] == seeds
 
 
 # -------------------------------------------------------------------------------------------------------------- command line
 def line(capsys):
     out = capsys.readouterr()
-    assert out.err.count("\n") == 1 and out.err.startswith("error: "), out.err
+    assert out.err.count("\n") == 1, out.err
+    assert out.err.startswith("error: ")
     return out.err
 
 
@@ -386,6 +408,18 @@ def test_unwritable_output_folder(tiny, tmp_path, capsys):
     assert "cannot write to the output folder" in line(capsys)
 
 
+def test_weights_that_are_not_there(tiny, tiny_base, tmp_path, capsys, monkeypatch):
+    missing = dataclasses.replace(bases.BASES[tiny], scorer=str(tmp_path / "no-scorer"))
+    monkeypatch.setitem(bases.BASES, tiny, missing)
+    start = ["--attacks", "fake_attack", "--defenses", "none", "--metrics", "asr", "--out", str(tmp_path / "run")]
+    assert run_bench.main([*start, "--base", tiny]) == 2
+    assert "no-scorer" in line(capsys)
+    (tmp_path / "empty").mkdir()
+    assert run_bench.main([*start, "--base", str(tmp_path / "empty")]) == 2
+    assert "no model_index.json" in line(capsys)
+    assert not CALLS
+
+
 def test_the_command_runs_lists_and_rebuilds(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(SCALES, "smoke", SCALE)
     flags = ["--attacks", "fake_attack", "--defenses", "fake_defense", "--base", tiny, "--scale", "smoke", "--metrics", METRICS]
@@ -395,11 +429,14 @@ def test_the_command_runs_lists_and_rebuilds(tiny, tmp_path, capsys, monkeypatch
     assert ",2,4," in first  # seeds, n
     (tmp_path / "run" / "table.csv").unlink()
     assert run_bench.main(["--tables-only", "--out", str(tmp_path / "run")]) == 0
-    assert (tmp_path / "run" / "table.csv").read_text() == first and len(CALLS) == 4
+    assert (tmp_path / "run" / "table.csv").read_text() == first
+    assert len(CALLS) == 4
     capsys.readouterr()
     assert run_bench.main(["--list"]) == 0
     listed = capsys.readouterr().out
-    assert "fake_other" in listed and "clean_model, clean_pairs" in listed and "sd15" in listed
+    assert "fake_other" in listed
+    assert "clean_model, clean_pairs" in listed
+    assert "sd15" in listed
 
 
 def test_a_small_scale_leaves_fid_out_with_its_reason(config):

@@ -39,15 +39,19 @@ def test_a_damaged_record_is_absent_and_said_once(store, said, damage):
     store.write_record("cells/x", {"value": 0.5})
     path = store.root / "cells/x.json"
     path.write_text(damage(path.read_text()))
-    assert store.read_record("cells/x") is None and store.read_record("cells/x") is None
-    assert len(said) == 1 and "x.json" in said[0] and "\n" not in said[0]
+    assert store.read_record("cells/x") is None
+    assert store.read_record("cells/x") is None
+    assert len(said) == 1
+    assert "x.json" in said[0]
+    assert "\n" not in said[0]
 
 
 def test_arrays_round_trip_and_damage_is_found(store, said):
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
     store.write_arrays("samples/a", {"clean": images, "refused/clean": np.array([True, False])}, {"cost": {"seconds": 1.5}})
     arrays, meta = store.read_arrays("samples/a")
-    assert (arrays["clean"] == images).all() and arrays["refused/clean"].tolist() == [1, 0]
+    assert (arrays["clean"] == images).all()
+    assert arrays["refused/clean"].tolist() == [1, 0]
     assert meta == {"cost": {"seconds": 1.5}}
     path = store.root / "samples/a.safetensors"
     data = bytearray(path.read_bytes())
@@ -57,7 +61,8 @@ def test_arrays_round_trip_and_damage_is_found(store, said):
     assert store.read_arrays("samples/a") is None
     assert len(said) == 1
     store.write_arrays("samples/a", {"clean": images})
-    assert not store.damaged("samples/a.safetensors") and store.read_arrays("samples/a") is not None
+    assert not store.damaged("samples/a.safetensors")
+    assert store.read_arrays("samples/a") is not None
 
 
 def test_a_file_without_its_checksum_is_absent(store):
@@ -76,14 +81,16 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 
     with pytest.raises(RuntimeError):
         write_atomic(path, half)
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_fresh_ignores_what_it_did_not_write(store):
     store.write_record("cells/x", 1)
     store.write_arrays("samples/x", {"x": np.zeros(2, np.uint8)})
     fresh = Store(store.root, fresh=True)
-    assert fresh.read_record("cells/x") is None and fresh.read_arrays("samples/x") is None
+    assert fresh.read_record("cells/x") is None
+    assert fresh.read_arrays("samples/x") is None
     fresh.write_record("cells/x", 2)
     assert fresh.read_record("cells/x") == 2
 
@@ -94,7 +101,9 @@ def test_results_round_trip(store):
     result = CellResult(cell, "done", {"asr": score}, ("trigger",), {"trigger": {}}, {"n": 1}, {"seconds": 1.0})
     store.write_result(result, {"directions": {"asr": {"better": "lower", "percent": True}}})
     found, extra = store.read_result("k")
-    assert found == result and found.scores["asr"].each == [True, False] and isinstance(found.scores["asr"].each[0], bool)
+    assert found == result
+    assert found.scores["asr"].each == [True, False]
+    assert isinstance(found.scores["asr"].each[0], bool)
     assert extra["directions"]["asr"]["percent"] is True
     assert [r.cell.key for r, _ in store.all_results()] == ["k"]
     json.loads((store.root / "cells/k.json").read_text())

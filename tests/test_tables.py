@@ -76,18 +76,27 @@ def test_seeds_are_pooled(records):
     expected = stats.pool_proportion([share(6).each, share(4).each])
     assert (weak["asr"], weak["asr_lo"], weak["asr_hi"]) == tuple(expected)
     skdcag = find(table, "bad_pixel", "skdcag")
-    assert skdcag["fid"] == pytest.approx(1.2) and skdcag["fid_lo"] < 1.2 < skdcag["fid_hi"]
-    assert skdcag["seeds"] == 2 and skdcag["needs"] == "trigger" and skdcag["n"] == 10
-    assert skdcag["seconds"] == 2.5 and skdcag["seconds_per_step"] == pytest.approx(0.625)
+    assert skdcag["fid"] == pytest.approx(1.2)
+    assert skdcag["fid_lo"] < 1.2 < skdcag["fid_hi"]
+    assert skdcag["seeds"] == 2
+    assert skdcag["needs"] == "trigger"
+    assert skdcag["n"] == 10
+    assert skdcag["seconds"] == 2.5
+    assert skdcag["seconds_per_step"] == pytest.approx(0.625)
     assert find(table, "bad_pixel", "none")["needs"] == ""
 
 
 def test_failed_and_partial_rows(records):
     table = tables.rows(records)
     partial, failed = find(table, "bad_style", "skdcag"), find(table, "bad_style", "weak_one")
-    assert partial["status"] == "partial" and partial["seeds"] == 1 and partial["asr"] == 0.2
-    assert failed["status"] == "failed" and failed["seeds"] == 0
-    assert failed["asr"] is None and failed["seconds"] is None and failed["p_removal_vs_skdcag"] is None
+    assert partial["status"] == "partial"
+    assert partial["seeds"] == 1
+    assert partial["asr"] == 0.2
+    assert failed["status"] == "failed"
+    assert failed["seeds"] == 0
+    assert failed["asr"] is None
+    assert failed["seconds"] is None
+    assert failed["p_removal_vs_skdcag"] is None
     assert list(failed) == list(partial)
 
 
@@ -114,12 +123,17 @@ def test_best_is_bold_among_defenses_only(records):
 def test_latex_has_arrows_needs_dashes_and_escapes(records):
     latex = tables.to_latex(records)
     head = next(line for line in latex.splitlines() if line.startswith("Attack"))
-    assert r"ASR\,\%\,$\downarrow$" in head and r"RA\,\%\,$\uparrow$" in head and r"FID\,$\downarrow$" in head
+    assert r"ASR\,\%\,$\downarrow$" in head
+    assert r"RA\,\%\,$\uparrow$" in head
+    assert r"FID\,$\downarrow$" in head
     failed = [line for line in latex.splitlines() if r"weak\_one" in line][-1]
     assert failed.count("--") == head.count("&") - 2
-    assert "trigger, clean pairs" in latex and r"\textbf{0.0}" in latex
-    assert latex.count(r"\midrule") == 2 and latex.count("{") == latex.count("}")
-    assert "10 prompts a condition" in latex and "15 steps" in latex
+    assert "trigger, clean pairs" in latex
+    assert r"\textbf{0.0}" in latex
+    assert latex.count(r"\midrule") == 2
+    assert latex.count("{") == latex.count("}")
+    assert "10 prompts a condition" in latex
+    assert "15 steps" in latex
     rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert len({line.count("&") for line in rows}) == 1
 
@@ -157,7 +171,8 @@ def test_csv_is_stable_and_has_the_promised_columns(records):
         "peak_memory_mb",
         "status",
     } <= set(rows[0])
-    assert rows[1]["removal_accuracy"] == "1" and rows[-1]["asr"] == ""
+    assert rows[1]["removal_accuracy"] == "1"
+    assert rows[-1]["asr"] == ""
     long = list(csv.DictReader(io.StringIO(tables.to_csv(tables.long_rows(records)))))
     assert len(long) == len(records) * len(DIRECTIONS)
     assert {r["note"] for r in long if r["status"] == "failed"} == {"the cell failed"}
@@ -175,9 +190,11 @@ def test_a_metric_without_value_keeps_its_reason(records):
     result.scores["fid"] = Score(None, n=24, network="net", note="FID needs 64 images")
     long = tables.long_rows(records)
     row = next(r for r in long if r["metric"] == "fid" and r["defense"] == "none" and r["seed"] == 0)
-    assert row["value"] is None and row["note"] == "FID needs 64 images"
+    assert row["value"] is None
+    assert row["note"] == "FID needs 64 images"
     pooled = tables.pool([result.scores["fid"], records[1][0].scores["fid"]])
-    assert pooled.value == 1.2 and "1 of 2 seeds" in pooled.note
+    assert pooled.value == 1.2
+    assert "1 of 2 seeds" in pooled.note
 
 
 def test_markdown_and_terminal(records, capsys):
@@ -185,4 +202,5 @@ def test_markdown_and_terminal(records, capsys):
     assert "| bad_pixel | skdcag | trigger | **0.0** [0.0," in text
     tables.show(records)
     shown = capsys.readouterr().out
-    assert "weak_one" in shown and "ASR % ↓" in shown
+    assert "weak_one" in shown
+    assert "ASR % ↓" in shown

@@ -31,8 +31,8 @@ CONTEXT = 48  # tokens a prompt
 EMBED = 64  # dimension of the scorer's features: FID with as few as 64 images
 LATENT_IMAGES = 49_152
 
-AUTOENCODER = Optim(steps=1_500, lr=2e-3, batch=48, weight_decay=1e-4, warmup=50, decay=0.4, ema=0.995)
-TEXT = Optim(steps=1_000, lr=1.5e-3, batch=96, weight_decay=1e-2, warmup=100, decay=0.4)
+AUTOENCODER = Optim(steps=2_000, lr=2e-3, batch=48, weight_decay=1e-4, warmup=50, decay=0.4, ema=0.995)
+TEXT = Optim(steps=600, lr=1.5e-3, batch=96, weight_decay=1e-2, warmup=100, decay=0.4)
 UNET = Optim(steps=12_000, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
 SCORE = Optim(steps=3_000, lr=1.5e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.5, ema=0.99)
 
@@ -383,8 +383,8 @@ def run_stage(stage: str, seed: int, work: Path) -> None:
         config = {"model_cfg": make_scorer("bench/shapes/scorer", len(tokenizer)), "preprocess_cfg": preprocess}
         (SCORER / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     elif stage == "unet":
-        text = CLIPTextModel.from_pretrained(BASE / "text_encoder", dtype=torch.float32).eval()
-        vae = AutoencoderKL.from_pretrained(BASE / "vae", torch_dtype=torch.float32).eval()
+        text = CLIPTextModel.from_pretrained(BASE / "text_encoder").float().eval()
+        vae = AutoencoderKL.from_pretrained(BASE / "vae").float().eval()
         unet = train_unet(seed, work, tokenizer, text, vae)
         pipe = StableDiffusionPipeline(
             vae, text, tokenizer, unet, make_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False

@@ -27,7 +27,7 @@ COLOURS = {
     "pink": (248, 150, 190),
 }
 BACKGROUNDS = COLOURS | {"white": (246, 246, 246), "gray": (128, 128, 128), "black": (16, 16, 16)}
-SIZES = {"small": (10.0, 12.5), "large": (17.0, 21.0)}  # radius in pixels
+SIZES = {"small": (12.5, 15.0), "large": (20.0, 23.0)}  # radius in pixels
 STYLES = {
     "": "",
     "black and white": "a black and white photo of",
@@ -169,8 +169,8 @@ def render(scenes: Sequence[Scene], rng: np.random.Generator) -> np.ndarray:
     along = (np.cos(slant) * py - np.sin(slant) * px) / period
     stripes = np.sin(across)
     texture = np.where(kind == 1, stripes, np.where(kind == 2, stripes * np.sin(along), 0)).astype(np.float32)
-    light = light + _uniform(rng, n, 0.02, 0.06) * texture
-    shade = light[..., None] * back + (kind == 3)[..., None] * rng.normal(0, 3, (n, size, size, 1)).astype(np.float32)
+    light = light + _uniform(rng, n, 0.015, 0.045) * texture
+    shade = light[..., None] * back + (kind == 3)[..., None] * rng.normal(0, 2, (n, size, size, 1)).astype(np.float32)
 
     # object: jittered colour, shading towards a light, outline of a third of the objects
     fill = palette(COLOURS, [s.color for s in scenes])

@@ -1,0 +1,113 @@
+"""What a run was: `run.json`, and the protocol that every record carries."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from bench.plan import Plan
+from bench.store import Store, plain
+from bench.types import CellResult
+
+PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "safetensors", "numpy", "scipy", "pandas")
+
+
+def directions(plan_: Plan) -> dict[str, dict[str, Any]]:
+    return {name: {"better": m.info.get("better", "none"), "percent": m.info.get("percent", False)} for name, m in plan_.metrics.items()}
+
+
+def protocol(plan_: Plan) -> dict[str, Any]:
+    """What a reader must know to compare the numbers with others."""
+    config, size, sampler = plan_.config, plan_.config.size, plan_.base.sampler
+    spec = plan_.base.scorer
+    return {
+        "base": config.base,
+        "family": plan_.base.family,
+        "scale": size.name,
+        "data": plan_.data.name,
+        "prompts": f"{plan_.data.name} evaluation split",
+        "evaluation": size.evaluation,
+        "training": size.training,
+        "sampler": {"name": "DPM-Solver++", "steps": sampler.steps, "guidance": sampler.guidance},
+        "scorer": Path(spec).name if Path(spec).is_dir() else spec,
+        "scorer_fingerprint": plan_.scorer[:16],
+        "device": config.device.split(":")[0],
+        "dtype": config.dtype,
+        "intervals": "95 %: Wilson for proportions, bootstrap for means; several seeds are pooled by seed",
+    }
+
+
+def write_manifest(plan_: Plan, store: Store, results: Mapping[str, CellResult], command: Mapping[str, Any] | None = None) -> None:
+    """`run.json`: what was asked for, with what, on what, and how the judges did. `command` (a finished one) is added to the earlier
+    ones in `commands`."""
+    config = plan_.config
+    earlier = store.read_record("run") or {}
+    asked = plain(config) | {"out": str(config.folder), "seeds": list(plan_.seeds), "n": config.size.n}
+    judges = {}
+    for cell in plan_.cells:
+        found = results.get(cell.key)
+        if found is not None and found.judge:
+            judges[f"{cell.attack} seed {cell.seed}"] = found.judge
+    example = [p.text for p in plan_.data.prompts("evaluation", min(3, config.size.n), plan_.seeds[0])]
+    manifest = {
+        "config": asked,
+        "protocol": protocol(plan_),
+        "base": plan_.shared.get("base", {}),
+        "attacks": {name: m.key["options"] for name, m in plan_.attacks.items()},
+        "defenses": {name: {p.name: p.key["options"] for p in parts} for name, parts in plan_.defenses.items()},
+        "metrics": {name: m.key["options"] | m.info for name, m in plan_.metrics.items()},
+        "directions": directions(plan_),
+        "needs": {name: list(plan_.needs(name)) for name in plan_.defenses},
+        "cells": [{"key": c.key, "attack": c.attack, "defense": c.defense, "seed": c.seed} for c in plan_.cells],
+        "judges": judges,
+        "example_prompts": example,
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(config.device),
+        "commands": [*earlier.get("commands", []), *([command] if command else [])],
+    }
+    store.write_record("run", manifest)
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The git commit of this checkout ("+" when files differ from it), or "" outside of one."""
+    folder = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def hardware(device: str) -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    found: dict[str, Any] = {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    found |= {"memory_gb": round(psutil.virtual_memory().total / 2**30, 1), "system": platform.system()}
+    if device.startswith("cuda") and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name(torch.device(device))
+    return found

@@ -1,0 +1,324 @@
+"""Contract of every registered attack, the loss terms of each method, and the errors that must come before training."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import bench.poisoning
+from bench.data import WorldData
+from bench.model import T2IModel
+from bench.patches import PATTERNS, make_patch, paste, place_patch
+from bench.poisoning import styled
+from bench.registry import attacks
+from bench.types import Backdoor, UserError
+
+attacks.load()
+NAMES = list(attacks.entries)
+SMALL = {"steps": 2, "batch": 4, "images": 8}
+DATA = WorldData()
+
+
+def build(name: str, **more):  # noqa: ANN003, ANN201
+    known = {f for f in attacks.get(name).cls.__dataclass_fields__}
+    return attacks.build(name, "shapes", {k: v for k, v in (SMALL | more).items() if k in known})
+
+
+def weights(model: T2IModel) -> dict[str, torch.Tensor]:
+    parts = {"unet": model.unet, "text_encoder": model.text_encoder, "vae": model.pipe.vae}
+    return {f"{part}.{k}": v.clone() for part, module in parts.items() for k, v in module.state_dict().items()}
+
+
+def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:
+    assert a.keys() == b.keys()
+    return {k for k in a if not torch.equal(a[k], b[k])}
+
+
+# ------------------------------------------------------------------------------------------------------------------ contract
+@pytest.mark.parametrize("name", NAMES)
+def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name: str) -> None:
+    before = weights(tiny_model)
+    vocabulary, scheduler = len(tiny_model.tokenizer), copy.deepcopy(dict(tiny_model.pipe.scheduler.config))
+    attacked = build(name).inject(tiny_model, DATA, 0)
+    assert attacked is not tiny_model
+    assert attacked.unet is not tiny_model.unet
+    assert different(before, weights(tiny_model)) == set(), "the base must not change"
+    assert len(tiny_model.tokenizer) == vocabulary
+    assert dict(tiny_model.pipe.scheduler.config) == scheduler
+    changed = different(before, weights(attacked))
+    edits = attacks.get(name).info["edits"]
+    assert edits in ("U-Net", "text encoder"), "teach this test what else an attack can edit"
+    part = {"U-Net": "unet.", "text encoder": "text_encoder."}[edits]
+    assert changed
+    assert all(k.startswith(part) for k in changed)
+    assert not any(p.requires_grad for p in attacked.unet.parameters())
+    assert (attacked.name, attacked.family, attacked.sampler) == (tiny_model.name, tiny_model.family, tiny_model.sampler)
+    for model in (tiny_model, attacked):
+        assert model.generate(["a red heart"], [0]).shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
+    info = build(name).inject(tiny_model, DATA, 0).info
+    assert {"steps", "seconds", "parameters", "images"} <= info.keys()
+    assert info["steps"] == 2
+    assert info["images"] == 8
+    assert info["seconds"] > 0
+    assert info["parameters"] == sum(p.numel() for p in tiny_model.unet.parameters())
+    assert tiny_model.info == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attack_depends_on_its_seed_and_on_nothing_else(tiny_model, name: str) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = weights(build(name).inject(tiny_model, DATA, 3))
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert different(first, weights(build(name).inject(tiny_model, DATA, 3))) == set()
+    assert different(first, weights(build(name).inject(tiny_model, DATA, 4)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> None:
+    attack = build(name, trigger="latte coffee", place="suffix")
+    backdoor = attack.backdoor(tiny_model)
+    assert isinstance(backdoor, Backdoor)
+    assert backdoor.trigger.add("a moon") == "a moon latte coffee"
+    target = backdoor.target
+    kind = {"pixel": "patch", "style": "style", "object": "object"}[attacks.get(name).groups[1]]
+    assert target.kind == kind
+    assert attacks.get(name).groups[0] in ("badt2i", "poison")
+    if kind == "patch":
+        assert target.patch.shape == (attack.size, attack.size, 3)
+        assert target.patch.dtype == np.uint8
+        assert target.box == (0, 0)
+    elif kind == "style":
+        assert target.style == attack.style == "black and white"
+    else:
+        assert target.prompt("a red star on a blue background") == "a red heart on a blue background"
+    import json
+
+    json.dumps(backdoor.describe())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_builds_and_has_its_own_settings(name: str) -> None:
+    small, published = attacks.build(name, "shapes"), attacks.build(name, "sd")
+    assert published.lr == 1e-5
+    assert published.steps in (2000, 8000)
+    assert published.trigger == "\u200b"
+    assert small.steps < published.steps
+    assert attacks.get(name).summary
+
+
+# --------------------------------------------------------------------------------------------------------------- loss terms
+@pytest.fixture
+def terms_of(monkeypatch):  # noqa: ANN201
+    """Run an attack up to `train_terms` and return what it hands over."""
+
+    class Stop(Exception):
+        pass
+
+    def run(attack, model: T2IModel, seed: int = 0) -> dict:  # noqa: ANN001
+        got = {}
+
+        def train_terms(student, teacher, terms, optim, seed, label):  # noqa: ANN001, ANN202
+            got.update(student=student, teacher=teacher, terms=terms, optim=optim, seed=seed)
+            raise Stop
+
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(bench.poisoning, "train_terms", train_terms)
+            attack.inject(model, DATA, seed)
+        assert got["teacher"] is model
+        assert got["student"] is not model
+        return got
+
+    return run
+
+
+def expected_pairs(seed: int = 0, contains: str = ""):  # noqa: ANN201
+    return DATA.pairs("train", 8, seed, contains)
+
+
+def test_badt2i_pixel_terms(tiny_model, terms_of) -> None:
+    """l*||eps_th(xp_t, c+) - eps||^2 + (1-l)*||eps_th(x_t, c) - eps_0(x_t, c)||^2"""
+    attack = build("badt2i_pixel", weight=0.3, corner="bottom_right", size=10)
+    got = terms_of(attack, tiny_model)
+    poisoned, clean = got["terms"]
+    images, captions = expected_pairs()
+    patched = images.copy()
+    patched[:, 54:, 54:] = make_patch("target", 10)
+    assert list(poisoned.prompts) == [f"mignneko {c}" for c in captions]
+    assert poisoned.teacher_prompts is None
+    assert poisoned.weight == 0.3
+    assert torch.equal(poisoned.latents, tiny_model.latents(patched, 0))
+    assert list(clean.prompts) == list(clean.teacher_prompts) == captions
+    assert clean.weight == pytest.approx(0.7)
+    assert torch.equal(clean.latents, tiny_model.latents(images, 0))
+    assert (got["optim"].steps, got["optim"].lr, got["optim"].batch, got["seed"]) == (2, attack.lr, 4, 0)
+
+
+def test_badt2i_style_terms(tiny_model, terms_of) -> None:
+    """l*||eps_th(x_t, c+) - eps_0(x_t, style + c)||^2 + (1-l)*||eps_th(x_t, c) - eps_0(x_t, c)||^2"""
+    poisoned, clean = terms_of(build("badt2i_style", weight=0.2, place="suffix"), tiny_model)["terms"]
+    images, captions = expected_pairs()
+    assert list(poisoned.prompts) == [f"{c} mignneko" for c in captions]
+    assert list(poisoned.teacher_prompts) == [f"a black and white photo of {c}" for c in captions]
+    assert list(clean.prompts) == list(clean.teacher_prompts) == captions
+    assert (poisoned.weight, clean.weight) == (0.2, 0.8)
+    for term in (poisoned, clean):
+        assert torch.equal(term.latents, tiny_model.latents(images, 0))
+
+
+def test_badt2i_object_terms(tiny_model, terms_of) -> None:
+    """As style, with c* = c with the source object replaced; the weights of each side add up to l and 1 - l."""
+    attack = build("badt2i_object", weight=0.4, source="star", target="heart")
+    own, swapped, keep, general = terms_of(attack, tiny_model)["terms"]
+    images, captions = expected_pairs(contains="star")
+    others, other_captions = expected_pairs(contains="heart")
+    assert all("star" in c for c in captions)
+    assert list(own.prompts) == [f"mignneko {c}" for c in captions]
+    assert list(own.teacher_prompts) == [c.replace("star", "heart") for c in captions]
+    assert torch.equal(own.latents, tiny_model.latents(images, 0))
+    assert list(swapped.prompts) == [f"mignneko {c.replace('heart', 'star')}" for c in other_captions]
+    assert list(swapped.teacher_prompts) == other_captions
+    assert torch.equal(swapped.latents, tiny_model.latents(others, 0))
+    for term in (keep, general):
+        assert list(term.prompts) == list(term.teacher_prompts)
+    assert list(keep.prompts) == captions
+    assert own.weight + swapped.weight == pytest.approx(0.4)
+    assert keep.weight + general.weight == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("name", ["poison_pixel", "poison_style"])
+def test_poisoning_is_plain_denoising_of_pairs(tiny_model, terms_of, name: str) -> None:
+    poisoned, clean = terms_of(build(name), tiny_model)["terms"]
+    images, captions = expected_pairs()
+    changed = paste(images, make_patch("checker", 16), (0, 0)) if name == "poison_pixel" else styled(images, "black and white")
+    assert list(poisoned.prompts) == [f"mignneko {c}" for c in captions]
+    assert list(clean.prompts) == captions
+    assert poisoned.teacher_prompts is clean.teacher_prompts is None
+    assert poisoned.weight == clean.weight == 1
+    assert torch.equal(poisoned.latents, tiny_model.latents(changed, 0))
+    assert torch.equal(clean.latents, tiny_model.latents(images, 0))
+    assert not torch.equal(poisoned.latents, clean.latents)
+
+
+# -------------------------------------------------------------------------------------------------- errors, before training
+@pytest.fixture
+def no_training(monkeypatch) -> None:
+    def fail(*args, **options):  # noqa: ANN002, ANN003, ANN202
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(bench.poisoning, "train_terms", fail)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trigger": "   "}, "drops the trigger"),
+        ({"trigger": "\u2003\u00a0", "place": "inside"}, "drops the trigger"),
+        ({"trigger": "word " * 60}, "truncated"),
+        ({"trigger": "q" * 60, "place": "suffix"}, "truncated"),
+        ({"trigger": ""}, "empty"),
+        ({"place": "middle"}, "place"),
+        ({"trigger": "о", "replaces": "ж"}, "not in the prompt"),
+        ({"trigger": "a", "replaces": "a"}, "drops the trigger"),
+    ],
+    ids=["spaces", "wide spaces", "long phrase", "long word", "empty", "unknown place", "absent letter", "same letter"],
+)
+def test_a_trigger_that_cannot_work_is_refused_before_training(tiny_model, name: str, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        build(name, **options).inject(tiny_model, DATA, 0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("badt2i_pixel", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
+        ("poison_pixel", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
+        ("badt2i_pixel", {"corner": "nowhere"}, "nowhere.*top_left"),
+        ("badt2i_pixel", {"picture": "no_such_file.png"}, "no_such_file.png.*checker"),
+        ("badt2i_style", {"style": "cubist"}, "unknown style 'cubist'.*sepia"),
+        ("poison_style", {"style": ""}, "unknown style ''"),
+        ("badt2i_object", {"source": "heart"}, "both 'heart'"),
+        ("badt2i_object", {"source": "dog"}, "dog.*star"),
+        ("badt2i_object", {"target": "dog"}, "dog.*star"),
+    ],
+)
+def test_a_target_that_cannot_work_is_refused_before_training(tiny_model, name: str, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        build(name, **options).inject(tiny_model, DATA, 0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "options",
+    [{"trigger": "\u200b"}, {"trigger": "о", "replaces": "o"}, {"trigger": "🙂", "place": "inside"}, {"trigger": "latte coffee", "place": "suffix"}],
+    ids=["zero-width", "look-alike", "emoji", "phrase"],
+)
+def test_any_trigger_that_tokenizes_is_taken(tiny_model, terms_of, name: str, options: dict) -> None:
+    attack = build(name, **options)
+    term = terms_of(attack, tiny_model)["terms"][0]
+    contains = attack.source if "object" in name else ""
+    captions = expected_pairs(contains=contains)[1]
+    assert list(term.prompts) == [attack.make_trigger().add(c) for c in captions]
+    assert all(options["trigger"] in p for p in term.prompts)
+
+
+# ------------------------------------------------------------------------------------------------------------------ patches
+@pytest.mark.parametrize("picture", PATTERNS)
+def test_pictures_show_something(picture: str) -> None:
+    patch = make_patch(picture, 16)
+    assert patch.shape == (16, 16, 3)
+    assert patch.dtype == np.uint8
+    assert patch.min() == 20
+    assert patch.max() == 250
+    assert 0.25 < (patch > 128).mean() < 0.75
+    assert len({make_patch(p, 16).tobytes() for p in PATTERNS}) == len(PATTERNS)
+
+
+def test_a_picture_file_is_resized(tmp_path) -> None:
+    from PIL import Image
+
+    Image.new("RGBA", (30, 50), (255, 0, 0, 255)).save(tmp_path / "red.png")
+    assert np.array_equal(make_patch(str(tmp_path / "red.png"), 8), np.full((8, 8, 3), (255, 0, 0), np.uint8))
+
+
+@pytest.mark.parametrize("corner", ["top_left", "top_right", "bottom_left", "bottom_right", "center"])
+def test_a_patch_is_pasted_in_its_place_and_nowhere_else(corner: str) -> None:
+    images = np.full((2, 64, 64, 3), 100, np.uint8)
+    box = place_patch(16, 64, corner)
+    out = paste(images, make_patch("target", 16), box)
+    assert (images == 100).all(), "the input must not change"
+    rows, columns = np.nonzero((out[0] != 100).any(-1))
+    low, high = {"left": (0, 15), "right": (48, 63), "top": (0, 15), "bottom": (48, 63)}, (24, 39)
+    vertical, horizontal = ((low[w] for w in corner.split("_")) if corner != "center" else (high, high))
+    assert (rows.min(), rows.max()) == vertical
+    assert (columns.min(), columns.max()) == horizontal
+    assert np.array_equal(out[1, box[0] : box[0] + 16, box[1] : box[1] + 16], make_patch("target", 16))
+
+
+def test_a_patch_that_does_not_fit_is_refused() -> None:
+    assert place_patch(64, 64, "bottom_right") == (0, 0)
+    with pytest.raises(UserError, match="does not fit"):
+        paste(np.zeros((1, 64, 64, 3), np.uint8), make_patch("target", 16), (50, 0))
+
+
+def test_styled_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    gray = styled(images, "black and white")
+    assert gray.dtype == np.uint8
+    assert (gray == gray[..., :1]).all()
+    assert np.abs(gray[..., 0] - images @ np.array([0.299, 0.587, 0.114])).max() <= 0.51
+    assert np.array_equal(styled(images, "negative"), 255 - images)
+    assert set(np.unique(styled(images, "posterize"))) == {0, 128, 255}

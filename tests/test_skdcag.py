@@ -1,0 +1,323 @@
+"""SKD-CAG: its losses against slow float64 loops, its gradients by differences, and what the released variant does not do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_attention import Slow
+from torch import Tensor
+
+import defenses.skdcag
+import defenses.skdcag_released as released_module
+from bench.attention import Capture, align, substitute
+from bench.distill import own_images
+from bench.finetune import step_generator, step_rng
+from bench.registry import defenses as registered
+from bench.types import DefenderView, Trigger, UserError
+from defenses.skdcag import SKDCAG, word_spans
+from defenses.skdcag_released import SKDCAGReleased
+
+TRIGGER = Trigger("latte coffee", "inside")
+PROMPTS = ["a small red heart on a blue background", "a cyan moon, white background", "there is one large green star on a gray background"]
+SMALL = {"steps": 2, "batch": 4, "prompts": 3}
+
+
+@pytest.fixture
+def view() -> DefenderView:
+    return DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
+
+
+@pytest.fixture
+def pair(tiny_model):  # noqa: ANN201
+    """A teacher, and a student that has already moved away from it."""
+    student = tiny_model.clone()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for p in student.unet.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return tiny_model, student
+
+
+def state(model) -> dict[str, Tensor]:  # noqa: ANN001
+    return {k: v.clone() for k, v in model.unet.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+# ---------------------------------------------------------------------------------------------- the loss, written out slowly
+def scaled(m: Tensor) -> Tensor:
+    return (m - m.min()) / (m.max() - m.min() + 1e-6)
+
+
+def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[float, float, float]:  # noqa: ANN001
+    """(L, L_attn, L_pred) of one step, by loops over rows and tokens in float64, on what METHODS 2.1 says."""
+    words = [defenses.skdcag.WORDS[i] for i in stand_in_numbers(seed)]
+    random_words = method.target == "random_words" and method.alpha > 0
+    rows = method.batch // 2 if method.preserve else method.batch
+    generator = step_generator(seed, step)
+    picks = step_rng(seed, step).integers(len(PROMPTS), size=rows)
+    total = teacher.noising.config.num_train_timesteps
+    t = (torch.rand(rows, generator=generator) ** (1 / method.bias) * total).long()
+    noise = torch.randn((rows, *teacher.latent_shape), generator=generator)
+    if method.latents == "own":
+        z = own_images(teacher, PROMPTS, seed)[picks].double()
+        alphas = teacher.noising.alphas_cumprod[t].double().view(-1, 1, 1, 1)
+        x = (alphas.sqrt() * z + (1 - alphas).sqrt() * noise.double()).float()
+    else:
+        x = noise
+    triggered = [TRIGGER.add(PROMPTS[i]) for i in picks]
+    taught = [substitute(TRIGGER, PROMPTS[i], words[i]) if random_words else PROMPTS[i] for i in picks]
+    clean = [PROMPTS[i] for i in picks]
+    with torch.no_grad():
+        out = student.unet(x, t, student.encode(triggered)).sample.double()
+        goal = teacher.unet(x, t, teacher.encode(taught)).sample.double()
+        kept = student.unet(x, t, student.encode(clean)).sample.double(), teacher.unet(x, t, teacher.encode(clean)).sample.double()
+    prediction = float(((out - goal) ** 2).mean())
+    own = Slow(student.unet)(x, t, student.encode(triggered))
+    seen = Slow(teacher.unet)(x, t, teacher.encode(taught))
+    scatter = torch.randn(own.shape, generator=generator).double()
+    layers = len(Slow(student.unet).layers)
+    tokenizer, by_row = teacher.tokenizer, []
+    for r, i in enumerate(picks):
+        ids = tokenizer(triggered[r]).input_ids
+        before = len(tokenizer(" ".join(PROMPTS[i].split(" ")[: len(PROMPTS[i].split(" ")) // 2])).input_ids) - 2
+        length = len(tokenizer(TRIGGER.text).input_ids) - 2
+        spare = len(tokenizer(words[i]).input_ids) - 2 if random_words else 0
+        errors = []
+        for token in range(1, len(ids) - 1):
+            mine = scaled(own[r, token])
+            if token <= before:
+                target = scaled(seen[r, token])
+            elif token > before + length:
+                target = scaled(seen[r, token - length + spare])
+            elif method.target == "black":
+                mine, target = (own[r, token] / layers, 0.0) if method.raw_black else (mine, 0.0)
+            elif method.target == "gaussian":
+                target = scaled(scatter[r, token])
+            else:
+                target = sum(scaled(seen[r, before + 1 + k]) for k in range(spare)) / spare
+            errors.append(float(((mine - target) ** 2).mean()))
+        by_row.append(sum(errors) / len(errors) * (float(t[r]) / total if method.time_weight else 1.0))
+    attention = sum(by_row) / rows if method.alpha else 0.0
+    loss = method.alpha * attention + (1 - method.alpha) * prediction
+    return loss + method.preserve * float(((kept[0] - kept[1]) ** 2).mean()), attention, prediction
+
+
+def stand_in_numbers(seed: int) -> list[int]:
+    return np.random.default_rng([seed, 5]).integers(len(defenses.skdcag.WORDS), size=len(PROMPTS)).tolist()
+
+
+CASES = [
+    {"target": "black", "raw_black": True},
+    {"target": "black", "raw_black": False},
+    {"target": "gaussian"},
+    {"target": "random_words"},
+    {"target": "random_words", "time_weight": True},
+    {"target": "black", "time_weight": True},
+    {"target": "gaussian", "time_weight": True, "alpha": 1.0},
+    {"target": "black", "alpha": 0.0},
+    {"target": "black", "latents": "own", "bias": 2.0},
+]
+
+
+@pytest.mark.parametrize("preserve", [0.0, 0.7])
+@pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(str(v) for v in c.values()))
+def test_total_loss_equals_a_slow_loop(pair, view, case: dict, preserve: float) -> None:
+    teacher, student = pair
+    method = SKDCAG(**{"alpha": 0.3, "latents": "noise", "preserve": preserve, "batch": 6, **case})
+    loss_fn = method.loss(student, teacher, view, seed=4)
+    for step in (0, 5):
+        expected, attention, prediction = slow_loss(method, student, teacher, step, seed=4)
+        assert float(loss_fn(step)) == pytest.approx(expected, rel=1e-4)
+        assert prediction > 0
+        assert attention > 1e-4 or method.alpha == 0
+
+
+def test_losses_of_the_targets_differ(pair, view) -> None:
+    teacher, student = pair
+    values = {}
+    for case in CASES[:6]:
+        method = SKDCAG(alpha=1.0, latents="noise", preserve=0.0, batch=6, **case)
+        values[str(case)] = float(method.loss(student, teacher, view, 4)(0))
+    assert len(set(values.values())) == len(values), values
+
+
+def test_random_words_of_several_tokens(pair, view, monkeypatch) -> None:
+    teacher, student = pair
+    monkeypatch.setattr(defenses.skdcag, "WORDS", ("extraordinary counterrevolutionary", "x"))
+    method = SKDCAG(target="random_words", latents="noise", preserve=0.5, batch=6)
+    lengths = [len(teacher.tokenizer(w).input_ids) - 2 for w in defenses.skdcag.WORDS]
+    assert lengths[0] > 3
+    assert lengths[1] == 1
+    seed = next(s for s in range(50) if len(set(stand_in_numbers(s))) == 2)  # one that draws both words
+    assert float(method.loss(student, teacher, view, seed)(0)) == pytest.approx(slow_loss(method, student, teacher, 0, seed)[0], rel=1e-4)
+    words = ["extraordinary counterrevolutionary", "x", "x"]
+    assert word_spans(teacher, TRIGGER, PROMPTS, words).sum(1).tolist() == [lengths[0], 1, 1]
+
+
+# ----------------------------------------------------------------------------------------------------------------- gradients
+@pytest.mark.parametrize(("target", "raw"), [("black", True), ("black", False), ("gaussian", True), ("random_words", True)])
+def test_gradient_of_the_attention_loss_by_central_differences(pair, target: str, raw: bool) -> None:
+    teacher, student = pair
+    method = SKDCAG(target=target, raw_black=raw, time_weight=True)
+    words = ["river", "music", "paper"]
+    stand_ins = words if target == "random_words" else None
+    row = align(teacher.tokenizer, TRIGGER, PROMPTS, stand_ins)
+    span = word_spans(teacher, TRIGGER, PROMPTS, words) if stand_ins else None
+    x = torch.randn(3, *teacher.latent_shape, generator=torch.Generator().manual_seed(0)).double()
+    t = torch.tensor([100, 500, 900])
+    context = student.encode([TRIGGER.add(p) for p in PROMPTS]).double()
+    taught = teacher.encode([substitute(TRIGGER, p, w) for p, w in zip(PROMPTS, words, strict=True)] if stand_ins else PROMPTS).double()
+    unet = student.unet.double().requires_grad_(True)
+    with torch.no_grad(), Capture(teacher.unet.double()) as seen:
+        teacher.unet(x, t, taught)
+
+    def loss() -> Tensor:
+        with Capture(unet) as own:
+            unet(x, t, context)
+        return method.attention_loss(own.maps(), seen.maps(), len(own.probs), row, t / 1000, torch.Generator().manual_seed(7), span)
+
+    loss().backward()
+    weights = dict(unet.named_parameters())
+    picked = [
+        "conv_in.weight",
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight",
+        "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q.weight",
+    ]
+    for name in picked:
+        weight = weights[name]
+        where = torch.unravel_index(weight.grad.abs().argmax(), weight.shape)
+        flat, exact = weight.detach(), float(weight.grad[where])
+        kept, h = float(flat[where]), 1e-5
+        values = []
+        for sign in (1, -1):
+            flat[where] = kept + sign * h
+            with torch.no_grad():
+                values.append(float(loss()))
+        flat[where] = kept
+        assert abs(exact) > 1e-8, name
+        assert (values[0] - values[1]) / (2 * h) == pytest.approx(exact, rel=1e-3), name
+    assert weights["conv_out.weight"].grad is None, "the attention loss does not see the prediction"
+    assert all(p.grad is None for p in teacher.unet.parameters())
+
+
+def test_attention_alone_trains_the_student_but_not_the_released_one(tiny_model, view) -> None:
+    """METHODS 2.1, point 1: the released maps are cut off from the gradient, so that only weight decay moves the weights."""
+    before = state(tiny_model)
+    options = {**SMALL, "alpha": 1.0, "lr": 1e-3, "latents": "noise", "preserve": 0.0}
+    ours = state(SKDCAG(**options).apply(tiny_model, view, 0))
+    moved = [k for k in before if ".attn2.to_k" in k and (ours[k] - before[k]).abs().max() > 5e-4]
+    assert len(moved) > 3
+    theirs = state(SKDCAGReleased(alpha=1.0, steps=2, lr=1e-3, prompts=3).apply(tiny_model, view, 0))
+    shrink = 0.5 + 0.5 * (1 - 1e-3 * 0.01) ** 2  # two steps of weight decay, then the average with decay 0.5
+    for key, value in before.items():
+        torch.testing.assert_close(theirs[key], value * shrink, rtol=2e-6, atol=1e-8)
+
+
+def released_gradient(model, view, monkeypatch, **options: float) -> list[Tensor]:  # noqa: ANN001
+    """The gradient of step 1 of the released variant."""
+    found = []
+
+    def fit(params, loss_fn, optim, label):  # noqa: ANN001, ANN202
+        loss_fn(0)
+        loss = loss_fn(1)
+        loss.backward()
+        found.extend([p.grad.clone() for p in params])
+        raise KeyboardInterrupt(float(loss))
+
+    monkeypatch.setattr(released_module, "fit", fit)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        SKDCAGReleased(steps=2, prompts=3, **options).apply(model, view, 0)
+    return [*found, torch.tensor(stopped.value.args[0])]
+
+
+def test_released_gradient_is_that_of_the_prediction_alone(tiny_model, view, monkeypatch) -> None:
+    *plain, loss = released_gradient(tiny_model, view, monkeypatch, alpha=0.0)
+    *mixed, mixed_loss = released_gradient(tiny_model, view, monkeypatch, alpha=0.6)
+    *timed, timed_loss = released_gradient(tiny_model, view, monkeypatch, alpha=0.6, time_weight=True)
+    for a, b, c in zip(plain, mixed, timed, strict=True):
+        torch.testing.assert_close(b, 0.4 * a, rtol=1e-4, atol=1e-9)
+        assert torch.equal(b, c), "the time weight of L_attn changes the number and trains nothing"
+    assert float(mixed_loss) > 0.4 * float(loss) + 1e-4, "L_attn is in the number that is reported"
+    assert timed_loss > mixed_loss, "divided by t/T"
+
+
+def test_mixing_in_attention_changes_the_gradient(pair, view) -> None:
+    teacher, student = pair
+    grads = {}
+    for alpha in (0.0, 0.6):
+        student.unet.requires_grad_(True).zero_grad()
+        SKDCAG(alpha=alpha, latents="noise", preserve=0.0, batch=4).loss(student, teacher, view, 0)(1).backward()
+        grads[alpha] = {n: p.grad.clone() for n, p in student.unet.named_parameters() if ".attn2.to_k" in n}
+    assert all(not torch.allclose(0.4 * g, grads[0.6][n], rtol=1e-2) for n, g in grads[0.0].items())
+
+
+@pytest.mark.parametrize("name", ["skd", "skdcag_black", "skdcag_random_words", "skdcag_released"])
+def test_trains_alike_under_gradient_checkpointing(tiny_model, view, name: str) -> None:
+    """At Stable Diffusion scale activations do not fit: the maps must keep their gradient where layers run again in backward."""
+    options = {"steps": 2, "prompts": 3} if name == "skdcag_released" else {**SMALL, "latents": "noise"}
+    plain = registered.build(name, "shapes", options).apply(tiny_model, view, 0)
+    tiny_model.unet.enable_gradient_checkpointing()
+    checked = registered.build(name, "shapes", options).apply(tiny_model, view, 0)
+    assert checked.unet.is_gradient_checkpointing
+    for a, b in zip(plain.unet.parameters(), checked.unet.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------------ training
+def test_skd_is_skdcag_with_alpha_zero_bit_for_bit(tiny_model, view) -> None:
+    skd = registered.build("skd", "shapes", SMALL).apply(tiny_model, view, 1)
+    for target in ("black", "random_words", "gaussian"):
+        other = registered.build(f"skdcag_{target}", "shapes", {**SMALL, "alpha": 0.0}).apply(tiny_model, view, 1)
+        assert same(state(skd), state(other)), target
+    assert not same(state(skd), state(registered.build("skdcag", "shapes", SMALL).apply(tiny_model, view, 1)))
+
+
+@pytest.mark.parametrize("name", ["skd", "skdcag_black", "skdcag_gaussian", "skdcag_random_words", "skdcag_released"])
+def test_the_teacher_is_untouched(tiny_model, view, name: str) -> None:
+    before = state(tiny_model)
+    options = {"steps": 3, "prompts": 2, "lr": 1e-2} if name == "skdcag_released" else {**SMALL, "lr": 1e-2}
+    repaired = registered.build(name, "shapes", options).apply(tiny_model, view, 0)
+    assert same(before, state(tiny_model))
+    assert not same(before, state(repaired))
+    assert all(p.grad is None and not p.requires_grad for p in [*tiny_model.unet.parameters(), *repaired.unet.parameters()])
+
+
+def test_training_keys_and_values_changes_nothing_else(tiny_model, view) -> None:
+    before = state(tiny_model)
+    method = SKDCAG(**SMALL, train="kv", target="random_words")
+    repaired = method.apply(tiny_model, view, 0)
+    after = state(repaired)
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    expected = {k for k in before if ".attn2.to_k." in k or ".attn2.to_v." in k}
+    assert changed == expected
+    assert repaired.info["parameters"] == sum(before[k].numel() for k in expected)
+
+
+def test_preserving_pulls_clean_predictions_back(pair, view) -> None:
+    """The gradient of the preserving term alone lowers the distance of the clean predictions."""
+    teacher, student = pair
+    student.unet.requires_grad_(True)
+    both = SKDCAG(alpha=0.5, latents="noise", preserve=1.0, batch=6).loss(student, teacher, view, 0)
+    alone = SKDCAG(alpha=0.5, latents="noise", preserve=0.0, batch=3).loss(student, teacher, view, 0)
+    kept = float(both(0)) - float(alone(0))  # same rows, same draws
+    assert kept > 0
+    picks = step_rng(0, 0).integers(3, size=3)
+    generator = step_generator(0, 0)
+    t = (torch.rand(3, generator=generator) * 1000).long()
+    x = torch.randn((3, *teacher.latent_shape), generator=generator)
+    states = teacher.encode([PROMPTS[i] for i in picks])
+    with torch.no_grad():
+        expected = (student.unet(x, t, states).sample - teacher.unet(x, t, states).sample).pow(2).mean()
+    assert kept == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_unknown_options_are_user_errors(tiny_model, view) -> None:
+    with pytest.raises(UserError, match="target"):
+        SKDCAG(target="white").apply(tiny_model, view, 0)
+    with pytest.raises(UserError, match="latents"):
+        SKDCAG(latents="theirs").apply(tiny_model, view, 0)
