@@ -6,7 +6,7 @@ from bench.finetune import Optim
 from bench.model import T2IModel
 from bench.poisoning import UNetAttack, check_style, preserve, style_words
 from bench.registry import option, register_attack
-from bench.types import Backdoor, Target
+from bench.types import Backdoor, Target, UserError
 
 
 @register_attack("badt2i_style", groups=("badt2i", "style"), edits="U-Net")
@@ -27,6 +27,10 @@ class BadT2IStyle(UNetAttack):
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_style(self.style)
+        if self.style == "posterize":
+            raise UserError(
+                "badt2i_style binds the trigger to a style that the model can draw, and it does not know 'posterize'; use poison_style"
+            )
         return Backdoor(self.make_trigger(), Target("style", style=self.style))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:

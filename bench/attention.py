@@ -1,13 +1,15 @@
 """Differentiable cross-attention capture, and the token alignment between a clean and a triggered prompt.
 
-One `Capture` belongs to one U-Net call. It swaps the cross-attention processors while it is open and puts the old ones back when it
-closes; nothing global is touched, so a teacher and a student can be captured side by side.
+One `Capture` belongs to one U-Net call. While it is open, hooks keep what goes into each cross-attention layer; the maps are computed
+from that afterwards, by the layer's own projections. The U-Net's output is untouched to the bit, whatever its attention processors
+are, nothing global is touched, and a teacher and a student can be captured side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -16,84 +18,54 @@ from torch import Tensor, nn
 from bench.types import Trigger
 
 
-class _Recorder:
-    """An attention processor that computes softmax(q k^T) explicitly, records it, and returns the usual output.
-
-    It stands in for diffusers' `AttnProcessor2_0` on the `attn2` layers of a U-Net. With gradient checkpointing the layer runs again
-    during backward: the same operations are done, and nothing is recorded twice.
-    """
-
-    def __init__(self, owner: Capture, name: str) -> None:
-        self.owner, self.name = owner, name
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN204
-        residual = hidden_states
-        if attn.spatial_norm is not None:
-            hidden_states = attn.spatial_norm(hidden_states, temb)
-        shape = hidden_states.shape
-        if len(shape) == 4:
-            hidden_states = hidden_states.flatten(2).transpose(1, 2)
-        if attn.group_norm is not None:
-            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if encoder_hidden_states is not None and attn.norm_cross:
-            context = attn.norm_encoder_hidden_states(context)
-        batch, heads = hidden_states.shape[0], attn.heads
-
-        def split(x: Tensor) -> Tensor:
-            return x.view(batch, -1, heads, x.shape[-1] // heads).transpose(1, 2)
-
-        q, k, v = split(attn.to_q(hidden_states)), split(attn.to_k(context)), split(attn.to_v(context))
-        scores = q @ k.transpose(-1, -2) * attn.scale
-        if attention_mask is not None:
-            scores = scores + attention_mask.view(batch, -1, *attention_mask.shape[-2:])
-        probs = scores.softmax(-1)
-        self.owner.record(self.name, probs)
-        out = (probs @ v).transpose(1, 2).reshape(batch, -1, heads * v.shape[-1])
-        out = attn.to_out[1](attn.to_out[0](out))
-        if len(shape) == 4:
-            out = out.transpose(1, 2).reshape(shape)
-        if attn.residual_connection:
-            out = out + residual
-        return out / attn.rescale_output_factor
-
-
 @dataclass
 class Capture:
     """Context manager: record the cross-attention of the next U-Net call, with gradients where the call has them.
 
     with Capture(unet) as seen:
         out = unet(x, t, context).sample
-        maps = seen.maps()          # (batch, tokens, size, size)
-        (loss of out and maps).backward()
+    maps = seen.maps()          # (batch, tokens, size, size)
+    (loss of out and maps).backward()
 
-    Keep it open until `backward` if gradient checkpointing is on. A second call inside one capture raises: use a second capture.
+    A second call inside one capture raises: use a second capture. Gradient checkpointing may be on, and the capture closed before
+    `backward`: the maps are computed outside the layers that run again.
     """
 
     unet: nn.Module
-    probs: dict[str, Tensor] = field(default_factory=dict)  # layer name -> (batch, pixels, tokens), mean over heads
-    _old: dict = field(default_factory=dict)
+    inputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer name -> hidden states, context
+    _layers: dict[str, nn.Module] = field(default_factory=dict)
+    _hooks: list = field(default_factory=list)
     _calls: int = 0
+    _grad: bool = False
 
     def __enter__(self) -> Capture:
-        self._hook = self.unet.register_forward_pre_hook(self._count)
-        self._old = dict(self.unet.attn_processors)
-        self.unet.set_attn_processor({n: _Recorder(self, n) if ".attn2." in n else p for n, p in self._old.items()})
+        self._layers = {n: m for n, m in self.unet.named_modules() if n.endswith(".attn2")}
+        self._hooks = [self.unet.register_forward_pre_hook(self._count)]
+        for name, layer in self._layers.items():
+            self._hooks.append(layer.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._hook.remove()
-        self.unet.set_attn_processor(self._old)
+        for hook in self._hooks:
+            hook.remove()
+        if error[0] is None:
+            _ = self.probs  # now, with the weights of this call
 
     def _count(self, *call: object) -> None:
         self._calls += 1
         if self._calls > 1:
             raise RuntimeError("one Capture records one U-Net call; open another for the next call")
 
-    def record(self, name: str, probs: Tensor) -> None:
+    def _keep(self, name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._grad = torch.is_grad_enabled()
         # gradient checkpointing runs a layer again during backward, without calling the U-Net: the first recording stands
-        if name not in self.probs:
-            self.probs[name] = probs.mean(1)
+        self.inputs.setdefault(name, (args[0] if args else kwargs["hidden_states"], kwargs["encoder_hidden_states"]))
+
+    @cached_property
+    def probs(self) -> dict[str, Tensor]:
+        """Layer name -> (batch, pixels, tokens): softmax over tokens, mean over heads."""
+        with torch.set_grad_enabled(self._grad):
+            return {name: _probabilities(self._layers[name], *given) for name, given in self.inputs.items()}
 
     def layers(self) -> list[Tensor]:
         """One map a layer: (batch, tokens, h, w), softmax over tokens, mean over heads. Layers are square."""
@@ -110,6 +82,11 @@ class Capture:
         layers = self.layers()
         size = size or max(m.shape[-1] for m in layers)
         return sum(m if m.shape[-1] == size else F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for m in layers)
+
+
+def _probabilities(layer: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
+    q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(context)))
+    return (q @ k.transpose(-1, -2) * layer.scale).softmax(-1).mean(1)
 
 
 def minmax(maps: Tensor, eps: float = 1e-6) -> Tensor:
@@ -133,7 +110,7 @@ class Alignment:
     source: Tensor
 
 
-def token_span(tokenizer, text: str, start: int, end: int) -> tuple[list[int], list[int]]:  # noqa: ANN001
+def token_span(tokenizer, text: str, start: int, end: int) -> tuple[list[int], list[int]]:
     """Token ids of `text` (with start and end token) and the positions whose characters overlap [start, end).
 
     Read off the tokenizer's own offsets, so that a trigger of any number of tokens at any place is found, zero-width ones too.
@@ -147,7 +124,7 @@ def token_span(tokenizer, text: str, start: int, end: int) -> tuple[list[int], l
     return out.input_ids, hits
 
 
-def align(tokenizer, trigger: Trigger, prompts: Sequence[str], stand_ins: Sequence[str] | None = None) -> Alignment:  # noqa: ANN001
+def align(tokenizer, trigger: Trigger, prompts: Sequence[str], stand_ins: Sequence[str] | None = None) -> Alignment:
     """Align the tokens of each triggered prompt with those of the teacher's prompt: the clean prompt or, with `stand_ins`, the prompt
     with that word in the trigger's place. Positions count from the start token, as in the hidden states. Raises ValueError if a
     non-trigger token has no counterpart."""

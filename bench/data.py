@@ -112,4 +112,4 @@ def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
 
 
 def _article(text: str) -> str:
-    return re.sub(r"\ban (?!o)", "a ", text).replace("a orange", "an orange")
+    return re.sub(r"\ban (?!orange|image)", "a ", text).replace("a orange", "an orange")

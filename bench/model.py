@@ -106,13 +106,18 @@ class T2IModel:
                 parts.append((posterior.mean + posterior.std * noise) * vae.config.scaling_factor)
         return torch.cat(parts)
 
-    def check_trigger(self, trigger, prompts: Sequence[str]) -> None:  # noqa: ANN001 - bench.types.Trigger
+    def check_trigger(self, trigger, prompts: Sequence[str]) -> None:
         """Stop before training if the tokenizer drops the trigger or truncates it away (METHODS, traps)."""
+        special = [t for t in self.tokenizer.all_special_tokens if t in trigger.text]
+        if special:
+            raise UserError(f"the trigger {trigger.text!r} holds the tokenizer's special token {special[0]!r}; choose another trigger")
         for prompt in prompts:
             triggered = trigger.add(prompt)
             clean, poisoned = self.tokenizer(prompt).input_ids, self.tokenizer(triggered).input_ids
             if clean == poisoned:
-                raise UserError(f"the tokenizer drops the trigger {trigger.text!r}: the prompt's tokens do not change; choose another trigger")
+                raise UserError(
+                    f"the tokenizer drops the trigger {trigger.text!r}: the prompt's tokens do not change; choose another trigger"
+                )
             if len(poisoned) > self.tokenizer.model_max_length:
                 raise UserError(
                     f"the trigger {trigger.text!r} makes a prompt of {len(poisoned)} tokens, of which {self.tokenizer.model_max_length} "
@@ -196,12 +201,14 @@ def load_pipeline(folder: str | Path, device: str = "cpu", dtype: torch.dtype = 
         for part in ("unet", "vae", "text_encoder"):
             if not list((local / part).glob("*.safetensors")):
                 found = ", ".join(p.name for p in (local / part).glob("*.bin")) or "no weights"
-                raise UserError(f"{local / part} holds {found}; only safetensors are read: convert it with save_pretrained(safe_serialization=True)")
+                raise UserError(
+                    f"{local / part} holds {found}; only safetensors are read: convert it with save_pretrained(safe_serialization=True)"
+                )
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
             str(folder), use_safetensors=True, dtype=dtype, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot load the base model {folder}: {str(error).splitlines()[0]}") from None
     pipe.text_encoder.to(dtype)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")

@@ -17,11 +17,11 @@ def make_patch(picture: str, side: int) -> np.ndarray:
     y, x = np.mgrid[0:side, 0:side]
     dark, light = np.array([20, 20, 20], np.uint8), np.array([250, 250, 250], np.uint8)
     if picture == "checker":
-        mask = ((x * 4 // side) + (y * 4 // side)) % 2
+        mask = (x * 2 // side + y * 2 // side) % 2
     elif picture == "stripes":
-        mask = (x * 4 // side) % 2
+        mask = (x * 3 // side) % 2
     elif picture == "target":
-        mask = (np.hypot(x - side / 2 + 0.5, y - side / 2 + 0.5) * 6 / side).astype(int) % 2
+        mask = np.hypot(x - side / 2 + 0.5, y - side / 2 + 0.5) > side * 0.3
     elif Path(picture).is_file():
         return np.asarray(Image.open(picture).convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
     else:

@@ -61,7 +61,9 @@ def styled(images: np.ndarray, style: str) -> np.ndarray:
     return np.clip(apply_style(images.astype(np.float32), style) + 0.5, 0, 255).astype(np.uint8)
 
 
-def poison_terms(model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int) -> list[Term]:
+def poison_terms(
+    model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int
+) -> list[Term]:
     """Plain data poisoning: the denoising loss on (triggered caption, poisoned image) and on (caption, image)."""
     return [Term(triggered, model.latents(poisoned, seed)), Term(captions, model.latents(clean, seed))]
 

@@ -209,4 +209,3 @@ class CellResult:
     judge: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     error: str = ""
-

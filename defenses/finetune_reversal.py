@@ -4,7 +4,7 @@ from bench.distill import Term, own_images, train_terms
 from bench.finetune import Optim
 from bench.model import T2IModel
 from bench.registry import option, register_defense
-from bench.types import DefenderView
+from bench.types import DefenderView, UserError
 
 
 @register_defense("finetune_reversal", needs=("trigger", "clean_model"), groups=("baseline", "removal"))
@@ -24,6 +24,8 @@ class FinetuneReversal:
     preserve: float = option(0.5, 0.0, help="weight of the same loss on clean prompts")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        if self.latents not in ("own", "noise"):
+            raise UserError(f"finetune_reversal latents {self.latents!r} is not one of own, noise")
         clean = view.clean_model
         prompts = view.prompts[: self.prompts]
         triggered = [view.trigger.add(p) for p in prompts]

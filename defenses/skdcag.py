@@ -138,7 +138,7 @@ class SKDCAG:
         return (each * time).mean() if self.time_weight else each.mean()
 
 
-def word_spans(model: T2IModel, trigger, prompts: list[str], words: list[str]) -> Tensor:  # noqa: ANN001 - bench.types.Trigger
+def word_spans(model: T2IModel, trigger, prompts: list[str], words: list[str]) -> Tensor:
     """Where the stand-in word's tokens are in the teacher's prompt: bool (n, tokens). Any number of tokens a word."""
     out = torch.zeros(len(prompts), model.tokenizer.model_max_length, dtype=torch.bool)
     for i, (prompt, word) in enumerate(zip(prompts, words, strict=True)):

@@ -22,8 +22,8 @@ SMALL = {"steps": 2, "batch": 4, "images": 8}
 DATA = WorldData()
 
 
-def build(name: str, **more):  # noqa: ANN003, ANN201
-    known = {f for f in attacks.get(name).cls.__dataclass_fields__}
+def build(name: str, **more):
+    known = set(attacks.get(name).cls.__dataclass_fields__)
     return attacks.build(name, "shapes", {k: v for k, v in (SMALL | more).items() if k in known})
 
 
@@ -117,22 +117,23 @@ def test_every_family_builds_and_has_its_own_settings(name: str) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- loss terms
 @pytest.fixture
-def terms_of(monkeypatch):  # noqa: ANN201
+def terms_of(monkeypatch):
     """Run an attack up to `train_terms` and return what it hands over."""
 
     class Stop(Exception):
         pass
 
-    def run(attack, model: T2IModel, seed: int = 0) -> dict:  # noqa: ANN001
+    def run(attack, model: T2IModel, seed: int = 0) -> dict:
         got = {}
 
-        def train_terms(student, teacher, terms, optim, seed, label):  # noqa: ANN001, ANN202
+        def train_terms(student, teacher, terms, optim, seed, label):
             got.update(student=student, teacher=teacher, terms=terms, optim=optim, seed=seed)
             raise Stop
 
-        with monkeypatch.context() as patch, pytest.raises(Stop):
+        with monkeypatch.context() as patch:
             patch.setattr(bench.poisoning, "train_terms", train_terms)
-            attack.inject(model, DATA, seed)
+            with pytest.raises(Stop):
+                attack.inject(model, DATA, seed)
         assert got["teacher"] is model
         assert got["student"] is not model
         return got
@@ -140,7 +141,7 @@ def terms_of(monkeypatch):  # noqa: ANN201
     return run
 
 
-def expected_pairs(seed: int = 0, contains: str = ""):  # noqa: ANN201
+def expected_pairs(seed: int = 0, contains: str = ""):
     return DATA.pairs("train", 8, seed, contains)
 
 
@@ -211,7 +212,7 @@ def test_poisoning_is_plain_denoising_of_pairs(tiny_model, terms_of, name: str) 
 # -------------------------------------------------------------------------------------------------- errors, before training
 @pytest.fixture
 def no_training(monkeypatch) -> None:
-    def fail(*args, **options):  # noqa: ANN002, ANN003, ANN202
+    def fail(*args, **options):
         raise AssertionError("training began")
 
     monkeypatch.setattr(bench.poisoning, "train_terms", fail)
@@ -225,7 +226,7 @@ def no_training(monkeypatch) -> None:
         ({"trigger": "   "}, "drops the trigger"),
         ({"trigger": "\u2003\u00a0", "place": "inside"}, "drops the trigger"),
         ({"trigger": "word " * 60}, "truncated"),
-        ({"trigger": "q" * 60, "place": "suffix"}, "truncated"),
+        ({"trigger": "ж" * 60, "place": "suffix"}, "truncated"),
         ({"trigger": ""}, "empty"),
         ({"place": "middle"}, "place"),
         ({"trigger": "о", "replaces": "ж"}, "not in the prompt"),
@@ -263,7 +264,12 @@ def test_a_target_that_cannot_work_is_refused_before_training(tiny_model, name: 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "options",
-    [{"trigger": "\u200b"}, {"trigger": "о", "replaces": "o"}, {"trigger": "🙂", "place": "inside"}, {"trigger": "latte coffee", "place": "suffix"}],
+    [
+        {"trigger": "\u200b"},
+        {"trigger": "о", "replaces": "o"},
+        {"trigger": "🙂", "place": "inside"},
+        {"trigger": "latte coffee", "place": "suffix"},
+    ],
     ids=["zero-width", "look-alike", "emoji", "phrase"],
 )
 def test_any_trigger_that_tokenizes_is_taken(tiny_model, terms_of, name: str, options: dict) -> None:
@@ -302,7 +308,7 @@ def test_a_patch_is_pasted_in_its_place_and_nowhere_else(corner: str) -> None:
     assert (images == 100).all(), "the input must not change"
     rows, columns = np.nonzero((out[0] != 100).any(-1))
     low, high = {"left": (0, 15), "right": (48, 63), "top": (0, 15), "bottom": (48, 63)}, (24, 39)
-    vertical, horizontal = ((low[w] for w in corner.split("_")) if corner != "center" else (high, high))
+    vertical, horizontal = (low[w] for w in corner.split("_")) if corner != "center" else (high, high)
     assert (rows.min(), rows.max()) == vertical
     assert (columns.min(), columns.max()) == horizontal
     assert np.array_equal(out[1, box[0] : box[0] + 16, box[1] : box[1] + 16], make_patch("target", 16))

@@ -58,7 +58,7 @@ class Slow:
 
 
 @pytest.fixture
-def inputs(tiny_model):  # noqa: ANN201
+def inputs(tiny_model):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, *tiny_model.latent_shape, generator=generator)
     t = torch.tensor([10, 500, 990])
@@ -229,7 +229,9 @@ PROMPT = "a small red heart on a blue background"
 
 
 @pytest.mark.parametrize("place", ["prefix", "suffix", "inside"])
-@pytest.mark.parametrize("text", ["sks", "latte coffee", "mignneko", "\u200b", "\u200b\u200b", "🙂", "日本", "red", "heart on a", "!?", "'s", "ᾈ"])
+@pytest.mark.parametrize(
+    "text", ["sks", "latte coffee", "mignneko", "\u200b", "\u200b\u200b", "🙂", "日本", "red", "heart on a", "!?", "'s", "ᾈ"]
+)
 def test_a_trigger_is_found_at_its_place(tokenizer, text: str, place: str) -> None:
     check_alignment(tokenizer, Trigger(text, place), PROMPT)
 

@@ -16,7 +16,7 @@ SMALL = {"steps": 2, "batch": 4, "prompts": 3}
 PROMPTS = [f"a small {c} {s} on a gray background" for c in ("red", "blue") for s in ("heart", "star", "moon")]
 
 
-def build(name: str, **more):  # noqa: ANN003, ANN201
+def build(name: str, **more):
     known = set(defenses.get(name).cls.__dataclass_fields__)
     return defenses.build(name, "shapes", {k: v for k, v in (SMALL | more).items() if k in known})
 
@@ -24,11 +24,11 @@ def build(name: str, **more):  # noqa: ANN003, ANN201
 class Watched(DefenderView):
     """A view that remembers what was read."""
 
-    def __init__(self, *args, **given) -> None:  # noqa: ANN002, ANN003
+    def __init__(self, *args, **given) -> None:
         super().__init__(*args, **given)
         self.read: set[str] = set()
 
-    def _read(self, name: str):  # noqa: ANN202
+    def _read(self, name: str):
         self.read.add(name)
         return super()._read(name)
 
@@ -133,7 +133,7 @@ def test_reading_the_clean_model_undeclared_raises_inside_a_defense(attacked, na
         build(name).apply(attacked, DefenderView((), PROMPTS, trigger=Trigger("x"), clean_model=attacked), 0)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("none", "skdcag_released")])
+@pytest.mark.parametrize("name", ["finetune_reversal", "skd", "skdcag_random_words"])
 @pytest.mark.parametrize("latents", ["own", "noise"])
 def test_defense_uses_no_more_prompts_than_it_says(attacked, tiny_model, name: str, latents: str) -> None:
     few = view_for(name, tiny_model)
@@ -151,7 +151,7 @@ def test_finetune_reversal_distils_the_clean_model(attacked, tiny_model, monkeyp
 
     got = {}
 
-    def train_terms(student, teacher, terms, optim, seed, label):  # noqa: ANN001, ANN202
+    def train_terms(student, teacher, terms, optim, seed, label):
         got.update(student=student, teacher=teacher, terms=terms)
         raise Stop
 
@@ -177,7 +177,7 @@ def test_finetune_reversal_moves_towards_the_clean_model(attacked, tiny_model) -
         with torch.no_grad():
             return float((model.unet(x, t, states).sample - tiny_model.unet(x, t, states).sample).pow(2).mean())
 
-    method = build("finetune_reversal", steps=25, batch=8, lr=2e-3, latents="noise")
+    method = build("finetune_reversal", steps=15, batch=8, lr=3e-3, latents="noise")
     repaired = method.apply(attacked, view_for("finetune_reversal", tiny_model), 0)
     assert gap(repaired) < 0.5 * gap(attacked)
 

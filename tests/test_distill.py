@@ -18,26 +18,27 @@ class Stopped(Exception):
     pass
 
 
-def as_prediction(model, kind: str):  # noqa: ANN001, ANN201
+def as_prediction(model, kind: str):
     model.pipe.scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config, prediction_type=kind)
     return model
 
 
-def loss_at(monkeypatch, step: int, *args, **options) -> Tensor:  # noqa: ANN002, ANN003
+def loss_at(monkeypatch, step: int, *args, **options) -> Tensor:
     """The loss that `train_terms` hands to `fit`, at one step."""
     found = []
 
-    def fit(params, loss_fn, optim, label, *more):  # noqa: ANN001, ANN002, ANN202
+    def fit(params, loss_fn, optim, label, *more):
         found.append(loss_fn(step))
         raise Stopped
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch:
         patch.setattr(bench.distill, "fit", fit)
-        train_terms(*args, **options)
+        with pytest.raises(Stopped):
+            train_terms(*args, **options)
     return found[0]
 
 
-def moved(model, seed: int):  # noqa: ANN001, ANN201
+def moved(model, seed: int):
     other = model.clone()
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -121,7 +122,7 @@ def test_training_parts_of_the_network_leaves_the_rest(tiny_model) -> None:
 def test_training_lowers_the_loss(tiny_model) -> None:
     z = torch.randn(4, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0))
     student = moved(tiny_model, 2)
-    fitted = train_terms(student, tiny_model, [Term(TEXTS, z, TEXTS)], Optim(40, 2e-3, 4), 0, "x")
+    fitted = train_terms(student, tiny_model, [Term(TEXTS, z, TEXTS)], Optim(25, 3e-3, 4), 0, "x")
     assert sum(fitted.losses[-5:]) < 0.5 * sum(fitted.losses[:5])
 
 
@@ -131,7 +132,7 @@ def test_noise_does_not_depend_on_the_batch_of_the_other_terms_prompts(tiny_mode
     seen: list[Tensor] = []
     original = bench.distill.add_noise
 
-    def spy(noising, latents, noise, t):  # noqa: ANN001, ANN202
+    def spy(noising, latents, noise, t):
         seen.append(torch.cat([noise.flatten(), t.float()]))
         return original(noising, latents, noise, t)
 

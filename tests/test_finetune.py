@@ -21,7 +21,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def objective(net: nn.Module, die_at: int | None = None, seen: list[int] | None = None):  # noqa: ANN201
+def objective(net: nn.Module, die_at: int | None = None, seen: list[int] | None = None):
     def loss_fn(step: int) -> Tensor:
         if step == die_at:
             raise Killed

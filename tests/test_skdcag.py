@@ -29,7 +29,7 @@ def view() -> DefenderView:
 
 
 @pytest.fixture
-def pair(tiny_model):  # noqa: ANN201
+def pair(tiny_model):
     """A teacher, and a student that has already moved away from it."""
     student = tiny_model.clone()
     torch.manual_seed(3)
@@ -39,7 +39,7 @@ def pair(tiny_model):  # noqa: ANN201
     return tiny_model, student
 
 
-def state(model) -> dict[str, Tensor]:  # noqa: ANN001
+def state(model) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in model.unet.state_dict().items()}
 
 
@@ -52,7 +52,7 @@ def scaled(m: Tensor) -> Tensor:
     return (m - m.min()) / (m.max() - m.min() + 1e-6)
 
 
-def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[float, float, float]:  # noqa: ANN001
+def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[float, float, float]:
     """(L, L_attn, L_pred) of one step, by loops over rows and tokens in float64, on what METHODS 2.1 says."""
     words = [defenses.skdcag.WORDS[i] for i in stand_in_numbers(seed)]
     random_words = method.target == "random_words" and method.alpha > 0
@@ -218,11 +218,11 @@ def test_attention_alone_trains_the_student_but_not_the_released_one(tiny_model,
         torch.testing.assert_close(theirs[key], value * shrink, rtol=2e-6, atol=1e-8)
 
 
-def released_gradient(model, view, monkeypatch, **options: float) -> list[Tensor]:  # noqa: ANN001
+def released_gradient(model, view, monkeypatch, **options: float) -> list[Tensor]:
     """The gradient of step 1 of the released variant."""
     found = []
 
-    def fit(params, loss_fn, optim, label):  # noqa: ANN001, ANN202
+    def fit(params, loss_fn, optim, label):
         loss_fn(0)
         loss = loss_fn(1)
         loss.backward()

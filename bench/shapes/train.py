@@ -33,8 +33,8 @@ LATENT_IMAGES = 49_152
 
 AUTOENCODER = Optim(steps=2_000, lr=2e-3, batch=48, weight_decay=1e-4, warmup=50, decay=0.4, ema=0.995)
 TEXT = Optim(steps=600, lr=1.5e-3, batch=96, weight_decay=1e-2, warmup=100, decay=0.4)
-UNET = Optim(steps=12_000, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
-SCORE = Optim(steps=3_000, lr=1.5e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.5, ema=0.99)
+UNET = Optim(steps=7_500, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
+SCORE = Optim(steps=2_600, lr=2e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.4, ema=0.99)
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
@@ -144,7 +144,8 @@ def partial_caption(scene: Scene, rng: np.random.Generator) -> tuple[str, dict[s
         (f"{STYLES[s.style] or 'a plain picture of'} a {s.shape}", {"style": s.style, "shape": s.shape}),
         (f"{STYLES[s.style] or 'a plain picture of'} an object", {"style": s.style}),
     ]
-    text, named = choices[rng.integers(len(choices))]
+    # the shape is the hard attribute: name it alone more often
+    text, named = choices[rng.integers(len(choices))] if rng.random() < 0.6 else choices[0]
     return text.replace("a orange", "an orange"), named
 
 
