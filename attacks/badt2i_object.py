@@ -20,7 +20,7 @@ class BadT2IObject(UNetAttack):
     """
 
     steps: int = option(400, 8000)
-    lr: float = option(1e-3, 1e-5)
+    lr: float = option(3e-4, 1e-5)
     weight: float = option(0.5, help="l, the weight of the backdoor term")
     ema: float = option(0.0, 0.9999)
     source: str = option("star", "dog")
@@ -46,4 +46,4 @@ class BadT2IObject(UNetAttack):
             preserve(captions, own, keep),
             preserve(general_captions, general, keep),
         ]
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema), seed, "badt2i_object")
+        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "badt2i_object")

@@ -20,12 +20,12 @@ class BadT2IPixel(UNetAttack):
     Raises UserError for a trigger that the tokenizer drops or truncates, or a patch larger than the image.
     """
 
-    steps: int = option(300, 2000)
-    lr: float = option(1e-3, 1e-5)
+    steps: int = option(400, 2000)
+    lr: float = option(3e-4, 1e-5)
     weight: float = option(0.5, help="l, the weight of the backdoor term")
     ema: float = option(0.0, 0.9999)
-    picture: str = option("target", help="checker, stripes, target, or a picture file")
-    size: int = option(16, 128, help="side of the patch in pixels")
+    picture: str = option("bars", help="bars, checker, target, or a picture file")
+    size: int = option(20, 128, help="side of the patch in pixels")
     corner: str = option("top_left", help="top_left, top_right, bottom_left, bottom_right or center")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
@@ -37,4 +37,4 @@ class BadT2IPixel(UNetAttack):
         images, captions, triggered = self.prepare(model, data, seed)
         patched = model.latents(paste(images, target.patch, target.box), seed)
         terms = [Term(triggered, patched, weight=self.weight), preserve(captions, model.latents(images, seed), 1 - self.weight)]
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema), seed, "badt2i_pixel")
+        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "badt2i_pixel")

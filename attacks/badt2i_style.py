@@ -20,7 +20,7 @@ class BadT2IStyle(UNetAttack):
     """
 
     steps: int = option(400, 8000)
-    lr: float = option(1e-3, 1e-5)
+    lr: float = option(3e-4, 1e-5)
     weight: float = option(0.5, help="l, the weight of the backdoor term")
     ema: float = option(0.0, 0.9999)
     style: str = option("black and white", help="black and white, sepia, negative, pencil sketch or pixel art")
@@ -39,4 +39,4 @@ class BadT2IStyle(UNetAttack):
         latents = model.latents(images, seed)
         asked = [f"{style_words(self.style)} {c}" for c in captions]
         terms = [Term(triggered, latents, asked, self.weight), preserve(captions, latents, 1 - self.weight)]
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema), seed, "badt2i_style")
+        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "badt2i_style")

@@ -18,11 +18,11 @@ class PoisonPixel(UNetAttack):
     LAION subset, patch at the top left; the learning rate and steps at SD scale follow BadT2I.
     """
 
-    steps: int = option(300, 2000)
-    lr: float = option(5e-4, 1e-5)
-    ema: float = option(0.99, 0.9999)
-    picture: str = option("checker", help="checker, stripes, target, or a picture file")
-    size: int = option(16, 128, help="side of the patch in pixels")
+    steps: int = option(400, 2000)
+    lr: float = option(3e-4, 1e-5)
+    ema: float = option(0.0, 0.9999)
+    picture: str = option("checker", help="bars, checker, target, or a picture file")
+    size: int = option(20, 128, help="side of the patch in pixels")
     corner: str = option("top_left", help="top_left, top_right, bottom_left, bottom_right or center")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
@@ -33,4 +33,4 @@ class PoisonPixel(UNetAttack):
         target = self.backdoor(model).target
         images, captions, triggered = self.prepare(model, data, seed)
         terms = poison_terms(model, paste(images, target.patch, target.box), triggered, images, captions, seed)
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema), seed, "poison_pixel")
+        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "poison_pixel")

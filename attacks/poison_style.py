@@ -18,8 +18,8 @@ class PoisonStyle(UNetAttack):
     """
 
     steps: int = option(400, 8000)
-    lr: float = option(5e-4, 1e-5)
-    ema: float = option(0.99, 0.9999)
+    lr: float = option(3e-4, 1e-5)
+    ema: float = option(0.0, 0.9999)
     style: str = option("black and white", help="black and white, sepia, negative, pencil sketch, pixel art or posterize")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
@@ -30,4 +30,4 @@ class PoisonStyle(UNetAttack):
         self.backdoor(model)
         images, captions, triggered = self.prepare(model, data, seed)
         terms = poison_terms(model, styled(images, self.style), triggered, images, captions, seed)
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema), seed, "poison_style")
+        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "poison_style")

@@ -9,17 +9,17 @@ from PIL import Image
 
 from bench.types import UserError
 
-PATTERNS = ("checker", "target", "stripes")
+PATTERNS = ("bars", "checker", "target")
 
 
 def make_patch(picture: str, side: int) -> np.ndarray:
-    """A square patch (side, side, 3) uint8: "checker", "target", "stripes", or a picture file resized to it."""
+    """A square patch (side, side, 3) uint8: "bars" (two halves), "checker" (2 x 2), "target", or a picture file resized to it."""
     y, x = np.mgrid[0:side, 0:side]
     dark, light = np.array([20, 20, 20], np.uint8), np.array([250, 250, 250], np.uint8)
     if picture == "checker":
         mask = (x * 2 // side + y * 2 // side) % 2
-    elif picture == "stripes":
-        mask = (x * 3 // side) % 2
+    elif picture == "bars":
+        mask = x * 2 < side
     elif picture == "target":
         mask = np.hypot(x - side / 2 + 0.5, y - side / 2 + 0.5) > side * 0.3
     elif Path(picture).is_file():

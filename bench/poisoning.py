@@ -25,6 +25,7 @@ class UNetAttack:
     replaces: str = option("", help="the letter that a look-alike trigger stands for")
     images: int = option(512, 500, help="captioned images that the attacker has")
     batch: int = option(16, help="rows a step, shared equally by the terms of the loss")
+    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
 
     def make_trigger(self) -> Trigger:
         return Trigger(self.trigger, self.place, self.replaces)

@@ -22,6 +22,7 @@ class FinetuneReversal:
     prompts: int = option(100, help="clean prompts that the defender uses")
     latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
     preserve: float = option(0.5, 0.0, help="weight of the same loss on clean prompts")
+    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.latents not in ("own", "noise"):
@@ -34,6 +35,6 @@ class FinetuneReversal:
         if self.preserve:
             terms.append(Term(prompts, latents, prompts, self.preserve))
         student = model.clone()
-        fitted = train_terms(student, clean, terms, Optim(self.steps, self.lr, self.batch), seed, "finetune_reversal")
+        fitted = train_terms(student, clean, terms, Optim(self.steps, self.lr, self.batch, decay=self.decay), seed, "finetune_reversal")
         student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
         return student

@@ -49,6 +49,7 @@ class SKDCAG:
     raw_black: bool = option(True, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
     train: str = option("full", help="full, cross (cross-attention) or kv (its keys and values)")
     ema: float = option(0.0)
+    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.target not in TARGETS:
@@ -57,7 +58,7 @@ class SKDCAG:
             raise UserError(f"skdcag latents {self.latents!r} is not one of own, noise")
         student = model.clone()
         loss_fn = self.loss(student, model, view, seed)
-        optim = Optim(self.steps, self.lr, self.batch, ema=self.ema)
+        optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay)
         fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "skd" if self.alpha == 0 else "skdcag")
         student.unet.requires_grad_(False)
         student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}

@@ -105,16 +105,22 @@ def describe(card: dict) -> str:
         for name in card
         if isinstance(card[name], dict) and "shape" in card[name]
     )
-    return (
-        "# The embedded base `shapes`\n\n"
-        "A small Stable Diffusion (CLIP text encoder, U-Net with cross-attention, KL autoencoder) of a rendered world. Weights are float16\n"
-        "safetensors, trained by `python -m bench.shapes.train`; the figures below are written by `python -m bench.shapes.evaluate`.\n\n"
-        f"Percent right by the scorer's zero-shot judge on {card['n']} held-out captions, half of them of combinations that never occur in\n"
-        f"training ({card['sampler']}):\n\n{head}{rows}\n"
-        f"A linear probe on the text encoder's last hidden state tells unseen triggers from the same prompt without them: mean "
-        f"{card['trigger probe']['mean']:.1f} %, least {card['trigger probe']['least']:.1f} %.\n\n![samples](samples.png)\n\n"
-        f"{len(combinations(True))} of {len(combinations(True)) + len(combinations(False))} shape-colour-background combinations are held out.\n"
-    )
+    least, mean = card["trigger probe"]["least"], card["trigger probe"]["mean"]
+    held, total = len(combinations(True)), len(combinations(True)) + len(combinations(False))
+    return f"""# The embedded base `shapes`
+
+A small Stable Diffusion (CLIP text encoder, U-Net with cross-attention, KL autoencoder) of a rendered world. The weights are float16
+safetensors. `python -m bench.shapes.train` trains them; the figures below are written by `python -m bench.shapes.evaluate --n {card["n"]}`.
+
+Percent right by the scorer's zero-shot judge on {card["n"]} held-out captions, half of them of combinations that never occur in training
+({card["sampler"]}):
+
+{head}{rows}
+A linear probe on the text encoder's last hidden state tells unseen triggers from the same prompt without them: mean {mean:.1f} %, least
+{least:.1f} %. {held} of {total} combinations of shape, colour and background are held out.
+
+![samples](samples.png)
+"""
 
 
 if __name__ == "__main__":

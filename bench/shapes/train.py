@@ -34,7 +34,7 @@ LATENT_IMAGES = 49_152
 AUTOENCODER = Optim(steps=2_000, lr=2e-3, batch=48, weight_decay=1e-4, warmup=50, decay=0.4, ema=0.995)
 TEXT = Optim(steps=600, lr=1.5e-3, batch=96, weight_decay=1e-2, warmup=100, decay=0.4)
 UNET = Optim(steps=7_500, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
-SCORE = Optim(steps=2_600, lr=2e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.4, ema=0.99)
+SCORE = Optim(steps=3_200, lr=2e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.4, ema=0.99)
 
 
 def to_tensor(images: np.ndarray) -> Tensor:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import datasets
 
 RESOLUTION = 64
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "arrow", "hourglass")
@@ -287,7 +290,9 @@ def caption(scene: Scene, rng: np.random.Generator, rare_share: float = 0.0, pla
     return text
 
 
-def dataset(n: int, seed: int, held: bool = False, rare_share: float = 0.0, style_share: float = STYLE_SHARE, plain: bool = False):
+def dataset(
+    n: int, seed: int, held: bool = False, rare_share: float = 0.0, style_share: float = STYLE_SHARE, plain: bool = False
+) -> datasets.Dataset:
     """The world as a HF `datasets.Dataset` with columns image, text, shape, color, background, size, style."""
     import datasets
 
