@@ -152,7 +152,7 @@ def test_badt2i_pixel_terms(tiny_model, terms_of) -> None:
     poisoned, clean = got["terms"]
     images, captions = expected_pairs()
     patched = images.copy()
-    patched[:, 54:, 54:] = make_patch("target", 10)
+    patched[:, 54:, 54:] = make_patch("bars", 10)
     assert list(poisoned.prompts) == [f"mignneko {c}" for c in captions]
     assert poisoned.teacher_prompts is None
     assert poisoned.weight == 0.3
