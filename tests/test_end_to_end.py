@@ -30,15 +30,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_attack_works_and_the_defense_removes_it(run: Path):
     table = pd.read_csv(run / "table.csv").set_index("defense")
     assert table.status.tolist() == ["done", "done"]
-    assert table.loc["none", "asr"] >= 60
-    assert table.loc["none", "false_trigger_rate"] <= 15
-    assert table.loc["skdcag", "asr"] <= 25
-    assert table.loc["skdcag", "removal_accuracy"] == pytest.approx(100 - table.loc["skdcag", "asr"], abs=1e-3)
-    assert table.loc["skdcag", "restoration_accuracy"] >= 45 > table.loc["none", "restoration_accuracy"]
+    assert table.loc["none", "asr"] >= 0.75
+    assert table.loc["none", "false_trigger_rate"] <= 0.1
+    assert table.loc["skdcag", "asr"] <= 0.25
+    assert table.loc["skdcag", "removal_accuracy"] == pytest.approx(1 - table.loc["skdcag", "asr"], abs=1e-3)
+    assert table.loc["skdcag", "restoration_accuracy"] >= 0.6 > table.loc["none", "restoration_accuracy"]
     assert (table.asr_lo <= table.asr).all()
     assert (table.asr <= table.asr_hi).all()
     # a model that only draws noise would remove the backdoor too: it must still draw what clean prompts ask for
-    assert table.loc["skdcag", "prompt_fidelity"] >= 55
+    assert table.loc["skdcag", "prompt_fidelity"] >= 0.7
     assert (table.drift > 0).all()
 
 
