@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Run the benchmark: every attack against every defense on one base model, one table.
 
-python run_bench.py                                       all attacks x (skdcag + baselines), about 15 minutes on two cores
-python run_bench.py --scale smoke                         does it work here? under 3 minutes
+python run_bench.py                                       all attacks x (skdcag + baselines)
+python run_bench.py --scale smoke                         does it work here?
 python run_bench.py --attacks badt2i_pixel --defenses none,skdcag --set skdcag.steps=200
 python run_bench.py --list                                what there is
 python run_bench.py --tables-only --out results/run-quick rebuild the tables of a finished run
