@@ -111,7 +111,8 @@ def describe(card: dict) -> str:
 
 A small Stable Diffusion (CLIP text encoder, U-Net with cross-attention, KL autoencoder) of a rendered world. The weights are float16
 safetensors. `python -m bench.shapes.train` trains such weights; these were trained in pieces (world and step counts changed on the
-way), and the script has not been run from start to end as it stands. The figures below are written by `python -m bench.shapes.evaluate --n {card["n"]}`.
+way), and the script has not been run from start to end as it stands.
+The figures below are written by `python -m bench.shapes.evaluate --n {card["n"]}`.
 
 Percent right by the scorer's zero-shot judge on {card["n"]} held-out captions, half of them of combinations that never occur in training
 ({card["sampler"]}):
