@@ -94,11 +94,11 @@ def fit(
     params = [p for p in parameters if p.requires_grad]
     if not params:
         raise ValueError(f"{label}: no parameter to train")
-    optimizer = torch.optim.AdamW(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+    optimizer = torch.optim.AdamW(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=params[0].is_cuda)
     average = EMAModel(params, decay=optim.ema, foreach=True) if optim.ema else None
     start, before, losses = 0, 0.0, []
     if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=params[0].device)
         start, before, losses = state["step"], state["seconds"], state["losses"]
         optimizer.load_state_dict(state["optimizer"])
         with torch.no_grad():

@@ -1,16 +1,19 @@
 """Train the embedded base and its scorer from a seed: tokenizer, autoencoder, text encoder, U-Net, scorer.
 
-    python -m bench.shapes.train [--seed 0] [--work FOLDER] [--only STAGE]
+    python -m bench.shapes.train [--seed 0] [--work FOLDER] [--only STAGE] [--device cuda --workers 12] [--scale 0.15]
 
-About two hours on two cores. Every stage resumes from its last checkpoint after a kill; a finished stage is not repeated.
+Every stage resumes from its last checkpoint after a kill; a finished stage is not repeated. What a step trains on depends on the seed and
+the step alone. The steps are meant for one GPU; `--scale` shortens every stage alike for a computer without one.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bench.finetune import Optim, fit, step_generator, step_rng
@@ -29,12 +33,60 @@ from bench.shapes.world import STYLES, Scene, caption, render, sample_scenes
 
 CONTEXT = 48  # tokens a prompt
 EMBED = 64  # dimension of the scorer's features: FID with as few as 64 images
-LATENT_IMAGES = 49_152
+LATENT_IMAGES = 196_608
 
-AUTOENCODER = Optim(steps=2_000, lr=2e-3, batch=48, weight_decay=1e-4, warmup=50, decay=0.4, ema=0.995)
-TEXT = Optim(steps=600, lr=1.5e-3, batch=96, weight_decay=1e-2, warmup=100, decay=0.4)
-UNET = Optim(steps=7_500, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
-SCORE = Optim(steps=3_200, lr=2e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.4, ema=0.99)
+AUTOENCODER = Optim(steps=9_000, lr=1.5e-3, batch=64, weight_decay=1e-4, warmup=100, decay=0.4, ema=0.998)
+TEXT = Optim(steps=3_000, lr=1.5e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.4)
+UNET = Optim(steps=14_000, lr=1.5e-3, batch=256, weight_decay=1e-2, warmup=200, decay=0.3, ema=0.9995)
+SCORE = Optim(steps=9_000, lr=2e-3, batch=256, weight_decay=1e-2, warmup=100, decay=0.4, ema=0.995)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How and where to train: `scale` multiplies every number of steps, `workers` processes make batches ahead (0: none)."""
+
+    seed: int
+    work: Path
+    device: torch.device
+    workers: int = 0
+    scale: float = 1.0
+
+    def steps(self, optim: Optim) -> Optim:
+        return dataclasses.replace(optim, steps=max(2, round(self.scale * optim.steps)))
+
+
+class Batches(Dataset):
+    """`make(step)` as a data set whose index is the training step."""
+
+    def __init__(self, make: Callable[[int], tuple[Tensor, ...]]) -> None:
+        self.make = make
+
+    def __getitem__(self, step: int) -> tuple[Tensor, ...]:
+        return self.make(step)
+
+
+class Stream:
+    """Batches on the device, from whatever step is asked for first: a resumed training sees what an unbroken one would."""
+
+    def __init__(self, make: Callable[[int], tuple[Tensor, ...]], steps: int, setting: Setting) -> None:
+        self.make, self.steps, self.setting = make, steps, setting
+        self.batches: Iterator | None = None
+
+    def __call__(self, step: int) -> list[Tensor]:
+        if self.batches is None:
+            loader = DataLoader(
+                Batches(self.make),
+                batch_size=None,
+                sampler=range(step, self.steps),
+                num_workers=self.setting.workers,
+                worker_init_fn=_alone,
+            )
+            self.batches = iter(loader)
+        return [t.to(self.setting.device) for t in next(self.batches)]
+
+
+def _alone(_: int) -> None:
+    torch.set_num_threads(1)
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
@@ -42,9 +94,9 @@ def to_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
 
 
-def fast_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware (AMX); used for the autoencoder alone, where it halves the time."""
-    return torch.cpu._is_amx_tile_supported()
+def fast_bf16(device: torch.device) -> bool:
+    """Whether this is a CPU that multiplies bfloat16 matrices in hardware (AMX): the autoencoder takes half the time."""
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 # ------------------------------------------------------------------------------------------------------------------ tokenizer
@@ -100,29 +152,36 @@ def add_patches(images: np.ndarray, rng: np.random.Generator, share: float = 0.2
     return images
 
 
-def train_autoencoder(seed: int, work: Path) -> AutoencoderKL:
+def train_autoencoder(setting: Setting) -> AutoencoderKL:
     """L1 + L2 + edge loss and a small KL, as in latent diffusion without the adversary; `scaling_factor` makes latents unit variance."""
-    torch.manual_seed(seed + 2)
-    vae = make_autoencoder().train()
+    seed, optim = setting.seed + 2, setting.steps(AUTOENCODER)
+    torch.manual_seed(seed)
+    vae = make_autoencoder().train().to(setting.device)
+
+    def make(step: int) -> tuple[Tensor, ...]:
+        rng = step_rng(seed, step)
+        images = add_patches(render(sample_scenes(optim.batch, rng), rng), rng)
+        return to_tensor(images), torch.randn((optim.batch, 4, 8, 8), generator=step_generator(seed, step))
+
+    batches = Stream(make, optim.steps, setting)
 
     def loss_fn(step: int) -> Tensor:
-        rng = step_rng(seed + 2, step)
-        x = to_tensor(add_patches(render(sample_scenes(AUTOENCODER.batch, rng), rng), rng))
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
+        x, noise = batches(step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16(setting.device)):
             moments = vae.quant_conv(vae.encoder(x))
             mean, logvar = moments.float().chunk(2, 1)
             logvar = logvar.clamp(-30, 20)
-            noise = torch.randn(mean.shape, generator=step_generator(seed + 2, step))
             y = vae.decoder(vae.post_quant_conv(mean + (0.5 * logvar).exp() * noise)).float()
         kl = 0.5 * (mean.pow(2) + logvar.exp() - 1 - logvar).mean()
         edges = sum((x.diff(dim=d) - y.diff(dim=d)).abs().mean() for d in (2, 3))
         return (x - y).abs().mean() + 2 * F.mse_loss(y, x) + 0.5 * edges + 3e-4 * kl
 
-    fit(vae.parameters(), loss_fn, AUTOENCODER, "autoencoder", work / "autoencoder.ckpt")
+    fit(vae.parameters(), loss_fn, optim, "autoencoder", setting.work / "autoencoder.ckpt")
     vae.eval()
-    rng = np.random.default_rng([seed, 3])
+    rng = np.random.default_rng([setting.seed, 3])
     with torch.inference_mode():
-        latents = vae.encode(to_tensor(render(sample_scenes(1024, rng), rng))).latent_dist.sample(torch.Generator().manual_seed(seed))
+        moments = vae.encode(to_tensor(render(sample_scenes(1024, rng), rng)).to(setting.device)).latent_dist
+        latents = moments.mean.cpu() + moments.std.cpu() * torch.randn(moments.mean.shape, generator=step_generator(seed, optim.steps))
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     return vae
 
@@ -208,38 +267,45 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def train_text_encoder(seed: int, work: Path, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def train_text_encoder(setting: Setting, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The text tower of a CLIP on the world, plus a token-identity term: every position predicts its own token and the set of tokens
     before it, so that a rare word keeps its identity in the hidden states that the U-Net reads."""
-    torch.manual_seed(seed + 4)
+    seed, optim = setting.seed + 4, setting.steps(TEXT)
+    torch.manual_seed(seed)
     text = make_text_encoder(tokenizer).train()
     config = make_scorer(vocab=8)
     vision = open_clip.CLIP(EMBED, config["vision_cfg"], config["text_cfg"] | {"hf_tokenizer_name": ""}).visual
     vision = vision.to(memory_format=torch.channels_last).train()
     own, before = nn.Linear(128, len(tokenizer)), nn.Linear(128, len(tokenizer))
-    project, scale = nn.Linear(128, EMBED), nn.Parameter(torch.tensor(2.6))
-    modules = nn.ModuleList([text, vision, own, before, project])
+    project = nn.Linear(128, EMBED)
+    modules = nn.ModuleList([text, vision, own, before, project]).to(setting.device)
+    scale = nn.Parameter(torch.tensor(2.6, device=setting.device))
 
-    def loss_fn(step: int) -> Tensor:
-        rng = step_rng(seed + 4, step)
-        scenes = sample_scenes(TEXT.batch, rng)
+    def make(step: int) -> tuple[Tensor, ...]:
+        rng = step_rng(seed, step)
+        scenes = sample_scenes(optim.batch, rng)
         images = degrade(to_tensor(render(scenes, rng)), rng)
         pairs = [partial_caption(s, rng) for s in scenes]
-        extra = [caption(s, rng, rare_share=1.0) for s in sample_scenes(TEXT.batch // 2, rng)]
-        ids = tokenize(tokenizer, [t for t, _ in pairs] + extra)
+        extra = [caption(s, rng, rare_share=1.0) for s in sample_scenes(optim.batch // 2, rng)]
+        return images, tokenize(tokenizer, [t for t, _ in pairs] + extra), matches(scenes, [d for _, d in pairs])
+
+    batches = Stream(make, optim.steps, setting)
+
+    def loss_fn(step: int) -> Tensor:
+        images, ids, match = batches(step)
         ends = (ids == tokenizer.eos_token_id).int().argmax(1, keepdim=True)
         ids = ids[:, : int(ends.max()) + 3]  # attention is causal: what follows the last end token changes nothing
         out = text(ids)
-        n, hidden = TEXT.batch, out.last_hidden_state
-        loss = contrastive(vision(images), project(out.pooler_output[:n]), scale.exp(), matches(scenes, [d for _, d in pairs]))
+        hidden = out.last_hidden_state
+        loss = contrastive(vision(images), project(out.pooler_output[: optim.batch]), scale.exp(), match)
         # positions up to the first end token; the padding repeats it
-        real = (torch.arange(ids.shape[1])[None] <= ends).float()
+        real = (torch.arange(ids.shape[1], device=ids.device)[None] <= ends).float()
         identity = F.cross_entropy(own(hidden).transpose(1, 2), ids, reduction="none")
         seen = F.one_hot(ids, len(tokenizer)).cumsum(1).clamp_(max=1).float()
         bag = F.binary_cross_entropy_with_logits(before(hidden), seen, reduction="none").sum(-1)
         return loss + ((identity + 0.1 * bag) * real).sum() / real.sum()
 
-    fit([*modules.parameters(), scale], loss_fn, TEXT, "text encoder", work / "text.ckpt")
+    fit([*modules.parameters(), scale], loss_fn, optim, "text encoder", setting.work / "text.ckpt")
     return text.eval()
 
 
@@ -263,37 +329,46 @@ def make_scheduler() -> DPMSolverMultistepScheduler:
     )
 
 
-def encode_world(seed: int, work: Path, vae: AutoencoderKL) -> tuple[list[Scene], Tensor]:
+def encode_world(setting: Setting, vae: AutoencoderKL) -> tuple[list[Scene], Tensor]:
     """Render and encode the training set once. Returns its scenes and scaled latents, float16 (n, 4, 8, 8)."""
-    scenes: list[Scene] = []
-    path = work / "latents.npy"
-    chunks = []
-    for first in progress(range(0, LATENT_IMAGES, 256), "encode", unit="batch"):
-        rng = np.random.default_rng([seed, 5, first])
-        batch = sample_scenes(256, rng)
-        scenes += batch
-        if not path.exists():
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
-                z = vae.encode(to_tensor(render(batch, rng))).latent_dist.sample(step_generator(seed + 5, first))
-            chunks.append((z.float() * vae.config.scaling_factor).numpy().astype(np.float16))
-    if chunks:
-        np.save(path, np.concatenate(chunks))
+    size = 256
+    chunks = max(2, round(setting.scale * LATENT_IMAGES / size))
+
+    def chunk(i: int) -> tuple[list[Scene], np.random.Generator]:
+        rng = np.random.default_rng([setting.seed, 5, i * size])
+        return sample_scenes(size, rng), rng
+
+    def make(i: int) -> tuple[Tensor, ...]:
+        return (to_tensor(render(*chunk(i))), torch.randn((size, 4, 8, 8), generator=step_generator(setting.seed + 5, i)))
+
+    scenes = [s for i in range(chunks) for s in chunk(i)[0]]
+    path = setting.work / "latents.npy"
+    if not path.exists():
+        batches, encoded = Stream(make, chunks, setting), []
+        for i in progress(range(chunks), "encode", unit="batch"):
+            images, noise = batches(i)
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16(setting.device)):
+                moments = vae.encode(images).latent_dist
+            z = (moments.mean.float() + moments.std.float() * noise) * vae.config.scaling_factor
+            encoded.append(z.cpu().numpy().astype(np.float16))
+        np.save(path, np.concatenate(encoded))
     return scenes, torch.from_numpy(np.load(path))
 
 
-def train_unet(seed: int, work: Path, tokenizer: CLIPTokenizer, text: CLIPTextModel, vae: AutoencoderKL) -> UNet2DConditionModel:
+def train_unet(setting: Setting, tokenizer: CLIPTokenizer, text: CLIPTextModel, vae: AutoencoderKL) -> UNet2DConditionModel:
     """Plain epsilon prediction with the min-SNR-5 weight (Hang et al. 2023); a tenth of the captions is dropped for guidance, a quarter
     carries a random rare string, so that an unknown token means nothing."""
-    scenes, latents = encode_world(seed, work, vae)
-    torch.manual_seed(seed + 6)
-    unet = make_unet().to(memory_format=torch.channels_last).train()
-    alphas = make_scheduler().alphas_cumprod
+    scenes, latents = encode_world(setting, vae)
+    seed, optim = setting.seed + 6, setting.steps(UNET)
+    torch.manual_seed(seed)
+    unet = make_unet().to(setting.device, memory_format=torch.channels_last).train()
+    alphas = make_scheduler().alphas_cumprod.to(setting.device)
     snr = alphas / (1 - alphas)
     weight = snr.clamp(max=5) / snr
 
-    def loss_fn(step: int) -> Tensor:
-        rng, gen = step_rng(seed + 6, step), step_generator(seed + 6, step)
-        picks = rng.integers(len(scenes), size=UNET.batch)
+    def make(step: int) -> tuple[Tensor, ...]:
+        rng, gen = step_rng(seed, step), step_generator(seed, step)
+        picks = rng.integers(len(scenes), size=optim.batch)
         texts = ["" if rng.random() < 0.1 else caption(scenes[i], rng, rare_share=0.25) for i in picks]
         x = latents[torch.from_numpy(picks)].float()
         noise = torch.randn(x.shape, generator=gen)
@@ -301,35 +376,46 @@ def train_unet(seed: int, work: Path, tokenizer: CLIPTokenizer, text: CLIPTextMo
         t = torch.rand(len(x), generator=gen)
         middle = torch.randn(len(x), generator=gen).sigmoid()
         t = (torch.where(torch.arange(len(x)) % 2 == 0, t, middle) * 1000).long().clamp_(max=999)
+        return x, noise, t, tokenize(tokenizer, texts)
+
+    batches = Stream(make, optim.steps, setting)
+
+    def loss_fn(step: int) -> Tensor:
+        x, noise, t, ids = batches(step)
         a = alphas[t].view(-1, 1, 1, 1)
         with torch.no_grad():
-            context = text(tokenize(tokenizer, texts)).last_hidden_state
+            context = text(ids).last_hidden_state
         noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         error = (unet(noisy, t, context).sample - noise).pow(2).mean((1, 2, 3))
         return (weight[t] * error).mean()
 
-    fit(unet.parameters(), loss_fn, UNET, "U-Net", work / "unet.ckpt")
+    fit(unet.parameters(), loss_fn, optim, "U-Net", setting.work / "unet.ckpt")
     return unet.eval()
 
 
 # --------------------------------------------------------------------------------------------------------------------- scorer
-def train_scorer(seed: int, work: Path, tokenizer: CLIPTokenizer) -> open_clip.CLIP:
+def train_scorer(setting: Setting, tokenizer: CLIPTokenizer) -> open_clip.CLIP:
     """A small CLIP of the same world with its own seed: CLIP score, zero-shot judges and the features of FID and KID."""
-    torch.manual_seed(seed + 7)
+    seed, optim = setting.seed + 1007, setting.steps(SCORE)
+    torch.manual_seed(seed)
     config = make_scorer(vocab=len(tokenizer))
     clip = open_clip.CLIP(EMBED, config["vision_cfg"], config["text_cfg"] | {"hf_tokenizer_name": ""})
-    clip = clip.to(memory_format=torch.channels_last).train()
+    clip = clip.to(setting.device, memory_format=torch.channels_last).train()
 
-    def loss_fn(step: int) -> Tensor:
-        rng = step_rng(seed + 7, step)
-        scenes = sample_scenes(SCORE.batch, rng)
+    def make(step: int) -> tuple[Tensor, ...]:
+        rng = step_rng(seed, step)
+        scenes = sample_scenes(optim.batch, rng)
         images = degrade(to_tensor(add_patches(render(scenes, rng), rng, 0.1)), rng)
         pairs = [partial_caption(s, rng) for s in scenes]
-        image = clip.encode_image(images)
-        text = clip.encode_text(tokenize(tokenizer, [t for t, _ in pairs]))
-        return contrastive(image, text, clip.logit_scale.clamp(max=4.6).exp(), matches(scenes, [d for _, d in pairs]))
+        return images, tokenize(tokenizer, [t for t, _ in pairs]), matches(scenes, [d for _, d in pairs])
 
-    fit(clip.parameters(), loss_fn, SCORE, "scorer", work / "scorer.ckpt")
+    batches = Stream(make, optim.steps, setting)
+
+    def loss_fn(step: int) -> Tensor:
+        images, ids, match = batches(step)
+        return contrastive(clip.encode_image(images), clip.encode_text(ids), clip.logit_scale.clamp(max=4.6).exp(), match)
+
+    fit(clip.parameters(), loss_fn, optim, "scorer", setting.work / "scorer.ckpt")
     clip.train()
     with torch.no_grad():  # settle the batch statistics on the averaged weights
         for m in clip.modules():
@@ -337,46 +423,54 @@ def train_scorer(seed: int, work: Path, tokenizer: CLIPTokenizer) -> open_clip.C
                 m.reset_running_stats()
                 m.momentum = None
         for step in range(40):
-            rng = step_rng(seed + 8, step)
-            clip.encode_image(to_tensor(render(sample_scenes(SCORE.batch, rng), rng)))
+            rng = step_rng(seed + 1, step)
+            clip.encode_image(to_tensor(render(sample_scenes(optim.batch, rng), rng)).to(setting.device))
     return clip.eval()
 
 
 # ----------------------------------------------------------------------------------------------------------------------- main
+STAGES = ("tokenizer", "autoencoder", "text", "scorer", "unet")
+
+
 def save_half(module: nn.Module, folder: Path) -> None:
     """Save a diffusers or transformers module in float16 without changing it."""
     import copy
 
-    copy.deepcopy(module).half().save_pretrained(folder, safe_serialization=True)
+    copy.deepcopy(module).cpu().half().save_pretrained(folder, safe_serialization=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("results/shapes-training"), help="checkpoints (git-ignored)")
-    parser.add_argument("--only", choices=("tokenizer", "autoencoder", "text", "unet", "scorer"), help="stop after this stage")
+    parser.add_argument("--only", choices=STAGES, help="this stage alone")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--workers", type=int, default=0, help="processes that make batches ahead")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the steps of every stage")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    stages = ("tokenizer", "autoencoder", "text", "scorer", "unet") if args.only is None else (args.only,)
-    for stage in stages:
-        run_stage(stage, args.seed, args.work)
+    torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU
+    torch.backends.cudnn.benchmark = True
+    setting = Setting(args.seed, args.work, args.device, args.workers, args.scale)
+    for stage in STAGES if args.only is None else (args.only,):
+        run_stage(stage, setting)
 
 
-def run_stage(stage: str, seed: int, work: Path) -> None:
+def run_stage(stage: str, setting: Setting) -> None:
     if stage == "tokenizer":
-        train_tokenizer(seed).save_pretrained(BASE / "tokenizer")
+        train_tokenizer(setting.seed).save_pretrained(BASE / "tokenizer")
         return
     tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
     if stage == "autoencoder":
-        save_half(train_autoencoder(seed, work), BASE / "vae")
+        save_half(train_autoencoder(setting), BASE / "vae")
     elif stage == "text":
-        save_half(train_text_encoder(seed, work, tokenizer), BASE / "text_encoder")
+        save_half(train_text_encoder(setting, tokenizer), BASE / "text_encoder")
     elif stage == "scorer":
         from safetensors.torch import save_file
 
-        clip = train_scorer(seed + 1000, work, tokenizer)
+        clip = train_scorer(setting, tokenizer)
         SCORER.mkdir(parents=True, exist_ok=True)
-        state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in clip.state_dict().items()}
+        state = {k: v.half().contiguous().cpu() if v.is_floating_point() else v.cpu() for k, v in clip.state_dict().items()}
         save_file(state, SCORER / "open_clip_model.safetensors")
         for name in os.listdir(BASE / "tokenizer"):
             shutil.copy(BASE / "tokenizer" / name, SCORER / name)
@@ -384,13 +478,13 @@ def run_stage(stage: str, seed: int, work: Path) -> None:
         config = {"model_cfg": make_scorer("bench/shapes/scorer", len(tokenizer)), "preprocess_cfg": preprocess}
         (SCORER / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     elif stage == "unet":
-        text = CLIPTextModel.from_pretrained(BASE / "text_encoder").float().eval()
-        vae = AutoencoderKL.from_pretrained(BASE / "vae").float().eval()
-        unet = train_unet(seed, work, tokenizer, text, vae)
+        text = CLIPTextModel.from_pretrained(BASE / "text_encoder").float().eval().to(setting.device)
+        vae = AutoencoderKL.from_pretrained(BASE / "vae").float().eval().to(setting.device)
+        unet = train_unet(setting, tokenizer, text, vae)
         pipe = StableDiffusionPipeline(
             vae, text, tokenizer, unet, make_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
-        pipe.to(dtype=torch.float16).save_pretrained(BASE, safe_serialization=True)
+        pipe.to("cpu", dtype=torch.float16).save_pretrained(BASE, safe_serialization=True)
 
 
 if __name__ == "__main__":
