@@ -33,7 +33,7 @@ from bench.shapes.world import STYLES, Scene, caption, render, sample_scenes
 
 CONTEXT = 48  # tokens a prompt
 EMBED = 64  # dimension of the scorer's features: FID with as few as 64 images
-LATENT_IMAGES = 196_608
+LATENT_IMAGES = 131_072
 
 AUTOENCODER = Optim(steps=9_000, lr=1.5e-3, batch=64, weight_decay=1e-4, warmup=100, decay=0.4, ema=0.998)
 TEXT = Optim(steps=3_000, lr=1.5e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.4)
@@ -323,6 +323,17 @@ def make_unet() -> UNet2DConditionModel:
     )
 
 
+class Prediction(nn.Module):
+    """A U-Net as a function of tensors to a tensor."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return self.unet(x.contiguous(memory_format=torch.channels_last), t, context).sample
+
+
 def make_scheduler() -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler(
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
@@ -332,7 +343,7 @@ def make_scheduler() -> DPMSolverMultistepScheduler:
 def encode_world(setting: Setting, vae: AutoencoderKL) -> tuple[list[Scene], Tensor]:
     """Render and encode the training set once. Returns its scenes and scaled latents, float16 (n, 4, 8, 8)."""
     size = 256
-    chunks = max(2, round(setting.scale * LATENT_IMAGES / size))
+    chunks = max(2, round(min(1, setting.scale) * LATENT_IMAGES / size))
 
     def chunk(i: int) -> tuple[list[Scene], np.random.Generator]:
         rng = np.random.default_rng([setting.seed, 5, i * size])
@@ -352,7 +363,7 @@ def encode_world(setting: Setting, vae: AutoencoderKL) -> tuple[list[Scene], Ten
             z = (moments.mean.float() + moments.std.float() * noise) * vae.config.scaling_factor
             encoded.append(z.cpu().numpy().astype(np.float16))
         np.save(path, np.concatenate(encoded))
-    return scenes, torch.from_numpy(np.load(path))
+    return scenes, torch.from_numpy(np.load(path)[: len(scenes)])
 
 
 def train_unet(setting: Setting, tokenizer: CLIPTokenizer, text: CLIPTextModel, vae: AutoencoderKL) -> UNet2DConditionModel:
@@ -379,14 +390,18 @@ def train_unet(setting: Setting, tokenizer: CLIPTokenizer, text: CLIPTextModel, 
         return x, noise, t, tokenize(tokenizer, texts)
 
     batches = Stream(make, optim.steps, setting)
+    predict: nn.Module = Prediction(unet)
+    if setting.device.type == "cuda":  # a step is a thousand small kernels: replay them as one graph
+        shapes = (torch.zeros(optim.batch, 4, 8, 8), torch.zeros(optim.batch, dtype=torch.long), torch.zeros(optim.batch, CONTEXT, 128))
+        predict = torch.cuda.make_graphed_callables(predict, tuple(s.to(setting.device) for s in shapes))
 
     def loss_fn(step: int) -> Tensor:
         x, noise, t, ids = batches(step)
         a = alphas[t].view(-1, 1, 1, 1)
         with torch.no_grad():
             context = text(ids).last_hidden_state
-        noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-        error = (unet(noisy, t, context).sample - noise).pow(2).mean((1, 2, 3))
+        noisy = a.sqrt() * x + (1 - a).sqrt() * noise
+        error = (predict(noisy, t, context) - noise).pow(2).mean((1, 2, 3))
         return (weight[t] * error).mean()
 
     fit(unet.parameters(), loss_fn, optim, "U-Net", setting.work / "unet.ckpt")
