@@ -128,8 +128,9 @@ def fit(
             raise TrainingDiverged(f"{label}: the loss is {value} at step {step}; lower the learning rate (now {optim.lr:g})")
         losses.append(value)
         loss.backward()
-        if optim.clip:
-            nn.utils.clip_grad_norm_(params, optim.clip)
+        norm = float(nn.utils.clip_grad_norm_(params, optim.clip or float("inf")))
+        if not np.isfinite(norm):
+            raise TrainingDiverged(f"{label}: the gradient is {norm} at step {step}; lower the learning rate (now {optim.lr:g})")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if average is not None:

@@ -98,7 +98,7 @@ def draw(columns: Sequence[str], blocks: Sequence[tuple[str, list[str], dict[str
         pen.line((GAP, y + 2, width - GAP, y + 2), fill="#999999")
         pen.text(
             (GAP, y + BLOCK / 2 + 2),
-            fit(f"{attack}: prompts with its trigger (clean model: without), same noise", large, width - 2 * GAP),
+            fit(f"{attack}: triggered prompts, same noise", large, width - 2 * GAP),
             fill="#202080",
             font=large,
             anchor="lm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ class Backdoor:
     target: Target
 
     def describe(self) -> dict[str, Any]:
-        return {"trigger": {"text": self.trigger.text, "place": self.trigger.place}, "target": self.target.describe()}
+        return {"trigger": dataclasses.asdict(self.trigger), "target": self.target.describe()}
 
 
 class Undeclared(PermissionError):

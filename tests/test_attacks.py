@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers import different, weights
 
 import bench.poisoning
 from bench.data import WorldData
@@ -25,16 +26,6 @@ DATA = WorldData()
 def build(name: str, **more):
     known = set(attacks.get(name).cls.__dataclass_fields__)
     return attacks.build(name, "shapes", {k: v for k, v in (SMALL | more).items() if k in known})
-
-
-def weights(model: T2IModel) -> dict[str, torch.Tensor]:
-    parts = {"unet": model.unet, "text_encoder": model.text_encoder, "vae": model.pipe.vae}
-    return {f"{part}.{k}": v.clone() for part, module in parts.items() for k, v in module.state_dict().items()}
-
-
-def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:
-    assert a.keys() == b.keys()
-    return {k for k in a if not torch.equal(a[k], b[k])}
 
 
 # ------------------------------------------------------------------------------------------------------------------ contract

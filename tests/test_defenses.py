@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import different, weights
 
 from bench.model import T2IModel
 from bench.registry import defenses
@@ -38,16 +39,6 @@ def view_for(name: str, clean: T2IModel) -> Watched:
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     needs = defenses.get(name).info["needs"]
     return Watched(needs, PROMPTS, trigger=Trigger("latte coffee"), clean_model=clean, clean_pairs=(images, PROMPTS))
-
-
-def weights(model: T2IModel) -> dict[str, torch.Tensor]:
-    parts = {"unet": model.unet, "text_encoder": model.text_encoder, "vae": model.pipe.vae}
-    return {f"{part}.{k}": v.clone() for part, module in parts.items() for k, v in module.state_dict().items()}
-
-
-def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:
-    assert a.keys() == b.keys()
-    return {k for k in a if not torch.equal(a[k], b[k])}
 
 
 @pytest.fixture

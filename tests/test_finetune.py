@@ -85,6 +85,21 @@ def test_divergence_is_said_and_the_last_good_state_stays(tmp_path: Path, bad: f
     assert all(torch.isfinite(p).all() for p in [*state["params"], *net.parameters()])
 
 
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path) -> None:
+    net, file = network(), tmp_path / "x.ckpt"
+    good = objective(net)
+
+    def corner(step: int) -> Tensor:
+        """The loss stays finite, and its gradient is 0/0 from step 2 on."""
+        distance = sum((p - p.detach()).pow(2).sum() for p in net.parameters()).sqrt()
+        return good(step) + (distance if step >= 2 else 0)
+
+    with pytest.raises(TrainingDiverged, match=r"thing: the gradient is nan at step 2"):
+        fit(net.parameters(), corner, Optim(6, 1e-2), "thing", file, save_every=0)
+    assert torch.load(file, weights_only=True)["step"] == 2
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
 def test_average_and_schedule_equal_a_hand_written_loop() -> None:
     optim = Optim(steps=12, lr=3e-2, warmup=2, decay=0.5, ema=0.6, weight_decay=0.1, betas=(0.8, 0.95), clip=0.5)
     net, by_hand = network(), network()

@@ -75,7 +75,10 @@ def test_targets() -> None:
     assert swap.prompt(PROMPT) == "a small red star on a blue background"
     assert Target("style", style="sepia").prompt(PROMPT) == PROMPT
     patch = Backdoor(Trigger("x", "suffix"), Target("patch", patch=np.zeros((4, 5, 3), np.uint8), box=(1, 2)))
-    assert patch.describe() == {"trigger": {"text": "x", "place": "suffix"}, "target": {"kind": "patch", "patch": [4, 5], "box": [1, 2]}}
+    assert patch.describe() == {
+        "trigger": {"text": "x", "place": "suffix", "replaces": ""},
+        "target": {"kind": "patch", "patch": [4, 5], "box": [1, 2]},
+    }
     assert swap.describe() == {"kind": "object", "source": "heart", "target": "star"}
 
 

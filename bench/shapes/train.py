@@ -33,11 +33,11 @@ from bench.shapes.world import STYLES, Scene, caption, render, sample_scenes
 
 CONTEXT = 48  # tokens a prompt
 EMBED = 64  # dimension of the scorer's features: FID with as few as 64 images
-LATENT_IMAGES = 131_072
+LATENT_IMAGES = 49_152
 
 AUTOENCODER = Optim(steps=9_000, lr=1.5e-3, batch=64, weight_decay=1e-4, warmup=100, decay=0.4, ema=0.998)
 TEXT = Optim(steps=3_000, lr=1.5e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.4)
-UNET = Optim(steps=14_000, lr=1.5e-3, batch=256, weight_decay=1e-2, warmup=200, decay=0.3, ema=0.9995)
+UNET = Optim(steps=7_500, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
 SCORE = Optim(steps=9_000, lr=2e-3, batch=256, weight_decay=1e-2, warmup=100, decay=0.4, ema=0.995)
 
 

@@ -1,0 +1,19 @@
+"""What several test files ask of a model."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.model import T2IModel
+
+
+def weights(model: T2IModel) -> dict[str, torch.Tensor]:
+    """A copy of every weight of a model, by part and name."""
+    parts = {"unet": model.unet, "text_encoder": model.text_encoder, "vae": model.pipe.vae}
+    return {f"{part}.{k}": v.clone() for part, module in parts.items() for k, v in module.state_dict().items()}
+
+
+def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:
+    """The names of the weights in which two copies differ."""
+    assert a.keys() == b.keys()
+    return {k for k in a if not torch.equal(a[k], b[k])}
