@@ -111,7 +111,8 @@ def describe(card: dict) -> str:
 
 A small Stable Diffusion (CLIP text encoder, U-Net with cross-attention, KL autoencoder) of a rendered world. The weights are float16
 safetensors, each part trained from seed 0 by `python -m bench.shapes.train --only PART` as it stands: autoencoder (6 minutes), text encoder
-(2) and scorer (8) with `--device cuda` on one H100, each beside another one, and the U-Net (68 minutes) on one CPU core. The tokenizer is the script's, too.
+(2) and scorer (8) with `--device cuda` on one H100, each beside another one, and the U-Net (68 minutes) on one CPU core. The tokenizer
+is the script's, too.
 The figures below are written by `python -m bench.shapes.evaluate --n {card["n"]}`.
 
 Percent right by the scorer's zero-shot judge on {card["n"]} held-out captions, half of them of combinations that never occur in training
