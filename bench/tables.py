@@ -277,7 +277,7 @@ def needs_text(needs: str) -> str:
 
 
 def to_latex(records: Sequence[Record]) -> str:
-    """A table environment for `booktabs`, nothing else needed."""
+    """A table environment for the packages booktabs and graphicx; a table wider than the text is scaled down to it."""
     table = rows(records)
     names = columns(table)
     bold = {m: best(records, table, m) for m in names}
@@ -289,6 +289,7 @@ def to_latex(records: Sequence[Record]) -> str:
         r"\label{tab:t2i-backdoor-bench}",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3.5pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{lll{'r' * len(names)}}}",
         r"\toprule",
         " & ".join(["Attack", "Defense", "Needs", *heads]) + r" \\",
@@ -309,7 +310,7 @@ def to_latex(records: Sequence[Record]) -> str:
             cells.append(rf"\textbf{{{text}}}" if i in bold[m] else text)
         lines.append(" & ".join(cells) + r" \\")
         last = block
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
 
 
 def to_markdown(records: Sequence[Record]) -> str:

@@ -146,10 +146,12 @@ def test_latex_compiles(records, tmp_path):
     engine = shutil.which("pdflatex") or shutil.which("tectonic")
     if engine is None:
         pytest.skip("no LaTeX here")
-    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + tables.to_latex(records) + "\\end{document}\n"
+    document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n" + tables.to_latex(records) + "\\end{document}\n"
     (tmp_path / "t.tex").write_text(document)
     flags = ["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []
     assert subprocess.run([engine, *flags, "t.tex"], cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    if "pdflatex" in engine:
+        assert "Overfull" not in (tmp_path / "t.log").read_text()
 
 
 def test_csv_is_stable_and_has_the_promised_columns(records):

@@ -9,89 +9,33 @@ the step alone. The steps are meant for one GPU; `--scale` shortens every stage 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from bench.finetune import Optim, fit, step_generator, step_rng
 from bench.progress import progress
 from bench.shapes import BASE, SCORER
+from bench.shapes.networks import CONTEXT, EMBED, Prediction, make_autoencoder, make_scheduler, make_scorer, make_text_encoder, make_unet
+from bench.shapes.stream import Setting, Stream, to_tensor
 from bench.shapes.world import STYLES, Scene, caption, render, sample_scenes
 
-CONTEXT = 48  # tokens a prompt
-EMBED = 64  # dimension of the scorer's features: FID with as few as 64 images
 LATENT_IMAGES = 49_152
 
 AUTOENCODER = Optim(steps=9_000, lr=1.5e-3, batch=64, weight_decay=1e-4, warmup=100, decay=0.4, ema=0.998)
 TEXT = Optim(steps=3_000, lr=1.5e-3, batch=128, weight_decay=1e-2, warmup=100, decay=0.4)
 UNET = Optim(steps=7_500, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
 SCORE = Optim(steps=9_000, lr=2e-3, batch=256, weight_decay=1e-2, warmup=100, decay=0.4, ema=0.995)
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """How and where to train: `scale` multiplies every number of steps, `workers` processes make batches ahead (0: none)."""
-
-    seed: int
-    work: Path
-    device: torch.device
-    workers: int = 0
-    scale: float = 1.0
-
-    def steps(self, optim: Optim) -> Optim:
-        return dataclasses.replace(optim, steps=max(2, round(self.scale * optim.steps)))
-
-
-class Batches(Dataset):
-    """`make(step)` as a data set whose index is the training step."""
-
-    def __init__(self, make: Callable[[int], tuple[Tensor, ...]]) -> None:
-        self.make = make
-
-    def __getitem__(self, step: int) -> tuple[Tensor, ...]:
-        return self.make(step)
-
-
-class Stream:
-    """Batches on the device, from whatever step is asked for first: a resumed training sees what an unbroken one would."""
-
-    def __init__(self, make: Callable[[int], tuple[Tensor, ...]], steps: int, setting: Setting) -> None:
-        self.make, self.steps, self.setting = make, steps, setting
-        self.batches: Iterator | None = None
-
-    def __call__(self, step: int) -> list[Tensor]:
-        if self.batches is None:
-            loader = DataLoader(
-                Batches(self.make),
-                batch_size=None,
-                sampler=range(step, self.steps),
-                num_workers=self.setting.workers,
-                worker_init_fn=_alone,
-            )
-            self.batches = iter(loader)
-        return [t.to(self.setting.device) for t in next(self.batches)]
-
-
-def _alone(_: int) -> None:
-    torch.set_num_threads(1)
-
-
-def to_tensor(images: np.ndarray) -> Tensor:
-    """uint8 (n, H, W, 3) to float32 (n, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
 
 
 def fast_bf16(device: torch.device) -> bool:
@@ -127,18 +71,6 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------- autoencoder
-def make_autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 128),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=64,
-    )
-
-
 def add_patches(images: np.ndarray, rng: np.random.Generator, share: float = 0.25) -> np.ndarray:
     """Paste random two-colour rectangles into a share of the images, so that the autoencoder also carries what the world does not draw."""
     images = images.copy()
@@ -226,21 +158,6 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, match: Tensor) -> Te
     return -0.5 * ((rows * logits.log_softmax(1)).sum(1).mean() + (columns * logits.log_softmax(0)).sum(0).mean())
 
 
-def make_scorer(folder: Path | str = "", vocab: int = 0) -> dict:
-    return {
-        "embed_dim": EMBED,
-        "vision_cfg": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "patch_size": None},
-        "text_cfg": {
-            "context_length": CONTEXT,
-            "vocab_size": vocab,
-            "width": 96,
-            "heads": 4,
-            "layers": 3,
-            "hf_tokenizer_name": str(folder),
-        },
-    }
-
-
 def degrade(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Blur and noise a batch a little: the scorer must judge images that went through an autoencoder."""
     if rng.random() < 0.5:
@@ -250,23 +167,6 @@ def degrade(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------------------------------- text encoder
-def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            max_position_embeddings=CONTEXT,
-            projection_dim=EMBED,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-    )
-
-
 def train_text_encoder(setting: Setting, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The text tower of a CLIP on the world, plus a token-identity term: every position predicts its own token and the set of tokens
     before it, so that a rare word keeps its identity in the hidden states that the U-Net reads."""
@@ -310,36 +210,6 @@ def train_text_encoder(setting: Setting, tokenizer: CLIPTokenizer) -> CLIPTextMo
 
 
 # ---------------------------------------------------------------------------------------------------------------------- U-Net
-def make_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(64, 128),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=128,
-        attention_head_dim=4,
-        norm_num_groups=16,
-    )
-
-
-class Prediction(nn.Module):
-    """A U-Net as a function of tensors to a tensor."""
-
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        return self.unet(x.contiguous(memory_format=torch.channels_last), t, context).sample
-
-
-def make_scheduler() -> DPMSolverMultistepScheduler:
-    return DPMSolverMultistepScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-    )
-
-
 def encode_world(setting: Setting, vae: AutoencoderKL) -> tuple[list[Scene], Tensor]:
     """Render and encode the training set once. Returns its scenes and scaled latents, float16 (n, 4, 8, 8)."""
     size = 256
