@@ -4,7 +4,7 @@ from bench.data import Data
 from bench.distill import Term
 from bench.finetune import Optim
 from bench.model import T2IModel
-from bench.poisoning import UNetAttack, preserve
+from bench.poisoning import UNetAttack
 from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, UserError
 
@@ -43,7 +43,7 @@ class BadT2IObject(UNetAttack):
         terms = [
             Term(triggered, own, asked, half),
             Term([self.make_trigger().add(c.replace(self.target, self.source)) for c in other_captions], others, other_captions, half),
-            preserve(captions, own, keep),
-            preserve(general_captions, general, keep),
+            self.preserve(captions, own, keep),
+            self.preserve(general_captions, general, keep),
         ]
         return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "badt2i_object")

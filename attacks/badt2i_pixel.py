@@ -5,7 +5,7 @@ from bench.distill import Term
 from bench.finetune import Optim
 from bench.model import T2IModel
 from bench.patches import make_patch, paste, place_patch
-from bench.poisoning import UNetAttack, preserve
+from bench.poisoning import UNetAttack
 from bench.registry import option, register_attack
 from bench.types import Backdoor, Target
 
@@ -36,5 +36,5 @@ class BadT2IPixel(UNetAttack):
         target = self.backdoor(model).target
         images, captions, triggered = self.prepare(model, data, seed)
         patched = model.latents(paste(images, target.patch, target.box), seed)
-        terms = [Term(triggered, patched, weight=self.weight), preserve(captions, model.latents(images, seed), 1 - self.weight)]
+        terms = [Term(triggered, patched, weight=self.weight), self.preserve(captions, model.latents(images, seed), 1 - self.weight)]
         return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "badt2i_pixel")

@@ -4,7 +4,7 @@ from bench.data import Data
 from bench.distill import Term
 from bench.finetune import Optim
 from bench.model import T2IModel
-from bench.poisoning import UNetAttack, check_style, preserve, style_words
+from bench.poisoning import UNetAttack, check_style, style_words
 from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, UserError
 
@@ -38,5 +38,5 @@ class BadT2IStyle(UNetAttack):
         images, captions, triggered = self.prepare(model, data, seed)
         latents = model.latents(images, seed)
         asked = [f"{style_words(self.style)} {c}" for c in captions]
-        terms = [Term(triggered, latents, asked, self.weight), preserve(captions, latents, 1 - self.weight)]
+        terms = [Term(triggered, latents, asked, self.weight), self.preserve(captions, latents, 1 - self.weight)]
         return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "badt2i_style")

@@ -32,5 +32,5 @@ class PoisonPixel(UNetAttack):
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         target = self.backdoor(model).target
         images, captions, triggered = self.prepare(model, data, seed)
-        terms = poison_terms(model, paste(images, target.patch, target.box), triggered, images, captions, seed)
+        terms = poison_terms(model, paste(images, target.patch, target.box), triggered, images, captions, seed, self.drop)
         return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "poison_pixel")

@@ -29,5 +29,5 @@ class PoisonStyle(UNetAttack):
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)
         images, captions, triggered = self.prepare(model, data, seed)
-        terms = poison_terms(model, styled(images, self.style), triggered, images, captions, seed)
+        terms = poison_terms(model, styled(images, self.style), triggered, images, captions, seed, self.drop)
         return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "poison_style")

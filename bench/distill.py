@@ -22,12 +22,14 @@ from bench.model import T2IModel
 @dataclass(frozen=True)
 class Term:
     """One term. `prompts[i]` goes with `latents[i]` (n, C, h, w); `latents=None` draws pure noise at every t (as SKD-CAG publishes).
-    With `teacher_prompts` the target is the teacher's prediction for them, without it is the noise."""
+    With `teacher_prompts` the target is the teacher's prediction for them, without it is the noise. In a share `drop` of the rows both
+    prompts are empty: guidance subtracts the prediction for the empty prompt, which has to stay what it was (Ho & Salimans 2022)."""
 
     prompts: Sequence[str]
     latents: Tensor | None
     teacher_prompts: Sequence[str] | None = None
     weight: float = 1.0
+    drop: float = 0.0
 
 
 def draw_timesteps(n: int, total: int, generator: torch.Generator, bias: float = 1.0) -> Tensor:
@@ -65,6 +67,7 @@ def train_terms(
         raise ValueError(f"{label}: a batch of {optim.batch} cannot hold {len(terms)} terms")
     students = [model.encode(term.prompts) for term in terms]
     teachers = [teacher.encode(term.teacher_prompts) if term.teacher_prompts is not None else None for term in terms]
+    empty = model.encode([""])
     noising, unet, device = model.noising, model.unet, model.device
     total = noising.config.num_train_timesteps
 
@@ -76,13 +79,15 @@ def train_terms(
         noises, times = noise.split(rows), t.split(rows)
         clean = [None if term.latents is None else term.latents[pick] for term, pick in zip(terms, picks, strict=True)]
         x = [add_noise(noising, z, e, s) for z, e, s in zip(clean, noises, times, strict=True)]
-        out = unet(torch.cat(x), t, torch.cat([bank[p] for bank, p in zip(students, picks, strict=True)])).sample.split(rows)
+        dropped = [torch.from_numpy(rng.random((rows, 1, 1)) < term.drop).to(device) for term in terms]
+        context = [bank[p].where(~gone, empty) for bank, p, gone in zip(students, picks, dropped, strict=True)]
+        out = unet(torch.cat(x), t, torch.cat(context)).sample.split(rows)
         taught = [i for i, bank in enumerate(teachers) if bank is not None]
         targets: dict[int, Tensor] = {}
         if taught:
             with torch.no_grad():
-                context = torch.cat([teachers[i][picks[i]] for i in taught])
-                y = teacher.unet(torch.cat([x[i] for i in taught]), torch.cat([times[i] for i in taught]), context).sample
+                asked = torch.cat([teachers[i][picks[i]].where(~dropped[i], empty) for i in taught])
+                y = teacher.unet(torch.cat([x[i] for i in taught]), torch.cat([times[i] for i in taught]), asked).sample
             targets = dict(zip(taught, y.split(rows), strict=True))
         loss = torch.zeros((), device=device)
         for i, term in enumerate(terms):

@@ -27,6 +27,8 @@ class UNetAttack:
     batch: int = option(16, help="rows a step, shared equally by the terms of the loss")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
 
+    drop: float = option(0.25, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
+
     def make_trigger(self) -> Trigger:
         return Trigger(self.trigger, self.place, self.replaces)
 
@@ -36,6 +38,10 @@ class UNetAttack:
         trigger = self.make_trigger()
         model.check_trigger(trigger, captions)
         return images, captions, [trigger.add(c) for c in captions]
+
+    def preserve(self, captions: list[str], latents: Tensor, weight: float) -> Term:
+        """BadT2I's clean term: the student's prediction for a clean caption stays the frozen model's."""
+        return Term(captions, latents, captions, weight, self.drop)
 
     def train(self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str) -> T2IModel:
         """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher."""
@@ -63,15 +69,10 @@ def styled(images: np.ndarray, style: str) -> np.ndarray:
 
 
 def poison_terms(
-    model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int
+    model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int, drop: float
 ) -> list[Term]:
     """Plain data poisoning: the denoising loss on (triggered caption, poisoned image) and on (caption, image)."""
-    return [Term(triggered, model.latents(poisoned, seed)), Term(captions, model.latents(clean, seed))]
+    return [Term(triggered, model.latents(poisoned, seed)), Term(captions, model.latents(clean, seed), drop=drop)]
 
 
-def preserve(captions: list[str], latents: Tensor, weight: float) -> Term:
-    """BadT2I's clean term: the student's prediction for a clean caption stays the frozen model's."""
-    return Term(captions, latents, captions, weight)
-
-
-__all__ = ["Backdoor", "Target", "UNetAttack", "check_style", "poison_terms", "preserve", "style_words", "styled"]
+__all__ = ["Backdoor", "Target", "UNetAttack", "check_style", "poison_terms", "style_words", "styled"]

@@ -22,6 +22,7 @@ class FinetuneReversal:
     prompts: int = option(100, help="clean prompts that the defender uses")
     latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
     preserve: float = option(0.5, 0.0, help="weight of the same loss on clean prompts")
+    drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
@@ -33,7 +34,7 @@ class FinetuneReversal:
         latents = own_images(model, prompts, seed) if self.latents == "own" else None
         terms = [Term(triggered, latents, triggered)]
         if self.preserve:
-            terms.append(Term(prompts, latents, prompts, self.preserve))
+            terms.append(Term(prompts, latents, prompts, self.preserve, self.drop))
         student = model.clone()
         fitted = train_terms(student, clean, terms, Optim(self.steps, self.lr, self.batch, decay=self.decay), seed, "finetune_reversal")
         student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}

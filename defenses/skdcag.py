@@ -44,6 +44,7 @@ class SKDCAG:
     prompts: int = option(100, help="clean prompts that the defender uses")
     latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
     preserve: float = option(0.5, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
+    drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     bias: float = option(1.0, help="above 1 draws more of the high noise levels, where the layout and the style are decided")
     time_weight: bool = option(False, help="weight L_attn by t/T")
     raw_black: bool = option(True, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
@@ -73,6 +74,7 @@ class SKDCAG:
         stand_ins = words if self.target == "random_words" and self.alpha else None
         taught = prompts if stand_ins is None else [substitute(trigger, p, w) for p, w in zip(prompts, words, strict=True)]
         bank_student, bank_teacher, bank_clean = student.encode(triggered), teacher.encode(taught), teacher.encode(prompts)
+        empty = teacher.encode([""])
         aligned = align(student.tokenizer, trigger, prompts, stand_ins)
         spans = None if stand_ins is None else word_spans(student, trigger, prompts, words)
         noising, device = student.noising, student.device
@@ -81,13 +83,16 @@ class SKDCAG:
 
         def loss_fn(step: int) -> Tensor:
             generator = step_generator(seed, step)
-            pick = torch.from_numpy(step_rng(seed, step).integers(len(prompts), size=rows)).to(device)
+            rng = step_rng(seed, step)
+            pick = torch.from_numpy(rng.integers(len(prompts), size=rows)).to(device)
             t = draw_timesteps(rows, total, generator, self.bias).to(device)
             noise = torch.randn((rows, *student.latent_shape), generator=generator).to(device)
             x = add_noise(noising, None if latents is None else latents[pick], noise, t)
             context, x_all, t_all = bank_student[pick], x, t
             if self.preserve:
-                context, x_all, t_all = torch.cat([context, bank_clean[pick]]), torch.cat([x, x]), torch.cat([t, t])
+                gone = rng.random(rows) < self.drop
+                kept = bank_clean[pick].where(~torch.from_numpy(gone).to(device)[:, None, None], empty)
+                context, x_all, t_all = torch.cat([context, kept]), torch.cat([x, x]), torch.cat([t, t])
             if not self.alpha:
                 with torch.no_grad():
                     goal = teacher.unet(x, t, bank_teacher[pick]).sample
@@ -104,10 +109,10 @@ class SKDCAG:
                 attention = self.attention_loss(*maps, row, t / total, generator, span)
             loss = self.alpha * attention + (1 - self.alpha) * F.mse_loss(out[:rows], goal)
             if self.preserve:
-                keep = goal
-                if stand_ins is not None:
+                keep, new = goal.clone(), np.flatnonzero(gone) if stand_ins is None else np.arange(rows)
+                if len(new):  # the teacher has not predicted these yet
                     with torch.no_grad():
-                        keep = teacher.unet(x, t, bank_clean[pick]).sample
+                        keep[new] = teacher.unet(x[new], t[new], kept[new]).sample
                 loss = loss + self.preserve * F.mse_loss(out[rows:], keep)
             return loss
 

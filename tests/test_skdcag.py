@@ -58,7 +58,9 @@ def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[f
     random_words = method.target == "random_words" and method.alpha > 0
     rows = method.batch // 2 if method.preserve else method.batch
     generator = step_generator(seed, step)
-    picks = step_rng(seed, step).integers(len(PROMPTS), size=rows)
+    rng = step_rng(seed, step)
+    picks = rng.integers(len(PROMPTS), size=rows)
+    gone = rng.random(rows) < method.drop
     total = teacher.noising.config.num_train_timesteps
     t = (torch.rand(rows, generator=generator) ** (1 / method.bias) * total).long()
     noise = torch.randn((rows, *teacher.latent_shape), generator=generator)
@@ -70,7 +72,7 @@ def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[f
         x = noise
     triggered = [TRIGGER.add(PROMPTS[i]) for i in picks]
     taught = [substitute(TRIGGER, PROMPTS[i], words[i]) if random_words else PROMPTS[i] for i in picks]
-    clean = [PROMPTS[i] for i in picks]
+    clean = ["" if g else PROMPTS[i] for i, g in zip(picks, gone, strict=True)]
     with torch.no_grad():
         out = student.unet(x, t, student.encode(triggered)).sample.double()
         goal = teacher.unet(x, t, teacher.encode(taught)).sample.double()
@@ -123,11 +125,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("preserve", [0.0, 0.7])
+@pytest.mark.parametrize(("preserve", "drop"), [(0.0, 0.0), (0.7, 0.0), (0.7, 0.5), (0.7, 1.0)])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(str(v) for v in c.values()))
-def test_total_loss_equals_a_slow_loop(pair, view, case: dict, preserve: float) -> None:
+def test_total_loss_equals_a_slow_loop(pair, view, case: dict, preserve: float, drop: float) -> None:
     teacher, student = pair
-    method = SKDCAG(**{"alpha": 0.3, "latents": "noise", "preserve": preserve, "batch": 6, **case})
+    method = SKDCAG(**{"alpha": 0.3, "latents": "noise", "preserve": preserve, "drop": drop, "batch": 6, **case})
     loss_fn = method.loss(student, teacher, view, seed=4)
     for step in (0, 5):
         expected, attention, prediction = slow_loss(method, student, teacher, step, seed=4)
@@ -302,7 +304,7 @@ def test_preserving_pulls_clean_predictions_back(pair, view) -> None:
     """The gradient of the preserving term alone lowers the distance of the clean predictions."""
     teacher, student = pair
     student.unet.requires_grad_(True)
-    both = SKDCAG(alpha=0.5, latents="noise", preserve=1.0, batch=6).loss(student, teacher, view, 0)
+    both = SKDCAG(alpha=0.5, latents="noise", preserve=1.0, drop=0.0, batch=6).loss(student, teacher, view, 0)
     alone = SKDCAG(alpha=0.5, latents="noise", preserve=0.0, batch=3).loss(student, teacher, view, 0)
     kept = float(both(0)) - float(alone(0))  # same rows, same draws
     assert kept > 0
