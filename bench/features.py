@@ -147,6 +147,23 @@ class Scorer:
                 parts.append(self.model.encode_image(x).float().cpu().numpy())
         return np.concatenate(parts)
 
+    def encode_maps(self, images: np.ndarray) -> np.ndarray:
+        """Perceptual codes of uint8 images (n, H, W, 3): float32 (n, d) with |a - b|^2 / 2 the perceptual distance of two images (0..2).
+
+        As in LPIPS (Zhang et al. 2018) without its fitted weights: the channels at each position of a feature map are scaled to length
+        1; the distance is 1 - their cosine, mean over positions, then over at most five layers spread over the depth of the network.
+        Unlike the embedding, it sees place, size and pose.
+        """
+        parts = []
+        with torch.inference_mode():
+            for first in range(0, len(images), self.batch):
+                x = self.preprocess(images[first : first + self.batch])
+                maps = self.model.visual.forward_intermediates(x, intermediates_only=True)["image_intermediates"]
+                depths = np.linspace(0, len(maps) - 1, min(5, len(maps))).round().astype(int)
+                codes = [F.normalize(maps[i].float(), dim=1).flatten(1) * (maps[i][0, 0].numel() * len(depths)) ** -0.5 for i in depths]
+                parts.append(torch.cat(codes, 1).cpu().numpy())
+        return np.concatenate(parts)
+
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of `texts` (m): float32 (m, d), not normalized. Every distinct text is encoded once in the scorer's life."""
         new = [t for t in dict.fromkeys(texts) if t not in self._texts]
@@ -253,6 +270,10 @@ class Features:
     def encode_images(self, images: np.ndarray) -> np.ndarray:
         """The scorer's features of uint8 images (n, H, W, 3): float32 (n, d), not normalized, cached."""
         return self._encode(self.scorer, images)
+
+    def encode_maps(self, images: np.ndarray) -> np.ndarray:
+        """The scorer's perceptual codes of uint8 images (n, H, W, 3): float32 (n, d). Large, and not cached."""
+        return self.scorer.encode_maps(images)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """The scorer's embeddings of texts (m): float32 (m, d), not normalized, cached."""

@@ -15,9 +15,11 @@ from bench.types import Samples, Score
 @register_metric("diversity", better="higher")
 @dataclass
 class Diversity:
-    """Mean pairwise cosine distance (0..2) of the scorer's features among images of one prompt under different noise; mean over prompts.
+    """Mean pairwise perceptual distance (0..2) among images of one prompt under different noise; mean over prompts.
 
-    `each` holds one value a prompt. Needs two images a prompt. A model that draws noise can win. Refused prompts are left out.
+    The distance is LPIPS's (Zhang et al. 2018) on the scorer's feature maps, without fitted weights: see `Scorer.encode_maps`. The
+    embedding itself would not do: it is trained not to see place, size and pose, and moves mostly where a picture is wrong. `each` holds
+    one value a prompt. Needs two images a prompt. A model that draws noise can win. Refused prompts are left out.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -26,12 +28,14 @@ class Diversity:
         k = samples.per_prompt
         if k < 2:
             return Score(None, network=features.name, note="diversity needs at least 2 images a prompt")
-        x = unit(features.images(samples, "diverse"))
-        x = x.reshape(-1, k, x.shape[1])
-        # |sum of k unit vectors|^2 = k + the cosines of all ordered pairs
-        cosine = ((x.sum(1) ** 2).sum(1) - (x**2).sum((1, 2))) / (k * (k - 1))
+        images = samples.images["diverse"]
         keep = served(samples, "diverse").reshape(-1, k).all(1)
-        return mean(1 - cosine[keep], features.name)
+        distances = []
+        for group in images.reshape(-1, k, *images.shape[1:])[keep]:
+            x = features.encode_maps(group).astype(np.float64)
+            # the mean over ordered pairs of |a - b|^2 / 2, without the pairs
+            distances.append((k * (x**2).sum() - (x.sum(0) ** 2).sum()) / (k * (k - 1)))
+        return mean(np.array(distances), features.name)
 
 
 @register_metric("vendi", better="higher")
