@@ -4,6 +4,7 @@
 python run_bench.py                                       all attacks x (skdcag + baselines)
 python run_bench.py --scale smoke                         does it work here?
 python run_bench.py --attacks badt2i_pixel --defenses none,skdcag --set skdcag.steps=200
+python run_bench.py --defenses none,skdcag --sweep skdcag.alpha=0,0.3,0.5,0.7,1
 python run_bench.py --list                                what there is
 python run_bench.py --tables-only --out results/run-quick rebuild the tables of a finished run
 """
@@ -40,6 +41,14 @@ def make_parser() -> Parser:
     parser.add_argument("--n", type=int, help="evaluation prompts a condition (default: the scale's)")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="NAME.OPTION=VALUE", help="an option of a method; repeatable"
+    )
+    parser.add_argument(
+        "--sweep",
+        dest="sweeps",
+        action="append",
+        default=[],
+        metavar="NAME.OPTION=V1,V2",
+        help="every value of an option of an attack or a defense as a row of its own, and a plot; repeatable",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="run folder (default: results/run-SCALE); a run in it resumes")
     parser.add_argument("--fresh", action="store_true", help="make everything anew, whatever the folder holds")
@@ -100,6 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
             n=args.n,
             metrics=args.metrics,
             overrides=tuple(args.overrides),
+            sweeps=tuple(args.sweeps),
             out=args.out,
             fresh=args.fresh,
             device=args.device or "auto",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import registry
+from bench import registry, sweep
 from bench.bases import Base, find_base, load_base
 from bench.data import Data, WorldData
-from bench.registry import Registry
+from bench.registry import Registry, suggest
 from bench.store import digest, file_digest, plain
 from bench.types import Cell, UserError
 
@@ -69,6 +68,7 @@ class Config:
     n: int | None = None
     metrics: str | None = None
     overrides: tuple[str, ...] = ()
+    sweeps: tuple[str, ...] = ()
     out: Path | None = None
     fresh: bool = False
     device: str = "cpu"
@@ -183,14 +183,19 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     attacks = registry.attacks.select(config.attacks)
     defenses = registry.defenses.select(config.defenses)
     metrics = registry.metrics.select(config.metrics or config.scale.metrics)
-    options = parse_overrides(config.overrides, {*attacks, *metrics, *(p for d in defenses for p in d.split("+"))})
+    methods = {*attacks, *(p for d in defenses for p in d.split("+"))}
+    options = parse_overrides(config.overrides, {*methods, *metrics})
+    sweeps = sweep.parse(config.sweeps, methods, options)
 
-    def method(kind: Registry, name: str) -> Method:
+    def method(kind: Registry, name: str, swept: dict[str, str] | None = None) -> Method:
         training = 1.0 if kind is registry.metrics else size.training
-        return build(kind, name, base.family, options.get(name, {}), training)
+        return build(kind, name, base.family, options.get(name, {}) | (swept or {}), training)
 
-    built_attacks = {a: method(registry.attacks, a) for a in attacks}
-    built_defenses = {d: tuple(method(registry.defenses, p) for p in d.split("+")) for d in defenses}
+    def variants(kind: Registry, names: list[str]) -> dict[str, tuple[Method, ...]]:
+        return {v: tuple(method(kind, *part) for part in parts) for n in names for v, parts in sweep.expand(n, sweeps).items()}
+
+    built_attacks = {name: parts[0] for name, parts in variants(registry.attacks, attacks).items()}
+    built_defenses = variants(registry.defenses, defenses)
     built_metrics = {m: method(registry.metrics, m) for m in metrics}
     _check_size(config, base, metrics)
     data = data or WorldData()
@@ -204,8 +209,8 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     }
     cells = []
     for seed in seeds:
-        for a in attacks:
-            for d in defenses:
+        for a in built_attacks:
+            for d in built_defenses:
                 parts = [part.key for part in built_defenses[d]]
                 cell = {"shared": shared, "attack": built_attacks[a].key, "defense": parts, "scorer": scorer, "seed": seed}
                 cell["evaluation"] = size.evaluation
@@ -231,9 +236,7 @@ def parse_overrides(texts: tuple[str, ...], used: set[str]) -> dict[str, dict[st
         if not (equals and dot and name and key):
             raise UserError(f"--set {text!r} is not of the form name.option=value, such as skdcag.alpha=0.7")
         if name not in used:
-            near = difflib.get_close_matches(name, sorted(used), n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"in this run: {', '.join(sorted(used))}"
-            raise UserError(f"--set {text}: {name!r} is not in this run; {hint}")
+            raise UserError(f"--set {text}: {name!r} is not in this run; {suggest(name, used, 'in this run')}")
         found.setdefault(name, {})[key] = value.strip()
     return found
 

@@ -89,10 +89,7 @@ class Registry:
     def get(self, name: str) -> Entry:
         self.load()
         if name not in self.entries:
-            known = [*self.entries, *self.groups]
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
-            raise UserError(f"unknown {self.kind} {name!r}; {hint}")
+            raise UserError(f"unknown {self.kind} {name!r}; {suggest(name, [*self.entries, *self.groups], 'known')}")
         return self.entries[name]
 
     def select(self, text: str) -> list[str]:
@@ -118,6 +115,13 @@ class Registry:
         for key, value in (overrides or {}).items():
             values[key] = _typed(entry, key, value)
         return entry.cls(**values)
+
+
+def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """What the user may have meant: near names, or else all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {', '.join(near)}?" if near else f"{otherwise}: {', '.join(known)}"
 
 
 def option(shapes: Any, sd: Any = dataclasses.MISSING, help: str = "") -> Any:

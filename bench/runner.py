@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import report, tables
+from bench import report, sweep, tables
 from bench.data import Data
 from bench.judges import apply_target
 from bench.manifest import directions, protocol, write_manifest
@@ -107,10 +107,11 @@ def run(config: Config, data: Data | None = None) -> int:
     plan_ = plan(config, data)
     store = Store(config.folder, display.say, fresh=config.fresh)
     stored = {c.key: whole_cell(store, c) for c in plan_.cells}
-    todo = [c for c in plan_.cells if missing_metrics(plan_, stored[c.key])]
+    # two names of one cell (a method and its variant with the default value) share its record
+    todo = list({c.key: c for c in reversed(plan_.cells) if missing_metrics(plan_, stored[c.key])}.values())[::-1]
     begun, results = time.perf_counter(), {k: v[0] for k, v in stored.items() if v is not None}
     shop = Workshop(plan_, store, display)
-    skipped, status = len(plan_.cells) - len(todo), 0
+    skipped, status = sum(not missing_metrics(plan_, stored[c.key]) for c in plan_.cells), 0
     if skipped:
         display.say(f"{skipped} of {len(plan_.cells)} cells are stored in {config.folder}")
     try:
@@ -162,8 +163,9 @@ def publish(store: Store) -> None:
         raise UserError(f"{store.root} holds no finished cell: run the benchmark first, or name its folder with --out")
     written = tables.write(records, store.root)
     grid = report.write_grid(store, records)
+    written += [*([grid] if grid else []), *sweep.write_plots(store, records)]
     tables.show(records)
-    print(f"{store.root}: {', '.join(p.name for p in [*written, *([grid] if grid else [])])}, run.json")
+    print(f"{store.root}: {', '.join(p.name for p in written)}, run.json")
 
 
 def stored_records(store: Store) -> list[tables.Record]:
@@ -176,7 +178,8 @@ def stored_records(store: Store) -> list[tables.Record]:
     for c in manifest["cells"]:
         cell = Cell(manifest["protocol"]["base"], c["attack"], c["defense"], c["seed"], c["key"])
         absent = CellResult(cell, "missing", needs=tuple(manifest["needs"][c["defense"]]))
-        records.append(store.read_result(c["key"]) or (absent, extra))
+        result, own = store.read_result(c["key"]) or (absent, extra)
+        records.append((replace(result, cell=replace(result.cell, attack=cell.attack, defense=cell.defense)), own))
     return records
 
 
