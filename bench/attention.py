@@ -27,11 +27,14 @@ class Capture:
     maps = seen.maps()          # (batch, tokens, size, size)
     (loss of out and maps).backward()
 
-    A second call inside one capture raises: use a second capture. Gradient checkpointing may be on, and the capture closed before
+    `rows` and `tokens` keep the maps of the first rows of the batch and the first tokens alone (the softmax is over all tokens all the
+    same). A second call inside one capture raises: use a second capture. Gradient checkpointing may be on, and the capture closed before
     `backward`: the maps are computed outside the layers that run again.
     """
 
     unet: nn.Module
+    rows: int | None = None
+    tokens: int | None = None
     inputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer name -> hidden states, context
     _layers: dict[str, nn.Module] = field(default_factory=dict)
     _hooks: list = field(default_factory=list)
@@ -59,13 +62,14 @@ class Capture:
     def _keep(self, name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         self._grad = torch.is_grad_enabled()
         # gradient checkpointing runs a layer again during backward, without calling the U-Net: the first recording stands
-        self.inputs.setdefault(name, (args[0] if args else kwargs["hidden_states"], kwargs["encoder_hidden_states"]))
+        hidden, context = args[0] if args else kwargs["hidden_states"], kwargs["encoder_hidden_states"]
+        self.inputs.setdefault(name, (hidden[: self.rows], context[: self.rows]))
 
     @cached_property
     def probs(self) -> dict[str, Tensor]:
         """Layer name -> (batch, pixels, tokens): softmax over tokens, mean over heads."""
         with torch.set_grad_enabled(self._grad):
-            return {name: _probabilities(self._layers[name], *given) for name, given in self.inputs.items()}
+            return {name: _probabilities(self._layers[name], *given, self.tokens) for name, given in self.inputs.items()}
 
     def layers(self) -> list[Tensor]:
         """One map a layer: (batch, tokens, h, w), softmax over tokens, mean over heads. Layers are square."""
@@ -84,9 +88,9 @@ class Capture:
         return sum(m if m.shape[-1] == size else F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for m in layers)
 
 
-def _probabilities(layer: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
+def _probabilities(layer: nn.Module, hidden: Tensor, context: Tensor, tokens: int | None) -> Tensor:
     q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(context)))
-    return (q @ k.transpose(-1, -2) * layer.scale).softmax(-1).mean(1)
+    return (q @ k.transpose(-1, -2) * layer.scale).softmax(-1)[..., :tokens].mean(1)
 
 
 def minmax(maps: Tensor, eps: float = 1e-6) -> Tensor:

@@ -77,6 +77,9 @@ class SKDCAG:
         empty = teacher.encode([""])
         aligned = align(student.tokenizer, trigger, prompts, stand_ins)
         spans = None if stand_ins is None else word_spans(student, trigger, prompts, words)
+        # the maps of no later token are read: neither a real one of the student's prompts nor what it is compared with
+        read = (aligned.trigger | aligned.other).any(0) | (torch.zeros(1, dtype=torch.bool) if spans is None else spans.any(0))
+        length = 1 + max(int(read.nonzero().max()), int(aligned.source.max()))
         noising, device = student.noising, student.device
         total = noising.config.num_train_timesteps
         rows = max(1, self.batch // 2) if self.preserve else self.batch
@@ -99,13 +102,13 @@ class SKDCAG:
                 out = student.unet(x_all, t_all, context).sample
                 attention = torch.zeros((), device=device)
             else:
-                with torch.no_grad(), Capture(teacher.unet) as seen:
+                with torch.no_grad(), Capture(teacher.unet, tokens=length) as seen:
                     goal = teacher.unet(x, t, bank_teacher[pick]).sample
-                with Capture(student.unet) as own:
+                with Capture(student.unet, rows, length) as own:
                     out = student.unet(x_all, t_all, context).sample
-                row = Alignment(*(v[pick.cpu()].to(device) for v in (aligned.trigger, aligned.other, aligned.source)))
-                span = None if spans is None else spans[pick.cpu()].to(device)
-                maps = own.maps()[:rows], seen.maps(), len(own.probs)
+                row = Alignment(*(v[pick.cpu(), :length].to(device) for v in (aligned.trigger, aligned.other, aligned.source)))
+                span = None if spans is None else spans[pick.cpu(), :length].to(device)
+                maps = own.maps(), seen.maps(), len(own.probs)
                 attention = self.attention_loss(*maps, row, t / total, generator, span)
             loss = self.alpha * attention + (1 - self.alpha) * F.mse_loss(out[:rows], goal)
             if self.preserve:

@@ -303,3 +303,17 @@ def test_any_look_alike_aligns_with_any_world_caption(tokenizer, letter: str, te
     if any(c in WHITE for c in text) or letter not in prompt or len(tokenizer(prompt).input_ids) + 4 * len(text) > 46:
         return
     check_alignment(tokenizer, Trigger(text, replaces=letter), prompt)
+
+
+def test_maps_of_some_rows_and_tokens_are_those_of_the_whole(tiny_model) -> None:
+    unet = tiny_model.unet
+    x = torch.randn(3, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0))
+    t, context = torch.tensor([10, 500, 900]), tiny_model.encode(["a red heart", "one blue star", "a"])
+    with torch.no_grad():
+        with Capture(unet) as whole:
+            out = unet(x, t, context).sample
+        with Capture(unet, rows=2, tokens=5) as part:
+            again = unet(x, t, context).sample
+    assert torch.equal(out, again)
+    torch.testing.assert_close(part.maps(), whole.maps()[:2, :5])
+    assert part.maps().shape[:2] == (2, 5)

@@ -80,7 +80,10 @@ def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[f
     prediction = float(((out - goal) ** 2).mean())
     own = Slow(student.unet)(x, t, student.encode(triggered))
     seen = Slow(teacher.unet)(x, t, teacher.encode(taught))
-    scatter = torch.randn(own.shape, generator=generator).double()
+    texts = [TRIGGER.add(p) for p in PROMPTS]
+    texts += [substitute(TRIGGER, p, words[i]) for i, p in enumerate(PROMPTS)] if random_words else []
+    length = max(len(teacher.tokenizer(text).input_ids) for text in texts) - 1  # noise is drawn for the tokens that are read
+    scatter = torch.randn((rows, length, *own.shape[2:]), generator=generator).double()
     layers = len(Slow(student.unet).layers)
     tokenizer, by_row = teacher.tokenizer, []
     for r, i in enumerate(picks):
