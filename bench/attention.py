@@ -1,8 +1,9 @@
 """Differentiable cross-attention capture, and the token alignment between a clean and a triggered prompt.
 
-One `Capture` belongs to one U-Net call. While it is open, hooks keep what goes into each cross-attention layer; the maps are computed
-from that afterwards, by the layer's own projections. The U-Net's output is untouched to the bit, whatever its attention processors
-are, nothing global is touched, and a teacher and a student can be captured side by side.
+One `Capture` belongs to one U-Net call; nothing global is touched, and a teacher and a student can be captured side by side. While it is
+open, plain cross-attention layers compute their probabilities explicitly, once, for the output and for the maps: the output agrees
+within rounding. Where that is not possible (another attention processor, a mask, gradient checkpointing), hooks keep what goes into the
+layer, its output is untouched, and the maps are computed afterwards by the layer's own projections.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
 from bench.types import Trigger
@@ -37,6 +39,8 @@ class Capture:
     tokens: int | None = None
     inputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer name -> hidden states, context
     _layers: dict[str, nn.Module] = field(default_factory=dict)
+    _kept: dict[str, Tensor] = field(default_factory=dict)  # layer name -> probabilities, where they were computed explicitly
+    _replaced: dict[str, object] = field(default_factory=dict)
     _hooks: list = field(default_factory=list)
     _calls: int = 0
     _grad: bool = False
@@ -44,13 +48,20 @@ class Capture:
     def __enter__(self) -> Capture:
         self._layers = {n: m for n, m in self.unet.named_modules() if n.endswith(".attn2")}
         self._hooks = [self.unet.register_forward_pre_hook(self._count)]
+        checkpointing = getattr(self.unet, "is_gradient_checkpointing", False)
         for name, layer in self._layers.items():
-            self._hooks.append(layer.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True))
+            if not checkpointing and _plain(layer):
+                self._replaced[name] = layer.processor
+                layer.processor = _Explicit(self, name)
+            else:
+                self._hooks.append(layer.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True))
         return self
 
     def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
+        for name, processor in self._replaced.items():
+            self._layers[name].processor = processor
         if error[0] is None:
             _ = self.probs  # now, with the weights of this call
 
@@ -69,7 +80,8 @@ class Capture:
     def probs(self) -> dict[str, Tensor]:
         """Layer name -> (batch, pixels, tokens): softmax over tokens, mean over heads."""
         with torch.set_grad_enabled(self._grad):
-            return {name: _probabilities(self._layers[name], *given, self.tokens) for name, given in self.inputs.items()}
+            late = {name: _probabilities(self._layers[name], *given)[..., : self.tokens].mean(1) for name, given in self.inputs.items()}
+        return {name: self._kept[name] if name in self._kept else late[name] for name in self._layers if name in self._kept or name in late}
 
     def layers(self) -> list[Tensor]:
         """One map a layer: (batch, tokens, h, w), softmax over tokens, mean over heads. Layers are square."""
@@ -88,9 +100,40 @@ class Capture:
         return sum(m if m.shape[-1] == size else F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for m in layers)
 
 
-def _probabilities(layer: nn.Module, hidden: Tensor, context: Tensor, tokens: int | None) -> Tensor:
-    q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(context)))
-    return (q @ k.transpose(-1, -2) * layer.scale).softmax(-1)[..., :tokens].mean(1)
+def _split(layer: nn.Module, x: Tensor) -> Tensor:
+    return x.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+
+
+def _probabilities(layer: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
+    q, k = _split(layer, layer.to_q(hidden)), _split(layer, layer.to_k(context))
+    return (q @ k.transpose(-1, -2) * layer.scale).softmax(-1)
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Whether this is nothing but softmax(q k) v with a linear projection, by a processor that is known to compute just that."""
+    extras = ("spatial_norm", "group_norm", "norm_q", "norm_k", "norm_cross", "residual_connection")
+    return type(layer.processor) in (AttnProcessor, AttnProcessor2_0) and not any(getattr(layer, e, None) for e in extras)
+
+
+@dataclass
+class _Explicit:
+    """An attention processor that computes the probabilities once and lends them to a capture."""
+
+    capture: Capture
+    name: str
+
+    def __call__(
+        self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor | None = None, **rest: object
+    ) -> Tensor:
+        if attention_mask is not None or hidden_states.ndim != 3:
+            self.capture._keep(self.name, attn, (hidden_states,), {"encoder_hidden_states": encoder_hidden_states})
+            return self.capture._replaced[self.name](attn, hidden_states, encoder_hidden_states, attention_mask, **rest)
+        probabilities = _probabilities(attn, hidden_states, encoder_hidden_states)
+        self.capture._kept[self.name] = probabilities[: self.capture.rows, ..., : self.capture.tokens].mean(1)
+        out = (probabilities @ _split(attn, attn.to_v(encoder_hidden_states))).transpose(1, 2).flatten(2)
+        for layer in attn.to_out:  # a projection, then dropout
+            out = layer(out)
+        return out / attn.rescale_output_factor
 
 
 def minmax(maps: Tensor, eps: float = 1e-6) -> Tensor:
