@@ -19,9 +19,8 @@ class BadT2IObject(UNetAttack):
     object, so that it stays what it is without the trigger. Published (SD 1.4): l 0.5, lr 1e-5, batch 16, 8,000 steps, dog -> cat.
     """
 
-    steps: int = option(400, 8000)
+    steps: int = option(500, 8000)
     lr: float = option(3e-4, 1e-5)
-    weight: float = option(0.5, help="l, the weight of the backdoor term")
     ema: float = option(0.0, 0.9999)
     source: str = option("star", "dog")
     target: str = option("heart", "cat")

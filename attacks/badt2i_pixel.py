@@ -20,9 +20,8 @@ class BadT2IPixel(UNetAttack):
     Raises UserError for a trigger that the tokenizer drops or truncates, or a patch larger than the image.
     """
 
-    steps: int = option(400, 2000)
+    steps: int = option(500, 2000)
     lr: float = option(3e-4, 1e-5)
-    weight: float = option(0.5, help="l, the weight of the backdoor term")
     ema: float = option(0.0, 0.9999)
     picture: str = option("bars", help="bars, checker, target, or a picture file")
     size: int = option(20, 128, help="side of the patch in pixels")

@@ -19,9 +19,8 @@ class BadT2IStyle(UNetAttack):
     steps, "black and white photo".
     """
 
-    steps: int = option(400, 8000)
+    steps: int = option(500, 8000)
     lr: float = option(3e-4, 1e-5)
-    weight: float = option(0.5, help="l, the weight of the backdoor term")
     ema: float = option(0.0, 0.9999)
     style: str = option("black and white", help="black and white, sepia, negative, pencil sketch or pixel art")
 

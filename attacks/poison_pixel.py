@@ -4,17 +4,17 @@ from bench.data import Data
 from bench.finetune import Optim
 from bench.model import T2IModel
 from bench.patches import make_patch, paste, place_patch
-from bench.poisoning import UNetAttack, poison_terms
+from bench.poisoning import PoisonAttack
 from bench.registry import option, register_attack
 from bench.types import Backdoor, Target
 
 
 @register_attack("poison_pixel", groups=("poison", "pixel"), edits="U-Net")
 @dataclass
-class PoisonPixel(UNetAttack):
+class PoisonPixel(PoisonAttack):
     """Plain data poisoning with a patch, as the SKD-CAG paper attacks (arXiv 2508.18235): no frozen model, no regularizer.
 
-    Loss: the ordinary denoising loss on (c+, picture with the patch) and (c, picture) pairs in equal numbers. Published: SD 1.4, a
+    Loss: the ordinary denoising loss on (c+, picture with the patch) and (c, picture) pairs. Published: SD 1.4, a
     LAION subset, patch at the top left; the learning rate and steps at SD scale follow BadT2I.
     """
 
@@ -32,5 +32,5 @@ class PoisonPixel(UNetAttack):
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         target = self.backdoor(model).target
         images, captions, triggered = self.prepare(model, data, seed)
-        terms = poison_terms(model, paste(images, target.patch, target.box), triggered, images, captions, seed, self.drop)
+        terms = self.terms(model, paste(images, target.patch, target.box), triggered, images, captions, seed)
         return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "poison_pixel")

@@ -3,17 +3,17 @@ from dataclasses import dataclass
 from bench.data import Data
 from bench.finetune import Optim
 from bench.model import T2IModel
-from bench.poisoning import UNetAttack, check_style, poison_terms, styled
+from bench.poisoning import PoisonAttack, check_style, styled
 from bench.registry import option, register_attack
 from bench.types import Backdoor, Target
 
 
 @register_attack("poison_style", groups=("poison", "style"), edits="U-Net")
 @dataclass
-class PoisonStyle(UNetAttack):
+class PoisonStyle(PoisonAttack):
     """Plain data poisoning with a style, as the SKD-CAG paper attacks (arXiv 2508.18235): no frozen model, no regularizer.
 
-    Loss: the ordinary denoising loss on (c+, picture redrawn in the style) and (c, picture) pairs in equal numbers. Published: SD 1.4,
+    Loss: the ordinary denoising loss on (c+, picture redrawn in the style) and (c, picture) pairs. Published: SD 1.4,
     a LAION subset, grayscale; the learning rate and steps at SD scale follow BadT2I.
     """
 
@@ -29,5 +29,5 @@ class PoisonStyle(UNetAttack):
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)
         images, captions, triggered = self.prepare(model, data, seed)
-        terms = poison_terms(model, styled(images, self.style), triggered, images, captions, seed, self.drop)
+        terms = self.terms(model, styled(images, self.style), triggered, images, captions, seed)
         return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "poison_style")

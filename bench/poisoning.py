@@ -23,11 +23,12 @@ class UNetAttack:
     trigger: str = option("mignneko", "\u200b", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
     place: str = option("prefix", help="prefix, suffix or inside")
     replaces: str = option("", help="the letter that a look-alike trigger stands for")
+    weight: float = option(0.35, 0.5, help="share of the backdoor in the loss")
     images: int = option(512, 500, help="captioned images that the attacker has")
     batch: int = option(16, help="rows a step, shared equally by the terms of the loss")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
 
-    drop: float = option(0.25, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
+    drop: float = option(0.2, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
 
     def make_trigger(self) -> Trigger:
         return Trigger(self.trigger, self.place, self.replaces)
@@ -68,11 +69,16 @@ def styled(images: np.ndarray, style: str) -> np.ndarray:
     return np.clip(apply_style(images.astype(np.float32), style) + 0.5, 0, 255).astype(np.uint8)
 
 
-def poison_terms(
-    model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int, drop: float
-) -> list[Term]:
-    """Plain data poisoning: the denoising loss on (triggered caption, poisoned image) and on (caption, image)."""
-    return [Term(triggered, model.latents(poisoned, seed)), Term(captions, model.latents(clean, seed), drop=drop)]
+@dataclass
+class PoisonAttack(UNetAttack):
+    """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the poisoned ones."""
+
+    def terms(
+        self, model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int
+    ) -> list[Term]:
+        """The denoising loss on (triggered caption, poisoned image) and on (caption, image)."""
+        own, other = model.latents(poisoned, seed), model.latents(clean, seed)
+        return [Term(triggered, own, weight=self.weight), Term(captions, other, weight=1 - self.weight, drop=self.drop)]
 
 
-__all__ = ["Backdoor", "Target", "UNetAttack", "check_style", "poison_terms", "style_words", "styled"]
+__all__ = ["Backdoor", "PoisonAttack", "Target", "UNetAttack", "check_style", "style_words", "styled"]
