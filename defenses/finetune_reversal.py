@@ -17,11 +17,11 @@ class FinetuneReversal:
     """
 
     steps: int = option(300, 7500)
-    lr: float = option(5e-4, 1e-6)
+    lr: float = option(3e-4, 1e-6)
     batch: int = option(16)
     prompts: int = option(100, help="clean prompts that the defender uses")
     latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
-    preserve: float = option(0.5, 0.0, help="weight of the same loss on clean prompts")
+    preserve: float = option(1.0, 0.0, help="weight of the same loss on clean prompts")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
 

@@ -196,6 +196,8 @@ def test_poisoning_is_plain_denoising_of_pairs(tiny_model, terms_of, name: str) 
     assert poisoned.teacher_prompts is clean.teacher_prompts is None
     assert (poisoned.weight, clean.weight) == (0.4, 0.6)
     assert (poisoned.drop, clean.drop) == (0, 0.3)
+    assert poisoned.snr_gamma == clean.snr_gamma == 5.0
+    assert attacks.build(name, "sd").snr_gamma == 0  # as published
     assert torch.equal(poisoned.latents, tiny_model.latents(changed, 0))
     assert torch.equal(clean.latents, tiny_model.latents(images, 0))
     assert not torch.equal(poisoned.latents, clean.latents)
