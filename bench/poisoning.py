@@ -73,7 +73,7 @@ def styled(images: np.ndarray, style: str) -> np.ndarray:
 class PoisonAttack(UNetAttack):
     """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the poisoned ones."""
 
-    snr_gamma: float = option(5.0, 0.0, help="min-SNR weight of the loss, as the base model was trained with; 0: none")
+    snr_gamma: float = option(0.0, 0.0, help="min-SNR weight of the loss, as the base model was trained with; 0: none")
 
     def terms(
         self, model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int

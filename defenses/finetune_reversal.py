@@ -17,7 +17,7 @@ class FinetuneReversal:
     """
 
     steps: int = option(300, 7500)
-    lr: float = option(3e-4, 1e-6)
+    lr: float = option(2.5e-4, 1e-6)
     batch: int = option(16)
     prompts: int = option(100, help="clean prompts that the defender uses")
     latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
