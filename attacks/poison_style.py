@@ -17,9 +17,9 @@ class PoisonStyle(PoisonAttack):
     a LAION subset, grayscale; the learning rate and steps at SD scale follow BadT2I.
     """
 
-    steps: int = option(400, 8000)
-    lr: float = option(3e-4, 1e-5)
-    ema: float = option(0.0, 0.9999)
+    steps: int = option(500, 8000)
+    lr: float = option(2e-4, 1e-5)
+    ema: float = option(0.995, 0.9999)
     style: str = option("black and white", help="black and white, sepia, negative, pencil sketch, pixel art or posterize")
 
     def backdoor(self, model: T2IModel) -> Backdoor:

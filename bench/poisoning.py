@@ -73,6 +73,8 @@ def styled(images: np.ndarray, style: str) -> np.ndarray:
 class PoisonAttack(UNetAttack):
     """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the poisoned ones."""
 
+    weight: float = option(0.5, help="share of the poisoned pairs in the loss")
+    drop: float = option(0.25, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
     snr_gamma: float = option(0.0, 0.0, help="min-SNR weight of the loss, as the base model was trained with; 0: none")
 
     def terms(

@@ -1,5 +1,9 @@
 """Distances between sets of images, on the features of the scorer or of Inception, by torchmetrics with float64 statistics.
 
+The scorer is a CLIP, whose training compares directions and never sees the length of an embedding: its features are scaled to length
+sqrt(d), mean square 1 (as CMMD, Jayasumana et al. 2024, scales them to 1), so that a distance says something of the picture. Inception's
+stay as they are.
+
 No interval comes from one set (a bootstrap of FID is biased); over seeds the tables give one.
 """
 
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
 
-from bench.features import INCEPTION_VARIABLE, Features, missing, served
+from bench.features import INCEPTION_VARIABLE, Features, missing, served, unit
 from bench.registry import register_metric
 from bench.types import Samples, Score
 
@@ -27,6 +31,11 @@ class _Given(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return features
+
+
+def scaled(features: np.ndarray) -> np.ndarray:
+    """Embeddings (n, d) scaled to length sqrt(d), float64."""
+    return unit(features) * features.shape[1] ** 0.5
 
 
 def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
@@ -52,7 +61,7 @@ class Fid:
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean"):
             return gap
-        return frechet(features.real(samples), features.images(samples, "clean")[served(samples, "clean")], features.name)
+        return frechet(scaled(features.real(samples)), scaled(features.images(samples, "clean")[served(samples, "clean")]), features.name)
 
 
 @register_metric("fid_before", better="lower")
@@ -63,7 +72,9 @@ class FidBefore:
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean", before=True):
             return gap
-        return frechet(features.before(samples, "clean"), features.images(samples, "clean")[served(samples, "clean")], features.name)
+        return frechet(
+            scaled(features.before(samples, "clean")), scaled(features.images(samples, "clean")[served(samples, "clean")]), features.name
+        )
 
 
 @register_metric("fid_inception", better="lower", weights="T2I_INCEPTION_WEIGHTS")
@@ -104,7 +115,7 @@ class Kid:
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean"):
             return gap
-        real, fake = features.real(samples), features.images(samples, "clean")[served(samples, "clean")]
+        real, fake = scaled(features.real(samples)), scaled(features.images(samples, "clean")[served(samples, "clean")])
         n = min(len(real), len(fake))
         if n < 2:
             return Score(None, n=n, network=features.name, note="KID needs at least 2 images")

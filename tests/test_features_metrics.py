@@ -312,6 +312,12 @@ def test_drift_is_the_pixel_error(features):
 
 
 # -------------------------------------------------------------------------------------------------------- FID, KID, CLIP, ...
+def lengthened(x):
+    """Embeddings as FID and KID take them from a CLIP: every row scaled to mean square 1."""
+    x = x.astype(np.float64)
+    return x / np.sqrt((x**2).mean(1, keepdims=True))
+
+
 def reference_fid(a, b):
     a, b = a.astype(np.float64), b.astype(np.float64)
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
@@ -322,10 +328,21 @@ def test_fid_equals_scipy(features):
     samples = make_samples()
     for name, other in (("fid", features.real(samples)), ("fid_before", features.before(samples, "clean"))):
         result = score(name, samples, features)
-        assert result.value == pytest.approx(reference_fid(other, features.images(samples, "clean")), rel=1e-6)
+        assert result.value == pytest.approx(reference_fid(lengthened(other), lengthened(features.images(samples, "clean"))), rel=1e-6)
         assert (result.n, result.network) == (40, "fake")
     samples.real = samples.images["clean"][::-1].copy()
     assert score("fid", samples, features).value == pytest.approx(0, abs=1e-6)
+
+
+def test_distances_do_not_see_the_length_of_an_embedding(features, monkeypatch):
+    samples = make_samples()
+    before = {name: score(name, samples, features).value for name in ("fid", "fid_before", "kid")}
+    plain = features.scorer.encode_images
+    monkeypatch.setattr(features.scorer, "encode_images", lambda images: plain(images) * np.float32(3))
+    features._cache.clear()
+    for name, value in before.items():
+        assert score(name, samples, features).value == pytest.approx(value, rel=1e-6)
+    assert before["fid"] > 0.1
 
 
 def test_fid_refuses_fewer_images_than_dimensions(features):
@@ -336,7 +353,7 @@ def test_fid_refuses_fewer_images_than_dimensions(features):
     assert score("kid", samples, features).value is not None
     samples = make_samples(12)
     assert score("fid", samples, features).value == pytest.approx(
-        reference_fid(features.real(samples), features.images(samples, "clean")), rel=1e-5
+        reference_fid(lengthened(features.real(samples)), lengthened(features.images(samples, "clean"))), rel=1e-5
     )
 
 
@@ -355,7 +372,7 @@ def reference_kid(x, y):
 
 def test_kid_equals_the_published_estimator(features):
     samples = make_samples()
-    want = reference_kid(features.real(samples), features.images(samples, "clean"))
+    want = reference_kid(lengthened(features.real(samples)), lengthened(features.images(samples, "clean")))
     assert score("kid", samples, features).value == pytest.approx(want, rel=1e-9)
     # subsets approach it, depend on the seed alone, and leave the global generator as it was
     torch.manual_seed(7)
