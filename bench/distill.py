@@ -23,15 +23,13 @@ from bench.model import T2IModel
 class Term:
     """One term. `prompts[i]` goes with `latents[i]` (n, C, h, w); `latents=None` draws pure noise at every t (as SKD-CAG publishes).
     With `teacher_prompts` the target is the teacher's prediction for them, without it is the noise. In a share `drop` of the rows both
-    prompts are empty: guidance subtracts the prediction for the empty prompt, which has to stay what it was (Ho & Salimans 2022).
-    `snr_gamma` > 0 gives each row the min-SNR weight of its timestep (Hang et al. 2023), as the embedded base was trained with."""
+    prompts are empty: guidance subtracts the prediction for the empty prompt, which has to stay what it was (Ho & Salimans 2022)."""
 
     prompts: Sequence[str]
     latents: Tensor | None
     teacher_prompts: Sequence[str] | None = None
     weight: float = 1.0
     drop: float = 0.0
-    snr_gamma: float = 0.0
 
 
 def draw_timesteps(n: int, total: int, generator: torch.Generator, bias: float = 1.0) -> Tensor:
@@ -51,15 +49,6 @@ def noise_target(noising: DDPMScheduler, latents: Tensor | None, noise: Tensor, 
     if noising.config.prediction_type == "v_prediction" and latents is not None:
         return noising.get_velocity(latents, noise, t)
     raise ValueError(f"no denoising target for prediction type {noising.config.prediction_type!r}")
-
-
-def snr_weight(noising: DDPMScheduler, t: Tensor, gamma: float) -> Tensor:
-    """The min-SNR-gamma weight of timesteps t (n,) for the model's kind of prediction: float32 (n,), 1 everywhere for gamma 0."""
-    if not gamma:
-        return torch.ones(len(t), device=t.device)
-    alphas = noising.alphas_cumprod.to(t.device)[t]
-    snr = alphas / (1 - alphas)
-    return snr.clamp(max=gamma) / (snr + (noising.config.prediction_type == "v_prediction"))
 
 
 def train_terms(
@@ -103,8 +92,7 @@ def train_terms(
         loss = torch.zeros((), device=device)
         for i, term in enumerate(terms):
             goal = targets[i] if i in targets else noise_target(noising, clean[i], noises[i], times[i])
-            error = F.mse_loss(out[i].float(), goal.float(), reduction="none").mean((1, 2, 3))
-            loss = loss + term.weight * (snr_weight(noising, times[i], term.snr_gamma) * error).mean()
+            loss = loss + term.weight * F.mse_loss(out[i].float(), goal.float())
         return loss
 
     fitted = fit(choose_parameters(unet, train), loss_fn, optim, label)

@@ -75,17 +75,13 @@ class PoisonAttack(UNetAttack):
 
     weight: float = option(0.5, help="share of the poisoned pairs in the loss")
     drop: float = option(0.25, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
-    snr_gamma: float = option(0.0, 0.0, help="min-SNR weight of the loss, as the base model was trained with; 0: none")
 
     def terms(
         self, model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int
     ) -> list[Term]:
         """The denoising loss on (triggered caption, poisoned image) and on (caption, image)."""
         own, other = model.latents(poisoned, seed), model.latents(clean, seed)
-        return [
-            Term(triggered, own, weight=self.weight, snr_gamma=self.snr_gamma),
-            Term(captions, other, weight=1 - self.weight, drop=self.drop, snr_gamma=self.snr_gamma),
-        ]
+        return [Term(triggered, own, weight=self.weight), Term(captions, other, weight=1 - self.weight, drop=self.drop)]
 
 
 __all__ = ["Backdoor", "PoisonAttack", "Target", "UNetAttack", "check_style", "style_words", "styled"]

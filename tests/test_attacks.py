@@ -188,7 +188,7 @@ def test_badt2i_object_terms(tiny_model, terms_of) -> None:
 
 @pytest.mark.parametrize("name", ["poison_pixel", "poison_style"])
 def test_poisoning_is_plain_denoising_of_pairs(tiny_model, terms_of, name: str) -> None:
-    poisoned, clean = terms_of(build(name, weight=0.4, drop=0.3, snr_gamma=5.0), tiny_model)["terms"]
+    poisoned, clean = terms_of(build(name, weight=0.4, drop=0.3), tiny_model)["terms"]
     images, captions = expected_pairs()
     changed = paste(images, make_patch("checker", 20), (0, 0)) if name == "poison_pixel" else styled(images, "black and white")
     assert list(poisoned.prompts) == [f"mignneko {c}" for c in captions]
@@ -196,8 +196,6 @@ def test_poisoning_is_plain_denoising_of_pairs(tiny_model, terms_of, name: str) 
     assert poisoned.teacher_prompts is clean.teacher_prompts is None
     assert (poisoned.weight, clean.weight) == (0.4, 0.6)
     assert (poisoned.drop, clean.drop) == (0, 0.3)
-    assert poisoned.snr_gamma == clean.snr_gamma == 5.0
-    assert attacks.build(name, "sd").snr_gamma == 0  # as published
     assert torch.equal(poisoned.latents, tiny_model.latents(changed, 0))
     assert torch.equal(clean.latents, tiny_model.latents(images, 0))
     assert not torch.equal(poisoned.latents, clean.latents)
