@@ -51,6 +51,7 @@ def make_parser() -> Parser:
         help="every value of an option of an attack or a defense as a row of its own, and a plot; repeatable",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="run folder (default: results/run-SCALE); a run in it resumes")
+    parser.add_argument("--attention-maps", action="store_true", help="also draw each model's cross-attention maps: attention-ATTACK.png")
     parser.add_argument("--fresh", action="store_true", help="make everything anew, whatever the folder holds")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="precision of the base model (default: float32)")
@@ -112,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
             sweeps=tuple(args.sweeps),
             out=args.out,
             fresh=args.fresh,
+            attention_maps=args.attention_maps,
             device=args.device or "auto",
             dtype=args.dtype,
             threads=args.threads,

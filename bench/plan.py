@@ -71,6 +71,7 @@ class Config:
     sweeps: tuple[str, ...] = ()
     out: Path | None = None
     fresh: bool = False
+    attention_maps: bool = False
     device: str = "cpu"
     dtype: str = "float32"
     threads: int | None = None

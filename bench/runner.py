@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import report, sweep, tables
+from bench import maps, report, sweep, tables
 from bench.data import Data
 from bench.judges import apply_target
 from bench.manifest import directions, protocol, write_manifest
@@ -41,6 +41,12 @@ def missing_metrics(plan_: Plan, stored: tuple[CellResult, dict[str, Any]] | Non
     return [m for m in plan_.metrics if m not in result.scores or keys.get(m) != plan_.metric_key(m)]
 
 
+def unfinished(plan_: Plan, store: Store, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None) -> bool:
+    """Whether a cell has metrics to compute, or attention maps to draw."""
+    maps_wanted = plan_.config.attention_maps and store.find_file(f"maps/{cell.key}.safetensors") is None
+    return bool(missing_metrics(plan_, stored)) or maps_wanted
+
+
 def run_cell(shop: Workshop, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None) -> CellResult:
     """Make or complete one cell and store it. An exception is stored as a failed cell; only an interrupt gets out."""
     plan_, store = shop.plan, shop.store
@@ -51,6 +57,8 @@ def run_cell(shop: Workshop, cell: Cell, stored: tuple[CellResult, dict[str, Any
         samples = shop.samples(cell)
         judge = shop.judge(cell.attack, cell.seed)
         features = shop.features.with_judge(judge)
+        if plan_.config.attention_maps:
+            shop.draw_maps(cell)
         shop.display.phase("score")
         for name in missing_metrics(plan_, stored):
             result.scores[name] = checked(plan_.metrics[name].instance.compute(samples, features))
@@ -108,10 +116,11 @@ def run(config: Config, data: Data | None = None) -> int:
     store = Store(config.folder, display.say, fresh=config.fresh)
     stored = {c.key: whole_cell(store, c) for c in plan_.cells}
     # two names of one cell (a method and its variant with the default value) share its record
-    todo = list({c.key: c for c in reversed(plan_.cells) if missing_metrics(plan_, stored[c.key])}.values())[::-1]
+    open_cells = [c for c in plan_.cells if unfinished(plan_, store, c, stored[c.key])]
+    todo = list({c.key: c for c in reversed(open_cells)}.values())[::-1]
     begun, results = time.perf_counter(), {k: v[0] for k, v in stored.items() if v is not None}
     shop = Workshop(plan_, store, display)
-    skipped, status = sum(not missing_metrics(plan_, stored[c.key]) for c in plan_.cells), 0
+    skipped, status = len(plan_.cells) - len(open_cells), 0
     if skipped:
         display.say(f"{skipped} of {len(plan_.cells)} cells are stored in {config.folder}")
     try:
@@ -163,7 +172,7 @@ def publish(store: Store) -> None:
         raise UserError(f"{store.root} holds no finished cell: run the benchmark first, or name its folder with --out")
     written = tables.write(records, store.root)
     grid = report.write_grid(store, records)
-    written += [*([grid] if grid else []), *sweep.write_plots(store, records)]
+    written += [*([grid] if grid else []), *sweep.write_plots(store, records), *maps.write_pictures(store, records)]
     tables.show(records)
     print(f"{store.root}: {', '.join(p.name for p in written)}, run.json")
 

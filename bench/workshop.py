@@ -19,7 +19,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from bench import report
+from bench import maps, report
 from bench.bases import load_base
 from bench.data import Prompt
 from bench.features import Features, Inception, Scorer
@@ -149,6 +149,7 @@ class Workshop:
         self.size, self.data = plan_.config.size, plan_.data
         self._held: tuple[str, Any] = ("", None)  # the attacked model in memory: one at a time
         self._failed: dict[str, str] = {}
+        self._made: tuple[str, Any] = ("", None)  # the last defended model
         self._memo: dict[Any, Any] = {}
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -336,6 +337,7 @@ class Workshop:
         before = self.before(cell.seed, source)
         if found is None:
             model, cost = self.defended(cell)
+            self._made = (cell.key, model)
             arrays = {}
             self.display.phase("generate")
             for condition, (texts, seeds) in self.conditions(cell.seed, backdoor, source).items():
@@ -363,6 +365,23 @@ class Workshop:
             cost=cost,
             key=cell.key,
         )
+
+    # ------------------------------------------------------------------------------------------------------- attention maps
+    def map_name(self, cell: Cell) -> str:
+        return f"maps/{cell.key}"
+
+    def draw_maps(self, cell: Cell) -> None:
+        """Store the attention maps of the cell's model and of the model before the attack, where they are not stored."""
+        backdoor, source = self.backdoor(cell.attack), self.source(cell.attack)
+        prompt, seed = self.prompts(cell.seed, source)[0].text, noise_seed(cell.seed, 0)
+        before = digest({"maps": self.plan.before_key(cell.seed, source), "trigger": plain(backdoor.trigger)})
+        if self.store.read_arrays(f"maps/{before}") is None:
+            self.store.write_arrays(f"maps/{before}", *maps.record(self.model, backdoor.trigger, prompt, seed))
+        if self.store.read_arrays(self.map_name(cell)) is None:
+            model = self._made[1] if self._made[0] == cell.key else self.defended(cell)[0]
+            self.display.phase("attention maps")
+            arrays, meta = maps.record(model, backdoor.trigger, prompt, seed)
+            self.store.write_arrays(self.map_name(cell), arrays, meta | {"before": before})
 
     def _shown(self, cell: Cell, source: str) -> dict[str, Any]:
         """What the report needs beside a cell's images: the first clean prompts, and where the base's images of them are."""
