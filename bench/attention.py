@@ -156,6 +156,9 @@ class Alignment:
     other: Tensor
     source: Tensor
 
+    def to(self, device: torch.device) -> Alignment:
+        return Alignment(self.trigger.to(device), self.other.to(device), self.source.to(device))
+
 
 def token_span(tokenizer, text: str, start: int, end: int) -> tuple[list[int], list[int]]:
     """Token ids of `text` (with start and end token) and the positions whose characters overlap [start, end).

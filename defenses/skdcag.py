@@ -135,8 +135,7 @@ class SKDCAG:
         if self.target == "black":
             trigger_error = ((own / layers) if self.raw_black else student).pow(2).mean((-2, -1))
         elif self.target == "gaussian":
-            noise = minmax(torch.randn(own.shape, generator=generator).to(own))
-            trigger_error = (student - noise).pow(2).mean((-2, -1))
+            trigger_error = (student - self.scatter(own, generator)).pow(2).mean((-2, -1))
         else:
             weight = span.to(teacher.dtype)[..., None, None]
             word = (teacher * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
@@ -145,6 +144,10 @@ class SKDCAG:
         tokens = (row.trigger | row.other).sum(1)
         each = error.sum(1) / tokens
         return (each * time).mean() if self.time_weight else each.mean()
+
+    def scatter(self, maps: Tensor, generator: torch.Generator) -> Tensor:
+        """The "gaussian" target: normalized noise of the shape of `maps`."""
+        return minmax(torch.randn(maps.shape, generator=generator).to(maps))
 
 
 def word_spans(model: T2IModel, trigger, prompts: list[str], words: list[str]) -> Tensor:

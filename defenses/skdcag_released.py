@@ -5,11 +5,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.attention import Capture, minmax
+from bench.attention import Alignment, Capture, align
+from bench.distill import add_noise, draw_timesteps, own_images
 from bench.finetune import Optim, choose_parameters, fit, step_generator
 from bench.model import T2IModel
 from bench.registry import option, register_defense
-from bench.types import DefenderView
+from bench.types import DefenderView, UserError
+from defenses.skdcag import SKDCAG
+
+
+class Uniform(SKDCAG):
+    """Guidance whose noise targets are uniform, not Gaussian."""
+
+    def scatter(self, maps: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.rand(maps.shape, generator=generator).to(maps)
 
 
 @register_defense("skdcag_released", needs=("trigger",), groups=("removal",))
@@ -17,60 +26,98 @@ from bench.types import DefenderView
 class SKDCAGReleased:
     """SKD-CAG as its released code behaves (commit c75ee51), defects included, so that a table can tell the two apart.
 
-    The attention maps are cut off from the gradient, so that L_attn is a number that trains nothing; the teacher's maps are read from
-    the place where the student has just written its own; "Gaussian" is uniform noise, redrawn every step; the first two positions
-    after the start token count as the trigger, whatever it is; one prompt a step; pure-noise latents at every t; the L_attn weight
-    divides by t/T where the paper multiplies; the weight average decays by 0.5 and is copied into the student after each epoch; no
-    term preserves clean prompts. What is left is (1 - a) * L_pred with batch 1.
+    Each defect is an option that is on; off, that one thing is done as the paper describes it. With all of them off this is `skdcag`
+    with batch 1. As released, what trains is (1 - a) * L_pred with batch 1: the attention loss is a number without a gradient.
     """
 
     alpha: float = option(0.5)
+    target: str = option("gaussian", help="gaussian or black")
     steps: int = option(300, 7500)
     lr: float = option(5e-4, 1e-6)
     prompts: int = option(100)
-    time_weight: bool = option(False)
-    decay: float = option(0.5, help="of the weight average that overwrites the student after each epoch")
+    time_weight: bool = option(False, help="weight L_attn by the timestep")
+    detached: bool = option(True, help="1: the maps are cut off from the gradient, so that L_attn trains nothing")
+    shared_maps: bool = option(True, help="2: the teacher's maps are read from where the student has just written its own")
+    stale_maps: bool = option(False, help="3: gradient checkpointing refills the store, and the next step reads the maps of the last")
+    inverse_time: bool = option(True, help="4: the timestep weight divides by t/T where the paper multiplies")
+    uniform_noise: bool = option(True, help="5: the Gaussian target is uniform noise")
+    minmax_black: bool = option(True, help="6: the black target is compared with normalized maps, whose largest value is always 1")
+    fixed_span: bool = option(True, help="7: the first two positions after the start token are the trigger, and padding counts")
+    copied_average: bool = option(True, help="8: a weight average with decay 0.5 overwrites the student after each epoch")
+    unpreserved: bool = option(True, help="9: no term preserves clean prompts, and latents are pure noise at every t")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        if self.target not in ("gaussian", "black"):
+            raise UserError(f"skdcag_released target {self.target!r} is not one of gaussian, black")
         student = model.clone()
-        prompts = view.prompts[: self.prompts]
-        triggered = [view.trigger.add(p) for p in prompts]
-        context, clean = student.encode(triggered), model.encode(prompts)
-        total, device = student.noising.config.num_train_timesteps, student.device
         params = choose_parameters(student.unet, "full")
         average = [p.detach().clone() for p in params]
-        order = np.random.default_rng([seed, 9])
-        shuffled: list[int] = []
+        loss_fn, epoch = self.loss(student, model, view, seed), len(view.prompts[: self.prompts])
 
         def copy_average() -> None:
             with torch.no_grad():
-                torch._foreach_lerp_(average, params, 1 - self.decay)
+                torch._foreach_lerp_(average, params, 0.5)
                 torch._foreach_copy_(params, average)
 
-        def loss_fn(step: int) -> Tensor:
-            nonlocal shuffled
-            if step and step % len(prompts) == 0:
+        def step_fn(step: int) -> Tensor:
+            if self.copied_average and step and step % epoch == 0:
                 copy_average()
-            if not shuffled:
-                shuffled = order.permutation(len(prompts)).tolist()
-            i = shuffled.pop()
-            generator = step_generator(seed, step)
-            t = torch.randint(0, total, (1,), generator=generator).to(device)
-            x = torch.randn((1, *student.latent_shape), generator=generator).to(device)
-            with torch.no_grad():
-                goal = model.unet(x, t, clean[i : i + 1]).sample
-            with Capture(student.unet) as seen:
-                out = student.unet(x, t, context[i : i + 1]).sample
-            maps = minmax(seen.maps().detach())  # the released cut; the "teacher" reads these same maps
-            target = maps.clone()
-            target[:, 1:3] = torch.rand(target[:, 1:3].shape, generator=generator).to(device)
-            attention = F.mse_loss(maps, target)
-            if self.time_weight:
-                attention = attention / (t / total).clamp(min=1 / total).squeeze()
-            return self.alpha * attention + (1 - self.alpha) * F.mse_loss(out, goal)
+            return loss_fn(step)
 
-        fitted = fit(params, loss_fn, Optim(self.steps, self.lr, 1), "skdcag_released")
-        copy_average()
+        fitted = fit(params, step_fn, Optim(self.steps, self.lr, 1), "skdcag_released")
+        if self.copied_average:
+            copy_average()
         student.unet.requires_grad_(False)
         student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
         return student
+
+    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
+        """The loss of one step, on one prompt, as a function of its number."""
+        prompts = view.prompts[: self.prompts]
+        triggered = [view.trigger.add(p) for p in prompts]
+        context, clean = student.encode(triggered), teacher.encode(prompts)
+        aligned = align(student.tokenizer, view.trigger, prompts)
+        guide = (Uniform if self.uniform_noise else SKDCAG)(
+            target=self.target, raw_black=not self.minmax_black, time_weight=self.time_weight
+        )
+        total, device = student.noising.config.num_train_timesteps, student.device
+        latents = None if self.unpreserved else own_images(teacher, prompts, seed)
+        last: list[Tensor] = []
+
+        def loss_fn(step: int) -> Tensor:
+            epoch, place = divmod(step, len(prompts))
+            i = int(np.random.default_rng([seed, 9, epoch]).permutation(len(prompts))[place])
+            generator = step_generator(seed, step)
+            t = draw_timesteps(1, total, generator).to(device)
+            noise = torch.randn((1, *student.latent_shape), generator=generator).to(device)
+            x = add_noise(student.noising, None if latents is None else latents[i : i + 1], noise, t)
+            with torch.no_grad(), Capture(teacher.unet) as seen:
+                goal = teacher.unet(x, t, clean[i : i + 1]).sample
+            with Capture(student.unet) as own:
+                out = student.unet(x, t, context[i : i + 1]).sample
+            maps = own.maps()
+            if self.stale_maps:
+                last.append(maps.detach())
+                maps = last.pop(0) if len(last) > 1 else maps.detach()
+            if self.detached:
+                maps = maps.detach()
+            theirs = maps.detach() if self.shared_maps else seen.maps()
+            row = self.row(aligned, i).to(device)
+            time = (total / t.clamp(min=1)) if self.inverse_time else t / total
+            loss = (1 - self.alpha) * F.mse_loss(out, goal)
+            loss = loss + self.alpha * guide.attention_loss(maps, theirs, len(own.probs), row, time, generator)
+            if not self.unpreserved:
+                loss = loss + F.mse_loss(student.unet(x, t, clean[i : i + 1]).sample, goal)
+            return loss
+
+        return loss_fn
+
+    def row(self, aligned: Alignment, i: int) -> Alignment:
+        """Which tokens of prompt i are the trigger, and which of the teacher's each other one is compared with."""
+        place = torch.arange(aligned.trigger.shape[1])[None]
+        if self.fixed_span:
+            trigger = (place == 1) | (place == 2)
+            source = place if self.shared_maps else torch.where(place > 2, place - 2, 0 * place)
+            return Alignment(trigger, ~trigger, source)
+        trigger, other, source = aligned.trigger[i : i + 1], aligned.other[i : i + 1], aligned.source[i : i + 1]
+        return Alignment(trigger, other, place if self.shared_maps else source)

@@ -251,6 +251,50 @@ def test_released_gradient_is_that_of_the_prediction_alone(tiny_model, view, mon
     assert timed_loss > mixed_loss, "divided by t/T"
 
 
+DEFECTS = ("detached", "shared_maps", "inverse_time", "uniform_noise", "minmax_black", "fixed_span", "unpreserved")
+NONE = dict.fromkeys((*DEFECTS, "stale_maps", "copied_average"), False)
+
+
+@pytest.mark.parametrize("time_weight", [False, True])
+def test_the_released_variant_without_its_defects_is_the_method(pair, view, time_weight: bool) -> None:
+    teacher, student = pair
+    alone = DefenderView(("trigger",), PROMPTS[:1], trigger=TRIGGER)
+    ours = SKDCAG(alpha=0.4, target="black", batch=2, latents="own", preserve=1.0, drop=0.0, time_weight=time_weight)
+    theirs = SKDCAGReleased(alpha=0.4, target="black", time_weight=time_weight, **NONE)
+    for step in (0, 3):
+        want = ours.loss(student, teacher, alone, 4)(step)
+        assert float(theirs.loss(student, teacher, alone, 4)(step)) == pytest.approx(float(want.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_every_defect_changes_the_loss_or_its_gradient(pair, view, defect: str) -> None:
+    teacher, student = pair
+    student.unet.requires_grad_(True)
+    found = []
+    options = {"alpha": 0.5, "time_weight": True, "target": "black" if defect == "minmax_black" else "gaussian"}
+    for on in (False, True):
+        student.unet.zero_grad()
+        loss = SKDCAGReleased(**options, **{**NONE, defect: on}).loss(student, teacher, view, 4)(2)
+        loss.backward()
+        key = student.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
+        found.append((float(loss.detach()), key.weight.grad.clone()))
+    assert found[0][0] == pytest.approx(found[1][0]) if defect == "detached" else abs(found[0][0] - found[1][0]) > 1e-6
+    assert not torch.allclose(found[0][1], found[1][1], rtol=1e-3)
+
+
+def test_stale_maps_are_those_of_the_step_before(pair, view) -> None:
+    teacher, student = pair
+    student.unet.requires_grad_(True)
+    options = {"alpha": 1.0, "target": "black", **NONE, "unpreserved": True}
+    stale, fresh = (SKDCAGReleased(**{**options, "stale_maps": on}).loss(student, teacher, view, 4) for on in (True, False))
+    first, second, other = float(stale(0).detach()), stale(1), float(fresh(1).detach())
+    assert first == pytest.approx(float(fresh(0).detach()))
+    second.backward()
+    assert all(p.grad is None or not p.grad.any() for p in student.unet.parameters()), "a map of an earlier step has no gradient"
+    assert abs(float(second.detach()) - other) > 1e-7
+    assert stale(1).item() == pytest.approx(other), "after the same step, the maps are the same"
+
+
 def test_mixing_in_attention_changes_the_gradient(pair, view) -> None:
     teacher, student = pair
     grads = {}
