@@ -136,22 +136,40 @@ class T2IModel:
         if not texts:
             return out
         states = self.encode([*texts, ""])
-        self.pipe.set_progress_bar_config(disable=True)
         for first in progress(range(0, len(texts), self.batch), label, unit="batch"):
             rows = slice(first, first + self.batch)
-            generators = [torch.Generator().manual_seed(int(seeds[i])) for i in serve[rows]]
-            context = states[:-1][rows]
-            with torch.inference_mode():
-                z = self.pipe(
-                    prompt_embeds=context,
-                    negative_prompt_embeds=states[-1:].expand_as(context),
-                    generator=generators,
-                    num_inference_steps=self.sampler.steps,
-                    guidance_scale=self.sampler.guidance,
-                    output_type="latent",
-                ).images
-                out[serve[rows]] = self.decode(z)
+            out[serve[rows]] = self.decode(self._sample(states[:-1][rows], states[-1:], [seeds[i] for i in serve[rows]]))
         return out
+
+    def _sample(self, context: Tensor, empty: Tensor, seeds: Sequence[int], on_step: Callable | None = None) -> Tensor:
+        """Scaled latents (n, C, h, w) of prompts (n, tokens, dim), guided away from `empty` (1, tokens, dim)."""
+        self.pipe.set_progress_bar_config(disable=True)
+        with torch.inference_mode():
+            return self.pipe(
+                prompt_embeds=context,
+                negative_prompt_embeds=empty.expand_as(context),
+                generator=[torch.Generator().manual_seed(int(s)) for s in seeds],
+                num_inference_steps=self.sampler.steps,
+                guidance_scale=self.sampler.guidance,
+                output_type="latent",
+                callback_on_step_end=on_step,
+            ).images
+
+    def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What the U-Net is given while it draws `prompts` (n): timesteps int64 (k,) and noised latents (k, n, C, h, w)."""
+        states, parts = self.encode([*prompts, ""]), []
+        for first in range(0, len(prompts), self.batch):
+            rows = slice(first, first + self.batch)
+            noise = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds[rows]]
+            seen = [torch.stack(noise).to(self.device, self.unet.dtype) * self.pipe.scheduler.init_noise_sigma]
+
+            def keep(pipe, step: int, t: Tensor, given: dict, seen: list = seen) -> dict:
+                seen.append(given["latents"])
+                return given
+
+            self._sample(states[:-1][rows], states[-1:], seeds[rows], keep)
+            parts.append(torch.stack(seen[:-1]))  # the last is the picture
+        return self.pipe.scheduler.timesteps.clone().to(self.device), torch.cat(parts, 1).clone()
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Scaled latents (n, C, h, w) to images uint8 (n, H, W, 3)."""

@@ -30,7 +30,7 @@ from bench.prompts import KINDS, moved_triggers, perturb
 from bench.store import Store, digest, plain
 from bench.types import Backdoor, Cell, DefenderView, Samples
 
-DEFENDER_PROMPTS, DEFENDER_PAIRS = 100, 256
+DEFENDER_PROMPTS, MORE_PROMPTS, DEFENDER_PAIRS = 100, 200, 256
 
 
 # ------------------------------------------------------------------------------------------------------------------- display
@@ -296,7 +296,7 @@ class Workshop:
     # ------------------------------------------------------------------------------------------------------------- defenses
     def view(self, needs: Sequence[str], attack: str, seed: int) -> DefenderView:
         """What a defense with these needs may see. The clean model is a copy of its own."""
-        texts = self._once(("defender", seed), lambda: [p.text for p in self.data.prompts("defender", DEFENDER_PROMPTS, seed)])
+        texts = self._once(("defender", seed), lambda: self._defender_prompts(seed))
         clean: list[T2IModel] = []
 
         def clean_pairs() -> tuple[np.ndarray, list[str]]:
@@ -308,6 +308,12 @@ class Workshop:
             return clean[0]
 
         return DefenderView(needs, texts, trigger=self.backdoor(attack).trigger, clean_model=clean_model, clean_pairs=clean_pairs)
+
+    def _defender_prompts(self, seed: int) -> list[str]:
+        """The prompts of a defender: those that methods use by default, and more for a defense that asks for more."""
+        first = [p.text for p in self.data.prompts("defender", DEFENDER_PROMPTS, seed)]
+        others = [p.text for p in self.data.prompts("defender", DEFENDER_PROMPTS + MORE_PROMPTS, seed + 10_007)]
+        return first + [p for p in others if p not in set(first)][:MORE_PROMPTS]
 
     def defended(self, cell: Cell) -> tuple[T2IModel, dict[str, float]]:
         """The defended model and what the defense cost. The parts of a composition run one after the other, each with its own view."""

@@ -1,3 +1,4 @@
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,12 @@ from bench.distill import add_noise, draw_timesteps, own_images
 from bench.finetune import Optim, choose_parameters, fit, step_generator, step_rng
 from bench.model import T2IModel
 from bench.registry import option, register_defense
-from bench.types import DefenderView, UserError
+from bench.types import DefenderView, Trigger, UserError
 
 TARGETS = ("gaussian", "black", "random_words")
+LATENTS = ("own", "noise", "trajectory")
+TIME_WEIGHTS = ("none", "paper", "reversed")
+KNOWN = ("all", "first", "last")
 WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "letter", "summer", "bottle", "market", "island")
 
 
@@ -42,21 +46,29 @@ class SKDCAG:
     lr: float = option(3e-4, 1e-6)
     batch: int = option(16, help="student rows a step, the preserving ones included")
     prompts: int = option(100, help="clean prompts that the defender uses")
-    latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
+    known: str = option("all", help="all, first or last: which words of the trigger the defender knows")
+    latents: str = option(
+        "own",
+        "noise",
+        help="noise: pure noise at every t, as published; own: noised pictures that the model itself draws; trajectory: what the student "
+        "is given while it draws triggered prompts",
+    )
+    refresh: int = option(100, help="steps after which the trajectories are drawn anew")
     preserve: float = option(1.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     bias: float = option(1.0, help="above 1 draws more of the high noise levels, where the layout and the style are decided")
-    time_weight: bool = option(False, help="weight L_attn by t/T")
+    time_weight: str = option("none", help="weight of L_attn: none, paper (t/T) or reversed (1 - t/T)")
     raw_black: bool = option(True, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
     train: str = option("full", help="full, cross (cross-attention) or kv (its keys and values)")
     ema: float = option(0.99, 0.0, help="decay of the weight average")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        if self.target not in TARGETS:
-            raise UserError(f"skdcag target {self.target!r} is not one of {', '.join(TARGETS)}")
-        if self.latents not in ("own", "noise"):
-            raise UserError(f"skdcag latents {self.latents!r} is not one of own, noise")
+        for name, known in (("target", TARGETS), ("latents", LATENTS), ("time_weight", TIME_WEIGHTS), ("known", KNOWN)):
+            if getattr(self, name) not in known:
+                raise UserError(f"skdcag {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        if self.prompts > len(view.prompts):
+            raise UserError(f"skdcag prompts {self.prompts} is more than the {len(view.prompts)} that a defender has")
         student = model.clone()
         loss_fn = self.loss(student, model, view, seed)
         optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay)
@@ -67,7 +79,7 @@ class SKDCAG:
 
     def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
         """The loss of one step as a function of its number."""
-        trigger, prompts = view.trigger, view.prompts[: self.prompts]
+        trigger, prompts = part_of(view.trigger, self.known), view.prompts[: self.prompts]
         triggered = [trigger.add(p) for p in prompts]
         latents = own_images(teacher, prompts, seed) if self.latents == "own" else None
         words = [WORDS[i] for i in np.random.default_rng([seed, 5]).integers(len(WORDS), size=len(prompts))]
@@ -83,6 +95,7 @@ class SKDCAG:
         noising, device = student.noising, student.device
         total = noising.config.num_train_timesteps
         rows = max(1, self.batch // 2) if self.preserve else self.batch
+        drawn: list[Tensor] = []
 
         def loss_fn(step: int) -> Tensor:
             generator = step_generator(seed, step)
@@ -90,7 +103,13 @@ class SKDCAG:
             pick = torch.from_numpy(rng.integers(len(prompts), size=rows)).to(device)
             t = draw_timesteps(rows, total, generator, self.bias).to(device)
             noise = torch.randn((rows, *student.latent_shape), generator=generator).to(device)
-            x = add_noise(noising, None if latents is None else latents[pick], noise, t)
+            if self.latents == "trajectory":
+                if not drawn or step % self.refresh == 0:
+                    drawn[:] = student.trajectory(triggered, np.random.default_rng([seed, 78, step]).integers(2**31, size=len(prompts)))
+                place = torch.from_numpy(rng.integers(len(drawn[0]), size=rows)).to(device)
+                t, x = drawn[0][place], drawn[1][place, pick]
+            else:
+                x = add_noise(noising, None if latents is None else latents[pick], noise, t)
             context, x_all, t_all = bank_student[pick], x, t
             if self.preserve:
                 gone = rng.random(rows) < self.drop
@@ -143,14 +162,26 @@ class SKDCAG:
         error = torch.where(row.trigger, trigger_error, error) * (row.trigger | row.other)
         tokens = (row.trigger | row.other).sum(1)
         each = error.sum(1) / tokens
-        return (each * time).mean() if self.time_weight else each.mean()
+        if self.time_weight != "none":
+            each = each * (time if self.time_weight == "paper" else 1 - time)
+        return each.mean()
 
     def scatter(self, maps: Tensor, generator: torch.Generator) -> Tensor:
         """The "gaussian" target: normalized noise of the shape of `maps`."""
         return minmax(torch.randn(maps.shape, generator=generator).to(maps))
 
 
-def word_spans(model: T2IModel, trigger, prompts: list[str], words: list[str]) -> Tensor:
+def part_of(trigger: Trigger, known: str) -> Trigger:
+    """The words of a trigger that a defender knows. Raises UserError where there is one word only."""
+    words = trigger.text.split()
+    if known == "all":
+        return trigger
+    if len(words) < 2:
+        raise UserError(f"the trigger {trigger.text!r} is one word; a part of it cannot be known: set the attack's trigger to a phrase")
+    return dataclasses.replace(trigger, text=words[0] if known == "first" else words[-1])
+
+
+def word_spans(model: T2IModel, trigger: Trigger, prompts: list[str], words: list[str]) -> Tensor:
     """Where the stand-in word's tokens are in the teacher's prompt: bool (n, tokens). Any number of tokens a word."""
     out = torch.zeros(len(prompts), model.tokenizer.model_max_length, dtype=torch.bool)
     for i, (prompt, word) in enumerate(zip(prompts, words, strict=True)):

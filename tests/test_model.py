@@ -244,3 +244,23 @@ def test_bases(tiny_base: Path) -> None:
         find_base("shape")
     assert "\n" not in str(error.value)
     assert load_base(str(tiny_base)).resolution == 64
+
+
+def test_trajectory_is_what_the_network_is_given(tiny_model) -> None:
+    tiny_model = replace(tiny_model, batch=2)
+    prompts, seeds = ["a red heart", "one blue star", "a cyan moon"], [3, 4, 5]
+    given = []
+    hook = tiny_model.unet.register_forward_pre_hook(lambda m, a: given.append((a[0].clone(), a[1])))
+    images = tiny_model.generate(prompts, seeds)
+    hook.remove()
+    times, latents = tiny_model.trajectory(prompts, seeds)
+    steps = tiny_model.sampler.steps
+    assert times.shape == (steps,)
+    assert latents.shape == (steps, 3, *tiny_model.latent_shape)
+    for k in range(steps):  # two batches; in each call the first half is guided away from
+        first, second = given[k], given[steps + k]
+        assert float(first[1]) == float(times[k])
+        torch.testing.assert_close(latents[k, :2], first[0][:2], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(latents[k, 2:], second[0][:1], rtol=1e-4, atol=1e-4)
+    assert not latents.is_inference()
+    assert np.array_equal(images, tiny_model.generate(prompts, seeds))

@@ -105,7 +105,9 @@ def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[f
             else:
                 target = sum(scaled(seen[r, before + 1 + k]) for k in range(spare)) / spare
             errors.append(float(((mine - target) ** 2).mean()))
-        by_row.append(sum(errors) / len(errors) * (float(t[r]) / total if method.time_weight else 1.0))
+        by_row.append(
+            sum(errors) / len(errors) * {"none": 1.0, "paper": float(t[r]) / total, "reversed": 1 - float(t[r]) / total}[method.time_weight]
+        )
     attention = sum(by_row) / rows if method.alpha else 0.0
     loss = method.alpha * attention + (1 - method.alpha) * prediction
     return loss + method.preserve * float(((kept[0] - kept[1]) ** 2).mean()), attention, prediction
@@ -120,9 +122,9 @@ CASES = [
     {"target": "black", "raw_black": False},
     {"target": "gaussian"},
     {"target": "random_words"},
-    {"target": "random_words", "time_weight": True},
-    {"target": "black", "time_weight": True},
-    {"target": "gaussian", "time_weight": True, "alpha": 1.0},
+    {"target": "random_words", "time_weight": "paper"},
+    {"target": "black", "time_weight": "reversed"},
+    {"target": "gaussian", "time_weight": "paper", "alpha": 1.0},
     {"target": "black", "alpha": 0.0},
     {"target": "black", "latents": "own", "bias": 2.0},
 ]
@@ -167,7 +169,7 @@ def test_random_words_of_several_tokens(pair, view, monkeypatch) -> None:
 @pytest.mark.parametrize(("target", "raw"), [("black", True), ("black", False), ("gaussian", True), ("random_words", True)])
 def test_gradient_of_the_attention_loss_by_central_differences(pair, target: str, raw: bool) -> None:
     teacher, student = pair
-    method = SKDCAG(target=target, raw_black=raw, time_weight=True)
+    method = SKDCAG(target=target, raw_black=raw, time_weight="paper")
     words = ["river", "music", "paper"]
     stand_ins = words if target == "random_words" else None
     row = align(teacher.tokenizer, TRIGGER, PROMPTS, stand_ins)
@@ -259,7 +261,7 @@ NONE = dict.fromkeys((*DEFECTS, "stale_maps", "copied_average"), False)
 def test_the_released_variant_without_its_defects_is_the_method(pair, view, time_weight: bool) -> None:
     teacher, student = pair
     alone = DefenderView(("trigger",), PROMPTS[:1], trigger=TRIGGER)
-    ours = SKDCAG(alpha=0.4, target="black", batch=2, latents="own", preserve=1.0, drop=0.0, time_weight=time_weight)
+    ours = SKDCAG(alpha=0.4, target="black", batch=2, latents="own", preserve=1.0, drop=0.0, time_weight="paper" if time_weight else "none")
     theirs = SKDCAGReleased(alpha=0.4, target="black", time_weight=time_weight, **NONE)
     for step in (0, 3):
         want = ours.loss(student, teacher, alone, 4)(step)
@@ -365,8 +367,42 @@ def test_preserving_pulls_clean_predictions_back(pair, view) -> None:
     assert kept == pytest.approx(float(expected), rel=1e-3)
 
 
+def test_trajectory_latents_are_what_the_student_is_given_while_it_draws(pair, view, monkeypatch) -> None:
+    teacher, student = pair
+    asked = []
+    plain = type(student).trajectory
+    monkeypatch.setattr(type(student), "trajectory", lambda self, *a: asked.append(self is student) or plain(self, *a))
+    loss_fn = SKDCAG(latents="trajectory", refresh=4, preserve=0.0, batch=2).loss(student, teacher, view, 0)
+    given = []
+    hook = student.unet.register_forward_pre_hook(lambda m, a: given.append(a[:2]) if len(a[0]) == 2 else None)
+    values = [float(loss_fn(i).detach()) for i in (0, 1, 3, 4)]
+    hook.remove()
+    assert asked == [True, True], "drawn at step 0 and anew at step 4, by the student"
+    assert len(set(values)) > 2
+    times, latents = plain(student, [TRIGGER.add(p) for p in PROMPTS], np.random.default_rng([0, 78, 4]).integers(2**31, size=3))
+    x, t = given[-1]
+    for row in range(2):
+        place = int((times == t[row]).nonzero())
+        assert any(torch.allclose(x[row], z, atol=1e-5) for z in latents[place])
+
+
+@pytest.mark.parametrize(("known", "text"), [("all", "latte coffee"), ("first", "latte"), ("last", "coffee")])
+def test_a_defender_may_know_a_part_of_the_trigger(pair, view, known: str, text: str) -> None:
+    teacher, student = pair
+    options = {"latents": "noise", "batch": 4}
+    part = DefenderView(("trigger",), PROMPTS, trigger=Trigger(text, "inside"))
+    ours = SKDCAG(known=known, **options).loss(student, teacher, view, 0)(0)
+    assert float(ours.detach()) == float(SKDCAG(**options).loss(student, teacher, part, 0)(0).detach())
+
+
 def test_unknown_options_are_user_errors(tiny_model, view) -> None:
     with pytest.raises(UserError, match="target"):
         SKDCAG(target="white").apply(tiny_model, view, 0)
     with pytest.raises(UserError, match="latents"):
         SKDCAG(latents="theirs").apply(tiny_model, view, 0)
+    with pytest.raises(UserError, match="time_weight"):
+        SKDCAG(time_weight="true").apply(tiny_model, view, 0)
+    with pytest.raises(UserError, match="one word"):
+        SKDCAG(known="first", prompts=3).apply(tiny_model, DefenderView(("trigger",), PROMPTS, trigger=Trigger("x")), 0)
+    with pytest.raises(UserError, match="prompts 400 is more than the 3"):
+        SKDCAG(prompts=400).apply(tiny_model, view, 0)
