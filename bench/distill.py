@@ -105,3 +105,23 @@ def own_images(model: T2IModel, prompts: Sequence[str], seed: int) -> Tensor:
     rng = np.random.default_rng([seed, 77])
     images = model.generate(prompts, rng.integers(2**31, size=len(prompts)), "draw")
     return model.latents(images, seed)
+
+
+class Trajectories:
+    """What `model` is given while it draws `prompts`: drawn for at most `many` of them, anew every `refresh` steps, by its weights then."""
+
+    def __init__(self, model: T2IModel, prompts: Sequence[str], seed: int, refresh: int, many: int | None = None) -> None:
+        self.model, self.prompts, self.seed, self.refresh = model, prompts, seed, refresh
+        self.many = min(many or len(prompts), len(prompts))
+        self.epoch = -1
+
+    def __call__(self, step: int, rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """`rows` draws at `step`: which prompts (rows,), timesteps (rows,), noised latents (rows, C, h, w)."""
+        if step // self.refresh != self.epoch:
+            self.epoch = step // self.refresh
+            draw = np.random.default_rng([self.seed, 78, self.epoch])
+            self.which = draw.permutation(len(self.prompts))[: self.many]
+            self.times, self.latents = self.model.trajectory([self.prompts[i] for i in self.which], draw.integers(2**31, size=self.many))
+        row, place = rng.integers(self.many, size=rows), rng.integers(len(self.times), size=rows)
+        device = self.latents.device
+        return torch.from_numpy(self.which[row]).to(device), self.times[place], self.latents[place, row]

@@ -62,17 +62,19 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-TRAIN = ("full", "cross", "kv")
+TRAIN = ("full", "cross", "kv", "noncross")
 
 
 def choose_parameters(unet: nn.Module, train: str) -> list[nn.Parameter]:
-    """Let gradients flow to a part of a U-Net and to nothing else: "full", "cross" (all cross-attention) or "kv" (its K and V)."""
+    """Let gradients flow to a part of a U-Net and to nothing else: "full", "cross" (all cross-attention), "kv" (its K and V)
+    or "noncross" (all but cross-attention)."""
     if train not in TRAIN:
         raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
     chosen = []
     for name, p in unet.named_parameters():
-        part = ".attn2." in name and (train == "cross" or ".to_k." in name or ".to_v." in name)
-        p.requires_grad_(train == "full" or part)
+        cross = ".attn2." in name
+        part = {"full": True, "cross": cross, "kv": cross and (".to_k." in name or ".to_v." in name), "noncross": not cross}[train]
+        p.requires_grad_(part)
         if p.requires_grad:
             chosen.append(p)
     return chosen

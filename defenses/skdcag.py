@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.attention import Alignment, Capture, align, minmax, substitute, token_span
-from bench.distill import add_noise, draw_timesteps, own_images
+from bench.distill import Trajectories, add_noise, draw_timesteps, own_images
 from bench.finetune import Optim, choose_parameters, fit, step_generator, step_rng
 from bench.model import T2IModel
 from bench.registry import option, register_defense
@@ -95,7 +95,7 @@ class SKDCAG:
         noising, device = student.noising, student.device
         total = noising.config.num_train_timesteps
         rows = max(1, self.batch // 2) if self.preserve else self.batch
-        drawn: list[Tensor] = []
+        paths = Trajectories(student, triggered, seed, self.refresh) if self.latents == "trajectory" else None
 
         def loss_fn(step: int) -> Tensor:
             generator = step_generator(seed, step)
@@ -103,13 +103,9 @@ class SKDCAG:
             pick = torch.from_numpy(rng.integers(len(prompts), size=rows)).to(device)
             t = draw_timesteps(rows, total, generator, self.bias).to(device)
             noise = torch.randn((rows, *student.latent_shape), generator=generator).to(device)
-            if self.latents == "trajectory":
-                if not drawn or step % self.refresh == 0:
-                    drawn[:] = student.trajectory(triggered, np.random.default_rng([seed, 78, step]).integers(2**31, size=len(prompts)))
-                place = torch.from_numpy(rng.integers(len(drawn[0]), size=rows)).to(device)
-                t, x = drawn[0][place], drawn[1][place, pick]
-            else:
-                x = add_noise(noising, None if latents is None else latents[pick], noise, t)
+            x = add_noise(noising, None if latents is None else latents[pick], noise, t)
+            if paths is not None:
+                pick, t, x = paths(step, rng, rows)
             context, x_all, t_all = bank_student[pick], x, t
             if self.preserve:
                 gone = rng.random(rows) < self.drop

@@ -13,7 +13,9 @@ from bench.types import NEEDS, DefenderView, Trigger, Undeclared
 
 defenses.load()
 NAMES = list(defenses.entries)
-SMALL = {"steps": 2, "batch": 4, "prompts": 3}
+SMALL = {"steps": 2, "batch": 4, "prompts": 3, "mask_steps": 2}
+UNTRAINED = ("none", "uce", "concept_prune", "noise_weights")  # no steps
+SEEDLESS = ("none", "uce")  # a closed form
 PROMPTS = [f"a small {c} {s} on a gray background" for c in ("red", "blue") for s in ("heart", "star", "moon")]
 
 
@@ -85,11 +87,13 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(attacked, tiny_mo
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "none"])
 def test_defense_reports_what_it_cost(attacked, tiny_model, name: str) -> None:
     defense = build(name)
-    info = defense.apply(attacked, view_for(name, tiny_model), 0).info
-    assert info["steps"] == 2
+    repaired = defense.apply(attacked, view_for(name, tiny_model), 0)
+    info, before, after = repaired.info, attacked.unet.state_dict(), repaired.unet.state_dict()
+    assert info["steps"] == (0 if name in UNTRAINED else 2)
     assert info["seconds"] > 0
-    assert info["images"] == 2 * getattr(defense, "batch", 1)
-    assert info["parameters"] == sum(p.numel() for p in tiny_model.unet.parameters())
+    assert info["images"] == (6 if name == "concept_prune" else 0 if name in UNTRAINED else 2 * getattr(defense, "batch", 1))
+    moved = sum(int((before[k] != after[k]).sum()) for k in before)
+    assert 0.9 * info["parameters"] <= moved <= info["parameters"], "what it says that it touches is what it touches"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,7 +105,7 @@ def test_defense_depends_on_its_seed_and_on_nothing_else(attacked, tiny_model, n
 
     first = run(3, 1)
     assert different(first, run(3, 2)) == set()
-    assert bool(different(first, run(4, 1))) == (name != "none")
+    assert bool(different(first, run(4, 1))) == (name not in SEEDLESS)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,32 @@
+from dataclasses import dataclass
+
+from bench.distill import Term, train_terms
+from bench.finetune import Optim
+from bench.model import T2IModel
+from bench.registry import option, register_defense
+from bench.types import DefenderView
+
+
+@register_defense("clean_finetune", needs=("clean_pairs",), groups=("removal", "control"))
+@dataclass
+class CleanFinetune:
+    """Plain denoising fine-tuning on clean captioned images: what a user does who knows of no backdoor.
+
+    Loss: ||eps_th(x_t, c) - eps||^2; a share of the captions is dropped, as in the training of the base model.
+    """
+
+    steps: int = option(300, 2000)
+    lr: float = option(2e-4, 1e-5)
+    batch: int = option(16)
+    drop: float = option(0.1, help="share of rows with an empty prompt")
+    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+    train: str = option("full", help="full, cross, kv or noncross")
+
+    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        images, captions = view.clean_pairs
+        student = model.clone()
+        terms = [Term(captions, model.latents(images, seed), drop=self.drop)]
+        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
+        fitted = train_terms(student, None, terms, optim, seed, "clean_finetune", train=self.train)
+        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        return student

@@ -1,0 +1,30 @@
+import time
+from dataclasses import dataclass
+
+import torch
+
+from bench.model import T2IModel
+from bench.registry import option, register_defense
+from bench.types import DefenderView
+
+
+@register_defense("noise_weights", groups=("removal", "control"))
+@dataclass
+class NoiseWeights:
+    """A control that every table needs: Gaussian noise on every weight of the U-Net, `sigma` times the standard deviation of its tensor.
+
+    It knows nothing. A defense that is no better than this at the same loss of quality has found nothing.
+    """
+
+    sigma: float = option(0.05, 0.02)
+
+    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        begun = time.perf_counter()
+        student, generator = model.clone(), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for p in student.unet.parameters():
+                if p.numel() > 1:
+                    p.add_(torch.randn(p.shape, generator=generator).to(p) * (self.sigma * p.std()))
+        numbers = sum(p.numel() for p in student.unet.parameters())
+        student.info = {"steps": 0, "seconds": time.perf_counter() - begun, "parameters": numbers, "images": 0}
+        return student

@@ -1,0 +1,89 @@
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.distill import add_noise, draw_timesteps, own_images
+from bench.finetune import Optim, choose_parameters, fit, step_generator, step_rng
+from bench.model import T2IModel
+from bench.registry import option, register_defense
+from bench.types import DefenderView
+
+
+@register_defense("salun", needs=("trigger",), groups=("removal", "erasure"))
+@dataclass
+class SalUn:
+    """Saliency unlearning (Fan et al., ICLR 2024), with the triggered prompts as what is to be forgotten.
+
+    The mask holds the `share` of all weights with the largest gradient of the denoising loss on what the model draws for triggered
+    prompts. Only these are trained, on ||eps_th(x_t, c+) - sg(eps_th(x_t, c))||^2 on those pictures (the trigger is relabelled as the
+    clean prompt) + a * ||eps_th(x_t, c) - eps||^2 on pictures of clean prompts. Published (SD 1.4): share 0.5, a 0.1 to 0.5, lr 1e-5.
+    """
+
+    share: float = option(0.5, help="share of the weights that are trained")
+    alpha: float = option(0.5, help="a, the weight of what remains")
+    steps: int = option(200, 1000)
+    lr: float = option(2e-4, 1e-5)
+    batch: int = option(16, 8)
+    mask_steps: int = option(10, 50, help="batches from which the saliency is read")
+    prompts: int = option(100, help="clean prompts that the defender uses")
+    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+
+    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        student = model.clone()
+        loss_fn, forget = self.losses(student, view, seed)
+        params = choose_parameters(student.unet, "full")
+        masks = saliency(params, forget, self.mask_steps, self.share)
+        hooks = [p.register_hook(lambda g, m=m: g * m) for p, m in zip(params, masks, strict=True)]
+        # without weight decay: it would move what the mask holds still
+        optim = Optim(self.steps, self.lr, self.batch, weight_decay=0.0, decay=self.decay)
+        fitted = fit(params, loss_fn, optim, "salun")
+        for hook in hooks:
+            hook.remove()
+        student.unet.requires_grad_(False)
+        touched = int(sum(m.sum() for m in masks))
+        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": touched, "images": fitted.images}
+        return student
+
+    def losses(self, student: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - two functions of a step
+        """The training loss and the loss whose gradient is the saliency, each a function of a step number."""
+        prompts, noising = view.prompts[: self.prompts], student.noising
+        triggered = [view.trigger.add(p) for p in prompts]
+        kept, forgotten = own_images(student, prompts, seed), own_images(student, triggered, seed)
+        concept, clean = student.encode(triggered), student.encode(prompts)
+        rows = max(1, self.batch // 2)
+
+        def draw(step: int, offset: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            generator = step_generator(seed + offset, step)
+            pick = torch.from_numpy(step_rng(seed + offset, step).integers(len(prompts), size=rows)).to(student.device)
+            t = draw_timesteps(rows, noising.config.num_train_timesteps, generator).to(student.device)
+            noise = torch.randn((rows, *student.latent_shape), generator=generator).to(student.device)
+            return pick, t, noise, add_noise(noising, latents[pick], noise, t)
+
+        def loss_fn(step: int) -> Tensor:
+            pick, t, _, x = draw(step, 0, forgotten)
+            with torch.no_grad():
+                goal = student.unet(x, t, clean[pick]).sample
+            other, s, noise, y = draw(step, 1, kept)
+            out = student.unet(torch.cat([x, y]), torch.cat([t, s]), torch.cat([concept[pick], clean[other]])).sample
+            relabelled, remaining = out.chunk(2)
+            return F.mse_loss(relabelled, goal) + self.alpha * F.mse_loss(remaining, noise)
+
+        def forget(step: int) -> Tensor:
+            pick, t, noise, x = draw(step, 2, forgotten)
+            return F.mse_loss(student.unet(x, t, concept[pick]).sample, noise)
+
+        return loss_fn, forget
+
+
+def saliency(params: list[nn.Parameter], loss_fn, steps: int, share: float) -> list[Tensor]:
+    """Masks (1.0 or 0.0) of the `share` of all numbers in `params` with the largest absolute gradient, summed over steps."""
+    total = [torch.zeros_like(p) for p in params]
+    for step in range(steps):
+        for sums, gradient in zip(total, torch.autograd.grad(loss_fn(step), params), strict=True):
+            sums += gradient
+    flat = torch.cat([s.abs().flatten() for s in total])
+    keep = round(share * len(flat))
+    limit = flat.kthvalue(len(flat) - keep).values if keep < len(flat) else flat.new_tensor(-1.0)
+    return [(s.abs() > limit).to(s.dtype) for s in total]

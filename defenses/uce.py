@@ -1,0 +1,69 @@
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.attention import align
+from bench.model import T2IModel
+from bench.registry import option, register_defense
+from bench.types import DefenderView, UserError
+
+
+@register_defense("uce", needs=("trigger",), groups=("removal", "erasure"))
+@dataclass
+class UCE:
+    """Unified Concept Editing (Gandikota et al., WACV 2024): every cross-attention K and V edited in closed form, no training.
+
+    W = (l W + e * sum v* c^T + p * sum (W c) c^T) (l I + e * sum c c^T + p * sum c c^T)^-1, the minimizer of e * sum ||W' c - v*||^2 +
+    p * sum ||W' c - W c||^2 + l ||W' - W||^2: the first sum over what is edited, the second over the tokens of clean prompts.
+    `context="phrase"` edits the trigger alone towards a neutral phrase, from its last token on, as published. `context="prompts"` edits
+    the trigger inside the defender's prompts: every other token towards its value in the clean prompt, the trigger's own towards the
+    start token, which says nothing. Published: erase 1, preserve 1, l 0.5.
+    """
+
+    erase: float = option(1.0, help="e, the weight of the edits")
+    preserve: float = option(1.0, help="p, the weight of clean prompts")
+    ridge: float = option(0.5, help="l")
+    context: str = option("prompts", "phrase", help="phrase, as published, or prompts")
+    neutral: str = option(" ", help="the phrase that the trigger is edited towards (context=phrase)")
+    prompts: int = option(100, help="clean prompts that the defender uses")
+
+    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        if self.context not in ("phrase", "prompts"):
+            raise UserError(f"uce context {self.context!r} is not one of phrase, prompts")
+        begun, student, numbers = time.perf_counter(), model.clone(), 0
+        old, new, kept = self.states(model, view)
+        layers = [m for n, m in student.unet.named_modules() if n.endswith((".attn2.to_k", ".attn2.to_v"))]
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight.copy_(edit(layer.weight.double(), old, new, kept, self.erase, self.preserve, self.ridge))
+                numbers += layer.weight.numel()
+        student.info = {"steps": 0, "seconds": time.perf_counter() - begun, "parameters": numbers, "images": 0}
+        return student
+
+    def states(self, model: T2IModel, view: DefenderView) -> tuple[Tensor, Tensor, Tensor]:
+        """Text states, float64 (n, d): of what is edited, of what each is edited towards, and (m, d) of what is preserved."""
+        trigger, prompts = view.trigger, view.prompts[: self.prompts]
+        clean = model.encode(prompts)
+        if self.context == "phrase":
+            pair = model.encode([trigger.text, self.neutral])
+            first, second = (len(model.tokenizer(text).input_ids) - 2 for text in (trigger.text, self.neutral))
+            length = pair.shape[1] - max(first, second)
+            old, new = pair[0, first : first + length], pair[1, second : second + length]
+        else:
+            states = model.encode([trigger.add(p) for p in prompts])
+            row = align(model.tokenizer, trigger, prompts)
+            place = torch.arange(states.shape[1]).expand_as(row.source)
+            source = torch.where(row.other, row.source, torch.where(row.trigger, 0, place)).to(states.device)
+            goal = clean.gather(1, source[..., None].expand_as(clean))
+            old, new = states.flatten(0, 1), goal.flatten(0, 1)
+        return old.double(), new.double(), clean.flatten(0, 1).double()
+
+
+def edit(weight: Tensor, old: Tensor, new: Tensor, kept: Tensor, erase: float, preserve: float, ridge: float) -> Tensor:
+    """The edited weight (out, d), for `old` (n, d) to be mapped as `new` is and `kept` (m, d) as before."""
+    one = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+    left = weight @ (ridge * one + erase * new.T @ old + preserve * kept.T @ kept)
+    right = ridge * one + erase * old.T @ old + preserve * kept.T @ kept
+    return torch.linalg.solve(right, left.T).T  # right is symmetric
