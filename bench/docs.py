@@ -24,7 +24,7 @@ def page(kind: Registry) -> str:
     lines = [f"# {kind.kind.capitalize()}s", "", INTRODUCTION[kind.kind], "", "Written by `python -m bench.docs` from the registry.", ""]
     extra = {"attack": "edits", "defense": "needs", "metric": "better"}[kind.kind]
     lines += [f"| name | groups | {extra} | |", "|---|---|---|---|"]
-    for entry in kind.entries.values():
+    for entry in in_order(kind):
         info = entry.info.get(extra, "")
         info = info if isinstance(info, str) else ", ".join(info)
         lines.append(f"| `{entry.name}` | {', '.join(entry.groups)} | {info} | {first_sentence(entry)} |")
@@ -38,9 +38,14 @@ def first_sentence(entry: Entry) -> str:
     return text.replace("|", "\\|")
 
 
+def in_order(kind: Registry) -> list[Entry]:
+    """By name: the order of registration depends on what was imported first."""
+    return sorted(kind.entries.values(), key=lambda e: e.name)
+
+
 def by_class(kind: Registry) -> dict[type, list[Entry]]:
     found: dict[type, list[Entry]] = {}
-    for entry in kind.entries.values():
+    for entry in in_order(kind):
         found.setdefault(entry.cls, []).append(entry)
     return found
 

@@ -15,7 +15,8 @@ defenses.load()
 NAMES = list(defenses.entries)
 SMALL = {"steps": 2, "batch": 4, "prompts": 3, "mask_steps": 2}
 UNTRAINED = ("none", "uce", "concept_prune", "noise_weights")  # no steps
-SEEDLESS = ("none", "uce")  # a closed form
+WRAPPERS = tuple(n for n in NAMES if n.startswith("tpd_"))  # change prompts, not weights
+SEEDLESS = ("none", "uce", *WRAPPERS)  # nothing in their weights depends on the seed
 PROMPTS = [f"a small {c} {s} on a gray background" for c in ("red", "blue") for s in ("heart", "star", "moon")]
 
 
@@ -75,8 +76,9 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(attacked, tiny_mo
     assert attacked.info == {"steps": 99}
     assert not any(p.requires_grad for m in (attacked, tiny_model, repaired) for p in m.unet.parameters())
     changed = different(before, weights(repaired))
-    if name == "none":
+    if name == "none" or name in WRAPPERS:
         assert changed == set()
+        assert (repaired.rewrite is not None) == (name in WRAPPERS)
         return
     assert repaired.unet is not attacked.unet
     assert changed
@@ -84,7 +86,7 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(attacked, tiny_mo
     assert repaired.generate(["a red heart"], [0]).shape == (1, 64, 64, 3)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "none"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "none" and n not in WRAPPERS])
 def test_defense_reports_what_it_cost(attacked, tiny_model, name: str) -> None:
     defense = build(name)
     repaired = defense.apply(attacked, view_for(name, tiny_model), 0)

@@ -1,0 +1,43 @@
+import dataclasses
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.model import T2IModel
+from bench.purify import noisy_letters, other_words, plain_letters
+from bench.registry import option, register_defense
+from bench.types import DefenderView, UserError
+
+KINDS = ("homoglyphs", "characters", "synonyms")
+
+
+@register_defense("tpd_homoglyphs", groups=("purification",), preset={"kind": "homoglyphs"})
+@register_defense("tpd_characters", groups=("purification",), preset={"kind": "characters"})
+@register_defense("tpd_synonyms", groups=("purification",), preset={"kind": "synonyms"})
+@dataclass
+class TPD:
+    """Textual Perturbations Defense (Chew et al., ECCV-W 2024): every prompt is changed before the model reads it.
+
+    "homoglyphs" drops invisible characters and writes look-alike letters as Latin ones; "characters" drops a letter of a word or hits the
+    key beside it; "synonyms" replaces words from a list of words of image prompts. It knows nothing and leaves the weights alone: the
+    backdoor stays in the model. A trigger that is an ordinary or a made-up word survives the first and the last. The same prompt is
+    always changed in the same way. Published: half of the words with a synonym are replaced.
+    """
+
+    kind: str = option("homoglyphs", help="homoglyphs, characters or synonyms")
+    rate: float = option(0.5, help="share of the words that characters and synonyms change")
+
+    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        if self.kind not in KINDS:
+            raise UserError(f"tpd kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        before = model.rewrite or (lambda prompt: prompt)
+
+        def rewrite(prompt: str) -> str:
+            prompt = before(prompt)
+            rng = np.random.default_rng([seed, zlib.crc32(prompt.encode())])
+            if self.kind == "homoglyphs":
+                return plain_letters(prompt)
+            return (noisy_letters if self.kind == "characters" else other_words)(prompt, rng, self.rate)
+
+        return dataclasses.replace(model, rewrite=rewrite)
