@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,16 @@ def groups(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]
 def reference(records: Sequence[Record]) -> str:
     """The defense that the others are tested against: skdcag, or else the first that does something."""
     names = list(dict.fromkeys(r.cell.defense for r, _ in records))
-    return "skdcag" if "skdcag" in names else next((n for n in names if n != "none"), "")
+    swept = [n for n in names if n.startswith("skdcag[")]
+    return "skdcag" if "skdcag" in names else next(iter([*swept, *(n for n in names if n != "none")]), "")
+
+
+def rival(defense: str, versus: str, names: Collection[str]) -> str:
+    """Whom a row is tested against: `versus`, or for a swept method its variant with the same value ("skd[steps=50]" against
+    "skdcag[steps=50]")."""
+    match = re.fullmatch(r"[^\[+]+(\[.+\])", defense)
+    same = f"{versus.split('[')[0]}{match[1]}" if match else ""
+    return same if same in names and same != defense else versus
 
 
 def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> float | None:
@@ -123,6 +133,7 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """
     table, names, versus = [], metric_names(records), reference(records)
     split = groups(records)
+    defenses = {defense for _, _, defense in split}
     for (base, attack, defense), cells in split.items():
         done = [r for r, _ in cells if r.status == "done"]
         protocol = cells[0][1].get("protocol", {})
@@ -132,8 +143,9 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
             found = pool([r.scores[name] for r in done if name in r.scores])
             row |= {name: found.value, f"{name}_lo": found.low, f"{name}_hi": found.high}
         for short, metric in PAIRED.items() if versus else ():
-            other = split.get((base, attack, versus), [])
-            row[f"p_{short}_vs_{versus}"] = None if defense == versus else paired_p(cells, other, metric)
+            against = rival(defense, versus, defenses)
+            other = split.get((base, attack, against), [])
+            row[f"p_{short}_vs_{versus.split('[')[0]}"] = None if defense == against else paired_p(cells, other, metric)
         for name in (*COST, *COUNTS):
             values = [v for v in (_cost(r, name) for r in done) if v is not None]
             row[name] = float(np.mean(values)) if values else None

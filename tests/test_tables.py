@@ -206,3 +206,15 @@ def test_markdown_and_terminal(records, capsys):
     shown = capsys.readouterr().out
     assert "weak_one" in shown
     assert "ASR % ↓" in shown
+
+
+def test_swept_methods_are_tested_against_the_variant_with_the_same_value():
+    cells = [(name, k) for name, k in (("skd[steps=5]", 6), ("skd[steps=9]", 3), ("skdcag[steps=5]", 2), ("skdcag[steps=9]", 0))]
+    records = [record("bad", name, 0, asr, 5, 1.0) for name, asr in [("none", 10), *cells]]
+    table = {r["defense"]: r for r in tables.rows(records)}
+    p = {name: row["p_removal_vs_skdcag"] for name, row in table.items()}
+    removed = {name: [not (i < k) for i in range(10)] for name, k in [("none", 10), *cells]}
+    assert p["skd[steps=5]"] == pytest.approx(stats.mcnemar(removed["skd[steps=5]"], removed["skdcag[steps=5]"]))
+    assert p["skd[steps=9]"] == pytest.approx(stats.mcnemar(removed["skd[steps=9]"], removed["skdcag[steps=9]"]))
+    assert p["skdcag[steps=9]"] == pytest.approx(stats.mcnemar(removed["skdcag[steps=9]"], removed["skdcag[steps=5]"])), "the first"
+    assert p["skdcag[steps=5]"] is None
