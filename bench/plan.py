@@ -96,7 +96,8 @@ class Method:
 
     @property
     def key(self) -> dict[str, Any]:
-        return {"name": self.name, "options": plain(self.instance)}
+        late = {f.name for f in dataclasses.fields(self.instance) if f.metadata.get("late") and getattr(self.instance, f.name) == f.default}
+        return {"name": self.name, "options": {k: v for k, v in plain(self.instance).items() if k not in late}}
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,13 @@ def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {', '.join(near)}?" if near else f"{otherwise}: {', '.join(known)}"
 
 
-def option(shapes: Any, sd: Any = dataclasses.MISSING, help: str = "") -> Any:
-    """A dataclass field with one default a model family: tuned for the embedded base, and published for Stable Diffusion."""
-    metadata = {"sd": shapes if sd is dataclasses.MISSING else sd, "shapes": shapes, "help": help}
+def option(shapes: Any, sd: Any = dataclasses.MISSING, help: str = "", late: bool = False) -> Any:
+    """A dataclass field with one default a model family: tuned for the embedded base, and published for Stable Diffusion.
+
+    `late` marks an option that was added to a method with stored results and whose default is what the method did before: while it has
+    its default it is no part of a cell's key, and the results stay valid.
+    """
+    metadata = {"sd": shapes if sd is dataclasses.MISSING else sd, "shapes": shapes, "help": help, "late": late}
     return dataclasses.field(default=shapes, metadata=metadata)
 
 

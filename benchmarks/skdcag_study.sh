@@ -25,7 +25,8 @@ ask targets --defenses none,skd,skdcag_gaussian,skdcag_black,skdcag_random_words
 ask steps --defenses "$both" --sweep skd.steps=25,50,100,200,300 --sweep skdcag.steps=25,50,100,200,300
 ask latents --defenses "$both" --sweep skd.latents=own,noise,trajectory --sweep skdcag.latents=own,noise,trajectory
 ask prompts --defenses "$both" --sweep skd.prompts=10,30,100,300 --sweep skdcag.prompts=10,30,100,300
-ask time_weight --defenses none,skdcag --sweep skdcag.time_weight=none,paper,reversed
+ask time_weight --defenses none,skdcag --sweep skdcag.time_weight=false,true
+ask reverse_time --defenses none,skdcag --set skdcag.time_weight=true --sweep skdcag.reverse_time=false,true
 ask preserve --defenses "$both" --sweep skd.preserve=0,1 --sweep skdcag.preserve=0,1
 ask bias --defenses "$both" --sweep skd.bias=1,2,3 --sweep skdcag.bias=1,2,3
 ask known --defenses "$both" --set "$attack.trigger=mignneko brelvo" --sweep skd.known=all,first,last --sweep skdcag.known=all,first,last

@@ -15,7 +15,6 @@ from bench.types import DefenderView, Trigger, UserError
 
 TARGETS = ("gaussian", "black", "random_words")
 LATENTS = ("own", "noise", "trajectory")
-TIME_WEIGHTS = ("none", "paper", "reversed")
 KNOWN = ("all", "first", "last")
 WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "letter", "summer", "bottle", "market", "island")
 
@@ -46,25 +45,26 @@ class SKDCAG:
     lr: float = option(3e-4, 1e-6)
     batch: int = option(16, help="student rows a step, the preserving ones included")
     prompts: int = option(100, help="clean prompts that the defender uses")
-    known: str = option("all", help="all, first or last: which words of the trigger the defender knows")
+    known: str = option("all", help="all, first or last: which words of the trigger the defender knows", late=True)
     latents: str = option(
         "own",
         "noise",
         help="noise: pure noise at every t, as published; own: noised pictures that the model itself draws; trajectory: what the student "
         "is given while it draws triggered prompts",
     )
-    refresh: int = option(100, help="steps after which the trajectories are drawn anew")
+    refresh: int = option(100, help="steps after which the trajectories are drawn anew", late=True)
     preserve: float = option(1.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     bias: float = option(1.0, help="above 1 draws more of the high noise levels, where the layout and the style are decided")
-    time_weight: str = option("none", help="weight of L_attn: none, paper (t/T) or reversed (1 - t/T)")
+    time_weight: bool = option(False, help="weight L_attn by t/T")
+    reverse_time: bool = option(False, help="with time_weight: weight L_attn by 1 - t/T", late=True)
     raw_black: bool = option(True, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
     train: str = option("full", help="full, cross (cross-attention) or kv (its keys and values)")
     ema: float = option(0.99, 0.0, help="decay of the weight average")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        for name, known in (("target", TARGETS), ("latents", LATENTS), ("time_weight", TIME_WEIGHTS), ("known", KNOWN)):
+        for name, known in (("target", TARGETS), ("latents", LATENTS), ("known", KNOWN)):
             if getattr(self, name) not in known:
                 raise UserError(f"skdcag {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
         if self.prompts > len(view.prompts):
@@ -158,8 +158,8 @@ class SKDCAG:
         error = torch.where(row.trigger, trigger_error, error) * (row.trigger | row.other)
         tokens = (row.trigger | row.other).sum(1)
         each = error.sum(1) / tokens
-        if self.time_weight != "none":
-            each = each * (time if self.time_weight == "paper" else 1 - time)
+        if self.time_weight:
+            each = each * (1 - time if self.reverse_time else time)
         return each.mean()
 
     def scatter(self, maps: Tensor, generator: torch.Generator) -> Tensor:

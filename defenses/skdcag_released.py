@@ -78,7 +78,7 @@ class SKDCAGReleased:
         context, clean = student.encode(triggered), teacher.encode(prompts)
         aligned = align(student.tokenizer, view.trigger, prompts)
         guide = (Uniform if self.uniform_noise else SKDCAG)(
-            target=self.target, raw_black=not self.minmax_black, time_weight="paper" if self.time_weight else "none"
+            target=self.target, raw_black=not self.minmax_black, time_weight=self.time_weight
         )
         total, device = student.noising.config.num_train_timesteps, student.device
         latents = None if self.unpreserved else own_images(teacher, prompts, seed)

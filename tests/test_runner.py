@@ -121,6 +121,27 @@ def test_keys_are_stable(config):
     assert keys(config) == keys(change(config, out=None, fresh=True, threads=1, metrics="asr"))
 
 
+def test_a_late_option_is_in_the_key_only_where_it_is_set(config, clean_registry):
+    @dataclass
+    class Older:
+        steps: int = 4
+
+        def apply(self, model, view, seed):
+            return model
+
+    @dataclass
+    class Newer(Older):
+        part: str = registry.option("all", late=True)
+
+    found = []
+    for cls, overrides in ((Older, ()), (Newer, ()), (Newer, ("fake_late.part=first",))):
+        registry.defenses.entries.pop("fake_late", None)
+        registry.register_defense("fake_late")(cls)
+        found.append(set(keys(change(config, defenses="fake_late", overrides=overrides)).values()))
+    assert found[0] == found[1]
+    assert found[1] != found[2]
+
+
 def test_keys_change_with_what_a_cell_depends_on(config):
     here = keys(config)
     for other in (

@@ -122,9 +122,9 @@ CASES = [
     {"target": "black", "raw_black": False},
     {"target": "gaussian"},
     {"target": "random_words"},
-    {"target": "random_words", "time_weight": "paper"},
-    {"target": "black", "time_weight": "reversed"},
-    {"target": "gaussian", "time_weight": "paper", "alpha": 1.0},
+    {"target": "random_words", "time_weight": True},
+    {"target": "black", "time_weight": True, "reverse_time": True},
+    {"target": "gaussian", "time_weight": True, "alpha": 1.0},
     {"target": "black", "alpha": 0.0},
     {"target": "black", "latents": "own", "bias": 2.0},
 ]
@@ -169,7 +169,7 @@ def test_random_words_of_several_tokens(pair, view, monkeypatch) -> None:
 @pytest.mark.parametrize(("target", "raw"), [("black", True), ("black", False), ("gaussian", True), ("random_words", True)])
 def test_gradient_of_the_attention_loss_by_central_differences(pair, target: str, raw: bool) -> None:
     teacher, student = pair
-    method = SKDCAG(target=target, raw_black=raw, time_weight="paper")
+    method = SKDCAG(target=target, raw_black=raw, time_weight=True)
     words = ["river", "music", "paper"]
     stand_ins = words if target == "random_words" else None
     row = align(teacher.tokenizer, TRIGGER, PROMPTS, stand_ins)
@@ -261,7 +261,7 @@ NONE = dict.fromkeys((*DEFECTS, "stale_maps", "copied_average"), False)
 def test_the_released_variant_without_its_defects_is_the_method(pair, view, time_weight: bool) -> None:
     teacher, student = pair
     alone = DefenderView(("trigger",), PROMPTS[:1], trigger=TRIGGER)
-    ours = SKDCAG(alpha=0.4, target="black", batch=2, latents="own", preserve=1.0, drop=0.0, time_weight="paper" if time_weight else "none")
+    ours = SKDCAG(alpha=0.4, target="black", batch=2, latents="own", preserve=1.0, drop=0.0, time_weight=time_weight)
     theirs = SKDCAGReleased(alpha=0.4, target="black", time_weight=time_weight, **NONE)
     for step in (0, 3):
         want = ours.loss(student, teacher, alone, 4)(step)
@@ -402,8 +402,6 @@ def test_unknown_options_are_user_errors(tiny_model, view) -> None:
         SKDCAG(target="white").apply(tiny_model, view, 0)
     with pytest.raises(UserError, match="latents"):
         SKDCAG(latents="theirs").apply(tiny_model, view, 0)
-    with pytest.raises(UserError, match="time_weight"):
-        SKDCAG(time_weight="true").apply(tiny_model, view, 0)
     with pytest.raises(UserError, match="one word"):
         SKDCAG(known="first", prompts=3).apply(tiny_model, DefenderView(("trigger",), PROMPTS, trigger=Trigger("x")), 0)
     with pytest.raises(UserError, match="prompts 400 is more than the 3"):
