@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.attention import Alignment, Capture, align, minmax, substitute, token_span
+from bench.attention import Alignment, Capture, align, substitute, token_span
 from bench.distill import Trajectories, add_noise, draw_timesteps, own_images
 from bench.finetune import Optim, choose_parameters, fit, step_generator, step_rng
+from bench.guidance import Guidance
 from bench.model import T2IModel
 from bench.registry import option, register_defense
 from bench.types import DefenderView, Trigger, UserError
@@ -25,7 +26,7 @@ WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "lett
 @register_defense("skdcag_black", needs=("trigger",), groups=("removal", "skdcag_variants"), preset={"target": "black"})
 @register_defense("skdcag_random_words", needs=("trigger",), groups=("removal", "skdcag_variants"), preset={"target": "random_words"})
 @dataclass
-class SKDCAG:
+class SKDCAG(Guidance):
     """Self-Knowledge Distillation with Cross-Attention Guidance (arXiv 2508.18235).
 
     The teacher is a frozen copy of the *backdoored* U-Net, given the clean prompt c; the student is the U-Net under repair, given c+.
@@ -135,36 +136,6 @@ class SKDCAG:
             return loss
 
         return loss_fn
-
-    def attention_loss(
-        self, own: Tensor, seen: Tensor, layers: int, row: Alignment, time: Tensor, generator: torch.Generator, span: Tensor | None = None
-    ) -> Tensor:
-        """L_attn, a scalar: the mean over real tokens of the MSE between a token's map and its target.
-
-        own, seen: the student's and the teacher's summed maps (rows, tokens, size, size) of `layers` layers. time: t/T (rows,).
-        span: for random words, bool (rows, tokens), where the word's tokens are in the teacher's prompt.
-        """
-        student, teacher = minmax(own), minmax(seen)
-        index = row.source[..., None, None].expand_as(teacher)
-        error = (student - teacher.gather(1, index)).pow(2).mean((-2, -1))
-        if self.target == "black":
-            trigger_error = ((own / layers) if self.raw_black else student).pow(2).mean((-2, -1))
-        elif self.target == "gaussian":
-            trigger_error = (student - self.scatter(own, generator)).pow(2).mean((-2, -1))
-        else:
-            weight = span.to(teacher.dtype)[..., None, None]
-            word = (teacher * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-            trigger_error = (student - word).pow(2).mean((-2, -1))
-        error = torch.where(row.trigger, trigger_error, error) * (row.trigger | row.other)
-        tokens = (row.trigger | row.other).sum(1)
-        each = error.sum(1) / tokens
-        if self.time_weight:
-            each = each * (1 - time if self.reverse_time else time)
-        return each.mean()
-
-    def scatter(self, maps: Tensor, generator: torch.Generator) -> Tensor:
-        """The "gaussian" target: normalized noise of the shape of `maps`."""
-        return minmax(torch.randn(maps.shape, generator=generator).to(maps))
 
 
 def part_of(trigger: Trigger, known: str) -> Trigger:

@@ -8,17 +8,23 @@ from torch import Tensor
 from bench.attention import Alignment, Capture, align
 from bench.distill import add_noise, draw_timesteps, own_images
 from bench.finetune import Optim, choose_parameters, fit, step_generator
+from bench.guidance import Guidance
 from bench.model import T2IModel
 from bench.registry import option, register_defense
 from bench.types import DefenderView, UserError
-from defenses.skdcag import SKDCAG
 
 
-class Uniform(SKDCAG):
-    """Guidance whose noise targets are uniform, not Gaussian."""
+@dataclass
+class Rules(Guidance):
+    """The options of the guidance, and whether its noise is uniform."""
+
+    target: str
+    raw_black: bool
+    time_weight: bool
+    uniform: bool
 
     def scatter(self, maps: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.rand(maps.shape, generator=generator).to(maps)
+        return torch.rand(maps.shape, generator=generator).to(maps) if self.uniform else super().scatter(maps, generator)
 
 
 @register_defense("skdcag_released", needs=("trigger",), groups=("removal",))
@@ -77,9 +83,7 @@ class SKDCAGReleased:
         triggered = [view.trigger.add(p) for p in prompts]
         context, clean = student.encode(triggered), teacher.encode(prompts)
         aligned = align(student.tokenizer, view.trigger, prompts)
-        guide = (Uniform if self.uniform_noise else SKDCAG)(
-            target=self.target, raw_black=not self.minmax_black, time_weight=self.time_weight
-        )
+        guide = Rules(self.target, not self.minmax_black, self.time_weight, self.uniform_noise)
         total, device = student.noising.config.num_train_timesteps, student.device
         latents = None if self.unpreserved else own_images(teacher, prompts, seed)
         last: list[Tensor] = []

@@ -105,9 +105,9 @@ def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[f
             else:
                 target = sum(scaled(seen[r, before + 1 + k]) for k in range(spare)) / spare
             errors.append(float(((mine - target) ** 2).mean()))
-        by_row.append(
-            sum(errors) / len(errors) * {"none": 1.0, "paper": float(t[r]) / total, "reversed": 1 - float(t[r]) / total}[method.time_weight]
-        )
+        share = float(t[r]) / total
+        weight = (1 - share if method.reverse_time else share) if method.time_weight else 1.0
+        by_row.append(sum(errors) / len(errors) * weight)
     attention = sum(by_row) / rows if method.alpha else 0.0
     loss = method.alpha * attention + (1 - method.alpha) * prediction
     return loss + method.preserve * float(((kept[0] - kept[1]) ** 2).mean()), attention, prediction
