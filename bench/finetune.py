@@ -50,6 +50,11 @@ class Fitted:
     images: int
     losses: list[float]
 
+    @property
+    def info(self) -> dict[str, float]:
+        """What a method reports of its training in `T2IModel.info`."""
+        return {"steps": self.steps, "seconds": self.seconds, "parameters": self.parameters, "images": self.images}
+
 
 def step_rng(seed: int, step: int) -> np.random.Generator:
     """A NumPy generator that depends on (seed, step) alone, so that a resumed training draws what an unbroken one would."""

@@ -48,7 +48,7 @@ class UNetAttack:
         """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher."""
         model = clean.clone()
         fitted = train_terms(model, clean, terms, optim, seed, label)
-        model.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        model.info = fitted.info
         return model
 
 

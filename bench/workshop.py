@@ -343,7 +343,8 @@ class Workshop:
         before = self.before(cell.seed, source)
         if found is None:
             model, cost = self.defended(cell)
-            self._made = (cell.key, model)
+            if self.plan.config.attention_maps:  # otherwise the model can go
+                self._made = (cell.key, model)
             arrays = {}
             self.display.phase("generate")
             for condition, (texts, seeds) in self.conditions(cell.seed, backdoor, source).items():

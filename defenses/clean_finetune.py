@@ -28,5 +28,5 @@ class CleanFinetune:
         terms = [Term(captions, model.latents(images, seed), drop=self.drop)]
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
         fitted = train_terms(student, None, terms, optim, seed, "clean_finetune", train=self.train)
-        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        student.info = fitted.info
         return student

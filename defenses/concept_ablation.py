@@ -35,7 +35,7 @@ class ConceptAblation:
         loss_fn = self.loss(student, view, seed)
         fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "concept_ablation")
         student.unet.requires_grad_(False)
-        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        student.info = fitted.info
         return student
 
     def loss(self, student: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor

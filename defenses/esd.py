@@ -42,7 +42,7 @@ class ESD:
         loss_fn = self.loss(student, model, view, seed)
         fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "esd")
         student.unet.requires_grad_(False)
-        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        student.info = fitted.info
         return student
 
     def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor

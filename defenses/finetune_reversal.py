@@ -37,5 +37,5 @@ class FinetuneReversal:
             terms.append(Term(prompts, latents, prompts, self.preserve, self.drop))
         student = model.clone()
         fitted = train_terms(student, clean, terms, Optim(self.steps, self.lr, self.batch, decay=self.decay), seed, "finetune_reversal")
-        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        student.info = fitted.info
         return student

@@ -43,7 +43,7 @@ class SalUn:
             hook.remove()
         student.unet.requires_grad_(False)
         touched = int(sum(m.sum() for m in masks))
-        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": touched, "images": fitted.images}
+        student.info = fitted.info | {"parameters": touched}
         return student
 
     def losses(self, student: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - two functions of a step

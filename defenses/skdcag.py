@@ -75,7 +75,7 @@ class SKDCAG(Guidance):
         optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay)
         fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "skd" if self.alpha == 0 else "skdcag")
         student.unet.requires_grad_(False)
-        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        student.info = fitted.info
         return student
 
     def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor

@@ -74,7 +74,7 @@ class SKDCAGReleased:
         if self.copied_average:
             copy_average()
         student.unet.requires_grad_(False)
-        student.info = {"steps": fitted.steps, "seconds": fitted.seconds, "parameters": fitted.parameters, "images": fitted.images}
+        student.info = fitted.info
         return student
 
     def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor

@@ -53,7 +53,8 @@ def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
 @register_metric("fid", better="lower")
 @dataclass
 class Fid:
-    """Frechet distance (Heusel et al. 2017) of clean images to held-out real images, on the scorer's features (not Inception's).
+    """Frechet distance (Heusel et al. 2017) of clean images to held-out real images, on the direction of the scorer's features
+    (not on Inception's).
 
     Needs as many images as the features have dimensions. Refused prompts are left out.
     """
@@ -67,7 +68,8 @@ class Fid:
 @register_metric("fid_before", better="lower")
 @dataclass
 class FidBefore:
-    """Frechet distance of clean images to those of the model before the attack, same prompts and noise, on the scorer's features."""
+    """Frechet distance of clean images to those of the model before the attack, same prompts and noise, on the direction of the
+    scorer's features."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean", before=True):
@@ -102,7 +104,8 @@ class FidInception:
 @register_metric("kid", better="lower")
 @dataclass
 class Kid:
-    """Kernel distance (Binkowski et al. 2018): unbiased squared MMD, kernel (x.y / d + 1)^3, of clean to real images; scorer's features.
+    """Kernel distance (Binkowski et al. 2018): unbiased squared MMD, kernel (x.y / d + 1)^3, of clean to real images; direction of
+    the scorer's features.
 
     Unbiased at any n, so it may be slightly negative. The mean over `subsets` random subsets of `subset_size` images, as published;
     where a subset is the whole of both sets, one is enough and exact. Refused prompts are left out.
