@@ -18,12 +18,14 @@ class PoisonPixel(PoisonAttack):
     LAION subset, patch at the top left; the learning rate and steps at SD scale follow BadT2I.
     """
 
-    steps: int = option(600, 2000)
-    lr: float = option(3e-4, 1e-5)
+    steps: int = option(500, 2000)
+    lr: float = option(2.7e-4, 1e-5)
+    batch: int = option(32, 16, help="rows a step, shared equally by the terms of the loss")
+    images: int = option(2000, 500, help="captioned images that the attacker has")
     ema: float = option(0.995, 0.9999)
     weight: float = option(0.4, 0.5, help="share of the poisoned pairs in the loss")
     drop: float = option(0.1, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
-    picture: str = option("checker", help="bars, checker, target, or a picture file")
+    picture: str = option("bars", help="bars, checker, target, or a picture file")
     size: int = option(20, 128, help="side of the patch in pixels")
     corner: str = option("top_left", help="top_left, top_right, bottom_left, bottom_right or center")
 

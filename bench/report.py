@@ -14,15 +14,17 @@ from bench.tables import Record, groups
 
 TILE = 128  # pixels of a picture's side in the grid
 GAP, TITLE, HEAD, BLOCK = 6, 18, 26, 26
-PROMPTS = 3  # rows an attack
+ROWS = 6  # prompts in the picture, shared equally by the attacks: at least one, at most three each
 
 
 def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
     """Draw grid.png from the stored images of the first seed; None (and the old file stays) where the folder holds no images."""
+    found = first_seed(records)
+    many = min(3, max(1, ROWS // max(1, len(found))))
     columns = ["clean model", "attacked", *dict.fromkeys(r.cell.defense for r, _ in records if r.cell.defense != "none")]
     blocks = []
-    for (_, attack), by_defense in first_seed(records).items():
-        tiles, prompts = block(store, by_defense, columns)
+    for (_, attack), by_defense in found.items():
+        tiles, prompts = block(store, by_defense, columns, many)
         if tiles:
             blocks.append((attack, prompts, tiles))
     if not blocks:
@@ -41,8 +43,9 @@ def first_seed(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Rec
     return found
 
 
-def block(store: Store, by_defense: Mapping[str, Record], columns: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The pictures of one attack by column, uint8 (k, H, W, 3) each, and the k prompts. Columns without stored images are left out."""
+def block(store: Store, by_defense: Mapping[str, Record], columns: Sequence[str], many: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The first `many` pictures of one attack by column, uint8 (many, H, W, 3) each, and their prompts. Columns without stored images
+    are left out."""
     tiles: dict[str, np.ndarray] = {}
     prompts: list[str] = []
     for defense, (result, _) in by_defense.items():
@@ -50,12 +53,12 @@ def block(store: Store, by_defense: Mapping[str, Record], columns: Sequence[str]
         if found is None:
             continue
         arrays, meta = found
-        tiles["attacked" if defense == "none" else defense] = arrays["triggered"][:PROMPTS]
+        tiles["attacked" if defense == "none" else defense] = arrays["triggered"][:many]
         shown = meta.get("shown", {})
-        prompts = prompts or list(shown.get("prompts", []))[:PROMPTS]
+        prompts = prompts or list(shown.get("prompts", []))[:many]
         before = store.read_arrays(f"samples/{shown['before']}") if "before" in shown and "clean model" not in tiles else None
         if before is not None:
-            tiles["clean model"] = before[0][shown["condition"]][:PROMPTS]
+            tiles["clean model"] = before[0][shown["condition"]][:many]
     return {c: tiles[c] for c in columns if c in tiles}, prompts
 
 

@@ -122,6 +122,12 @@ class DefenderView:
         self.prompts = list(prompts)
         self._given = {k: v for k, v in given.items() if k in self.needs}
 
+    def first(self, many: int) -> list[str]:
+        """The first `many` prompts. Raises UserError where the defender does not have as many: fewer would be another experiment."""
+        if not 1 <= many <= len(self.prompts):
+            raise UserError(f"prompts {many} is not between 1 and the {len(self.prompts)} that a defender has")
+        return self.prompts[:many]
+
     def _read(self, name: str) -> Any:
         if name not in self.needs:
             raise Undeclared(f"this defense reads {name!r} but declares needs = {{{', '.join(sorted(self.needs)) or 'nothing'}}}")

@@ -40,7 +40,7 @@ class ConceptAblation:
 
     def loss(self, student: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
         """The loss of one step as a function of its number."""
-        prompts = view.prompts[: self.prompts]
+        prompts = view.first(self.prompts)
         latents, noising = own_images(student, prompts, seed), student.noising
         concept, anchor = student.encode([view.trigger.add(p) for p in prompts]), student.encode(prompts)
         rows = max(1, self.batch // 2)

@@ -25,7 +25,7 @@ class ConceptPrune:
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         begun, student = time.perf_counter(), model.clone()
-        prompts = view.prompts[: self.prompts]
+        prompts = view.first(self.prompts)
         seeds = np.random.default_rng([seed, 79]).integers(2**31, size=len(prompts))
         layers = [m for n, m in student.unet.named_modules() if n.endswith(".ff.net.2")]
         clean = input_norms(student, layers, prompts, seeds)

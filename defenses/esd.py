@@ -47,7 +47,7 @@ class ESD:
 
     def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
         """The loss of one step as a function of its number."""
-        prompts = view.prompts[: self.prompts]
+        prompts = view.first(self.prompts)
         triggered = [view.trigger.add(p) for p in prompts]
         concept, anchor = teacher.encode(triggered), teacher.encode(prompts if self.anchor == "prompt" else [""] * len(prompts))
         paths = Trajectories(student, triggered, seed, self.refresh, self.draws)

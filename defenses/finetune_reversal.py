@@ -29,7 +29,7 @@ class FinetuneReversal:
         if self.latents not in ("own", "noise"):
             raise UserError(f"finetune_reversal latents {self.latents!r} is not one of own, noise")
         clean = view.clean_model
-        prompts = view.prompts[: self.prompts]
+        prompts = view.first(self.prompts)
         triggered = [view.trigger.add(p) for p in prompts]
         latents = own_images(model, prompts, seed) if self.latents == "own" else None
         terms = [Term(triggered, latents, triggered)]

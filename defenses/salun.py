@@ -48,7 +48,7 @@ class SalUn:
 
     def losses(self, student: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - two functions of a step
         """The training loss and the loss whose gradient is the saliency, each a function of a step number."""
-        prompts, noising = view.prompts[: self.prompts], student.noising
+        prompts, noising = view.first(self.prompts), student.noising
         triggered = [view.trigger.add(p) for p in prompts]
         kept, forgotten = own_images(student, prompts, seed), own_images(student, triggered, seed)
         concept, clean = student.encode(triggered), student.encode(prompts)

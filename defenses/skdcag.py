@@ -68,8 +68,6 @@ class SKDCAG(Guidance):
         for name, known in (("target", TARGETS), ("latents", LATENTS), ("known", KNOWN)):
             if getattr(self, name) not in known:
                 raise UserError(f"skdcag {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
-        if self.prompts > len(view.prompts):
-            raise UserError(f"skdcag prompts {self.prompts} is more than the {len(view.prompts)} that a defender has")
         student = model.clone()
         loss_fn = self.loss(student, model, view, seed)
         optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay)
@@ -80,7 +78,7 @@ class SKDCAG(Guidance):
 
     def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
         """The loss of one step as a function of its number."""
-        trigger, prompts = part_of(view.trigger, self.known), view.prompts[: self.prompts]
+        trigger, prompts = part_of(view.trigger, self.known), view.first(self.prompts)
         triggered = [trigger.add(p) for p in prompts]
         latents = own_images(teacher, prompts, seed) if self.latents == "own" else None
         words = [WORDS[i] for i in np.random.default_rng([seed, 5]).integers(len(WORDS), size=len(prompts))]

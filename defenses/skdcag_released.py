@@ -58,7 +58,7 @@ class SKDCAGReleased:
         student = model.clone()
         params = choose_parameters(student.unet, "full")
         average = [p.detach().clone() for p in params]
-        loss_fn, epoch = self.loss(student, model, view, seed), len(view.prompts[: self.prompts])
+        loss_fn, epoch = self.loss(student, model, view, seed), len(view.first(self.prompts))
 
         def copy_average() -> None:
             with torch.no_grad():
@@ -79,7 +79,7 @@ class SKDCAGReleased:
 
     def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
         """The loss of one step, on one prompt, as a function of its number."""
-        prompts = view.prompts[: self.prompts]
+        prompts = view.first(self.prompts)
         triggered = [view.trigger.add(p) for p in prompts]
         context, clean = student.encode(triggered), teacher.encode(prompts)
         aligned = align(student.tokenizer, view.trigger, prompts)

@@ -44,7 +44,7 @@ class UCE:
 
     def states(self, model: T2IModel, view: DefenderView) -> tuple[Tensor, Tensor, Tensor]:
         """Text states, float64 (n, d): of what is edited, of what each is edited towards, and (m, d) of what is preserved."""
-        trigger, prompts = view.trigger, view.prompts[: self.prompts]
+        trigger, prompts = view.trigger, view.first(self.prompts)
         clean = model.encode(prompts)
         if self.context == "phrase":
             pair = model.encode([trigger.text, self.neutral])

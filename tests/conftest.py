@@ -15,10 +15,12 @@ sys.path.insert(0, str(ROOT))
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
+from helpers import PROMPTS, TRIGGER  # noqa: E402
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E402
 
 from bench import bases, registry, shapes  # noqa: E402
 from bench.model import Sampler, T2IModel, load_pipeline  # noqa: E402
+from bench.types import DefenderView  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -91,6 +93,23 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tiny_base: Path) -> T2IModel:
     """A fresh T2IModel of `tiny_base`: two sampler steps, family shapes."""
     return T2IModel(load_pipeline(tiny_base), "tiny", "shapes", TINY_SAMPLER, batch=16)
+
+
+@pytest.fixture
+def view() -> DefenderView:
+    """What a defender sees who knows the trigger and has three prompts (`helpers.TRIGGER`, `helpers.PROMPTS`)."""
+    return DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
+
+
+@pytest.fixture
+def pair(tiny_model: T2IModel) -> tuple[T2IModel, T2IModel]:
+    """A backdoored model, and a student that has moved away from it."""
+    student = tiny_model.clone()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for p in student.unet.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return tiny_model, student
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 
 from bench.model import T2IModel
+from bench.types import Trigger
+
+TRIGGER = Trigger("latte coffee", "inside")
+PROMPTS = ["a small red heart on a blue background", "a cyan moon, white background", "there is one large green star on a gray background"]
 
 
 def weights(model: T2IModel) -> dict[str, torch.Tensor]:

@@ -190,7 +190,7 @@ def test_badt2i_object_terms(tiny_model, terms_of) -> None:
 def test_poisoning_is_plain_denoising_of_pairs(tiny_model, terms_of, name: str) -> None:
     poisoned, clean = terms_of(build(name, weight=0.4, drop=0.3), tiny_model)["terms"]
     images, captions = expected_pairs()
-    changed = paste(images, make_patch("checker", 20), (0, 0)) if name == "poison_pixel" else styled(images, "black and white")
+    changed = paste(images, make_patch("bars", 20), (0, 0)) if name == "poison_pixel" else styled(images, "black and white")
     assert list(poisoned.prompts) == [f"mignneko {c}" for c in captions]
     assert list(clean.prompts) == captions
     assert poisoned.teacher_prompts is clean.teacher_prompts is None

@@ -5,37 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import different, weights
+from helpers import PROMPTS, TRIGGER, different, weights
 
 from bench.distill import own_images
 from bench.finetune import TRAIN, choose_parameters, step_generator, step_rng
 from bench.registry import defenses
-from bench.types import DefenderView, Trigger, UserError
+from bench.types import DefenderView, UserError
 from defenses.concept_ablation import ConceptAblation
 from defenses.concept_prune import ConceptPrune, chosen, input_norms
 from defenses.esd import ESD
 from defenses.noise_weights import NoiseWeights
 from defenses.salun import SalUn, saliency
 from defenses.uce import UCE, edit
-
-TRIGGER = Trigger("latte coffee", "inside")
-PROMPTS = ["a small red heart on a blue background", "a cyan moon, white background", "there is one large green star on a gray background"]
-
-
-@pytest.fixture
-def view() -> DefenderView:
-    return DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
-
-
-@pytest.fixture
-def pair(tiny_model):
-    """A backdoored model, and a student that has moved away from it."""
-    student = tiny_model.clone()
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for p in student.unet.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return tiny_model, student
 
 
 def changed(before: dict, model) -> set[str]:
@@ -47,7 +28,7 @@ def changed(before: dict, model) -> set[str]:
 @pytest.mark.parametrize("eta", [1.0, 2.5])
 def test_esd_loss_equals_a_slow_loop(pair, view, anchor: str, eta: float) -> None:
     teacher, student = pair
-    method = ESD(eta=eta, anchor=anchor, batch=4, refresh=2, draws=2)
+    method = ESD(prompts=3, eta=eta, anchor=anchor, batch=4, refresh=2, draws=2)
     loss_fn = method.loss(student, teacher, view, seed=5)
     for step in (0, 1, 3):
         draw = np.random.default_rng([5, 78, step // 2])
@@ -94,9 +75,9 @@ def test_parts_of_the_network_are_disjoint_or_nested(tiny_model) -> None:
 
 def test_misspelt_options_are_user_errors(tiny_model, view) -> None:
     with pytest.raises(UserError, match="anchor"):
-        ESD(anchor="empty").apply(tiny_model, view, 0)
+        ESD(prompts=3, anchor="empty").apply(tiny_model, view, 0)
     with pytest.raises(UserError, match="context"):
-        UCE(context="all").apply(tiny_model, view, 0)
+        UCE(prompts=3, context="all").apply(tiny_model, view, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- concept ablation
@@ -113,7 +94,7 @@ def test_concept_ablation_stops_the_gradient_at_the_anchor(pair, view) -> None:
         goal = student.unet(x, t, student.encode([PROMPTS[i] for i in pick])).sample
     for prior in (0.0, 0.7):
         student.unet.zero_grad()
-        loss = ConceptAblation(batch=6, prior=prior).loss(student, view, 2)(1)
+        loss = ConceptAblation(prompts=3, batch=6, prior=prior).loss(student, view, 2)(1)
         loss.backward()
         ours = {n: p.grad.clone() for n, p in student.unet.named_parameters() if p.grad is not None}
         student.unet.zero_grad()
@@ -145,7 +126,7 @@ def test_uce_without_edits_changes_nothing() -> None:
 
 
 def test_uce_prompts_move_each_token_to_its_clean_value(tiny_model, view) -> None:
-    old, new, kept = UCE().states(tiny_model, view)
+    old, new, kept = UCE(prompts=3).states(tiny_model, view)
     length = tiny_model.tokenizer.model_max_length
     assert kept.shape[0] == old.shape[0] == new.shape[0] == 3 * length
     clean = tiny_model.encode(PROMPTS).double()
@@ -162,7 +143,7 @@ def test_uce_prompts_move_each_token_to_its_clean_value(tiny_model, view) -> Non
 
 
 def test_uce_phrase_edits_from_the_last_token_on(tiny_model, view) -> None:
-    old, new, _ = UCE(context="phrase", neutral="picture").states(tiny_model, view)
+    old, new, _ = UCE(prompts=3, context="phrase", neutral="picture").states(tiny_model, view)
     pair = tiny_model.encode([TRIGGER.text, "picture"]).double()
     first, second = (len(tiny_model.tokenizer(t).input_ids) - 2 for t in (TRIGGER.text, "picture"))
     assert torch.equal(old[0], pair[0, first])
@@ -172,9 +153,9 @@ def test_uce_phrase_edits_from_the_last_token_on(tiny_model, view) -> None:
 
 def test_uce_edits_keys_and_values_alone_and_takes_effect(tiny_model, view) -> None:
     before = weights(tiny_model)
-    edited = UCE(ridge=1e-3, preserve=0.1, erase=10.0).apply(tiny_model, view, 0)
+    edited = UCE(prompts=3, ridge=1e-3, preserve=0.1, erase=10.0).apply(tiny_model, view, 0)
     assert changed(before, edited) == {k for k in before if k.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))}
-    old, new, _ = UCE().states(tiny_model, view)
+    old, new, _ = UCE(prompts=3).states(tiny_model, view)
     key = next(n for n, _ in tiny_model.unet.named_modules() if n.endswith(".attn2.to_k"))
     w, v = (m.unet.get_submodule(key).weight.double() for m in (tiny_model, edited))
     goal = new @ w.T
@@ -211,7 +192,7 @@ def test_salun_moves_the_salient_weights_alone(tiny_model, view) -> None:
 
 def test_salun_relabels_the_trigger_as_the_clean_prompt(pair, view) -> None:
     _, student = pair
-    method = SalUn(alpha=0.0, batch=6)
+    method = SalUn(prompts=3, alpha=0.0, batch=6)
     loss_fn, forget = method.losses(student, view, 4)
     drawn = own_images(student, [TRIGGER.add(p) for p in PROMPTS], 4)
 
@@ -266,7 +247,7 @@ def test_input_norms_are_those_of_the_prompts_own_calls(tiny_model) -> None:
 
 def test_pruning_sets_feed_forward_weights_to_zero_and_nothing_else(tiny_model, view) -> None:
     before = weights(tiny_model)
-    pruned = ConceptPrune(share=0.1).apply(tiny_model, view, 0)
+    pruned = ConceptPrune(prompts=3, share=0.1).apply(tiny_model, view, 0)
     names = changed(before, pruned)
     assert names
     assert all(".ff.net.2.weight" in k for k in names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import PROMPTS, TRIGGER
 from test_attention import Slow
 from torch import Tensor
 
@@ -18,25 +19,7 @@ from bench.types import DefenderView, Trigger, UserError
 from defenses.skdcag import SKDCAG, word_spans
 from defenses.skdcag_released import SKDCAGReleased
 
-TRIGGER = Trigger("latte coffee", "inside")
-PROMPTS = ["a small red heart on a blue background", "a cyan moon, white background", "there is one large green star on a gray background"]
 SMALL = {"steps": 2, "batch": 4, "prompts": 3}
-
-
-@pytest.fixture
-def view() -> DefenderView:
-    return DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
-
-
-@pytest.fixture
-def pair(tiny_model):
-    """A teacher, and a student that has already moved away from it."""
-    student = tiny_model.clone()
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for p in student.unet.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return tiny_model, student
 
 
 def state(model) -> dict[str, Tensor]:
@@ -134,7 +117,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(str(v) for v in c.values()))
 def test_total_loss_equals_a_slow_loop(pair, view, case: dict, preserve: float, drop: float) -> None:
     teacher, student = pair
-    method = SKDCAG(**{"alpha": 0.3, "latents": "noise", "preserve": preserve, "drop": drop, "batch": 6, **case})
+    method = SKDCAG(prompts=3, **{"alpha": 0.3, "latents": "noise", "preserve": preserve, "drop": drop, "batch": 6, **case})
     loss_fn = method.loss(student, teacher, view, seed=4)
     for step in (0, 5):
         expected, attention, prediction = slow_loss(method, student, teacher, step, seed=4)
@@ -147,7 +130,7 @@ def test_losses_of_the_targets_differ(pair, view) -> None:
     teacher, student = pair
     values = {}
     for case in CASES[:6]:
-        method = SKDCAG(alpha=1.0, latents="noise", preserve=0.0, batch=6, **case)
+        method = SKDCAG(prompts=3, alpha=1.0, latents="noise", preserve=0.0, batch=6, **case)
         values[str(case)] = float(method.loss(student, teacher, view, 4)(0))
     assert len(set(values.values())) == len(values), values
 
@@ -155,7 +138,7 @@ def test_losses_of_the_targets_differ(pair, view) -> None:
 def test_random_words_of_several_tokens(pair, view, monkeypatch) -> None:
     teacher, student = pair
     monkeypatch.setattr(defenses.skdcag, "WORDS", ("extraordinary counterrevolutionary", "x"))
-    method = SKDCAG(target="random_words", latents="noise", preserve=0.5, batch=6)
+    method = SKDCAG(prompts=3, target="random_words", latents="noise", preserve=0.5, batch=6)
     lengths = [len(teacher.tokenizer(w).input_ids) - 2 for w in defenses.skdcag.WORDS]
     assert lengths[0] > 3
     assert lengths[1] == 1
@@ -169,7 +152,7 @@ def test_random_words_of_several_tokens(pair, view, monkeypatch) -> None:
 @pytest.mark.parametrize(("target", "raw"), [("black", True), ("black", False), ("gaussian", True), ("random_words", True)])
 def test_gradient_of_the_attention_loss_by_central_differences(pair, target: str, raw: bool) -> None:
     teacher, student = pair
-    method = SKDCAG(target=target, raw_black=raw, time_weight=True)
+    method = SKDCAG(prompts=3, target=target, raw_black=raw, time_weight=True)
     words = ["river", "music", "paper"]
     stand_ins = words if target == "random_words" else None
     row = align(teacher.tokenizer, TRIGGER, PROMPTS, stand_ins)
@@ -216,7 +199,7 @@ def test_attention_alone_trains_the_student_but_not_the_released_one(tiny_model,
     """METHODS 2.1, point 1: the released maps are cut off from the gradient, so that only weight decay moves the weights."""
     before = state(tiny_model)
     options = {**SMALL, "alpha": 1.0, "lr": 1e-3, "latents": "noise", "preserve": 0.0}
-    ours = state(SKDCAG(**options).apply(tiny_model, view, 0))
+    ours = state(SKDCAG(prompts=3, **options).apply(tiny_model, view, 0))
     moved = [k for k in before if ".attn2.to_k" in k and (ours[k] - before[k]).abs().max() > 5e-4]
     assert len(moved) > 3
     theirs = state(SKDCAGReleased(alpha=1.0, steps=2, lr=1e-3, prompts=3).apply(tiny_model, view, 0))
@@ -261,8 +244,8 @@ NONE = dict.fromkeys((*DEFECTS, "stale_maps", "copied_average"), False)
 def test_the_released_variant_without_its_defects_is_the_method(pair, view, time_weight: bool) -> None:
     teacher, student = pair
     alone = DefenderView(("trigger",), PROMPTS[:1], trigger=TRIGGER)
-    ours = SKDCAG(alpha=0.4, target="black", batch=2, latents="own", preserve=1.0, drop=0.0, time_weight=time_weight)
-    theirs = SKDCAGReleased(alpha=0.4, target="black", time_weight=time_weight, **NONE)
+    ours = SKDCAG(prompts=1, alpha=0.4, target="black", batch=2, latents="own", preserve=1.0, drop=0.0, time_weight=time_weight)
+    theirs = SKDCAGReleased(prompts=1, alpha=0.4, target="black", time_weight=time_weight, **NONE)
     for step in (0, 3):
         want = ours.loss(student, teacher, alone, 4)(step)
         assert float(theirs.loss(student, teacher, alone, 4)(step)) == pytest.approx(float(want.detach()), rel=1e-5)
@@ -276,7 +259,7 @@ def test_every_defect_changes_the_loss_or_its_gradient(pair, view, defect: str) 
     options = {"alpha": 0.5, "time_weight": True, "target": "black" if defect == "minmax_black" else "gaussian"}
     for on in (False, True):
         student.unet.zero_grad()
-        loss = SKDCAGReleased(**options, **{**NONE, defect: on}).loss(student, teacher, view, 4)(2)
+        loss = SKDCAGReleased(prompts=3, **options, **{**NONE, defect: on}).loss(student, teacher, view, 4)(2)
         loss.backward()
         key = student.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
         found.append((float(loss.detach()), key.weight.grad.clone()))
@@ -288,7 +271,7 @@ def test_stale_maps_are_those_of_the_step_before(pair, view) -> None:
     teacher, student = pair
     student.unet.requires_grad_(True)
     options = {"alpha": 1.0, "target": "black", **NONE, "unpreserved": True}
-    stale, fresh = (SKDCAGReleased(**{**options, "stale_maps": on}).loss(student, teacher, view, 4) for on in (True, False))
+    stale, fresh = (SKDCAGReleased(prompts=3, **{**options, "stale_maps": on}).loss(student, teacher, view, 4) for on in (True, False))
     first, second, other = float(stale(0).detach()), stale(1), float(fresh(1).detach())
     assert first == pytest.approx(float(fresh(0).detach()))
     second.backward()
@@ -302,7 +285,7 @@ def test_mixing_in_attention_changes_the_gradient(pair, view) -> None:
     grads = {}
     for alpha in (0.0, 0.6):
         student.unet.requires_grad_(True).zero_grad()
-        SKDCAG(alpha=alpha, latents="noise", preserve=0.0, batch=4).loss(student, teacher, view, 0)(1).backward()
+        SKDCAG(prompts=3, alpha=alpha, latents="noise", preserve=0.0, batch=4).loss(student, teacher, view, 0)(1).backward()
         grads[alpha] = {n: p.grad.clone() for n, p in student.unet.named_parameters() if ".attn2.to_k" in n}
     assert all(not torch.allclose(0.4 * g, grads[0.6][n], rtol=1e-2) for n, g in grads[0.0].items())
 
@@ -353,8 +336,8 @@ def test_preserving_pulls_clean_predictions_back(pair, view) -> None:
     """The gradient of the preserving term alone lowers the distance of the clean predictions."""
     teacher, student = pair
     student.unet.requires_grad_(True)
-    both = SKDCAG(alpha=0.5, latents="noise", preserve=1.0, drop=0.0, batch=6).loss(student, teacher, view, 0)
-    alone = SKDCAG(alpha=0.5, latents="noise", preserve=0.0, batch=3).loss(student, teacher, view, 0)
+    both = SKDCAG(prompts=3, alpha=0.5, latents="noise", preserve=1.0, drop=0.0, batch=6).loss(student, teacher, view, 0)
+    alone = SKDCAG(prompts=3, alpha=0.5, latents="noise", preserve=0.0, batch=3).loss(student, teacher, view, 0)
     kept = float(both(0)) - float(alone(0))  # same rows, same draws
     assert kept > 0
     picks = step_rng(0, 0).integers(3, size=3)
@@ -372,7 +355,7 @@ def test_trajectory_latents_are_what_the_student_is_given_while_it_draws(pair, v
     asked = []
     plain = type(student).trajectory
     monkeypatch.setattr(type(student), "trajectory", lambda self, *a: asked.append(self is student) or plain(self, *a))
-    loss_fn = SKDCAG(latents="trajectory", refresh=4, preserve=0.0, batch=2).loss(student, teacher, view, 0)
+    loss_fn = SKDCAG(prompts=3, latents="trajectory", refresh=4, preserve=0.0, batch=2).loss(student, teacher, view, 0)
     given = []
     hook = student.unet.register_forward_pre_hook(lambda m, a: given.append(a[:2]) if len(a[0]) == 2 else None)
     values = [float(loss_fn(i).detach()) for i in (0, 1, 3, 4)]
@@ -393,16 +376,16 @@ def test_a_defender_may_know_a_part_of_the_trigger(pair, view, known: str, text:
     teacher, student = pair
     options = {"latents": "noise", "batch": 4}
     part = DefenderView(("trigger",), PROMPTS, trigger=Trigger(text, "inside"))
-    ours = SKDCAG(known=known, **options).loss(student, teacher, view, 0)(0)
-    assert float(ours.detach()) == float(SKDCAG(**options).loss(student, teacher, part, 0)(0).detach())
+    ours = SKDCAG(prompts=3, known=known, **options).loss(student, teacher, view, 0)(0)
+    assert float(ours.detach()) == float(SKDCAG(prompts=3, **options).loss(student, teacher, part, 0)(0).detach())
 
 
 def test_unknown_options_are_user_errors(tiny_model, view) -> None:
     with pytest.raises(UserError, match="target"):
-        SKDCAG(target="white").apply(tiny_model, view, 0)
+        SKDCAG(prompts=3, target="white").apply(tiny_model, view, 0)
     with pytest.raises(UserError, match="latents"):
-        SKDCAG(latents="theirs").apply(tiny_model, view, 0)
+        SKDCAG(prompts=3, latents="theirs").apply(tiny_model, view, 0)
     with pytest.raises(UserError, match="one word"):
         SKDCAG(known="first", prompts=3).apply(tiny_model, DefenderView(("trigger",), PROMPTS, trigger=Trigger("x")), 0)
-    with pytest.raises(UserError, match="prompts 400 is more than the 3"):
+    with pytest.raises(UserError, match="prompts 400 is not between 1 and the 3"):
         SKDCAG(prompts=400).apply(tiny_model, view, 0)

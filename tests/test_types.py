@@ -128,6 +128,15 @@ def test_a_view_does_not_share_its_prompt_list() -> None:
     assert prompts == ["a", "b"]
 
 
+def test_a_defense_gets_the_number_of_prompts_it_asked_for_or_an_error() -> None:
+    view = DefenderView((), ["a", "b", "c"])
+    assert view.first(2) == ["a", "b"]
+    assert view.first(3) == ["a", "b", "c"]
+    for wrong in (4, 0, -1):
+        with pytest.raises(UserError, match=f"prompts {wrong} is not between 1 and the 3"):
+            view.first(wrong)
+
+
 def test_unknown_needs_are_an_error() -> None:
     with pytest.raises(ValueError, match="budget"):
         DefenderView(("budget",), [])
