@@ -129,7 +129,7 @@ class _Explicit:
             self.capture._keep(self.name, attn, (hidden_states,), {"encoder_hidden_states": encoder_hidden_states})
             return self.capture._replaced[self.name](attn, hidden_states, encoder_hidden_states, attention_mask, **rest)
         probabilities = _probabilities(attn, hidden_states, encoder_hidden_states)
-        self.capture._kept[self.name] = probabilities[: self.capture.rows, ..., : self.capture.tokens].mean(1)
+        self.capture._kept[self.name] = probabilities.mean(1)[: self.capture.rows, :, : self.capture.tokens]
         out = (probabilities @ _split(attn, attn.to_v(encoder_hidden_states))).transpose(1, 2).flatten(2)
         for layer in attn.to_out:  # a projection, then dropout
             out = layer(out)

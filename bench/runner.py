@@ -92,7 +92,7 @@ def portable(text: str) -> str:
 # ----------------------------------------------------------------------------------------------------------------------- run
 def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
     """Fail before any work on what the user can mend: weights that are not there, a trigger that the tokenizer loses, a patch that does
-    not fit, too few prompts."""
+    not fit, too few prompts, for the evaluation or for a defense."""
     shop.load()
     for attack, seed in dict.fromkeys((c.attack, c.seed) for c in cells):
         backdoor, prompts = shop.backdoor(attack), shop.prompts(seed, shop.source(attack))
@@ -101,6 +101,9 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
         if backdoor.target.kind == "patch":
             side = shop.model.resolution
             apply_target(np.zeros((1, side, side, 3), np.uint8), backdoor.target)
+    for cell in cells:
+        for part in shop.plan.defenses[cell.defense]:
+            shop.view((), cell.attack, cell.seed).first(getattr(part.instance, "prompts", 1))
 
 
 def run(config: Config, data: Data | None = None) -> int:

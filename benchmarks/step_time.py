@@ -72,7 +72,7 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
         return step
 
     def method(name: str, rows: int, part: str = "full") -> Callable[[int], None]:
-        options = {"batch": str(rows), "latents": "noise", "preserve": "0", "train": part}
+        options = {"batch": str(rows), "prompts": str(len(prompts)), "latents": "noise", "preserve": "0", "train": part}
         student = base.clone()
         return trained(registry.defenses.build(name, "shapes", options).loss(student, base, view, 0), student, part)
 

@@ -413,6 +413,7 @@ def line(capsys):
         (["--set", f"fake_attack.trigger={'long ' * 60}"], "truncated"),
         (["--n", "8", "--metrics", "fid"], "--n 16"),
         (["--tables-only", "--out", "/nonexistent/run"], "no run folder"),
+        (["--defenses", "skd", "--set", "skd.prompts=400"], "prompts 400 is not between 1 and the 300"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flags, says, tiny, tmp_path, capsys):
