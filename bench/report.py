@@ -14,13 +14,13 @@ from bench.tables import Record, groups
 
 TILE = 128  # pixels of a picture's side in the grid
 GAP, TITLE, HEAD, BLOCK = 6, 18, 26, 26
-ROWS = 6  # prompts in the picture, shared equally by the attacks: at least one, at most three each
+ROWS, MOST = 6, 3  # prompts in the picture, shared equally by the attacks; at least one, and at most so many each
 
 
 def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
     """Draw grid.png from the stored images of the first seed; None (and the old file stays) where the folder holds no images."""
     found = first_seed(records)
-    many = min(3, max(1, ROWS // max(1, len(found))))
+    many = min(MOST, max(1, ROWS // max(1, len(found))))
     columns = ["clean model", "attacked", *dict.fromkeys(r.cell.defense for r, _ in records if r.cell.defense != "none")]
     blocks = []
     for (_, attack), by_defense in found.items():

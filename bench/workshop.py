@@ -392,5 +392,5 @@ class Workshop:
 
     def _shown(self, cell: Cell, source: str) -> dict[str, Any]:
         """What the report needs beside a cell's images: the first clean prompts, and where the base's images of them are."""
-        prompts = [p.text for p in self.prompts(cell.seed, source)[: report.PROMPTS]]
+        prompts = [p.text for p in self.prompts(cell.seed, source)[: report.MOST]]
         return {"prompts": prompts, "before": self.plan.before_key(cell.seed, source), "condition": "clean_target" if source else "clean"}
