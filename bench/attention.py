@@ -1,9 +1,9 @@
 """Differentiable cross-attention capture, and the token alignment between a clean and a triggered prompt.
 
-One `Capture` belongs to one U-Net call; nothing global is touched, and a teacher and a student can be captured side by side. While it is
-open, plain cross-attention layers compute their probabilities explicitly, once, for the output and for the maps: the output agrees
-within rounding. Where that is not possible (another attention processor, a mask, gradient checkpointing), hooks keep what goes into the
-layer, its output is untouched, and the maps are computed afterwards by the layer's own projections.
+One `Capture` belongs to one U-Net call; nothing global is touched, and a teacher and a student can be captured side by side. Hooks keep
+what each cross-attention layer's query and key projections give, whatever processor the layer runs, and the maps are computed from them
+for the rows that are asked for alone: the output of the U-Net is the same bits with a capture as without. Under gradient checkpointing,
+where a projection runs twice, the hooks keep what goes into the layer instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
 from bench.types import Trigger
@@ -37,10 +36,9 @@ class Capture:
     unet: nn.Module
     rows: int | None = None
     tokens: int | None = None
-    inputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer name -> hidden states, context
     _layers: dict[str, nn.Module] = field(default_factory=dict)
-    _kept: dict[str, Tensor] = field(default_factory=dict)  # layer name -> probabilities, where they were computed explicitly
-    _replaced: dict[str, object] = field(default_factory=dict)
+    _inputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer name -> hidden states, context
+    _projected: dict[str, Tensor] = field(default_factory=dict)  # layer name and "to_q" or "to_k" -> what the projection gave
     _hooks: list = field(default_factory=list)
     _calls: int = 0
     _grad: bool = False
@@ -50,18 +48,15 @@ class Capture:
         self._hooks = [self.unet.register_forward_pre_hook(self._count)]
         checkpointing = getattr(self.unet, "is_gradient_checkpointing", False)
         for name, layer in self._layers.items():
-            if not checkpointing and _plain(layer):
-                self._replaced[name] = layer.processor
-                layer.processor = _Explicit(self, name)
+            if checkpointing:
+                self._hooks.append(layer.register_forward_pre_hook(partial(self._keep_inputs, name), with_kwargs=True))
             else:
-                self._hooks.append(layer.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True))
+                self._hooks += [getattr(layer, p).register_forward_hook(partial(self._keep, f"{name}.{p}")) for p in ("to_q", "to_k")]
         return self
 
     def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
-        for name, processor in self._replaced.items():
-            self._layers[name].processor = processor
         if error[0] is None:
             _ = self.probs  # now, with the weights of this call
 
@@ -69,19 +64,30 @@ class Capture:
         self._calls += 1
         if self._calls > 1:
             raise RuntimeError("one Capture records one U-Net call; open another for the next call")
-
-    def _keep(self, name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         self._grad = torch.is_grad_enabled()
+
+    def _keep(self, name: str, projection: nn.Module, given: tuple, out: Tensor) -> None:
+        self._projected[name] = out[: self.rows]
+
+    def _keep_inputs(self, name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         # gradient checkpointing runs a layer again during backward, without calling the U-Net: the first recording stands
         hidden, context = args[0] if args else kwargs["hidden_states"], kwargs["encoder_hidden_states"]
-        self.inputs.setdefault(name, (hidden[: self.rows], context[: self.rows]))
+        self._inputs.setdefault(name, (hidden[: self.rows], context[: self.rows]))
 
     @cached_property
     def probs(self) -> dict[str, Tensor]:
-        """Layer name -> (batch, pixels, tokens): softmax over tokens, mean over heads."""
+        """Layer name -> (rows, pixels, tokens): softmax over all tokens, mean over heads."""
         with torch.set_grad_enabled(self._grad):
-            late = {name: _probabilities(self._layers[name], *given)[..., : self.tokens].mean(1) for name, given in self.inputs.items()}
-        return {name: self._kept[name] if name in self._kept else late[name] for name in self._layers if name in self._kept or name in late}
+            return {n: _probabilities(m, *self._queries_and_keys(n))[..., : self.tokens].mean(1) for n, m in self._layers.items()}
+
+    def _queries_and_keys(self, name: str) -> tuple[Tensor, Tensor]:
+        if name in self._inputs:
+            hidden, context = self._inputs[name]
+            return self._layers[name].to_q(hidden), self._layers[name].to_k(context)
+        missing = [p for p in ("to_q", "to_k") if f"{name}.{p}" not in self._projected]
+        if missing:
+            raise RuntimeError(f"cross-attention layer {name} did not call {' and '.join(missing)}: its maps cannot be recorded")
+        return self._projected[f"{name}.to_q"], self._projected[f"{name}.to_k"]
 
     def layers(self) -> list[Tensor]:
         """One map a layer: (batch, tokens, h, w), softmax over tokens, mean over heads. Layers are square."""
@@ -95,45 +101,22 @@ class Capture:
 
     def maps(self, size: int | None = None) -> Tensor:
         """All layers resized bilinearly to one side (default: the largest layer's) and summed: (batch, tokens, size, size)."""
-        layers = self.layers()
-        size = size or max(m.shape[-1] for m in layers)
-        return sum(m if m.shape[-1] == size else F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for m in layers)
+        by_side: dict[int, Tensor] = {}
+        for layer in self.layers():  # resizing is linear: what has one side is summed before it is resized
+            side = layer.shape[-1]
+            by_side[side] = by_side[side] + layer if side in by_side else layer
+        size = size or max(by_side)
+        resized = [m if s == size else F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for s, m in by_side.items()]
+        return sum(resized[1:], resized[0])
 
 
-def _split(layer: nn.Module, x: Tensor) -> Tensor:
-    return x.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-
-
-def _probabilities(layer: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
-    q, k = _split(layer, layer.to_q(hidden)), _split(layer, layer.to_k(context))
-    return (q @ k.transpose(-1, -2) * layer.scale).softmax(-1)
-
-
-def _plain(layer: nn.Module) -> bool:
-    """Whether this is nothing but softmax(q k) v with a linear projection, by a processor that is known to compute just that."""
-    extras = ("spatial_norm", "group_norm", "norm_q", "norm_k", "norm_cross", "residual_connection")
-    return type(layer.processor) in (AttnProcessor, AttnProcessor2_0) and not any(getattr(layer, e, None) for e in extras)
-
-
-@dataclass
-class _Explicit:
-    """An attention processor that computes the probabilities once and lends them to a capture."""
-
-    capture: Capture
-    name: str
-
-    def __call__(
-        self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor | None = None, **rest: object
-    ) -> Tensor:
-        if attention_mask is not None or hidden_states.ndim != 3:
-            self.capture._keep(self.name, attn, (hidden_states,), {"encoder_hidden_states": encoder_hidden_states})
-            return self.capture._replaced[self.name](attn, hidden_states, encoder_hidden_states, attention_mask, **rest)
-        probabilities = _probabilities(attn, hidden_states, encoder_hidden_states)
-        self.capture._kept[self.name] = probabilities.mean(1)[: self.capture.rows, :, : self.capture.tokens]
-        out = (probabilities @ _split(attn, attn.to_v(encoder_hidden_states))).transpose(1, 2).flatten(2)
-        for layer in attn.to_out:  # a projection, then dropout
-            out = layer(out)
-        return out / attn.rescale_output_factor
+def _probabilities(layer: nn.Module, q: Tensor, k: Tensor) -> Tensor:
+    """softmax(scale q k^T) of projected queries (n, pixels, d) and keys (n, tokens, d): (n, heads, pixels, tokens)."""
+    if getattr(layer, "norm_q", None) is not None or getattr(layer, "norm_k", None) is not None:
+        raise ValueError("maps of layers that normalize queries or keys are not supported")
+    q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2).flatten(0, 1) for x in (q, k))
+    scores = torch.baddbmm(q.new_empty(1), q, k.transpose(-1, -2), beta=0, alpha=layer.scale)
+    return scores.softmax(-1).unflatten(0, (-1, layer.heads))
 
 
 def minmax(maps: Tensor, eps: float = 1e-6) -> Tensor:

@@ -101,7 +101,7 @@ def fit(
     params = [p for p in parameters if p.requires_grad]
     if not params:
         raise ValueError(f"{label}: no parameter to train")
-    optimizer = torch.optim.AdamW(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=params[0].is_cuda)
+    optimizer = torch.optim.AdamW(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
     average = EMAModel(params, decay=optim.ema, foreach=True) if optim.ema else None
     start, before, losses = 0, 0.0, []
     if checkpoint is not None and checkpoint.exists():

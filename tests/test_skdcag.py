@@ -199,7 +199,7 @@ def test_attention_alone_trains_the_student_but_not_the_released_one(tiny_model,
     """METHODS 2.1, point 1: the released maps are cut off from the gradient, so that only weight decay moves the weights."""
     before = state(tiny_model)
     options = {**SMALL, "alpha": 1.0, "lr": 1e-3, "latents": "noise", "preserve": 0.0}
-    ours = state(SKDCAG(prompts=3, **options).apply(tiny_model, view, 0))
+    ours = state(SKDCAG(**options).apply(tiny_model, view, 0))
     moved = [k for k in before if ".attn2.to_k" in k and (ours[k] - before[k]).abs().max() > 5e-4]
     assert len(moved) > 3
     theirs = state(SKDCAGReleased(alpha=1.0, steps=2, lr=1e-3, prompts=3).apply(tiny_model, view, 0))
@@ -374,10 +374,10 @@ def test_trajectory_latents_are_what_the_student_is_given_while_it_draws(pair, v
 @pytest.mark.parametrize(("known", "text"), [("all", "latte coffee"), ("first", "latte"), ("last", "coffee")])
 def test_a_defender_may_know_a_part_of_the_trigger(pair, view, known: str, text: str) -> None:
     teacher, student = pair
-    options = {"latents": "noise", "batch": 4}
+    options = {"latents": "noise", "batch": 4, "prompts": 3}
     part = DefenderView(("trigger",), PROMPTS, trigger=Trigger(text, "inside"))
-    ours = SKDCAG(prompts=3, known=known, **options).loss(student, teacher, view, 0)(0)
-    assert float(ours.detach()) == float(SKDCAG(prompts=3, **options).loss(student, teacher, part, 0)(0).detach())
+    ours = SKDCAG(known=known, **options).loss(student, teacher, view, 0)(0)
+    assert float(ours.detach()) == float(SKDCAG(**options).loss(student, teacher, part, 0)(0).detach())
 
 
 def test_unknown_options_are_user_errors(tiny_model, view) -> None:
