@@ -55,7 +55,10 @@ def make_parser() -> Parser:
     parser.add_argument("--fresh", action="store_true", help="make everything anew, whatever the folder holds")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="precision of the base model (default: float32)")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch")
+    parser.add_argument(
+        "--workers", type=int, help="cells made at a time, each by a process (default: a core each on the embedded base, or 1)"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads of torch, each worker's (default: 1 on the embedded base)")
     parser.add_argument("--list", action="store_true", help="list attacks, defenses, metrics, groups and bases, and stop")
     parser.add_argument("--tables-only", action="store_true", help="rebuild tables and grid from the run folder, without a model")
     return parser
@@ -99,8 +102,9 @@ def main(arguments: list[str] | None = None) -> int:
         if args.list:
             list_methods()
             return 0
-        if args.threads is not None and args.threads < 1:
-            raise UserError(f"--threads {args.threads} must be 1 or more")
+        for flag in ("threads", "workers"):
+            if (given := getattr(args, flag)) is not None and given < 1:
+                raise UserError(f"--{flag} {given} must be 1 or more")
         config = Config(
             attacks=args.attacks,
             defenses=args.defenses,
@@ -117,6 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
             device=args.device or "auto",
             dtype=args.dtype,
             threads=args.threads,
+            workers=args.workers,
         )
         from bench import runner  # after the flags are checked: it takes seconds to import
 

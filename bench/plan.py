@@ -76,6 +76,7 @@ class Config:
     device: str = "cpu"
     dtype: str = "float32"
     threads: int | None = None
+    workers: int | None = None
 
     @property
     def size(self) -> Scale:
@@ -178,12 +179,12 @@ def feature_dimension(spec: str) -> int:
 
 def plan(config: Config, data: Data | None = None) -> Plan:
     """Check everything that the user asked for, without work, and expand it into cells. Raises UserError."""
+    attacks = registry.attacks.select(config.attacks)  # first: a package that brings methods may bring a base
     base, size, seeds = find_base(config.base), config.size, config.seeds or config.scale.seeds
     if config.dtype not in DTYPES:
         raise UserError(f"unknown dtype {config.dtype!r}; known: {', '.join(DTYPES)}")
     if size.n < 2:
         raise UserError(f"--n {size.n} is too few prompts; give at least 2")
-    attacks = registry.attacks.select(config.attacks)
     defenses = registry.defenses.select(config.defenses)
     metrics = registry.metrics.select(config.metrics or config.scale.metrics)
     methods = {*attacks, *(p for d in defenses for p in d.split("+"))}

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import maps, report, sweep, tables
+from bench import executors, maps, report, sweep, tables
 from bench.data import Data
 from bench.judges import apply_target
 from bench.manifest import directions, protocol, write_manifest
 from bench.plan import Config, Plan, plan
+from bench.progress import Display
 from bench.store import Store, plain
 from bench.types import Cell, CellResult, Score, UserError
-from bench.workshop import AttackFailed, Display, InPlaceChange, Workshop
+from bench.workshop import AttackFailed, InPlaceChange, Workshop
 
 
 # --------------------------------------------------------------------------------------------------------------------- cells
@@ -47,9 +48,16 @@ def unfinished(plan_: Plan, store: Store, cell: Cell, stored: tuple[CellResult, 
     return bool(missing_metrics(plan_, stored)) or maps_wanted
 
 
-def run_cell(shop: Workshop, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None) -> CellResult:
+def settled(shop: Workshop, cell: Cell) -> bool:
+    """Whether a cell is stored whole, or has failed in this run (what failed in an earlier one is no longer there)."""
+    stored = whole_cell(shop.store, cell)
+    return stored is not None and (stored[0].status == "failed" or not unfinished(shop.plan, shop.store, cell, stored))
+
+
+def run_cell(shop: Workshop, cell: Cell) -> CellResult:
     """Make or complete one cell and store it. An exception is stored as a failed cell; only an interrupt gets out."""
     plan_, store = shop.plan, shop.store
+    stored = whole_cell(store, cell)
     done = stored is not None and stored[0].status == "done"
     result = stored[0] if done else CellResult(cell, "failed", needs=plan_.needs(cell.defense))
     keys = dict(stored[1].get("metric_keys", {})) if done else {}
@@ -72,6 +80,8 @@ def run_cell(shop: Workshop, cell: Cell, stored: tuple[CellResult, dict[str, Any
         text = str(error) if isinstance(error, AttackFailed) else traceback.format_exc()
         result = replace(result, status="failed", error=portable(text))
     store.write_result(result, {"metric_keys": keys, "directions": directions(plan_), "protocol": protocol(plan_)})
+    if result.status == "failed":
+        shop.display.say(f"FAILED {cell.attack} x {cell.defense}, seed {cell.seed}: {last_line(result.error)}")
     return result
 
 
@@ -111,8 +121,6 @@ def run(config: Config, data: Data | None = None) -> int:
 
     Raises UserError, before any work, for what the user asked for and cannot have.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
     config = replace(config, device=find_device(config.device))
     display = Display()
     plan_ = plan(config, data)
@@ -121,34 +129,43 @@ def run(config: Config, data: Data | None = None) -> int:
     # two names of one cell (a method and its variant with the default value) share its record
     open_cells = [c for c in plan_.cells if unfinished(plan_, store, c, stored[c.key])]
     todo = list({c.key: c for c in reversed(open_cells)}.values())[::-1]
-    begun, results = time.perf_counter(), {k: v[0] for k, v in stored.items() if v is not None}
-    shop = Workshop(plan_, store, display)
-    skipped, status = len(plan_.cells) - len(open_cells), 0
+    workers, threads = executors.share(config, plan_.base.family, len(todo))
+    plan_ = replace(plan_, config=replace(config, workers=workers, threads=threads))
+    if threads:
+        torch.set_num_threads(threads)
+    begun, skipped, status = time.perf_counter(), len(plan_.cells) - len(open_cells), 0
     if skipped:
         display.say(f"{skipped} of {len(plan_.cells)} cells are stored in {config.folder}")
     try:
         if todo:
+            shop = Workshop(plan_, store, display)
             preflight(shop, todo)
-            write_manifest(plan_, store, results)  # a killed run leaves its plan, and its tables can be made
-        display.open(len(todo))
-        for cell in todo:
-            display.start(f"{cell.attack} x {cell.defense}, seed {cell.seed}")
-            results[cell.key] = run_cell(shop, cell, stored[cell.key])
-            if results[cell.key].status == "failed":
-                display.say(f"FAILED {display.name}: {last_line(results[cell.key].error)}")
-            display.finish()
+            write_manifest(plan_, store, {k: v[0] for k, v in stored.items() if v is not None})  # a killed run leaves its plan
+            for cell in todo:
+                if stored[cell.key] is not None and stored[cell.key][0].status == "failed":
+                    store.drop_result(cell.key)
+            display.open(len(todo))
+            if workers == 1:
+                executors.work(shop, todo, run_cell, settled)
+            else:
+                del shop  # its models are of no more use here
+                executors.run_workers(plan_, data, todo, store, display, run_cell, settled)
     except KeyboardInterrupt:
-        done = sum(results[c.key].status == "done" for c in plan_.cells if c.key in results)
-        display.say(f"interrupted: {done} of {len(plan_.cells)} cells are done; the same command resumes")
         status = 130
     finally:
         display.close()
+        store.drop_locks()
+    results = {c.key: found[0] for c in plan_.cells if (found := store.read_result(c.key)) is not None}
+    if status:
+        done = sum(c.key in results and results[c.key].status == "done" for c in plan_.cells)
+        display.say(f"interrupted: {done} of {len(plan_.cells)} cells are done; the same command resumes")
     command = {"wall_seconds": round(time.perf_counter() - begun, 1), "cells_made": display.done, "cells": len(plan_.cells)}
-    write_manifest(plan_, store, results, command | {"unix_time": int(time.time())})
+    command |= {"workers": workers, "unix_time": int(time.time())}
+    write_manifest(plan_, store, results, command)
     if status:
         return status
     publish(store)
-    return int(any(results[c.key].status == "failed" for c in plan_.cells if c.key in results))
+    return int(any(c.key not in results or results[c.key].status == "failed" for c in plan_.cells))
 
 
 def find_device(name: str) -> str:

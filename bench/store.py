@@ -3,22 +3,26 @@
 OUT/cells/<key>.json                     one record a cell
 OUT/samples/<key>.safetensors (.sha256)  its images
 OUT/models/<key>.safetensors (.sha256)   attacked weights, and <key>.json what the attack reported
+OUT/locks/                               who makes what at this moment; empty when nobody is at work
 OUT/run.json table.* rows.csv grid.png   made from the above
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -85,18 +89,45 @@ def write_text(path: Path, text: str) -> None:
 
 class Store:
     """One run folder. What fails its checksum counts as absent, and `say` is told so in one line. With `fresh`, so does everything that
-    this object did not write itself."""
+    was there when this object was made; `since` (a file time in ns) lets another process of the same run share that moment."""
 
-    def __init__(self, root: Path, say: Callable[[str], None] = print, fresh: bool = False) -> None:
-        self.root, self.say, self.fresh = Path(root), say, fresh
+    def __init__(self, root: Path, say: Callable[[str], None] = print, fresh: bool = False, since: int = 0) -> None:
+        self.root, self.say, self.since = Path(root), say, since
         self._written: set[Path] = set()
         self._said: set[Path] = set()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
+            with tempfile.TemporaryFile(dir=self.root) as file:
+                if fresh and not since:
+                    self.since = os.fstat(file.fileno()).st_mtime_ns
         except OSError as error:
             raise UserError(f"cannot write to the output folder {root}: {error.strerror}; choose another with --out") from None
+
+    # --------------------------------------------------------------------------------------------------------------- locks
+    @contextmanager
+    def claim(self, name: str, wait: bool = False) -> Iterator[bool]:
+        """Whether this process alone may make `name` for the length of the block; with `wait`, it waits until it may. A process that
+        dies gives up its claims."""
+        lock = FileLock(self.root / "locks" / f"{name.replace('/', '-')}.lock")
+        Path(lock.lock_file).parent.mkdir(exist_ok=True)
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def drop_locks(self) -> None:
+        """Remove the lock files that nobody holds."""
+        for path in sorted((self.root / "locks").glob("*.lock")):
+            lock = FileLock(path)
+            with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.root / "locks").rmdir()
 
     # ------------------------------------------------------------------------------------------------------------- records
     def write_record(self, name: str, payload: Any) -> None:
@@ -121,7 +152,12 @@ class Store:
         return self._damaged(path)
 
     def _ignored(self, path: Path) -> bool:
-        return self.fresh and path not in self._written
+        if not self.since or path in self._written:
+            return False
+        try:
+            return path.stat().st_mtime_ns <= self.since
+        except FileNotFoundError:
+            return False
 
     def _damaged(self, path: Path) -> None:
         if path not in self._said:
@@ -178,6 +214,10 @@ class Store:
     def read_result(self, key: str) -> tuple[CellResult, dict[str, Any]] | None:
         payload = self.read_record(f"cells/{key}")
         return None if payload is None else parse_result(payload)
+
+    def drop_result(self, key: str) -> None:
+        """Forget the record of a cell that is made again."""
+        (self.root / "cells" / f"{key}.json").unlink(missing_ok=True)
 
     def all_results(self) -> list[tuple[CellResult, dict[str, Any]]]:
         """Every whole record in the folder, by attack, defense and seed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import traceback
@@ -17,7 +16,6 @@ import numpy as np
 import psutil
 import torch
 import transformers
-from tqdm import tqdm
 
 from bench import maps, report
 from bench.bases import load_base
@@ -26,56 +24,12 @@ from bench.features import Features, Inception, Scorer
 from bench.judges import Judge, apply_target, make_judge
 from bench.model import T2IModel
 from bench.plan import Plan
+from bench.progress import Display
 from bench.prompts import KINDS, moved_triggers, perturb
 from bench.store import Store, digest, plain
 from bench.types import Backdoor, Cell, DefenderView, Samples
 
 DEFENDER_PROMPTS, MORE_PROMPTS, DEFENDER_PAIRS = 100, 200, 256
-
-
-# ------------------------------------------------------------------------------------------------------------------- display
-class Display:
-    """Where the run is: cell x of y, phase and time left, on stderr. One live bar on a terminal, plain lines on a pipe."""
-
-    def __init__(self) -> None:
-        self.live = sys.stderr.isatty()
-        self.bar: tqdm | None = None
-        self.total, self.done, self.begun, self.name = 0, 0, 0.0, ""
-
-    def open(self, total: int) -> None:
-        self.total, self.done, self.begun = total, 0, time.perf_counter()
-        if self.live and total:  # the bars of training and generation appear below it and clear themselves
-            form = "{desc} |{bar}| {n}/{total} cells, {elapsed} gone, {remaining} left"
-            self.bar = tqdm(total=total, leave=False, dynamic_ncols=True, bar_format=form)
-
-    def start(self, name: str) -> None:
-        self.name = name
-
-    def phase(self, text: str) -> None:
-        if self.bar is not None:
-            self.bar.set_description_str(f"{self.name}: {text}")
-        else:
-            self.say(f"[cell {min(self.done + 1, self.total)} of {self.total}] {self.name}: {text}{self._left()}")
-
-    def _left(self) -> str:
-        if not self.done:
-            return ""
-        seconds = (time.perf_counter() - self.begun) / self.done * (self.total - self.done)
-        return f" (about {seconds / 60:.0f} min left)" if seconds >= 90 else f" (about {seconds:.0f} s left)"
-
-    def finish(self) -> None:
-        self.done += 1
-        if self.bar is not None:
-            self.bar.update()
-
-    def say(self, text: str) -> None:
-        tqdm.write(text, file=sys.stderr)
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------- cost
@@ -152,6 +106,18 @@ class Workshop:
         self._made: tuple[str, Any] = ("", None)  # the last defended model
         self._memo: dict[Any, Any] = {}
 
+    def _arrays(self, name: str, make: Callable[[], dict[str, np.ndarray]], meta: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Stored arrays, or else made and stored, by one process alone."""
+        found = self.store.read_arrays(name)
+        if found is not None:
+            return found[0]
+        with self.store.claim(name, wait=True):
+            found = self.store.read_arrays(name)  # another process may have made them meanwhile
+            arrays = make() if found is None else found[0]
+            if found is None:
+                self.store.write_arrays(name, arrays, meta)
+        return arrays
+
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._memo:
             self._memo[key] = make()
@@ -209,15 +175,13 @@ class Workshop:
         """Images of the model before the attack, by condition. Those with a source word share all but `clean_target` with the rest."""
 
         def stored(source: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-            name = f"samples/{self.plan.before_key(seed, source)}"
-            found = self.store.read_arrays(name)
-            if found is None:
+            def draw() -> dict[str, np.ndarray]:
                 made = {c: v for c, v in self.conditions(seed, None, source).items() if c in wanted}
                 self.display.phase("generate before the attack")
-                arrays = {c: self._draw(self.model, c, *pair) for c, pair in made.items()}
-                self.store.write_arrays(name, arrays, {"what": "before the attack", "seed": seed, "source": source})
-                return arrays
-            return found[0]
+                return {c: self._draw(self.model, c, *pair) for c, pair in made.items()}
+
+            name = f"samples/{self.plan.before_key(seed, source)}"
+            return self._arrays(name, draw, {"what": "before the attack", "seed": seed, "source": source})
 
         def make() -> dict[str, np.ndarray]:
             arrays = dict(self._once(("before", seed), lambda: stored("", ("clean", "perturbed", "diverse"))))
@@ -235,18 +199,16 @@ class Workshop:
         judge = make_judge(backdoor, self.features)
         clean, prompts = self.before(seed, source)["clean_target"], self.prompts(seed, source)
         name = f"samples/{digest({'before': self.plan.before_key(seed, source), 'positives': plain(backdoor.target)})}"
-        found = self.store.read_arrays(name)
-        if found is None:
+
+        def draw() -> dict[str, np.ndarray]:
             if backdoor.target.kind == "object":
                 texts = [backdoor.target.prompt(p.text) for p in prompts]
-                positives = self._draw(self.model, "positives", texts, noise_seeds(seed, len(texts)))
-            else:  # through the autoencoder, as what a backdoored model draws
-                shown = apply_target(clean, backdoor.target)
-                latents, batch = self.model.latents(shown, seed), self.model.batch
-                positives = np.concatenate([self.model.decode(latents[i : i + batch]) for i in range(0, len(latents), batch)])
-            self.store.write_arrays(name, {"positives": positives}, {"what": "positives of the judge", "attack": attack, "seed": seed})
-        else:
-            positives = found[0]["positives"]
+                return {"positives": self._draw(self.model, "positives", texts, noise_seeds(seed, len(texts)))}
+            shown = apply_target(clean, backdoor.target)  # through the autoencoder, as what a backdoored model draws
+            latents, batch = self.model.latents(shown, seed), self.model.batch
+            return {"positives": np.concatenate([self.model.decode(latents[i : i + batch]) for i in range(0, len(latents), batch)])}
+
+        positives = self._arrays(name, draw, {"what": "positives of the judge", "attack": attack, "seed": seed})["positives"]
         judge.calibrate(clean, prompts, positives)
         return judge
 
@@ -267,16 +229,29 @@ class Workshop:
         if self._held[0] == key:
             return self._held[1]
         self._held = ("", None)
-        name = f"models/{key}"
-        cost, path = self.store.read_record(name), self.store.find_file(f"{name}.safetensors")
+        cost, path = self._weights(key)
         if cost is None or path is None:
-            try:
-                cost, path = self._inject(attack, seed, name)
-            except Exception:
-                self._failed[key] = traceback.format_exc()
-                raise
+            with self.store.claim(f"models/{key}", wait=True):
+                cost, path = self._weights(key)  # another process may have trained it meanwhile
+                if cost is None or path is None:
+                    try:
+                        cost, path = self._inject(attack, seed, f"models/{key}")
+                    except Exception:
+                        self._failed[key] = traceback.format_exc()
+                        raise
         self._held = (key, (self.model.with_weights(path), cost))
         return self._held[1]
+
+    def _weights(self, key: str) -> tuple[dict[str, float] | None, Path | None]:
+        return self.store.read_record(f"models/{key}"), self.store.find_file(f"models/{key}.safetensors")
+
+    def taken(self, attack: str, seed: int) -> bool:
+        """Whether another process trains this attack at the moment."""
+        key = self.plan.attack_key(attack, seed)
+        if key in self._failed or self._held[0] == key or None not in self._weights(key):
+            return False
+        with self.store.claim(f"models/{key}") as free:
+            return not free
 
     def _inject(self, attack: str, seed: int, name: str) -> tuple[dict[str, float], Path]:
         self.display.phase("train the attack")
@@ -382,8 +357,9 @@ class Workshop:
         backdoor, source = self.backdoor(cell.attack), self.source(cell.attack)
         prompt, seed = self.prompts(cell.seed, source)[0].text, noise_seed(cell.seed, 0)
         before = digest({"maps": self.plan.before_key(cell.seed, source), "trigger": plain(backdoor.trigger)})
-        if self.store.read_arrays(f"maps/{before}") is None:
-            self.store.write_arrays(f"maps/{before}", *maps.record(self.model, backdoor.trigger, prompt, seed))
+        with self.store.claim(f"maps/{before}", wait=True):
+            if self.store.read_arrays(f"maps/{before}") is None:
+                self.store.write_arrays(f"maps/{before}", *maps.record(self.model, backdoor.trigger, prompt, seed))
         if self.store.read_arrays(self.map_name(cell)) is None:
             model = self._made[1] if self._made[0] == cell.key else self.defended(cell)[0]
             self.display.phase("attention maps")

@@ -94,7 +94,7 @@ def fakes(clean_registry, tiny):
 
 @pytest.fixture
 def config(tmp_path, tiny):
-    return Config("fake_attack", "none,fake_defense", tiny, SCALE, metrics=METRICS, out=tmp_path / "run")
+    return Config("fake_attack", "none,fake_defense", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1)
 
 
 def records(config):
@@ -445,7 +445,7 @@ def test_weights_that_are_not_there(tiny, tiny_base, tmp_path, capsys, monkeypat
 def test_the_command_runs_lists_and_rebuilds(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(SCALES, "smoke", SCALE)
     flags = ["--attacks", "fake_attack", "--defenses", "fake_defense", "--base", tiny, "--scale", "smoke", "--metrics", METRICS]
-    assert run_bench.main([*flags, "--seeds", "0,1", "--out", str(tmp_path / "run")]) == 0
+    assert run_bench.main([*flags, "--seeds", "0,1", "--workers", "1", "--out", str(tmp_path / "run")]) == 0
     assert "fake_defense" in capsys.readouterr().out
     first = (tmp_path / "run" / "table.csv").read_text()
     assert ",2,4," in first  # seeds, n
