@@ -61,6 +61,7 @@ def options(entries: list[Entry]) -> list[str]:
     for f in fields:
         values = [repr(d.get(f.name, f.default)) for d in (small, large)]
         fixed = [f"`{e.name}`: {e.preset[f.name]!r}" for e in entries if f.name in e.preset]
+        fixed += [f"`{e.name}` on shapes: {e.tuned[f.name]!r}" for e in entries if f.name in e.tuned]
         note = "; ".join(filter(None, [f.metadata.get("help", ""), *fixed]))
         lines.append(f"| `{f.name}` | {values[0]} | {values[1]} | {note} |".replace("  ", " "))
     return lines

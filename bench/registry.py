@@ -36,6 +36,7 @@ class Entry:
     cls: type
     groups: tuple[str, ...] = ()
     preset: dict[str, Any] = field(default_factory=dict)  # option values that this name fixes
+    tuned: dict[str, Any] = field(default_factory=dict)  # its own defaults on the embedded base
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -52,16 +53,17 @@ class Registry:
         self._loaded = False
 
     def register(
-        self, name: str, *, groups: Iterable[str] = (), preset: dict[str, Any] | None = None, **info: Any
+        self, name: str, *, groups: Iterable[str] = (), preset: dict | None = None, tuned: dict | None = None, **info: Any
     ) -> Callable[[type], type]:
-        """Decorator. A name that is taken raises. `preset` fixes option values, so that variants of a method have names of their own."""
+        """Decorator. A name that is taken raises. `preset` fixes option values, so that variants of a method have names of their own;
+        `tuned` are a variant's own defaults on the embedded base, where its best are not those of its class."""
 
         def add(cls: type) -> type:
             if name in self.entries:
                 raise ValueError(f"{self.kind} {name!r} is already registered by {self.entries[name].cls.__module__}")
             if not dataclasses.is_dataclass(cls):
                 raise TypeError(f"{self.kind} {name!r} must be a dataclass: its fields are its options")
-            self.entries[name] = Entry(name, cls, tuple(groups), dict(preset or {}), info)
+            self.entries[name] = Entry(name, cls, tuple(groups), dict(preset or {}), dict(tuned or {}), info)
             return cls
 
         return add
@@ -109,9 +111,9 @@ class Registry:
         return list(dict.fromkeys(names))
 
     def build(self, name: str, family: str, overrides: dict[str, Any] | None = None) -> Any:
-        """An instance with the family's defaults, the name's preset and the user's overrides, in that order."""
+        """An instance with the family's defaults, the name's own values and the user's overrides, in that order."""
         entry = self.get(name)
-        values = family_defaults(entry.cls, family) | entry.preset
+        values = family_defaults(entry.cls, family) | entry.preset | (entry.tuned if family == "shapes" else {})
         for key, value in (overrides or {}).items():
             values[key] = _typed(entry, key, value)
         return entry.cls(**values)
@@ -174,11 +176,11 @@ def register_attack(name: str, *, groups: Iterable[str] = (), preset: dict[str, 
 
 
 def register_defense(
-    name: str, *, needs: Iterable[str] = (), groups: Iterable[str] = (), preset: dict[str, Any] | None = None, **info: Any
+    name: str, *, needs: Iterable[str] = (), groups: Iterable[str] = (), preset: dict | None = None, tuned: dict | None = None, **info: Any
 ) -> Callable:
     """Register a defense: a dataclass with `apply(model, view, seed) -> T2IModel`; `needs` is what its view will hold."""
     needs = tuple(n for n in NEEDS if n in set(needs)) if set(needs) <= set(NEEDS) else _bad_needs(name, needs)
-    return defenses.register(name, groups=groups, preset=preset, needs=needs, **info)
+    return defenses.register(name, groups=groups, preset=preset, tuned=tuned, needs=needs, **info)
 
 
 def _bad_needs(name: str, needs: Iterable[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ KNOWN = ("all", "first", "last")
 WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "letter", "summer", "bottle", "market", "island")
 
 
-@register_defense("skd", needs=("trigger",), groups=("baseline", "removal"), preset={"alpha": 0.0})
+@register_defense("skd", needs=("trigger",), groups=("baseline", "removal"), preset={"alpha": 0.0}, tuned={"preserve": 1.0})
 @register_defense("skdcag", needs=("trigger",), groups=("removal",))
 @register_defense("skdcag_gaussian", needs=("trigger",), groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
 @register_defense("skdcag_black", needs=("trigger",), groups=("removal", "skdcag_variants"), preset={"target": "black"})
@@ -54,7 +54,7 @@ class SKDCAG(Guidance):
         "is given while it draws triggered prompts",
     )
     refresh: int = option(100, help="steps after which the trajectories are drawn anew", late=True)
-    preserve: float = option(1.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
+    preserve: float = option(2.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     bias: float = option(1.0, help="above 1 draws more of the high noise levels, where the layout and the style are decided")
     time_weight: bool = option(False, help="weight L_attn by t/T")

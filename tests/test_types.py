@@ -217,6 +217,9 @@ def test_defaults_by_family_then_preset_then_override() -> None:
     assert (registry.build("alpha", "sd").lr, registry.build("alpha", "sd").name) == (0.001, "n")
     assert registry.build("alpha_fast", "sd").steps == 7
     assert registry.build("alpha_fast", "sd", {"steps": "12"}).steps == 12
+    registry.register("alpha_own", preset={"name": "own"}, tuned={"lr": 0.2})(registry.get("alpha").cls)
+    assert (registry.build("alpha_own", "shapes").lr, registry.build("alpha_own", "sd").lr) == (0.2, 0.001)
+    assert registry.build("alpha_own", "shapes", {"lr": "0.3"}).lr == 0.3
     assert family_defaults(registry.get("alpha").cls, "shapes")["lr"] == 0.1
     with pytest.raises(ValueError, match="unknown model family"):
         registry.build("alpha", "flux")
