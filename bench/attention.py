@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.precision import autocast
 from bench.types import Trigger
 
 
@@ -77,7 +78,7 @@ class Capture:
     @cached_property
     def probs(self) -> dict[str, Tensor]:
         """Layer name -> (rows, pixels, tokens): softmax over all tokens, mean over heads."""
-        with torch.set_grad_enabled(self._grad):
+        with torch.set_grad_enabled(self._grad), autocast(self.unet):
             return {n: _probabilities(m, *self._queries_and_keys(n))[..., : self.tokens].mean(1) for n, m in self._layers.items()}
 
     def _queries_and_keys(self, name: str) -> tuple[Tensor, Tensor]:

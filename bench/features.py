@@ -24,6 +24,7 @@ from torch import Tensor
 from bench.judges import faithful
 from bench.progress import progress
 from bench.shapes import SCORER
+from bench.trust import check_code, check_inside, read_json
 from bench.types import Samples, Score, UserError
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class Scorer:
             for name in ("open_clip_config.json", "open_clip_model.safetensors"):
                 if not (folder / name).is_file():
                     raise UserError(f"scorer folder {folder} has no {name}")
+            check_inside(folder, sorted(p.name for p in folder.iterdir()))
+            for file in folder.glob("*.json"):
+                check_code(read_json(file), file)
             try:
                 # the file that open_clip picks in a folder is this one whenever it is there, so no pickle is opened
                 model = open_clip.create_model(f"local-dir:{folder}", precision="fp32", require_pretrained=True)

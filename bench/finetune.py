@@ -12,6 +12,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from bench.precision import HALF
 from bench.progress import progress
 
 
@@ -81,8 +82,16 @@ def choose_parameters(unet: nn.Module, train: str) -> list[nn.Parameter]:
         part = {"full": True, "cross": cross, "kv": cross and (".to_k." in name or ".to_v." in name), "noncross": not cross}[train]
         p.requires_grad_(part)
         if p.requires_grad:
-            chosen.append(p)
+            chosen.append(master(p))
     return chosen
+
+
+def master(p: nn.Parameter) -> nn.Parameter:
+    """The same parameter in float32, which autocast casts down where it computes: an update of 1e-6 would round to nothing in half.
+    `was` keeps what it was; gradients of float16 networks are scaled (`fit`)."""
+    if p.dtype in HALF:
+        p.was, p.data = p.dtype, p.data.float()
+    return p
 
 
 def fit(
@@ -102,6 +111,9 @@ def fit(
     if not params:
         raise ValueError(f"{label}: no parameter to train")
     optimizer = torch.optim.AdamW(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
+    # gradients of float16 activations below 6e-8 would vanish: the loss is scaled up, and the gradients down again
+    half = any(getattr(p, "was", None) is torch.float16 for p in params)
+    scaler = torch.amp.GradScaler(params[0].device.type, enabled=half)
     average = EMAModel(params, decay=optim.ema, foreach=True) if optim.ema else None
     start, before, losses = 0, 0.0, []
     if checkpoint is not None and checkpoint.exists():
@@ -134,11 +146,13 @@ def fit(
         if not np.isfinite(value):
             raise TrainingDiverged(f"{label}: the loss is {value} at step {step}; lower the learning rate (now {optim.lr:g})")
         losses.append(value)
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         norm = float(nn.utils.clip_grad_norm_(params, optim.clip or float("inf")))
-        if not np.isfinite(norm):
+        if not np.isfinite(norm) and (not half or scaler.get_scale() <= 1):  # with a scaler, the step is left out and the scale halved
             raise TrainingDiverged(f"{label}: the gradient is {norm} at step {step}; lower the learning rate (now {optim.lr:g})")
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
         if average is not None:
             average.step(params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.precision import HALF, MixedUNet, make_mixed
 from bench.progress import progress
+from bench.trust import locate
 from bench.types import UserError
 
 
@@ -148,20 +152,24 @@ class T2IModel:
             return self.pipe(
                 prompt_embeds=context,
                 negative_prompt_embeds=empty.expand_as(context),
-                generator=[torch.Generator().manual_seed(int(s)) for s in seeds],
+                latents=self.draw_noise(seeds),
                 num_inference_steps=self.sampler.steps,
                 guidance_scale=self.sampler.guidance,
                 output_type="latent",
                 callback_on_step_end=on_step,
             ).images
 
+    def draw_noise(self, seeds: Sequence[int]) -> Tensor:
+        """Pure noise (n, C, h, w), float32, each image's from a generator of its own on the CPU: the same on every device and precision."""
+        noise = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+        return torch.stack(noise).to(self.device)
+
     def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """What the U-Net is given while it draws `prompts` (n): timesteps int64 (k,) and noised latents (k, n, C, h, w)."""
         states, parts = self.encode([*prompts, ""]), []
         for first in range(0, len(prompts), self.batch):
             rows = slice(first, first + self.batch)
-            noise = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds[rows]]
-            seen = [torch.stack(noise).to(self.device, self.unet.dtype) * self.pipe.scheduler.init_noise_sigma]
+            seen = [self.draw_noise(seeds[rows]) * self.pipe.scheduler.init_noise_sigma]
 
             def keep(pipe, step: int, t: Tensor, given: dict, seen: list = seen) -> dict:
                 seen.append(given["latents"])
@@ -209,29 +217,55 @@ class T2IModel:
         return model
 
 
-def load_pipeline(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
-    """Open a diffusers folder or hub id. Only safetensors are read: a pickle in a third-party checkpoint can run code."""
-    local = Path(folder)
-    if local.is_dir():
-        index = local / "model_index.json"
-        if not index.is_file():
-            raise UserError(f"{local} is not a diffusers folder: it has no model_index.json")
-        for part in ("unet", "vae", "text_encoder"):
-            if not list((local / part).glob("*.safetensors")):
-                found = ", ".join(p.name for p in (local / part).glob("*.bin")) or "no weights"
-                raise UserError(
-                    f"{local / part} holds {found}; only safetensors are read: convert it with save_pretrained(safe_serialization=True)"
-                )
+def load_pipeline(source: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+    """Open a diffusers folder or hub id. Only safetensors are read, and only the libraries' own classes (`bench.trust`).
+
+    In half precision the U-Net is a `MixedUNet` and the autoencoder stays float32. Raises UserError, in one line, for what is not to be
+    had or not to be trusted.
+    """
+    folder = locate(source)
+    common = {"use_safetensors": True, "variant": find_variant(folder)}
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            str(folder), use_safetensors=True, dtype=dtype, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the base model {folder}: {str(error).splitlines()[0]}") from None
+        given = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
+        if dtype in HALF:
+            given["unet"] = MixedUNet.from_pretrained(folder, subfolder="unet", dtype=dtype, **common)
+            make_mixed(given["unet"], dtype)
+        pipe = StableDiffusionPipeline.from_pretrained(folder, dtype={"vae": torch.float32, "default": dtype}, **given, **common)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(f"cannot load the base model {source}: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
     pipe.text_encoder.to(dtype)
+    check_networks(pipe, str(source))
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False).eval()
     pipe.unet.to(memory_format=torch.channels_last)
     return pipe.to(device)
+
+
+def find_variant(folder: Path) -> str | None:
+    """ "fp16" where a folder holds its U-Net only as diffusion_pytorch_model.fp16.safetensors, as some are published."""
+    names = [p.name for p in (folder / "unet").glob("diffusion_pytorch_model*.safetensors")]
+    plain = any(re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors", n) for n in names)
+    return "fp16" if not plain and any(".fp16" in n for n in names) else None
+
+
+def check_networks(pipe: StableDiffusionPipeline, source: str) -> None:
+    """Refuse a model that loads but is none that the suite's formulas hold for. Raises UserError."""
+    unet, settings = pipe.unet.config, pipe.scheduler.config
+    if "beta_schedule" not in settings or settings.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
+        what = settings.get("prediction_type", "no noise schedule")
+        raise UserError(f"{source} predicts {what!r}; the suite trains and samples epsilon and v_prediction models only")
+    if not isinstance(unet.sample_size, int):
+        raise UserError(f"{source} draws pictures that are not square (sample_size {unet.sample_size}); choose a square base")
+    if unet.in_channels != pipe.vae.config.latent_channels:
+        raise UserError(
+            f"{source} takes {unet.in_channels} channels where its latents have {pipe.vae.config.latent_channels}: it is not a plain "
+            f"text-to-image model (inpainting, depth?); choose one"
+        )
+    width = pipe.text_encoder.config.hidden_size
+    if unet.cross_attention_dim != width:
+        raise UserError(
+            f"{source}: the U-Net attends to {unet.cross_attention_dim} numbers a token, and the text encoder gives {width}: the parts are "
+            f"of two models"
+        )

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry, sweep
-from bench.bases import Base, find_base, load_base
+from bench.bases import Base, find_base
 from bench.data import Data, WorldData
 from bench.registry import Registry, suggest
 from bench.store import digest, file_digest, plain
+from bench.trust import locate
 from bench.types import Cell, UserError
 
 FORMAT = 3  # raise it when a change of this package makes stored numbers out of date
@@ -145,17 +146,11 @@ class Plan:
 def fingerprint(source: str) -> str:
     """What identifies the weights of a base model: a digest of a local folder's files, or the commit of a hub snapshot."""
     folder = Path(source)
-    if folder.is_dir():
-        parts = [folder / p for p in PARTS]
-        files = [f for p in parts for f in ([p] if p.is_file() else sorted(p.rglob("*"))) if f.suffix in (".json", ".safetensors", ".txt")]
-        return digest({f.relative_to(folder).as_posix(): file_digest(f) for f in files})
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source, "model_index.json")
-    if not isinstance(found, str):
-        load_base(source)  # downloads it, or says in one line why it cannot
-        found = try_to_load_from_cache(source, "model_index.json")
-    return Path(found).parent.name if isinstance(found, str) else source
+    if not folder.is_dir():
+        return locate(source).name
+    parts = [folder / p for p in PARTS]
+    files = [f for p in parts for f in ([p] if p.is_file() else sorted(p.rglob("*"))) if f.suffix in (".json", ".safetensors", ".txt")]
+    return digest({f.relative_to(folder).as_posix(): file_digest(f) for f in files})
 
 
 def scorer_fingerprint(spec: str) -> str:

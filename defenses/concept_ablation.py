@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.distill import add_noise, draw_timesteps, own_images
+from bench.distill import add_noise, draw_timesteps, noise_target, own_images
 from bench.finetune import Optim, choose_parameters, fit, step_generator, step_rng
 from bench.model import T2IModel
 from bench.registry import option, register_defense
@@ -53,6 +53,8 @@ class ConceptAblation:
             x = add_noise(noising, latents[pick], noise, t)
             out = student.unet(torch.cat([x, x]), torch.cat([t, t]), torch.cat([concept[pick], anchor[pick]])).sample
             with_trigger, without = out.chunk(2)
-            return F.mse_loss(with_trigger, without.detach()) + self.prior * F.mse_loss(without, noise)
+            return F.mse_loss(with_trigger, without.detach()) + self.prior * F.mse_loss(
+                without, noise_target(noising, latents[pick], noise, t)
+            )
 
         return loss_fn

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.distill import add_noise, draw_timesteps, own_images
+from bench.distill import add_noise, draw_timesteps, noise_target, own_images
 from bench.finetune import Optim, choose_parameters, fit, step_generator, step_rng
 from bench.model import T2IModel
 from bench.registry import option, register_defense
@@ -59,20 +59,21 @@ class SalUn:
             pick = torch.from_numpy(step_rng(seed + offset, step).integers(len(prompts), size=rows)).to(student.device)
             t = draw_timesteps(rows, noising.config.num_train_timesteps, generator).to(student.device)
             noise = torch.randn((rows, *student.latent_shape), generator=generator).to(student.device)
-            return pick, t, noise, add_noise(noising, latents[pick], noise, t)
+            x, goal = add_noise(noising, latents[pick], noise, t), noise_target(noising, latents[pick], noise, t)
+            return pick, t, goal, x
 
         def loss_fn(step: int) -> Tensor:
             pick, t, _, x = draw(step, 0, forgotten)
             with torch.no_grad():
                 goal = student.unet(x, t, clean[pick]).sample
-            other, s, noise, y = draw(step, 1, kept)
+            other, s, added, y = draw(step, 1, kept)
             out = student.unet(torch.cat([x, y]), torch.cat([t, s]), torch.cat([concept[pick], clean[other]])).sample
             relabelled, remaining = out.chunk(2)
-            return F.mse_loss(relabelled, goal) + self.alpha * F.mse_loss(remaining, noise)
+            return F.mse_loss(relabelled, goal) + self.alpha * F.mse_loss(remaining, added)
 
         def forget(step: int) -> Tensor:
-            pick, t, noise, x = draw(step, 2, forgotten)
-            return F.mse_loss(student.unet(x, t, concept[pick]).sample, noise)
+            pick, t, added, x = draw(step, 2, forgotten)
+            return F.mse_loss(student.unet(x, t, concept[pick]).sample, added)
 
         return loss_fn, forget
 
