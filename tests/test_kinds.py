@@ -57,7 +57,7 @@ def test_v_prediction_target_against_the_formula(folders) -> None:
     """v = sqrt(abar) * eps - sqrt(1 - abar) * x (Salimans and Ho 2022), and the denoising loss is taken against it."""
     model = load(folders["sd2"])
     noising = model.noising
-    x, t, context = inputs(model)
+    x, t, _ = inputs(model)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     a = torch.cumprod(1 - betas, 0)[t][:, None, None, None]
@@ -76,7 +76,7 @@ def test_defenses_denoise_towards_v(folders, name: str, monkeypatch: pytest.Monk
     seen: list[tuple] = []
     original = type(model.noising).get_velocity
 
-    def velocity(self, sample, noise, timesteps):  # noqa: ANN001, ANN202
+    def velocity(self, sample, noise, timesteps):
         seen.append((sample, noise, timesteps))
         return original(self, sample, noise, timesteps)
 
