@@ -35,7 +35,19 @@ def make_parser() -> Parser:
         "--defenses", default="skdcag,baseline", metavar="NAMES", help=f"{names}; a+b applies a, then b (default: %(default)s)"
     )
     parser.add_argument("--metrics", metavar="NAMES", help=f"{names} (default: all)")
-    parser.add_argument("--base", default="shapes", help="shapes, sd14, sd15, sd21, a local diffusers folder or a hub id (default: shapes)")
+    parser.add_argument(
+        "--base", default="shapes", help="shapes, sd14, sd15, sd21, sd21-base, a local diffusers folder or a hub id (default: shapes)"
+    )
+    parser.add_argument(
+        "--data",
+        default="",
+        metavar="NAME",
+        help="captioned images: a hub id, a folder with metadata.csv, or parquet; options follow the name: "
+        "NAME,split=train,caption=COLUMN,rows=N,stream (default: the embedded world)",
+    )
+    parser.add_argument(
+        "--clip", default="", metavar="MODEL", help="the CLIP that scores: model:checkpoint of open_clip, or a local folder"
+    )
     parser.add_argument("--scale", default="quick", choices=SCALES, help="how much to measure (default: quick)")
     parser.add_argument("--seeds", type=seeds, metavar="0,1,2", help="training and noise seeds (default: the scale's)")
     parser.add_argument("--n", type=int, help="evaluation prompts a condition (default: the scale's)")
@@ -109,6 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
             attacks=args.attacks,
             defenses=args.defenses,
             base=args.base,
+            data=args.data,
+            clip=args.clip,
             scale=SCALES[args.scale],
             seeds=args.seeds,
             n=args.n,

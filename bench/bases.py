@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from bench import shapes
 from bench.model import Sampler, T2IModel, load_pipeline
-from bench.trust import refuse_file
+from bench.trust import locate, read_json, refuse_file
 from bench.types import UserError
 
 
@@ -52,3 +53,21 @@ def find_base(name: str) -> Base:
 def load_base(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> T2IModel:
     base = find_base(name)
     return T2IModel(load_pipeline(base.source, device, dtype), name, base.family, base.sampler, base.batch)
+
+
+def picture_side(source: str) -> int:
+    """Side of a base's pictures in pixels, from its configuration, without its weights. Raises UserError."""
+    folder = locate(source)
+    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    side = unet.get("sample_size")
+    if not isinstance(side, int):
+        raise UserError(f"{source} draws pictures that are not square (sample_size {side}); choose a square base")
+    return side * 2 ** (len(vae.get("block_out_channels", ())) - 1)
+
+
+def reads(source: str, room: int = 8) -> Callable[[str], bool]:
+    """Whether a base reads the whole of a caption, with `room` tokens left for a trigger."""
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(locate(source) / "tokenizer")
+    return lambda text: len(tokenizer(text).input_ids) <= tokenizer.model_max_length - room

@@ -41,10 +41,17 @@ class Data(Protocol):
     def pairs(self, split: str, n: int, seed: int, contains: str = "") -> tuple[np.ndarray, list[str]]:
         """`n` captioned images of a split: uint8 (n, H, W, 3) and their captions."""
 
+    def count(self, what: str, split: str, contains: str = "") -> int | None:
+        """How many "prompts" or "pairs" a split holds; None where there are as many as one asks for."""
+
 
 def split_of(combination: tuple[str, str, str]) -> str:
     """The split of a (shape, colour, background) combination, fixed by checksum; captions of different splits differ in content."""
-    share = zlib.crc32("|".join(combination).encode()[::-1]) % 1000 / 1000
+    return split_at(zlib.crc32("|".join(combination).encode()[::-1]) % 1000 / 1000)
+
+
+def split_at(share: float) -> str:
+    """The split at a place in [0, 1)."""
     for name, width in SPLITS.items():
         if share < width:
             return name
@@ -89,6 +96,9 @@ class WorldData:
         scenes = self._scenes(split, n, rng, contains, 0.0)
         images = np.concatenate([world.render(scenes[i : i + 256], rng) for i in range(0, n, 256)])
         return images, [world.caption(s, rng) for s in scenes]
+
+    def count(self, what: str, split: str, contains: str = "") -> None:
+        return None
 
 
 def world_prompt(scene: world.Scene, rng: np.random.Generator) -> Prompt:

@@ -349,6 +349,13 @@ def missing(samples: Samples, condition: str, before: bool = False) -> Score | N
     return None
 
 
+def unjudged(samples: Samples, condition: str) -> Score | None:
+    """A Score that says so where the prompts name nothing that their pictures should not show, or None where they do."""
+    if all(p.wrong for p in prompts_of(samples, condition)):
+        return None
+    return Score(None, note="not available: the prompts name no alternatives to tell the pictures from")
+
+
 def unit(x: np.ndarray) -> np.ndarray:
     """Rows of `x` (n, d) scaled to length 1, float64; a zero row stays zero."""
     x = x.astype(np.float64)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import registry, sweep
-from bench.bases import Base, find_base
+from bench.bases import Base, find_base, picture_side, reads
+from bench.captioned import open_data
 from bench.data import Data, WorldData
 from bench.registry import Registry, suggest
+from bench.shapes import world
 from bench.store import digest, file_digest, plain
 from bench.trust import locate
 from bench.types import Cell, UserError
@@ -78,6 +81,8 @@ class Config:
     dtype: str = "float32"
     threads: int | None = None
     workers: int | None = None
+    data: str = ""  # captioned images (`bench.captioned`); the embedded world where empty
+    clip: str = ""  # the scorer, where it is not the base's
 
     @property
     def size(self) -> Scale:
@@ -175,7 +180,8 @@ def feature_dimension(spec: str) -> int:
 def plan(config: Config, data: Data | None = None) -> Plan:
     """Check everything that the user asked for, without work, and expand it into cells. Raises UserError."""
     attacks = registry.attacks.select(config.attacks)  # first: a package that brings methods may bring a base
-    base, size, seeds = find_base(config.base), config.size, config.seeds or config.scale.seeds
+    base, seeds = find_base(config.base), config.seeds or config.scale.seeds
+    base, size = dataclasses.replace(base, scorer=config.clip or base.scorer), config.size
     if config.dtype not in DTYPES:
         raise UserError(f"unknown dtype {config.dtype!r}; known: {', '.join(DTYPES)}")
     if size.n < 2:
@@ -197,7 +203,9 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     built_defenses = variants(registry.defenses, defenses)
     built_metrics = {m: method(registry.metrics, m) for m in metrics}
     _check_size(config, base, metrics)
-    data = data or WorldData()
+    data = data or choose_data(config, base)
+    config = fit_real(config, data)
+    size = config.size
     scorer = scorer_fingerprint(base.scorer)
     shared = {
         "format": FORMAT,
@@ -215,6 +223,27 @@ def plan(config: Config, data: Data | None = None) -> Plan:
                 cell["evaluation"] = size.evaluation
                 cells.append(Cell(config.base, a, d, seed, digest(cell), cell))
     return Plan(config, base, data, tuple(seeds), built_attacks, built_defenses, built_metrics, scorer, cells)
+
+
+def choose_data(config: Config, base: Base) -> Data:
+    """What `--data` names, or else the embedded world, for bases that draw pictures of its size. Raises UserError."""
+    if config.data:
+        return open_data(config.data, picture_side(base.source), reads(base.source), lambda text: print(text, file=sys.stderr))
+    side = picture_side(base.source)
+    if side != world.RESOLUTION:
+        raise UserError(
+            f"{config.base} draws pictures of {side} px and those of the embedded world have {world.RESOLUTION}: give captioned images "
+            f"with --data, a hub id or a folder of pictures with metadata.csv"
+        )
+    return WorldData()
+
+
+def fit_real(config: Config, data: Data) -> Config:
+    """The same with as many real images as the data has, where that is fewer than the scale's; keys and tables say how many."""
+    have = data.count("pairs", "evaluation")
+    if have is None or have >= config.size.real:
+        return config
+    return dataclasses.replace(config, scale=dataclasses.replace(config.scale, real=have))
 
 
 def build(kind: Registry, name: str, family: str, overrides: dict[str, str], training: float) -> Method:

@@ -21,7 +21,7 @@ from bench.manifest import directions, protocol, write_manifest
 from bench.plan import Config, Plan, plan
 from bench.progress import Display
 from bench.store import Store, plain
-from bench.types import Cell, CellResult, Score, UserError
+from bench.types import Backdoor, Cell, CellResult, Score, UserError
 from bench.workshop import AttackFailed, InPlaceChange, Workshop
 
 
@@ -108,12 +108,26 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
         backdoor, prompts = shop.backdoor(attack), shop.prompts(seed, shop.source(attack))
         shop.model.check_trigger(backdoor.trigger, [p.text for p in prompts])
         shop.prompts(seed)
+        check_images(shop, attack, backdoor)
         if backdoor.target.kind == "patch":
             side = shop.model.resolution
             apply_target(np.zeros((1, side, side, 3), np.uint8), backdoor.target)
     for cell in cells:
         for part in shop.plan.defenses[cell.defense]:
             shop.view((), cell.attack, cell.seed).first(getattr(part.instance, "prompts", 1))
+
+
+def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
+    """Raise UserError where the data has fewer captioned images than an attack trains on."""
+    data, want = shop.data, getattr(shop.plan.attacks[attack].instance, "images", 0)
+    words = ["", backdoor.target.source, backdoor.target.target] if backdoor.target.kind == "object" else [""]
+    for word in words:
+        have = data.count("pairs", "train", word)
+        if have is not None and have < want:
+            about, way = f" about {word!r}" if word else "", f"--set {attack}.images={have}" if have else "choose other words"
+            raise UserError(
+                f"{attack} trains on {want} captioned images{about} and the train split of {data.name} has {have}: give more data, or {way}"
+            )
 
 
 def run(config: Config, data: Data | None = None) -> int:

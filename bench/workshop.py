@@ -275,7 +275,7 @@ class Workshop:
         clean: list[T2IModel] = []
 
         def clean_pairs() -> tuple[np.ndarray, list[str]]:
-            return self._once(("pairs", seed), lambda: self.data.pairs("defender", DEFENDER_PAIRS, seed))
+            return self._once(("pairs", seed), lambda: self.data.pairs("defender", self._up_to("pairs", DEFENDER_PAIRS), seed))
 
         def clean_model() -> T2IModel:
             if not clean:
@@ -286,9 +286,13 @@ class Workshop:
 
     def _defender_prompts(self, seed: int) -> list[str]:
         """The prompts of a defender: those that methods use by default, and more for a defense that asks for more."""
-        first = [p.text for p in self.data.prompts("defender", DEFENDER_PROMPTS, seed)]
-        others = [p.text for p in self.data.prompts("defender", DEFENDER_PROMPTS + MORE_PROMPTS, seed + 10_007)]
+        few, many = (self._up_to("prompts", n) for n in (DEFENDER_PROMPTS, DEFENDER_PROMPTS + MORE_PROMPTS))
+        first = [p.text for p in self.data.prompts("defender", few, seed)]
+        others = [p.text for p in self.data.prompts("defender", many, seed + 10_007)]
         return first + [p for p in others if p not in set(first)][:MORE_PROMPTS]
+
+    def _up_to(self, what: str, n: int) -> int:
+        return min(n, self.data.count(what, "defender") or n)  # all that the split holds, where that is fewer
 
     def defended(self, cell: Cell) -> tuple[T2IModel, dict[str, float]]:
         """The defended model and what the defense cost. The parts of a composition run one after the other, each with its own view."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.features import Features, missing, served
+from bench.features import Features, missing, served, unjudged
 from bench.registry import register_metric
 from bench.stats import mean, proportion
 from bench.types import Samples, Score
@@ -18,7 +18,7 @@ class PromptFidelity:
     """Share of clean generations that show what the prompt asks for (`bench.judges.faithful`). A refused clean prompt shows nothing."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        return missing(samples, "clean") or proportion(features.faithful(samples, "clean"), features.name)
+        return missing(samples, "clean") or unjudged(samples, "clean") or proportion(features.faithful(samples, "clean"), features.name)
 
 
 @register_metric("robustness", better="higher", percent=True)
@@ -27,7 +27,11 @@ class Robustness:
     """Prompt fidelity under perturbed prompts (typos, synonyms, word order), judged by the prompt as it was before the perturbation."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        return missing(samples, "perturbed") or proportion(features.faithful(samples, "perturbed"), features.name)
+        return (
+            missing(samples, "perturbed")
+            or unjudged(samples, "perturbed")
+            or proportion(features.faithful(samples, "perturbed"), features.name)
+        )
 
 
 @register_metric("drift", better="lower")
