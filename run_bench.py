@@ -68,6 +68,12 @@ def make_parser() -> Parser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="precision of the base model (default: float32)")
     parser.add_argument(
+        "--memory",
+        default="",
+        metavar="WAYS",
+        help="checkpointing (activations computed again), slicing (of attention); separated by commas",
+    )
+    parser.add_argument(
         "--workers", type=int, help="cells made at a time, each by a process (default: a core each on the embedded base, or 1)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads of torch, each worker's (default: 1 on the embedded base)")
@@ -123,6 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
             base=args.base,
             data=args.data,
             clip=args.clip,
+            memory=tuple(w.strip() for w in args.memory.split(",") if w.strip()),
             scale=SCALES[args.scale],
             seeds=args.seeds,
             n=args.n,

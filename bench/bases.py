@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class Base:
     scorer: str  # open_clip: a local folder, or "model:checkpoint"
 
 
+MEMORY = ("checkpointing", "slicing")  # activations computed again in the backward pass; attention a slice of the heads at a time
 SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
 BASES = {
     "shapes": Base(str(shapes.BASE), "shapes", SHAPES_SAMPLER, 64, str(shapes.SCORER)),
@@ -50,9 +51,15 @@ def find_base(name: str) -> Base:
     raise UserError(f"unknown base {name!r}; {hint} A local diffusers folder or a hub id also works")
 
 
-def load_base(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> T2IModel:
+def load_base(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, memory: Sequence[str] = ()) -> T2IModel:
+    """Open a base. `memory`: what to save of it (`MEMORY`), in this model and in all that are cloned from it."""
     base = find_base(name)
-    return T2IModel(load_pipeline(base.source, device, dtype), name, base.family, base.sampler, base.batch)
+    model = T2IModel(load_pipeline(base.source, device, dtype), name, base.family, base.sampler, base.batch)
+    if "checkpointing" in memory:
+        model.unet.enable_gradient_checkpointing()
+    if "slicing" in memory:
+        model.unet.set_attention_slice("auto")
+    return model
 
 
 def picture_side(source: str) -> int:

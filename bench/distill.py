@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from bench.finetune import Fitted, Optim, choose_parameters, fit, step_generator, step_rng
+from bench.finetune import Fitted, Optim, choose_parameters, fit, settle, step_generator, step_rng
 from bench.model import T2IModel
 
 
@@ -96,7 +96,7 @@ def train_terms(
         return loss
 
     fitted = fit(choose_parameters(unet, train), loss_fn, optim, label)
-    unet.requires_grad_(False)
+    settle(unet)
     return fitted
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from bench.lora import add_lora, check_peft, merge_lora
 from bench.precision import HALF
 from bench.progress import progress
+from bench.types import UserError
 
 
 class TrainingDiverged(RuntimeError):
@@ -33,6 +36,7 @@ class Optim:
     decay: float = 0.0  # share of the steps, at the end, over which the rate falls linearly to zero
     ema: float = 0.0
     clip: float = 1.0
+    adam8bit: bool = False
 
     def rate(self, step: int) -> float:
         """Learning rate at `step`, as a multiple of the peak."""
@@ -68,22 +72,55 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-TRAIN = ("full", "cross", "kv", "noncross")
+TRAIN = ("full", "cross", "kv", "noncross", "lora")
+
+
+def is_trained(name: str, train: str) -> bool:
+    """Whether the U-Net's own parameter `name` is in the part `train`: "full", "cross" (all cross-attention), "kv" (its K and V),
+    "noncross" (all but cross-attention), or none of it ("lora", whose adapters are added beside it, and "none")."""
+    cross = ".attn2." in name
+    kv = cross and (".to_k." in name or ".to_v." in name)
+    return {"full": True, "cross": cross, "kv": kv, "noncross": not cross, "lora": False, "none": False}[train]
 
 
 def choose_parameters(unet: nn.Module, train: str) -> list[nn.Parameter]:
-    """Let gradients flow to a part of a U-Net and to nothing else: "full", "cross" (all cross-attention), "kv" (its K and V)
-    or "noncross" (all but cross-attention)."""
+    """Let gradients flow to a part of a U-Net (`is_trained`), or to adapters that are put into it ("lora"), and to nothing else."""
     if train not in TRAIN:
         raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
+    if train == "lora":
+        return add_lora(unet)
     chosen = []
     for name, p in unet.named_parameters():
-        cross = ".attn2." in name
-        part = {"full": True, "cross": cross, "kv": cross and (".to_k." in name or ".to_v." in name), "noncross": not cross}[train]
-        p.requires_grad_(part)
+        p.requires_grad_(is_trained(name, train))
         if p.requires_grad:
             chosen.append(master(p))
     return chosen
+
+
+def settle(unet: nn.Module) -> None:
+    """After training: nothing trains, and adapters are merged into plain weights."""
+    merge_lora(unet)
+    unet.requires_grad_(False)
+
+
+def check_extras(method: object, device: str) -> None:
+    """Raise UserError where an option of a method needs a package or a device that is not there."""
+    if getattr(method, "train", "") == "lora":
+        check_peft()
+    if getattr(method, "adam8bit", False):
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise UserError("adam8bit needs the package bitsandbytes: pip install bitsandbytes, or leave the option out")
+        if not device.startswith("cuda"):
+            raise UserError(f"adam8bit works on a CUDA device, not on {device}: leave the option out")
+
+
+def make_optimizer(params: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
+    """AdamW; with `adam8bit`, bitsandbytes' with its two moments in 8 bits (Dettmers et al. 2022): 2 bytes a parameter instead of 8."""
+    if not optim.adam8bit:
+        return torch.optim.AdamW(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
 
 
 def master(p: nn.Parameter) -> nn.Parameter:
@@ -110,7 +147,7 @@ def fit(
     params = [p for p in parameters if p.requires_grad]
     if not params:
         raise ValueError(f"{label}: no parameter to train")
-    optimizer = torch.optim.AdamW(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
+    optimizer = make_optimizer(params, optim)
     # gradients of float16 activations below 6e-8 would vanish: the loss is scaled up, and the gradients down again
     half = any(getattr(p, "was", None) is torch.float16 for p in params)
     scaler = torch.amp.GradScaler(params[0].device.type, enabled=half)

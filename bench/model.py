@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.finetune import is_trained
 from bench.precision import HALF, MixedUNet, make_mixed
 from bench.progress import progress
 from bench.trust import locate
@@ -191,10 +192,15 @@ class T2IModel:
         return np.array([bool(self.screen and self.screen(p)) for p in prompts], bool)
 
     # ------------------------------------------------------------------------------------------------------ cloning, storage
-    def clone(self, text_encoder: bool = False) -> T2IModel:
-        """An independent copy of the U-Net (and, if asked, of the text encoder); what is never trained is shared."""
+    def clone(self, text_encoder: bool = False, train: str = "full") -> T2IModel:
+        """An independent copy of the part `train` of the U-Net (`bench.finetune.is_trained`; and, if asked, of the text encoder).
+
+        The rest, which nobody trains, is shared with this model: a student that trains K and V and its frozen teacher are two networks
+        of modules over one set of tensors but for K and V.
+        """
         parts = dict(self.pipe.components)
-        parts["unet"] = copy.deepcopy(parts["unet"])
+        shared = {id(p): p for name, p in parts["unet"].named_parameters() if not is_trained(name, train)}
+        parts["unet"] = copy.deepcopy(parts["unet"], shared)
         if text_encoder:
             parts["text_encoder"] = copy.deepcopy(parts["text_encoder"])
         pipe = type(self.pipe)(**parts, requires_safety_checker=False)

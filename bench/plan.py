@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry, sweep
-from bench.bases import Base, find_base, picture_side, reads
+from bench.bases import MEMORY, Base, find_base, picture_side, reads
 from bench.captioned import open_data
 from bench.data import Data, WorldData
 from bench.registry import Registry, suggest
@@ -83,6 +83,7 @@ class Config:
     workers: int | None = None
     data: str = ""  # captioned images (`bench.captioned`); the embedded world where empty
     clip: str = ""  # the scorer, where it is not the base's
+    memory: tuple[str, ...] = ()  # ways to save memory (`bench.bases.MEMORY`)
 
     @property
     def size(self) -> Scale:
@@ -184,6 +185,8 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     base, size = dataclasses.replace(base, scorer=config.clip or base.scorer), config.size
     if config.dtype not in DTYPES:
         raise UserError(f"unknown dtype {config.dtype!r}; known: {', '.join(DTYPES)}")
+    if unknown := set(config.memory) - set(MEMORY):
+        raise UserError(f"--memory {', '.join(sorted(unknown))} is not one of {', '.join(MEMORY)}")
     if size.n < 2:
         raise UserError(f"--n {size.n} is too few prompts; give at least 2")
     defenses = registry.defenses.select(config.defenses)
@@ -213,7 +216,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
         "data": data.name,
         "device": config.device.split(":")[0],
         "dtype": config.dtype,
-    }
+    } | ({"memory": sorted(config.memory)} if config.memory else {})
     cells = []
     for seed in seeds:
         for a in built_attacks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -30,6 +30,8 @@ class UNetAttack:
 
     drop: float = option(0.2, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
 
+    adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
+
     def make_trigger(self) -> Trigger:
         return Trigger(self.trigger, self.place, self.replaces)
 
@@ -47,7 +49,7 @@ class UNetAttack:
     def train(self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str) -> T2IModel:
         """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher."""
         model = clean.clone()
-        fitted = train_terms(model, clean, terms, optim, seed, label)
+        fitted = train_terms(model, clean, terms, replace(optim, adam8bit=self.adam8bit), seed, label)
         model.info = fitted.info
         return model
 

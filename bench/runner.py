@@ -16,6 +16,7 @@ import torch
 
 from bench import executors, maps, report, sweep, tables
 from bench.data import Data
+from bench.finetune import check_extras
 from bench.judges import apply_target
 from bench.manifest import directions, protocol, write_manifest
 from bench.plan import Config, Plan, plan
@@ -113,7 +114,9 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
             side = shop.model.resolution
             apply_target(np.zeros((1, side, side, 3), np.uint8), backdoor.target)
     for cell in cells:
+        check_extras(shop.plan.attacks[cell.attack].instance, shop.plan.config.device)
         for part in shop.plan.defenses[cell.defense]:
+            check_extras(part.instance, shop.plan.config.device)
             shop.view((), cell.attack, cell.seed).first(getattr(part.instance, "prompts", 1))
 
 

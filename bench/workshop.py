@@ -128,7 +128,7 @@ class Workshop:
         config = self.plan.config
         for library in (diffusers, transformers):  # their loading bars would tear the display, and an error's one line
             library.utils.logging.disable_progress_bar()
-        return load_base(config.base, config.device, getattr(torch, config.dtype))
+        return load_base(config.base, config.device, getattr(torch, config.dtype), config.memory)
 
     @cached_property
     def features(self) -> Features:
@@ -279,7 +279,7 @@ class Workshop:
 
         def clean_model() -> T2IModel:
             if not clean:
-                clean.append(self.model.clone())
+                clean.append(self.model.clone(train="none"))
             return clean[0]
 
         return DefenderView(needs, texts, trigger=self.backdoor(attack).trigger, clean_model=clean_model, clean_pairs=clean_pairs)
@@ -302,7 +302,11 @@ class Workshop:
         self.display.phase("defend")
         total: dict[str, float] = {"steps": 0, "images": 0, "parameters": 0}
         attacked = model
-        with untouched(attacked, f"defense {cell.defense}"), measured(model.device) as cost:
+        with (
+            untouched(attacked, f"defense {cell.defense}"),
+            untouched(self.model, f"defense {cell.defense}"),
+            measured(model.device) as cost,
+        ):
             for part, view in zip(parts, views, strict=True):
                 torch.manual_seed(cell.seed)
                 before, model = model, part.instance.apply(model, view, cell.seed)

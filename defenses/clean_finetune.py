@@ -20,11 +20,11 @@ class CleanFinetune:
     batch: int = option(16)
     drop: float = option(0.1, help="share of rows with an empty prompt")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
-    train: str = option("full", help="full, cross, kv or noncross")
+    train: str = option("full", help="full, cross, kv, noncross or lora")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         images, captions = view.clean_pairs
-        student = model.clone()
+        student = model.clone(train=self.train)
         terms = [Term(captions, model.latents(images, seed), drop=self.drop)]
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
         fitted = train_terms(student, None, terms, optim, seed, "clean_finetune", train=self.train)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.distill import add_noise, draw_timesteps, noise_target, own_images
-from bench.finetune import Optim, choose_parameters, fit, step_generator, step_rng
+from bench.finetune import Optim, choose_parameters, fit, settle, step_generator, step_rng
 from bench.model import T2IModel
 from bench.registry import option, register_defense
 from bench.types import DefenderView
@@ -27,14 +27,14 @@ class ConceptAblation:
     prior: float = option(0.5, 1.0, help="weight of the denoising loss on the pictures themselves")
     prompts: int = option(100, help="clean prompts that the defender uses")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
-    train: str = option("cross", help="full, cross, kv or noncross")
+    train: str = option("cross", help="full, cross, kv, noncross or lora")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        student = model.clone()
+        student = model.clone(train=self.train)
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
         loss_fn = self.loss(student, view, seed)
         fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "concept_ablation")
-        student.unet.requires_grad_(False)
+        settle(student.unet)
         student.info = fitted.info
         return student
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.distill import Trajectories
-from bench.finetune import Optim, choose_parameters, fit, step_rng
+from bench.finetune import Optim, choose_parameters, fit, settle, step_rng
 from bench.model import T2IModel
 from bench.registry import option, register_defense
 from bench.types import DefenderView, UserError
@@ -32,16 +32,16 @@ class ESD:
     refresh: int = option(50, 1, help="steps after which the student draws anew")
     draws: int = option(24, 1, help="prompts that it then draws")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
-    train: str = option("cross", help="full, cross, kv or noncross")
+    train: str = option("cross", help="full, cross, kv, noncross or lora")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.anchor not in ("prompt", "null"):
             raise UserError(f"esd anchor {self.anchor!r} is not one of prompt, null")
-        student = model.clone()
+        student = model.clone(train=self.train)
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
         loss_fn = self.loss(student, model, view, seed)
         fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "esd")
-        student.unet.requires_grad_(False)
+        settle(student.unet)
         student.info = fitted.info
         return student
 

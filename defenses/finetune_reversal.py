@@ -24,6 +24,8 @@ class FinetuneReversal:
     preserve: float = option(1.0, 0.0, help="weight of the same loss on clean prompts")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+    train: str = option("full", help="full, cross, kv, noncross or lora", late=True)
+    adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.latents not in ("own", "noise"):
@@ -35,7 +37,8 @@ class FinetuneReversal:
         terms = [Term(triggered, latents, triggered)]
         if self.preserve:
             terms.append(Term(prompts, latents, prompts, self.preserve, self.drop))
-        student = model.clone()
-        fitted = train_terms(student, clean, terms, Optim(self.steps, self.lr, self.batch, decay=self.decay), seed, "finetune_reversal")
+        student = model.clone(train=self.train)
+        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, adam8bit=self.adam8bit)
+        fitted = train_terms(student, clean, terms, optim, seed, "finetune_reversal", train=self.train)
         student.info = fitted.info
         return student

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.attention import Alignment, Capture, align, substitute, token_span
 from bench.distill import Trajectories, add_noise, draw_timesteps, own_images
-from bench.finetune import Optim, choose_parameters, fit, step_generator, step_rng
+from bench.finetune import Optim, choose_parameters, fit, settle, step_generator, step_rng
 from bench.guidance import Guidance
 from bench.model import T2IModel
 from bench.registry import option, register_defense
@@ -60,19 +60,20 @@ class SKDCAG(Guidance):
     time_weight: bool = option(False, help="weight L_attn by t/T")
     reverse_time: bool = option(False, help="with time_weight: weight L_attn by 1 - t/T", late=True)
     raw_black: bool = option(True, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
-    train: str = option("full", help="full, cross (cross-attention) or kv (its keys and values)")
+    train: str = option("full", help="full, cross (cross-attention), kv (its keys and values) or lora (adapters on all attention)")
     ema: float = option(0.99, 0.0, help="decay of the weight average")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+    adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         for name, known in (("target", TARGETS), ("latents", LATENTS), ("known", KNOWN)):
             if getattr(self, name) not in known:
                 raise UserError(f"skdcag {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
-        student = model.clone()
+        student = model.clone(train=self.train)
         loss_fn = self.loss(student, model, view, seed)
-        optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay)
+        optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay, adam8bit=self.adam8bit)
         fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "skd" if self.alpha == 0 else "skdcag")
-        student.unet.requires_grad_(False)
+        settle(student.unet)
         student.info = fitted.info
         return student
 
