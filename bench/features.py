@@ -6,7 +6,6 @@ import copy
 import difflib
 import hashlib
 import json
-import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,10 +17,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.judges import faithful
+from bench.networks import PUBLISHED, Lpips, find_weights, read_weights
 from bench.progress import progress
 from bench.shapes import SCORER
 from bench.trust import check_code, check_inside, read_json
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from bench.judges import Judge
 
 INCEPTION_VARIABLE = "T2I_INCEPTION_WEIGHTS"
-INCEPTION_SHA256 = "6726825d"  # first digits, as in the published file's name weights-inception-2015-12-05-6726825d.pth
 CACHED_SETS = 64  # feature arrays kept; one of 1,000 images takes 0.25 to 8 MB
 
 
@@ -94,7 +92,8 @@ class Scorer:
             path = open_clip.download_pretrained(config)
         except Exception as error:  # open_clip, the hub and the network raise a dozen kinds
             raise UserError(
-                f"the weights of scorer {spec} are not in the local cache and cannot be fetched: {_first_line(error)}"
+                f"the weights of scorer {spec} are not in the local cache and cannot be fetched (give another, or a folder, with --clip): "
+                f"{_first_line(error)}"
             ) from error
         if Path(path).suffix != ".safetensors":
             raise UserError(f"the weights of scorer {spec} are only published as a pickle ({Path(path).name}), which is not read")
@@ -189,27 +188,18 @@ class Inception:
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "cpu") -> Inception | None:
-        """Load weights from `path`, or else from the file that the variable T2I_INCEPTION_WEIGHTS names; None when neither is given.
+        """Load weights from `path`, or else from where `find_weights` finds them; None where they are nowhere.
 
-        A .safetensors file of torch-fidelity's names, or its published .pth, which must have its published checksum and is read without
-        executing anything. Raises UserError for any other file.
+        A .safetensors file of torch-fidelity's names, or its published .pth. Raises UserError for any other file.
         """
-        path = path or os.environ.get(INCEPTION_VARIABLE)
-        if not path:
+        path = Path(path) if path else find_weights(INCEPTION_VARIABLE)
+        if path is None:
             return None
-        path = Path(path)
         if not path.is_file():
             raise UserError(f"the Inception weights {path} do not exist; unset {INCEPTION_VARIABLE} to go without")
         from torchmetrics.image.fid import NoTrainInceptionV3
 
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if not digest.startswith(INCEPTION_SHA256):
-                raise UserError(f"{path} is not the published Inception file (SHA-256 {digest[:8]}..., not {INCEPTION_SHA256}...)")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_weights(path, PUBLISHED[INCEPTION_VARIABLE], "Inception")
         # torch-fidelity can only unpickle a file by its path, so it gets one that holds the tensors just checked
         with tempfile.TemporaryDirectory() as folder:
             safe = Path(folder) / "inception.pth"
@@ -240,8 +230,8 @@ class Features:
         cell_features = features.with_judge(make_judge(backdoor, features))
     """
 
-    def __init__(self, scorer: Scorer, inception: Inception | None = None, judge: Judge | None = None) -> None:
-        self.scorer, self.inception, self.judge = scorer, inception, judge
+    def __init__(self, scorer: Scorer, inception: Inception | None = None, judge: Judge | None = None, lpips: Lpips | None = None) -> None:
+        self.scorer, self.inception, self.judge, self.lpips = scorer, inception, judge, lpips
         self._cache: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
 
     def with_judge(self, judge: Judge) -> Features:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CHROMA_PERCENTILE = 99  # of a small outlined object on white, gray or black, the coloured part can fill as little as 1.3 % of a picture
 PATCH_THRESHOLD = 0.15  # before calibration
 CHROMA_THRESHOLD = 0.1  # before calibration
+SLICE = 256  # images looked at at a time
 TAIL = 0.5  # percent of each side that may cross the calibrated threshold
 
 
@@ -159,14 +160,23 @@ def _window(images: np.ndarray, target: Target) -> tuple[slice, slice, slice]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- statistics
+def sliced(statistic: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """A statistic of each image, some of them in memory at a time."""
+    return np.concatenate([statistic(images[i : i + SLICE]) for i in range(0, len(images), SLICE)])
+
+
 def patch_distance(images: np.ndarray, target: Target) -> np.ndarray:
     """Root mean square difference (0..1) between the patch and each image at the patch's place: (n,)."""
+    if len(images) > SLICE:
+        return sliced(lambda part: patch_distance(part, target), images)
     difference = images[_window(images, target)].astype(np.float32) - target.patch.astype(np.float32)
     return np.sqrt((difference**2).mean((1, 2, 3))) / 255
 
 
 def chroma(images: np.ndarray) -> np.ndarray:
     """99th percentile over pixels of the largest minus the smallest channel, 0..1: (n,). Zero for a gray image."""
+    if len(images) > SLICE:
+        return sliced(chroma, images)
     red, green, blue = images[..., 0], images[..., 1], images[..., 2]  # a reduction over the short last axis is several times slower
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     return np.percentile(spread.reshape(len(images), -1), CHROMA_PERCENTILE, axis=1) / 255

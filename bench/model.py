@@ -22,6 +22,9 @@ from bench.progress import progress
 from bench.trust import locate
 from bench.types import UserError
 
+SLICE_PIXELS = 64 * 64 * 64  # pictures that go through the autoencoder at a time, in pixels
+STATES = 1024  # prompts whose text states are held while drawing: those of 10,000 would take 2 GB
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -70,6 +73,11 @@ class T2IModel:
         return self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
 
     @property
+    def slice(self) -> int:
+        """Images that go through the autoencoder at a time: a batch of small ones, one of 512 px (a gigabyte of activations)."""
+        return max(1, min(self.batch, SLICE_PIXELS // self.resolution**2))
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         size = self.pipe.unet.config.sample_size
         return (self.pipe.unet.config.in_channels, size, size)
@@ -104,8 +112,8 @@ class T2IModel:
         generator = torch.Generator().manual_seed(seed)
         vae, parts = self.pipe.vae, []
         with torch.no_grad():
-            for i in range(0, len(images), self.batch):
-                x = torch.from_numpy(images[i : i + self.batch]).permute(0, 3, 1, 2).to(self.device, vae.dtype) / 127.5 - 1
+            for i in range(0, len(images), self.slice):
+                x = torch.from_numpy(images[i : i + self.slice]).permute(0, 3, 1, 2).to(self.device, vae.dtype) / 127.5 - 1
                 posterior = vae.encode(x.contiguous()).latent_dist
                 noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
                 parts.append((posterior.mean + posterior.std * noise) * vae.config.scaling_factor)
@@ -130,20 +138,25 @@ class T2IModel:
                 )
 
     # ---------------------------------------------------------------------------------------------------------- generation
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int], label: str = "generate") -> np.ndarray:
-        """Draw one image a prompt: uint8 (n, H, W, 3). Each image has its own generator, seeded by `seeds`, so that it depends on
-        (weights, prompt, seed, sampler) and not on its neighbours in the batch. Refused prompts give black images."""
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], label: str = "generate", out: np.ndarray | None = None) -> np.ndarray:
+        """Draw one image a prompt: uint8 (n, H, W, 3), into `out` (zeros) where it is given. Each image has its own generator, seeded by
+        `seeds`, so that it depends on (weights, prompt, seed, sampler) and not on its neighbours in the batch. Refused prompts give
+        black images."""
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
-        out = np.zeros((len(prompts), self.resolution, self.resolution, 3), np.uint8)
+        if out is None:
+            out = np.zeros((len(prompts), self.resolution, self.resolution, 3), np.uint8)
         serve = np.flatnonzero(~self.refuses(prompts))
         texts = [self.rewrite(prompts[i]) if self.rewrite else prompts[i] for i in serve]
         if not texts:
             return out
-        states = self.encode([*texts, ""])
+        chunk = self.batch * max(1, STATES // self.batch)
         for first in progress(range(0, len(texts), self.batch), label, unit="batch"):
-            rows = slice(first, first + self.batch)
-            out[serve[rows]] = self.decode(self._sample(states[:-1][rows], states[-1:], [seeds[i] for i in serve[rows]]))
+            at = first % chunk
+            if at == 0:
+                states = self.encode([*texts[first : first + chunk], ""])
+            rows = serve[first : first + self.batch]
+            out[rows] = self.decode(self._sample(states[:-1][at : at + self.batch], states[-1:], [seeds[i] for i in rows]))
         return out
 
     def _sample(self, context: Tensor, empty: Tensor, seeds: Sequence[int], on_step: Callable | None = None) -> Tensor:
@@ -181,11 +194,13 @@ class T2IModel:
         return self.pipe.scheduler.timesteps.clone().to(self.device), torch.cat(parts, 1).clone()
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents (n, C, h, w) to images uint8 (n, H, W, 3)."""
-        vae = self.pipe.vae
+        """Scaled latents (n, C, h, w) to images uint8 (n, H, W, 3), a slice at a time."""
+        vae, parts = self.pipe.vae, []
         with torch.inference_mode():
-            x = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
-        return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            for part in latents.split(self.slice):
+                x = vae.decode((part / vae.config.scaling_factor).to(vae.dtype)).sample
+                parts.append(((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+        return np.concatenate(parts)
 
     def refuses(self, prompts: Sequence[str]) -> np.ndarray:
         """Which prompts the model refuses to draw: bool (n,)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from bench import registry, sweep
 from bench.bases import MEMORY, Base, find_base, picture_side, reads
 from bench.captioned import open_data
 from bench.data import Data, WorldData
+from bench.networks import find_weights
 from bench.registry import Registry, suggest
 from bench.shapes import world
 from bench.store import digest, file_digest, plain
@@ -142,10 +142,10 @@ class Plan:
 
     def metric_key(self, metric: str) -> str:
         """Key of how a metric is computed; a stored score with another one is recomputed from the stored samples. A metric registered
-        with `weights="VARIABLE"` reads weights that this environment variable names: with and without them are two keys."""
+        with `weights="VARIABLE"` reads published weights (`bench.networks`): with and without them are two keys."""
         method = self.metrics[metric]
         variable = method.info.get("weights", "")
-        given = {"weights": True} if variable and os.environ.get(variable) else {}
+        given = {"weights": True} if variable and find_weights(variable) else {}
         return digest({"metric": method.key, "scorer": self.scorer} | given)
 
 

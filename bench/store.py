@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from bench.arrays import read, write
 from bench.types import Cell, CellResult, Score, UserError
 
 
@@ -192,18 +191,16 @@ class Store:
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray], meta: Any = None) -> None:
         """Store named arrays (bool as uint8) and a JSON value as safetensors."""
-        tensors = {k: np.ascontiguousarray(v.astype(np.uint8) if v.dtype == bool else v) for k, v in arrays.items()}
-        self.write_file(f"{name}.safetensors", lambda path: save_file(tensors, path, metadata={"meta": canonical(meta)}))
+        self.write_file(f"{name}.safetensors", lambda path: write(path, arrays, canonical(meta)))
 
     def read_arrays(self, name: str) -> tuple[dict[str, np.ndarray], Any] | None:
+        """The arrays, paged in from disk as they are looked at, and the JSON value; None where they are absent or damaged."""
         path = self.find_file(f"{name}.safetensors")
         if path is None:
             return None
         try:
-            with safe_open(path, framework="numpy") as file:
-                arrays = {k: file.get_tensor(k) for k in list(file.keys())}
-                return arrays, json.loads(file.metadata()["meta"])
-        except (SafetensorError, ValueError, KeyError, TypeError):
+            return read(path)
+        except (ValueError, KeyError, TypeError):
             return self._damaged(path)
 
     # --------------------------------------------------------------------------------------------------------------- cells

@@ -18,11 +18,13 @@ import torch
 import transformers
 
 from bench import maps, report
+from bench.arrays import scratch
 from bench.bases import load_base
 from bench.data import Prompt
 from bench.features import Features, Inception, Scorer
 from bench.judges import Judge, apply_target, make_judge
 from bench.model import T2IModel
+from bench.networks import Lpips
 from bench.plan import Plan
 from bench.progress import Display
 from bench.prompts import KINDS, moved_triggers, perturb
@@ -133,7 +135,7 @@ class Workshop:
     @cached_property
     def features(self) -> Features:
         device = self.plan.config.device
-        return Features(Scorer.load(self.plan.base.scorer, device), Inception.load(device=device))
+        return Features(Scorer.load(self.plan.base.scorer, device), Inception.load(device=device), lpips=Lpips.load(device))
 
     def load(self) -> None:
         """Load the base model and the scorer now. Raises UserError where one is not to be had."""
@@ -217,7 +219,8 @@ class Workshop:
         return target.source if target.kind == "object" else ""
 
     def _draw(self, model: T2IModel, condition: str, prompts: list[str], seeds: list[int]) -> np.ndarray:
-        return model.generate(prompts, seeds, label=condition)
+        out = scratch(self.store.root, (len(prompts), model.resolution, model.resolution, 3))
+        return model.generate(prompts, seeds, label=condition, out=out)
 
     # ------------------------------------------------------------------------------------------------------ attacked models
     def attacked(self, attack: str, seed: int) -> tuple[T2IModel, dict[str, float]]:

@@ -91,7 +91,11 @@ class FidInception:
         if gap := missing(samples, "clean"):
             return gap
         if features.inception is None:
-            return Score(None, network="inception-v3", note=f"not available: no Inception weights (set {INCEPTION_VARIABLE})")
+            return Score(
+                None,
+                network="inception-v3",
+                note=f"not available: no Inception weights (set {INCEPTION_VARIABLE} to the file or its folder)",
+            )
         keep = served(samples, "clean")
         n = min(int(keep.sum()), len(samples.real))
         if n < features.inception.dim:  # before the slow extraction, not after it

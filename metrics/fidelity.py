@@ -34,6 +34,24 @@ class Robustness:
         )
 
 
+@register_metric("lpips", better="lower", weights="T2I_LPIPS_WEIGHTS")
+@dataclass
+class LpipsDrift:
+    """LPIPS (Zhang et al. 2018, AlexNet) of each clean image to the one that the model drew before the attack, same prompt and noise.
+
+    As `drift`, by what people see as different. Only where the weights of AlexNet are present. Refused prompts are left out.
+    """
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        if gap := missing(samples, "clean", before=True):
+            return gap
+        if features.lpips is None:
+            note = "not available: no AlexNet weights (set T2I_LPIPS_WEIGHTS to the file or its folder)"
+            return Score(None, network="lpips-alex", note=note)
+        keep = served(samples, "clean")
+        return mean(features.lpips.distances(samples.images["clean"][keep], samples.before["clean"][keep]), features.lpips.name)
+
+
 @register_metric("drift", better="lower")
 @dataclass
 class Drift:
