@@ -78,6 +78,8 @@ TRAIN = ("full", "cross", "kv", "noncross", "lora")
 def is_trained(name: str, train: str) -> bool:
     """Whether the U-Net's own parameter `name` is in the part `train`: "full", "cross" (all cross-attention), "kv" (its K and V),
     "noncross" (all but cross-attention), or none of it ("lora", whose adapters are added beside it, and "none")."""
+    if train not in (*TRAIN, "none"):
+        raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
     cross = ".attn2." in name
     kv = cross and (".to_k." in name or ".to_v." in name)
     return {"full": True, "cross": cross, "kv": kv, "noncross": not cross, "lora": False, "none": False}[train]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,23 @@ def locate(source: str | Path) -> Path:
     if folder.is_dir():
         check_model(folder)
         return folder
-    refuse_file(str(source))
+    found = fetch(str(source))
+    check_model(found)
+    return found
+
+
+@lru_cache
+def fetch(source: str) -> Path:
+    """The snapshot of a hub id, from the cache or the hub; what its index names is checked before the other files are fetched."""
+    refuse_file(source)
     from diffusers import StableDiffusionPipeline
     from huggingface_hub import hf_hub_download
 
     try:
-        index = Path(hf_hub_download(str(source), "model_index.json"))
-        check_pipeline(read_json(index), index)  # before the other files are fetched
-        found = StableDiffusionPipeline.download(
-            str(source), use_safetensors=True, safety_checker=None, feature_extractor=None, image_encoder=None
-        )
+        index = Path(hf_hub_download(source, "model_index.json"))
+        check_pipeline(read_json(index), index)
+        without = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+        return Path(StableDiffusionPipeline.download(source, use_safetensors=True, **without))
     except UserError:
         raise
     except Exception as error:  # the hub and the network raise a dozen kinds
@@ -67,8 +75,6 @@ def locate(source: str | Path) -> Path:
             f"cannot load the base model {source}: it is no local folder, not in the hub cache, and cannot be fetched ({first[:200]}); "
             f"fetch it once with a network, or give the path of a diffusers folder"
         ) from None
-    check_model(Path(found))
-    return Path(found)
 
 
 def check_model(folder: Path) -> None:
