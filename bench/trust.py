@@ -170,13 +170,14 @@ def check_code(value: Any, file: Path) -> None:
 
 
 def check_inside(folder: Path, names: list[str]) -> None:
-    """Refuse links that lead out of the folder. The snapshots of a hub cache link to the blobs beside them, within one repository."""
+    """Refuse links that lead out of the folder. The snapshots of a hub cache link to the blobs of their repository, and these to the
+    blobs that the repositories of a cache share."""
     real = folder.resolve()
     snapshot = real.parent.name == "snapshots" and real.parent.parent.name.startswith("models--")
-    root = real.parent.parent if snapshot else real
+    roots = [real.parent.parent, real.parent.parent.parent / "blobs"] if snapshot else [real]
     for name in names:
         for path in (folder / name, *(sorted((folder / name).rglob("*")) if (folder / name).is_dir() else ())):
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if path.is_symlink() and not any(path.resolve().is_relative_to(r) for r in roots):
                 raise UserError(f"{path} is a link that leaves the folder {folder}; copy the file itself there if you trust it")
 
 

@@ -124,7 +124,12 @@ def test_links_inside_the_folder_and_of_a_hub_cache_are_fine(folder: Path, tmp_p
     (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     (snapshot / "unet" / "diffusion_pytorch_model.safetensors").symlink_to("../../../blobs/f00")
     load_pipeline(snapshot)
-    shutil.move(repository / "blobs" / "f00", tmp_path / "f00")
+    (tmp_path / "blobs" / "f0").mkdir(parents=True)
+    shutil.move(repository / "blobs" / "f00", tmp_path / "blobs" / "f0" / "f00")
+    (repository / "blobs" / "f00").symlink_to("../../blobs/f0/f00")
+    load_pipeline(snapshot)
+    (repository / "blobs" / "f00").unlink()
+    shutil.move(tmp_path / "blobs" / "f0" / "f00", tmp_path / "f00")
     (repository / "blobs" / "f00").symlink_to(tmp_path / "f00")
     refused(snapshot, "is a link that leaves the folder")
 
