@@ -66,7 +66,7 @@ def test_lpips_against_the_formula(alexnet, monkeypatch: pytest.MonkeyPatch) -> 
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 256, (2, 5, 64, 64, 3), dtype=np.uint8)
     b[0] = a[0]
-    fitted = torch.load(Path(inspect.getfile(published)).parent / "lpips_models" / "alex.pth", weights_only=True)
+    fitted = torch.load(Path(inspect.getfile(published)).parent / "lpips_models" / "alex.pth", map_location="cpu", weights_only=True)
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]).double(), torch.tensor([0.458, 0.448, 0.450]).double()
     expected = torch.zeros(5, dtype=torch.float64)
     with torch.no_grad():
