@@ -210,8 +210,9 @@ def load(name: str, options: dict[str, str]) -> tuple[Any, Path | None]:
     bars = datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        if path.is_dir() and (path / "state.json").is_file():
-            return datasets.load_from_disk(name), None
+        if path.is_dir() and any((path / f).is_file() for f in ("state.json", "dataset_dict.json")):  # as `save_to_disk` writes them
+            found = datasets.load_from_disk(name)
+            return found[split] if isinstance(found, datasets.DatasetDict) else found, None
         if path.is_file() or (path.is_dir() and not any(path.rglob("metadata.*")) and any(path.rglob("*.parquet"))):
             files = [name] if path.is_file() else sorted(str(p) for p in path.rglob("*.parquet"))
             return datasets.load_dataset("parquet", data_files={split: files}, **common), None

@@ -266,6 +266,16 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     assert sum(len(r) for r in opened(tmp_path / "shards")[0].rows.values()) == 20
 
 
+def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
+    table = datasets.load_dataset("parquet", data_files=str(write_parquet(tmp_path / "a.parquet", 20)), split="train")
+    table.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": table.select(range(5)), "validation": table}).save_to_disk(tmp_path / "two")
+    assert opened(tmp_path / "one")[0].name.split()[1] == opened(f"{tmp_path / 'two'},split=validation")[0].name.split()[1]
+    assert sum(len(r) for r in opened(tmp_path / "two")[0].rows.values()) == 5
+    with pytest.raises(UserError, match="cannot be read"):
+        opened(f"{tmp_path / 'two'},split=test")
+
+
 def test_a_table_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(png(0))
     (tmp_path / "set").mkdir()
