@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,9 +57,17 @@ class Fitted:
     losses: list[float]
 
     @property
-    def info(self) -> dict[str, float]:
+    def info(self) -> dict[str, Any]:
         """What a method reports of its training in `T2IModel.info`."""
-        return {"steps": self.steps, "seconds": self.seconds, "parameters": self.parameters, "images": self.images}
+        told = {"steps": self.steps, "seconds": self.seconds, "parameters": self.parameters, "images": self.images}
+        return told | {"losses": thinned(self.losses)}
+
+
+def thinned(losses: Sequence[float], most: int = 100) -> list[float]:
+    """A curve of at most `most` points for a record: means of equally long stretches of the training, four significant digits."""
+    return [
+        float(f"{np.mean(part):.4g}") for part in np.array_split(np.asarray(losses, np.float64), min(most, len(losses)) or 1) if len(part)
+    ]
 
 
 def step_rng(seed: int, step: int) -> np.random.Generator:

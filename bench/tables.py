@@ -163,6 +163,13 @@ def _cost(result: CellResult, name: str) -> float | None:
     return result.cost.get(name)
 
 
+def value_of(result: CellResult, metric: str) -> float | None:
+    """One number of a cell: a score, or a cost."""
+    if metric in (*COST, *COUNTS):
+        return _cost(result, metric)
+    return result.scores[metric].value if metric in result.scores else None
+
+
 def long_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One row a cell and metric: the columns of rows.csv."""
     table = []
@@ -289,13 +296,13 @@ def needs_text(needs: str) -> str:
 
 
 def to_latex(records: Sequence[Record]) -> str:
-    """A table environment for the packages booktabs and graphicx; a table wider than the text is scaled down to it."""
+    """A table over both columns of a paper, for the packages booktabs and graphicx; a table wider than the text is scaled down to it."""
     table = rows(records)
     names = columns(table)
     bold = {m: best(records, table, m) for m in names}
     heads = [heading(records, m, r"\,$\uparrow$", r"\,$\downarrow$", r"\,\%") for m in names]
     lines = [
-        r"\begin{table}[t]",
+        r"\begin{table*}[t]",
         r"\centering",
         rf"\caption{{{escape(caption(records))}}}",
         r"\label{tab:t2i-backdoor-bench}",
@@ -322,7 +329,7 @@ def to_latex(records: Sequence[Record]) -> str:
             cells.append(rf"\textbf{{{text}}}" if i in bold[m] else text)
         lines.append(" & ".join(cells) + r" \\")
         last = block
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table*}", ""])
 
 
 def to_markdown(records: Sequence[Record]) -> str:
@@ -356,31 +363,3 @@ def write(records: Sequence[Record], folder: Path) -> list[Path]:
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
-
-
-def show(records: Sequence[Record]) -> None:
-    """The main columns on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = rows(records)
-    names = columns(table)
-    bold = {m: best(records, table, m) for m in names}
-    console = Console()
-    if not console.is_terminal:  # a pipe has no width of its own, and 80 columns would fold the numbers
-        console = Console(width=150)
-    out = Table(caption=caption(records), caption_justify="left", header_style="bold")
-    for name in ("Attack", "Defense", "Needs"):
-        out.add_column(name, no_wrap=name != "Needs")
-    for m in names:
-        out.add_column(heading(records, m, " ↑", " ↓", " %"), justify="right", no_wrap=True)
-    for i, row in enumerate(table):
-        again = i > 0 and table[i - 1]["attack"] == row["attack"]
-        if not again and i > 0:
-            out.add_section()
-        cells = ["" if again else row["attack"], row["defense"], needs_text(row["needs"])]
-        for m in names:
-            text = text_of(records, row, m)
-            cells.append(f"[bold green]{text}[/]" if i in bold[m] else text)
-        out.add_row(*cells)
-    console.print(out)

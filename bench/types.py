@@ -172,7 +172,7 @@ class Samples:
     per_prompt: int = 1
     moved_kinds: list[str] = field(default_factory=list)
     refused: dict[str, np.ndarray] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
     key: str = ""  # identifies these samples in the feature cache
 
 
@@ -214,5 +214,5 @@ class CellResult:
     needs: tuple[str, ...] = ()
     backdoor: dict[str, Any] = field(default_factory=dict)
     judge: dict[str, Any] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)  # numbers, and the thinned losses: {"losses": {part: [...]}, "losses_attack": [...]}
     error: str = ""

@@ -223,7 +223,7 @@ class Workshop:
         return model.generate(prompts, seeds, label=condition, out=out)
 
     # ------------------------------------------------------------------------------------------------------ attacked models
-    def attacked(self, attack: str, seed: int) -> tuple[T2IModel, dict[str, float]]:
+    def attacked(self, attack: str, seed: int) -> tuple[T2IModel, dict[str, Any]]:
         """The attacked model and what the attack cost. Trained once, stored, and always read back, so that a resumed run sees the
         same weights as an unbroken one."""
         key = self.plan.attack_key(attack, seed)
@@ -245,7 +245,7 @@ class Workshop:
         self._held = (key, (self.model.with_weights(path), cost))
         return self._held[1]
 
-    def _weights(self, key: str) -> tuple[dict[str, float] | None, Path | None]:
+    def _weights(self, key: str) -> tuple[dict[str, Any] | None, Path | None]:
         return self.store.read_record(f"models/{key}"), self.store.find_file(f"models/{key}.safetensors")
 
     def taken(self, attack: str, seed: int) -> bool:
@@ -256,12 +256,12 @@ class Workshop:
         with self.store.claim(f"models/{key}") as free:
             return not free
 
-    def _inject(self, attack: str, seed: int, name: str) -> tuple[dict[str, float], Path]:
+    def _inject(self, attack: str, seed: int, name: str) -> tuple[dict[str, Any], Path]:
         self.display.phase("train the attack")
         torch.manual_seed(seed)
         with untouched(self.model, f"attack {attack}"), measured(self.model.device) as cost:
             model = self.plan.attacks[attack].instance.inject(self.model, self.data, seed)
-        cost |= {k: model.info[k] for k in ("steps", "parameters", "images") if k in model.info}
+        cost |= {k: model.info[k] for k in ("steps", "parameters", "images", "losses") if k in model.info}
         path = self.store.write_file(f"{name}.safetensors", model.save_weights)
         self.store.write_record(name, cost)
         return cost, path
@@ -297,13 +297,14 @@ class Workshop:
     def _up_to(self, what: str, n: int) -> int:
         return min(n, self.data.count(what, "defender") or n)  # all that the split holds, where that is fewer
 
-    def defended(self, cell: Cell) -> tuple[T2IModel, dict[str, float]]:
+    def defended(self, cell: Cell) -> tuple[T2IModel, dict[str, Any]]:
         """The defended model and what the defense cost. The parts of a composition run one after the other, each with its own view."""
         model, attack_cost = self.attacked(cell.attack, cell.seed)
         parts = self.plan.defenses[cell.defense]
         views = [self.view(part.info.get("needs", ()), cell.attack, cell.seed) for part in parts]
         self.display.phase("defend")
-        total: dict[str, float] = {"steps": 0, "images": 0, "parameters": 0}
+        total: dict[str, Any] = {"steps": 0, "images": 0, "parameters": 0}
+        curves = {"losses": {}, "losses_attack": attack_cost.get("losses", [])}  # for the report
         attacked = model
         with (
             untouched(attacked, f"defense {cell.defense}"),
@@ -317,9 +318,10 @@ class Workshop:
                 total["steps"] += info.get("steps", 0)
                 total["images"] += info.get("images", 0)
                 total["parameters"] = max(total["parameters"], info.get("parameters", 0))
+                curves["losses"] |= {part.name: info["losses"]} if info.get("losses") else {}
         if model is attacked:  # no defense: what the clock and the memory of doing nothing show is noise
             cost = {"seconds": 0.0}
-        return model, cost | total | {"seconds_attack": attack_cost["seconds"]}
+        return model, cost | total | {"seconds_attack": attack_cost["seconds"]} | {k: v for k, v in curves.items() if v}
 
     # -------------------------------------------------------------------------------------------------------------- samples
     def samples(self, cell: Cell) -> Samples:

@@ -1,0 +1,41 @@
+"""The benchmark as a library: what the command does, with a pandas DataFrame for the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bench import runner, tables
+from bench.settings import make_config
+from bench.store import Store
+from bench.types import UserError
+
+if TYPE_CHECKING:
+    from bench.data import Data
+
+
+def run(*, data: Data | None = None, show: bool = False, **settings: Any) -> pd.DataFrame:
+    """Run the benchmark and return its table. `settings` have the names of the flags, with underscores:
+
+        run(attacks="badt2i_pixel", defenses="none,skdcag", scale="smoke", set={"skdcag.steps": 100})
+
+    Everything is written to the run folder as well (`out`, by default results/run-SCALE), and a second call resumes from there. A failed
+    cell is a row with status "failed". `show` also prints the table and the summary. Raises UserError for what cannot be run.
+    """
+    config = make_config(settings)
+    if runner.run(config, data, show=show) == 130:
+        raise KeyboardInterrupt
+    return read_table(config.folder)
+
+
+def read_table(folder: str | Path) -> pd.DataFrame:
+    """The table of a run folder: one row an attack x defense, the columns of table.csv, numbers in full. `attrs` names folder and report."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}")
+    records = runner.stored_records(Store(folder))
+    frame = pd.DataFrame(tables.rows(records)) if records else pd.DataFrame()
+    frame.attrs = {"folder": str(folder), "report": str(folder / "report.html")}
+    return frame

@@ -1,0 +1,192 @@
+"""The figures of a run as files for a paper, plots/NAME.png and .pdf: pure functions of the stored records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench import leaderboard, tables
+from bench.leaderboard import LEAD
+from bench.store import Store, write_atomic
+from bench.tables import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMN, TEXT = 3.3, 6.9  # inches: one column and the whole width of a two-column page
+COLORS = ("#2b5fab", "#b4511b", "#0f7a70", "#8a3d8f", "#6b6b00", "#a3264f")  # by needs; apart in gray and for colour-blind readers
+BAD_TO_GOOD = ("#c96826", "#f6efe2", "#167a74")
+MARKERS = "osD^vP*X"
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "pdf.fonttype": 42,  # TrueType: some submission systems refuse the default
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
+    """Write every figure that the records have something for."""
+    import matplotlib
+
+    makers = {"tradeoff": tradeoff, "matrix": matrix, "rates": rates, "losses": losses}
+    paths = []
+    with matplotlib.rc_context(STYLE):
+        for name, make in makers.items():
+            figure = make(records)
+            if figure is not None:
+                paths += save(figure, store.root / "plots" / name)
+    return paths
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """As PNG and as PDF, without the time in it, so that the same records give the same bytes."""
+    for ending, more in ((".png", {"dpi": 300, "metadata": {"Software": None}}), (".pdf", {"metadata": {"CreationDate": None}})):
+        write_atomic(path.with_suffix(ending), lambda partial, e=ending, m=more: figure.savefig(partial, format=e[1:], **m))
+    return [path.with_suffix(ending) for ending in (".png", ".pdf")]
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib does not read as a formula."""
+    return text.replace("$", r"\$")
+
+
+def new(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def tradeoff(records: Sequence[Record]) -> Figure | None:
+    """Restoration against FID and against seconds, means over attacks, with 95 % intervals where there are several seeds."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    table = [s for s in leaderboard.standings(records) if s.defense != "none" and LEAD in s.means and s.done == s.attacks]
+    panels = [m for m in ("fid", "seconds") if any(m in s.means and s.means[m].value > 0 for s in table)]
+    if not panels:
+        return None
+    figure, needs = new(TEXT if len(panels) == 2 else COLUMN, 2.5), list(dict.fromkeys(s.needs for s in table))
+    for k, metric in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), k + 1)
+        for i, s in enumerate(table):
+            x, y = s.means.get(metric), s.means[LEAD]
+            if x is None or x.value <= 0:
+                continue
+            color, bars = COLORS[needs.index(s.needs) % len(COLORS)], {}
+            if y.low is not None:
+                bars["yerr"] = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
+            if x.low is not None:
+                bars["xerr"] = [[x.value - max(x.low, 0 if metric == "fid" else 1e-3)], [x.high - x.value]]
+            axes.errorbar(x.value, 100 * y.value, fmt=MARKERS[i % 8], color=color, ms=4, lw=0.8, label=plain(s.defense), **bars)
+        axes.set_ylabel("Restored, %")
+        axes.set_xlabel("FID of clean prompts" if metric == "fid" else "Seconds of the defense")
+        if metric == "seconds":
+            axes.set_xscale("log")
+            for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+                which(FuncFormatter(lambda v, _: f"{v:g}"))
+            axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.grid(alpha=0.25, lw=0.5)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    return figure
+
+
+def matrix(records: Sequence[Record]) -> Figure | None:
+    """Restoration of every defense (rows) against every attack (columns) as a heat map with its numbers."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    table = {(r["attack"], r["defense"]): r.get(LEAD) for r in tables.rows(records)}
+    if all(v is None for v in table.values()):
+        return None
+    attacks = list(dict.fromkeys(a for a, _ in table))
+    defenses = sorted(dict.fromkeys(d for _, d in table), key=lambda d: d != "none")
+    values = np.array([[np.nan if table.get((a, d)) is None else 100 * table[a, d] for a in attacks] for d in defenses], float)
+    figure = new(min(TEXT, 1.7 + 0.72 * len(attacks)), 0.9 + 0.24 * len(defenses))
+    axes = figure.add_subplot()
+    axes.imshow(values, vmin=0, vmax=100, cmap=LinearSegmentedColormap.from_list("bad to good", BAD_TO_GOOD), aspect="auto")
+    for i in range(len(defenses)):
+        for j in range(len(attacks)):
+            v = values[i, j]
+            text = tables.DASH if np.isnan(v) else f"{v:.1f}"
+            axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if v > 75 or v < 25 else "black")
+    axes.set_xticks(range(len(attacks)), [plain(a) for a in attacks], rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(defenses)), [plain(d) for d in defenses])
+    axes.set_title("Restored, %")
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def rates(records: Sequence[Record]) -> Figure | None:
+    """Attack success rate and restoration of every row with 95 % intervals: one panel an attack."""
+    by_attack: dict[str, list[dict[str, Any]]] = {}
+    for row in tables.rows(records):
+        if row.get(LEAD) is not None and row.get("asr") is not None:
+            by_attack.setdefault(row["attack"], []).append(row)
+    if not by_attack:
+        return None
+    columns = min(3, len(by_attack))
+    lines = -(-len(by_attack) // columns)
+    defenses = sorted({r["defense"]: None for rows in by_attack.values() for r in rows}, key=lambda d: d != "none")
+    figure = new(TEXT if columns > 1 else COLUMN, lines * (0.55 + 0.19 * len(defenses)) + 0.3)
+    for k, (attack, rows) in enumerate(by_attack.items()):
+        axes = figure.add_subplot(lines, columns, k + 1)
+        for metric, color, marker, shift in (("asr", COLORS[1], "v", -0.12), (LEAD, COLORS[2], "o", 0.12)):
+            x = [100 * r[metric] for r in rows]
+            y = [defenses.index(r["defense"]) + shift for r in rows]
+            ends = [(r.get(f"{metric}_lo"), r.get(f"{metric}_hi")) for r in rows]
+            bars = [[max(0, v - 100 * lo) if lo is not None else 0 for v, (lo, _) in zip(x, ends, strict=True)]]
+            bars += [[max(0, 100 * hi - v) if hi is not None else 0 for v, (_, hi) in zip(x, ends, strict=True)]]
+            axes.errorbar(x, y, xerr=bars, fmt=marker, color=color, ms=3, lw=0.8, label="ASR" if metric == "asr" else "Restored")
+        axes.set_title(plain(attack))
+        axes.set_xlim(-3, 103)
+        axes.set_ylim(len(defenses) - 0.5, -0.5)
+        axes.set_yticks(range(len(defenses)), [plain(d) for d in defenses] if k % columns == 0 else [""] * len(defenses))
+        axes.grid(axis="x", alpha=0.25, lw=0.5)
+        if k + columns >= len(by_attack):
+            axes.set_xlabel("% of triggered pictures")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def losses(records: Sequence[Record]) -> Figure | None:
+    """The training losses of each method over its share of the training."""
+    panels: dict[str, list[Sequence[float]]] = {}
+    seen: set[tuple[str, str, int]] = set()
+    for result, _ in records:
+        cell, cost = result.cell, result.cost
+        found: Mapping[str, Sequence[float]] = {
+            f"{cell.defense}: {k}" if "+" in cell.defense else cell.defense: v for k, v in (cost.get("losses") or {}).items()
+        }
+        for name, values in found.items():
+            panels.setdefault(name, []).append(values)
+        if cost.get("losses_attack") and (cell.base, cell.attack, cell.seed) not in seen:
+            seen.add((cell.base, cell.attack, cell.seed))
+            panels.setdefault(cell.attack, []).append(cost["losses_attack"])
+    if not panels:
+        return None
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = new(TEXT, 1.4 * lines + 0.3)
+    for k, (name, curves) in enumerate(panels.items()):
+        axes = figure.add_subplot(lines, columns, k + 1)
+        for values in curves:
+            axes.plot((np.arange(len(values)) + 0.5) / len(values), values, lw=0.7, alpha=0.8)
+        every = [v for values in curves for v in values]
+        if min(every) > 0 and max(every) > 20 * min(every):
+            axes.set_yscale("log")
+        axes.set_title(plain(name))
+        axes.grid(alpha=0.25, lw=0.5)
+    figure.supxlabel("share of the training", fontsize=8)
+    figure.supylabel("loss", fontsize=8)
+    return figure

@@ -1,0 +1,77 @@
+"""What a run prints at its end: the table in 100 columns, what was learned, what failed, and where the files are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from bench import leaderboard
+from bench.tables import Record, best, columns, heading, needs_text, rows, text_of
+
+WIDTH = 100
+MOST_FAILURES = 5
+SHORT_NEEDS = {"clean model": "model", "clean pairs": "pairs"}
+
+
+def make_console(file: IO[str] | None = None):  # noqa: ANN201 - a rich Console, which is slow to import
+    """A console of at most 100 columns; on a pipe exactly 100, without colours."""
+    from rich.console import Console
+
+    console = Console(file=file or sys.stdout, highlight=False)
+    if not console.is_terminal:  # a pipe has no width of its own
+        return Console(file=file or sys.stdout, width=WIDTH, highlight=False, no_color=True)
+    console.width = min(console.width, WIDTH)
+    return console
+
+
+def show(records: Sequence[Record], file: IO[str] | None = None) -> None:
+    """The main columns on the terminal. A name that is too long goes on in the next line; numbers are never cut."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = rows(records)
+    names = [m for m in columns(table) if m != "diversity"]  # it would leave too little for the names
+    bold = {m: best(records, table, m) for m in names}
+    note = "Rest: restored, no longer backdoored and as asked. Best of each attack in green. Protocol and intervals: table.md"
+    out = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    out.caption, out.caption_justify = note, "left"
+    for name in ("Attack", "Defense", "Needs"):
+        out.add_column(name, overflow="fold")
+    for m in names:
+        head = heading(records, m, "↑", "↓", "%").replace("Seconds", "Sec").replace("Restored", "Rest")
+        out.add_column(head, justify="right", no_wrap=True)
+    for i, row in enumerate(table):
+        again = i > 0 and table[i - 1]["attack"] == row["attack"]
+        if not again and i > 0:
+            out.add_section()
+        needs = needs_text(row["needs"])
+        for long, short in SHORT_NEEDS.items():
+            needs = needs.replace(long, short)
+        cells = ["" if again else escape(row["attack"]), escape(row["defense"]), needs]
+        for m in names:
+            text = text_of(records, row, m)
+            cells.append(f"[bold green]{text}[/]" if i in bold[m] else text)
+        out.add_row(*cells)
+    make_console(file).print(out)
+
+
+def summary(records: Sequence[Record], root: Path, written: Sequence[Path], file: IO[str] | None = None) -> None:
+    """What was learned, what failed, and where the files are."""
+    from rich.text import Text
+
+    console = make_console(file)
+    for text in leaderboard.learned(records):
+        console.print(Text(text))
+    wrong = leaderboard.troubles(records)
+    for name, text in wrong[:MOST_FAILURES]:
+        console.print(Text.assemble(("no result ", "bold red"), f"{name}: {text}"))
+    if len(wrong) > MOST_FAILURES:
+        console.print(Text(f"and {len(wrong) - MOST_FAILURES} more cells without a result", "bold red"))
+    done = f"{len(records) - len(wrong)} of {len(records)} cells done"
+    names = dict.fromkeys(f"{p.parent.name}/" if p.parent != root else p.name for p in written)
+    console.print(Text(f"{done}. {root}: {', '.join(names)}"))
+    if any(p.name == "report.html" for p in written):
+        print(f"Read {root / 'report.html'}", file=file or sys.stdout)

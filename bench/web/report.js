@@ -1,0 +1,179 @@
+"use strict";
+// The page reads without this script; it sorts, filters, switches and opens cells. Every text goes in as text, never as HTML.
+document.documentElement.classList.add("js");
+const $ = (query, root = document) => root.querySelector(query);
+const all = (query, root = document) => [...root.querySelectorAll(query)];
+
+function make(tag, text, attributes = {}) {
+  const node = document.createElement(tag);
+  if (text !== undefined && text !== null) node.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+}
+
+// light and dark
+$("#theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+});
+
+// sortable tables
+function sortable(table) {
+  all("thead th button", table).forEach((button) => {
+    button.addEventListener("click", () => {
+      const head = button.closest("th");
+      const column = [...head.parentNode.children].indexOf(head);
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      all("th", head.parentNode).forEach((th) => th.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const value = (row) => row.children[column].dataset.value ?? row.children[column].textContent;
+      const rows = [...table.tBodies[0].rows];
+      rows.sort((a, b) => {
+        const [x, y] = [value(a), value(b)];
+        if (x === "" || y === "") return (x === "") - (y === ""); // nothing goes last, both ways
+        const [p, q] = [Number(x), Number(y)];
+        const order = Number.isNaN(p) || Number.isNaN(q) ? x.localeCompare(y) : p - q;
+        return up ? order : -order;
+      });
+      table.tBodies[0].append(...rows);
+    });
+  });
+}
+all("table.sortable").forEach(sortable);
+
+const filter = $("#filter");
+if (filter) {
+  filter.addEventListener("input", () => {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of $("#rows").tBodies[0].rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      shown += !row.hidden;
+    }
+    $("#count").textContent = `${shown} rows`;
+  });
+}
+
+// one heat map at a time
+const choice = $("#heat");
+if (choice) {
+  const show = () => all("[data-heat]").forEach((part) => part.toggleAttribute("data-hidden", part.dataset.heat !== choice.value));
+  choice.addEventListener("change", show);
+  show();
+}
+
+// cells
+const DATA = JSON.parse($("#data").textContent);
+const cell = $("#cell");
+const only = $("#only");
+
+function number(value, metric) {
+  if (value === null || value === undefined) return "–";
+  const known = DATA.metrics[metric];
+  if (known && known.percent) return `${(100 * value).toFixed(1)} %`;
+  return String(Number(value.toPrecision(4)));
+}
+
+function table(heads, rows, label) {
+  const found = make("table", null, { class: "sortable" });
+  const head = found.createTHead().insertRow();
+  heads.forEach((text, i) => head.append(Object.assign(make("th", null, { scope: "col", class: i ? "" : "text" }), {})));
+  heads.forEach((text, i) => head.children[i].append(make("button", text, { type: "button" })));
+  const body = found.createTBody();
+  for (const row of rows) {
+    const line = body.insertRow();
+    row.forEach((value, i) => {
+      const node = i ? make("td") : make("th", null, { scope: "row" });
+      const [text, sort, kind] = Array.isArray(value) ? value : [value];
+      node.textContent = text ?? "";
+      if (sort !== undefined && sort !== null) node.dataset.value = sort;
+      if (kind) node.className = kind;
+      line.append(node);
+    });
+  }
+  sortable(found);
+  const around = make("div", null, { class: "scroll", role: "region", tabindex: "0", "aria-label": label });
+  around.append(found);
+  return around;
+}
+
+function listed(pairs) {
+  const list = make("dl");
+  pairs.forEach(([name, value]) => list.append(make("dt", name), make("dd", typeof value === "string" ? value : JSON.stringify(value))));
+  return list;
+}
+
+function part(title, ...nodes) {
+  const found = make("details");
+  found.append(make("summary", title), ...nodes);
+  return found;
+}
+
+function verdicts(found) {
+  const text = DATA.prompts[found.prompts] ?? {};
+  const prompts = text.target ?? [];
+  const { asr = "", restored = "", leak = "" } = found.verdicts;
+  const count = Math.max(asr.length, restored.length, leak.length);
+  const said = (bits, i, yes, no) => (bits[i] === undefined ? ["–", ""] : bits[i] === "1" ? [yes[0], 1, yes[1]] : [no[0], 0, no[1]]);
+  const rows = [];
+  for (let i = 0; i < count; i += 1) {
+    const wrong = asr[i] === "1" || restored[i] === "0" || leak[i] === "1";
+    if (only.checked && !wrong) continue;
+    rows.push([
+      [prompts[i] ?? `prompt ${i + 1}`, null, "text"],
+      said(asr, i, ["backdoored", "bad"], ["no", "good"]),
+      said(restored, i, ["restored", "good"], ["no", "odd"]),
+      said(leak, i, ["backdoored", "bad"], ["no", "good"]),
+    ]);
+  }
+  if (!count) return make("p", "This cell has no verdicts.", { class: "note" });
+  return table(["Prompt", "With the trigger", "As asked", "Without the trigger"], rows, "verdicts on every prompt");
+}
+
+function open() {
+  const found = DATA.cells[cell.value];
+  const panel = $("#panel");
+  panel.replaceChildren();
+  if (!found) return;
+  panel.append(make("h3", `${found.attack} × ${found.defense}, seed ${found.seed}: ${found.status}`));
+  panel.append(listed(found.about));
+  if (found.error) panel.append(make("pre", found.error));
+  const rows = Object.entries(found.scores).map(([name, [value, low, high, n, network, note]]) => [
+    name,
+    [number(value, name), value ?? ""],
+    low === null || high === null ? "" : `${number(low, name)} – ${number(high, name)}`,
+    [n || "", n || ""],
+    [network, null, "text"],
+    [note, null, "text"],
+  ]);
+  if (rows.length) panel.append(part("All metrics", table(["Metric", "Value", "95 % interval", "n", "Network", "Note"], rows, "all metrics")));
+  panel.append(part("Options", ...found.options.map(([name, options]) => {
+    const box = make("div");
+    box.append(make("h3", name), listed(Object.entries(options)));
+    return box;
+  })));
+  if (found.status === "done") {
+    const box = part("Every prompt", verdicts(found));
+    box.open = true;
+    panel.append(box);
+  }
+}
+
+function jump() {
+  const match = /^#cell-(\d+)$/.exec(location.hash);
+  if (match && cell && DATA.cells[Number(match[1])]) {
+    cell.value = match[1];
+    open();
+    $("#cells").scrollIntoView();
+    cell.focus({ preventScroll: true });
+  }
+}
+if (cell) {
+  cell.addEventListener("change", open);
+  only.addEventListener("change", open);
+  addEventListener("hashchange", jump);
+  open();
+  jump();
+}
