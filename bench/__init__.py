@@ -30,7 +30,7 @@ _WHERE = {
     "Trigger": "bench.types",
     "UserError": "bench.types",
 }
-__all__ = list(_WHERE)  # noqa: PLE0604
+__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

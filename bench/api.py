@@ -31,7 +31,7 @@ def run(*, data: Data | None = None, show: bool = False, **settings: Any) -> pd.
 
 
 def read_table(folder: str | Path) -> pd.DataFrame:
-    """The table of a run folder: one row an attack x defense, the columns of table.csv, numbers in full. `attrs` names folder and report."""
+    """The table of a run folder: one row an attack x defense, the columns of table.csv. `attrs` names folder and report."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,6 +43,8 @@ def find_base(name: str) -> Base:
     """The base called `name`: a known name, a local diffusers folder, or a hub id "owner/model"."""
     if name in BASES:
         return BASES[name]
+    if _like_shapes(Path(name)):
+        return replace(BASES["shapes"], source=name)
     if not Path(name).is_dir():
         refuse_file(name)
     if Path(name).is_dir() or name.count("/") == 1:
@@ -49,6 +52,16 @@ def find_base(name: str) -> Base:
     near = difflib.get_close_matches(name, BASES, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(BASES)}"
     raise UserError(f"unknown base {name!r}; {hint} A local diffusers folder or a hub id also works")
+
+
+def _like_shapes(folder: Path) -> bool:
+    """Whether a diffusers folder has the U-Net of the embedded base: it then takes its family's defaults, sampler and scorer."""
+    try:
+        own, other = (json.loads((f / "unet" / "config.json").read_text()) for f in (shapes.BASE, folder))
+    except (OSError, ValueError):
+        return False
+    public = [k for k in own if not k.startswith("_")]
+    return isinstance(other, dict) and all(other.get(k) == own[k] for k in public)
 
 
 def load_base(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, memory: Sequence[str] = ()) -> T2IModel:

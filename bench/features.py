@@ -234,7 +234,7 @@ class Features:
         self.scorer, self.inception, self.judge, self.lpips = scorer, inception, judge, lpips
         self._cache: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
 
-    def with_judge(self, judge: Judge) -> Features:
+    def with_judge(self, judge: Judge | None) -> Features:
         """The same features, with the same cache, for cells that this judge serves."""
         other = copy.copy(self)
         other.judge = judge
@@ -344,6 +344,11 @@ def unjudged(samples: Samples, condition: str) -> Score | None:
     if all(p.wrong for p in prompts_of(samples, condition)):
         return None
     return Score(None, note="not available: the prompts name no alternatives to tell the pictures from")
+
+
+def no_judge(features: Features) -> Score | None:
+    """A Score that says that nothing can judge the backdoor, or None where there is a judge."""
+    return None if features.judge is not None else Score(None, note="the target of the backdoor is not known: nothing can judge it")
 
 
 def unit(x: np.ndarray) -> np.ndarray:

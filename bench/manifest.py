@@ -13,8 +13,10 @@ from typing import Any
 import psutil
 import torch
 
+from bench import registry
 from bench.plan import Plan
-from bench.store import Store, plain
+from bench.settings import to_yaml
+from bench.store import Store, plain, write_text
 from bench.types import CellResult
 
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "safetensors", "numpy", "scipy", "pandas")
@@ -46,8 +48,8 @@ def protocol(plan_: Plan) -> dict[str, Any]:
 
 
 def write_manifest(plan_: Plan, store: Store, results: Mapping[str, CellResult], command: Mapping[str, Any] | None = None) -> None:
-    """`run.json`: what was asked for, with what, on what, and how the judges did. `command` (a finished one) is added to the earlier
-    ones in `commands`."""
+    """`run.yaml`, which repeats the run, and `run.json`: what was asked for, with what, on what, and how the judges did. `command` (a
+    finished one) is added to the earlier ones in `commands`."""
     config = plan_.config
     earlier = store.read_record("run") or {}
     asked = plain(config) | {"out": str(config.folder), "seeds": list(plan_.seeds), "n": config.size.n}
@@ -75,6 +77,8 @@ def write_manifest(plan_: Plan, store: Store, results: Mapping[str, CellResult],
         "commands": [*earlier.get("commands", []), *([command] if command else [])],
     }
     store.write_record("run", manifest)
+    names = {"attacks": registry.attacks.select(config.attacks), "defenses": registry.defenses.select(config.defenses)}
+    write_text(store.root / "run.yaml", to_yaml(config, names | {"seeds": list(plan_.seeds), "out": str(config.folder)}))
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ from bench.trust import locate
 from bench.types import Cell, UserError
 
 FORMAT = 3  # raise it when a change of this package makes stored numbers out of date
+STYLES = ("full", "paper")  # of the tables for readers
 DTYPES = ("float32", "float16", "bfloat16")
 PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -84,6 +85,7 @@ class Config:
     data: str = ""  # captioned images (`bench.captioned`); the embedded world where empty
     clip: str = ""  # the scorer, where it is not the base's
     memory: tuple[str, ...] = ()  # ways to save memory (`bench.bases.MEMORY`)
+    style: str = "full"
 
     @property
     def size(self) -> Scale:
@@ -121,6 +123,7 @@ class Plan:
     metrics: dict[str, Method]
     scorer: str
     cells: list[Cell]
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)  # defense: what it needs and no attack of the run leaves to it
 
     def needs(self, defense: str) -> tuple[str, ...]:
         """The union of what the parts of a defense declare."""
@@ -217,15 +220,38 @@ def plan(config: Config, data: Data | None = None) -> Plan:
         "device": config.device.split(":")[0],
         "dtype": config.dtype,
     } | ({"memory": sorted(config.memory)} if config.memory else {})
-    cells = []
+    cells, left_out = [], _left_out(built_attacks, built_defenses)
+    built_defenses = {d: parts for d, parts in built_defenses.items() if d not in left_out}
+    if not built_defenses:
+        lack = "; ".join(f"{d} needs {', '.join(needs)}" for d, needs in left_out.items())
+        raise UserError(f"no defense of this run can work: {lack}; give the trigger with --trigger, or choose other --defenses")
     for seed in seeds:
         for a in built_attacks:
             for d in built_defenses:
+                if lacking(built_attacks[a], built_defenses[d]):
+                    continue
                 parts = [part.key for part in built_defenses[d]]
                 cell = {"shared": shared, "attack": built_attacks[a].key, "defense": parts, "scorer": scorer, "seed": seed}
                 cell["evaluation"] = size.evaluation
                 cells.append(Cell(config.base, a, d, seed, digest(cell), cell))
-    return Plan(config, base, data, tuple(seeds), built_attacks, built_defenses, built_metrics, scorer, cells)
+    return Plan(config, base, data, tuple(seeds), built_attacks, built_defenses, built_metrics, scorer, cells, left_out)
+
+
+def lacking(attack: Method, defense: tuple[Method, ...]) -> tuple[str, ...]:
+    """What a defense needs and this attack leaves nobody: an attack whose instance has `withheld` (of a checkpoint whose history is not
+    known there is no clean model) has no cell with such a defense."""
+    withheld = set(getattr(attack.instance, "withheld", ()))
+    return tuple(n for n in registry.NEEDS if n in withheld and any(n in part.info.get("needs", ()) for part in defense))
+
+
+def _left_out(attacks: dict[str, Method], defenses: dict[str, tuple[Method, ...]]) -> dict[str, tuple[str, ...]]:
+    """The defenses that have no cell, and why."""
+    found = {}
+    for name, parts in defenses.items():
+        lacks = [lacking(attack, parts) for attack in attacks.values()]
+        if all(lacks):
+            found[name] = lacks[0]
+    return found
 
 
 def choose_data(config: Config, base: Base) -> Data:
@@ -276,7 +302,11 @@ def _check_size(config: Config, base: Base, metrics: list[str]) -> None:
     """FID's covariance is singular with fewer images than features. Asked for by name or with --n, that is an error; in a scale's
     default selection the metric says so and stays empty."""
     fids = [m for m in metrics if m == "fid" or m.startswith("fid_")]
-    if not fids or (config.n is None and config.metrics is None) or (config.metrics in ("all", "") and config.n is None):
+    if (
+        not fids
+        or (config.n is None and config.metrics is None)
+        or (config.n is None and {"all", ""} & {*(config.metrics or "").split(",")})
+    ):
         return
     dimension = feature_dimension(base.scorer)
     if config.size.n < dimension:

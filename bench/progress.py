@@ -12,9 +12,14 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
+def live() -> bool:
+    """Whether someone watches: a terminal, or a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
 def progress(items: Iterable[T], label: str, total: int | None = None, done: int = 0, unit: str = "step") -> Iterator[T]:
     """Iterate with a progress bar that disappears when finished; on a pipe it prints a line every half minute instead."""
-    live = sys.stderr.isatty()
+    seen = live()
     return tqdm(
         items,
         desc=label,
@@ -22,11 +27,11 @@ def progress(items: Iterable[T], label: str, total: int | None = None, done: int
         initial=done,
         unit=unit,
         leave=False,
-        dynamic_ncols=live,
-        mininterval=0.2 if live else 30,
-        maxinterval=1 if live else 60,
-        delay=0 if live else 20,
-        ascii=not live,
+        dynamic_ncols=seen,
+        mininterval=0.2 if seen else 30,
+        maxinterval=1 if seen else 60,
+        delay=0 if seen else 20,
+        ascii=not seen,
     )
 
 
@@ -34,7 +39,7 @@ class Display:
     """Where the run is: cell x of y, phase and time left, on stderr. One live bar on a terminal, plain lines on a pipe."""
 
     def __init__(self) -> None:
-        self.live = sys.stderr.isatty()
+        self.live = live()
         self.bar: tqdm | None = None
         self.total, self.done, self.begun, self.name = 0, 0, 0.0, ""
 

@@ -82,7 +82,7 @@ class Registry:
     @property
     def groups(self) -> dict[str, list[str]]:
         self.load()
-        found: dict[str, list[str]] = {"all": list(self.entries)}
+        found: dict[str, list[str]] = {"all": [name for name, entry in self.entries.items() if not entry.info.get("apart")]}
         for entry in self.entries.values():
             for group in entry.groups:
                 found.setdefault(group, []).append(entry.name)
@@ -171,7 +171,8 @@ attacks, defenses, metrics = Registry("attack"), Registry("defense"), Registry("
 
 
 def register_attack(name: str, *, groups: Iterable[str] = (), preset: dict[str, Any] | None = None, **info: Any) -> Callable:
-    """Register an attack: a dataclass with `inject(model, data, seed) -> T2IModel` and `backdoor(model) -> Backdoor`."""
+    """Register an attack: a dataclass with `inject(model, data, seed) -> T2IModel` and `backdoor(model) -> Backdoor`. With
+    `apart=True`, here and for metrics, the group "all" leaves it out: it runs where it is named."""
     return attacks.register(name, groups=groups, preset=preset, **info)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import executors, maps, report, sweep, tables
+from bench import executors, figures, maps, page, page_cells, paper, report, sweep, tables, terminal
 from bench.data import Data
 from bench.finetune import check_extras
 from bench.judges import apply_target
@@ -45,8 +45,12 @@ def missing_metrics(plan_: Plan, stored: tuple[CellResult, dict[str, Any]] | Non
 
 def unfinished(plan_: Plan, store: Store, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None) -> bool:
     """Whether a cell has metrics to compute, or attention maps to draw."""
-    maps_wanted = plan_.config.attention_maps and store.find_file(f"maps/{cell.key}.safetensors") is None
+    maps_wanted = plan_.config.attention_maps and _has_trigger(plan_, cell) and store.find_file(f"maps/{cell.key}.safetensors") is None
     return bool(missing_metrics(plan_, stored)) or maps_wanted
+
+
+def _has_trigger(plan_: Plan, cell: Cell) -> bool:
+    return "trigger" not in getattr(plan_.attacks[cell.attack].instance, "withheld", ())
 
 
 def settled(shop: Workshop, cell: Cell) -> bool:
@@ -73,7 +77,12 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
             result.scores[name] = checked(plan_.metrics[name].instance.compute(samples, features))
             keys[name] = plan_.metric_key(name)
         result = replace(
-            result, status="done", backdoor=samples.backdoor.describe(), judge=plain(judge.report), cost=samples.cost, error=""
+            result,
+            status="done",
+            backdoor=samples.backdoor.describe(),
+            judge=plain(judge.report) if judge else {},
+            cost=samples.cost,
+            error="",
         )
     except Exception as error:
         if isinstance(error, InPlaceChange):
@@ -107,7 +116,8 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
     shop.load()
     for attack, seed in dict.fromkeys((c.attack, c.seed) for c in cells):
         backdoor, prompts = shop.backdoor(attack), shop.prompts(seed, shop.source(attack))
-        shop.model.check_trigger(backdoor.trigger, [p.text for p in prompts])
+        if backdoor.trigger is not None:
+            shop.model.check_trigger(backdoor.trigger, [p.text for p in prompts])
         shop.prompts(seed)
         check_images(shop, attack, backdoor)
         if backdoor.target.kind == "patch":
@@ -133,8 +143,9 @@ def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
             )
 
 
-def run(config: Config, data: Data | None = None) -> int:
-    """Plan, run what is not stored, write tables and report. Returns the exit status: 0, 1 if a cell failed, 130 if interrupted.
+def run(config: Config, data: Data | None = None, show: bool = True) -> int:
+    """Plan, run what is not stored, write tables and report, and `show` the table. Returns the exit status: 0, 1 if a cell failed, 130 if
+    interrupted.
 
     Raises UserError, before any work, for what the user asked for and cannot have.
     """
@@ -150,6 +161,8 @@ def run(config: Config, data: Data | None = None) -> int:
     plan_ = replace(plan_, config=replace(config, workers=workers, threads=threads))
     if threads:
         torch.set_num_threads(threads)
+    for defense, needs in plan_.left_out.items():
+        display.say(f"left out: {defense} needs {', '.join(needs)}, which nobody has here")
     begun, skipped, status = time.perf_counter(), len(plan_.cells) - len(open_cells), 0
     if skipped:
         display.say(f"{skipped} of {len(plan_.cells)} cells are stored in {config.folder}")
@@ -181,7 +194,8 @@ def run(config: Config, data: Data | None = None) -> int:
     write_manifest(plan_, store, results, command)
     if status:
         return status
-    publish(store)
+    page_cells.store_prompts(store, plan_.data, results.values())
+    publish(store, config.style, show)
     return int(any(c.key not in results or results[c.key].status == "failed" for c in plan_.cells))
 
 
@@ -202,16 +216,21 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["unknown error"])[-1]
 
 
-def publish(store: Store) -> None:
-    """Tables and grid from the stored records, and the table on the terminal."""
+def publish(store: Store, style: str = "full", show: bool = True) -> None:
+    """Tables, pictures and report from the stored records, and the table on the terminal."""
     records = stored_records(store)
     if not any(r.status != "missing" for r, _ in records):
         raise UserError(f"{store.root} holds no finished cell: run the benchmark first, or name its folder with --out")
     written = tables.write(records, store.root)
     grid = report.write_grid(store, records)
     written += [*([grid] if grid else []), *sweep.write_plots(store, records), *maps.write_pictures(store, records)]
-    tables.show(records)
-    print(f"{store.root}: {', '.join(p.name for p in written)}, run.json")
+    written += figures.write_figures(store, records)
+    if style == "paper":
+        written += paper.write(records, store.root)
+    written.append(page.write(store, records))
+    if show:
+        print(paper.to_markdown(records)) if style == "paper" else terminal.show(records)
+        terminal.summary(records, store.root, written)
 
 
 def stored_records(store: Store) -> list[tables.Record]:
@@ -229,9 +248,9 @@ def stored_records(store: Store) -> list[tables.Record]:
     return records
 
 
-def rebuild(folder: Path) -> int:
+def rebuild(folder: Path, style: str = "full") -> int:
     """Tables and report of a finished run, without a model."""
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}; name one with --out")
-    publish(Store(folder, lambda text: print(text, file=sys.stderr)))
+    publish(Store(folder, lambda text: print(text, file=sys.stderr)), style)
     return 0

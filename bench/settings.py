@@ -41,7 +41,7 @@ StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _ma
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings of a file, with the names of the flags. Raises UserError, naming the file."""
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)  # noqa: S506 - a SafeLoader
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)  # a SafeLoader
     except OSError as error:
         raise UserError(f"cannot read --config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, UserError) as error:
@@ -64,7 +64,10 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     given = _suspect(given)
     hints = typing.get_type_hints(Config)
     values = {FIELDS[name]: _value(name, value, hints[FIELDS[name]]) for name, value in given.items()}
-    return Config(**values)
+    for name in ("threads", "workers"):
+        if values.get(name) is not None and values[name] < 1:
+            raise UserError(f"--{name} {values[name]} must be 1 or more")
+    return Config(**({"device": "auto"} | values))
 
 
 def merge(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,6 +104,8 @@ def _value(name: str, value: Any, kind: Any) -> Any:
         raise UserError(f"unknown style {value!r}; known: {', '.join(STYLES)}")
     if name in ("set", "sweep"):
         return tuple(_texts(name, value))
+    if name == "memory":
+        return _ways(value)
     if name == "seeds":
         return _seeds(value)
     if name in ("attacks", "defenses", "metrics") and isinstance(value, (list, tuple)):
@@ -115,6 +120,14 @@ def _value(name: str, value: Any, kind: Any) -> Any:
         words = {bool: "true or false", int: "a whole number", str: "a text", Path: "a path"}
         raise UserError(f"{name} must be {words.get(wanted, wanted.__name__)}, not {value!r}")
     return value
+
+
+def _ways(value: Any) -> tuple[str, ...]:
+    """Ways to save memory, given as "checkpointing,slicing" or as a list."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(p, str) for p in parts):
+        raise UserError(f"memory must be a list of ways such as checkpointing,slicing, not {value!r}")
+    return tuple(p.strip() for p in parts if p.strip())
 
 
 def _texts(name: str, value: Any) -> list[str]:
@@ -151,8 +164,10 @@ def to_yaml(config: Config, resolved: Mapping[str, Any]) -> str:
     found: dict[str, Any] = {}
     for name, field in FIELDS.items():
         value = resolved.get(name, getattr(config, field))
-        value = value.name if name == "scale" else str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        if name not in ONCE and value not in (None, [], False):
+        value = (
+            value.name if name == "scale" else str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        )
+        if name not in ONCE and value not in (None, [], False, ""):
             found[name] = value
     if found.get("set"):
         found["set"] = {text.partition("=")[0].strip(): text.partition("=")[2].strip() for text in found["set"]}

@@ -11,6 +11,7 @@ from bench import leaderboard
 from bench.tables import Record, best, columns, heading, needs_text, rows, text_of
 
 WIDTH = 100
+LIST_WIDTH = 180  # of --list on a pipe
 MOST_FAILURES = 5
 SHORT_NEEDS = {"clean model": "model", "clean pairs": "pairs"}
 
@@ -75,3 +76,28 @@ def summary(records: Sequence[Record], root: Path, written: Sequence[Path], file
     console.print(Text(f"{done}. {root}: {', '.join(names)}"))
     if any(p.name == "report.html" for p in written):
         print(f"Read {root / 'report.html'}", file=file or sys.stdout)
+
+
+def list_methods(file: IO[str] | None = None) -> None:
+    """Every method: name, groups, what it edits or needs or which way is better, its papers, and one line."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from bench import citations, registry
+    from bench.bases import BASES
+
+    console = Console(file=file or sys.stdout, highlight=False)
+    if not console.is_terminal:
+        console = Console(file=file or sys.stdout, width=LIST_WIDTH, highlight=False, no_color=True)
+    for kind, extra in ((registry.attacks, "edits"), (registry.defenses, "needs"), (registry.metrics, "better")):
+        kind.load()
+        table = Table(title=f"{kind.kind}s", title_justify="left", header_style="bold")
+        for column in ("name", "groups", extra, "paper", "what"):
+            table.add_column(column, no_wrap=column == "name")
+        for entry in sorted(kind.entries.values(), key=lambda e: e.name):
+            info = entry.info.get(extra, "")
+            words = info if isinstance(info, str) else ", ".join(info) or "nothing"
+            table.add_row(*map(escape, (entry.name, ", ".join(entry.groups), words, citations.short(entry), entry.summary)))
+        console.print(table)
+    console.print(f"bases: {', '.join(BASES)}, a local diffusers folder, or a hub id", markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ class Trigger:
     def __post_init__(self) -> None:
         if not self.text:
             raise UserError("the trigger is empty; give it at least one character")
+        if re.search(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})", self.text):
+            raise UserError(f"the trigger {self.text!r} holds a backslash code, not the character: in YAML write it between double quotes")
         if self.place not in PLACES:
             raise UserError(f"trigger place {self.place!r} is not one of {', '.join(PLACES)}")
 
@@ -68,7 +71,7 @@ class Target:
     """What the backdoor makes the model draw.
 
     kind "patch": `patch` (h, w, 3) uint8 at `box` (top, left) of an image of side `side`;
-    kind "style": `style`, the name of an image style; kind "object": `source` word becomes `target` word.
+    kind "style": `style`, the name of an image style; kind "object": `source` word becomes `target` word; kind "unknown": nothing.
     """
 
     kind: str
@@ -96,11 +99,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Backdoor:
-    trigger: Trigger
+    """What the attacker planted. `trigger` is None, and the target's kind "unknown", where a checkpoint is only suspected."""
+
+    trigger: Trigger | None
     target: Target
 
     def describe(self) -> dict[str, Any]:
-        return {"trigger": dataclasses.asdict(self.trigger), "target": self.target.describe()}
+        return {"trigger": dataclasses.asdict(self.trigger) if self.trigger else None, "target": self.target.describe()}
 
 
 class Undeclared(PermissionError):

@@ -162,13 +162,15 @@ class Workshop:
         made["diverse"] = ([t for t, _ in draws], [s for _, s in draws])
         if source:
             made["clean_target"] = (target, seeds)
-        if backdoor is not None:
+        if backdoor is not None and backdoor.trigger is not None:
             forms = list(moved_triggers(backdoor.trigger).values())
             made["triggered"] = ([backdoor.trigger.add(t) for t in target], seeds)
             made["moved"] = ([forms[i % len(forms)](t) for i, t in enumerate(target[: size.moved])], seeds[: size.moved])
         return {name: pair for name, pair in made.items() if pair[0]}
 
     def moved_kinds(self, backdoor: Backdoor) -> list[str]:
+        if backdoor.trigger is None:
+            return []
         kinds = list(moved_triggers(backdoor.trigger))
         return [kinds[i % len(kinds)] for i in range(self.size.moved)]
 
@@ -192,8 +194,10 @@ class Workshop:
 
         return self._once(("before", seed, source), make)
 
-    def judge(self, attack: str, seed: int) -> Judge:
-        """The judge of the attack's target, calibrated on what the model draws before the attack."""
+    def judge(self, attack: str, seed: int) -> Judge | None:
+        """The judge of the attack's target, calibrated on what the model draws before the attack; None where the target is not known."""
+        if self.backdoor(attack).target.kind == "unknown":
+            return None
         return self._once(("judge", attack, seed), lambda: self._make_judge(attack, seed))
 
     def _make_judge(self, attack: str, seed: int) -> Judge:
@@ -368,6 +372,8 @@ class Workshop:
     def draw_maps(self, cell: Cell) -> None:
         """Store the attention maps of the cell's model and of the model before the attack, where they are not stored."""
         backdoor, source = self.backdoor(cell.attack), self.source(cell.attack)
+        if backdoor.trigger is None:
+            return
         prompt, seed = self.prompts(cell.seed, source)[0].text, noise_seed(cell.seed, 0)
         before = digest({"maps": self.plan.before_key(cell.seed, source), "trigger": plain(backdoor.trigger)})
         with self.store.claim(f"maps/{before}", wait=True):

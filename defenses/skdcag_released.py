@@ -27,7 +27,7 @@ class Rules(Guidance):
         return torch.rand(maps.shape, generator=generator).to(maps) if self.uniform else super().scatter(maps, generator)
 
 
-@register_defense("skdcag_released", needs=("trigger",), groups=("removal",))
+@register_defense("skdcag_released", paper="aravindan2025sealing", needs=("trigger",), groups=("removal",))
 @dataclass
 class SKDCAGReleased:
     """SKD-CAG as its released code behaves (commit c75ee51), defects included, so that a table can tell the two apart.
