@@ -129,12 +129,14 @@ def leaders(records: Sequence[Record]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------------- matrix
 def shade(place: float) -> str:
-    """Colours of a value between bad (0, orange) and good (1, teal), with a text colour that reads on it."""
+    """Colours of a value between bad (0, orange) and good (1, teal), and black or white for the text on it."""
     stops = ((201, 104, 38), (246, 239, 226), (22, 122, 116))
     low, part = (stops[:2], place * 2) if place < 0.5 else (stops[1:], place * 2 - 1)
     color = [round(a + (b - a) * part) for a, b in zip(*low, strict=True)]
-    dark = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] < 140
-    return f"background:rgb({color[0]} {color[1]} {color[2]});color:{'#fff' if dark else '#16181a'}"
+    linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
+    light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    ink = "#000" if (light + 0.05) ** 2 > 1.05 * 0.05 else "#fff"  # the one of more contrast (WCAG 2)
+    return f"background:rgb({color[0]} {color[1]} {color[2]});color:{ink}"
 
 
 def matrix(records: Sequence[Record]) -> str:

@@ -69,7 +69,7 @@ def all_rows(records: Sequence[Record]) -> str:
         '<div class="controls needs-js"><label for="filter">Only rows with'
         '<input id="filter" type="search" placeholder="pixel trigger"></label>'
         f'<span id="count" aria-live="polite">{len(table)} rows</span></div>'
-        + scroll("table", f'<table class="sortable" id="rows"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
+        + scroll("table", f'<table class="sortable" id="rows-table"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
     )
 
 

@@ -302,11 +302,8 @@ def _check_size(config: Config, base: Base, metrics: list[str]) -> None:
     """FID's covariance is singular with fewer images than features. Asked for by name or with --n, that is an error; in a scale's
     default selection the metric says so and stays empty."""
     fids = [m for m in metrics if m == "fid" or m.startswith("fid_")]
-    if (
-        not fids
-        or (config.n is None and config.metrics is None)
-        or (config.n is None and {"all", ""} & {*(config.metrics or "").split(",")})
-    ):
+    by_default = config.n is None and {"all", ""} & set((config.metrics or "").split(","))
+    if not fids or by_default:
         return
     dimension = feature_dimension(base.scorer)
     if config.size.n < dimension:

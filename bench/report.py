@@ -53,9 +53,8 @@ def block(store: Store, by_defense: Mapping[str, Record], columns: Sequence[str]
         if found is None:
             continue
         arrays, meta = found
-        tiles["attacked" if defense == "none" else defense] = arrays.get("triggered", arrays["clean"])[
-            :many
-        ]  # a suspect's trigger may be unknown
+        drawn = arrays["triggered"] if "triggered" in arrays else arrays["clean"]  # a suspect's trigger may be unknown
+        tiles["attacked" if defense == "none" else defense] = drawn[:many]
         shown = meta.get("shown", {})
         prompts = prompts or list(shown.get("prompts", []))[:many]
         before = store.read_arrays(f"samples/{shown['before']}") if "before" in shown and "clean model" not in tiles else None

@@ -47,7 +47,7 @@ if (filter) {
   filter.addEventListener("input", () => {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
-    for (const row of $("#rows").tBodies[0].rows) {
+    for (const row of $("#rows-table").tBodies[0].rows) {
       const text = row.textContent.toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
       shown += !row.hidden;
