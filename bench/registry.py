@@ -77,7 +77,15 @@ class Registry:
         for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
             importlib.import_module(f"{package.__name__}.{module}")
         for point in entry_points(group=f"t2i_backdoor_bench.{self.kind}s"):
-            point.load()
+            try:
+                point.load()
+            except Exception as error:
+                package = point.dist.name if point.dist else "an installed package"
+                told = str(error).strip().splitlines() or [""]
+                raise UserError(
+                    f"the {self.kind} {point.name!r} of {package} cannot be loaded ({type(error).__name__}: {told[0]}); "
+                    f"repair or remove {package}"
+                ) from error
 
     @property
     def groups(self) -> dict[str, list[str]]:

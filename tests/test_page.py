@@ -283,6 +283,8 @@ addEventListener("load", () => {
   const before = ground();
   document.querySelector("#theme").click();
   said.theme = before !== ground();
+  const outside = (node) => !node.closest(".scroll") && node.getBoundingClientRect().right > innerWidth + 1;
+  said.over = [...document.querySelectorAll("body *")].filter(outside).slice(0, 3).map((node) => node.outerHTML.slice(0, 120));
   said.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   said.images = document.images.length;
   said.title = document.title;
@@ -321,5 +323,5 @@ def test_in_a_browser(run, tmp_path: Path, size: str):
     assert said["wrong"] == 2, "the one that still shows the backdoor, and the one that is not as asked"
     assert said["prompt"] == PROMPTS[0]
     assert said["theme"]
-    assert said["wide"] <= 0, "the page is never wider than the window"
+    assert said["wide"] <= 0, f"the page is never wider than the window: {said['over']}"
     assert said["images"] > 10
