@@ -60,7 +60,7 @@ def caption(records: Sequence[Record]) -> str:
 
 
 def to_latex(records: Sequence[Record]) -> str:
-    """A one-column table for the package booktabs."""
+    """A one-column table for the packages booktabs and graphicx."""
     table, by_kind = removal(records), kinds(records)
     best = {k: bold(table, k) for k in by_kind}
     lines = [
@@ -69,6 +69,7 @@ def to_latex(records: Sequence[Record]) -> str:
         rf"\caption{{{escape(caption(records))}}}",
         r"\label{tab:removal}",
         r"\footnotesize",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * len(by_kind)}}}",
         r"\toprule",
         " & ".join(["Method", *(escape(TITLES.get(k, k)) for k in by_kind)]) + r" \\",
@@ -84,7 +85,7 @@ def to_latex(records: Sequence[Record]) -> str:
                 text += rf" {{\scriptsize[{100 * found.low:.1f}, {100 * found.high:.1f}]}}"
             row.append(text)
         lines.append(" & ".join(row) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
 
 
 def to_markdown(records: Sequence[Record]) -> str:

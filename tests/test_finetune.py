@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.finetune import Optim, TrainingDiverged, choose_parameters, fit, step_generator, step_rng
+from bench.finetune import Optim, TrainingDiverged, choose_parameters, fit, step_generator, step_rng, thinned
 
 
 class Killed(Exception):
@@ -186,3 +186,14 @@ def test_parameters_of_each_kind_of_training(tiny_model, train: str) -> None:
 def test_an_unknown_part_is_an_error(tiny_model) -> None:
     with pytest.raises(ValueError, match="half"):
         choose_parameters(tiny_model.unet, "half")
+
+
+def test_a_record_keeps_a_short_curve():
+    losses = [float(i) for i in range(250)]
+    assert thinned(losses[:7]) == losses[:7]
+    short = thinned(losses)
+    assert len(short) == 100
+    assert sum(short) / 100 == pytest.approx(np.mean(losses), rel=0.01)
+    assert short == sorted(short)
+    assert thinned([]) == []
+    assert thinned([1 / 3]) == [0.3333]

@@ -1,13 +1,15 @@
 """Tables from handmade records: pooling, bold, arrows, needs, dashes, tests, escapes."""
 
 import csv
+import dataclasses
 import io
 import shutil
 import subprocess
 
 import pytest
 
-from bench import stats, tables
+from bench import figures, paper, stats, tables
+from bench.store import Store
 from bench.types import Cell, CellResult, Score
 
 DIRECTIONS = {
@@ -63,6 +65,12 @@ def records():
         record("bad_style", "weak_one", 0, 5, 5, 1.0, ("trigger", "clean_pairs"), status="failed"),
         record("bad_style", "weak_one", 1, 5, 5, 1.0, ("trigger", "clean_pairs"), status="failed"),
     ]
+
+
+def with_targets(records):
+    """The records with the targets of their attacks."""
+    kinds = {"bad_pixel": "patch", "bad_style": "style"}
+    return [(dataclasses.replace(r, backdoor={"target": {"kind": kinds[r.cell.attack]}}), e) for r, e in records]
 
 
 def find(table, attack, defense):
@@ -146,7 +154,8 @@ def test_latex_compiles(records, tmp_path):
     engine = shutil.which("pdflatex") or shutil.which("tectonic")
     if engine is None:
         pytest.skip("no LaTeX here")
-    document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n" + tables.to_latex(records) + "\\end{document}\n"
+    head = "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+    document = head + tables.to_latex(records) + paper.to_latex(with_targets(records)) + "\\end{document}\n"
     (tmp_path / "t.tex").write_text(document)
     flags = ["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []
     assert subprocess.run([engine, *flags, "t.tex"], cwd=tmp_path, capture_output=True, check=False).returncode == 0
@@ -199,13 +208,9 @@ def test_a_metric_without_value_keeps_its_reason(records):
     assert "1 of 2 seeds" in pooled.note
 
 
-def test_markdown_and_terminal(records, capsys):
+def test_markdown(records):
     text = tables.to_markdown(records)
     assert "| bad_pixel | skdcag | trigger | **0.0** [0.0," in text
-    tables.show(records)
-    shown = capsys.readouterr().out
-    assert "weak_one" in shown
-    assert "ASR % ↓" in shown
 
 
 def test_swept_methods_are_tested_against_the_variant_with_the_same_value():
@@ -218,3 +223,43 @@ def test_swept_methods_are_tested_against_the_variant_with_the_same_value():
     assert p["skd[steps=9]"] == pytest.approx(stats.mcnemar(removed["skd[steps=9]"], removed["skdcag[steps=9]"]))
     assert p["skdcag[steps=9]"] == pytest.approx(stats.mcnemar(removed["skdcag[steps=9]"], removed["skdcag[steps=5]"])), "the first"
     assert p["skdcag[steps=5]"] is None
+
+
+def test_the_papers_table(records):
+    """Removal accuracy by kind of target; a mean over attacks only where all of them are there."""
+    records = with_targets(records)
+    found = dict(paper.removal(records))
+    assert list(found["skdcag"]) == ["patch", "style"]
+    assert found["skdcag"]["patch"].value == 1
+    assert found["weak_one"]["style"] is None, "both seeds failed"
+    more = [
+        (dataclasses.replace(r, cell=dataclasses.replace(r.cell, attack="other_pixel")), e)
+        for r, e in records
+        if r.cell.attack == "bad_pixel"
+    ]
+    both = dict(paper.removal([*records, *more]))
+    assert both["weak_one"]["patch"].value == pytest.approx(found["weak_one"]["patch"].value)
+    assert both["weak_one"]["patch"].high - both["weak_one"]["patch"].low < found["weak_one"]["patch"].high - found["weak_one"]["patch"].low
+    text = paper.to_latex(records)
+    assert r"Method & Pixel & Style \\" in text
+    assert r"\textbf{100.0}" in text
+    assert "weak\\_one" in text
+    assert text.count("{") == text.count("}")
+    assert "| none | 0.0 [" in paper.to_markdown(records)
+
+
+def test_figures_are_written_twice_and_the_same_each_time(records, tmp_path):
+    def made(name):
+        return {p.relative_to(tmp_path / name): p.read_bytes() for p in figures.write_figures(Store(tmp_path / name), with_losses)}
+
+    with_losses = [(dataclasses.replace(r, cost=r.cost | {"losses": {"$x_1$": [2.0, 1.0]}, "losses_attack": [1.0]}), e) for r, e in records]
+    first = made("a")
+    assert {str(p) for p in first} == {f"plots/{n}.{e}" for n in ("tradeoff", "matrix", "rates", "losses") for e in ("png", "pdf")}
+    assert all(len(data) > 1000 for data in first.values())
+    assert first == made("b")
+    assert b"/Type /Font" in first[next(p for p in first if p.name == "rates.pdf")]
+
+
+def test_no_figure_of_nothing(records, tmp_path):
+    failed = [(dataclasses.replace(r, status="failed", scores={}, cost={}), e) for r, e in records]
+    assert figures.write_figures(Store(tmp_path), failed) == []
