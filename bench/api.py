@@ -21,10 +21,12 @@ def run(*, data: Data | None = None, show: bool = False, **settings: Any) -> pd.
 
         run(attacks="badt2i_pixel", defenses="none,skdcag", scale="smoke", set={"skdcag.steps": 100})
 
-    Everything is written to the run folder as well (`out`, by default results/run-SCALE), and a second call resumes from there. A failed
-    cell is a row with status "failed". `show` also prints the table and the summary. Raises UserError for what cannot be run.
+    One cell is made at a time unless `workers` says otherwise: other processes need a main guard, and do not see methods that were
+    registered in this one alone. Everything is written to the run folder as well (`out`, by default results/run-SCALE), and a second call
+    resumes from there. A failed cell is a row with status "failed". `show` also prints the table and the summary. Raises UserError for
+    what cannot be run.
     """
-    config = make_config(settings)
+    config = make_config({"workers": 1} | settings)
     if runner.run(config, data, show=show) == 130:
         raise KeyboardInterrupt
     return read_table(config.folder)

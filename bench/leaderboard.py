@@ -12,7 +12,7 @@ from bench.stats import Estimate, pool_values
 from bench.tables import Record
 
 SHARES = ("restoration_accuracy", "removal_accuracy", "false_trigger_rate")
-METRICS = (*SHARES, "fid", "clip_score", "seconds")
+METRICS = (*SHARES, "trigger_effect", "fid", "clip_score", "seconds")
 WORKS = 0.5  # attack success of the undefended model, below which there is little to defend against
 LEAD = "restoration_accuracy"
 
@@ -68,7 +68,7 @@ def standings(records: Sequence[Record]) -> list[Standing]:
     found = []
     for defense, rows in by_defense.items():
         own = [r for r in records if r[0].cell.defense == defense]
-        means = {m: average(rows, m) if m in SHARES else average_by_seed(own, m) for m in METRICS}
+        means = {m: average(rows, m) if m in (*SHARES, "trigger_effect") else average_by_seed(own, m) for m in METRICS}
         means = {m: e for m, e in means.items() if e is not None}
         lead = [(r["attack"], r[LEAD]) for r in rows if r.get(LEAD) is not None]
         worst = min(lead, key=lambda pair: pair[1]) if lead else None
@@ -137,6 +137,7 @@ def learned(records: Sequence[Record]) -> list[str]:
         if tied:
             text += f"; not separated from it: {', '.join(tied)}"
         out.append(text + ".")
+    out += [_effect(table)] if undefended is not None and "trigger_effect" in undefended.means else []
     for s in table:
         removal, lead = s.means.get("removal_accuracy"), s.means.get(LEAD)
         if s.defense != "none" and removal and lead and removal.value - lead.value > 0.2:
@@ -145,6 +146,13 @@ def learned(records: Sequence[Record]) -> list[str]:
                 f"{100 * lead.value:.1f} % show what was asked for."
             )
     return out
+
+
+def _effect(table: Sequence[Standing]) -> str:
+    """What the trigger of a suspected checkpoint does, without and with each defense."""
+    found = [(s.defense, s.means["trigger_effect"]) for s in table if "trigger_effect" in s.means]
+    texts = [f"{tables.shown(e.value, False)} {'undefended' if d == 'none' else f'after {d}'}" for d, e in found]
+    return f"Effect of the trigger (1 - cosine to the picture without it): {', '.join(texts)}. Compare with harmless words in its place."
 
 
 def troubles(records: Sequence[Record]) -> list[tuple[str, str]]:

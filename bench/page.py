@@ -64,6 +64,8 @@ def render(store: Store, records: Sequence[Record]) -> str:
 
 def title_of(records: Sequence[Record]) -> str:
     bases = ", ".join(names_of(records, "base"))
+    if "trigger_effect" in tables.metric_names(records) and names_of(records, "attack") == ["suspect"]:
+        return f"What does the trigger do to the model {bases}, and what do defenses do about it?"
     return f"Which defenses remove a backdoor from the model {bases} and still draw what was asked for?"
 
 

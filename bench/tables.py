@@ -46,6 +46,8 @@ SHORT = {
     "seconds": "Seconds",
 }
 MAIN = tuple(SHORT)  # the columns of the tables that people read; table.csv has all
+SUSPECT = {"trigger_effect": "Effect", "drift": "Drift"}  # before those, where a checkpoint is only suspected
+JUDGED = ("asr", "removal_accuracy", "restoration_accuracy", "false_trigger_rate")
 NEEDS_SHORT = {"trigger": "trigger", "clean_model": "clean model", "clean_pairs": "clean pairs"}
 
 
@@ -226,14 +228,18 @@ def text_of(records: Sequence[Record], row: Mapping[str, Any], metric: str) -> s
 
 
 def columns(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The main columns that this run has."""
-    return [m for m in MAIN if table and m in table[0]]
+    """The main columns that this run has; of a suspected checkpoint, the effect of its trigger, and nothing that no judge could tell."""
+    found = [m for m in MAIN if table and m in table[0]]
+    if table and "trigger_effect" in table[0]:
+        judged = [m for m in found if m not in JUDGED or any(row[m] is not None for row in table)]
+        found = [*(m for m in SUSPECT if m in table[0]), *judged]
+    return found
 
 
 def heading(records: Sequence[Record], metric: str, up: str, down: str, percent: str) -> str:
     way = direction(records, metric)
     arrow = {"higher": up, "lower": down}.get(way["better"], "")
-    return f"{SHORT[metric]}{percent if way['percent'] else ''}{arrow}"
+    return f"{(SHORT | SUSPECT)[metric]}{percent if way['percent'] else ''}{arrow}"
 
 
 def best(records: Sequence[Record], table: Sequence[Mapping[str, Any]], metric: str) -> set[int]:

@@ -12,7 +12,7 @@ import torch
 from helpers import different, weights
 
 import run_bench
-from bench import bases, registry, runner, settings
+from bench import bases, registry, runner, settings, tables
 from bench.bases import find_base
 from bench.features import Features
 from bench.plan import Scale, plan
@@ -84,6 +84,14 @@ def test_with_a_trigger(tiny, tmp_path):
         assert "target" in result.scores["asr"].note
         assert 0 < result.scores["trigger_effect"].value < 2
         assert result.scores["trigger_effect"].n == SCALE.n
+    table = tables.rows(runner.stored_records(Store(asked.folder)))
+    assert tables.columns(table)[:2] == ["trigger_effect", "drift"]
+    assert "asr" not in tables.columns(table), "no column of dashes"
+    for name in ("table.md", "table.tex"):
+        assert "Effect" in (asked.folder / name).read_text()
+    page = (asked.folder / "report.html").read_text()
+    assert "What does the trigger do to the model tiny" in page
+    assert "Effect of the trigger (1 - cosine to the picture without it):" in page
 
 
 def test_nothing_that_could_run_is_an_error(tiny, tmp_path):
