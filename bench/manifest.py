@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-from bench import registry
+from bench import citations, registry
 from bench.plan import Plan
 from bench.settings import to_yaml
 from bench.store import Store, plain, write_text
@@ -47,6 +47,15 @@ def protocol(plan_: Plan) -> dict[str, Any]:
     }
 
 
+def papers(plan_: Plan) -> list[dict[str, Any]]:
+    """The papers of every method of the run, for the report."""
+    entries = [registry.attacks.get(m.name) for m in plan_.attacks.values()]
+    entries += [registry.defenses.get(part.name) for parts in plan_.defenses.values() for part in parts]
+    entries += [registry.metrics.get(name) for name in plan_.metrics]
+    found = citations.of_run({(e.cls, e.name): e for e in entries}.values())
+    return [{"short": p.short, "methods": names, "bibtex": p.bibtex} for p, names in found]
+
+
 def write_manifest(plan_: Plan, store: Store, results: Mapping[str, CellResult], command: Mapping[str, Any] | None = None) -> None:
     """`run.yaml`, which repeats the run, and `run.json`: what was asked for, with what, on what, and how the judges did. `command` (a
     finished one) is added to the earlier ones in `commands`."""
@@ -67,6 +76,7 @@ def write_manifest(plan_: Plan, store: Store, results: Mapping[str, CellResult],
         "defenses": {name: {p.name: p.key["options"] for p in parts} for name, parts in plan_.defenses.items()},
         "metrics": {name: m.key["options"] | m.info for name, m in plan_.metrics.items()},
         "directions": directions(plan_),
+        "citations": papers(plan_),
         "needs": {name: list(plan_.needs(name)) for name in plan_.defenses},
         "cells": [{"key": c.key, "attack": c.attack, "defense": c.defense, "seed": c.seed} for c in plan_.cells],
         "judges": judges,

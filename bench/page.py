@@ -42,7 +42,7 @@ def render(store: Store, records: Sequence[Record]) -> str:
         ("cells", "Cells", page_cells.cells(records)),
         ("failures", "Failures", page_cells.failures(records)),
         ("protocol", "Protocol", page_cells.protocol(store, records, manifest)),
-        ("cite", "Cite", page_cells.cite(records)),
+        ("cite", "Cite", page_cells.cite(records, manifest)),
     ]
     sections = [(name, title, body) for name, title, body in sections if body]
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import citations, registry, tables
-from bench.data import Data
 from bench.markup import breakable, ends_of, flat, heading, listed, names_of, scroll
 from bench.store import Store, digest
 from bench.sweep import parts_of
 from bench.tables import Record
 from bench.types import CellResult
+
+if TYPE_CHECKING:
+    from bench.data import Data
 
 VERDICTS = {"asr": "asr", "restored": "restoration_accuracy", "leak": "false_trigger_rate"}
 GLOSSARY = (
@@ -189,8 +191,17 @@ def protocol(store: Store, records: Sequence[Record], manifest: Mapping[str, Any
     return "".join(parts)
 
 
-def cite(records: Sequence[Record]) -> str:
-    """BibTeX of every method in the run."""
+def cite(records: Sequence[Record], manifest: Mapping[str, Any]) -> str:
+    """BibTeX of every method in the run, as the run wrote it down; of older folders from the registry."""
+    found = manifest.get("citations") or registered(records)
+    lines = "".join(f"<li>{escape(p['short'] + (': ' + ', '.join(p['methods']) if p['methods'] else ''))}</li>" for p in found)
+    text = "\n\n".join(p["bibtex"] for p in found if p["bibtex"])
+    start = f"<p>The papers behind the methods of this run.</p><ul>{lines}</ul>"
+    return f'{start}<details><summary>BibTeX</summary><pre tabindex="0">{escape(text)}</pre></details>'
+
+
+def registered(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The papers of the methods that are named in records and known here."""
     entries = []
     for kind, names in (
         (registry.attacks, names_of(records, "attack")),
@@ -200,8 +211,4 @@ def cite(records: Sequence[Record]) -> str:
         kind.load()
         parts = dict.fromkeys(p.split("[")[0] for name in names for p in parts_of(name))
         entries += [kind.entries[p] for p in parts if p in kind.entries]
-    found = citations.of_run(entries)
-    lines = "".join(f"<li>{escape(p.short + (': ' + ', '.join(names) if names else ''))}</li>" for p, names in found)
-    text = "\n\n".join(p.bibtex for p, _ in found if p.bibtex)
-    start = f"<p>The papers behind the methods of this run.</p><ul>{lines}</ul>"
-    return f'{start}<details><summary>BibTeX</summary><pre tabindex="0">{escape(text)}</pre></details>'
+    return [{"short": p.short, "methods": names, "bibtex": p.bibtex} for p, names in citations.of_run(entries)]

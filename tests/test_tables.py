@@ -252,7 +252,9 @@ def test_figures_are_written_twice_and_the_same_each_time(records, tmp_path):
     def made(name):
         return {p.relative_to(tmp_path / name): p.read_bytes() for p in figures.write_figures(Store(tmp_path / name), with_losses)}
 
-    with_losses = [(dataclasses.replace(r, cost=r.cost | {"losses": {"$x_1$": [2.0, 1.0]}, "losses_attack": [1.0]}), e) for r, e in records]
+    with_losses = [
+        (dataclasses.replace(r, cost=r.cost | {"losses": {"$x_1$": [2.0, 1.0]}, "losses_attack": [1.0]}), e) for r, e in records[:6]
+    ]
     first = made("a")
     assert {str(p) for p in first} == {f"plots/{n}.{e}" for n in ("tradeoff", "matrix", "rates", "losses") for e in ("png", "pdf")}
     assert all(len(data) > 1000 for data in first.values())
