@@ -145,7 +145,7 @@ def scatter(
             if clear and TOP + 6 < at < HEIGHT - BOTTOM - 2:
                 break
         taken.append((start, start + width, at - 3))
-        body.append(f'<text class="name {color}" x="{start:.1f}" y="{at:.1f}">{escape(p.name)}</text>')
+        body.append(f'<text class="name c{p.group % 6}" x="{start:.1f}" y="{at:.1f}">{escape(p.name)}</text>')
     return frame(title, x, y, xlabel, ylabel, body)
 
 
