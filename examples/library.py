@@ -2,7 +2,7 @@
 
     python examples/library.py
 
-trains and judges on the embedded base for some minutes on two CPU cores; examples/library.txt is what it printed.
+trains and judges on the embedded base for some minutes on two CPU cores.
 """
 
 from bench import run

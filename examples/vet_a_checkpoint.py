@@ -3,7 +3,7 @@
     python examples/vet_a_checkpoint.py
 
 plants a backdoor into the embedded base, saves it as a diffusers folder as if somebody had sent it, and looks at that folder alone.
-examples/vet_a_checkpoint.txt is what it printed. The same on the command line:
+The same on the command line:
 
     python run_bench.py --base results/somebodys-model --suspect --trigger mignneko --defenses none,skdcag
 """
