@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -65,8 +66,9 @@ class Fitted:
 
 def thinned(losses: Sequence[float], most: int = 100) -> list[float]:
     """A curve of at most `most` points for a record: means over equal stretches of the training, four significant digits."""
-    edges = np.linspace(0, len(losses), min(most, len(losses)) + 1).astype(int)
-    return [float(f"{np.mean(losses[a:b]):.4g}") for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    points = min(most, len(losses))
+    edges = [i * len(losses) // points for i in range(points + 1)] if points else []
+    return [float(f"{np.mean(losses[a:b]):.4g}") for a, b in itertools.pairwise(edges)]
 
 
 def step_rng(seed: int, step: int) -> np.random.Generator:
