@@ -39,7 +39,8 @@ class T2IModel:
     """A text-to-image model: pipeline, sampler, and what a defense may wrap round it.
 
     `rewrite(prompt) -> prompt` purifies a prompt before it is encoded; `screen(prompt) -> bool` refuses it (True), and the refused
-    image is black. `info` carries what an attack or a defense reports of itself (steps, seconds, parameters trained).
+    image is black. A screen with a method `refuses(prompts) -> bool (n,)` is asked for all prompts at once. `info` carries what an
+    attack or a defense reports of itself (steps, seconds, parameters trained).
     """
 
     pipe: StableDiffusionPipeline
@@ -204,6 +205,8 @@ class T2IModel:
 
     def refuses(self, prompts: Sequence[str]) -> np.ndarray:
         """Which prompts the model refuses to draw: bool (n,)."""
+        if hasattr(self.screen, "refuses"):
+            return np.asarray(self.screen.refuses(prompts), bool)
         return np.array([bool(self.screen and self.screen(p)) for p in prompts], bool)
 
     # ------------------------------------------------------------------------------------------------------ cloning, storage

@@ -130,6 +130,12 @@ class Plan:
         declared = {need for part in self.defenses[defense] for need in part.info.get("needs", ())}
         return tuple(n for n in registry.NEEDS if n in declared)
 
+    def metrics_of(self, defense: str) -> list[str]:
+        """The metrics that a defense is measured by: those registered with `only="flag"` serve defenses with that flag, such as
+        "screens", and leave stored records of others whole."""
+        flags = {flag for part in self.defenses[defense] for flag, on in part.info.items() if on is True}
+        return [name for name, m in self.metrics.items() if m.info.get("only", "") in ("", *flags)]
+
     @property
     def shared(self) -> dict[str, Any]:
         """The part of every key that does not name an attack or a defense."""

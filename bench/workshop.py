@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +89,11 @@ def noise_seed(seed: int, prompt: int, draw: int = 0) -> int:
 
 def noise_seeds(seed: int, n: int) -> list[int]:
     return [noise_seed(seed, i) for i in range(n)]
+
+
+def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays "prefix/name", by name."""
+    return {k.removeprefix(f"{prefix}/"): v for k, v in arrays.items() if k.startswith(f"{prefix}/")}
 
 
 # ------------------------------------------------------------------------------------------------------------------ workshop
@@ -337,20 +342,21 @@ class Workshop:
             model, cost = self.defended(cell)
             if self.plan.config.attention_maps:  # otherwise the model can go
                 self._made = (cell.key, model)
-            arrays = {}
+            asked = self.conditions(cell.seed, backdoor, source)
+            arrays, ms = self._screen(model, asked)
+            cost |= ms
             self.display.phase("generate")
-            for condition, (texts, seeds) in self.conditions(cell.seed, backdoor, source).items():
+            for condition, (texts, seeds) in asked.items():
                 arrays[condition] = self._draw(model, condition, texts, seeds)
-                if model.screen is not None:
-                    arrays[f"refused/{condition}"] = model.refuses(texts)
             self.store.write_arrays(name, arrays, {"cell": cell.config, "cost": cost, "shown": self._shown(cell, source)})
         else:
             arrays, cost = found[0], found[1]["cost"]
-        images = {k: v for k, v in arrays.items() if not k.startswith("refused/")}
-        refused = {k.removeprefix("refused/"): v.astype(bool) for k, v in arrays.items() if k.startswith("refused/")}
+        images = {k: v for k, v in arrays.items() if "/" not in k}
+        refused = {k: v.astype(bool) for k, v in under("refused", arrays).items()}
+        scores = under("score", arrays)
         if not source:
-            images["clean_target"] = images["clean"]
-            refused |= {"clean_target": refused["clean"]} if "clean" in refused else {}
+            for kind in (images, refused, scores):
+                kind |= {"clean_target": kind["clean"]} if "clean" in kind else {}
         return Samples(
             prompts=self.prompts(cell.seed),
             target_prompts=self.prompts(cell.seed, source),
@@ -361,9 +367,26 @@ class Workshop:
             per_prompt=self.size.per_prompt,
             moved_kinds=self.moved_kinds(backdoor),
             refused=refused,
+            scores=scores,
             cost=cost,
             key=cell.key,
         )
+
+    def _screen(self, model: T2IModel, asked: Mapping[str, tuple[list[str], list[int]]]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """What the model refuses in each condition, the scores behind that where its screen has any, and milliseconds a prompt."""
+        arrays: dict[str, np.ndarray] = {}
+        if model.screen is None:
+            return arrays, {}
+        self.display.phase("screen")
+        every = list(dict.fromkeys(p for texts, _ in asked.values() for p in texts))
+        begun = time.perf_counter()
+        model.refuses(every)  # all at once: a detector works in batches, and remembers
+        ms = {"detection_ms": 1000 * (time.perf_counter() - begun) / len(every)}
+        for condition, (texts, _) in asked.items():
+            arrays[f"refused/{condition}"] = model.refuses(texts)
+            if hasattr(model.screen, "scores"):
+                arrays[f"score/{condition}"] = model.screen.scores(texts)
+        return arrays, ms
 
     # ------------------------------------------------------------------------------------------------------- attention maps
     def map_name(self, cell: Cell) -> str:

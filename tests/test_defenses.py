@@ -13,9 +13,10 @@ from bench.types import NEEDS, DefenderView, Trigger, Undeclared
 
 defenses.load()
 NAMES = list(defenses.entries)
-SMALL = {"steps": 2, "batch": 4, "prompts": 3, "mask_steps": 2}
+SMALL = {"steps": 2, "batch": 4, "prompts": 3, "mask_steps": 2, "walk": 6, "draw": 2, "variants": 2, "words": 2, "components": 3}
 UNTRAINED = ("none", "uce", "concept_prune", "noise_weights")  # no steps
-WRAPPERS = tuple(n for n in NAMES if n.startswith("tpd_"))  # change prompts, not weights
+DETECTORS = tuple(n for n in NAMES if defenses.get(n).info.get("screens"))  # refuse prompts
+WRAPPERS = tuple(n for n in NAMES if n.startswith("tpd_") or n in DETECTORS)  # leave the weights
 SEEDLESS = ("none", "uce", *WRAPPERS)  # nothing in their weights depends on the seed
 PROMPTS = [f"a small {c} {s} on a gray background" for c in ("red", "blue") for s in ("heart", "star", "moon")]
 
@@ -78,7 +79,8 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(attacked, tiny_mo
     changed = different(before, weights(repaired))
     if name == "none" or name in WRAPPERS:
         assert changed == set()
-        assert (repaired.rewrite is not None) == (name in WRAPPERS)
+        assert (repaired.rewrite is not None) == (name.startswith("tpd_"))
+        assert (repaired.screen is not None) == (name in DETECTORS)
         return
     assert repaired.unet is not attacked.unet
     assert changed
