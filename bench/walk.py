@@ -43,6 +43,11 @@ def attention_over_time(
     return torch.stack(found), lengths
 
 
+def max_scaled(maps: Tensor) -> Tensor:
+    """Maps (..., h, w) divided by their maxima: what is left is where a token attends, not how much."""
+    return maps / maps.amax((-2, -1), keepdim=True)
+
+
 def prompt_lengths(model: T2IModel, prompts: Sequence[str], truncation: bool = True) -> Tensor:
     """Tokens of each prompt with start and end token, int64 (n,): as many as the model reads, or without `truncation` all."""
     out = model.tokenizer(list(prompts), truncation=truncation, max_length=model.tokenizer.model_max_length if truncation else None)

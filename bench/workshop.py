@@ -27,7 +27,7 @@ from bench.model import T2IModel
 from bench.networks import Lpips
 from bench.plan import Plan
 from bench.progress import Display
-from bench.prompts import KINDS, moved_triggers, perturb
+from bench.prompts import KINDS, decoy, moved_triggers, perturb
 from bench.store import Store, digest, plain
 from bench.types import Backdoor, Cell, DefenderView, Samples
 
@@ -336,14 +336,15 @@ class Workshop:
     def samples(self, cell: Cell) -> Samples:
         """All images of a cell, from the run folder or from the defended model."""
         name, backdoor, source = f"samples/{cell.key}", self.backdoor(cell.attack), self.source(cell.attack)
-        found = self.store.read_arrays(name)
+        found, targets = self.store.read_arrays(name), self.prompts(cell.seed, source)
         before = self.before(cell.seed, source)
         if found is None:
             model, cost = self.defended(cell)
             if self.plan.config.attention_maps:  # otherwise the model can go
                 self._made = (cell.key, model)
             asked = self.conditions(cell.seed, backdoor, source)
-            arrays, ms = self._screen(model, asked)
+            decoys = [decoy(backdoor.trigger, p.text, np.random.default_rng([cell.seed, 85, i])) for i, p in enumerate(targets)]
+            arrays, ms = self._screen(model, asked | {"decoy": (decoys, [])})
             cost |= ms
             self.display.phase("generate")
             for condition, (texts, seeds) in asked.items():
@@ -359,7 +360,7 @@ class Workshop:
                 kind |= {"clean_target": kind["clean"]} if "clean" in kind else {}
         return Samples(
             prompts=self.prompts(cell.seed),
-            target_prompts=self.prompts(cell.seed, source),
+            target_prompts=targets,
             backdoor=backdoor,
             images=images,
             before=before,

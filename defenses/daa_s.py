@@ -23,7 +23,7 @@ class DAAS:
     state minus the mean change of the others', from 0 to `horizon`; the end token of a triggered prompt falls more slowly. Prompts that
     score above the 95th percentile of the defender's clean prompts are refused.
     A(t) is constant within a step, so the equation is solved exactly by matrix exponentials. Published (SD 1.4): 50 steps, 16x16 maps,
-    decay 1 and 10, c 1; the released code sums the first seven steps of an adaptive solver, whose length depends on the prompt.
+    decay 1 and 10, c 1; the released code sums the first seven steps of an adaptive solver: less than one step of the drawing.
     """
 
     walk: int = option(50, help="steps of a whole drawing; it stops after the last that is read")

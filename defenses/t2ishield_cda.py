@@ -10,7 +10,7 @@ from bench.model import T2IModel
 from bench.registry import option, register_defense
 from bench.screening import screened
 from bench.types import DefenderView, Trigger
-from bench.walk import attention_over_time, batches
+from bench.walk import attention_over_time, batches, max_scaled
 
 PLACES = ("prefix", "inside", "suffix")
 
@@ -20,7 +20,7 @@ PLACES = ("prefix", "inside", "suffix")
 class T2IShieldCDA:
     """T2IShield, covariance discriminant analysis (Wang et al., ECCV 2024, arXiv 2407.04215): a detector of triggered prompts.
 
-    The covariance over the L tokens of a prompt of their cross-attention maps, seen in `components` common directions, is taken to the
+    The covariance over the L tokens of a prompt of their cross-attention maps, each divided by its maximum and seen in `components` common directions, is taken to the
     tangent space of the manifold of such matrices by the matrix logarithm; a linear discriminant in there gives the score. Prompts that
     score above the 95th percentile of clean prompts that the discriminant has not seen are refused.
     The published discriminant is trained on prompts of backdoored models that are known to be triggered or not. This defender has none:
@@ -31,8 +31,8 @@ class T2IShieldCDA:
 
     walk: int = option(10, 50, help="steps of the drawing from which the maps are read")
     size: int = option(8, 16, help="side of the maps")
-    components: int = option(6, 20)
-    words: int = option(4, help="random words that the defender binds, each in a copy of the model")
+    components: int = option(3, 20)
+    words: int = option(8, help="random words that the defender binds, each in a copy of the model")
     shrinkage: float = option(0.1, help="of the covariance within classes towards a multiple of one")
     prompts: int = option(100, help="clean prompts: every other one trains the discriminant, the rest calibrates the threshold")
     rate: float = option(0.05, help="share of clean prompts that may be refused")
@@ -54,11 +54,11 @@ class T2IShieldCDA:
 
 
 def token_maps(model: T2IModel, prompts: list[str], walk: int, size: int, seed: int) -> list[Tensor]:
-    """For each prompt, its tokens' maps, mean over the drawing, as float64 (L, size * size), start and end token included."""
+    """For each prompt, its tokens' maps, mean over the drawing and divided by their maxima, as float64 (L, size * size), start and end token included."""
     found: list[Tensor] = []
     for part in batches(prompts, model.batch):
         maps, lengths = attention_over_time(model, part, seed, walk, size)
-        found += [m[:n].flatten(1).double().cpu() for m, n in zip(maps.mean(0), lengths, strict=True)]
+        found += [max_scaled(m[:n]).flatten(1).double().cpu() for m, n in zip(maps.mean(0), lengths, strict=True)]
     return found
 
 

@@ -9,7 +9,7 @@ from bench.model import T2IModel
 from bench.registry import option, register_defense
 from bench.screening import screened
 from bench.types import DefenderView
-from bench.walk import attention_over_time, batches
+from bench.walk import attention_over_time, batches, max_scaled
 
 
 @register_defense("t2ishield_ftt", groups=("detection",), screens=True)
@@ -43,5 +43,5 @@ def score(model: T2IModel, prompts: list[str], walk: int, size: int, seed: int) 
 
 def spread(maps: Tensor) -> Tensor:
     """F of one prompt's maps (L, size, size): the mean Frobenius distance of the maps, each divided by its maximum, from their mean."""
-    scaled = maps.float() / maps.float().amax((-2, -1), keepdim=True)
+    scaled = max_scaled(maps.float())
     return torch.linalg.matrix_norm(scaled - scaled.mean(0)).mean()
