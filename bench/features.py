@@ -324,7 +324,7 @@ def prompts_of(samples: Samples, condition: str) -> list[Prompt]:
     n = len(samples.images[condition])
     if condition in ("clean", "perturbed"):
         prompts = samples.prompts[:n]
-    elif condition in ("triggered", "clean_target", "moved"):
+    elif condition in ("triggered", "clean_target", "moved", "finetuned", "resampled"):
         prompts = samples.target_prompts[:n]
     elif condition == "diverse":
         prompts = [p for p in samples.prompts[: n // samples.per_prompt] for _ in range(samples.per_prompt)]

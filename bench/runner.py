@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bench import executors, figures, maps, page, page_cells, paper, report, sweep, tables, terminal
+from bench.cost import InPlaceChange
 from bench.data import Data
 from bench.finetune import check_extras
 from bench.judges import apply_target
@@ -23,7 +24,7 @@ from bench.plan import Config, Plan, plan
 from bench.progress import Display
 from bench.store import Store, plain
 from bench.types import Backdoor, Cell, CellResult, Score, UserError
-from bench.workshop import AttackFailed, InPlaceChange, Workshop
+from bench.workshop import AttackFailed, Workshop
 
 
 # --------------------------------------------------------------------------------------------------------------------- cells

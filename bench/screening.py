@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from bench.model import T2IModel
 from bench.stats import threshold_at
 
+SEARCHED = 32  # triggered prompts in which a locator is measured
 Scoring = Callable[[Sequence[str]], np.ndarray]  # n prompts -> float (n,), larger is more suspicious
 
 
@@ -62,3 +63,25 @@ def screened(model: T2IModel, score: Scoring, prompts: Sequence[str], rate: floa
     screen = Screen(score, rewrite=model.rewrite, before=model.screen)
     screen.threshold = threshold_at(screen.scores(prompts), rate)
     return replace(model, screen=screen)
+
+
+def answers(model: T2IModel, asked: Mapping[str, Sequence[str]]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """What a model says of the prompts of each condition, without drawing them, and what that cost.
+
+    "refused/condition" bool and "score/condition" float64 where it screens prompts, "span/triggered" int64 (k, 2) where it locates
+    triggers; {"detection_ms": milliseconds a prompt}.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    cost: dict[str, float] = {}
+    if model.screen is not None:
+        every = list(dict.fromkeys(p for prompts in asked.values() for p in prompts))
+        begun = time.perf_counter()
+        model.refuses(every)  # all at once: a detector works in batches, and remembers
+        cost["detection_ms"] = 1000 * (time.perf_counter() - begun) / len(every)
+        for condition, prompts in asked.items():
+            arrays[f"refused/{condition}"] = model.refuses(prompts)
+            if hasattr(model.screen, "scores"):
+                arrays[f"score/{condition}"] = model.screen.scores(prompts)
+    if model.locate is not None and "triggered" in asked:
+        arrays["span/triggered"] = model.locate(list(asked["triggered"][:SEARCHED]))
+    return arrays, cost

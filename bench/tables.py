@@ -22,7 +22,11 @@ PAIRED = {"removal": "removal_accuracy", "restoration": "restoration_accuracy"}
 COST = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")  # depend on the machine and its load
 COUNTS = ("parameters", "steps", "images")
 WITHOUT = {"done": "not measured", "failed": "the cell failed", "missing": "the cell has not run"}
-ONLY = {"screens": "not available: this defense has no detector", "locates": "not available: this defense locates no trigger"}
+ONLY = {
+    "screens": "not available: this defense has no detector",
+    "locates": "not available: this defense locates no trigger",
+    "probe": "not measured: run with --probe",
+}
 FIRST = (
     "asr",
     "removal_accuracy",

@@ -167,10 +167,13 @@ class Samples:
       clean_target     the same prompts and noise as `triggered`, without the trigger (is `clean` where the prompts are the same)
       perturbed        `prompts[:len]` with typos, synonyms, other word order
       moved            `target_prompts[:len]` with the trigger moved, repeated, case-changed, partial (`moved_kinds` names which)
+      finetuned, resampled   `target_prompts[:len]` with the trigger, of the defended model after a little clean fine-tuning, and by other
+                       samplers (only where the run probes)
       diverse          k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt` is k
     Every condition uses the same noise for the same prompt. `before[condition]` holds the same of the model before the attack
     (clean, clean_target and perturbed); `real` holds held-out real images. `refused[condition]` is a bool array, and `scores[condition]`
-    the detector's score (larger is more suspicious), where the model screens prompts.
+    the detector's score (larger is more suspicious), where the model screens prompts. `spans` int64 (k, 2) is what a locator finds in
+    the first k triggered prompts, and `located` the trigger that it made of the defender's own prompts, where the model has one.
     """
 
     prompts: list[Prompt]
@@ -183,6 +186,8 @@ class Samples:
     moved_kinds: list[str] = field(default_factory=list)
     refused: dict[str, np.ndarray] = field(default_factory=dict)
     scores: dict[str, np.ndarray] = field(default_factory=dict)
+    spans: np.ndarray | None = None
+    located: Trigger | None = None
     cost: dict[str, Any] = field(default_factory=dict)
     key: str = ""  # identifies these samples in the feature cache
 

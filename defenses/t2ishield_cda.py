@@ -20,11 +20,11 @@ PLACES = ("prefix", "inside", "suffix")
 class T2IShieldCDA:
     """T2IShield, covariance discriminant analysis (Wang et al., ECCV 2024, arXiv 2407.04215): a detector of triggered prompts.
 
-    The covariance over the L tokens of a prompt of their cross-attention maps, each divided by its maximum and seen in `components` common directions, is taken to the
-    tangent space of the manifold of such matrices by the matrix logarithm; a linear discriminant in there gives the score. Prompts that
-    score above the 95th percentile of clean prompts that the discriminant has not seen are refused.
-    The published discriminant is trained on prompts of backdoored models that are known to be triggered or not. This defender has none:
-    it binds random words of its own to random prompts in copies of the model, by a closed-form edit of the keys and values, and trains on
+    The covariance over the L tokens of a prompt of their cross-attention maps, each divided by its maximum and seen in `components` common
+    directions, is taken to the tangent space of the manifold of such matrices by the matrix logarithm; a linear discriminant in there gives
+    the score. Prompts that score above the 95th percentile of clean prompts that the discriminant has not seen are refused.
+    The published discriminant is trained on prompts of backdoored models that are known to be triggered or not. This defender has none: it
+    binds random words of its own to random prompts in copies of the model, by a closed-form edit of the keys and values, and trains on
     these against clean prompts and prompts with random words that are bound to nothing. Its maps are those of fixed-picture backdoors.
     Published (SD 1.4): 50 steps, 16x16 maps, and a basis of 20 directions for each prompt by itself, in which covariances are diagonal.
     """
@@ -54,7 +54,8 @@ class T2IShieldCDA:
 
 
 def token_maps(model: T2IModel, prompts: list[str], walk: int, size: int, seed: int) -> list[Tensor]:
-    """For each prompt, its tokens' maps, mean over the drawing and divided by their maxima, as float64 (L, size * size), start and end token included."""
+    """For each prompt, its tokens' maps, mean over the drawing and divided by their maxima, as float64 (L, size * size), start and end
+    token included."""
     found: list[Tensor] = []
     for part in batches(prompts, model.batch):
         maps, lengths = attention_over_time(model, part, seed, walk, size)

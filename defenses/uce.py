@@ -12,6 +12,7 @@ from bench.types import DefenderView, UserError
 
 
 @register_defense("uce", needs=("trigger",), groups=("removal", "erasure"))
+@register_defense("uce_phrase", needs=("trigger",), groups=("erasure",), preset={"context": "phrase"})
 @dataclass
 class UCE:
     """Unified Concept Editing (Gandikota et al., WACV 2024): every cross-attention K and V edited in closed form, no training.
