@@ -62,6 +62,8 @@ class Registry:
         def add(cls: type) -> type:
             if name in self.entries:
                 raise ValueError(f"{self.kind} {name!r} is already registered by {self.entries[name].cls.__module__}")
+            if name in self.compositions:
+                raise ValueError(f"{self.kind} {name!r} is already the name of a composition")
             if not dataclasses.is_dataclass(cls):
                 raise TypeError(f"{self.kind} {name!r} must be a dataclass: its fields are its options")
             self.entries[name] = Entry(name, cls, tuple(groups), dict(preset or {}), dict(tuned or {}), info)

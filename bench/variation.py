@@ -84,7 +84,7 @@ def _variation(model: T2IModel, layers: list[nn.Module], x: Tensor, t: Tensor, s
     def add(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
         if len(output) != len(x):  # the embedding of the time step has one row a batch or is the same in all
             return
-        output = output.mean((2, 3)) if output.ndim == 4 else output
+        output = output.float().mean((2, 3)) if output.ndim == 4 else output.float()
         total.add_((output[whole:] - output[place]).abs().flatten(1).mean(1))
 
     hooks = [layer.register_forward_hook(add) for layer in layers]

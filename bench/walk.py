@@ -45,7 +45,7 @@ def attention_over_time(
 
 def max_scaled(maps: Tensor) -> Tensor:
     """Maps (..., h, w) divided by their maxima: what is left is where a token attends, not how much."""
-    return maps / maps.amax((-2, -1), keepdim=True)
+    return maps / maps.amax((-2, -1), keepdim=True).clamp(min=1e-12)
 
 
 def prompt_lengths(model: T2IModel, prompts: Sequence[str], truncation: bool = True) -> Tensor:

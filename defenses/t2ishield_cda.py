@@ -59,7 +59,7 @@ def token_maps(model: T2IModel, prompts: list[str], walk: int, size: int, seed: 
     found: list[Tensor] = []
     for part in batches(prompts, model.batch):
         maps, lengths = attention_over_time(model, part, seed, walk, size)
-        found += [max_scaled(m[:n]).flatten(1).double().cpu() for m, n in zip(maps.mean(0), lengths, strict=True)]
+        found += [max_scaled(m[:n].double()).flatten(1).cpu() for m, n in zip(maps.mean(0), lengths, strict=True)]
     return found
 
 

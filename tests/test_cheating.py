@@ -22,7 +22,7 @@ NAMES = list(defenses.entries)
 @pytest.fixture
 def config(tmp_path, tiny, clean_registry):
     registry.register_attack("fake_attack")(FakeAttack)
-    return Config("fake_attack", "none", tiny, SCALE, metrics=METRICS, out=tmp_path / "run")
+    return Config("fake_attack", "none", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def fakes(clean_registry, tiny):
 
 @pytest.fixture
 def config(tmp_path, tiny):
-    return Config("fake_attack", "none,fake_detector", tiny, SCALE, metrics=f"{METRICS},{DETECTION}", out=tmp_path / "run")
+    return Config("fake_attack", "none,fake_detector", tiny, SCALE, metrics=f"{METRICS},{DETECTION}", out=tmp_path / "run", workers=1)
 
 
 def test_scores_are_stored_and_measured(config):

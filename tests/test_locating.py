@@ -244,7 +244,7 @@ def config(tmp_path, tiny, clean_registry):
     registry.register_defense("fake_locator", needs=("stream",), gives=("trigger",), locates=True)(FakeLocator)
     registry.register_defense("fake_reader", needs=("trigger",))(Reader)
     metrics = f"{METRICS},location_precision,location_recall"
-    return Config("fake_attack", "fake_locator+fake_reader", tiny, SCALE, metrics=metrics, out=tmp_path / "run")
+    return Config("fake_attack", "fake_locator+fake_reader", tiny, SCALE, metrics=metrics, out=tmp_path / "run", workers=1)
 
 
 def test_a_located_trigger_stands_for_the_true_one(config) -> None:

@@ -75,7 +75,9 @@ def config(tmp_path, tiny, clean_registry):
     CALLS.clear()
     registry.register_attack("fake_attack")(FakeAttack)
     registry.register_defense("fake_defense", needs=("trigger",))(FakeDefense)
-    return Config("fake_attack", "fake_defense", tiny, SCALE, metrics=f"{METRICS},asr_finetuned,asr_resampled", out=tmp_path / "run")
+    return Config(
+        "fake_attack", "fake_defense", tiny, SCALE, metrics=f"{METRICS},asr_finetuned,asr_resampled", out=tmp_path / "run", workers=1
+    )
 
 
 def test_probes_add_columns_and_leave_the_rest(config) -> None:
