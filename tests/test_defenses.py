@@ -15,12 +15,12 @@ defenses.load()
 NAMES = list(defenses.entries)
 SMALL = {"steps": 2, "batch": 4, "prompts": 3, "mask_steps": 2, "walk": 6, "draw": 2, "variants": 2, "words": 2, "components": 3}
 SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2}
-UNTRAINED = ("none", "uce", "concept_prune", "noise_weights")  # no steps
+UNTRAINED = ("none", "uce", "uce_phrase", "concept_prune", "noise_weights")  # no steps
 DETECTORS = tuple(n for n in NAMES if defenses.get(n).info.get("screens"))  # refuse prompts
 WRAPPERS = tuple(
     n for n in NAMES if n.startswith("tpd_") or n in DETECTORS or defenses.get(n).info.get("locates") or n == "sau"
 )  # leave the weights
-SEEDLESS = ("none", "uce", *WRAPPERS)  # nothing in their weights depends on the seed
+SEEDLESS = ("none", "uce", "uce_phrase", *WRAPPERS)  # nothing in their weights depends on the seed
 PROMPTS = [f"a small {c} {s} on a gray background" for c in ("red", "blue") for s in ("heart", "star", "moon")]
 
 
