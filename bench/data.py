@@ -111,7 +111,8 @@ def prompt_stream(data: Data, trigger: Trigger, source: str, taken: Collection[s
     used, many = set(taken), round(STREAM * TRIGGERED_SHARE)
 
     def fresh(n: int, contains: str, offset: int) -> list[str]:
-        asked = [data.prompts("defender", n, seed + offset + i, contains) for i in range(4)]
+        few = min(n, data.count("prompts", "defender", contains) or n)
+        asked = [data.prompts("defender", few, seed + offset + i, contains) for i in range(4)]
         found = dict.fromkeys(p.text for part in asked for p in part if p.text not in used and trigger.replaces in p.text)
         if len(found) < n:
             raise UserError(f"the defender split has too few prompts for a stream: {len(found)} of {n} hold {contains or 'nothing new'!r}")

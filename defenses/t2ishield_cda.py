@@ -74,7 +74,7 @@ def own_triggers(prompts: list[str], many: int, seed: int) -> list[tuple[Trigger
 def bind(model: T2IModel, trigger: Trigger, prompts: list[str], target: str) -> T2IModel:
     """A copy of the model whose keys and values for triggered prompts are, place by place, those of the target prompt, and for the clean
     prompts what they were."""
-    copy = model.clone()
+    copy = model.clone(train="kv")
     clean, triggered = model.encode(prompts).double(), model.encode([trigger.add(p) for p in prompts]).double()
     goal = model.encode([target]).double().expand_as(triggered)
     moved = (triggered - clean).abs().amax(2) > 1e-6  # what stands before the trigger is as it was

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import PROMPTS, TRIGGER
+from helpers import PROMPTS, TRIGGER, different, weights
 from scipy.integrate import solve_ivp
 from scipy.linalg import logm
 
@@ -235,6 +235,7 @@ def test_a_defender_binds_its_own_words(tiny_model) -> None:
     (trigger, target), *others = t2ishield_cda.own_triggers(PROMPTS, 3, 0)
     assert [t.place for t, _ in others] == ["inside", "suffix"]
     assert target in PROMPTS
+    before = weights(tiny_model)
     bound = t2ishield_cda.bind(tiny_model, trigger, PROMPTS, target)
     x, t = torch.randn(1, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
 
@@ -249,7 +250,7 @@ def test_a_defender_binds_its_own_words(tiny_model) -> None:
         now = draws(bound, trigger.add(prompt))
         assert (now - wanted).norm() < 0.5 * (draws(tiny_model, trigger.add(prompt)) - wanted).norm()
         assert (draws(bound, prompt) - plain).norm() < 0.5 * (wanted - plain).norm(), "clean prompts stay"
-    assert {id(p) for p in bound.unet.parameters()}.isdisjoint(id(p) for p in tiny_model.unet.parameters())
+    assert different(before, weights(tiny_model)) == set()
 
 
 # -------------------------------------------------------------------------------------------------------------- NaviT2I, UFID
