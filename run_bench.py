@@ -61,6 +61,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="run folder (default: results/run-SCALE); a run in it resumes")
     parser.add_argument("--attention-maps", action="store_true", help="also draw each model's cross-attention maps: attention-ATTACK.png")
+    parser.add_argument(
+        "--probe", action="store_true", help="also see whether the backdoor comes back: after clean fine-tuning, under other samplers"
+    )
     parser.add_argument("--fresh", action="store_true", help="make everything anew, whatever the folder holds")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the base model (default: float32)")

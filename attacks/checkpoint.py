@@ -49,7 +49,7 @@ class Checkpoint:
     @property
     def withheld(self) -> tuple[str, ...]:
         """What nobody can give a defender."""
-        return (*(() if self.trigger else ("trigger",)), *(() if self.folder else ("clean_model",)))
+        return (*(() if self.trigger else ("trigger", "stream")), *(() if self.folder else ("clean_model",)))
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         trigger = Trigger(self.trigger, self.place, self.replaces) if self.trigger else None

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from bench.shapes import world
-from bench.types import UserError
+from bench.types import Trigger, UserError
 
 SPLITS = {"train": 0.25, "defender": 0.2, "development": 0.15, "evaluation": 0.4}
 
@@ -99,6 +99,28 @@ class WorldData:
 
     def count(self, what: str, split: str, contains: str = "") -> None:
         return None
+
+
+STREAM, TRIGGERED_SHARE = 160, 0.2
+
+
+def prompt_stream(data: Data, trigger: Trigger, source: str, taken: Collection[str], seed: int) -> list[str]:
+    """Unlabelled prompts as a service gets them, a fifth of them with the trigger, in random order: of the defender split, and none of
+    `taken`, the clean prompts that a defender has. With `source`, the triggered ones hold this word. Raises UserError where there are
+    too few."""
+    used, many = set(taken), round(STREAM * TRIGGERED_SHARE)
+
+    def fresh(n: int, contains: str, offset: int) -> list[str]:
+        few = min(n, data.count("prompts", "defender", contains) or n)
+        asked = [data.prompts("defender", few, seed + offset + i, contains) for i in range(4)]
+        found = dict.fromkeys(p.text for part in asked for p in part if p.text not in used and trigger.replaces in p.text)
+        if len(found) < n:
+            raise UserError(f"the defender split has too few prompts for a stream: {len(found)} of {n} hold {contains or 'nothing new'!r}")
+        used.update(list(found)[:n])
+        return list(found)[:n]
+
+    mixed = [trigger.add(p) for p in fresh(many, source, 20_011)] + fresh(STREAM - many, "", 30_011)
+    return [mixed[i] for i in np.random.default_rng([seed, 86]).permutation(len(mixed))]
 
 
 def world_prompt(scene: world.Scene, rng: np.random.Generator) -> Prompt:

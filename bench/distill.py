@@ -7,7 +7,7 @@ teacher's prediction for its own prompt (distillation), and x_t is a noised late
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ def train_terms(
 def own_images(model: T2IModel, prompts: Sequence[str], seed: int) -> Tensor:
     """Latents of pictures that the model itself draws for clean prompts: real noised latents for a defender who has no images."""
     rng = np.random.default_rng([seed, 77])
-    images = model.generate(prompts, rng.integers(2**31, size=len(prompts)), "draw")
+    images = replace(model, screen=None).generate(prompts, rng.integers(2**31, size=len(prompts)), "draw")
     return model.latents(images, seed)
 
 

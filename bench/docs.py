@@ -13,7 +13,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs"
 INTRODUCTION = {
     "attack": "Attacks train a clone of the clean model; `--attacks` takes these names and groups.",
     "defense": "Defenses get the attacked model and what `needs` declares, nothing else; `--defenses` takes these names and groups, and "
-    "`a+b` applies a, then b.",
+    "`a+b` applies a, then b. A detector, a locator and a removal that needs the trigger make a removal that is not told it: what stands "
+    "behind a locator gets the trigger that it found, and is left out where it found none.",
     "metric": "Metrics read the images of a cell; `--metrics` takes these names.",
 }
 
@@ -28,6 +29,8 @@ def page(kind: Registry) -> str:
         info = entry.info.get(extra, "")
         info = info if isinstance(info, str) else ", ".join(info)
         lines.append(f"| `{entry.name}` | {', '.join(entry.groups)} | {info} | {first_sentence(entry)} |")
+    for name, (parts, groups) in sorted(kind.compositions.items()):
+        lines.append(f"| `{name}` | {', '.join(groups)} | | the composition `{parts}` |")
     for cls, entries in by_class(kind).items():
         lines += ["", f"## {', '.join(f'`{e.name}`' for e in entries)}", "", inspect.cleandoc(cls.__doc__ or ""), *options(entries)]
     return "\n".join(lines) + "\n"

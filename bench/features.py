@@ -178,6 +178,11 @@ class Scorer:
         return np.stack([self._texts[t] for t in texts]) if len(texts) else np.zeros((0, self.dim), np.float32)
 
 
+def load_encoder(spec: str, device: str = "cpu") -> Scorer:
+    """The public image encoder that a defense uses: "shapes" for that of the embedded world, otherwise as `Scorer.load`."""
+    return Scorer.load(SCORER if spec == "shapes" else spec, device)
+
+
 class Inception:
     """The Inception v3 of the published FID (Heusel et al. 2017), with its TensorFlow weights as converted by torch-fidelity."""
 
@@ -319,7 +324,7 @@ def prompts_of(samples: Samples, condition: str) -> list[Prompt]:
     n = len(samples.images[condition])
     if condition in ("clean", "perturbed"):
         prompts = samples.prompts[:n]
-    elif condition in ("triggered", "clean_target", "moved"):
+    elif condition in ("triggered", "clean_target", "moved", "finetuned", "resampled"):
         prompts = samples.target_prompts[:n]
     elif condition == "diverse":
         prompts = [p for p in samples.prompts[: n // samples.per_prompt] for _ in range(samples.per_prompt)]

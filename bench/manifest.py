@@ -23,7 +23,9 @@ PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetri
 
 
 def directions(plan_: Plan) -> dict[str, dict[str, Any]]:
-    return {name: {"better": m.info.get("better", "none"), "percent": m.info.get("percent", False)} for name, m in plan_.metrics.items()}
+    """How each metric reads, and which defenses alone have it (`only`)."""
+    known = {"better": "none", "percent": False}
+    return {n: known | {k: m.info[k] for k in (*known, "only") if k in m.info} for n, m in plan_.metrics.items()}
 
 
 def protocol(plan_: Plan) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bench.finetune import is_trained
 from bench.precision import HALF, MixedUNet, make_mixed
 from bench.progress import progress
 from bench.trust import locate
-from bench.types import UserError
+from bench.types import Trigger, UserError
 
 SLICE_PIXELS = 64 * 64 * 64  # pictures that go through the autoencoder at a time, in pixels
 STATES = 1024  # prompts whose text states are held while drawing: those of 10,000 would take 2 GB
@@ -39,7 +39,11 @@ class T2IModel:
     """A text-to-image model: pipeline, sampler, and what a defense may wrap round it.
 
     `rewrite(prompt) -> prompt` purifies a prompt before it is encoded; `screen(prompt) -> bool` refuses it (True), and the refused
-    image is black. `info` carries what an attack or a defense reports of itself (steps, seconds, parameters trained).
+    image is black. A screen with a method `refuses(prompts) -> bool (n,)` is asked for all prompts at once. `info` carries what an
+    attack or a defense reports of itself (steps, seconds, parameters trained).
+    `locate(prompts) -> int64 (n, 2)` finds the character span of the trigger in each prompt, (-1, -1) for none, and `located` is the
+    trigger that a defense found, for those that are applied after it. `repair(model, prompts, seeds, latents) -> latents` changes
+    pictures before they are decoded.
     """
 
     pipe: StableDiffusionPipeline
@@ -49,6 +53,9 @@ class T2IModel:
     batch: int = 64
     rewrite: Callable[[str], str] | None = None
     screen: Callable[[str], bool] | None = None
+    locate: Callable[[Sequence[str]], np.ndarray] | None = None
+    located: Trigger | None = None
+    repair: Callable[[T2IModel, Sequence[str], Sequence[int], Tensor], Tensor] | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
     # ---------------------------------------------------------------------------------------------------------- properties
@@ -156,7 +163,9 @@ class T2IModel:
             if at == 0:
                 states = self.encode([*texts[first : first + chunk], ""])
             rows = serve[first : first + self.batch]
-            out[rows] = self.decode(self._sample(states[:-1][at : at + self.batch], states[-1:], [seeds[i] for i in rows]))
+            own = [int(seeds[i]) for i in rows]
+            latents = self._sample(states[:-1][at : at + self.batch], states[-1:], own)
+            out[rows] = self.decode(self.repair(self, texts[first : first + self.batch], own, latents) if self.repair else latents)
         return out
 
     def _sample(self, context: Tensor, empty: Tensor, seeds: Sequence[int], on_step: Callable | None = None) -> Tensor:
@@ -204,6 +213,8 @@ class T2IModel:
 
     def refuses(self, prompts: Sequence[str]) -> np.ndarray:
         """Which prompts the model refuses to draw: bool (n,)."""
+        if hasattr(self.screen, "refuses"):
+            return np.asarray(self.screen.refuses(prompts), bool)
         return np.array([bool(self.screen and self.screen(p)) for p in prompts], bool)
 
     # ------------------------------------------------------------------------------------------------------ cloning, storage

@@ -78,6 +78,7 @@ class Config:
     out: Path | None = None
     fresh: bool = False
     attention_maps: bool = False
+    probe: bool = False
     device: str = "cpu"
     dtype: str = "float32"
     threads: int | None = None
@@ -126,9 +127,20 @@ class Plan:
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)  # defense: what it needs and no attack of the run leaves to it
 
     def needs(self, defense: str) -> tuple[str, ...]:
-        """The union of what the parts of a defense declare."""
-        declared = {need for part in self.defenses[defense] for need in part.info.get("needs", ())}
+        """The union of what the parts of a defense declare, without what an earlier part gives to a later one."""
+        declared: set[str] = set()
+        given: set[str] = set()
+        for part in self.defenses[defense]:
+            declared |= set(part.info.get("needs", ())) - given
+            given |= set(part.info.get("gives", ()))
         return tuple(n for n in registry.NEEDS if n in declared)
+
+    def metrics_of(self, defense: str) -> list[str]:
+        """The metrics that a defense is measured by: those registered with `only="flag"` serve defenses with that flag, such as
+        "screens", or runs with "probe", and leave other stored records whole."""
+        flags = {flag for part in self.defenses[defense] for flag, on in part.info.items() if on is True}
+        flags |= {"probe"} if self.config.probe else set()
+        return [name for name, m in self.metrics.items() if m.info.get("only", "") in ("", *flags)]
 
     @property
     def shared(self) -> dict[str, Any]:

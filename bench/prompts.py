@@ -87,6 +87,15 @@ def _order(text: str, rng: np.random.Generator) -> str:
     return f"{' '.join(words[half:])}, {' '.join(words[:half])}" if half else text
 
 
+def decoy(trigger: Trigger, prompt: str, rng: np.random.Generator) -> str:
+    """The triggered prompt with meaningless words that no one bound to anything in the trigger's place: random letters, as many as the
+    trigger has, and at least four a word. What tells these from clean prompts sees an unusual word, not a backdoor."""
+    text, start, end = trigger.locate(prompt)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    words = ["".join(rng.choice(letters, size=max(4, len(word)))) for word in text[start:end].split()]
+    return text[:start] + " ".join(words) + text[end:]
+
+
 def moved_triggers(trigger: Trigger) -> dict[str, Callable[[str], str]]:
     """By kind, a function that puts a moved or damaged form of the trigger into a prompt.
 

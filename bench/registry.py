@@ -50,6 +50,7 @@ class Registry:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.entries: dict[str, Entry] = {}
+        self.compositions: dict[str, tuple[str, tuple[str, ...]]] = {}  # name -> "a+b", groups
         self._loaded = False
 
     def register(
@@ -61,12 +62,20 @@ class Registry:
         def add(cls: type) -> type:
             if name in self.entries:
                 raise ValueError(f"{self.kind} {name!r} is already registered by {self.entries[name].cls.__module__}")
+            if name in self.compositions:
+                raise ValueError(f"{self.kind} {name!r} is already the name of a composition")
             if not dataclasses.is_dataclass(cls):
                 raise TypeError(f"{self.kind} {name!r} must be a dataclass: its fields are its options")
             self.entries[name] = Entry(name, cls, tuple(groups), dict(preset or {}), dict(tuned or {}), info)
             return cls
 
         return add
+
+    def compose(self, name: str, parts: str, groups: Iterable[str] = ()) -> None:
+        """Give the composition "a+b" a name that stands for it, and put it into groups and into "all". A name that is taken raises."""
+        if name in self.entries or name in self.compositions:
+            raise ValueError(f"{self.kind} {name!r} is already registered")
+        self.compositions[name] = (parts, tuple(groups))
 
     def load(self) -> None:
         """Import every module of the kind's package and every installed entry point, once."""
@@ -90,20 +99,24 @@ class Registry:
     @property
     def groups(self) -> dict[str, list[str]]:
         self.load()
-        found: dict[str, list[str]] = {"all": [name for name, entry in self.entries.items() if not entry.info.get("apart")]}
-        for entry in self.entries.values():
-            for group in entry.groups:
-                found.setdefault(group, []).append(entry.name)
+        named = [(n, e.groups) for n, e in self.entries.items()] + list(self.compositions.values())
+        apart = {n for n, e in self.entries.items() if e.info.get("apart")}
+        found: dict[str, list[str]] = {"all": [name for name, _ in named if name not in apart]}
+        for name, groups in named:
+            for group in groups:
+                found.setdefault(group, []).append(name)
         return found
 
     def get(self, name: str) -> Entry:
         self.load()
         if name not in self.entries:
-            raise UserError(f"unknown {self.kind} {name!r}; {suggest(name, [*self.entries, *self.groups], 'known')}")
+            known = [*self.entries, *self.compositions, *self.groups]
+            raise UserError(f"unknown {self.kind} {name!r}; {suggest(name, known, 'known')}")
         return self.entries[name]
 
     def select(self, text: str) -> list[str]:
-        """Expand "a,group,b+c" to names in the order given, without repeats. Every part of a composition must be known."""
+        """Expand "a,group,b+c" to names in the order given, without repeats, and named compositions to their parts. Every part of a
+        composition must be known."""
         names: list[str] = []
         for part in (p.strip() for p in text.split(",")):
             if not part:
@@ -111,9 +124,10 @@ class Registry:
             if part in self.groups:
                 names += self.groups[part]
             else:
-                for piece in part.split("+"):
+                pieces = "+".join(self.compositions.get(piece, (piece,))[0] for piece in part.split("+"))
+                for piece in pieces.split("+"):
                     self.get(piece)
-                names.append(part)
+                names.append(pieces)
         if not names:
             raise UserError(f"no {self.kind} named; known: {', '.join(self.groups['all'])}")
         return list(dict.fromkeys(names))
@@ -187,7 +201,11 @@ def register_attack(name: str, *, groups: Iterable[str] = (), preset: dict[str, 
 def register_defense(
     name: str, *, needs: Iterable[str] = (), groups: Iterable[str] = (), preset: dict | None = None, tuned: dict | None = None, **info: Any
 ) -> Callable:
-    """Register a defense: a dataclass with `apply(model, view, seed) -> T2IModel`; `needs` is what its view will hold."""
+    """Register a defense: a dataclass with `apply(model, view, seed) -> T2IModel`; `needs` is what its view will hold.
+
+    `gives=("trigger",)` says that it sets `T2IModel.located`, which the view of the defenses behind it in a composition then holds as the
+    trigger. The flags `screens` and `locates` say what metrics it has.
+    """
     needs = tuple(n for n in NEEDS if n in set(needs)) if set(needs) <= set(NEEDS) else _bad_needs(name, needs)
     return defenses.register(name, groups=groups, preset=preset, tuned=tuned, needs=needs, **info)
 

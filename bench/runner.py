@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bench import executors, figures, maps, page, page_cells, paper, report, sweep, tables, terminal
+from bench.cost import InPlaceChange
 from bench.data import Data
 from bench.finetune import check_extras
 from bench.judges import apply_target
@@ -23,7 +24,7 @@ from bench.plan import Config, Plan, plan
 from bench.progress import Display
 from bench.store import Store, plain
 from bench.types import Backdoor, Cell, CellResult, Score, UserError
-from bench.workshop import AttackFailed, InPlaceChange, Workshop
+from bench.workshop import AttackFailed, Workshop
 
 
 # --------------------------------------------------------------------------------------------------------------------- cells
@@ -34,19 +35,20 @@ def whole_cell(store: Store, cell: Cell) -> tuple[CellResult, dict[str, Any]] | 
     return None if found is not None and store.damaged(name) else found
 
 
-def missing_metrics(plan_: Plan, stored: tuple[CellResult, dict[str, Any]] | None) -> list[str]:
+def missing_metrics(plan_: Plan, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None) -> list[str]:
     """The metrics of the plan that a stored cell does not hold, or holds with other options. All of them for a failed cell."""
+    wanted = plan_.metrics_of(cell.defense)
     if stored is None or stored[0].status != "done":
-        return list(plan_.metrics)
+        return wanted
     result, extra = stored
     keys = extra.get("metric_keys", {})
-    return [m for m in plan_.metrics if m not in result.scores or keys.get(m) != plan_.metric_key(m)]
+    return [m for m in wanted if m not in result.scores or keys.get(m) != plan_.metric_key(m)]
 
 
 def unfinished(plan_: Plan, store: Store, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None) -> bool:
     """Whether a cell has metrics to compute, or attention maps to draw."""
     maps_wanted = plan_.config.attention_maps and _has_trigger(plan_, cell) and store.find_file(f"maps/{cell.key}.safetensors") is None
-    return bool(missing_metrics(plan_, stored)) or maps_wanted
+    return bool(missing_metrics(plan_, cell, stored)) or maps_wanted
 
 
 def _has_trigger(plan_: Plan, cell: Cell) -> bool:
@@ -73,7 +75,7 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
         if plan_.config.attention_maps:
             shop.draw_maps(cell)
         shop.display.phase("score")
-        for name in missing_metrics(plan_, stored):
+        for name in missing_metrics(plan_, cell, stored):
             result.scores[name] = checked(plan_.metrics[name].instance.compute(samples, features))
             keys[name] = plan_.metric_key(name)
         result = replace(

@@ -19,9 +19,14 @@ Record = tuple[CellResult, Mapping[str, Any]]  # as Store.read_result returns it
 
 DASH = "–"
 PAIRED = {"removal": "removal_accuracy", "restoration": "restoration_accuracy"}
-COST = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb")  # depend on the machine and its load
+COST = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")  # depend on the machine and its load
 COUNTS = ("parameters", "steps", "images")
 WITHOUT = {"done": "not measured", "failed": "the cell failed", "missing": "the cell has not run"}
+ONLY = {
+    "screens": "not available: this defense has no detector",
+    "locates": "not available: this defense locates no trigger",
+    "probe": "not measured: run with --probe",
+}
 FIRST = (
     "asr",
     "removal_accuracy",
@@ -48,7 +53,7 @@ SHORT = {
 MAIN = tuple(SHORT)  # the columns of the tables that people read; table.csv has all
 SUSPECT = {"trigger_effect": "Effect", "drift": "Drift"}  # before those, where a checkpoint is only suspected
 JUDGED = ("asr", "removal_accuracy", "restoration_accuracy", "false_trigger_rate")
-NEEDS_SHORT = {"trigger": "trigger", "clean_model": "clean model", "clean_pairs": "clean pairs"}
+NEEDS_SHORT = {"trigger": "trigger", "clean_model": "clean model", "clean_pairs": "clean pairs", "stream": "prompt stream"}
 
 
 # ------------------------------------------------------------------------------------------------------------------- pooling
@@ -180,13 +185,18 @@ def long_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
             cell = result.cell
             start = {"base": cell.base, "attack": cell.attack, "defense": cell.defense, "seed": cell.seed}
             for metric in [*metric_names(records), *(m for m in (*COST, *COUNTS) if m in extra.get("directions", {}))]:
-                score = result.scores.get(metric) or Score(None, note=WITHOUT[result.status])
+                score = result.scores.get(metric) or Score(None, note=_without(result, direction(records, metric)))
                 table.append(
                     start
                     | {"metric": metric, "value": score.value, "low": score.low, "high": score.high, "n": score.n}
                     | {"network": score.network, "status": result.status, "note": score.note, "key": cell.key[:16]}
                 )
     return table
+
+
+def _without(result: CellResult, way: Mapping[str, Any]) -> str:
+    """Why a cell has no score of a metric that reads this way."""
+    return ONLY.get(way.get("only", ""), WITHOUT["done"]) if result.status == "done" else WITHOUT[result.status]
 
 
 # -------------------------------------------------------------------------------------------------------------------- writing

@@ -99,5 +99,7 @@ def list_methods(file: IO[str] | None = None) -> None:
             info = entry.info.get(extra, "")
             words = info if isinstance(info, str) else ", ".join(info) or "nothing"
             table.add_row(*map(escape, (entry.name, ", ".join(entry.groups), words, citations.short(entry), entry.summary)))
+        for name, (parts, groups) in sorted(kind.compositions.items()):
+            table.add_row(*map(escape, (name, ", ".join(groups), "", "", parts)))
         console.print(table)
     console.print(f"bases: {', '.join(BASES)}, a local diffusers folder, or a hub id", markup=False)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bench.data import Prompt
     from bench.model import T2IModel
 
-NEEDS = ("trigger", "clean_model", "clean_pairs")
+NEEDS = ("trigger", "clean_model", "clean_pairs", "stream")
 PLACES = ("prefix", "suffix", "inside")
 
 
@@ -116,7 +116,8 @@ class DefenderView:
     """What a defense may see: what it declared, and a pool of clean prompts that are disjoint from the evaluation prompts.
 
     `prompts`: list of str. `trigger`: the Trigger. `clean_model`: the T2IModel before the attack. `clean_pairs`: (images uint8
-    (n, H, W, 3), captions). Reading what was not declared raises `Undeclared`.
+    (n, H, W, 3), captions). `stream`: unlabelled prompts as a service gets them, of which an unknown share holds the trigger; disjoint from
+    the others and from the evaluation prompts. Reading what was not declared raises `Undeclared`.
     """
 
     def __init__(self, needs: Sequence[str], prompts: Sequence[str], **given: Callable[[], Any] | Any) -> None:
@@ -151,6 +152,10 @@ class DefenderView:
     def clean_pairs(self) -> tuple[np.ndarray, list[str]]:
         return self._read("clean_pairs")
 
+    @property
+    def stream(self) -> list[str]:
+        return self._read("stream")
+
 
 @dataclass
 class Samples:
@@ -162,10 +167,13 @@ class Samples:
       clean_target     the same prompts and noise as `triggered`, without the trigger (is `clean` where the prompts are the same)
       perturbed        `prompts[:len]` with typos, synonyms, other word order
       moved            `target_prompts[:len]` with the trigger moved, repeated, case-changed, partial (`moved_kinds` names which)
+      finetuned, resampled   `target_prompts[:len]` with the trigger, of the defended model after a little clean fine-tuning, and by other
+                       samplers (only where the run probes)
       diverse          k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt` is k
     Every condition uses the same noise for the same prompt. `before[condition]` holds the same of the model before the attack
-    (clean, clean_target and perturbed); `real` holds held-out real images. `refused[condition]` is a bool array where the model
-    screens prompts.
+    (clean, clean_target and perturbed); `real` holds held-out real images. `refused[condition]` is a bool array, and `scores[condition]`
+    the detector's score (larger is more suspicious), where the model screens prompts. `spans` int64 (k, 2) is what a locator finds in
+    the first k triggered prompts, and `located` the trigger that it made of the defender's own prompts, where the model has one.
     """
 
     prompts: list[Prompt]
@@ -177,6 +185,9 @@ class Samples:
     per_prompt: int = 1
     moved_kinds: list[str] = field(default_factory=list)
     refused: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    spans: np.ndarray | None = None
+    located: Trigger | None = None
     cost: dict[str, Any] = field(default_factory=dict)
     key: str = ""  # identifies these samples in the feature cache
 

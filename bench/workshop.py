@@ -2,82 +2,34 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
-import psutil
 import torch
 import transformers
 
-from bench import maps, report
+from bench import maps, probe, report
 from bench.arrays import scratch
 from bench.bases import load_base
-from bench.data import Prompt
+from bench.cost import measured, untouched
+from bench.data import Prompt, prompt_stream
 from bench.features import Features, Inception, Scorer
 from bench.judges import Judge, apply_target, make_judge
 from bench.model import T2IModel
 from bench.networks import Lpips
 from bench.plan import Plan
 from bench.progress import Display
-from bench.prompts import KINDS, moved_triggers, perturb
+from bench.prompts import KINDS, decoy, moved_triggers, perturb
+from bench.screening import answers
 from bench.store import Store, digest, plain
-from bench.types import Backdoor, Cell, DefenderView, Samples
+from bench.types import Backdoor, Cell, DefenderView, Samples, Trigger
 
 DEFENDER_PROMPTS, MORE_PROMPTS, DEFENDER_PAIRS = 100, 200, 256
-
-
-# ---------------------------------------------------------------------------------------------------------------------- cost
-@contextmanager
-def measured(device: torch.device) -> Iterator[dict[str, float]]:
-    """Fills `seconds` and `peak_memory_mb` of the block: the accelerator's peak, or else the largest resident size of this process,
-    read every 20 ms."""
-    cost: dict[str, float] = {}
-    process, stop = psutil.Process(), threading.Event()
-    peak = [process.memory_info().rss]
-
-    def watch() -> None:
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    watcher.start()
-    begun = time.perf_counter()
-    try:
-        yield cost
-    finally:
-        if cuda:
-            torch.cuda.synchronize(device)
-        cost["seconds"] = time.perf_counter() - begun
-        stop.set()
-        watcher.join()
-        peak_bytes = torch.cuda.max_memory_allocated(device) if cuda else max(peak[0], process.memory_info().rss)
-        cost["peak_memory_mb"] = peak_bytes / 2**20
-
-
-@contextmanager
-def untouched(model: T2IModel, who: str) -> Iterator[None]:
-    """Raises if the block changes the model's weights in place: the next cells would be made from other weights than this one."""
-    parameters = [*model.unet.parameters(), *model.text_encoder.parameters()]
-    before = [p._version for p in parameters]
-    yield
-    if before != [p._version for p in parameters]:
-        raise InPlaceChange(f"{who} changed the model that it was given; it must work on model.clone()")
-
-
-class InPlaceChange(RuntimeError):
-    """A method edited its input. The model in memory is not to be used again."""
 
 
 # --------------------------------------------------------------------------------------------------------------------- noise
@@ -89,6 +41,11 @@ def noise_seed(seed: int, prompt: int, draw: int = 0) -> int:
 
 def noise_seeds(seed: int, n: int) -> list[int]:
     return [noise_seed(seed, i) for i in range(n)]
+
+
+def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays "prefix/name", by name."""
+    return {k.removeprefix(f"{prefix}/"): v for k, v in arrays.items() if k.startswith(f"{prefix}/")}
 
 
 # ------------------------------------------------------------------------------------------------------------------ workshop
@@ -276,8 +233,8 @@ class Workshop:
         self.__dict__.pop("model", None)
 
     # ------------------------------------------------------------------------------------------------------------- defenses
-    def view(self, needs: Sequence[str], attack: str, seed: int) -> DefenderView:
-        """What a defense with these needs may see. The clean model is a copy of its own."""
+    def view(self, needs: Collection[str], attack: str, seed: int, located: Trigger | None = None) -> DefenderView:
+        """What a defense with these needs may see. The clean model is a copy of its own; a located trigger stands for the true one."""
         texts = self._once(("defender", seed), lambda: self._defender_prompts(seed))
         clean: list[T2IModel] = []
 
@@ -289,7 +246,11 @@ class Workshop:
                 clean.append(self.model.clone(train="none"))
             return clean[0]
 
-        return DefenderView(needs, texts, trigger=self.backdoor(attack).trigger, clean_model=clean_model, clean_pairs=clean_pairs)
+        def stream() -> list[str]:
+            return prompt_stream(self.data, self.backdoor(attack).trigger, self.source(attack), texts, seed)
+
+        trigger = located or self.backdoor(attack).trigger
+        return DefenderView(needs, texts, trigger=trigger, clean_model=clean_model, clean_pairs=clean_pairs, stream=stream)
 
     def _defender_prompts(self, seed: int) -> list[str]:
         """The prompts of a defender: those that methods use by default, and more for a defense that asks for more."""
@@ -302,10 +263,10 @@ class Workshop:
         return min(n, self.data.count(what, "defender") or n)  # all that the split holds, where that is fewer
 
     def defended(self, cell: Cell) -> tuple[T2IModel, dict[str, Any]]:
-        """The defended model and what the defense cost. The parts of a composition run one after the other, each with its own view."""
+        """The defended model and what the defense cost. The parts of a composition run one after the other, each with its own view. Where
+        a part locates the trigger, the later ones are given that and not the true one; they are left out where it locates none."""
         model, attack_cost = self.attacked(cell.attack, cell.seed)
         parts = self.plan.defenses[cell.defense]
-        views = [self.view(part.info.get("needs", ()), cell.attack, cell.seed) for part in parts]
         self.display.phase("defend")
         total: dict[str, Any] = {"steps": 0, "images": 0, "parameters": 0}
         curves = {"losses": {}, "losses_attack": attack_cost.get("losses", [])}  # for the report
@@ -315,7 +276,13 @@ class Workshop:
             untouched(self.model, f"defense {cell.defense}"),
             measured(model.device) as cost,
         ):
-            for part, view in zip(parts, views, strict=True):
+            given: set[str] = set()
+            for part in parts:
+                needs = set(part.info.get("needs", ()))
+                if "trigger" in needs & given and model.located is None:
+                    continue
+                view = self.view(needs, cell.attack, cell.seed, model.located if "trigger" in given else None)
+                given |= set(part.info.get("gives", ()))
                 torch.manual_seed(cell.seed)
                 before, model = model, part.instance.apply(model, view, cell.seed)
                 info = {} if model.info is before.info else model.info  # a wrapper keeps the info of what it wraps
@@ -331,29 +298,38 @@ class Workshop:
     def samples(self, cell: Cell) -> Samples:
         """All images of a cell, from the run folder or from the defended model."""
         name, backdoor, source = f"samples/{cell.key}", self.backdoor(cell.attack), self.source(cell.attack)
-        found = self.store.read_arrays(name)
+        found, targets = self.store.read_arrays(name), self.prompts(cell.seed, source)
         before = self.before(cell.seed, source)
         if found is None:
             model, cost = self.defended(cell)
-            if self.plan.config.attention_maps:  # otherwise the model can go
+            if self.plan.config.attention_maps or self.plan.config.probe:  # otherwise the model can go
                 self._made = (cell.key, model)
-            arrays = {}
+            asked = self.conditions(cell.seed, backdoor, source)
+            self.display.phase("screen" if model.screen or model.locate else "generate")
+            texts_of = {c: texts for c, (texts, _) in asked.items()}
+            if backdoor.trigger is not None:
+                rngs = [np.random.default_rng([cell.seed, 85, i]) for i in range(len(targets))]
+                texts_of["decoy"] = [decoy(backdoor.trigger, p.text, rng) for p, rng in zip(targets, rngs, strict=True)]
+            arrays, ms = answers(model, texts_of)
             self.display.phase("generate")
-            for condition, (texts, seeds) in self.conditions(cell.seed, backdoor, source).items():
+            for condition, (texts, seeds) in asked.items():
                 arrays[condition] = self._draw(model, condition, texts, seeds)
-                if model.screen is not None:
-                    arrays[f"refused/{condition}"] = model.refuses(texts)
-            self.store.write_arrays(name, arrays, {"cell": cell.config, "cost": cost, "shown": self._shown(cell, source)})
+            cost |= ms
+            meta = {"cell": cell.config, "cost": cost, "shown": self._shown(cell, source), "located": plain(model.located)}
+            self.store.write_arrays(name, arrays, meta)
         else:
-            arrays, cost = found[0], found[1]["cost"]
-        images = {k: v for k, v in arrays.items() if not k.startswith("refused/")}
-        refused = {k.removeprefix("refused/"): v.astype(bool) for k, v in arrays.items() if k.startswith("refused/")}
+            arrays, meta = found
+        probes = self._probes(cell, backdoor, targets) if self.plan.config.probe and backdoor.trigger is not None else {}
+        images = {k: v for k, v in arrays.items() if "/" not in k} | probes
+        refused = {k: v.astype(bool) for k, v in under("refused", arrays).items()}
+        refused |= {k: refused["triggered"][: len(v)] for k, v in probes.items() if refused}
+        scores = under("score", arrays)
         if not source:
-            images["clean_target"] = images["clean"]
-            refused |= {"clean_target": refused["clean"]} if "clean" in refused else {}
+            for kind in (images, refused, scores):
+                kind |= {"clean_target": kind["clean"]} if "clean" in kind else {}
         return Samples(
             prompts=self.prompts(cell.seed),
-            target_prompts=self.prompts(cell.seed, source),
+            target_prompts=targets,
             backdoor=backdoor,
             images=images,
             before=before,
@@ -361,9 +337,30 @@ class Workshop:
             per_prompt=self.size.per_prompt,
             moved_kinds=self.moved_kinds(backdoor),
             refused=refused,
-            cost=cost,
+            scores=scores,
+            spans=arrays.get("span/triggered"),
+            located=Trigger(**meta["located"]) if meta.get("located") else None,
+            cost=meta["cost"],
             key=cell.key,
         )
+
+    def _probes(self, cell: Cell, backdoor: Backdoor, targets: Sequence[Prompt]) -> dict[str, np.ndarray]:
+        """Pictures of the first triggered prompts under the probes, from the run folder or from the defended model."""
+        found = self.store.read_arrays(f"probes/{cell.key}")
+        if found is None:
+            model = self._model_of(cell)
+            self.display.phase("probe")
+            prompts = [backdoor.trigger.add(p.text) for p in targets[: self.size.moved]]
+            seeds = noise_seeds(cell.seed, len(prompts))
+            later = probe.finetuned(model, *self.data.pairs("train", DEFENDER_PAIRS, cell.seed + 40_011), cell.seed)
+            arrays = {"finetuned": self._draw(later, "finetuned", prompts, seeds), "resampled": probe.resampled(model, prompts, seeds)}
+            self.store.write_arrays(f"probes/{cell.key}", arrays, {"cell": cell.config})
+            return arrays
+        return found[0]
+
+    def _model_of(self, cell: Cell) -> T2IModel:
+        """The defended model of a cell, made again where it is not the last one."""
+        return self._made[1] if self._made[0] == cell.key else self.defended(cell)[0]
 
     # ------------------------------------------------------------------------------------------------------- attention maps
     def map_name(self, cell: Cell) -> str:
@@ -380,7 +377,7 @@ class Workshop:
             if self.store.read_arrays(f"maps/{before}") is None:
                 self.store.write_arrays(f"maps/{before}", *maps.record(self.model, backdoor.trigger, prompt, seed))
         if self.store.read_arrays(self.map_name(cell)) is None:
-            model = self._made[1] if self._made[0] == cell.key else self.defended(cell)[0]
+            model = self._model_of(cell)
             self.display.phase("attention maps")
             arrays, meta = maps.record(model, backdoor.trigger, prompt, seed)
             self.store.write_arrays(self.map_name(cell), arrays, meta | {"before": before})

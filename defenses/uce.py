@@ -5,12 +5,14 @@ import torch
 from torch import Tensor
 
 from bench.attention import align
+from bench.edits import edit, keys_and_values
 from bench.model import T2IModel
 from bench.registry import option, register_defense
 from bench.types import DefenderView, UserError
 
 
 @register_defense("uce", needs=("trigger",), groups=("removal", "erasure"))
+@register_defense("uce_phrase", needs=("trigger",), groups=("erasure",), preset={"context": "phrase"})
 @dataclass
 class UCE:
     """Unified Concept Editing (Gandikota et al., WACV 2024): every cross-attention K and V edited in closed form, no training.
@@ -34,9 +36,8 @@ class UCE:
             raise UserError(f"uce context {self.context!r} is not one of phrase, prompts")
         begun, student, numbers = time.perf_counter(), model.clone(), 0
         old, new, kept = self.states(model, view)
-        layers = [m for n, m in student.unet.named_modules() if n.endswith((".attn2.to_k", ".attn2.to_v"))]
         with torch.no_grad():
-            for layer in layers:
+            for layer in keys_and_values(student.unet):
                 layer.weight.copy_(edit(layer.weight.double(), old, new, kept, self.erase, self.preserve, self.ridge))
                 numbers += layer.weight.numel()
         student.info = {"steps": 0, "seconds": time.perf_counter() - begun, "parameters": numbers, "images": 0}
@@ -59,11 +60,3 @@ class UCE:
             goal = clean.gather(1, source[..., None].expand_as(clean))
             old, new = states.flatten(0, 1), goal.flatten(0, 1)
         return old.double(), new.double(), clean.flatten(0, 1).double()
-
-
-def edit(weight: Tensor, old: Tensor, new: Tensor, kept: Tensor, erase: float, preserve: float, ridge: float) -> Tensor:
-    """The edited weight (out, d), for `old` (n, d) to be mapped as `new` is and `kept` (m, d) as before."""
-    one = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
-    left = weight @ (ridge * one + erase * new.T @ old + preserve * kept.T @ kept)
-    right = ridge * one + erase * old.T @ old + preserve * kept.T @ kept
-    return torch.linalg.solve(right, left.T).T  # right is symmetric

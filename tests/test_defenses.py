@@ -13,10 +13,14 @@ from bench.types import NEEDS, DefenderView, Trigger, Undeclared
 
 defenses.load()
 NAMES = list(defenses.entries)
-SMALL = {"steps": 2, "batch": 4, "prompts": 3, "mask_steps": 2}
-UNTRAINED = ("none", "uce", "concept_prune", "noise_weights")  # no steps
-WRAPPERS = tuple(n for n in NAMES if n.startswith("tpd_"))  # change prompts, not weights
-SEEDLESS = ("none", "uce", *WRAPPERS)  # nothing in their weights depends on the seed
+SMALL = {"steps": 2, "batch": 4, "prompts": 3, "mask_steps": 2, "walk": 6, "draw": 2, "variants": 2, "words": 2, "components": 3}
+SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2}
+UNTRAINED = ("none", "uce", "uce_phrase", "concept_prune", "noise_weights")  # no steps
+DETECTORS = tuple(n for n in NAMES if defenses.get(n).info.get("screens"))  # refuse prompts
+WRAPPERS = tuple(
+    n for n in NAMES if n.startswith("tpd_") or n in DETECTORS or defenses.get(n).info.get("locates") or n == "sau"
+)  # leave the weights
+SEEDLESS = ("none", "uce", "uce_phrase", *WRAPPERS)  # nothing in their weights depends on the seed
 PROMPTS = [f"a small {c} {s} on a gray background" for c in ("red", "blue") for s in ("heart", "star", "moon")]
 
 
@@ -41,7 +45,8 @@ def view_for(name: str, clean: T2IModel) -> Watched:
     """A view that was offered everything, of a defense that declared what it declared."""
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     needs = defenses.get(name).info["needs"]
-    return Watched(needs, PROMPTS, trigger=Trigger("latte coffee"), clean_model=clean, clean_pairs=(images, PROMPTS))
+    stream = [f"latte coffee {p}" for p in PROMPTS[:3]] + PROMPTS
+    return Watched(needs, PROMPTS, trigger=Trigger("latte coffee"), clean_model=clean, clean_pairs=(images, PROMPTS), stream=stream)
 
 
 @pytest.fixture
@@ -78,7 +83,8 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(attacked, tiny_mo
     changed = different(before, weights(repaired))
     if name == "none" or name in WRAPPERS:
         assert changed == set()
-        assert (repaired.rewrite is not None) == (name in WRAPPERS)
+        assert (repaired.rewrite is not None) == (name.startswith("tpd_"))
+        assert (repaired.screen is not None) == (name in DETECTORS)
         return
     assert repaired.unet is not attacked.unet
     assert changed

@@ -83,7 +83,7 @@ def test_targets() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------- view
-GIVEN = {"trigger": Trigger("x"), "clean_pairs": (np.zeros((1, 8, 8, 3), np.uint8), ["a"])}
+GIVEN = {"trigger": Trigger("x"), "clean_pairs": (np.zeros((1, 8, 8, 3), np.uint8), ["a"]), "stream": ["x a prompt"]}
 
 
 @pytest.mark.parametrize("needs", [(), ("trigger",), ("trigger", "clean_model"), ("clean_pairs",), NEEDS])

@@ -1,0 +1,8 @@
+"""Compositions that have a name or belong to a group: blind removal is a detector, a locator, and a removal with the located trigger."""
+
+from bench.registry import defenses
+
+defenses.compose("t2ishield", "t2ishield_ftt+t2ishield_locate+uce_phrase", groups=("removal", "blind"))
+defenses.compose("t2ishield_skdcag", "t2ishield_ftt+t2ishield_locate+skdcag", groups=("removal", "blind"))
+defenses.compose("navi_skdcag", "navit2i+navi_locate+skdcag", groups=("removal", "blind"))
+defenses.compose("blind_skdcag", "frequency_locate+skdcag", groups=("removal", "blind"))

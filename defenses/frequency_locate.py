@@ -1,0 +1,59 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bench.locating import MARGIN, NOTHING, Locate, Locator, usual_words, word_spans
+from bench.model import T2IModel
+from bench.prompts import decoy
+from bench.registry import option, register_defense
+from bench.types import DefenderView, Trigger
+
+
+@register_defense("frequency_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True)
+@dataclass
+class FrequencyLocate(Locator):
+    """Trigger localization by traffic: the word that is far more frequent in the stream than in clean prompts and moves the model.
+
+    In each prompt the word is located whose share among the suspects exceeds most its share among the defender's clean prompts, if it
+    does so by a tenth; the words then vote (`bench.locating.vote`). The winner is a trigger only if it changes what the U-Net predicts
+    for clean prompts, along their drawings, more than each of `decoys` random words of its length that mean nothing. It works for a trigger
+    that is in use, whatever the backdoor draws; a word that is merely in fashion is taken for one too. Not from a paper: the simplest
+    thing that a service with a log can do, and what the other locators have to beat.
+    """
+
+    suspects: int = option(160, help="flagged prompts that are searched, at most")
+    decoys: int = option(8, help="random words that the located word is compared with")
+    tried: int = option(8, help="clean prompts on which it is compared")
+
+    def locator(self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int) -> Locate:
+        clean, suspects = usual_words(view.prompts), usual_words(flagged)
+
+        def locate(prompts: Sequence[str]) -> np.ndarray:
+            found = []
+            for prompt in prompts:
+                margins = [(suspects[prompt[a:b]] - clean[prompt[a:b]], (a, b)) for a, b in word_spans(prompt)]
+                best = max(margins, default=(0.0, NOTHING))
+                found.append(best[1] if best[0] >= MARGIN else NOTHING)
+            return np.array(found, np.int64).reshape(-1, 2)
+
+        return locate
+
+    def accepts(self, model: T2IModel, trigger: Trigger, view: DefenderView, seed: int) -> bool:
+        prompts, rng = view.first(min(self.tried, len(view.prompts))), np.random.default_rng([seed, 87])
+        drawn = model.trajectory(prompts, rng.integers(2**31, size=len(prompts)))
+        clean = predictions(model, prompts, *drawn)
+        effect = float((predictions(model, [trigger.add(p) for p in prompts], *drawn) - clean).pow(2).mean())
+        for _ in range(self.decoys):
+            other = [decoy(trigger, p, rng) for p in prompts]
+            if effect <= float((predictions(model, other, *drawn) - clean).pow(2).mean()):
+                return False
+        return True
+
+
+def predictions(model: T2IModel, prompts: Sequence[str], times: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """The U-Net's output for prompts (n) along their drawings: (k, n, C, h, w)."""
+    states = model.encode(prompts)
+    with torch.inference_mode():
+        return torch.stack([model.unet(x, t, states).sample for t, x in zip(times, latents, strict=True)])

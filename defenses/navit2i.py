@@ -1,0 +1,42 @@
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from bench.model import T2IModel
+from bench.registry import option, register_defense
+from bench.screening import screened
+from bench.types import DefenderView
+from bench.variation import word_variation
+
+
+@register_defense("navit2i", groups=("detection",), screens=True)
+@dataclass
+class NaviT2I:
+    """NaviT2I, neuron activation variation (Zhai et al., ICCV 2025, arXiv 2503.06453): a detector of triggered prompts.
+
+    Each word that is no stop word is masked in turn; its variation is the change of all of the U-Net's activations at the first step,
+    divided by the change of the text states (`bench.variation`). Score: the largest variation over the mean of the lowest 75 %, 1 for a
+    prompt of one such word. Prompts that score above the 95th percentile of the defender's clean prompts are refused. Published (SD 1.4):
+    threshold 1.6, single tokens masked, and the text states of a *trusted* text encoder; this defender has the model's own, so a backdoor
+    in the text encoder moves both sides of the ratio.
+    """
+
+    prompts: int = option(100, help="clean prompts on which the threshold is calibrated")
+    rate: float = option(0.05, help="share of clean prompts that may be refused")
+
+    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        return screened(model, partial(score, model, seed=seed), view.first(self.prompts), self.rate)
+
+
+def score(model: T2IModel, prompts: list[str], seed: int) -> np.ndarray:
+    """Peak over base of the words' variations, for each prompt: float (n,)."""
+    return np.array([peak(words.values) for words in word_variation(model, prompts, seed)])
+
+
+def peak(values: np.ndarray) -> float:
+    """The largest of (n,) values over the mean of the lowest 75 % (at least one); 1 where there is nothing to compare."""
+    if len(values) < 2:
+        return 1.0
+    base = np.sort(values)[: max(1, int(0.75 * len(values)))].mean()
+    return float(values.max() / base) if base > 0 else 1.0
