@@ -56,12 +56,14 @@ def work(shop: Workshop, cells: Sequence[Cell], make: Callable[[Workshop, Cell],
             with shop.store.claim(f"cells/{cell.key}") as mine:
                 if mine and settled(shop, cell):
                     left.remove(cell)
-                elif mine and not shop.taken(cell.attack, cell.seed):
-                    left.remove(cell)
-                    shop.display.start(f"{cell.attack} x {cell.defense}, seed {cell.seed}")
-                    make(shop, cell)
-                    shop.display.finish()
-                    idle = False
+                elif mine:
+                    with shop.reserved(cell.attack, cell.seed) as free:
+                        if free:
+                            left.remove(cell)
+                            shop.display.start(f"{cell.attack} x {cell.defense}, seed {cell.seed}")
+                            make(shop, cell)
+                            shop.display.finish()
+                            idle = False
         if left and idle:
             time.sleep(0.5)
 

@@ -137,10 +137,15 @@ class Plan:
 
     def metrics_of(self, defense: str) -> list[str]:
         """The metrics that a defense is measured by: those registered with `only="flag"` serve defenses with that flag, such as
-        "screens", or runs with "probe", and leave other stored records whole."""
+        "screens", or runs with "probe", or machines that have their "weights", and leave other stored records whole."""
         flags = {flag for part in self.defenses[defense] for flag, on in part.info.items() if on is True}
         flags |= {"probe"} if self.config.probe else set()
-        return [name for name, m in self.metrics.items() if m.info.get("only", "") in ("", *flags)]
+
+        def serves(info: dict[str, Any]) -> bool:
+            only = info.get("only", "")
+            return only in ("", *flags) or (only == "weights" and find_weights(info["weights"]) is not None)
+
+        return [name for name, m in self.metrics.items() if serves(m.info)]
 
     @property
     def shared(self) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Store:
         self.root, self.say, self.since = Path(root), say, since
         self._written: set[Path] = set()
         self._said: set[Path] = set()
+        self._claimed: set[str] = set()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root) as file:
@@ -105,8 +106,11 @@ class Store:
     # --------------------------------------------------------------------------------------------------------------- locks
     @contextmanager
     def claim(self, name: str, wait: bool = False) -> Iterator[bool]:
-        """Whether this process alone may make `name` for the length of the block; with `wait`, it waits until it may. A process that
-        dies gives up its claims."""
+        """Whether this process alone may make `name` for the length of the block; with `wait`, it waits until it may. A claim inside
+        one of the same name holds with it. A process that dies gives up its claims."""
+        if name in self._claimed:
+            yield True
+            return
         lock = FileLock(self.root / "locks" / f"{name.replace('/', '-')}.lock")
         Path(lock.lock_file).parent.mkdir(exist_ok=True)
         try:
@@ -114,9 +118,11 @@ class Store:
         except Timeout:
             yield False
             return
+        self._claimed.add(name)
         try:
             yield True
         finally:
+            self._claimed.discard(name)
             lock.release()
 
     def drop_locks(self) -> None:

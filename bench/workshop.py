@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -209,13 +210,16 @@ class Workshop:
     def _weights(self, key: str) -> tuple[dict[str, Any] | None, Path | None]:
         return self.store.read_record(f"models/{key}"), self.store.find_file(f"models/{key}.safetensors")
 
-    def taken(self, attack: str, seed: int) -> bool:
-        """Whether another process trains this attack at the moment."""
+    @contextmanager
+    def reserved(self, attack: str, seed: int) -> Iterator[bool]:
+        """Whether this process may work on cells of the attack for the length of the block: its weights are there, or it alone is to
+        train them. False where another process is about to train it."""
         key = self.plan.attack_key(attack, seed)
         if key in self._failed or self._held[0] == key or None not in self._weights(key):
-            return False
-        with self.store.claim(f"models/{key}") as free:
-            return not free
+            yield True
+            return
+        with self.store.claim(f"models/{key}") as mine:
+            yield mine
 
     def _inject(self, attack: str, seed: int, name: str) -> tuple[dict[str, Any], Path]:
         self.display.phase("train the attack")

@@ -34,7 +34,7 @@ class Robustness:
         )
 
 
-@register_metric("lpips", better="lower", weights="T2I_LPIPS_WEIGHTS")
+@register_metric("lpips", better="lower", weights="T2I_LPIPS_WEIGHTS", only="weights")
 @dataclass
 class LpipsDrift:
     """LPIPS (Zhang et al. 2018, AlexNet) of each clean image to the one that the model drew before the attack, same prompt and noise.

@@ -137,12 +137,17 @@ def test_what_another_process_makes_is_left_to_it(config) -> None:
 def test_an_attack_that_another_process_trains_is_not_waited_for(config) -> None:
     plan_ = plan(config)
     shop = Workshop(plan_, Store(config.folder), Display())
-    first = plan_.cells[0]
-    assert not shop.taken(first.attack, 0)
-    with Store(config.folder).claim(f"models/{plan_.attack_key(first.attack, 0)}") as mine:
-        assert mine
-        assert shop.taken(first.attack, 0)
-        assert not shop.taken("shift_more", 0)
+    first = plan_.cells[0].attack
+    with shop.reserved(first, 0) as free:
+        assert free
+        with Workshop(plan_, Store(config.folder), Display()).reserved(first, 0) as other:
+            assert not other, "one of two trains it"
+        with shop.store.claim(f"models/{plan_.attack_key(first, 0)}", wait=True) as own:
+            assert own, "who has reserved it need not wait for itself"
+        with Workshop(plan_, Store(config.folder), Display()).reserved("shift_more", 0) as other:
+            assert other
+    with Workshop(plan_, Store(config.folder), Display()).reserved(first, 0) as other:
+        assert other
 
 
 def test_how_many_workers(monkeypatch) -> None:
