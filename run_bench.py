@@ -9,6 +9,7 @@ python run_bench.py --list                                what there is
 python run_bench.py --config run.yaml                     the flags of a file; every run writes the one that repeats it
 python run_bench.py --base FOLDER --suspect               defenses on a checkpoint that may hold a backdoor
 python run_bench.py --tables-only --out results/run-quick rebuild tables and report of a finished run
+python run_bench.py --verify results/run-quick            make one of its cells again, and compare
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from bench.plaintext import visible
 from bench.plan import DTYPES, SCALES, STYLES
 from bench.settings import make_config, merge, read_yaml
 from bench.types import UserError
@@ -82,6 +84,7 @@ def make_parser() -> Parser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file with these flags as names; flags given here win")
     parser.add_argument("--list", action="store_true", help="list attacks, defenses, metrics, groups and bases, and stop")
     parser.add_argument("--tables-only", action="store_true", help="rebuild tables, plots and report from the run folder, without a model")
+    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="make a cell of a finished run again, elsewhere, and compare")
     return parser
 
 
@@ -107,13 +110,21 @@ def main(arguments: list[str] | None = None) -> int:
         if flags.pop("list", False):
             list_methods()
             return 0
-        tables_only, file = flags.pop("tables_only", False), flags.pop("config", None)
+        tables_only, verified, file = flags.pop("tables_only", False), flags.pop("verify", None), flags.pop("config", None)
+        if verified:
+            from bench.verify import verify
+
+            return verify(verified)
         config = make_config(merge(read_yaml(file) if file else {}, flags))
+        if tables_only:
+            from bench.publish import rebuild  # without torch
+
+            return rebuild(config.folder, config.style)
         from bench import runner  # after the flags are checked: it takes seconds to import
 
-        return runner.rebuild(config.folder, config.style) if tables_only else runner.run(config)
+        return runner.run(config)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted before any cell was begun; the same command starts again", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from math import prod
@@ -17,10 +18,12 @@ LARGE = 2**28  # bytes from which an array that is filled bit by bit lies in a f
 
 
 def scratch(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros, uint8: in memory, or where they are many in a nameless file in `folder` that goes when the array does."""
+    """Zeros, uint8: in memory, or where they are many in a nameless file in `folder` that goes when the array does. Raises OSError where it
+    does not fit."""
     if prod(shape) < LARGE:
         return np.zeros(shape, np.uint8)
     with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, prod(shape))  # a disk that is full says so now, not by a signal while it is filled
         return np.asarray(np.memmap(file, np.uint8, "w+", shape=shape))
 
 

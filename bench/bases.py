@@ -7,13 +7,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from bench import shapes
-from bench.model import Sampler, T2IModel, load_pipeline
 from bench.trust import locate, read_json, refuse_file
-from bench.types import UserError
+from bench.types import Sampler, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.model import T2IModel
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,15 @@ def _like_shapes(folder: Path) -> bool:
     return isinstance(other, dict) and all(other.get(k) == own[k] for k in public)
 
 
-def load_base(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, memory: Sequence[str] = ()) -> T2IModel:
-    """Open a base. `memory`: what to save of it (`MEMORY`), in this model and in all that are cloned from it."""
+def load_base(name: str, device: str = "cpu", dtype: torch.dtype | None = None, memory: Sequence[str] = ()) -> T2IModel:
+    """Open a base. `memory`: what to save of it (`MEMORY`), in this model and in all that are cloned from it. float32 unless told
+    otherwise. Raises UserError where it is not to be had."""
+    import torch  # what only rebuilds tables does without it
+
+    from bench.model import T2IModel, load_pipeline
+
     base = find_base(name)
-    model = T2IModel(load_pipeline(base.source, device, dtype), name, base.family, base.sampler, base.batch)
+    model = T2IModel(load_pipeline(base.source, device, dtype or torch.float32), name, base.family, base.sampler, base.batch)
     if "checkpointing" in memory:
         model.unet.enable_gradient_checkpointing()
     if "slicing" in memory:

@@ -23,7 +23,7 @@ from bench.data import Data
 from bench.plan import Config, Plan, plan
 from bench.progress import Display
 from bench.store import Store
-from bench.types import Cell
+from bench.types import Cell, UserError
 from bench.workshop import Workshop
 
 MEMORY_GB = 2.0  # that a worker on the embedded base takes at most
@@ -106,6 +106,9 @@ def worker(config: Config, data: Data | None, keys: list[str], since: int, event
         shop = Workshop(plan_, Store(config.folder, display.say, since=since), display)
         shop.load()
         work(shop, list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()), make, settled)
+    except UserError as error:  # the next worker would find the same
+        events.send(("fatal", str(error)))
+        os._exit(2)
     except (KeyboardInterrupt, BrokenPipeError):
         os._exit(130)
 
@@ -126,7 +129,8 @@ def run_workers(
     plan_: Plan, data: Data | None, todo: Sequence[Cell], store: Store, display: Display, make: Callable, settled: Callable
 ) -> None:
     """Make `todo` by `plan_.config.workers` processes, and show where they are. A worker that dies is replaced, RESTARTS times in all;
-    after that, what nobody made stays open. A KeyboardInterrupt ends the workers and gets out. `make` and `settled` are as for `work`."""
+    after that, what nobody made stays open. A KeyboardInterrupt, and a UserError in a worker, end all of them and get out. `make` and
+    `settled` are as for `work`."""
     context = multiprocessing.get_context("spawn")
     config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
     variables = QUIET | ({"OMP_NUM_THREADS": str(config.threads)} if config.threads else {})
@@ -158,6 +162,8 @@ def run_workers(
                             restarts += 1
                             workers.append(start())
                     continue
+                if kind == "fatal":
+                    raise UserError(text)
                 if kind == "say":
                     display.say(text)
                 elif kind == "finish":

@@ -20,9 +20,11 @@ from bench.precision import HALF
 from bench.progress import progress
 from bench.types import UserError
 
+EXPLODED = 1e6  # times its first value: a loss that no method here comes back from
+
 
 class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; the message says where."""
+    """The loss became NaN, infinite or huge; the message says where."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,8 @@ def fit(
         value = float(loss.detach())
         if not np.isfinite(value):
             raise TrainingDiverged(f"{label}: the loss is {value} at step {step}; lower the learning rate (now {optim.lr:g})")
+        if losses and value > EXPLODED * max(1.0, abs(losses[0])):
+            raise TrainingDiverged(f"{label}: the loss is {value:.3g} at step {step}; lower the learning rate (now {optim.lr:g})")
         losses.append(value)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,10 @@ import torch
 
 from bench import citations, registry
 from bench.plan import Plan
+from bench.provenance import commit, versions
 from bench.settings import to_yaml
 from bench.store import Store, plain, write_text
 from bench.types import CellResult
-
-PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "torchmetrics", "safetensors", "numpy", "scipy", "pandas")
 
 
 def directions(plan_: Plan) -> dict[str, dict[str, Any]]:
@@ -91,29 +88,6 @@ def write_manifest(plan_: Plan, store: Store, results: Mapping[str, CellResult],
     store.write_record("run", manifest)
     names = {"attacks": registry.attacks.select(config.attacks), "defenses": registry.defenses.select(config.defenses)}
     write_text(store.root / "run.yaml", to_yaml(config, names | {"seeds": list(plan_.seeds), "out": str(config.folder)}))
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str:
-    """The git commit of this checkout ("+" when files differ from it), or "" outside of one."""
-    folder = Path(__file__).resolve().parents[1]
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def hardware(device: str) -> dict[str, Any]:

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from bench.attention import Capture, token_span
-from bench.model import T2IModel
+from bench import plaintext
 from bench.report import first_seed
 from bench.store import Store, write_atomic
 from bench.tables import Record
@@ -18,6 +16,8 @@ from bench.types import Trigger
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from bench.model import T2IModel
 
 LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which the maps are read
 
@@ -28,6 +28,10 @@ def record(model: T2IModel, trigger: Trigger, prompt: str, seed: int) -> tuple[d
     Returns {"picture": uint8 (1, H, W, 3), "maps": float32 (tokens, size, size)}: attention mass, mean over heads, layers and four noise
     levels of the picture's own latents, without start and end token; and {"tokens": their texts, "trigger": the trigger's numbers}.
     """
+    import torch  # the pictures of stored maps are drawn without it
+
+    from bench.attention import Capture, token_span
+
     text, start, end = trigger.locate(prompt)
     ids, hits = token_span(model.tokenizer, text, start, end)
     picture = model.generate([text], [seed], "draw")
@@ -58,7 +62,7 @@ def write_pictures(store: Store, records: Sequence[Record]) -> list[Path]:
                 rows.setdefault("clean model", before)
             rows["attacked" if defense == "none" else defense] = found
         if rows:
-            path, figure = store.root / f"attention-{attack}.png", draw(rows)
+            path, figure = store.root / f"attention-{plaintext.filename(attack)}.png", draw(rows)
             write_atomic(path, lambda partial, figure=figure: figure.savefig(partial, dpi=110, format="png"))
             paths.append(path)
     return paths
@@ -75,16 +79,14 @@ def draw(rows: Mapping[str, tuple[Mapping[str, np.ndarray], Mapping[str, Any]]])
     top = np.max([arrays["maps"].max((1, 2)) for arrays, _ in rows.values()], axis=0)
     for i, (name, (arrays, _)) in enumerate(rows.items()):
         axes[i, 0].imshow(arrays["picture"][0])
-        axes[i, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        axes[i, 0].set_ylabel(plaintext.plot(name), rotation=0, ha="right", va="center", fontsize=9)
         for j in range(len(tokens)):
             axes[i, j + 1].imshow(arrays["maps"][j], vmin=0, vmax=max(float(top[j]), 1e-9), cmap="magma")
             share = arrays["maps"][j].mean()
             axes[i, j + 1].set_xlabel(f"{100 * share:.1f} %", fontsize=7, labelpad=1)
     for j, token in enumerate(["", *tokens]):
         special = j - 1 in trigger
-        axes[0, j].set_title(
-            token.replace("$", r"\$"), fontsize=9, color="#c00020" if special else "black", weight="bold" if special else None
-        )
+        axes[0, j].set_title(plaintext.plot(token), fontsize=9, color="#c00020" if special else "black", weight="bold" if special else None)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])

@@ -16,22 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.batches import in_batches
 from bench.finetune import is_trained
 from bench.precision import HALF, MixedUNet, make_mixed
-from bench.progress import progress
 from bench.trust import locate
-from bench.types import Trigger, UserError
+from bench.types import Sampler, Trigger, UserError
 
 SLICE_PIXELS = 64 * 64 * 64  # pictures that go through the autoencoder at a time, in pixels
 STATES = 1024  # prompts whose text states are held while drawing: those of 10,000 would take 2 GB
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """How images are drawn: DPM-Solver++ (second order), `steps` network evaluations, classifier-free guidance."""
-
-    steps: int = 20
-    guidance: float = 4.0
 
 
 @dataclass
@@ -157,15 +149,20 @@ class T2IModel:
         texts = [self.rewrite(prompts[i]) if self.rewrite else prompts[i] for i in serve]
         if not texts:
             return out
-        chunk = self.batch * max(1, STATES // self.batch)
-        for first in progress(range(0, len(texts), self.batch), label, unit="batch"):
-            at = first % chunk
-            if at == 0:
-                states = self.encode([*texts[first : first + chunk], ""])
-            rows = serve[first : first + self.batch]
-            own = [int(seeds[i]) for i in rows]
-            latents = self._sample(states[:-1][at : at + self.batch], states[-1:], own)
-            out[rows] = self.decode(self.repair(self, texts[first : first + self.batch], own, latents) if self.repair else latents)
+        held, states = range(0), torch.empty(0)
+
+        def draw(rows: slice) -> None:
+            nonlocal held, states
+            many = min(rows.stop, len(texts)) - rows.start
+            if rows.start not in held or rows.start + many > held.stop:
+                held = range(rows.start, min(len(texts), rows.start + max(STATES, many)))
+                states = self.encode([*texts[held.start : held.stop], ""])
+            context = states[:-1][rows.start - held.start :][:many]
+            own = [int(seeds[i]) for i in serve[rows]]
+            latents = self._sample(context, states[-1:], own)
+            out[serve[rows]] = self.decode(self.repair(self, texts[rows], own, latents) if self.repair else latents)
+
+        self.batch = in_batches(len(texts), self.batch, draw, label)
         return out
 
     def _sample(self, context: Tensor, empty: Tensor, seeds: Sequence[int], on_step: Callable | None = None) -> Tensor:

@@ -13,7 +13,6 @@ from bench import registry, sweep
 from bench.bases import MEMORY, Base, find_base, picture_side, reads
 from bench.captioned import open_data
 from bench.data import Data, WorldData
-from bench.networks import find_weights
 from bench.registry import Registry, suggest
 from bench.shapes import world
 from bench.store import digest, file_digest, plain
@@ -164,6 +163,8 @@ class Plan:
         """Key of how a metric is computed; a stored score with another one is recomputed from the stored samples. A metric registered
         with `weights="VARIABLE"` reads published weights (`bench.networks`): with and without them are two keys."""
         method = self.metrics[metric]
+        from bench.networks import find_weights  # torch: what only rebuilds tables does without it
+
         variable = method.info.get("weights", "")
         given = {"weights": True} if variable and find_weights(variable) else {}
         return digest({"metric": method.key, "scorer": self.scorer} | given)

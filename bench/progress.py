@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 from tqdm import tqdm
 
-T = TypeVar("T")
+from bench import plaintext
 
 
 def live() -> bool:
@@ -17,7 +17,7 @@ def live() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def progress(items: Iterable[T], label: str, total: int | None = None, done: int = 0, unit: str = "step") -> Iterator[T]:
+def progress(items: Iterable[Any], label: str, total: int | None = None, done: int = 0, unit: str = "step") -> tqdm:
     """Iterate with a progress bar that disappears when finished; on a pipe it prints a line every half minute instead."""
     seen = live()
     return tqdm(
@@ -54,7 +54,7 @@ class Display:
 
     def phase(self, text: str) -> None:
         if self.bar is not None:
-            self.bar.set_description_str(f"{self.name}: {text}")
+            self.bar.set_description_str(plaintext.visible(f"{self.name}: {text}"))
         else:
             self.say(f"[cell {min(self.done + 1, self.total)} of {self.total}] {self.name}: {text}{self._left()}")
 
@@ -62,7 +62,8 @@ class Display:
         """As `phase` where several cells are made at a time."""
         if self.bar is not None:
             text = " | ".join(all_)
-            self.bar.set_description_str(text if len(text) < (self.bar.ncols or 100) - 45 else f"{newest} (+{len(all_) - 1})")
+            text = text if len(text) < (self.bar.ncols or 100) - 45 else f"{newest} (+{len(all_) - 1})"
+            self.bar.set_description_str(plaintext.visible(text))
         else:
             self.say(f"[{self.done} of {self.total} cells done] {newest}{self._left()}")
 
@@ -78,7 +79,7 @@ class Display:
             self.bar.update()
 
     def say(self, text: str) -> None:
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(plaintext.lines(text), file=sys.stderr)
         sys.stderr.flush()
 
     def close(self) -> None:

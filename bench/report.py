@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from bench.plaintext import visible
 from bench.store import Store, write_atomic
 from bench.tables import Record, groups
 
@@ -79,6 +80,7 @@ def tile(picture: np.ndarray) -> Image.Image:
 
 def fit(text: str, letters: ImageFont.FreeTypeFont, width: int) -> str:
     """The text, or as much of it as is `width` pixels wide."""
+    text = visible(text)
     if letters.getlength(text) <= width:
         return text
     while text and letters.getlength(text + "…") > width:

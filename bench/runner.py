@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import executors, figures, maps, page, page_cells, paper, report, sweep, tables, terminal
+from bench import executors, page_cells, provenance
+from bench.batches import is_out_of_memory
 from bench.cost import InPlaceChange
 from bench.data import Data
 from bench.finetune import check_extras
@@ -22,9 +22,12 @@ from bench.judges import apply_target
 from bench.manifest import directions, protocol, write_manifest
 from bench.plan import Config, Plan, plan
 from bench.progress import Display
+from bench.publish import publish, rebuild, stored_records
 from bench.store import Store, plain
-from bench.types import Backdoor, Cell, CellResult, Score, UserError
+from bench.types import Backdoor, Cell, CellResult, Score, StorageError, UserError
 from bench.workshop import AttackFailed, Workshop
+
+__all__ = ["publish", "rebuild", "run", "stored_records"]
 
 
 # --------------------------------------------------------------------------------------------------------------------- cells
@@ -68,6 +71,7 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
     done = stored is not None and stored[0].status == "done"
     result = stored[0] if done else CellResult(cell, "failed", needs=plan_.needs(cell.defense))
     keys = dict(stored[1].get("metric_keys", {})) if done else {}
+    origin: dict[str, Any] = {"codes": [provenance.here()]}
     try:
         samples = shop.samples(cell)
         judge = shop.judge(cell.attack, cell.seed)
@@ -86,15 +90,25 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
             cost=samples.cost,
             error="",
         )
+        by = (judge.network if judge else "") or f"{samples.backdoor.target.kind} rule"
+        origin = provenance.describe(result, samples.made, _origin_of(stored) if done else {}, by)
+    except StorageError:  # no cell can be stored any more
+        raise
     except Exception as error:
-        if isinstance(error, InPlaceChange):
+        if isinstance(error, InPlaceChange) or is_out_of_memory(error):
             shop.drop_models()
         text = str(error) if isinstance(error, AttackFailed) else traceback.format_exc()
         result = replace(result, status="failed", error=portable(text))
-    store.write_result(result, {"metric_keys": keys, "directions": directions(plan_), "protocol": protocol(plan_)})
+    extra = {"metric_keys": keys, "directions": directions(plan_), "protocol": protocol(plan_), "provenance": origin}
+    store.write_result(result, extra)
     if result.status == "failed":
         shop.display.say(f"FAILED {cell.attack} x {cell.defense}, seed {cell.seed}: {last_line(result.error)}")
     return result
+
+
+def _origin_of(stored: tuple[CellResult, dict[str, Any]]) -> dict[str, Any]:
+    """Where the numbers of a stored record come from: those of before say nothing of it."""
+    return stored[1].get("provenance") or {"codes": [{}]}
 
 
 def checked(score: Score) -> Score:
@@ -216,43 +230,3 @@ def find_device(name: str) -> str:
 
 def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["unknown error"])[-1]
-
-
-def publish(store: Store, style: str = "full", show: bool = True) -> None:
-    """Tables, pictures and report from the stored records, and the table on the terminal."""
-    records = stored_records(store)
-    if not any(r.status != "missing" for r, _ in records):
-        raise UserError(f"{store.root} holds no finished cell: run the benchmark first, or name its folder with --out")
-    written = tables.write(records, store.root)
-    grid = report.write_grid(store, records)
-    written += [*([grid] if grid else []), *sweep.write_plots(store, records), *maps.write_pictures(store, records)]
-    written += figures.write_figures(store, records)
-    if style == "paper":
-        written += paper.write(records, store.root)
-    written.append(page.write(store, records))
-    if show:
-        print(paper.to_markdown(records)) if style == "paper" else terminal.show(records)
-        terminal.summary(records, store.root, written)
-
-
-def stored_records(store: Store) -> list[tables.Record]:
-    """The records of the folder's last plan, in its order, with a stand-in for each cell that has not run; without a plan, all records."""
-    manifest = store.read_record("run")
-    if manifest is None:
-        return store.all_results()
-    extra = {"directions": manifest["directions"], "protocol": manifest["protocol"]}
-    records = []
-    for c in manifest["cells"]:
-        cell = Cell(manifest["protocol"]["base"], c["attack"], c["defense"], c["seed"], c["key"])
-        absent = CellResult(cell, "missing", needs=tuple(manifest["needs"][c["defense"]]))
-        result, own = store.read_result(c["key"]) or (absent, extra)
-        records.append((replace(result, cell=replace(result.cell, attack=cell.attack, defense=cell.defense)), own))
-    return records
-
-
-def rebuild(folder: Path, style: str = "full") -> int:
-    """Tables and report of a finished run, without a model."""
-    if not folder.is_dir():
-        raise UserError(f"there is no run folder {folder}; name one with --out")
-    publish(Store(folder, lambda text: print(text, file=sys.stderr)), style)
-    return 0

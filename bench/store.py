@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -23,9 +25,13 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
 from bench.arrays import read, write
-from bench.types import Cell, CellResult, Score, UserError
+from bench.types import Cell, CellResult, Score, StorageError, UserError
+
+WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)  # what reading a file of others can end with
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def plain(value: Any) -> Any:
@@ -44,9 +50,14 @@ def plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
+    if value is None or isinstance(value, (bool, int)):
         return value
-    return str(value)
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as broken captions have: no file could hold it
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return text
 
 
 def canonical(value: Any) -> str:
@@ -67,19 +78,59 @@ def file_digest(path: Path) -> str:
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    """Let `write` fill a temporary file beside `path`, then put it in place: a reader sees the old file or the whole new one.
+
+    Raises StorageError where the folder does not take it. The temporary file is locked as long as this process lives (`sweep_partials`).
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = _open_partial(path)
+        try:
+            write(partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.chmod(0o644)
+            partial.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _open_partial(path: Path) -> tuple[int, Path]:
+    """A new temporary file beside `path`, open and locked. A sweep may take it in the moment before the lock: then there is another."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent)
+        with contextlib.suppress(OSError):  # a file system without locks: then no sweep gets one either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)
+
+
+def sweep_partials(root: Path) -> int:
+    """Remove the temporary files that killed processes left in a run folder, and say how many: those that nobody holds locked."""
+    swept = 0
+    for path in sorted(root.rglob(".*.partial")):
+        with contextlib.suppress(OSError), path.open("rb") as file:  # an error: it is gone, or held by a living process
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            swept += 1
+    return swept
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Raises StorageError, in one line, where the block finds that `path` cannot be written."""
     try:
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except Timeout:  # of a lock: an OSError that says nothing of the disk
+        raise
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        full = getattr(error, "errno", None) in FULL or any(f"(os error {n})" in why for n in FULL)
+        todo = "free some space, and the same command goes on" if full else "make the folder writable, or choose another with --out"
+        raise StorageError(f"cannot write {path}: {why}; what was finished stays; {todo}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -102,6 +153,7 @@ class Store:
                     self.since = os.fstat(file.fileno()).st_mtime_ns
         except OSError as error:
             raise UserError(f"cannot write to the output folder {root}: {error.strerror}; choose another with --out") from None
+        sweep_partials(self.root)
 
     # --------------------------------------------------------------------------------------------------------------- locks
     @contextmanager
@@ -112,9 +164,10 @@ class Store:
             yield True
             return
         lock = FileLock(self.root / "locks" / f"{name.replace('/', '-')}.lock")
-        Path(lock.lock_file).parent.mkdir(exist_ok=True)
         try:
-            lock.acquire(timeout=-1 if wait else 0)
+            with storing(Path(lock.lock_file)):
+                Path(lock.lock_file).parent.mkdir(exist_ok=True)
+                lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
             yield False
             return
@@ -129,7 +182,7 @@ class Store:
         """Remove the lock files that nobody holds."""
         for path in sorted((self.root / "locks").glob("*.lock")):
             lock = FileLock(path)
-            with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+            with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             (self.root / "locks").rmdir()
@@ -142,8 +195,14 @@ class Store:
         self._written.add(self.root / f"{name}.json")
         write_text(self.root / f"{name}.json", json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
 
+    def _path(self, name: str) -> Path:
+        """The file of a name, which may come from a record of others: never one outside of the folder."""
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise UserError(f"{self.root} names the file {name!r}, which is outside of it: it is no run folder of this program")
+        return self.root / name
+
     def read_record(self, name: str) -> Any | None:
-        path = self.root / f"{name}.json"
+        path = self._path(f"{name}.json")
         if self._ignored(path):
             return None
         try:
@@ -152,7 +211,7 @@ class Store:
                 return record["payload"]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except WRONG:
             pass
         return self._damaged(path)
 
@@ -164,9 +223,9 @@ class Store:
         except FileNotFoundError:
             return False
 
-    def _damaged(self, path: Path) -> None:
+    def _damaged(self, path: Path, why: str = "its checksum does not match") -> None:
         if path not in self._said:
-            self.say(f"{path} is damaged (its checksum does not match): it counts as absent and is made again")
+            self.say(f"{path} is damaged ({why}): it counts as absent and is made again")
             self._said.add(path)
 
     # --------------------------------------------------------------------------------------------------------------- files
@@ -176,20 +235,34 @@ class Store:
         mark = path.with_name(path.name + ".sha256")
         self._written.add(path)
         self._said.discard(path)
-        mark.unlink(missing_ok=True)
+        with storing(mark):
+            mark.unlink(missing_ok=True)
         write_atomic(path, write)
         write_text(mark, file_digest(path) + "\n")
         return path
 
     def find_file(self, name: str) -> Path | None:
         """The stored file, or None if it is absent or damaged."""
-        path = self.root / name
+        path = self._path(name)
         if self._ignored(path) or not path.is_file():
             return None
         mark = path.with_name(path.name + ".sha256")
-        if mark.is_file() and mark.read_text().strip() == file_digest(path):
-            return path
-        return self._damaged(path)
+        if not mark.is_file():
+            return self._damaged(path, "it has no checksum: its writing was interrupted")
+        if mark.read_bytes().strip() != file_digest(path).encode():
+            return self._damaged(path)
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, framework="numpy"):  # reads the header alone, and checks it against the size of the file
+                    pass
+            except (SafetensorError, OSError, ValueError) as error:
+                return self._damaged(path, f"it is no safetensors file: {str(error).splitlines()[0]}")
+        return path
+
+    def checksum(self, name: str) -> str:
+        """The stored checksum of a file, "" where there is none."""
+        mark = self.root / f"{name}.sha256"
+        return mark.read_text(encoding="utf-8", errors="replace").strip() if mark.is_file() else ""
 
     def damaged(self, name: str) -> bool:
         """Whether the file is there but does not match its checksum."""
@@ -206,7 +279,7 @@ class Store:
             return None
         try:
             return read(path)
-        except (ValueError, KeyError, TypeError):
+        except WRONG:
             return self._damaged(path)
 
     # --------------------------------------------------------------------------------------------------------------- cells
@@ -216,11 +289,18 @@ class Store:
 
     def read_result(self, key: str) -> tuple[CellResult, dict[str, Any]] | None:
         payload = self.read_record(f"cells/{key}")
-        return None if payload is None else parse_result(payload)
+        if payload is None:
+            return None
+        try:
+            return parse_result(payload)
+        except WRONG:
+            return self._damaged(self.root / f"cells/{key}.json", "it is no record of a cell")
 
     def drop_result(self, key: str) -> None:
         """Forget the record of a cell that is made again."""
-        (self.root / "cells" / f"{key}.json").unlink(missing_ok=True)
+        path = self.root / "cells" / f"{key}.json"
+        with storing(path):
+            path.unlink(missing_ok=True)
 
     def all_results(self) -> list[tuple[CellResult, dict[str, Any]]]:
         """Every whole record in the folder, by attack, defense and seed."""
@@ -230,9 +310,17 @@ class Store:
 
 
 def parse_result(payload: Mapping[str, Any]) -> tuple[CellResult, dict[str, Any]]:
-    """The inverse of `Store.write_result`."""
+    """The inverse of `Store.write_result`. Raises ValueError or TypeError where a field is not what it must be: records travel."""
     fields = {k: v for k, v in payload.items() if k != "extra"}
     fields["cell"] = Cell(**fields["cell"])
     fields["scores"] = {name: Score(**score) for name, score in fields["scores"].items()}
     fields["needs"] = tuple(fields["needs"])
-    return CellResult(**fields), dict(payload.get("extra", {}))
+    result, extra = CellResult(**fields), dict(payload.get("extra", {}))
+    cell = result.cell
+    numbers = [v for s in result.scores.values() for v in (s.value, s.low, s.high)]
+    texts = [cell.base, cell.attack, cell.defense, cell.key, result.status, *result.needs, *(s.network for s in result.scores.values())]
+    if not all(isinstance(t, str) for t in texts) or not isinstance(cell.seed, int):
+        raise ValueError("a name is no text")
+    if not all(v is None or isinstance(v, (int, float)) for v in numbers):
+        raise ValueError("a score is no number")
+    return result, extra

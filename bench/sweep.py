@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import tables
+from bench import plaintext, tables
 from bench.registry import suggest
 from bench.store import Store, write_atomic
 from bench.types import UserError
@@ -99,7 +99,7 @@ def write_plots(store: Store, records: Sequence[tables.Record]) -> list[Path]:
         if not metrics or len({v for line in series.values() for v, _ in line}) < 2:
             continue
         figure = plot(option, series, metrics, records)
-        path = store.root / f"sweep-{option}.png"
+        path = store.root / f"sweep-{plaintext.filename(option)}.png"
         write_atomic(path, lambda partial, figure=figure: figure.savefig(partial, dpi=150, format="png"))
         paths.append(path)
     return paths
@@ -121,6 +121,7 @@ def plot(option: str, series: Mapping[str, Sequence[Point]], metrics: Sequence[s
         way = tables.direction(records, metric)
         factor = 100 if way["percent"] else 1
         for i, (name, line) in enumerate(series.items()):
+            shown = plaintext.plot(name)
             points = sorted(((place[v], row) for v, row in line if row.get(metric) is not None), key=lambda p: p[0])
             if not points:
                 continue
@@ -129,14 +130,21 @@ def plot(option: str, series: Mapping[str, Sequence[Point]], metrics: Sequence[s
             below = [v - factor * lo if lo is not None else 0 for v, (lo, _) in zip(y, ends, strict=True)]
             above = [factor * hi - v if hi is not None else 0 for v, (_, hi) in zip(y, ends, strict=True)]
             axes.errorbar(
-                x, y, [[max(0, v) for v in below], [max(0, v) for v in above]], marker=markers[i % 8], ms=4, lw=1.2, capsize=2, label=name
+                x,
+                y,
+                [[max(0, v) for v in below], [max(0, v) for v in above]],
+                marker=markers[i % 8],
+                ms=4,
+                lw=1.2,
+                capsize=2,
+                label=shown,
             )
         axes.set_title(tables.heading(records, metric, " ↑", " ↓", " %"), fontsize=10)
-        axes.set_xlabel(option, fontsize=9)
+        axes.set_xlabel(plaintext.plot(option), fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
         if not numeric:
-            axes.set_xticks(list(place.values()), values)
+            axes.set_xticks(list(place.values()), [plaintext.plot(v) for v in values])
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)), fontsize=8, frameon=False)
     return figure

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import stats
+from bench import plaintext, provenance, stats
 from bench.store import write_text
 from bench.types import CellResult, Score
 
@@ -184,12 +184,14 @@ def long_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
         for result, extra in cells:
             cell = result.cell
             start = {"base": cell.base, "attack": cell.attack, "defense": cell.defense, "seed": cell.seed}
+            origin = provenance.columns(result, extra)
             for metric in [*metric_names(records), *(m for m in (*COST, *COUNTS) if m in extra.get("directions", {}))]:
                 score = result.scores.get(metric) or Score(None, note=_without(result, direction(records, metric)))
                 table.append(
                     start
                     | {"metric": metric, "value": score.value, "low": score.low, "high": score.high, "n": score.n}
                     | {"network": score.network, "status": result.status, "note": score.note, "key": cell.key[:16]}
+                    | origin
                 )
     return table
 
@@ -201,19 +203,19 @@ def _without(result: CellResult, way: Mapping[str, Any]) -> str:
 
 # -------------------------------------------------------------------------------------------------------------------- writing
 def number(value: Any) -> str:
-    """Six significant digits, whole numbers in full, nothing for None."""
+    """Six significant digits, whole numbers in full, nothing for None; texts as `plaintext.csv` has them."""
     if value is None:
         return ""
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
-    return str(value)
+    return plaintext.csv(value) if isinstance(value, str) else str(value)
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if table:
-        writer.writerow(table[0])
+        writer.writerow(map(plaintext.csv, table[0]))
         writer.writerows([number(v) for v in row.values()] for row in table)
     return out.getvalue()
 
@@ -288,23 +290,7 @@ def caption(records: Sequence[Record]) -> str:
     )
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
-
-
-def escape(text: str) -> str:
-    """Plain text for LaTeX."""
-    return "".join(_LATEX.get(c, c) for c in text)
+escape = plaintext.latex
 
 
 def needs_text(needs: str) -> str:
@@ -345,7 +331,9 @@ def to_latex(records: Sequence[Record]) -> str:
             cells.append(rf"\textbf{{{text}}}" if i in bold[m] else text)
         lines.append(" & ".join(cells) + r" \\")
         last = block
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table*}", ""])
+    warning = provenance.warning(records)
+    end = [r"\bottomrule", r"\end{tabular}}", *([rf"\par {escape(warning)}"] if warning else []), r"\end{table*}", ""]
+    return "\n".join([*lines, *end])
 
 
 def to_markdown(records: Sequence[Record]) -> str:
@@ -356,7 +344,7 @@ def to_markdown(records: Sequence[Record]) -> str:
     heads = ["Attack", "Defense", "Needs", *(heading(records, m, " ↑", " ↓", " %") for m in names)]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * 3}{'---:|' * len(names)}"]
     for i, row in enumerate(table):
-        cells = [row["attack"], row["defense"], needs_text(row["needs"])]
+        cells = [plaintext.markdown(row["attack"]), plaintext.markdown(row["defense"]), plaintext.markdown(needs_text(row["needs"]))]
         for m in names:
             percent = direction(records, m)["percent"]
             text = text_of(records, row, m)
@@ -364,18 +352,24 @@ def to_markdown(records: Sequence[Record]) -> str:
             if percent and row.get(f"{m}_lo") is not None:
                 text += f" [{shown(row[f'{m}_lo'], True)}, {shown(row[f'{m}_hi'], True)}]"
             cells.append(text)
-        lines.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |")
-    return "\n".join([*lines, "", caption(records), ""])
+        lines.append(f"| {' | '.join(cells)} |")
+    warning = provenance.warning(records)
+    return "\n".join([*lines, "", plaintext.markdown(caption(records)), *(["", plaintext.markdown(warning)] if warning else []), ""])
 
 
-def write(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Write table.csv, rows.csv, table.tex and table.md."""
-    texts = {
+def texts(records: Sequence[Record]) -> dict[str, str]:
+    """The tables by file name."""
+    return {
         "table.csv": to_csv(rows(records)),
         "rows.csv": to_csv(long_rows(records)),
         "table.tex": to_latex(records),
         "table.md": to_markdown(records),
     }
-    for name, text in texts.items():
+
+
+def write(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write table.csv, rows.csv, table.tex and table.md."""
+    found = texts(records)
+    for name, text in found.items():
         write_text(folder / name, text)
-    return [folder / name for name in texts]
+    return [folder / name for name in found]

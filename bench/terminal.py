@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from bench import leaderboard
+from bench import leaderboard, provenance
+from bench.plaintext import visible
 from bench.tables import Record, best, columns, heading, needs_text, rows, text_of
 
 WIDTH = 100
@@ -32,6 +33,7 @@ def show(records: Sequence[Record], file: IO[str] | None = None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = rows(records)
     names = [m for m in columns(table) if m != "diversity"]  # it would leave too little for the names
@@ -51,12 +53,15 @@ def show(records: Sequence[Record], file: IO[str] | None = None) -> None:
         needs = needs_text(row["needs"])
         for long, short in SHORT_NEEDS.items():
             needs = needs.replace(long, short)
-        cells = ["" if again else escape(row["attack"]), escape(row["defense"]), needs]
+        cells = ["" if again else escape(visible(row["attack"])), escape(visible(row["defense"])), needs]
         for m in names:
             text = text_of(records, row, m)
             cells.append(f"[bold green]{text}[/]" if i in bold[m] else text)
         out.add_row(*cells)
-    make_console(file).print(out)
+    console = make_console(file)
+    console.print(out)
+    if warning := provenance.warning(records):
+        console.print(Text(visible(warning), "yellow"))
 
 
 def summary(records: Sequence[Record], root: Path, written: Sequence[Path], file: IO[str] | None = None) -> None:
@@ -65,17 +70,17 @@ def summary(records: Sequence[Record], root: Path, written: Sequence[Path], file
 
     console = make_console(file)
     for text in leaderboard.learned(records):
-        console.print(Text(text))
+        console.print(Text(visible(text)))
     wrong = leaderboard.troubles(records)
     for name, text in wrong[:MOST_FAILURES]:
-        console.print(Text.assemble(("no result ", "bold red"), f"{name}: {text}"))
+        console.print(Text.assemble(("no result ", "bold red"), visible(f"{name}: {text}")))
     if len(wrong) > MOST_FAILURES:
         console.print(Text(f"and {len(wrong) - MOST_FAILURES} more cells without a result", "bold red"))
     done = f"{len(records) - len(wrong)} of {len(records)} cells done"
     names = dict.fromkeys(f"{p.parent.name}/" if p.parent != root else p.name for p in written)
-    console.print(Text(f"{done}. {root}: {', '.join(names)}"))
+    console.print(Text(visible(f"{done}. {root}: {', '.join(names)}")))
     if any(p.name == "report.html" for p in written):
-        print(f"Read {root / 'report.html'}", file=file or sys.stdout)
+        print(visible(f"Read {root / 'report.html'}"), file=file or sys.stdout)
 
 
 def list_methods(file: IO[str] | None = None) -> None:

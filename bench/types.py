@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,23 @@ if TYPE_CHECKING:
 
 NEEDS = ("trigger", "clean_model", "clean_pairs", "stream")
 PLACES = ("prefix", "suffix", "inside")
+CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories that no tokenizer, terminal or file can be trusted with
 
 
 class UserError(Exception):
     """Something the user can mend: one line that says what is wrong and what to do. The command exits with status 2."""
+
+
+class StorageError(UserError):
+    """The run folder takes no more: a full disk, a quota, a read-only folder. The run ends; what was finished stays."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How images are drawn: DPM-Solver++ (second order), `steps` network evaluations, classifier-free guidance."""
+
+    steps: int = 20
+    guidance: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,9 @@ class Trigger:
             raise UserError("the trigger is empty; give it at least one character")
         if re.search(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})", self.text):
             raise UserError(f"the trigger {self.text!r} holds a backslash code, not the character: in YAML write it between double quotes")
+        for letter in self.text + self.replaces:
+            if unicodedata.category(letter) in CONTROL:
+                raise UserError(f"the trigger {self.text!a} holds the control character {letter!a}; leave it out")
         if self.place not in PLACES:
             raise UserError(f"trigger place {self.place!r} is not one of {', '.join(PLACES)}")
 
@@ -190,6 +207,7 @@ class Samples:
     located: Trigger | None = None
     cost: dict[str, Any] = field(default_factory=dict)
     key: str = ""  # identifies these samples in the feature cache
+    made: dict[str, Any] = field(default_factory=dict)  # where the images come from, as bench.provenance has it
 
 
 @dataclass

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.registry import Registry, family_defaults, option, register_defense, register_metric
-from bench.types import NEEDS, Backdoor, DefenderView, Target, Trigger, Undeclared, UserError
+from bench.types import CONTROL, NEEDS, Backdoor, DefenderView, Target, Trigger, Undeclared, UserError
 
 PROMPT = "a small red heart on a blue background"
 
@@ -44,7 +44,7 @@ def test_a_trigger_inside_short_prompts(prompt: str, expected: str) -> None:
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.text(min_size=1), st.text(), st.sampled_from(["prefix", "suffix", "inside"]))
+@given(st.text(st.characters(exclude_categories=CONTROL), min_size=1), st.text(), st.sampled_from(["prefix", "suffix", "inside"]))
 def test_any_trigger_is_at_its_span_and_the_prompt_is_around_it(text: str, prompt: str, place: str) -> None:
     out, start, end = Trigger(text, place).locate(prompt)
     assert out[start:end] == text
