@@ -201,14 +201,17 @@ def cite(records: Sequence[Record], manifest: Mapping[str, Any]) -> str:
 
 
 def registered(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The papers of the methods that are named in records and known here."""
+    """The papers of the methods that are named in records and known here; none where torch, which methods import, is not installed."""
     entries = []
     for kind, names in (
         (registry.attacks, names_of(records, "attack")),
         (registry.defenses, names_of(records, "defense")),
         (registry.metrics, tables.metric_names(records)),
     ):
-        kind.load()
+        try:
+            kind.load()
+        except ImportError:
+            return []
         parts = dict.fromkeys(p.split("[")[0] for name in names for p in parts_of(name))
         entries += [kind.entries[p] for p in parts if p in kind.entries]
     return [{"short": p.short, "methods": names, "bibtex": p.bibtex} for p, names in citations.of_run(entries)]
