@@ -50,7 +50,7 @@ def show(records: Sequence[Record], file: IO[str] | None = None) -> None:
         again = i > 0 and table[i - 1]["attack"] == row["attack"]
         if not again and i > 0:
             out.add_section()
-        needs = needs_text(row["needs"])
+        needs = escape(visible(needs_text(row["needs"])))
         for long, short in SHORT_NEEDS.items():
             needs = needs.replace(long, short)
         cells = ["" if again else escape(visible(row["attack"])), escape(visible(row["defense"])), needs]
