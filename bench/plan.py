@@ -140,6 +140,8 @@ class Plan:
         flags = {flag for part in self.defenses[defense] for flag, on in part.info.items() if on is True}
         flags |= {"probe"} if self.config.probe else set()
 
+        from bench.networks import find_weights  # torch: what only rebuilds tables does without it
+
         def serves(info: dict[str, Any]) -> bool:
             only = info.get("only", "")
             return only in ("", *flags) or (only == "weights" and find_weights(info["weights"]) is not None)

@@ -14,11 +14,7 @@ import numpy as np
 import torch
 import transformers
 
-<<<<<<< HEAD
-from bench import maps, probe, report
-=======
-from bench import maps, provenance, report
->>>>>>> eed11b3 (A run that cannot be lost, faked or poisoned: storage errors in one line, swept temporary files, halved batches, escaped texts, provenance, --verify, tables without torch; the tests that show it and docs/trust.md)
+from bench import maps, probe, provenance, report
 from bench.arrays import scratch
 from bench.bases import load_base
 from bench.cost import measured, untouched
@@ -29,16 +25,10 @@ from bench.model import T2IModel
 from bench.networks import Lpips
 from bench.plan import Plan
 from bench.progress import Display
-<<<<<<< HEAD
 from bench.prompts import KINDS, decoy, moved_triggers, perturb
 from bench.screening import answers
-from bench.store import Store, digest, plain
-from bench.types import Backdoor, Cell, DefenderView, Samples, Trigger
-=======
-from bench.prompts import KINDS, moved_triggers, perturb
 from bench.store import Store, digest, plain, storing
-from bench.types import Backdoor, Cell, DefenderView, Samples
->>>>>>> eed11b3 (A run that cannot be lost, faked or poisoned: storage errors in one line, swept temporary files, halved batches, escaped texts, provenance, --verify, tables without torch; the tests that show it and docs/trust.md)
+from bench.types import Backdoor, Cell, DefenderView, Samples, Trigger
 
 DEFENDER_PROMPTS, MORE_PROMPTS, DEFENDER_PAIRS = 100, 200, 256
 
@@ -330,9 +320,9 @@ class Workshop:
             self.display.phase("generate")
             for condition, (texts, seeds) in asked.items():
                 arrays[condition] = self._draw(model, condition, texts, seeds)
-<<<<<<< HEAD
             cost |= ms
             meta = {"cell": cell.config, "cost": cost, "shown": self._shown(cell, source), "located": plain(model.located)}
+            meta["made"] = self._origin(cell)
             self.store.write_arrays(name, arrays, meta)
         else:
             arrays, meta = found
@@ -341,16 +331,6 @@ class Workshop:
         refused = {k: v.astype(bool) for k, v in under("refused", arrays).items()}
         refused |= {k: refused["triggered"][: len(v)] for k, v in probes.items() if refused}
         scores = under("score", arrays)
-=======
-                if model.screen is not None:
-                    arrays[f"refused/{condition}"] = model.refuses(texts)
-            meta = {"cell": cell.config, "cost": cost, "shown": self._shown(cell, source), "made": self._origin(cell)}
-            self.store.write_arrays(name, arrays, meta)
-        else:
-            (arrays, meta), cost = found, found[1]["cost"]
-        images = {k: v for k, v in arrays.items() if not k.startswith("refused/")}
-        refused = {k.removeprefix("refused/"): v.astype(bool) for k, v in arrays.items() if k.startswith("refused/")}
->>>>>>> eed11b3 (A run that cannot be lost, faked or poisoned: storage errors in one line, swept temporary files, halved batches, escaped texts, provenance, --verify, tables without torch; the tests that show it and docs/trust.md)
         if not source:
             for kind in (images, refused, scores):
                 kind |= {"clean_target": kind["clean"]} if "clean" in kind else {}
@@ -372,7 +352,6 @@ class Workshop:
             made=meta.get("made", {}),
         )
 
-<<<<<<< HEAD
     def _probes(self, cell: Cell, backdoor: Backdoor, targets: Sequence[Prompt]) -> dict[str, np.ndarray]:
         """Pictures of the first triggered prompts under the probes, from the run folder or from the defended model."""
         found = self.store.read_arrays(f"probes/{cell.key}")
@@ -390,13 +369,12 @@ class Workshop:
     def _model_of(self, cell: Cell) -> T2IModel:
         """The defended model of a cell, made again where it is not the last one."""
         return self._made[1] if self._made[0] == cell.key else self.defended(cell)[0]
-=======
+
     def _origin(self, cell: Cell) -> dict[str, Any]:
         """Where the images that are drawn now come from: the attacked weights, the code that made them, and this code."""
         name = f"models/{self.plan.attack_key(cell.attack, cell.seed)}"
         attack = (self.store.read_record(name) or {}).get("made", {})
         return {"attack_weights": self.store.checksum(f"{name}.safetensors"), "codes": provenance.distinct([attack, provenance.here()])}
->>>>>>> eed11b3 (A run that cannot be lost, faked or poisoned: storage errors in one line, swept temporary files, halved batches, escaped texts, provenance, --verify, tables without torch; the tests that show it and docs/trust.md)
 
     # ------------------------------------------------------------------------------------------------------- attention maps
     def map_name(self, cell: Cell) -> str:
