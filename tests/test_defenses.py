@@ -154,7 +154,7 @@ def test_finetune_reversal_distils_the_clean_model(attacked, tiny_model, monkeyp
 
     got = {}
 
-    def train_terms(student, teacher, terms, optim, seed, label):
+    def train_terms(student, teacher, terms, optim, seed, label, train):
         got.update(student=student, teacher=teacher, terms=terms)
         raise Stop
 

@@ -67,7 +67,7 @@ def test_esd_x_and_esd_u_train_complementary_parts(tiny_model, view) -> None:
 def test_parts_of_the_network_are_disjoint_or_nested(tiny_model) -> None:
     unet = tiny_model.unet
     named = {id(p): n for n, p in unet.named_parameters()}
-    found = {part: {named[id(p)] for p in choose_parameters(unet, part)} for part in TRAIN}
+    found = {part: {named[id(p)] for p in choose_parameters(unet, part)} for part in TRAIN if part != "lora"}
     assert found["kv"] < found["cross"] < found["full"]
     assert found["cross"] | found["noncross"] == found["full"]
     assert not found["cross"] & found["noncross"]
