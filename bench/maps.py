@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import plaintext
-from bench.report import first_seed
+from bench.report import first_seed, stored_maps
 from bench.store import Store, write_atomic
 from bench.tables import Record
 from bench.types import Trigger
@@ -52,15 +52,7 @@ def write_pictures(store: Store, records: Sequence[Record]) -> list[Path]:
     """attention-ATTACK.png for each attack whose first seed has stored maps: one row a model, one column a token."""
     paths = []
     for (_, attack), by_defense in first_seed(records).items():
-        rows: dict[str, tuple[dict[str, np.ndarray], Any]] = {}
-        for defense, (result, _) in by_defense.items():
-            found = store.read_arrays(f"maps/{result.cell.key}")
-            if found is None:
-                continue
-            before = store.read_arrays(f"maps/{found[1]['before']}")
-            if before is not None:
-                rows.setdefault("clean model", before)
-            rows["attacked" if defense == "none" else defense] = found
+        rows = stored_maps(store, by_defense)
         if rows:
             path, figure = store.root / f"attention-{plaintext.filename(attack)}.png", draw(rows)
             write_atomic(path, lambda partial, figure=figure: figure.savefig(partial, dpi=110, format="png"))

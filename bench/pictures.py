@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bench.markup import breakable, scroll
-from bench.report import MOST, block, first_seed
+from bench.report import MOST, block, first_seed, stored_maps
 from bench.store import Store
 from bench.tables import Record
 
@@ -80,15 +80,7 @@ def attention(store: Store, records: Sequence[Record]) -> list[str]:
     """For each attack whose maps are stored, a table: one row a model, one column a token, one colour scale a column."""
     out = []
     for (_, attack), by_defense in first_seed(records).items():
-        rows: dict[str, tuple[Mapping[str, np.ndarray], Any]] = {}
-        for defense, (result, _) in by_defense.items():
-            found = store.read_arrays(f"maps/{result.cell.key}")
-            if found is None:
-                continue
-            before = store.read_arrays(f"maps/{found[1]['before']}")
-            if before is not None:
-                rows.setdefault("clean model", before)
-            rows["attacked" if defense == "none" else defense] = found
+        rows = stored_maps(store, by_defense)
         if rows:
             opened = " open" if not out else ""
             out.append(f"<details{opened}><summary>{escape(attack)}</summary>{_maps(attack, rows)}</details>")

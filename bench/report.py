@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -42,6 +43,21 @@ def first_seed(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Rec
     for (base, attack, defense), rows in groups(records).items():
         found.setdefault((base, attack), {})[defense] = rows[0]
     return found
+
+
+def stored_maps(store: Store, by_defense: Mapping[str, Record]) -> dict[str, tuple[dict[str, np.ndarray], Any]]:
+    """The stored attention maps of one attack (`bench.maps.record`) by model: "clean model", "attacked", then the defenses. Empty where
+    none are stored."""
+    rows: dict[str, tuple[dict[str, np.ndarray], Any]] = {}
+    for defense, (result, _) in by_defense.items():
+        found = store.read_arrays(f"maps/{result.cell.key}")
+        if found is None:
+            continue
+        before = store.read_arrays(f"maps/{found[1]['before']}")
+        if before is not None:
+            rows.setdefault("clean model", before)
+        rows["attacked" if defense == "none" else defense] = found
+    return rows
 
 
 def block(store: Store, by_defense: Mapping[str, Record], columns: Sequence[str], many: int) -> tuple[dict[str, np.ndarray], list[str]]:
