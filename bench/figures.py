@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,14 @@ import numpy as np
 
 from bench import leaderboard, tables
 from bench.leaderboard import LEAD
-from bench.store import Store, write_atomic
+from bench.provenance import source_digest
+from bench.store import Store, digest, write_atomic
 from bench.tables import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MADE = "plots/made"  # of what, and which files
 COLUMN, TEXT = 3.3, 6.9  # inches: one column and the whole width of a two-column page
 COLORS = ("#2b5fab", "#b4511b", "#0f7a70", "#8a3d8f", "#6b6b00", "#a3264f")  # by needs; apart in gray and for colour-blind readers
 BAD_TO_GOOD = ("#c96826", "#f6efe2", "#167a74")
@@ -34,8 +37,14 @@ STYLE = {
 
 
 def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
-    """Write every figure that the records have something for."""
-    import matplotlib
+    """Write every figure that the records have something for; those that the same code drew of the same records are kept."""
+    of = {"records": digest(records), "code": source_digest(), "matplotlib": version("matplotlib")}
+    made = store.read_record(MADE)
+    if isinstance(made, dict) and made.get("of") == of:
+        paths = [store.root / "plots" / Path(str(name)).name for name in made.get("files", [])]
+        if all(path.is_file() for path in paths):
+            return paths
+    import matplotlib  # drawing takes seconds
 
     makers = {"tradeoff": tradeoff, "matrix": matrix, "rates": rates, "losses": losses}
     paths = []
@@ -44,6 +53,7 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
             figure = make(records)
             if figure is not None:
                 paths += save(figure, store.root / "plots" / name)
+    store.write_record(MADE, {"of": of, "files": [path.name for path in paths]})
     return paths
 
 

@@ -262,6 +262,19 @@ def test_figures_are_written_twice_and_the_same_each_time(records, tmp_path):
     assert b"/Type /Font" in first[next(p for p in first if p.name == "rates.pdf")]
 
 
+def test_figures_are_drawn_again_only_of_other_records_or_where_one_is_gone(records, tmp_path):
+    paths, store = figures.write_figures(Store(tmp_path), records), Store(tmp_path)
+    for path in paths:
+        path.write_bytes(b"kept")
+    assert figures.write_figures(store, records) == paths
+    assert {path.read_bytes() for path in paths} == {b"kept"}
+    figures.write_figures(store, records[:-1])
+    assert all(path.read_bytes() != b"kept" for path in paths)
+    paths[0].unlink()
+    assert figures.write_figures(store, records[:-1]) == paths
+    assert paths[0].is_file()
+
+
 def test_no_figure_of_nothing(records, tmp_path):
     failed = [(dataclasses.replace(r, status="failed", scores={}, cost={}), e) for r, e in records]
     assert figures.write_figures(Store(tmp_path), failed) == []
