@@ -5,6 +5,7 @@ python run_bench.py                                       all attacks x (skdcag 
 python run_bench.py --scale smoke                         does it work here?
 python run_bench.py --attacks badt2i_pixel --defenses none,skdcag --set skdcag.steps=200
 python run_bench.py --defenses none,skdcag --sweep skdcag.alpha=0,0.3,0.5,0.7,1
+python run_bench.py --defenses "none,skdcag[alpha=0.3],skdcag[alpha=0.7,steps=50]"
 python run_bench.py --list                                what there is
 python run_bench.py --config run.yaml                     the flags of a file; every run writes the one that repeats it
 python run_bench.py --base FOLDER --suspect               defenses on a checkpoint that may hold a backdoor
@@ -39,7 +40,7 @@ def make_parser() -> Parser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # what is not given is left to the file, or to the defaults of bench.plan.Config
     )
-    names = "names, groups or all, separated by commas"
+    names = "names, groups or all, separated by commas; name[option=value,...] is a variant"
     parser.add_argument("--attacks", metavar="NAMES", help=f"{names} (default: all)")
     parser.add_argument("--defenses", metavar="NAMES", help=f"{names}; a+b applies a, then b (default: skdcag,baseline)")
     parser.add_argument("--metrics", metavar="NAMES", help=f"{names} (default: all)")

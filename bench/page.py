@@ -10,8 +10,8 @@ from typing import Any
 from bench import charts, leaderboard, page_cells, pictures, tables
 from bench.leaderboard import LEAD, Standing
 from bench.markup import NAMES, breakable, ends_of, heading, names_of, plural, scroll, to_script
+from bench.naming import parts_of
 from bench.store import Store, write_text
-from bench.sweep import parts_of
 from bench.tables import DASH, Record
 from bench.types import CellResult
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench import citations, registry, tables
 from bench.markup import breakable, ends_of, flat, heading, listed, names_of, scroll
+from bench.naming import parts_of
 from bench.store import Store, digest
-from bench.sweep import parts_of
 from bench.tables import Record
 from bench.types import CellResult
 

@@ -13,6 +13,7 @@ from bench import registry, sweep
 from bench.bases import MEMORY, Base, find_base, picture_side, reads
 from bench.captioned import open_data
 from bench.data import Data, WorldData
+from bench.naming import parts_of, read
 from bench.registry import Registry, suggest
 from bench.shapes import world
 from bench.store import digest, file_digest, plain
@@ -214,13 +215,13 @@ def plan(config: Config, data: Data | None = None) -> Plan:
         raise UserError(f"--n {size.n} is too few prompts; give at least 2")
     defenses = registry.defenses.select(config.defenses)
     metrics = registry.metrics.select(config.metrics or config.scale.metrics)
-    methods = {*attacks, *(p for d in defenses for p in d.split("+"))}
+    methods = {read(part)[0] for name in (*attacks, *defenses) for part in parts_of(name)}
     options = parse_overrides(config.overrides, {*methods, *metrics})
     sweeps = sweep.parse(config.sweeps, methods, options)
 
-    def method(kind: Registry, name: str, swept: dict[str, str] | None = None) -> Method:
+    def method(kind: Registry, name: str, own: dict[str, str] | None = None) -> Method:
         training = 1.0 if kind is registry.metrics else size.training
-        return build(kind, name, base.family, options.get(name, {}) | (swept or {}), training)
+        return build(kind, name, base.family, options.get(name, {}) | (own or {}), training)
 
     def variants(kind: Registry, names: list[str]) -> dict[str, tuple[Method, ...]]:
         return {v: tuple(method(kind, *part) for part in parts) for n in names for v, parts in sweep.expand(n, sweeps).items()}

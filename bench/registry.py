@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
+from bench.naming import label, names_of, parts_of, read
 from bench.types import NEEDS, UserError
 
 FAMILIES = ("shapes", "sd")
@@ -115,19 +116,18 @@ class Registry:
         return self.entries[name]
 
     def select(self, text: str) -> list[str]:
-        """Expand "a,group,b+c" to names in the order given, without repeats, and named compositions to their parts. Every part of a
-        composition must be known."""
+        """Expand "a,group,b[x=1]+c" to names in the order given, without repeats, and named compositions to their parts. Every part of
+        a composition must be known."""
         names: list[str] = []
-        for part in (p.strip() for p in text.split(",")):
-            if not part:
-                continue
+        for part in names_of(text):
             if part in self.groups:
                 names += self.groups[part]
             else:
-                pieces = "+".join(self.compositions.get(piece, (piece,))[0] for piece in part.split("+"))
-                for piece in pieces.split("+"):
-                    self.get(piece)
-                names.append(pieces)
+                pieces = "+".join(self.compositions.get(piece, (piece,))[0] for piece in parts_of(part))
+                variants = [read(piece) for piece in parts_of(pieces)]
+                for name, _ in variants:
+                    self.get(name)
+                names.append("+".join(label(*variant) for variant in variants))
         if not names:
             raise UserError(f"no {self.kind} named; known: {', '.join(self.groups['all'])}")
         return list(dict.fromkeys(names))

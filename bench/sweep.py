@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import plaintext, tables
+from bench.naming import label, parts_of, read
 from bench.registry import suggest
 from bench.store import Store, write_atomic
 from bench.types import UserError
@@ -39,30 +39,31 @@ def parse(texts: Sequence[str], used: Collection[str], fixed: Mapping[str, Optio
 
 
 def expand(name: str, sweeps: Mapping[str, Sequence[Options]]) -> dict[str, list[tuple[str, Options]]]:
-    """A method or a composition "a+b" to its variants: {"a[alpha=0.5]+b": [("a", {"alpha": "0.5"}), ("b", {})]}."""
-    choices = [[(part, options) for options in sweeps.get(part, [{}])] for part in name.split("+")]
+    """A method, a variant or a composition to its variants: {"a[alpha=0.5]+b": [("a", {"alpha": "0.5"}), ("b", {})]}. Raises UserError
+    where the name gives an option that is swept."""
+    choices = []
+    for method, own in map(read, parts_of(name)):
+        options = sweeps.get(method, [{}])
+        if twice := set(own) & set(options[0]):
+            raise UserError(f"{name}: {method}.{min(twice)} is set in the name and by --sweep; set it once")
+        choices.append([(method, own | more) for more in options])
     return {"+".join(label(*part) for part in parts): list(parts) for parts in itertools.product(*choices)}
-
-
-def label(name: str, options: Options) -> str:
-    """The name of a variant: "skdcag[alpha=0.5]"."""
-    return f"{name}[{','.join(f'{k}={v}' for k, v in options.items())}]" if options else name
-
-
-def parts_of(name: str) -> list[str]:
-    """The parts of a composition of variants; a value may hold a plus sign ("1e+3")."""
-    return re.split(r"\+(?![^\[]*\])", name)
 
 
 def swept(name: str) -> dict[str, str]:
     """The options that a variant's name holds, {"skdcag.alpha": "0.5"}."""
     found = {}
-    for part in parts_of(name):
-        match = re.fullmatch(r"(.+?)\[(.+)\]", part)
-        for pair in match[2].split(",") if match else ():
-            key, _, value = pair.partition("=")
-            found[f"{match[1]}.{key}"] = value
+    for method, options in map(_read_stored, parts_of(name)):
+        found |= {f"{method}.{key}": value for key, value in options.items()}
     return found
+
+
+def _read_stored(part: str) -> tuple[str, Options]:
+    """The method and options of a name that a record holds, which may be none that this program wrote."""
+    try:
+        return read(part)
+    except UserError:
+        return part, {}
 
 
 def lines(table: Sequence[Mapping[str, Any]], option: str) -> dict[str, list[Point]]:
@@ -82,8 +83,7 @@ def strip(name: str, method: str, key: str) -> str:
     """The name of a variant without one option: "skdcag[alpha=0.5]" without alpha is "skdcag"."""
     parts = []
     for part in parts_of(name):
-        own = {k.rsplit(".", 1)[1]: v for k, v in swept(part).items()}
-        bare = part.split("[")[0]
+        bare, own = _read_stored(part)
         parts.append(label(bare, {k: v for k, v in own.items() if (bare, k) != (method, key)}))
     return "+".join(parts)
 

@@ -44,6 +44,27 @@ def test_names_read_back() -> None:
     assert sweep.strip(name, "a", "lr") == "a[x=2]+b+c[y=z]"
     assert sweep.strip("a[lr=1]", "a", "lr") == "a"
     assert sweep.swept("a+b") == {}
+    for odd in ("a[", "a[]", "[x=1]", "a[x]", "a[x=1", "a[x=1]b"):
+        assert sweep.swept(odd) == {}, "a record of others may hold any name"
+        assert sweep.strip(odd, "a", "x") == odd
+
+
+@pytest.mark.parametrize(
+    "name", ["fake_defense[", "fake_defense[]", "fake_defense[shift]", "fake_defense[shift=1,shift=2]", "fake_defense[shift=1"]
+)
+def test_a_variant_that_is_none_is_one_line(name: str, config) -> None:  # noqa: F811
+    with pytest.raises(UserError, match="not of the form name"):
+        plan(change(config, defenses=name))
+
+
+def test_a_variant_by_name_is_the_cell_of_its_options(config) -> None:  # noqa: F811
+    named = keys(change(config, attacks="fake_attack[shift=0.7]", defenses="none,fake_defense[shift=-0.2],fake_defense[ shift = -0.1 ]"))
+    swept = keys(change(config, sweeps=("fake_defense.shift=-0.2,-0.1", "fake_attack.shift=0.7")))
+    assert named == swept
+    both = keys(change(config, defenses="fake_defense[shift=-0.2]+fake_defense,fake_defense", overrides=("fake_defense.shift=-0.3",)))
+    assert ("fake_attack", "fake_defense[shift=-0.2]+fake_defense", 0) in both
+    with pytest.raises(UserError, match="is set in the name and by --sweep"):
+        plan(change(config, defenses="fake_defense[shift=-0.2]", sweeps=("fake_defense.shift=0.1,0.2",)))
 
 
 def test_values_are_typed_before_any_work(config) -> None:  # noqa: F811
