@@ -1,0 +1,239 @@
+"""Does cross-attention guidance help? The study behind docs/skdcag.md: every cell, then the tables and the figure of that page.
+
+    python benchmarks/skdcag_study.py run                  # hours on two cores; a killed study goes on where it was
+    python benchmarks/skdcag_study.py run --only alpha,steps
+    python benchmarks/skdcag_study.py report               # writes the tables into docs/skdcag.md, from the stored records
+
+Three seeds, 200 evaluation prompts, and STEPS steps of defense for every variant: few enough that not all of them succeed. All cells are
+in one folder; a cell that several questions share is made once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import naming, tables
+from bench.figures import COLORS, MARKERS, STYLE, TEXT, new, save
+from bench.plan import SCALES, Config, plan
+from bench.store import Store
+from bench.tables import Record, shown
+
+STEPS = 60
+TRIPLED = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
+STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
+PHRASE = "badt2i_style[trigger=mignneko brelvo]"
+DEFECTS = ("detached", "shared_maps", "uniform_noise", "minmax_black", "fixed_span", "copied_average", "unpreserved")
+METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,fid,clip_score,prompt_fidelity,drift,seconds"
+
+
+def variant(method: str, **options: object) -> str:
+    """A defense at the study's number of steps, or at its own."""
+    return naming.label(method, {"steps": str(options.pop("steps", STEPS))} | {k: str(v) for k, v in options.items()})
+
+
+def both(option: str, values: Sequence[object], default: object) -> list[str]:
+    """SKD and SKD-CAG with every value of an option; the default goes without saying, so that questions share its cells."""
+    return [variant(m, **({} if v == default else {option: v})) for v in values for m in ("skd", "skdcag")]
+
+
+def released(**options: object) -> str:
+    return variant("skdcag_released", steps=TRIPLED, **options)
+
+
+def corrected(wrong: str = "") -> str:
+    """The released code with every defect mended but one. The target black is what the normalized maps are a defect of."""
+    mended = {d: str(d == wrong).lower() for d in DEFECTS}
+    return released(target="black" if wrong == "minmax_black" else "gaussian", **mended)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared with what. The first variant is what the others are tested against, or, where SKD and SKD-CAG take turns
+    (`paired`), each SKD-CAG is tested against the SKD before it."""
+
+    title: str
+    attacks: tuple[str, ...]
+    variants: list[str]
+    paired: bool = False
+
+
+SKD, CAG = variant("skd"), variant("skdcag")
+QUESTIONS = {
+    "alpha": Question(
+        "Share of the attention loss",
+        (STYLE_ATTACK, OBJECT),
+        [variant("skdcag", alpha=0), variant("skdcag", alpha=0.3), CAG, variant("skdcag", alpha=0.7), variant("skdcag", alpha=1)],
+    ),
+    "targets": Question(
+        "What trigger tokens should attend to",
+        (STYLE_ATTACK, OBJECT, PIXEL),
+        [SKD, *(variant("skdcag", target=t) for t in ("gaussian", "black", "random_words"))],
+    ),
+    "steps": Question("Steps of training", (STYLE_ATTACK, OBJECT), both("steps", (15, 30, 60, 120, 240), STEPS), True),
+    "prompts": Question("Prompts of the defender", (STYLE_ATTACK, OBJECT), both("prompts", (10, 30, 100, 300), 100), True),
+    "latents": Question(
+        "Where the latents come from", (STYLE_ATTACK, OBJECT), both("latents", ("own", "noise", "trajectory"), "own"), True
+    ),
+    "preserve": Question("Weight of the clean-prompt term", (STYLE_ATTACK, OBJECT), both("preserve", (0, 1, 2), -1), True),
+    "bias": Question("Bias to high noise", (STYLE_ATTACK,), both("bias", (1, 2, 3), 1), True),
+    "time": Question(
+        "Weight of the attention loss over time",
+        (STYLE_ATTACK,),
+        [CAG, variant("skdcag", time_weight="true"), variant("skdcag", time_weight="true", reverse_time="true")],
+    ),
+    "known": Question("One of the trigger's two words", (PHRASE,), both("known", ("all", "first", "last"), "all"), True),
+    "released": Question(
+        "As released, and each defect alone",
+        (STYLE_ATTACK,),
+        [corrected(), *(corrected(d) for d in DEFECTS), released(), *(released(**{d: "false"}) for d in ("detached", "unpreserved"))],
+    ),
+}
+
+
+def config(attack: str, defenses: Sequence[str], folder: Path) -> Config:
+    return Config(attacks=attack, defenses=",".join(dict.fromkeys(["none", *defenses])), scale=SCALES["study"], metrics=METRICS, out=folder)
+
+
+def parts(names: Sequence[str]) -> dict[str, list[str]]:
+    """The defenses of each attack, of all questions together: one run an attack keeps all cores busy to its end."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        for attack in QUESTIONS[name].attacks:
+            found[attack] = list(dict.fromkeys([*found.get(attack, []), *QUESTIONS[name].variants]))
+    return found
+
+
+def run(names: Sequence[str], folder: Path) -> int:
+    from bench import runner  # torch
+
+    for attack, defenses in parts(names).items():
+        if status := runner.run(config(attack, defenses, folder), show=False):
+            return status
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------------- report
+def records_of(question: Question, attack: str, store: Store) -> list[Record]:
+    """The stored records of a question, under the question's own names of the variants."""
+    found = []
+    for cell in plan(config(attack, question.variants, store.root)).cells:
+        stored = store.read_result(cell.key)
+        if stored is not None and stored[0].status == "done":
+            result, extra = stored
+            object.__setattr__(result, "cell", cell)
+            found.append((result, extra))
+    return found
+
+
+def against(question: Question, i: int) -> str | None:
+    """The variant that variant i is tested against."""
+    if question.paired:
+        return question.variants[i - 1] if i % 2 else None
+    return question.variants[0] if i else None
+
+
+def markdown(question: Question, attack: str, records: Sequence[Record]) -> str:
+    """A table of the question on one attack."""
+    rows = {row["defense"]: row for row in tables.rows(records)}
+    groups = {defense: cells for (_, _, defense), cells in tables.groups(records).items()}
+    lines = [
+        f"`{attack}`\n",
+        "| | Seeds | RA % | Restored % | FTR % | FID | CLIP | p |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for i, name in [(-1, "none"), *enumerate(question.variants)]:
+        row = rows.get(name)
+        if row is None:
+            lines.append(f"| `{name}` | 0 | | | | | | |")
+            continue
+        rival = against(question, i) if i >= 0 else None
+        p = tables.paired_p(groups[name], groups[rival], "restoration_accuracy") if rival in groups else None
+        cells = [f"`{name}`", str(row["seeds"]), share(row, "removal_accuracy"), share(row, "restoration_accuracy")]
+        cells += [shown(row["false_trigger_rate"], True), shown(row["fid"], False), shown(row["clip_score"], False)]
+        cells.append("" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def share(row: dict[str, Any], metric: str) -> str:
+    return f"{shown(row[metric], True)} [{shown(row[f'{metric}_lo'], True)}, {shown(row[f'{metric}_hi'], True)}]"
+
+
+def figure(store: Store) -> Any:
+    """Restoration against alpha, steps and prompts."""
+    drawn = new(TEXT, 2.4)
+    for k, (name, label) in enumerate((("alpha", "share of the attention loss"), ("steps", "steps"), ("prompts", "prompts"))):
+        axes, question = drawn.add_subplot(1, 3, k + 1), QUESTIONS[name]
+        for a, attack in enumerate(question.attacks):
+            rows = {row["defense"]: row for row in tables.rows(records_of(question, attack, store))}
+            for m, method in enumerate(("skd", "skdcag")):
+                points = []
+                for full in question.variants:
+                    bare, options = naming.read(full)
+                    default = {"alpha": "0.5", "steps": str(STEPS), "prompts": "100"}[name]
+                    if bare == method and full in rows and rows[full]["restoration_accuracy"] is not None:
+                        points.append((float(options.get(name, default)), rows[full]))
+                if not points:
+                    continue
+                x, y = [p for p, _ in points], [100 * row["restoration_accuracy"] for _, row in points]
+                low = [v - 100 * row["restoration_accuracy_lo"] for v, (_, row) in zip(y, points, strict=True)]
+                high = [100 * row["restoration_accuracy_hi"] - v for v, (_, row) in zip(y, points, strict=True)]
+                way = {"color": COLORS[m], "marker": MARKERS[a], "linestyle": "-" if a == 0 else "--"}
+                axes.errorbar(x, y, [low, high], ms=3.5, lw=1, capsize=2, label=f"{method}, {attack}", **way)
+        axes.set_xlabel(label)
+        if name != "alpha":
+            axes.set_xscale("log")
+            axes.set_xticks([float(v) for v in sorted({p for p in ticks(question, name)})], sorted(ticks(question, name)))
+            axes.minorticks_off()
+        axes.grid(alpha=0.25)
+    drawn.axes[0].set_ylabel("restored %")
+    handles, names = drawn.axes[1].get_legend_handles_labels()
+    drawn.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    return drawn
+
+
+def ticks(question: Question, name: str) -> set[int]:
+    found = (naming.read(v)[1].get(name) for v in question.variants)
+    return {int(v) for v in found if v} | ({100} if name == "prompts" else set())
+
+
+def report(folder: Path, page: Path) -> int:
+    """Put every table between its two marks in the page, and draw the figure beside it."""
+    import matplotlib
+
+    store, text = Store(folder), page.read_text()
+    for name, question in QUESTIONS.items():
+        parts_ = [markdown(question, attack, records_of(question, attack, store)) for attack in question.attacks]
+        marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        if not re.search(marks, text, re.S):
+            print(f"{page} has no marks for {name}", file=sys.stderr)
+            return 1
+        body = "\n".join(["", *(p + "\n" for p in parts_)])
+        text = re.sub(marks, lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text, flags=re.S)
+    page.write_text(text)
+    with matplotlib.rc_context(STYLE):
+        save(figure(store), page.parent / "skdcag-study")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("--out", type=Path, default=Path("results/skdcag-study"))
+    parser.add_argument("--only", default=",".join(QUESTIONS), help="questions, separated by commas")
+    parser.add_argument("--page", type=Path, default=Path("docs/skdcag.md"))
+    args = parser.parse_args()
+    names = args.only.split(",")
+    if unknown := set(names) - set(QUESTIONS):
+        parser.error(f"unknown questions: {', '.join(sorted(unknown))}; known: {', '.join(QUESTIONS)}")
+    return run(names, args.out) if args.what == "run" else report(args.out, args.page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
