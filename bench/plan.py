@@ -108,7 +108,8 @@ class Method:
     @property
     def key(self) -> dict[str, Any]:
         late = {f.name for f in dataclasses.fields(self.instance) if f.metadata.get("late") and getattr(self.instance, f.name) == f.default}
-        return {"name": self.name, "options": {k: v for k, v in plain(self.instance).items() if k not in late}}
+        version = {"version": self.info["version"]} if "version" in self.info else {}
+        return {"name": self.name, "options": {k: v for k, v in plain(self.instance).items() if k not in late}} | version
 
 
 @dataclass(frozen=True)

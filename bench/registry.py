@@ -204,7 +204,8 @@ def register_defense(
     """Register a defense: a dataclass with `apply(model, view, seed) -> T2IModel`; `needs` is what its view will hold.
 
     `gives=("trigger",)` says that it sets `T2IModel.located`, which the view of the defenses behind it in a composition then holds as the
-    trigger. The flags `screens` and `locates` say what metrics it has.
+    trigger. The flags `screens` and `locates` say what metrics it has. A `version` (here and for attacks and metrics) is a part of its
+    cells' keys: raise it when the method computes other numbers than before, and stored ones are made again.
     """
     needs = tuple(n for n in NEEDS if n in set(needs)) if set(needs) <= set(NEEDS) else _bad_needs(name, needs)
     return defenses.register(name, groups=groups, preset=preset, tuned=tuned, needs=needs, **info)

@@ -14,7 +14,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from bench.store import Store
 from bench.tables import Record, shown
 
 STEPS = 60
-TRIPLED = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
+RELEASED_STEPS = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
 STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
 PHRASE = "badt2i_style[trigger=mignneko brelvo]"
 DEFECTS = ("detached", "shared_maps", "uniform_noise", "minmax_black", "fixed_span", "copied_average", "unpreserved")
@@ -43,7 +43,7 @@ def both(option: str, values: Sequence[object], default: object) -> list[str]:
 
 
 def released(**options: object) -> str:
-    return variant("skdcag_released", steps=TRIPLED, **options)
+    return variant("skdcag_released", steps=RELEASED_STEPS, **options)
 
 
 def corrected(wrong: str = "") -> str:
@@ -125,9 +125,7 @@ def records_of(question: Question, attack: str, store: Store) -> list[Record]:
     for cell in plan(config(attack, question.variants, store.root)).cells:
         stored = store.read_result(cell.key)
         if stored is not None and stored[0].status == "done":
-            result, extra = stored
-            object.__setattr__(result, "cell", cell)
-            found.append((result, extra))
+            found.append((replace(stored[0], cell=cell), stored[1]))
     return found
 
 

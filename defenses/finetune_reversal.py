@@ -16,15 +16,15 @@ class FinetuneReversal:
     attack, so it bounds what a defender without it can hope for.
     """
 
-    steps: int = option(300, 7500)
-    lr: float = option(2.5e-4, 1e-6)
+    steps: int = option(100, 7500)
+    lr: float = option(1e-3, 1e-6)
     batch: int = option(16)
     prompts: int = option(100, help="clean prompts that the defender uses")
     latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
     preserve: float = option(1.0, 0.0, help="weight of the same loss on clean prompts")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
-    train: str = option("full", help="full, cross, kv, noncross or lora", late=True)
+    train: str = option("cross", "full", help="full, cross, kv, noncross or lora")
     adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:

@@ -20,30 +20,33 @@ KNOWN = ("all", "first", "last")
 WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "letter", "summer", "bottle", "market", "island")
 
 
-@register_defense("skd", needs=("trigger",), groups=("baseline", "removal"), preset={"alpha": 0.0}, tuned={"preserve": 1.0})
-@register_defense("skdcag", needs=("trigger",), groups=("removal",))
-@register_defense("skdcag_gaussian", needs=("trigger",), groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
-@register_defense("skdcag_black", needs=("trigger",), groups=("removal", "skdcag_variants"), preset={"target": "black"})
-@register_defense("skdcag_random_words", needs=("trigger",), groups=("removal", "skdcag_variants"), preset={"target": "random_words"})
+@register_defense("skd", needs=("trigger",), version=2, groups=("baseline", "removal"), preset={"alpha": 0.0})
+@register_defense("skdcag", needs=("trigger",), version=2, groups=("removal",))
+@register_defense("skdcag_gaussian", needs=("trigger",), version=2, groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
+@register_defense("skdcag_black", needs=("trigger",), version=2, groups=("removal", "skdcag_variants"), preset={"target": "black"})
+@register_defense(
+    "skdcag_random_words", needs=("trigger",), version=2, groups=("removal", "skdcag_variants"), preset={"target": "random_words"}
+)
 @dataclass
 class SKDCAG(Guidance):
     """Self-Knowledge Distillation with Cross-Attention Guidance (arXiv 2508.18235).
 
     The teacher is a frozen copy of the *backdoored* U-Net, given the clean prompt c; the student is the U-Net under repair, given c+.
-    L = a * L_attn + (1 - a) * L_pred with L_pred = MSE(student(x_t, c+), teacher(x_t, c)), and L_attn the mean over tokens of the MSE
+    L = a * L_attn + (1 - a) * L_pred, L_pred = MSE(student(x_t, c+), teacher(x_t, c)), and L_attn is the mean over tokens of the MSE
     between the student's cross-attention map and its target: for trigger tokens noise ("gaussian"), zeros ("black"), or the teacher's
     map of a random word in the trigger's place ("random_words"); for every other token the teacher's map of the same token. Maps are
     mean over heads, summed over layers, min-max normalized a token. `a = 0` is plain self-knowledge distillation ("skd").
 
     Published (SD 1.4): AdamW lr 1e-6, weight decay 0.01, 100 prompts, 75-100 epochs, pure-noise latents, uniform t, a 0.5.
     Beyond the paper, each an option: noised pictures that the model itself draws instead of pure noise (`latents="own"`), a term that
-    preserves clean prompts, a bias to high noise, raw attention mass for "black" (a min-max normalized map cannot be zero), K/V only.
+    preserves clean prompts and shares the weight 1 - a with L_pred, so that `a` is about guidance alone, a bias to high noise, raw
+    attention mass for "black" (a min-max normalized map cannot be zero), training of the cross-attention or its K and V alone.
     """
 
     alpha: float = option(0.5, help="a, the share of L_attn in the loss")
     target: str = option("black", help="what trigger tokens should attend to: gaussian, black or random_words")
-    steps: int = option(300, 7500)
-    lr: float = option(3e-4, 1e-6)
+    steps: int = option(100, 7500)
+    lr: float = option(1e-3, 1e-6)
     batch: int = option(16, help="student rows a step, the preserving ones included")
     prompts: int = option(100, help="clean prompts that the defender uses")
     known: str = option("all", help="all, first or last: which words of the trigger the defender knows", late=True)
@@ -60,7 +63,7 @@ class SKDCAG(Guidance):
     time_weight: bool = option(False, help="weight L_attn by t/T")
     reverse_time: bool = option(False, help="with time_weight: weight L_attn by 1 - t/T", late=True)
     raw_black: bool = option(True, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
-    train: str = option("full", help="full, cross (cross-attention), kv (its keys and values) or lora (adapters on all attention)")
+    train: str = option("cross", "full", help="full, cross (cross-attention), kv (its keys and values) or lora (adapters on all attention)")
     ema: float = option(0.99, 0.0, help="decay of the weight average")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
     adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
@@ -125,14 +128,14 @@ class SKDCAG(Guidance):
                 span = None if spans is None else spans[pick.cpu(), :length].to(device)
                 maps = own.maps(), seen.maps(), len(own.probs)
                 attention = self.attention_loss(*maps, row, t / total, generator, span)
-            loss = self.alpha * attention + (1 - self.alpha) * F.mse_loss(out[:rows], goal)
+            loss = F.mse_loss(out[:rows], goal)
             if self.preserve:
                 keep, new = goal.clone(), np.flatnonzero(gone) if stand_ins is None else np.arange(rows)
                 if len(new):  # the teacher has not predicted these yet
                     with torch.no_grad():
                         keep[new] = teacher.unet(x[new], t[new], kept[new]).sample
                 loss = loss + self.preserve * F.mse_loss(out[rows:], keep)
-            return loss
+            return self.alpha * attention + (1 - self.alpha) * loss
 
         return loss_fn
 

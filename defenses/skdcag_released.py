@@ -27,7 +27,7 @@ class Rules(Guidance):
         return torch.rand(maps.shape, generator=generator).to(maps) if self.uniform else super().scatter(maps, generator)
 
 
-@register_defense("skdcag_released", paper="aravindan2025sealing", needs=("trigger",), groups=("removal",))
+@register_defense("skdcag_released", paper="aravindan2025sealing", needs=("trigger",), groups=("removal",), version=2)
 @dataclass
 class SKDCAGReleased:
     """SKD-CAG as its released code behaves (commit c75ee51), defects included, so that a table can tell the two apart.
@@ -38,7 +38,7 @@ class SKDCAGReleased:
 
     alpha: float = option(0.5)
     target: str = option("gaussian", help="gaussian or black")
-    steps: int = option(300, 7500)
+    steps: int = option(100, 7500)
     lr: float = option(5e-4, 1e-6)
     prompts: int = option(100)
     time_weight: bool = option(False, help="weight L_attn by the timestep")
@@ -108,11 +108,10 @@ class SKDCAGReleased:
             theirs = maps.detach() if self.shared_maps else seen.maps()
             row = self.row(aligned, i).to(device)
             time = (total / t.clamp(min=1)) if self.inverse_time else t / total
-            loss = (1 - self.alpha) * F.mse_loss(out, goal)
-            loss = loss + self.alpha * guide.attention_loss(maps, theirs, len(own.probs), row, time, generator)
+            loss = F.mse_loss(out, goal)
             if not self.unpreserved:
                 loss = loss + F.mse_loss(student.unet(x, t, clean[i : i + 1]).sample, goal)
-            return loss
+            return (1 - self.alpha) * loss + self.alpha * guide.attention_loss(maps, theirs, len(own.probs), row, time, generator)
 
         return loss_fn
 

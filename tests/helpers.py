@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import torch
 
 from bench.model import T2IModel
@@ -21,3 +26,12 @@ def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str
     """The names of the weights in which two copies differ."""
     assert a.keys() == b.keys()
     return {k for k in a if not torch.equal(a[k], b[k])}
+
+
+def load_script(path: Path) -> ModuleType:
+    """A script of benchmarks/, which is no package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
