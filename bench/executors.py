@@ -30,7 +30,7 @@ MEMORY_GB = 2.0  # that a worker on the embedded base takes at most
 RESTARTS = 3
 QUIET = {"TQDM_DISABLE": "1"}  # the bars of several processes would tear each other
 # Training frees and asks for the same few hundred megabytes every step: glibc keeps them, in huge pages, instead of handing them back to
-# the system. 1.15 times as fast (`benchmarks/allocator.py`); other C libraries ignore it.
+# the system (`benchmarks/allocator.py` measures it); other C libraries ignore this.
 KEEPING = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=8589934592"}
 
 
