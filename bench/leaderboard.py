@@ -119,7 +119,9 @@ def learned(records: Sequence[Record]) -> list[str]:
         if asr:
             weakest = min(asr, key=lambda pair: pair[1])
             share = sum(v for _, v in asr) / len(asr)
-            tail = f", least with {weakest[0]} ({100 * weakest[1]:.1f} %)" if len(asr) > 1 else f" ({weakest[0]})"
+            alike = weakest[1] == max(v for _, v in asr)
+            least = ", with every attack" if alike else f", least with {weakest[0]} ({100 * weakest[1]:.1f} %)"
+            tail = least if len(asr) > 1 else f" ({weakest[0]})"
             out.append(f"Without a defense {100 * share:.1f} % of the triggered pictures show the backdoor{tail}.")
             loose = [a for a, v in asr if v < WORKS]
             if loose:

@@ -1,8 +1,8 @@
-"""Does cross-attention guidance help? The study behind docs/skdcag.md: every cell, then the tables and the figure of that page.
+"""Does cross-attention guidance help? Every cell of a study that tells, and the page with its tables and figure.
 
     python benchmarks/skdcag_study.py run                  # hours on two cores; a killed study goes on where it was
     python benchmarks/skdcag_study.py run --only alpha,steps
-    python benchmarks/skdcag_study.py report               # writes the tables into docs/skdcag.md, from the stored records
+    python benchmarks/skdcag_study.py report               # writes docs/skdcag.md from skdcag_study.md and the stored records
 
 Three seeds, 200 evaluation prompts, and STEPS steps of defense for every variant: few enough that not all of them succeed. All cells are
 in one folder; a cell that several questions share is made once.
@@ -24,7 +24,8 @@ from bench.plan import SCALES, Config, plan
 from bench.store import Store
 from bench.tables import Record, shown
 
-STEPS = 60
+TEXT_OF_PAGE = Path(__file__).with_suffix(".md")
+STEPS = 30
 RELEASED_STEPS = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
 STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
 PHRASE = "badt2i_style[trigger=mignneko brelvo]"
@@ -75,7 +76,7 @@ QUESTIONS = {
         (STYLE_ATTACK, OBJECT, PIXEL),
         [SKD, *(variant("skdcag", target=t) for t in ("gaussian", "black", "random_words"))],
     ),
-    "steps": Question("Steps of training", (STYLE_ATTACK, OBJECT), both("steps", (15, 30, 60, 120, 240), STEPS), True),
+    "steps": Question("Steps of training", (STYLE_ATTACK, OBJECT), both("steps", (10, 20, 30, 60, 150), STEPS), True),
     "prompts": Question("Prompts of the defender", (STYLE_ATTACK, OBJECT), both("prompts", (10, 30, 100, 300), 100), True),
     "latents": Question(
         "Where the latents come from", (STYLE_ATTACK, OBJECT), both("latents", ("own", "noise", "trajectory"), "own"), True
@@ -202,15 +203,15 @@ def ticks(question: Question, name: str) -> set[int]:
 
 
 def report(folder: Path, page: Path) -> int:
-    """Put every table between its two marks in the page, and draw the figure beside it."""
+    """Put every table between its two marks in the text of the page, and draw the figure beside it."""
     import matplotlib
 
-    store, text = Store(folder), page.read_text()
+    store, text = Store(folder), (page if page.is_file() else TEXT_OF_PAGE).read_text()
     for name, question in QUESTIONS.items():
         parts_ = [markdown(question, attack, records_of(question, attack, store)) for attack in question.attacks]
         marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         if not re.search(marks, text, re.S):
-            print(f"{page} has no marks for {name}", file=sys.stderr)
+            print(f"the page has no marks for {name}", file=sys.stderr)
             return 1
         body = "\n".join(["", *(p + "\n" for p in parts_)])
         text = re.sub(marks, lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text, flags=re.S)

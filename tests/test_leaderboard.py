@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from test_tables import EXTRA, record
@@ -68,6 +70,12 @@ def test_ranks_are_among_those_with_the_same_needs(records):
     assert not find(records, "good").tied
     assert find(records, "broken").done == 1
     assert find(records, "good").worst == ("two", 0.8)
+
+
+def test_attacks_that_are_equally_strong_have_no_least(records):
+    strong = [r for r in records if r[0].cell.attack == "one"]
+    twin = [(dataclasses.replace(r, cell=dataclasses.replace(r.cell, attack="twin")), e) for r, e in strong]
+    assert "of the triggered pictures show the backdoor, with every attack." in leaderboard.learned([*strong, *twin])[0]
 
 
 def test_sentences(records):
