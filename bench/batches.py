@@ -20,6 +20,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def free_memory() -> None:
+    """Give back what nothing holds any more, to other processes too: torch keeps the memory of a GPU for itself."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def in_batches(n: int, size: int, make: Callable[[slice], None], label: str) -> int:
     """Call `make` for consecutive slices of `n` items, at most `size` at a time. Out of memory, a slice is made again at half its size, and
     so are those that follow; one item that is too large raises. Returns the size at the end. For work whose results do not depend on it."""
@@ -37,8 +44,6 @@ def in_batches(n: int, size: int, make: Callable[[slice], None], label: str) -> 
                 first += size
                 continue
             size //= 2  # outside of the handler: there the error's traceback holds the tensors of the failed batch
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_memory()
             tqdm.write(f"{label}: out of memory; going on with {size} images at a time", file=sys.stderr)
     return size

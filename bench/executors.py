@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,12 +96,28 @@ class Worker:
 
     process: BaseProcess
     events: Connection
+    place: int = 0  # of all workers: which GPU it has
     phase: str = "its start"
+
+
+def leave_with_parent() -> None:
+    """End this worker process in the moment in which the one that started it is gone, however that ended: nobody listens any more, and
+    its locks would hold up the next command."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(130)
+
+    threading.Thread(target=watch, name="watch the parent", daemon=True).start()
 
 
 def worker(config: Config, data: Data | None, keys: list[str], since: int, events: Connection, make: Callable, settled: Callable) -> None:
     """What a worker process does: its part of the cells of `config` that `keys` name. It ends in silence when it is interrupted or when
     nobody listens any more."""
+    leave_with_parent()
     try:
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -114,6 +131,16 @@ def worker(config: Config, data: Data | None, keys: list[str], since: int, event
         os._exit(2)
     except (KeyboardInterrupt, BrokenPipeError):
         os._exit(130)
+
+
+def gpus_of(device: str) -> list[str]:
+    """The GPUs that workers on `device` take in turn, as CUDA_VISIBLE_DEVICES names them: all that this process sees for "cuda"; none to
+    choose for a device with its number ("cuda:1") and for others."""
+    if device != "cuda":
+        return []
+    many = torch.cuda.device_count()
+    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return given[:many] or [str(i) for i in range(many)]
 
 
 @contextmanager
@@ -131,25 +158,27 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 def run_workers(
     plan_: Plan, data: Data | None, todo: Sequence[Cell], store: Store, display: Display, make: Callable, settled: Callable
 ) -> None:
-    """Make `todo` by `plan_.config.workers` processes, and show where they are. A worker that dies is replaced, RESTARTS times in all;
-    after that, what nobody made stays open. A KeyboardInterrupt, and a UserError in a worker, end all of them and get out. `make` and
-    `settled` are as for `work`."""
+    """Make `todo` by `plan_.config.workers` processes, and show where they are. On "cuda" they take the GPUs of this machine in turn. A
+    worker that dies is replaced, RESTARTS times in all; after that, what nobody made stays open. A KeyboardInterrupt, and a UserError in
+    a worker, end all of them and get out; workers end with this process. `make` and `settled` are as for `work`."""
     context = multiprocessing.get_context("spawn")
     config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
     variables = QUIET | ({"OMP_NUM_THREADS": str(config.threads)} if config.threads else {})
     if plan_.base.family == "shapes" and config.device == "cpu":
         variables |= {k: v for k, v in KEEPING.items() if k not in os.environ}
+    gpus = gpus_of(config.device)
 
-    def start() -> Worker:
+    def start(place: int) -> Worker:
+        own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
         ours, theirs = context.Pipe(duplex=False)
         arguments = (config, data, [c.key for c in todo], store.since, theirs, make, settled)
         process = context.Process(target=worker, args=arguments, daemon=True)
-        with environment(variables):
+        with environment(variables | own):
             process.start()
         theirs.close()
-        return Worker(process, ours)
+        return Worker(process, ours, place)
 
-    workers, restarts = [start() for _ in range(config.workers)], 0
+    workers, restarts = [start(place) for place in range(config.workers)], 0
     try:
         while workers:
             for events in wait([w.events for w in workers]):
@@ -165,7 +194,7 @@ def run_workers(
                         display.say(f"a worker died (exit status {one.process.exitcode}) at {one.phase}; {other}")
                         if again:
                             restarts += 1
-                            workers.append(start())
+                            workers.append(start(one.place))
                     continue
                 if kind == "fatal":
                     raise UserError(text)

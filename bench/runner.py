@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bench import executors, page_cells, provenance
-from bench.batches import is_out_of_memory
+from bench.batches import free_memory, is_out_of_memory
 from bench.cost import InPlaceChange
 from bench.data import Data
 from bench.finetune import check_extras
@@ -195,6 +195,7 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
                 executors.work(shop, todo, run_cell, settled)
             else:
                 del shop  # its models are of no more use here
+                free_memory()
                 executors.run_workers(plan_, data, todo, store, display, run_cell, settled)
     except KeyboardInterrupt:
         status = 130

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import multiprocessing
+import os
+import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench import bases, executors, runner
@@ -19,7 +24,7 @@ from bench.workshop import Workshop
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 PLUGIN = """
-import dataclasses, os, pathlib, signal
+import dataclasses, os, pathlib, signal, time
 from dataclasses import dataclass
 import numpy as np, torch
 from bench import bases
@@ -48,11 +53,16 @@ class Shift:
 
 @register_defense("shift_back")
 @register_defense("dies_once", preset={{"die": True}})
+@register_defense("sleeps", preset={{"sleep": 600}})
 @dataclass
 class Back:
     die: bool = False
+    sleep: int = 0
 
     def apply(self, model, view, seed):
+        if self.sleep:
+            (pathlib.Path({folder!r}) / f"sleeper-{{os.getpid()}}").touch()
+            time.sleep(self.sleep)
         mark = pathlib.Path({folder!r}) / "died"
         if self.die and not mark.exists():
             mark.touch()
@@ -107,6 +117,73 @@ def test_a_worker_that_is_killed_is_replaced_and_its_cell_made(config, tmp_path,
     assert (tmp_path / "died").exists()
     assert "a worker died (exit status -9) at shift_attack x dies_once, seed 0: defend; another takes over" in capsys.readouterr().err
     assert {row["status"] for row in numbers(config.folder)} == {"done"}
+
+
+def until(what, seconds: float = 300) -> None:
+    """Wait for what must come true."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_process_that_started_them(config, tmp_path, how) -> None:
+    """In the middle of a cell, long before they would report; their locks are free for the next command."""
+    config = dataclasses.replace(config, defenses="sleeps")
+
+    def run() -> None:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+            runner.run(config, show=False)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    until(lambda: len(list(tmp_path.glob("sleeper-*"))) == 2 or not process.is_alive())
+    asleep = [int(path.name.removeprefix("sleeper-")) for path in tmp_path.glob("sleeper-*")]
+    assert len(asleep) == 2
+    os.kill(process.pid, how)
+    process.join(30)
+    assert process.exitcode == -how
+    until(lambda: not any(alive(pid) for pid in asleep), 20)
+    store = Store(config.folder)
+    for cell in plan(config).cells:
+        with store.claim(f"cells/{cell.key}") as mine:
+            assert mine
+
+
+def test_workers_take_the_gpus_in_turn(config, monkeypatch) -> None:
+    """Each sees one GPU alone, and who replaces it has the same."""
+    context = multiprocessing.get_context("fork")
+    seen = context.SimpleQueue()
+    died = context.Value("i", 0)
+
+    def fake(*args) -> None:
+        seen.put(os.environ["CUDA_VISIBLE_DEVICES"])
+        if os.environ["CUDA_VISIBLE_DEVICES"] == "7" and not died.value:
+            died.value = 1
+            os._exit(1)
+
+    monkeypatch.setattr(executors, "worker", fake)
+    monkeypatch.setattr(executors.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(executors.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 7")
+    plan_ = plan(dataclasses.replace(config, workers=3))
+    on_gpu = dataclasses.replace(plan_, config=dataclasses.replace(plan_.config, device="cuda"))
+    executors.run_workers(on_gpu, None, [], Store(config.folder), Display(), None, None)
+    assert sorted(seen.get() for _ in range(4)) == ["3", "3", "7", "7"]
+    assert seen.empty()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3, 7"
+    assert executors.gpus_of("cuda:1") == executors.gpus_of("cpu") == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert executors.gpus_of("cuda") == ["0", "1"]
 
 
 def test_what_another_process_makes_is_left_to_it(config) -> None:
