@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench.plaintext import visible
-from bench.plan import DTYPES, SCALES, STYLES
+from bench.plan import DTYPES, EXECUTORS, SCALES, STYLES
 from bench.settings import make_config, merge, read_yaml
 from bench.types import UserError
 
@@ -78,6 +78,8 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--workers", type=int, help="cells made at a time, each by a process (default: a core each on the embedded base, or 1)"
     )
+    parser.add_argument("--executor", choices=EXECUTORS, help="ray: cells as Ray tasks, here or on a cluster (default: local)")
+    parser.add_argument("--gpu-share", type=float, metavar="GPUS", help="with --executor ray: GPUs that a cell takes (default: 1 on cuda)")
     parser.add_argument("--threads", type=int, help="CPU threads of torch, each worker's (default: 1 on the embedded base)")
     parser.add_argument("--suspect", action="store_true", help="the base may hold a backdoor: defend it as it is, without an attack")
     parser.add_argument("--trigger", metavar="TEXT", help="with --suspect: the trigger, where it is known")

@@ -43,6 +43,8 @@ def share(config: Config, family: str, cells: int) -> tuple[int, int | None]:
     """
     small = family == "shapes" and config.device == "cpu"
     threads = config.threads or (1 if small else None)
+    if config.executor == "ray":  # it knows how many there is room for
+        return config.workers or max(1, cells), threads
     if config.workers:
         return min(config.workers, max(1, cells)), threads
     if not small:

@@ -22,6 +22,7 @@ from bench.types import Cell, UserError
 
 FORMAT = 3  # raise it when a change of this package makes stored numbers out of date
 STYLES = ("full", "paper")  # of the tables for readers
+EXECUTORS = ("local", "ray")  # who makes the cells: processes of this machine, or Ray
 DTYPES = ("float32", "float16", "bfloat16")
 PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -83,6 +84,8 @@ class Config:
     dtype: str = "float32"
     threads: int | None = None
     workers: int | None = None
+    executor: str = "local"
+    gpu_share: float | None = None  # GPUs that a cell takes with the executor ray
     data: str = ""  # captioned images (`bench.captioned`); the embedded world where empty
     clip: str = ""  # the scorer, where it is not the base's
     memory: tuple[str, ...] = ()  # ways to save memory (`bench.bases.MEMORY`)

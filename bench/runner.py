@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import executors, page_cells, provenance
+from bench import cluster, executors, page_cells, provenance
 from bench.batches import free_memory, is_out_of_memory
 from bench.cost import InPlaceChange
 from bench.data import Data
@@ -166,6 +166,8 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     Raises UserError, before any work, for what the user asked for and cannot have.
     """
     config = replace(config, device=find_device(config.device))
+    if config.executor == "ray":
+        cluster.check(config)
     display = Display()
     plan_ = plan(config, data)
     store = Store(config.folder, display.say, fresh=config.fresh)
@@ -191,12 +193,13 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
                 if stored[cell.key] is not None and stored[cell.key][0].status == "failed":
                     store.drop_result(cell.key)
             display.open(len(todo))
-            if workers == 1:
+            if workers == 1 and config.executor == "local":
                 executors.work(shop, todo, run_cell, settled)
             else:
                 del shop  # its models are of no more use here
                 free_memory()
-                executors.run_workers(plan_, data, todo, store, display, run_cell, settled)
+                spread = cluster.run_tasks if config.executor == "ray" else executors.run_workers
+                spread(plan_, data, todo, store, display, run_cell, settled)
     except KeyboardInterrupt:
         status = 130
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from bench.plan import SCALES, STYLES, Config
+from bench.plan import EXECUTORS, SCALES, STYLES, Config
 from bench.registry import suggest
 from bench.types import UserError
 
@@ -100,8 +100,9 @@ def _value(name: str, value: Any, kind: Any) -> Any:
         if value not in SCALES:
             raise UserError(f"unknown scale {value!r}; {suggest(str(value), SCALES, 'known')}")
         return SCALES[value]
-    if name == "style" and value not in STYLES:
-        raise UserError(f"unknown style {value!r}; known: {', '.join(STYLES)}")
+    for choice, known in (("style", STYLES), ("executor", EXECUTORS)):
+        if name == choice and value not in known:
+            raise UserError(f"unknown {choice} {value!r}; known: {', '.join(known)}")
     if name in ("set", "sweep"):
         return tuple(_texts(name, value))
     if name == "memory":
@@ -116,8 +117,9 @@ def _value(name: str, value: Any, kind: Any) -> Any:
     if Path in kinds and isinstance(value, (str, Path)) and str(value):
         return Path(value)
     wanted = next(k for k in kinds if k is not type(None))
+    value = float(value) if wanted is float and isinstance(value, int) and not isinstance(value, bool) else value
     if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
-        words = {bool: "true or false", int: "a whole number", str: "a text", Path: "a path"}
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
         raise UserError(f"{name} must be {words.get(wanted, wanted.__name__)}, not {value!r}")
     return value
 

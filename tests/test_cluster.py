@@ -1,0 +1,88 @@
+"""Cells as Ray tasks: the numbers of one process, the cell of a lost worker made again, and one line for what cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+from test_executors import config, numbers, plugin  # noqa: F401 - fixtures
+
+import run_bench
+from bench import cluster, executors, runner, settings
+from bench.plan import Config
+from bench.types import Cell, UserError
+
+
+def test_two_workers_one_of_them_killed_make_what_one_process_makes(config, plugin, tmp_path, monkeypatch, capsys) -> None:  # noqa: F811
+    """The real thing: a Ray of two CPUs on this machine; the first worker that defends kills itself (SIGKILL)."""
+    ray = pytest.importorskip("ray", reason="the optional package ray is not installed")
+    assert not ray.is_initialized()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")]))
+    config = dataclasses.replace(config, defenses="none,dies_once", executor="ray", threads=1)
+    assert runner.run(config) == 0
+    said = capsys.readouterr().err
+    assert (tmp_path / "died").exists()
+    assert "a task was lost (WorkerCrashedError) at shift_" in said
+    assert "x dies_once, seed 0: defend; it is tried again" in said
+    assert sorted((tmp_path / "trained").read_text().split()) == ["0.5", "1.0"], "each attack is trained once"
+    assert not ray.is_initialized(), "what was started here is gone"
+    one = dataclasses.replace(config, executor="local", workers=1, out=tmp_path / "one")
+    assert runner.run(one) == 0
+    assert len(numbers(config.folder)) == 4
+    assert numbers(config.folder) == numbers(one.folder)
+    assert not list(config.folder.rglob("*.lock"))
+    assert not list(config.folder.rglob("*.partial"))
+
+
+def cell(attack: str, defense: str, seed: int = 0) -> Cell:
+    return Cell("tiny", attack, defense, seed, f"{attack}-{defense}-{seed}", {})
+
+
+def test_one_cell_of_an_attack_goes_first() -> None:
+    cells = [cell(a, d, s) for s in (0, 1) for a in ("x", "y") for d in ("none", "fix")]
+    names = lambda found: [c.key for c in found]  # noqa: E731
+    first = cluster.startable(cells, [], set(), 10)
+    assert names(first) == ["x-none-0", "y-none-0", "x-none-1", "y-none-1"]
+    left = [c for c in cells if c not in first]
+    assert cluster.startable(left, first, set(), 10) == []
+    assert names(cluster.startable(left, first, {("x", 0)}, 10)) == ["x-fix-0"]
+    assert names(cluster.startable(left, first[1:], set(), 10)) == ["x-fix-0"], "the first was lost: the next one goes first"
+    assert names(cluster.startable(cells, [], {("x", 0)}, 2)) == ["x-none-0", "x-fix-0"]
+    assert cluster.startable(cells, first, {("x", 0)}, 4) == []
+
+
+def test_what_a_cell_takes() -> None:
+    on_gpu = Config(device="cuda", executor="ray")
+    assert cluster.gpu_share(on_gpu) == 1
+    assert cluster.gpu_share(dataclasses.replace(on_gpu, gpu_share=0.25)) == 0.25
+    assert cluster.gpu_share(dataclasses.replace(on_gpu, device="cpu", gpu_share=0.25)) == 0
+    assert executors.share(on_gpu, "sd", 7) == (7, None), "as many as there is room for"
+    assert executors.share(dataclasses.replace(on_gpu, workers=3), "sd", 7) == (3, None)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [({"device": "cuda:1"}, "give --device cuda"), ({"gpu_share": 0.0}, "must be a part"), ({"gpu_share": 1.5}, "must be a part")],
+)
+def test_what_cannot_be_is_one_line(monkeypatch, more, words) -> None:
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: object())
+    cluster.check(Config(executor="ray", gpu_share=2.0))
+    with pytest.raises(UserError, match=words):
+        cluster.check(dataclasses.replace(Config(executor="ray"), **more))
+
+
+def test_without_ray_the_command_says_what_to_install(monkeypatch, tiny, tmp_path, capsys) -> None:
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    flags = ["--base", tiny, "--attacks", "badt2i_pixel", "--defenses", "none", "--executor", "ray", "--device", "cpu"]
+    assert run_bench.main([*flags, "--out", str(tmp_path / "run")]) == 2
+    assert "pip install" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings() -> None:
+    assert settings.make_config({"executor": "ray", "gpu-share": 1}).gpu_share == 1.0
+    with pytest.raises(UserError, match="unknown executor 'slurm'; known: local, ray"):
+        settings.make_config({"executor": "slurm"})
+    with pytest.raises(UserError, match="gpu-share must be a number"):
+        settings.make_config({"gpu_share": "half"})
