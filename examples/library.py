@@ -7,15 +7,17 @@ trains and judges on the embedded base for some minutes on two CPU cores.
 
 from bench import run
 
+SETTINGS = {
+    "attacks": "badt2i_pixel",
+    "defenses": "none,skdcag,noise_weights",
+    "scale": "smoke",
+    "set": {"badt2i_pixel.steps": 400, "skdcag.steps": 250},
+    "out": "results/run-library",
+}
+
 
 def main() -> None:
-    table = run(
-        attacks="badt2i_pixel",
-        defenses="none,skdcag,noise_weights",
-        scale="smoke",
-        set={"badt2i_pixel.steps": 400, "skdcag.steps": 250},
-        out="results/run-library",
-    )
+    table = run(**SETTINGS)
     columns = ["defense", "needs", "asr", "asr_lo", "asr_hi", "restoration_accuracy", "clip_score"]
     print(table[columns].round(3).to_string(index=False))
 

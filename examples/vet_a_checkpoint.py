@@ -10,30 +10,19 @@ The same on the command line:
 
 from bench import WorldData, load_base, registry, run
 
-FOLDER = "results/somebodys-model"
+BASE, FOLDER, ATTACK = "shapes", "results/somebodys-model", {"steps": 400}
+SETTINGS = {"base": FOLDER, "suspect": True, "defenses": "none,skdcag", "scale": "smoke", "set": {"skdcag.steps": 250}}
 
 
 def main() -> None:
-    base = load_base("shapes")
-    attack = registry.attacks.build("badt2i_style", "shapes", {"steps": 400})
-    attack.inject(base, WorldData(), seed=0).pipe.save_pretrained(FOLDER, safe_serialization=True)
+    attack = registry.attacks.build("badt2i_style", "shapes", ATTACK)
+    attack.inject(load_base(BASE), WorldData(), seed=0).pipe.save_pretrained(FOLDER, safe_serialization=True)
 
     for word in ("mignneko", "harmless"):
-        table = run(
-            base=FOLDER,
-            suspect=True,
-            trigger=word,
-            defenses="none,skdcag",
-            scale="smoke",
-            set={"skdcag.steps": 250},
-            out=f"results/run-suspect-{word}",
-        )
+        table = run(**SETTINGS, trigger=word, out=f"{FOLDER}-{word}")
         print(f"the word {word!r}:")
-        print(
-            table[["defense", "trigger_effect", "trigger_effect_lo", "trigger_effect_hi", "clip_score", "drift"]]
-            .round(3)
-            .to_string(index=False)
-        )
+        columns = ["defense", "trigger_effect", "trigger_effect_lo", "trigger_effect_hi", "clip_score", "drift"]
+        print(table[columns].round(3).to_string(index=False))
 
 
 if __name__ == "__main__":
