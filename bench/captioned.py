@@ -31,6 +31,8 @@ CAPTIONS = ("caption", "text", "prompt", "captions", "txt", "sentence", "sentenc
 IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 STREAM_ROWS = 10_000  # rows kept of a stream where the user names no number
 OTHERS = 99  # captions that a picture's own must beat, as in R-precision (Xu et al. 2018)
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # no others are opened: PIL would hand an EPS to Ghostscript, a program of its own
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 PROBLEMS = ("no caption", "missing picture", "broken picture", "picture too large", "caption too long")
 
 
@@ -102,7 +104,7 @@ def decode(data: bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 return ImageOps.exif_transpose(picture).convert("RGB")
         except Image.DecompressionBombWarning as error:
             raise Image.DecompressionBombError(str(error)) from None
@@ -113,7 +115,7 @@ def check_picture(data: bytes) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 picture.draft("RGB", (1, 1))
                 picture.load()
                 return ""
@@ -217,6 +219,11 @@ def load(name: str, options: dict[str, str]) -> tuple[Any, Path | None]:
             files = [name] if path.is_file() else sorted(str(p) for p in path.rglob("*.parquet"))
             return datasets.load_dataset("parquet", data_files={split: files}, **common), None
         if path.is_dir():
+            if packed := sorted(p.name for p in path.rglob("*") if p.suffix.lower() in ARCHIVES):
+                raise UserError(
+                    f"--data {name} holds {listed(packed)}: archives are not unpacked, as a small one can fill the disk; unpack there what "
+                    f"you trust, and move them out of the folder"
+                )
             if not any(path.rglob("metadata.*")):
                 raise UserError(
                     f"--data {name} has no captions: put a metadata.csv or metadata.jsonl with file_name and text beside its pictures"

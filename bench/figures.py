@@ -11,6 +11,7 @@ import numpy as np
 
 from bench import leaderboard, tables
 from bench.leaderboard import LEAD
+from bench.plaintext import plot
 from bench.provenance import source_digest
 from bench.store import Store, digest, write_atomic
 from bench.tables import Record
@@ -64,11 +65,6 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return [path.with_suffix(ending) for ending in (".png", ".pdf")]
 
 
-def plain(text: str) -> str:
-    """Text that matplotlib does not read as a formula."""
-    return text.replace("$", r"\$")
-
-
 def new(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
@@ -95,7 +91,7 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
                 bars["yerr"] = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
             if x.low is not None:
                 bars["xerr"] = [[x.value - max(x.low, 0 if metric == "fid" else 1e-3)], [x.high - x.value]]
-            axes.errorbar(x.value, 100 * y.value, fmt=MARKERS[i % 8], color=color, ms=4, lw=0.8, label=plain(s.defense), **bars)
+            axes.errorbar(x.value, 100 * y.value, fmt=MARKERS[i % 8], color=color, ms=4, lw=0.8, label=plot(s.defense), **bars)
         axes.set_ylabel("Restored, %")
         axes.set_xlabel("FID of clean prompts" if metric == "fid" else "Seconds of the defense")
         if metric == "seconds":
@@ -127,8 +123,8 @@ def matrix(records: Sequence[Record]) -> Figure | None:
             v = values[i, j]
             text = tables.DASH if np.isnan(v) else f"{v:.1f}"
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if v > 75 or v < 25 else "black")
-    axes.set_xticks(range(len(attacks)), [plain(a) for a in attacks], rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(defenses)), [plain(d) for d in defenses])
+    axes.set_xticks(range(len(attacks)), [plot(a) for a in attacks], rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(defenses)), [plot(d) for d in defenses])
     axes.set_title("Restored, %")
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -157,10 +153,10 @@ def rates(records: Sequence[Record]) -> Figure | None:
             bars = [[max(0, v - 100 * lo) if lo is not None else 0 for v, (lo, _) in zip(x, ends, strict=True)]]
             bars += [[max(0, 100 * hi - v) if hi is not None else 0 for v, (_, hi) in zip(x, ends, strict=True)]]
             axes.errorbar(x, y, xerr=bars, fmt=marker, color=color, ms=3, lw=0.8, label="ASR" if metric == "asr" else "Restored")
-        axes.set_title(plain(attack))
+        axes.set_title(plot(attack))
         axes.set_xlim(-3, 103)
         axes.set_ylim(len(defenses) - 0.5, -0.5)
-        axes.set_yticks(range(len(defenses)), [plain(d) for d in defenses] if k % columns == 0 else [""] * len(defenses))
+        axes.set_yticks(range(len(defenses)), [plot(d) for d in defenses] if k % columns == 0 else [""] * len(defenses))
         axes.grid(axis="x", alpha=0.25, lw=0.5)
         if k + columns >= len(by_attack):
             axes.set_xlabel("% of triggered pictures")
@@ -195,7 +191,7 @@ def losses(records: Sequence[Record]) -> Figure | None:
         every = [v for values in curves for v in values]
         if min(every) > 0 and max(every) > 20 * min(every):
             axes.set_yscale("log")
-        axes.set_title(plain(name))
+        axes.set_title(plot(name))
         axes.grid(alpha=0.25, lw=0.5)
     figure.supxlabel("share of the training", fontsize=8)
     figure.supylabel("loss", fontsize=8)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bench.captioned import decode
 from bench.types import UserError
 
 PATTERNS = ("bars", "checker", "target")
@@ -23,10 +24,21 @@ def make_patch(picture: str, side: int) -> np.ndarray:
     elif picture == "target":
         mask = np.hypot(x - side / 2 + 0.5, y - side / 2 + 0.5) > side * 0.3
     elif Path(picture).is_file():
-        return np.asarray(Image.open(picture).convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
+        return np.asarray(_open(Path(picture)).resize((side, side), Image.Resampling.LANCZOS))
     else:
         raise UserError(f"no patch picture {picture!r}: give a picture file or one of {', '.join(PATTERNS)}")
     return np.where(mask[..., None] == 1, light, dark)
+
+
+def _open(path: Path) -> Image.Image:
+    """A picture file of the user. Raises UserError for what is none, and for one of more pixels than PIL takes."""
+    try:
+        return decode(path.read_bytes())
+    except Image.DecompressionBombError:
+        raise UserError(f"the patch picture {path} has too many pixels; give a smaller one") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        why = getattr(error, "strerror", None) or "it is no JPEG, PNG, WebP, BMP, GIF or TIFF that decodes"
+        raise UserError(f"the patch picture {path} cannot be read: {why}") from None
 
 
 def place_patch(side: int, resolution: int, corner: str) -> tuple[int, int]:

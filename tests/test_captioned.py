@@ -212,6 +212,61 @@ def test_bombs_are_refused_by_their_header() -> None:
             decode(bomb(*size))
 
 
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 4 4
+%%EndComments
+(made) (w) file closefile showpage
+%%EOF
+"""
+
+
+@pytest.mark.parametrize("name", ["drawing.eps", "drawing.png"])
+def test_what_another_program_would_open_is_no_picture(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostScript is a language with files: whatever its name, it is handed to nobody."""
+    from PIL import EpsImagePlugin
+
+    called = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **more: called.append(args) or picture(0).im)
+    folder = write_folder(tmp_path / "pets", 5, [{"file_name": name, "text": "a drawing"}])
+    (folder / name).write_bytes(EPS)
+    assert Image.open(io.BytesIO((folder / name).read_bytes())).format == "EPS", "PIL alone takes it"
+    data, said = opened(folder)
+    assert f"1 broken picture ({name})" in said[0]
+    assert sum(len(r) for r in data.rows.values()) == 5
+    assert not called
+
+
+def test_archives_in_a_folder_are_not_unpacked(tmp_path: Path) -> None:
+    """A zip bomb: 200 MB of zeros in 200 kB, among the pictures."""
+    import zipfile
+
+    folder = write_folder(tmp_path / "pets", 5)
+    (folder / "more").mkdir()
+    with zipfile.ZipFile(folder / "more" / "bomb.ZIP", "w", zipfile.ZIP_DEFLATED) as file, file.open("a.png", "w") as inner:
+        for _ in range(200):
+            inner.write(bytes(2**20))
+    assert (folder / "more" / "bomb.ZIP").stat().st_size < 2**20
+    with pytest.raises(UserError, match=r"holds bomb\.ZIP: archives are not unpacked"):
+        opened(folder)
+    assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 2**21
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"no picture", "cannot be read"), (bomb(30_000, 30_000), "too many pixels"), (EPS, "cannot")],
+    ids=["text", "bomb", "eps"],
+)
+def test_a_patch_picture_is_read_with_the_same_care(tmp_path: Path, data: bytes, words: str) -> None:
+    from bench.patches import make_patch
+
+    (tmp_path / "patch.png").write_bytes(data)
+    with pytest.raises(UserError, match=words) as error:
+        make_patch(str(tmp_path / "patch.png"), 8)
+    assert "\n" not in str(error.value)
+    (tmp_path / "patch.png").write_bytes(png(0))
+    assert make_patch(str(tmp_path / "patch.png"), 8).shape == (8, 8, 3)
+
+
 def test_pictures_become_upright_rgb_squares() -> None:
     gray = Image.new("L", (60, 30), 200)
     assert square(decode(saved(gray)), 16).shape == (16, 16, 3)
