@@ -42,6 +42,14 @@ function sortable(table) {
 }
 all("table.sortable").forEach(sortable);
 
+// what is reached by keys is not left under the column that stays in place
+document.addEventListener("focusin", ({ target }) => {
+  const [box, first] = [target.closest(".scroll"), target.closest("tr")?.children[0]];
+  if (!box || !first || first.contains(target)) return;
+  const hidden = first.getBoundingClientRect().right - target.getBoundingClientRect().left;
+  if (hidden > 0 && getComputedStyle(first).position === "sticky") box.scrollLeft -= hidden + 4;
+});
+
 const filter = $("#filter");
 if (filter) {
   filter.addEventListener("input", () => {
