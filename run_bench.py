@@ -73,7 +73,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--memory",
         metavar="WAYS",
-        help="checkpointing (activations computed again), slicing (of attention); separated by commas",
+        help="checkpointing (activations computed again), slicing (of attention), offload (what is idle, to the CPU); separated by commas",
     )
     parser.add_argument(
         "--workers", type=int, help="cells made at a time, each by a process (default: a core each on the embedded base, or 1)"

@@ -30,7 +30,8 @@ class Base:
     scorer: str  # open_clip: a local folder, or "model:checkpoint"
 
 
-MEMORY = ("checkpointing", "slicing")  # activations computed again in the backward pass; attention a slice of the heads at a time
+# activations computed again in the backward pass; attention a slice of the heads at a time; what is idle put aside (`bench.offload`)
+MEMORY = ("checkpointing", "slicing", "offload")
 SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
 BASES = {
     "shapes": Base(str(shapes.BASE), "shapes", SHAPES_SAMPLER, 64, str(shapes.SCORER)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from bench.batches import in_batches
 from bench.finetune import is_trained
+from bench.offload import lying_on, where
 from bench.precision import HALF, MixedUNet, make_mixed
 from bench.trust import locate
 from bench.types import Sampler, Trigger, UserError
@@ -95,12 +97,20 @@ class T2IModel:
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Last hidden states of the text encoder, with gradients if it trains: (n, tokens, dim)."""
-        return self.text_encoder(self.tokenize(prompts))[0]
+        return self.states(self.tokenize(prompts))
+
+    def states(self, ids: Tensor) -> Tensor:
+        """Last hidden states (n, tokens, dim) of token ids, computed where the text encoder lies."""
+        return self.text_encoder(ids.to(where(self.text_encoder)))[0].to(self.device)
+
+    def awake(self) -> AbstractContextManager[None]:
+        """A block in which text encoder and autoencoder lie where the U-Net does, though they are put aside (`bench.offload`)."""
+        return lying_on(self.device, (self.text_encoder, self.pipe.vae))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """As `embed`, without gradients, and each distinct prompt once a call."""
         distinct = list(dict.fromkeys(prompts))
-        with torch.no_grad():
+        with self.awake(), torch.no_grad():
             parts = [self.embed(distinct[i : i + 256]) for i in range(0, len(distinct), 256)]
         states = torch.cat(parts)
         at = {p: i for i, p in enumerate(distinct)}
@@ -110,7 +120,7 @@ class T2IModel:
         """Encode images uint8 (n, H, W, 3) to scaled latents (n, C, h, w), one posterior sample each."""
         generator = torch.Generator().manual_seed(seed)
         vae, parts = self.pipe.vae, []
-        with torch.no_grad():
+        with self.awake(), torch.no_grad():
             for i in range(0, len(images), self.slice):
                 x = torch.from_numpy(images[i : i + self.slice]).permute(0, 3, 1, 2).to(self.device, vae.dtype) / 127.5 - 1
                 posterior = vae.encode(x.contiguous()).latent_dist
@@ -162,13 +172,14 @@ class T2IModel:
             latents = self._sample(context, states[-1:], own)
             out[serve[rows]] = self.decode(self.repair(self, texts[rows], own, latents) if self.repair else latents)
 
-        self.batch = in_batches(len(texts), self.batch, draw, label)
+        with self.awake():
+            self.batch = in_batches(len(texts), self.batch, draw, label)
         return out
 
     def _sample(self, context: Tensor, empty: Tensor, seeds: Sequence[int], on_step: Callable | None = None) -> Tensor:
         """Scaled latents (n, C, h, w) of prompts (n, tokens, dim), guided away from `empty` (1, tokens, dim)."""
         self.pipe.set_progress_bar_config(disable=True)
-        with torch.inference_mode():
+        with self.awake(), torch.inference_mode():
             return self.pipe(
                 prompt_embeds=context,
                 negative_prompt_embeds=empty.expand_as(context),
@@ -202,7 +213,7 @@ class T2IModel:
     def decode(self, latents: Tensor) -> np.ndarray:
         """Scaled latents (n, C, h, w) to images uint8 (n, H, W, 3), a slice at a time."""
         vae, parts = self.pipe.vae, []
-        with torch.inference_mode():
+        with self.awake(), torch.inference_mode():
             for part in latents.split(self.slice):
                 x = vae.decode((part / vae.config.scaling_factor).to(vae.dtype)).sample
                 parts.append(((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
@@ -225,7 +236,7 @@ class T2IModel:
         shared = {id(p): p for name, p in parts["unet"].named_parameters() if not is_trained(name, train)}
         parts["unet"] = copy.deepcopy(parts["unet"], shared)
         if text_encoder:
-            parts["text_encoder"] = copy.deepcopy(parts["text_encoder"])
+            parts["text_encoder"] = copy.deepcopy(parts["text_encoder"]).to(self.device)
         pipe = type(self.pipe)(**parts, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
         return replace(self, pipe=pipe, info={})

@@ -69,7 +69,7 @@ def word_variation(model: T2IModel, prompts: Sequence[str], seed: int) -> list[W
         those = sorted({owner[r] for r in rows})
         batch = torch.cat([whole[those], torch.stack([ids[r] for r in rows])])
         place = torch.tensor([those.index(owner[r]) for r in rows], device=model.device)
-        states = model.text_encoder(batch)[0]
+        states = model.states(batch)
         distance = (states[len(those) :] - states[place]).float().flatten(1).norm(dim=1)
         masked = _variation(model, layers, x.expand(len(batch), -1, -1, -1), t, states, place, len(those))
         values[first : first + len(rows)] = (masked / distance.clamp(min=1e-12)).cpu().numpy()

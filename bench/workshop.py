@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from bench.features import Features, Inception, Scorer
 from bench.judges import Judge, apply_target, make_judge
 from bench.model import T2IModel
 from bench.networks import Lpips
+from bench.offload import aside
 from bench.plan import Plan
 from bench.progress import Display
 from bench.prompts import KINDS, decoy, moved_triggers, perturb
@@ -225,13 +226,16 @@ class Workshop:
     def _inject(self, attack: str, seed: int, name: str) -> tuple[dict[str, Any], Path]:
         self.display.phase("train the attack")
         torch.manual_seed(seed)
-        with untouched(self.model, f"attack {attack}"), measured(self.model.device) as cost:
+        with self._aside(self.model), untouched(self.model, f"attack {attack}"), measured(self.model.device) as cost:
             model = self.plan.attacks[attack].instance.inject(self.model, self.data, seed)
         cost |= {k: model.info[k] for k in ("steps", "parameters", "images", "losses") if k in model.info}
         path = self.store.write_file(f"{name}.safetensors", model.save_weights)
         cost["made"] = provenance.here()
         self.store.write_record(name, cost)
         return cost, path
+
+    def _aside(self, *models: T2IModel) -> AbstractContextManager[None]:
+        return aside(models if "offload" in self.plan.config.memory else (), self.features)
 
     def drop_models(self) -> None:
         """Forget the models in memory; they are read from disk again when needed."""
@@ -278,6 +282,7 @@ class Workshop:
         curves = {"losses": {}, "losses_attack": attack_cost.get("losses", [])}  # for the report
         attacked = model
         with (
+            self._aside(self.model, attacked),
             untouched(attacked, f"defense {cell.defense}"),
             untouched(self.model, f"defense {cell.defense}"),
             measured(model.device) as cost,

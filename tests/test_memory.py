@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -11,17 +13,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from diffusers import AutoencoderKL
 from helpers import PROMPTS, TRIGGER, different, weights
 from torch import nn
 
 import run_bench
-from bench import finetune, lora, registry
+from bench import finetune, lora, offload, registry, runner
 from bench.bases import load_base
 from bench.distill import Term, train_terms
 from bench.finetune import Optim, check_extras, choose_parameters, fit, is_trained, make_optimizer, settle
 from bench.model import T2IModel
-from bench.plan import Config, plan
+from bench.plan import Config, Scale, plan
+from bench.store import Store
 from bench.types import DefenderView, UserError
+from bench.workshop import Workshop
 
 LORA = {"steps": "2", "batch": "4", "prompts": "3", "lr": "1e-3", "train": "lora"}
 PARTS = ["full", "cross", "kv", "noncross", "lora"]
@@ -182,6 +187,112 @@ def test_memory_is_a_flag_and_in_the_key_only_where_it_is_set(tiny, capsys, tmp_
     assert "memory" not in plain.config["shared"]
     saving = plan(Config("badt2i_pixel", "none", tiny, memory=("slicing", "checkpointing"))).cells[0]
     assert saving.config["shared"]["memory"] == ["checkpointing", "slicing"]
+
+
+# ------------------------------------------------------------------------------------------------------------------- offload
+class Elsewhere(torch.nn.Linear):
+    """A network whose place is a word: the test has one device."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(1, 1)
+        self.place = torch.device(place)
+        self.seen: list[str] = []
+
+    def to(self, device):
+        self.place = torch.device(device)
+        self.seen.append(self.place.type)
+        return self
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "where", lambda part: part.place)
+
+
+def test_parts_lie_elsewhere_for_a_block_and_come_back_whatever_happens(places) -> None:
+    a, b = Elsewhere("cuda"), Elsewhere("cpu")
+    with offload.lying_on("cpu", [a, b, a]):
+        assert a.place.type == b.place.type == "cpu"
+        with offload.lying_on("cuda", [a]):  # what is put aside is used
+            assert a.place.type == "cuda"
+        assert a.place.type == "cpu"
+    with pytest.raises(RuntimeError, match="diverged"), offload.lying_on("cpu", [a, b]):
+        raise RuntimeError("diverged")
+    assert a.place.type == "cuda"
+    assert a.seen == ["cpu", "cuda", "cpu", "cuda", "cpu", "cuda"]
+    assert b.seen == [], "what lies there already is not touched"
+
+
+def test_moving_is_no_change_of_weights_and_no_inference() -> None:
+    """float64 stands for the other device: `to` puts new storage behind the same parameters."""
+    layer = torch.nn.Linear(2, 2)
+    before = [(id(p), p._version) for p in layer.parameters()]
+    with torch.inference_mode(), torch.inference_mode(False):
+        layer.to(torch.float64).to(torch.float32)
+    assert [(id(p), p._version) for p in layer.parameters()] == before
+    layer(torch.zeros(1, 2)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(tiny, tmp_path: Path, monkeypatch) -> None:
+    """A run of an attack and a defense: its numbers are those without, and each part is aside in training and there for its use."""
+    log: list[tuple[str, frozenset]] = []
+    aside: set[int] = set()
+    real, names = offload.lying_on, {}
+
+    @contextlib.contextmanager
+    def lying_on(device, parts):
+        parts = list(parts)
+        was = set(aside)
+        (aside.update if str(device) == "cpu" and len(parts) > 2 else aside.difference_update)({id(p) for p in parts})
+        with real(device, parts):
+            yield
+        aside.clear()
+        aside.update(was)
+
+    def noted(kind, function):
+        def call(*args, **more):
+            log.append((kind, frozenset(names[i] for i in aside if i in names)))
+            return function(*args, **more)
+
+        return call
+
+    monkeypatch.setattr("bench.offload.lying_on", lying_on)
+    monkeypatch.setattr("bench.model.lying_on", lying_on)
+    monkeypatch.setattr("bench.distill.fit", noted("train", fit))
+    monkeypatch.setattr("diffusers.AutoencoderKL.encode", noted("encode", AutoencoderKL.encode))
+    monkeypatch.setattr("diffusers.AutoencoderKL.decode", noted("decode", AutoencoderKL.decode))
+    opened = Workshop.load
+
+    def load(shop) -> None:
+        opened(shop)
+        names.update({id(shop.model.text_encoder): "text", id(shop.model.pipe.vae): "vae", id(shop.features.scorer.model): "scorer"})
+
+    monkeypatch.setattr(Workshop, "load", load)
+    scale = Scale("test", 4, 0, 0, 0, 1, 4, 1.0, (0,))
+    steps = (
+        "badt2i_pixel.steps=2",
+        "badt2i_pixel.images=4",
+        "badt2i_pixel.batch=4",
+        "finetune_reversal.steps=2",
+        "finetune_reversal.batch=4",
+    )
+    config = Config(
+        "badt2i_pixel", "finetune_reversal", tiny, scale, metrics="kid,drift", overrides=steps, workers=1, out=tmp_path / "plain"
+    )
+    found = []
+    for memory in ((), ("offload",)):
+        run = dataclasses.replace(config, memory=memory, out=tmp_path / f"run{len(memory)}")
+        assert runner.run(run, show=False) == 0
+        ((result, _),) = runner.stored_records(Store(run.folder))
+        found.append({k: v.value for k, v in result.scores.items()})
+        if not memory:
+            assert {gone for _, gone in log} == {frozenset()}
+            log.clear()
+    assert found[0] == found[1]
+    assert {gone for kind, gone in log if kind == "train"} == {frozenset({"text", "vae", "scorer"})}
+    assert all("vae" not in gone for kind, gone in log if kind in ("encode", "decode"))
+    assert {kind for kind, _ in log} == {"train", "encode", "decode"}
 
 
 # ---------------------------------------------------------------------------------------------------------------- 8-bit Adam
