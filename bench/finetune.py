@@ -29,7 +29,8 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Optim:
-    """How to train. `lr` is the peak; `ema` is the largest decay of the weight average (0 = none), warmed up as (1+t)/(10+t)."""
+    """How to train. `lr` is the peak; `ema` is the largest decay of the weight average (0 = none), warmed up as (1+t)/(10+t). A step takes
+    the mean gradient of `accumulate` batches, one after the other: more rows than fit into memory at a time."""
 
     steps: int
     lr: float
@@ -41,6 +42,7 @@ class Optim:
     ema: float = 0.0
     clip: float = 1.0
     adam8bit: bool = False
+    accumulate: int = 1
 
     def rate(self, step: int) -> float:
         """Learning rate at `step`, as a multiple of the peak."""
@@ -121,6 +123,8 @@ def check_extras(method: object, device: str) -> None:
     """Raise UserError where an option of a method needs a package or a device that is not there."""
     if getattr(method, "train", "") == "lora":
         check_peft()
+    if getattr(method, "accumulate", 1) < 1:
+        raise UserError(f"accumulate={method.accumulate} batches a step is none: give 1 or more")
     if getattr(method, "adam8bit", False):
         if importlib.util.find_spec("bitsandbytes") is None:
             raise UserError("adam8bit needs the package bitsandbytes: pip install bitsandbytes, or leave the option out")
@@ -153,7 +157,7 @@ def fit(
     checkpoint: Path | None = None,
     save_every: float = 60.0,
 ) -> Fitted:
-    """Minimize `loss_fn(step)`, a scalar that draws its own batch from the step number, over `parameters`.
+    """Minimize `loss_fn(step)`, a scalar that draws its own batch from the step number (of all batches), over `parameters`.
 
     With `checkpoint`, state is written there about once a minute and training resumes from it. With `optim.ema`, the averaged weights
     are in the parameters at the end. Raises `TrainingDiverged` on a loss that is not finite: nothing is saved over the last good state.
@@ -192,14 +196,17 @@ def fit(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * optim.rate(step)
-        loss = loss_fn(step)
-        value = float(loss.detach())
-        if not np.isfinite(value):
-            raise TrainingDiverged(f"{label}: the loss is {value} at step {step}; lower the learning rate (now {optim.lr:g})")
-        if losses and value > EXPLODED * max(1.0, abs(losses[0])):
-            raise TrainingDiverged(f"{label}: the loss is {value:.3g} at step {step}; lower the learning rate (now {optim.lr:g})")
-        losses.append(value)
-        scaler.scale(loss).backward()
+        values = []
+        for part in range(optim.accumulate):
+            loss = loss_fn(step * optim.accumulate + part)
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                raise TrainingDiverged(f"{label}: the loss is {value} at step {step}; lower the learning rate (now {optim.lr:g})")
+            if losses and value > EXPLODED * max(1.0, abs(losses[0])):
+                raise TrainingDiverged(f"{label}: the loss is {value:.3g} at step {step}; lower the learning rate (now {optim.lr:g})")
+            values.append(value)
+            scaler.scale(loss / optim.accumulate).backward()
+        losses.append(sum(values) / optim.accumulate)
         scaler.unscale_(optimizer)
         norm = float(nn.utils.clip_grad_norm_(params, optim.clip or float("inf")))
         if not np.isfinite(norm) and (not half or scaler.get_scale() <= 1):  # with a scaler, the step is left out and the scale halved
@@ -219,4 +226,5 @@ def fit(
     if average is not None:
         average.copy_to(params)
     seconds = before + time.perf_counter() - begun
-    return Fitted(optim.steps, seconds, sum(p.numel() for p in params), optim.steps * optim.batch, losses)
+    images = optim.steps * optim.batch * optim.accumulate
+    return Fitted(optim.steps, seconds, sum(p.numel() for p in params), images, losses)

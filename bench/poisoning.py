@@ -31,6 +31,7 @@ class UNetAttack:
     drop: float = option(0.2, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
 
     adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
+    accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
 
     def make_trigger(self) -> Trigger:
         return Trigger(self.trigger, self.place, self.replaces)
@@ -49,7 +50,7 @@ class UNetAttack:
     def train(self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str) -> T2IModel:
         """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher."""
         model = clean.clone()
-        fitted = train_terms(model, clean, terms, replace(optim, adam8bit=self.adam8bit), seed, label)
+        fitted = train_terms(model, clean, terms, replace(optim, adam8bit=self.adam8bit, accumulate=self.accumulate), seed, label)
         model.info = fitted.info
         return model
 

@@ -26,6 +26,7 @@ class FinetuneReversal:
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
     train: str = option("cross", "full", help="full, cross, kv, noncross or lora")
     adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
+    accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.latents not in ("own", "noise"):
@@ -38,7 +39,7 @@ class FinetuneReversal:
         if self.preserve:
             terms.append(Term(prompts, latents, prompts, self.preserve, self.drop))
         student = model.clone(train=self.train)
-        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, adam8bit=self.adam8bit)
+        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate)
         fitted = train_terms(student, clean, terms, optim, seed, "finetune_reversal", train=self.train)
         student.info = fitted.info
         return student

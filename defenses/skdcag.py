@@ -67,6 +67,7 @@ class SKDCAG(Guidance):
     ema: float = option(0.99, 0.0, help="decay of the weight average")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
     adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
+    accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         for name, known in (("target", TARGETS), ("latents", LATENTS), ("known", KNOWN)):
@@ -74,7 +75,7 @@ class SKDCAG(Guidance):
                 raise UserError(f"skdcag {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
         student = model.clone(train=self.train)
         loss_fn = self.loss(student, model, view, seed)
-        optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay, adam8bit=self.adam8bit)
+        optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate)
         fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "skd" if self.alpha == 0 else "skdcag")
         settle(student.unet)
         student.info = fitted.info

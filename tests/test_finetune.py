@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.finetune import Optim, TrainingDiverged, choose_parameters, fit, step_generator, step_rng, thinned
+from bench import registry
+from bench.finetune import Optim, TrainingDiverged, check_extras, choose_parameters, fit, step_generator, step_rng, thinned
+from bench.plan import Method
+from bench.types import UserError
 
 
 class Killed(Exception):
@@ -197,3 +200,42 @@ def test_a_record_keeps_a_short_curve():
     assert short == sorted(short)
     assert thinned([]) == []
     assert thinned([1 / 3]) == [0.3333]
+
+
+def test_a_step_takes_the_mean_gradient_of_several_batches() -> None:
+    """As one batch of all their rows: of a loss that is a mean over rows, and never the last batch alone."""
+    rows = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
+    results = []
+    for accumulate, batch in ((1, 6), (3, 2)):
+        weight, seen = torch.nn.Parameter(torch.ones(3)), []
+
+        def loss(step: int, weight=weight, seen=seen, batch=batch) -> torch.Tensor:
+            seen.append(step)
+            part = rows[step * batch :][:batch]
+            return (part @ weight - 1).square().mean()
+
+        fitted = fit([weight], loss, Optim(steps=2, lr=0.1, batch=batch, accumulate=accumulate), "t")
+        assert seen == list(range(2 * accumulate))
+        assert fitted.images == 12
+        results.append((weight.detach(), fitted.losses))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-6)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
+
+
+def test_accumulation_diverges_where_one_of_its_batches_does() -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(TrainingDiverged, match="nan at step 1"):
+        fit([weight], lambda step: weight.sum() * (float("nan") if step == 4 else 1), Optim(steps=2, lr=0.1, accumulate=3), "t")
+
+
+@pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "badt2i_pixel"])
+def test_accumulation_is_an_option_that_leaves_stored_cells_as_they_are(name: str) -> None:
+    kind = registry.attacks if name.startswith("badt2i") else registry.defenses
+    kind.load()
+    method = kind.build(name, "sd", {"accumulate": "4"})
+    assert method.accumulate == 4
+    plain = kind.build(name, "sd", {})
+    assert "accumulate" not in Method(name, plain).key["options"]
+    assert Method(name, method).key["options"]["accumulate"] == 4
+    with pytest.raises(UserError, match="give 1 or more"):
+        check_extras(kind.build(name, "sd", {"accumulate": "0"}), "cpu")

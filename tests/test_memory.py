@@ -316,17 +316,19 @@ def test_adam8bit_is_asked_for_or_refused_in_one_line(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "badt2i_pixel", "poison_style"])
-def test_methods_hand_the_option_to_the_optimizer(name: str, tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_hand_the_options_to_the_optimizer(name: str, tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stop(Exception):
         pass
 
     def made(params: list, optim: Optim) -> None:
         assert optim.adam8bit
+        assert optim.accumulate == 3
         raise Stop
 
     monkeypatch.setattr(finetune, "make_optimizer", made)
     kind = registry.attacks if name in registry.attacks.groups["all"] else registry.defenses
-    options = {"adam8bit": "true", "steps": "1"} | ({"prompts": "3", "latents": "noise"} if kind is registry.defenses else {"images": "4"})
+    options = {"adam8bit": "true", "accumulate": "3", "steps": "1"}
+    options |= {"prompts": "3", "latents": "noise"} if kind is registry.defenses else {"images": "4"}
     built = kind.build(name, "shapes", options)
     from bench.data import WorldData
 
