@@ -94,6 +94,22 @@ def test_with_a_trigger(tiny, tmp_path):
     assert "Effect of the trigger (1 - cosine to the picture without it):" in page
 
 
+DETECTORS = {"t2ishield_ftt.walk": 2, "t2ishield_ftt.size": 4, "t2ishield_ftt.prompts": 20}
+
+
+@pytest.mark.parametrize("trigger", [None, "mignneko"])
+def test_detectors(tiny, tmp_path, trigger):
+    """A detector needs nothing: it says of a suspect how many clean prompts it refuses and, of a word, whether it tells it from others."""
+    more = {"trigger": trigger} if trigger else {}
+    wanted = "trigger_effect,refusal_rate,detection_auroc,detection_auroc_decoy,clip_score"
+    asked = config(tiny, tmp_path, defenses="none,t2ishield_ftt", metrics=wanted, set=DETECTORS, **more)
+    assert runner.run(asked) == 0
+    scores = results(asked)["t2ishield_ftt"].scores
+    assert 0 <= scores["refusal_rate"].value <= 1
+    for name in ("detection_auroc", "detection_auroc_decoy"):
+        assert (scores[name].value is not None) is (trigger is not None)
+
+
 def test_nothing_that_could_run_is_an_error(tiny, tmp_path):
     with pytest.raises(UserError, match="no defense of this run can work: shift_with_trigger needs trigger"):
         plan(config(tiny, tmp_path, defenses="shift_with_trigger"))
