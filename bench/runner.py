@@ -50,8 +50,14 @@ def missing_metrics(plan_: Plan, cell: Cell, stored: tuple[CellResult, dict[str,
 
 def unfinished(plan_: Plan, store: Store, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None) -> bool:
     """Whether a cell has metrics to compute, or attention maps to draw."""
-    maps_wanted = plan_.config.attention_maps and _has_trigger(plan_, cell) and store.find_file(f"maps/{cell.key}.safetensors") is None
+    maps_wanted = plan_.config.attention_maps and _has_trigger(plan_, cell) and not _has_maps(store, cell)
     return bool(missing_metrics(plan_, cell, stored)) or maps_wanted
+
+
+def _has_maps(store: Store, cell: Cell) -> bool:
+    """Whether the maps of a cell are stored whole, and those of the model before the attack with them."""
+    found = store.read_arrays(f"maps/{cell.key}")
+    return found is not None and store.find_file(f"maps/{found[1]['before']}.safetensors") is not None
 
 
 def _has_trigger(plan_: Plan, cell: Cell) -> bool:

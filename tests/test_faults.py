@@ -292,6 +292,28 @@ def test_a_flipped_byte_is_found_named_and_made_again(config, tmp_path, what, ca
     assert "damaged" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("what", ["maps", "maps before the attack", "prompts"])
+def test_a_flipped_byte_in_what_only_the_report_shows_is_found_too(config, what, capsys) -> None:
+    config = dataclasses.replace(config, attacks="shift_attack", defenses="none", attention_maps=True)
+    assert runner.run(config) == 0
+    (cell,) = plan(config).cells
+    own, others = f"{cell.key}.safetensors", sorted((config.folder / "maps").glob("*.safetensors"))
+    (before,) = (p for p in others if p.name != own)
+    (prompts,) = (config.folder / "prompts").glob("*.json")
+    path = {"maps": before.with_name(own), "maps before the attack": before, "prompts": prompts}[what]
+    whole, report = path.read_bytes(), (config.folder / "report.html").read_bytes()
+    data = bytearray(whole)
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+    capsys.readouterr()
+    assert runner.run(config) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "is damaged" in line]
+    assert len(said) == 1
+    assert str(path) in said[0]
+    assert path.read_bytes() == whole
+    assert (config.folder / "report.html").read_bytes() == report
+
+
 @pytest.mark.parametrize("size", [2**63, 2**64 - 1, 10_000_000, 0])
 def test_a_header_that_lies_about_its_size_is_a_damaged_file(tmp_path, size) -> None:
     """Also where somebody made the checksum fit."""
