@@ -129,6 +129,27 @@ def test_the_metric_sees_blur(clean_registry, tmp_path, monkeypatch):
     assert less.value < 0.2
 
 
+def test_the_ten_lines_of_the_readme(clean_registry, tiny_model, pair, tmp_path, monkeypatch):
+    """Every weight ends in the middle between the given and the clean model; with share=1 the clean model comes back."""
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "readme_defense.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("readme_defense", None)
+    importlib.import_module("readme_defense")
+    clean, given = pair
+    before, goal, view = weights(given), weights(clean), DefenderView(("clean_model",), ["a red heart"], clean_model=clean)
+    for share in (0.5, 1.0):
+        repaired = weights(registry.defenses.build("half_step", "shapes", {"share": share}).apply(given, view, 0))
+        for name, weight in repaired.items():
+            if name.startswith("unet."):
+                torch.testing.assert_close(weight, before[name].lerp(goal[name], share))
+    assert different(before, weights(given)) == set()
+    assert {line for line in code.splitlines() if line.startswith("from")} == {
+        "from dataclasses import dataclass",
+        "from bench.registry import option, register_defense",
+    }
+
+
 # ---------------------------------------------------------------------------------------------------------- third parties
 DEFENSE = '''
 import dataclasses
