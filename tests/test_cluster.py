@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from test_executors import config, numbers, plugin  # noqa: F401 - fixtures
 
 import run_bench
 from bench import cluster, executors, runner, settings
-from bench.plan import Config
+from bench.plan import Config, plan
+from bench.progress import Display
+from bench.store import Store
 from bench.types import Cell, UserError
 
 
@@ -33,6 +37,121 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(config, plug
     assert numbers(config.folder) == numbers(one.folder)
     assert not list(config.folder.rglob("*.lock"))
     assert not list(config.folder.rglob("*.partial"))
+
+
+# ----------------------------------------------------------------------------------------- the driver, on a Ray of this process
+class Lost(Exception):
+    """What Ray raises for a task that is gone."""
+
+
+class Ray(ModuleType):
+    """Tasks that `outcome(key, attempt)` decides: text that ends the run ("" for none), or an exception."""
+
+    def __init__(self, outcome) -> None:
+        super().__init__("ray")
+        self.outcome, self.started, self.most, self.cancelled, self.room = outcome, [], 0, [], None
+        self.running: list[tuple[str, int]] = []
+        self.exceptions = SimpleNamespace(RayError=Lost, RayTaskError=type("RayTaskError", (Lost,), {}))
+
+    def is_initialized(self) -> bool:
+        return True  # a connection that is there already
+
+    def put(self, value):
+        return value
+
+    def remote(self, **room):
+        self.room = room
+        return lambda function: SimpleNamespace(remote=self.start)
+
+    def start(self, asked, data, key, *rest):
+        ref = (key, self.started.count(key) + 1)
+        self.started.append(key)
+        self.running.append(ref)
+        self.most = max(self.most, len(self.running))
+        return ref
+
+    def wait(self, refs, timeout):
+        return refs[:1], refs[1:]
+
+    def get(self, ref):
+        self.running.remove(ref)
+        found = self.outcome(*ref)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def cancel(self, ref, force):
+        self.cancelled.append(ref)
+
+
+class Quiet:
+    """A queue of events that is empty."""
+
+    def __init__(self, actor_options) -> None:
+        self.put = None
+
+    def qsize(self) -> int:
+        return 0
+
+    def get_nowait_batch(self, n: int) -> list:
+        return []
+
+    def shutdown(self, force: bool) -> None:
+        pass
+
+
+@pytest.fixture
+def drive(config, monkeypatch):  # noqa: F811
+    def run(outcome, **more) -> tuple[Ray, list[str], list[Cell]]:
+        ray, queue = Ray(outcome), ModuleType("ray.util.queue")
+        queue.Queue = Quiet
+        for name, module in (("ray", ray), ("ray.util", ModuleType("ray.util")), ("ray.util.queue", queue)):
+            monkeypatch.setitem(sys.modules, name, module)
+        plan_ = plan(dataclasses.replace(config, executor="ray", **more))
+        display = Display()
+        said: list[str] = []
+        display.say = said.append
+        try:
+            cluster.run_tasks(plan_, None, plan_.cells, Store(config.folder), display, None, None)
+        finally:
+            run.ray = ray
+        return ray, said, plan_.cells
+
+    return run
+
+
+def test_every_cell_is_a_task_and_no_more_run_than_are_asked_for(drive) -> None:
+    ray, said, cells = drive(lambda key, attempt: "", workers=2, threads=3)
+    assert sorted(ray.started) == sorted(c.key for c in cells)
+    assert ray.most == 2
+    assert not said
+    assert not ray.cancelled
+    assert (ray.room["num_cpus"], ray.room["num_gpus"], ray.room["max_retries"]) == (3, 0, 0)
+    assert ray.room["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_lost_task_is_tried_again_and_not_for_ever(drive) -> None:
+    first: list[str] = []
+
+    def outcome(key: str, attempt: int):
+        first.append(key)
+        return Lost("the node is gone") if key == first[0] else ""
+
+    ray, said, cells = drive(outcome, workers=4)
+    assert ray.started.count(cells[0].key) == 1 + executors.RESTARTS
+    assert all(ray.started.count(c.key) == 1 for c in cells[1:])
+    assert len(said) == 1 + executors.RESTARTS
+    assert said[0].startswith("a task was lost (Lost) at shift_attack x none, seed 0: its start; it is tried again")
+    assert said[-1].endswith("it is left open")
+
+
+def test_what_the_user_can_mend_and_an_interrupt_end_all_tasks(drive) -> None:
+    with pytest.raises(UserError, match="the disk is full"):
+        drive(lambda key, attempt: "the disk is full", workers=4)
+    assert drive.ray.cancelled == drive.ray.running != []
+    with pytest.raises(KeyboardInterrupt):
+        drive(lambda key, attempt: KeyboardInterrupt(), workers=4)
+    assert drive.ray.cancelled == drive.ray.running != []
 
 
 def cell(attack: str, defense: str, seed: int = 0) -> Cell:
