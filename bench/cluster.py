@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from bench.data import Data
-from bench.executors import QUIET, RESTARTS, Reporter, work
+from bench.executors import RESTARTS, Reporter, variables_of, work
 from bench.plan import Config, Plan, plan
 from bench.progress import Display
 from bench.store import Store
@@ -115,11 +115,10 @@ def connected(share: float) -> Iterator[ModuleType]:
         ray.shutdown()
 
 
-def environment(config: Config) -> dict[str, str]:
-    """What a task's process finds in its environment: this package where it is not installed, and the threads of a cell."""
+def environment(plan_: Plan) -> dict[str, str]:
+    """What a task's process finds in its environment: that of a worker, and this package where it is not installed."""
     paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-    threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
-    return QUIET | threads | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    return variables_of(plan_.config, plan_.base.family) | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
 
 
 def run_tasks(
@@ -135,7 +134,7 @@ def run_tasks(
         from ray.util.queue import Queue
 
         events, given, place = Queue(actor_options={"num_cpus": 0}), ray.put(data), str(Path.cwd())
-        room = {"num_cpus": config.threads or 1, "num_gpus": share, "max_retries": 0, "runtime_env": {"env_vars": environment(config)}}
+        room = {"num_cpus": config.threads or 1, "num_gpus": share, "max_retries": 0, "runtime_env": {"env_vars": environment(plan_)}}
         task, left, running, phases, lost = ray.remote(**room)(make_cell), list(todo), {}, {}, 0
         try:
             while left or running:

@@ -135,6 +135,13 @@ def worker(config: Config, data: Data | None, keys: list[str], since: int, event
         os._exit(130)
 
 
+def variables_of(config: Config, family: str) -> dict[str, str]:
+    """The environment that a worker's process adds to this one's."""
+    keeping = KEEPING if family == "shapes" and config.device == "cpu" else {}
+    threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
+    return QUIET | threads | {k: v for k, v in keeping.items() if k not in os.environ}
+
+
 def gpus_of(device: str) -> list[str]:
     """The GPUs that workers on `device` take in turn, as CUDA_VISIBLE_DEVICES names them: all that this process sees for "cuda"; none to
     choose for a device with its number ("cuda:1") and for others."""
@@ -165,10 +172,7 @@ def run_workers(
     a worker, end all of them and get out; workers end with this process. `make` and `settled` are as for `work`."""
     context = multiprocessing.get_context("spawn")
     config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
-    variables = QUIET | ({"OMP_NUM_THREADS": str(config.threads)} if config.threads else {})
-    if plan_.base.family == "shapes" and config.device == "cpu":
-        variables |= {k: v for k, v in KEEPING.items() if k not in os.environ}
-    gpus = gpus_of(config.device)
+    variables, gpus = variables_of(config, plan_.base.family), gpus_of(config.device)
 
     def start(place: int) -> Worker:
         own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
