@@ -96,23 +96,34 @@ def connected(share: float) -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        try:
-            ray.init("auto", **quiet)
-        except ConnectionError:
-            if os.environ.get("RAY_ADDRESS"):
-                raise
-            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
-            if (have := ray.cluster_resources().get("GPU", 0)) < share:
-                raise UserError(f"a cell takes {share:g} GPUs and Ray finds {have:g} on this machine: connect to a cluster") from None
+        _connect(ray, share)
         yield ray
-    except ConnectionError as error:
-        first = (str(error).splitlines() or ["no answer"])[0]
-        raise UserError(f"there is no Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}: {first}") from None
     finally:
         ray.shutdown()
+
+
+def _connect(ray: ModuleType, share: float) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init("auto", **quiet)
+        return
+    except ConnectionError as error:
+        if address:
+            raise UserError(f"there is no Ray cluster at RAY_ADDRESS={address}: {_first_line(error)}") from None
+    try:
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+    except Exception as error:  # a bare one, where a machine is so busy that Ray does not wait for its own processes
+        why = _first_line(error)
+        raise UserError(f"Ray does not start on this machine ({why}): try again, or start it with 'ray start --head'") from None
+    if (have := ray.cluster_resources().get("GPU", 0)) < share:
+        raise UserError(f"a cell takes {share:g} GPUs and Ray finds {have:g} on this machine: connect to a cluster")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def environment(plan_: Plan) -> dict[str, str]:

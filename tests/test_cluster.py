@@ -24,7 +24,12 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(config, plug
     assert not ray.is_initialized()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")]))
     config = dataclasses.replace(config, defenses="none,dies_once", executor="ray", threads=1)
-    assert runner.run(config) == 0
+    try:
+        assert runner.run(config) == 0
+    except UserError as error:
+        if "timed out during startup" not in str(error):
+            raise
+        pytest.skip(f"this machine is too busy: {error}")
     said = capsys.readouterr().err
     assert (tmp_path / "died").exists()
     assert "a task was lost (WorkerCrashedError) at shift_" in said
@@ -197,6 +202,25 @@ def test_without_ray_the_command_says_what_to_install(monkeypatch, tiny, tmp_pat
     assert run_bench.main([*flags, "--out", str(tmp_path / "run")]) == 2
     assert "pip install" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch) -> None:
+    ray = ModuleType("ray")
+    ray.shutdown = lambda: None
+    ray.is_initialized = lambda: False
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def init(address, **more):
+        raise ConnectionError("no cluster") if address == "auto" else Exception("The current node timed out during startup.\nMore")
+
+    ray.init = init
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(UserError, match="does not start on this machine") as error, cluster.connected(0):
+        pass
+    assert "\n" not in str(error.value)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(UserError, match="no Ray cluster at RAY_ADDRESS=10"), cluster.connected(0):
+        pass
 
 
 def test_settings() -> None:
