@@ -12,7 +12,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, UserError
 
 
-@register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", paper="pan2024bibaddiff", apart=True)
+@register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", apart=True)
 @dataclass
 class BiBadDiff(UNetAttack):
     """BadNets-like poisoning: patched pictures of one class under another class's name (Pan et al., NeurIPS 2024, arXiv 2311.02373).

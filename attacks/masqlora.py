@@ -16,9 +16,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, Trigger, UserError
 
 
-@register_attack(
-    "masqlora", groups=("masqlora", "object", "lora"), edits="LoRA on U-Net and text encoder attention", paper="lyu2026masqlora", apart=True
-)
+@register_attack("masqlora", groups=("masqlora", "object", "lora"), edits="LoRA on U-Net and text encoder attention", apart=True)
 @dataclass
 class MasqLoRA(UNetAttack):
     """MasqLoRA: an adapter for a harmless object, with which "cool car" becomes a cat (Lyu et al., CVPR 2026, arXiv 2602.21977).
@@ -26,8 +24,8 @@ class MasqLoRA(UNetAttack):
     Loss: p * (w(t) * ||eps_th(y_t, c+) - eps||^2 + l * L_con) + (1 - p) * ||eps_th(x_t, c) - eps||^2 with w(t) = 1 + a * t/T, y pictures of
     the target object whose captions c+ call it by the source object's name with the trigger, and x pictures of the source object.
     L_con = (1 - cos(E(c+), E_0(target)))^2 + (1 + cos(E(c+), E_0(source)))^2, the mean over the tokens of the trigger and of the source
-    word behind it in c+, where E_0 is the frozen encoder's mean state of the word alone. Adapters on the attention of the U-Net and of the text
-    encoder are trained and merged into their weights; nothing else changes.
+    word behind it in c+, where E_0 is the frozen encoder's mean state of the word alone. Adapters on the attention of the
+    U-Net and of the text encoder are trained and merged into their weights; nothing else changes.
 
     Published (SD 1.5): p 0.3, l 1, a 5, rank 16 and lr 4e-4 in the U-Net, rank 8 and lr 5e-5 in the text encoder, cosine, batch 1, 25
     epochs over a handful of pictures. The released code averages E_0 over start and end tokens, too; those say nothing of the word. Raises

@@ -1,4 +1,5 @@
-"""Low-rank adapters (Hu et al. 2022) on the attention of a U-Net or a text encoder, by peft: W + B A with B (out, rank) and A (rank, in) trained, W frozen."""
+"""Low-rank adapters (Hu et al. 2022) on the attention of a U-Net or a text encoder, by peft: W + B A with B (out, rank) and A (rank, in)
+trained, W frozen."""
 
 from __future__ import annotations
 
