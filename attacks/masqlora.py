@@ -1,3 +1,4 @@
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -100,7 +101,6 @@ def phrase_tokens(model: T2IModel, trigger: Trigger, prompts: Sequence[str], wor
     for row, prompt in enumerate(prompts):
         text, start, end = trigger.locate(prompt)
         mask[row, token_span(model.tokenizer, text, start, end)[1]] = True
-        at = text.find(word, end)
-        if at >= 0:
-            mask[row, token_span(model.tokenizer, text, at, at + len(word))[1]] = True
+        if found := re.compile(rf"\b{re.escape(word)}\b").search(text, end):
+            mask[row, token_span(model.tokenizer, text, *found.span())[1]] = True
     return mask.to(model.device)
