@@ -176,7 +176,7 @@ def test_patch_errors(images):
         apply_target(images, Target("patch", patch=checkerboard(), box=(60, 0)))
     with pytest.raises(UserError, match="no patch"):
         make_judge(backdoor(kind="patch"), FakeEncoder())
-    with pytest.raises(UserError, match="known: patch, style, object"):
+    with pytest.raises(UserError, match="known: patch, image, style, object"):
         make_judge(backdoor(kind="sound"), FakeEncoder())
 
 
