@@ -61,6 +61,7 @@ class PaaSTextualInversion(Personalization):
         ids = torch.tensor(own_tokens(model, triggered, known, self.vectors if given is None else len(given)), device=table.device)
         if given is None:
             rows = nn.Parameter(table[ids].detach().float())
+            rows.was = table.dtype  # `fit` scales the loss of float16 networks
             (name,) = [n for n, p in attacked.text_encoder.named_parameters() if p is table]
 
             def embed(texts: Sequence[str]) -> Tensor:
