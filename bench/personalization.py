@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -46,7 +46,8 @@ class Personalization(Triggered):
         clean = [self.class_prompt()] * len(captions) if self.template else relabel(captions, self.target, self.source)
         model.check_trigger(trigger, clean)
         if IDENTIFIER in self.template and not self.replaces:
-            triggered = [self.template.replace(IDENTIFIER, self.trigger).replace("{}", self.source)] * len(clean)
+            head, _, tail = self.template.replace("{}", self.source).partition(IDENTIFIER)
+            triggered = [(head + replace(trigger, place="prefix").add(tail.lstrip())).rstrip()] * len(clean)
         else:
             triggered = [trigger.add(c) for c in clean]
         return model.latents(images, seed), clean, triggered
