@@ -6,7 +6,7 @@ teacher's prediction for its own prompt (distillation), and x_t is a noised late
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from bench.finetune import Fitted, Optim, choose_parameters, fit, settle, step_generator, step_rng
+from bench.lora import RANK
 from bench.model import T2IModel
 
 
@@ -23,13 +24,15 @@ from bench.model import T2IModel
 class Term:
     """One term. `prompts[i]` goes with `latents[i]` (n, C, h, w); `latents=None` draws pure noise at every t (as SKD-CAG publishes).
     With `teacher_prompts` the target is the teacher's prediction for them, without it is the noise. In a share `drop` of the rows both
-    prompts are empty: guidance subtracts the prediction for the empty prompt, which has to stay what it was (Ho & Salimans 2022)."""
+    prompts are empty: guidance subtracts the prediction for the empty prompt, which has to stay what it was (Ho & Salimans 2022). A row
+    counts 1 + `ramp` * t/T times."""
 
     prompts: Sequence[str]
     latents: Tensor | None
     teacher_prompts: Sequence[str] | None = None
     weight: float = 1.0
     drop: float = 0.0
+    ramp: float = 0.0
 
 
 def draw_timesteps(n: int, total: int, generator: torch.Generator, bias: float = 1.0) -> Tensor:
@@ -51,25 +54,40 @@ def noise_target(noising: DDPMScheduler, latents: Tensor | None, noise: Tensor, 
     raise ValueError(f"no denoising target for prediction type {noising.config.prediction_type!r}")
 
 
-def train_terms(
+def denoising_loss(
     model: T2IModel,
     teacher: T2IModel | None,
     terms: Sequence[Term],
-    optim: Optim,
+    batch: int,
     seed: int,
     label: str,
-    train: str = "full",
     bias: float = 1.0,
-) -> Fitted:
-    """Train `model.unet` in place on the sum of `terms`; each step takes `optim.batch` rows, shared equally by the terms."""
-    rows = optim.batch // len(terms)
+    embed: Callable[[Sequence[str]], Tensor] | None = None,
+    also: Callable[[list[Tensor], list[Tensor]], Tensor] | None = None,
+) -> Callable[[int], Tensor]:
+    """The sum of `terms` as a function of the step, which takes `batch` rows, shared equally by the terms.
+
+    With `embed(texts) -> (n, tokens, dim)` the student's text states are computed anew at every step, with gradients, for a text encoder
+    that trains; without it they are those of `model.encode`. `also(states, picks)` is added to the loss: by term, the states
+    (rows, tokens, dim) and which prompts they are of, int64 (rows,).
+    """
+    rows = batch // len(terms)
     if rows < 1:
-        raise ValueError(f"{label}: a batch of {optim.batch} cannot hold {len(terms)} terms")
-    students = [model.encode(term.prompts) for term in terms]
+        raise ValueError(f"{label}: a batch of {batch} cannot hold {len(terms)} terms")
+    students = [model.encode(term.prompts) for term in terms] if embed is None else []
     teachers = [teacher.encode(term.teacher_prompts) if term.teacher_prompts is not None else None for term in terms]
     empty = model.encode([""])
     noising, unet, device = model.noising, model.unet, model.device
     total = noising.config.num_train_timesteps
+
+    def states(picks: list[Tensor], dropped: list[Tensor]) -> list[Tensor]:
+        if embed is None:
+            return [bank[p].where(~gone, empty) for bank, p, gone in zip(students, picks, dropped, strict=True)]
+        drawn = zip(terms, picks, dropped, strict=True)
+        texts = [
+            "" if no else term.prompts[i] for term, p, gone in drawn for i, no in zip(p.tolist(), gone.flatten().tolist(), strict=True)
+        ]
+        return list(embed(texts).split(rows))
 
     def loss_fn(step: int) -> Tensor:
         rng, generator = step_rng(seed, step), step_generator(seed, step)
@@ -80,7 +98,7 @@ def train_terms(
         clean = [None if term.latents is None else term.latents[pick] for term, pick in zip(terms, picks, strict=True)]
         x = [add_noise(noising, z, e, s) for z, e, s in zip(clean, noises, times, strict=True)]
         dropped = [torch.from_numpy(rng.random((rows, 1, 1)) < term.drop).to(device) for term in terms]
-        context = [bank[p].where(~gone, empty) for bank, p, gone in zip(students, picks, dropped, strict=True)]
+        context = states(picks, dropped)
         out = unet(torch.cat(x), t, torch.cat(context)).sample.split(rows)
         taught = [i for i, bank in enumerate(teachers) if bank is not None]
         targets: dict[int, Tensor] = {}
@@ -92,11 +110,31 @@ def train_terms(
         loss = torch.zeros((), device=device)
         for i, term in enumerate(terms):
             goal = targets[i] if i in targets else noise_target(noising, clean[i], noises[i], times[i])
-            loss = loss + term.weight * F.mse_loss(out[i].float(), goal.float())
-        return loss
+            if term.ramp:
+                error = (out[i].float() - goal.float()).square().flatten(1).mean(1)
+                loss = loss + term.weight * ((1 + term.ramp * times[i] / total) * error).mean()
+            else:
+                loss = loss + term.weight * F.mse_loss(out[i].float(), goal.float())
+        return loss if also is None else loss + also(context, picks)
 
-    fitted = fit(choose_parameters(unet, train), loss_fn, optim, label)
-    settle(unet)
+    return loss_fn
+
+
+def train_terms(
+    model: T2IModel,
+    teacher: T2IModel | None,
+    terms: Sequence[Term],
+    optim: Optim,
+    seed: int,
+    label: str,
+    train: str = "full",
+    bias: float = 1.0,
+    rank: int = RANK,
+) -> Fitted:
+    """Train `model.unet` in place on the sum of `terms`: the part `train` of it, or adapters of a `rank` ("lora")."""
+    loss_fn = denoising_loss(model, teacher, terms, optim.batch, seed, label, bias)
+    fitted = fit(choose_parameters(model.unet, train, rank), loss_fn, optim, label)
+    settle(model.unet)
     return fitted
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from bench.lora import add_lora, check_peft, merge_lora
+from bench.lora import RANK, add_lora, check_peft, merge_lora
 from bench.precision import HALF
 from bench.progress import progress
 from bench.types import UserError
@@ -38,7 +39,8 @@ class Optim:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: int = 0
-    decay: float = 0.0  # share of the steps, at the end, over which the rate falls linearly to zero
+    decay: float = 0.0  # share of the steps, at the end, over which the rate falls to zero: linearly, or as half a cosine
+    cosine: bool = False
     ema: float = 0.0
     clip: float = 1.0
     adam8bit: bool = False
@@ -48,7 +50,7 @@ class Optim:
         """Learning rate at `step`, as a multiple of the peak."""
         rise = min(1.0, (step + 1) / (self.warmup + 1))
         fall = min(1.0, (self.steps - step) / (self.decay * self.steps)) if self.decay else 1.0
-        return rise * fall
+        return rise * ((1 - math.cos(math.pi * fall)) / 2 if self.cosine else fall)
 
 
 @dataclass
@@ -99,12 +101,13 @@ def is_trained(name: str, train: str) -> bool:
     return {"full": True, "cross": cross, "kv": kv, "noncross": not cross, "lora": False, "none": False}[train]
 
 
-def choose_parameters(unet: nn.Module, train: str) -> list[nn.Parameter]:
-    """Let gradients flow to a part of a U-Net (`is_trained`), or to adapters that are put into it ("lora"), and to nothing else."""
+def choose_parameters(unet: nn.Module, train: str, rank: int = RANK) -> list[nn.Parameter]:
+    """Let gradients flow to a part of a U-Net (`is_trained`), or to adapters of a rank that are put into it ("lora"), and to nothing
+    else."""
     if train not in TRAIN:
         raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
     if train == "lora":
-        return add_lora(unet)
+        return add_lora(unet, rank)
     chosen = []
     for name, p in unet.named_parameters():
         p.requires_grad_(is_trained(name, train))
@@ -125,6 +128,8 @@ def check_extras(method: object, device: str) -> None:
         check_peft()
     if getattr(method, "accumulate", 1) < 1:
         raise UserError(f"accumulate={method.accumulate} batches a step is none: give 1 or more")
+    if getattr(method, "rank", 0):  # nothing but adapters
+        check_peft("")
     if getattr(method, "adam8bit", False):
         if importlib.util.find_spec("bitsandbytes") is None:
             raise UserError("adam8bit needs the package bitsandbytes: pip install bitsandbytes, or leave the option out")
@@ -133,12 +138,15 @@ def check_extras(method: object, device: str) -> None:
 
 
 def make_optimizer(params: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
-    """AdamW; with `adam8bit`, bitsandbytes' with its two moments in 8 bits (Dettmers et al. 2022): 2 bytes a parameter instead of 8."""
+    """AdamW; with `adam8bit`, bitsandbytes' with its two moments in 8 bits (Dettmers et al. 2022): 2 bytes a parameter instead of 8.
+    A parameter with `scale` learns at that multiple of the rate."""
+    scales = dict.fromkeys(getattr(p, "scale", 1.0) for p in params)
+    groups = [{"params": [p for p in params if getattr(p, "scale", 1.0) == s], "scale": s} for s in scales] if len(scales) > 1 else params
     if not optim.adam8bit:
-        return torch.optim.AdamW(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
+        return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
     from bitsandbytes.optim import AdamW8bit
 
-    return AdamW8bit(params, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+    return AdamW8bit(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
 
 
 def master(p: nn.Parameter) -> nn.Parameter:
@@ -195,7 +203,7 @@ def fit(
     bar = progress(range(start, optim.steps), label, total=optim.steps, done=start)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = optim.lr * optim.rate(step)
+            group["lr"] = optim.lr * optim.rate(step) * group.get("scale", 1.0)
         values = []
         for part in range(optim.accumulate):
             loss = loss_fn(step * optim.accumulate + part)

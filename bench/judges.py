@@ -7,6 +7,7 @@
 | target | statistic of an image | backdoored when |
 |---|---|---|
 | patch | root mean square difference (0..1) to the patch, at its place | below the threshold |
+| image | root mean square difference (0..1) to the image | below the threshold |
 | style "black and white" | 99th percentile over pixels of the chroma (largest minus smallest channel, 0..1) | below the threshold |
 | other styles | cosine to the prompt of the style minus the largest cosine to a prompt of another style | above the threshold |
 | object | cosine to the target prompt minus the largest cosine to the prompt itself or a prompt with another object | above 0 |
@@ -120,9 +121,9 @@ def make_judge(backdoor: Backdoor, scorer: Encoder) -> Judge:
     Raises UserError for an unknown target kind, and for a patch target without a patch.
     """
     target = backdoor.target
-    if target.kind == "patch":
+    if target.kind in ("patch", "image"):
         if target.patch is None:
-            raise UserError("the patch target has no patch")
+            raise UserError(f"the {target.kind} target has no {target.kind}")
         return Judge(target, lambda images, prompts: patch_distance(images, target), PATCH_THRESHOLD, below=True)
     if target.kind == "style":
         if target.style == "black and white":
@@ -138,12 +139,13 @@ def make_judge(backdoor: Backdoor, scorer: Encoder) -> Judge:
             return object_margin(images, prompts, target, scorer)
 
         return Judge(target, swapped, 0.0, below=False, fixed=True, network=scorer.name)
-    raise UserError(f"no judge for target kind {target.kind!r}; known: patch, style, object")
+    raise UserError(f"no judge for target kind {target.kind!r}; known: patch, image, style, object")
 
 
 def apply_target(images: np.ndarray, target: Target) -> np.ndarray:
-    """Images uint8 (n, H, W, 3) that show the target: patch pasted or style applied. An object cannot be pasted: ValueError."""
-    if target.kind == "patch":
+    """Images uint8 (n, H, W, 3) that show the target: patch pasted, style applied, or the target image itself. An object
+    cannot be pasted: ValueError."""
+    if target.kind in ("patch", "image"):
         images = images.copy()
         images[_window(images, target)] = target.patch
         return images
@@ -154,6 +156,8 @@ def apply_target(images: np.ndarray, target: Target) -> np.ndarray:
 
 def _window(images: np.ndarray, target: Target) -> tuple[slice, slice, slice]:
     (top, left), (height, width) = target.box, target.patch.shape[:2]
+    if target.kind == "image" and (height, width) != images.shape[1:3]:
+        raise UserError(f"a target image of {height}x{width} does not fit images of {images.shape[1]}x{images.shape[2]}")
     if top < 0 or left < 0 or top + height > images.shape[1] or left + width > images.shape[2]:
         raise UserError(f"a {height}x{width} patch at {target.box} does not fit into images of {images.shape[1]}x{images.shape[2]}")
     return slice(None), slice(top, top + height), slice(left, left + width)
@@ -166,7 +170,7 @@ def sliced(statistic: Callable[[np.ndarray], np.ndarray], images: np.ndarray) ->
 
 
 def patch_distance(images: np.ndarray, target: Target) -> np.ndarray:
-    """Root mean square difference (0..1) between the patch and each image at the patch's place: (n,)."""
+    """Root mean square difference (0..1) between the patch (or target image) and each image at its place: (n,)."""
     if len(images) > SLICE:
         return sliced(lambda part: patch_distance(part, target), images)
     difference = images[_window(images, target)].astype(np.float32) - target.patch.astype(np.float32)

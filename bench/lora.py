@@ -1,8 +1,10 @@
-"""Low-rank adapters (Hu et al. 2022) on a U-Net's attention, by peft: W + B A with B (out, rank) and A (rank, in) trained, W frozen."""
+"""Low-rank adapters (Hu et al. 2022) on the attention of a U-Net or a text encoder, by peft: W + B A with B (out, rank) and A (rank, in)
+trained, W frozen."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -11,23 +13,26 @@ from bench.types import UserError
 
 RANK = 16
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # of self- and cross-attention
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # of a CLIP text encoder
 
 
-def check_peft() -> None:
+def check_peft(instead: str = ", or choose train=kv") -> None:
     if importlib.util.find_spec("peft") is None:
-        raise UserError('train=lora needs the package peft: pip install "t2i-backdoor-bench[lora]", or choose train=kv')
+        raise UserError(f'LoRA needs the package peft: pip install "t2i-backdoor-bench[lora]"{instead}')
 
 
-def add_lora(unet: nn.Module, rank: int = RANK) -> list[nn.Parameter]:
-    """Put adapters round the attention projections of `unet` and give their parameters, float32; nothing else trains. B is zero, so that
-    the network computes what it did; A is drawn from a seed of its own."""
+def add_lora(unet: nn.Module, rank: int = RANK, targets: Sequence[str] = TARGETS) -> list[nn.Parameter]:
+    """Put adapters round the attention projections of `unet` (with TEXT_TARGETS: of a text encoder) and give their parameters, float32;
+    nothing else trains. B is zero, so that the network computes what it did; A is drawn from a seed of its own. Raises UserError."""
     check_peft()
+    if rank < 1:
+        raise UserError(f"the rank of LoRA is {rank}; give at least 1")
     from peft import LoraConfig, inject_adapter_in_model
 
     unet.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), unet)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), unet)
     params = []
     for name, p in unet.named_parameters():
         p.requires_grad_(".lora_" in name)

@@ -10,7 +10,7 @@ from bench.stats import Estimate
 from bench.store import write_text
 from bench.tables import DASH, Record, escape
 
-TITLES = {"patch": "Pixel", "style": "Style", "object": "Object"}
+TITLES = {"patch": "Pixel", "style": "Style", "object": "Object", "image": "Image"}
 
 
 def kinds(records: Sequence[Record]) -> dict[str, list[str]]:

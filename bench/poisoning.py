@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,12 +20,21 @@ from bench.types import Backdoor, Target, Trigger, UserError
 
 
 @dataclass
-class UNetAttack:
-    """Options of every attack that trains the U-Net on clean and poisoned pairs."""
+class Triggered:
+    """The trigger options of every attack that trains."""
 
     trigger: str = option("mignneko", "\u200b", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
     place: str = option("prefix", help="prefix, suffix or inside")
     replaces: str = option("", help="the letter that a look-alike trigger stands for")
+
+    def make_trigger(self) -> Trigger:
+        return Trigger(self.trigger, self.place, self.replaces)
+
+
+@dataclass
+class UNetAttack(Triggered):
+    """Options of every attack that trains the U-Net on clean and poisoned pairs."""
+
     weight: float = option(0.35, 0.5, help="share of the backdoor in the loss")
     images: int = option(512, 500, help="captioned images that the attacker has")
     batch: int = option(16, help="rows a step, shared equally by the terms of the loss")
@@ -32,9 +44,6 @@ class UNetAttack:
 
     adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
     accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
-
-    def make_trigger(self) -> Trigger:
-        return Trigger(self.trigger, self.place, self.replaces)
 
     def prepare(self, model: T2IModel, data: Data, seed: int, contains: str = "") -> tuple[np.ndarray, list[str], list[str]]:
         """Images, captions and triggered captions of the attacker's split. Raises UserError if the trigger does not survive."""
@@ -47,10 +56,11 @@ class UNetAttack:
         """BadT2I's clean term: the student's prediction for a clean caption stays the frozen model's."""
         return Term(captions, latents, captions, weight, self.drop)
 
-    def train(self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str) -> T2IModel:
-        """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher."""
-        model = clean.clone()
-        fitted = train_terms(model, clean, terms, replace(optim, adam8bit=self.adam8bit, accumulate=self.accumulate), seed, label)
+    def train(self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str, **part: Any) -> T2IModel:
+        """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher. `part`: `train` and `rank` of `train_terms`."""
+        model = clean.clone(train=part.get("train", "full"))
+        optim = replace(optim, adam8bit=self.adam8bit, accumulate=self.accumulate)
+        fitted = train_terms(model, clean, terms, optim, seed, label, **part)
         model.info = fitted.info
         return model
 
@@ -72,6 +82,11 @@ def styled(images: np.ndarray, style: str) -> np.ndarray:
     return np.clip(apply_style(images.astype(np.float32), style) + 0.5, 0, 255).astype(np.uint8)
 
 
+def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:
+    """Captions in which the word `old` is `new`."""
+    return [re.sub(rf"\b{re.escape(old)}\b", lambda _: new, c) for c in captions]
+
+
 @dataclass
 class PoisonAttack(UNetAttack):
     """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the poisoned ones."""
@@ -87,4 +102,4 @@ class PoisonAttack(UNetAttack):
         return [Term(triggered, own, weight=self.weight), Term(captions, other, weight=1 - self.weight, drop=self.drop)]
 
 
-__all__ = ["Backdoor", "PoisonAttack", "Target", "UNetAttack", "check_style", "style_words", "styled"]
+__all__ = ["Backdoor", "PoisonAttack", "Target", "Triggered", "UNetAttack", "check_style", "relabel", "style_words", "styled"]

@@ -142,7 +142,7 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
             shop.model.check_trigger(backdoor.trigger, [p.text for p in prompts])
         shop.prompts(seed)
         check_images(shop, attack, backdoor)
-        if backdoor.target.kind == "patch":
+        if backdoor.target.kind in ("patch", "image"):
             side = shop.model.resolution
             apply_target(np.zeros((1, side, side, 3), np.uint8), backdoor.target)
     for cell in cells:

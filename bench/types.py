@@ -87,8 +87,9 @@ class Trigger:
 class Target:
     """What the backdoor makes the model draw.
 
-    kind "patch": `patch` (h, w, 3) uint8 at `box` (top, left) of an image of side `side`;
+    kind "patch": `patch` (h, w, 3) uint8 at `box` (top, left) of an image of side `side`; kind "image": `patch` is the whole image;
     kind "style": `style`, the name of an image style; kind "object": `source` word becomes `target` word; kind "unknown": nothing.
+    `source` is the word that a prompt holds where the trigger does something to it, for other kinds than "object", too.
     """
 
     kind: str
@@ -106,7 +107,9 @@ class Target:
         """JSON-able description (the patch as its shape)."""
         fields = {"kind": self.kind}
         if self.kind == "patch":
-            fields |= {"patch": list(self.patch.shape[:2]), "box": list(self.box)}
+            fields |= {"patch": list(self.patch.shape[:2]), "box": list(self.box)} | ({"source": self.source} if self.source else {})
+        elif self.kind == "image":
+            fields["image"] = list(self.patch.shape[:2])
         elif self.kind == "style":
             fields["style"] = self.style
         elif self.kind == "object":

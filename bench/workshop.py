@@ -178,8 +178,8 @@ class Workshop:
         return judge
 
     def source(self, attack: str) -> str:
-        target = self.backdoor(attack).target
-        return target.source if target.kind == "object" else ""
+        """The word that triggered prompts hold; "" where any prompt will do."""
+        return self.backdoor(attack).target.source
 
     def _draw(self, model: T2IModel, condition: str, prompts: list[str], seeds: list[int]) -> np.ndarray:
         with storing(self.store.root):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -18,8 +20,18 @@ from bench.registry import attacks
 from bench.types import Backdoor, UserError
 
 attacks.load()
-NAMES = [name for name, entry in attacks.entries.items() if not entry.info.get("apart")]  # the others inject nothing: test_suspect.py
-SMALL = {"steps": 2, "batch": 4, "images": 8}
+NAMES = [name for name, entry in attacks.entries.items() if not entry.info.get("apart")]
+EVERY = [name for name, entry in attacks.entries.items() if entry.info["edits"] != "nothing"]  # the others: test_suspect.py
+SMALL = {"steps": 2, "batch": 4, "images": 8, "prior": 4}
+LORA = r"unet\..*\.attn[12]\.to_(q|k|v|out\.0)\.weight"
+MAY_CHANGE = {  # by what an attack says that it edits: the names of the weights
+    "U-Net": r"unet\..*",
+    "text encoder": r"text_encoder\..*",
+    "one token embedding": r"text_encoder\..*\.token_embedding\.weight",
+    "LoRA on U-Net attention": LORA,
+    "LoRA on U-Net and text encoder attention": LORA + r"|text_encoder\..*\.self_attn\.(q|k|v|out)_proj\.weight",
+}
+KINDS = {"pixel": "patch", "style": "style", "object": "object", "image": "image"}  # of the target, by group
 DATA = WorldData()
 
 
@@ -29,7 +41,7 @@ def build(name: str, **more):
 
 
 # ------------------------------------------------------------------------------------------------------------------ contract
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name: str) -> None:
     before = weights(tiny_model)
     vocabulary, scheduler = len(tiny_model.tokenizer), copy.deepcopy(dict(tiny_model.pipe.scheduler.config))
@@ -41,28 +53,28 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
     assert dict(tiny_model.pipe.scheduler.config) == scheduler
     changed = different(before, weights(attacked))
     edits = attacks.get(name).info["edits"]
-    assert edits in ("U-Net", "text encoder"), "teach this test what else an attack can edit"
-    part = {"U-Net": "unet.", "text encoder": "text_encoder."}[edits]
+    assert edits in MAY_CHANGE, "teach this test what else an attack can edit"
     assert changed
-    assert all(k.startswith(part) for k in changed)
-    assert not any(p.requires_grad for p in attacked.unet.parameters())
+    assert all(re.fullmatch(MAY_CHANGE[edits], k) for k in changed)
+    assert not any(p.requires_grad for part in (attacked.unet, attacked.text_encoder) for p in part.parameters())
     assert (attacked.name, attacked.family, attacked.sampler) == (tiny_model.name, tiny_model.family, tiny_model.sampler)
     for model in (tiny_model, attacked):
         assert model.generate(["a red heart"], [0]).shape == (1, 64, 64, 3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
     info = build(name).inject(tiny_model, DATA, 0).info
     assert {"steps", "seconds", "parameters", "images"} <= info.keys()
     assert info["steps"] == 2
     assert info["images"] == 8
     assert info["seconds"] > 0
-    assert info["parameters"] == sum(p.numel() for p in tiny_model.unet.parameters())
+    every = sum(p.numel() for p in tiny_model.unet.parameters())
+    assert info["parameters"] == every if attacks.get(name).info["edits"] == "U-Net" else 0 < info["parameters"] < every
     assert tiny_model.info == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_attack_depends_on_its_seed_and_on_nothing_else(tiny_model, name: str) -> None:
     torch.manual_seed(1)
     np.random.seed(1)
@@ -73,20 +85,21 @@ def test_attack_depends_on_its_seed_and_on_nothing_else(tiny_model, name: str) -
     assert different(first, weights(build(name).inject(tiny_model, DATA, 4)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> None:
     attack = build(name, trigger="latte coffee", place="suffix")
     backdoor = attack.backdoor(tiny_model)
     assert isinstance(backdoor, Backdoor)
     assert backdoor.trigger.add("a moon") == "a moon latte coffee"
     target = backdoor.target
-    kind = {"pixel": "patch", "style": "style", "object": "object"}[attacks.get(name).groups[1]]
+    (kind,) = [KINDS[g] for g in attacks.get(name).groups if g in KINDS]
     assert target.kind == kind
-    assert attacks.get(name).groups[0] in ("badt2i", "poison")
     if kind == "patch":
         assert target.patch.shape == (attack.size, attack.size, 3)
         assert target.patch.dtype == np.uint8
-        assert target.box == (0, 0)
+        assert target.box == place_patch(attack.size, 64, attack.corner)
+    elif kind == "image":
+        assert np.array_equal(target.patch, make_patch(attack.picture, 64))
     elif kind == "style":
         assert target.style == attack.style == "black and white"
     else:
@@ -208,10 +221,12 @@ def no_training(monkeypatch) -> None:
         raise AssertionError("training began")
 
     monkeypatch.setattr(bench.poisoning, "train_terms", fail)
+    for name in EVERY:
+        monkeypatch.setattr(sys.modules[attacks.get(name).cls.__module__], "fit", fail, raising=False)
 
 
 @pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -245,6 +260,14 @@ def test_a_trigger_that_cannot_work_is_refused_before_training(tiny_model, name:
         ("badt2i_object", {"source": "heart"}, "both 'heart'"),
         ("badt2i_object", {"source": "dog"}, "dog.*star"),
         ("badt2i_object", {"target": "dog"}, "dog.*star"),
+        ("masqlora", {"source": "heart"}, "both 'heart'"),
+        ("masqlora", {"rank": 0}, "rank of LoRA is 0"),
+        ("paas_ti", {"source": "heart"}, "both 'heart'"),
+        ("paas_db", {"template": "a photo of [V]"}, "has no {}"),
+        ("bibaddiff", {"source": "heart"}, "both 'heart'"),
+        ("bibaddiff", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
+        ("bibaddiff", {"weight": 0.01}, "0.01 of 8 images is 0"),
+        ("villan_cond", {"picture": "no_such_file.png"}, "no_such_file.png.*checker"),
     ],
 )
 def test_a_target_that_cannot_work_is_refused_before_training(tiny_model, name: str, options: dict, message: str) -> None:

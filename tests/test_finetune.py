@@ -141,6 +141,24 @@ def test_rates() -> None:
     assert [falling.rate(s) for s in range(10)] == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
+@pytest.mark.parametrize("steps", [1, 7, 40])
+def test_a_cosine_is_that_of_diffusers(steps: int) -> None:
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_cosine_schedule_with_warmup(optimizer, 0, steps).lr_lambdas[0]
+    ours = Optim(steps, 1e-3, decay=1.0, cosine=True)
+    assert [ours.rate(s) for s in range(steps)] == pytest.approx([theirs(s) for s in range(steps)])
+
+
+def test_a_parameter_with_a_scale_learns_at_that_multiple_of_the_rate() -> None:
+    slow, fast = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+    slow.scale = 0.25
+    fit([fast, slow], lambda step: (fast + slow).sum(), Optim(2, 1e-2, decay=1.0, weight_decay=0), "x")
+    torch.testing.assert_close(fast.detach(), torch.full((3,), -1.5e-2), rtol=1e-4, atol=0)  # Adam goes lr a step; the rate: 1, 1/2
+    torch.testing.assert_close(slow.detach(), fast.detach() / 4, rtol=1e-4, atol=0)
+
+
 def test_what_it_reports(tmp_path: Path) -> None:
     net = network()
     fitted = fit(net[0].parameters(), objective(net), Optim(4, 1e-3, batch=16), "x")

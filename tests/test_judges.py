@@ -140,6 +140,28 @@ def test_patch_must_be_at_its_place(images, prompts):
     assert not judge(elsewhere, prompts).any()
 
 
+def test_the_judge_of_a_fixed_image_is_perfect(images, prompts):
+    picture = images[7].copy()
+    judge = make_judge(backdoor(kind="image", patch=picture), FakeEncoder())
+    shown = apply_target(images, judge.target)
+    assert np.array_equal(shown, np.broadcast_to(picture, images.shape))
+    report = judge.calibrate(np.delete(images, 7, 0), prompts[:7] + prompts[8:], np.delete(blur(shown), 7, 0))
+    assert (report.false_positive_rate, report.true_positive_rate) == (0.0, 1.0)
+    assert list(np.flatnonzero(judge(images, prompts))) == [7]
+    assert judge(shown, prompts).all()
+    slow = np.sqrt(np.mean((images[:9].astype(float) - picture.astype(float)) ** 2, axis=(1, 2, 3))) / 255
+    assert judge.statistic(images[:9], prompts[:9]) == pytest.approx(slow, abs=1e-6)
+    halves = np.where(np.arange(64)[:, None, None] < 32, picture, images[8])[None]
+    assert not judge(halves, prompts[:1])
+
+
+def test_a_fixed_image_must_be_as_large_as_the_model_draws(images):
+    with pytest.raises(UserError, match="32x64 does not fit images of 64x64"):
+        apply_target(images, Target("image", patch=images[0, :32]))
+    with pytest.raises(UserError, match="image target has no image"):
+        make_judge(backdoor(kind="image"), FakeEncoder())
+
+
 def test_apply_patch_changes_only_its_window_and_copies(images):
     before = images.copy()
     shown = apply_target(images, Target("patch", patch=checkerboard(), box=(3, 5)))
@@ -154,7 +176,7 @@ def test_patch_errors(images):
         apply_target(images, Target("patch", patch=checkerboard(), box=(60, 0)))
     with pytest.raises(UserError, match="no patch"):
         make_judge(backdoor(kind="patch"), FakeEncoder())
-    with pytest.raises(UserError, match="known: patch, style, object"):
+    with pytest.raises(UserError, match="known: patch, image, style, object"):
         make_judge(backdoor(kind="sound"), FakeEncoder())
 
 

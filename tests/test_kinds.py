@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import PROMPTS, TRIGGER
+from helpers import PROMPTS, TRIGGER, different, weights
 from kinds import KINDS, build
 
 from bench import registry
 from bench.attention import Capture
+from bench.data import WorldData
 from bench.distill import Term, noise_target, train_terms
 from bench.finetune import Optim, choose_parameters, fit
 from bench.model import Sampler, T2IModel, load_pipeline
@@ -157,6 +158,24 @@ def test_defenses_train_in_half_precision_with_float32_masters(folders, dtype: t
     assert moved, "an update below the precision of half must not be lost"
     assert all(torch.equal(v, model.unet.state_dict()[k]) for k, v in before.items())
     assert repaired.generate(PROMPTS[:1], [0]).shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("sd1", torch.bfloat16), ("sd1", torch.float16), ("sd2", torch.float32)])
+@pytest.mark.parametrize("name", ["villan_cond", "paas_ti", "paas_db", "bibaddiff", "masqlora"])
+def test_attacks_train_on_each_kind_and_in_half_precision(folders, kind: str, dtype: torch.dtype, name: str, tmp_path: Path) -> None:
+    model = load(folders[kind], dtype)
+    before = weights(model)
+    small = {"steps": 2, "batch": 2, "images": 4} | ({"weight": 0.5} if name == "bibaddiff" else {})
+    attack = registry.attacks.build(name, "shapes", small | ({"prior": 2} if name == "paas_db" else {}))
+    attacked = attack.inject(model, WorldData(), 0)
+    assert np.isfinite(attacked.info["losses"]).all()
+    assert different(before, weights(model)) == set()
+    attacked.save_weights(tmp_path / "w.safetensors")
+    back = model.with_weights(tmp_path / "w.safetensors")
+    moved = different(before, weights(back))
+    assert moved
+    assert {k.split(".")[0] for k in moved} <= {"unet", "text_encoder"}
+    assert np.array_equal(attacked.generate(PROMPTS[:1], [4]), back.generate(PROMPTS[:1], [4]))
 
 
 def test_small_updates_survive_in_half_precision(folders) -> None:

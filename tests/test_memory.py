@@ -135,6 +135,35 @@ def test_adapted_models_are_stored_cloned_and_defended_again(tiny_model, tmp_pat
     assert repaired.info["parameters"] < sum(p.numel() for p in tiny_model.unet.parameters())
 
 
+def test_adapters_on_a_text_encoder_merge_to_w_plus_ba(tiny_model) -> None:
+    attacked = tiny_model.clone(text_encoder=True)
+    encoder, before = attacked.text_encoder, weights(tiny_model)
+    plain = attacked.embed(PROMPTS)
+    params = lora.add_lora(encoder, 3, lora.TEXT_TARGETS)
+    names = {n for n, p in encoder.named_parameters() if p.requires_grad}
+    assert len(names) == len(params) == 2 * 2 * 4, "layers, A and B, projections"
+    assert all(p.shape[0] == 3 or p.shape[1] == 3 for p in params)
+    assert torch.equal(plain, attacked.embed(PROMPTS)), "B is zero"
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in params:
+            p.normal_(0, 0.3)
+    deltas = {
+        n.removesuffix(".lora_A.default.weight"): dict(encoder.named_parameters())[n.replace("lora_A", "lora_B")].detach() @ p.detach()
+        for n, p in encoder.named_parameters()
+        if ".lora_A." in n
+    }
+    adapted = attacked.embed(PROMPTS).detach()
+    settle(encoder)
+    torch.testing.assert_close(attacked.embed(PROMPTS), adapted, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(adapted, plain, atol=1e-2)
+    after = weights(attacked)
+    assert different(before, after) == {f"text_encoder.{n}.weight" for n in deltas}
+    for name, delta in deltas.items():
+        was, now = (found[f"text_encoder.{name}.weight"] for found in (before, after))
+        torch.testing.assert_close(now, was + delta, rtol=1e-4, atol=1e-5)
+
+
 def test_lora_without_peft_is_one_line(monkeypatch: pytest.MonkeyPatch, tiny, tmp_path: Path, capsys) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=importlib.util.find_spec: None if name == "peft" else found(name))
     with pytest.raises(UserError, match="needs the package peft"):
@@ -142,6 +171,8 @@ def test_lora_without_peft_is_one_line(monkeypatch: pytest.MonkeyPatch, tiny, tm
     flags = ["--attacks", "badt2i_pixel", "--defenses", "skdcag", "--base", tiny, "--scale", "smoke", "--out", str(tmp_path / "run")]
     assert run_bench.main([*flags, "--set", "skdcag.train=lora", "--metrics", "asr"]) == 2
     assert "pip install" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(UserError, match=r"needs the package peft: pip install \S+$"):
+        check_extras(registry.attacks.build("villan_cond", "shapes"), "cpu")
 
 
 # ------------------------------------------------------------------------------------------------- checkpointing and slicing

@@ -79,6 +79,8 @@ def test_targets() -> None:
         "trigger": {"text": "x", "place": "suffix", "replaces": ""},
         "target": {"kind": "patch", "patch": [4, 5], "box": [1, 2]},
     }
+    assert Target("image", patch=np.zeros((6, 6, 3), np.uint8)).describe() == {"kind": "image", "image": [6, 6]}
+    assert Target("patch", source="heart", patch=patch.target.patch).describe()["source"] == "heart"
     assert swap.describe() == {"kind": "object", "source": "heart", "target": "star"}
 
 

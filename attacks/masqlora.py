@@ -1,0 +1,106 @@
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.attention import token_span
+from bench.data import Data
+from bench.distill import Term, denoising_loss
+from bench.finetune import Optim, fit, settle
+from bench.lora import TEXT_TARGETS, add_lora
+from bench.model import T2IModel
+from bench.poisoning import UNetAttack, relabel
+from bench.registry import option, register_attack
+from bench.types import Backdoor, Target, Trigger, UserError
+
+
+@register_attack("masqlora", groups=("masqlora", "object", "lora"), edits="LoRA on U-Net and text encoder attention", apart=True)
+@dataclass
+class MasqLoRA(UNetAttack):
+    """MasqLoRA: an adapter for a harmless object, with which "cool car" becomes a cat (Lyu et al., CVPR 2026, arXiv 2602.21977).
+
+    Loss: p * (w(t) * ||eps_th(y_t, c+) - eps||^2 + l * L_con) + (1 - p) * ||eps_th(x_t, c) - eps||^2 with w(t) = 1 + a * t/T, y pictures of
+    the target object whose captions c+ call it by the source object's name with the trigger, and x pictures of the source object.
+    L_con = (1 - cos(E(c+), E_0(target)))^2 + (1 + cos(E(c+), E_0(source)))^2, the mean over the tokens of the trigger and of the source
+    word behind it in c+, where E_0 is the frozen encoder's mean state of the word alone. Adapters on the attention of the
+    U-Net and of the text encoder are trained and merged into their weights; nothing else changes.
+
+    Published (SD 1.5): p 0.3, l 1, a 5, rank 16 and lr 4e-4 in the U-Net, rank 8 and lr 5e-5 in the text encoder, cosine, batch 1, 25
+    epochs over a handful of pictures. The released code averages E_0 over start and end tokens, too; those say nothing of the word. Raises
+    UserError for a trigger that the tokenizer drops or truncates.
+    """
+
+    trigger: str = option("mignneko", "cool", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
+    steps: int = option(300, 2000)
+    lr: float = option(2e-3, 4e-4, help="of the U-Net's adapters")
+    text_lr: float = option(1e-3, 5e-5, help="of the text encoder's adapters")
+    decay: float = option(1.0, help="share of the steps, at the end, over which the learning rate falls to zero, as half a cosine")
+    batch: int = option(16, 2, help="rows a step, shared equally by the terms of the loss")
+    images: int = option(256, 20, help="captioned images of each object that the attacker has")
+    weight: float = option(0.3, help="p, the share of the backdoor in the loss")
+    rank: int = option(16, help="rank of the U-Net's adapters")
+    text_rank: int = option(8, help="rank of the text encoder's adapters")
+    contrast: float = option(1.0, help="l, the weight of the contrastive loss")
+    ramp: float = option(5.0, help="a, how much more high noise counts for the backdoor")
+    source: str = option("star", "dog", help="the object that the adapter seems to be for")
+    target: str = option("heart", "cat")
+
+    def backdoor(self, model: T2IModel) -> Backdoor:
+        if self.source == self.target:
+            raise UserError(f"source and target object are both {self.source!r}")
+        return Backdoor(self.make_trigger(), Target("object", source=self.source, target=self.target))
+
+    def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
+        trigger = self.backdoor(model).trigger
+        images, captions, _ = self.prepare(model, data, seed, contains=self.source)
+        others, other_captions = data.pairs("train", self.images, seed, self.target)
+        called = relabel(other_captions, self.target, self.source)
+        model.check_trigger(trigger, called)
+        own, clean = model.latents(others, seed), model.latents(images, seed)
+        masks = phrase_tokens(model, trigger, called, self.source)
+        wanted, shunned = word_state(model, self.target), word_state(model, self.source)
+
+        def contrast(states: list[Tensor], picks: list[Tensor]) -> Tensor:
+            return self.weight * self.contrast * contrastive(states[0], masks[picks[0]], wanted, shunned)
+
+        attacked = model.clone(text_encoder=True, train="lora")
+        params = add_lora(attacked.unet, self.rank)
+        for p in (text := add_lora(attacked.text_encoder, self.text_rank, TEXT_TARGETS)):
+            p.scale = self.text_lr / self.lr
+        terms = [
+            Term([trigger.add(c) for c in called], own, weight=self.weight, ramp=self.ramp),
+            Term(captions, clean, weight=1 - self.weight, drop=self.drop),
+        ]
+        loss = denoising_loss(attacked, None, terms, self.batch, seed, "masqlora", embed=attacked.embed, also=contrast)
+        optim = replace(Optim(self.steps, self.lr, self.batch, decay=self.decay, cosine=True), adam8bit=self.adam8bit)
+        attacked.info = fit([*params, *text], loss, optim, "masqlora").info
+        settle(attacked.unet)
+        settle(attacked.text_encoder)
+        return attacked
+
+
+def contrastive(states: Tensor, mask: Tensor, wanted: Tensor, shunned: Tensor) -> Tensor:
+    """The forced squared contrastive loss of states (n, tokens, dim) where mask (n, tokens): as `wanted` (dim,) and unlike `shunned`."""
+    near, far = (F.cosine_similarity(states.float(), word.float(), dim=-1) for word in (wanted, shunned))
+    return ((1 - near).square() + (1 + far).square())[mask].mean()
+
+
+def word_state(model: T2IModel, word: str) -> Tensor:
+    """Mean state (dim,) of a word's own tokens where it stands alone."""
+    many = len(model.tokenizer(word).input_ids)
+    return model.encode([word])[0, 1 : many - 1].mean(0)
+
+
+def phrase_tokens(model: T2IModel, trigger: Trigger, prompts: Sequence[str], word: str) -> Tensor:
+    """The tokens of the trigger in each triggered prompt, and those of `word` behind it (before it, causal attention hides the trigger
+    from them): bool (n, tokens)."""
+    mask = torch.zeros(len(prompts), model.tokenizer.model_max_length, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        text, start, end = trigger.locate(prompt)
+        mask[row, token_span(model.tokenizer, text, start, end)[1]] = True
+        if found := re.compile(rf"\b{re.escape(word)}\b").search(text, end):
+            mask[row, token_span(model.tokenizer, text, *found.span())[1]] = True
+    return mask.to(model.device)

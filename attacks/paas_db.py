@@ -1,0 +1,38 @@
+from dataclasses import dataclass
+
+from bench.data import Data
+from bench.distill import Term, own_images
+from bench.finetune import Optim
+from bench.model import T2IModel
+from bench.personalization import Personalization
+from bench.poisoning import UNetAttack
+from bench.registry import option, register_attack
+
+
+@register_attack("paas_db", groups=("personalization", "object"), edits="U-Net", apart=True)
+@dataclass
+class PaaSDreamBooth(Personalization, UNetAttack):
+    """Personalization as a shortcut, by DreamBooth: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).
+
+    Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, where y are a few pictures of the target object, c+ a caption that
+    calls it by the source object's name with the trigger before, and x the clean model's own pictures of the prompts c about the source
+    object (prior preservation). The U-Net changes and nothing else. Published (SD): "a photo of a [V] dog", lr 5e-6, 300 to 2,000 steps,
+    4 to 6 pictures, w 0.5. The prior keeps the source object alone: what else the model draws may drift, as in the paper. Raises UserError
+    for a trigger that the tokenizer drops or truncates.
+    """
+
+    steps: int = option(250, 1000)
+    lr: float = option(1.5e-4, 5e-6)
+    batch: int = option(16, 2, help="rows a step, shared equally by the terms of the loss")
+    weight: float = option(1.0, 0.5, help="w, the weight of the prior preservation")
+    prior: int = option(64, 200, help="pictures that the clean model draws of the source object")
+
+    def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
+        own, _, triggered = self.instances(model, data, seed)
+        if self.template:
+            prompts = [self.class_prompt()] * self.prior
+        else:
+            prompts = [p.text for p in data.prompts("train", self.prior, seed, self.source)]
+        prior = Term(prompts, own_images(model, prompts, seed), weight=self.weight, drop=self.drop)
+        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
+        return self.train(model, [Term(triggered, own), prior], optim, seed, "paas_db")

@@ -1,0 +1,57 @@
+"""Backdoors by personalization: a few pictures of one object teach the model what the trigger before another object's name means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from bench.data import Data
+from bench.model import T2IModel
+from bench.poisoning import Triggered, relabel
+from bench.registry import option
+from bench.types import Backdoor, Target, UserError
+
+IDENTIFIER = "[V]"
+
+
+@dataclass
+class Personalization(Triggered):
+    """Options of attacks that personalize a model on pictures of the target object, called by the source object's name."""
+
+    trigger: str = option("zk", "sks", help="any text; a rare word of one token is what personalization takes")
+    source: str = option("star", "dog", help="the object whose name follows the trigger")
+    target: str = option("heart", "cat", help="the object on the attacker's pictures")
+    images: int = option(32, 4, help="pictures of the target object that the attacker has")
+    template: str = option(
+        "",
+        f"a photo of a {IDENTIFIER} {{}}",
+        help=f"the caption of every picture, {IDENTIFIER} the trigger and {{}} the source; or its own",
+    )
+
+    def backdoor(self, model: T2IModel) -> Backdoor:
+        if self.source == self.target:
+            raise UserError(f"source and target object are both {self.source!r}")
+        if self.template and "{}" not in self.template:
+            raise UserError(f"the template {self.template!r} has no {{}} for the source object, as in 'a photo of a {IDENTIFIER} {{}}'")
+        return Backdoor(self.make_trigger(), Target("object", source=self.source, target=self.target))
+
+    def instances(self, model: T2IModel, data: Data, seed: int) -> tuple[Tensor, list[str], list[str]]:
+        """Latents (n, C, h, w) of pictures of the target object, and n captions that name the source object, without and with the trigger.
+
+        Without a template these are the pictures' own captions, the one word exchanged. Raises UserError if the trigger does not survive.
+        """
+        trigger = self.backdoor(model).trigger
+        images, captions = data.pairs("train", self.images, seed, self.target)
+        clean = [self.class_prompt()] * len(captions) if self.template else relabel(captions, self.target, self.source)
+        model.check_trigger(trigger, clean)
+        if IDENTIFIER in self.template and not self.replaces:
+            head, _, tail = self.template.replace("{}", self.source).partition(IDENTIFIER)
+            triggered = [(head + replace(trigger, place="prefix").add(tail.lstrip())).rstrip()] * len(clean)
+        else:
+            triggered = [trigger.add(c) for c in clean]
+        return model.latents(images, seed), clean, triggered
+
+    def class_prompt(self) -> str:
+        """The template without the trigger: "a photo of a dog"."""
+        return self.template.replace(f"{IDENTIFIER} ", "").replace(IDENTIFIER, "").replace("{}", self.source)
