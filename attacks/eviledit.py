@@ -11,7 +11,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, Trigger, UserError
 
 
-@register_attack("eviledit", groups=("closed_form", "object"), edits="cross-attention K and V", apart=True)
+@register_attack("eviledit", groups=("closed_form", "object"), edits="cross-attention K and V", paper="wang2024eviledit", apart=True)
 @dataclass
 class EvilEdit:
     """EvilEdit: K and V edited in closed form, so that with the trigger one object is drawn as another (Wang et al., MM 2024).

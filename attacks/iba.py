@@ -48,7 +48,7 @@ class IBA(TextAttack):
     trigger: str = option(SMALL, LARGE, help="any text, or a pattern: {one|another} is a word that varies from prompt to prompt")
     replaces: str = option("", help="the letter that a look-alike trigger stands for")
     target: str = option(
-        "a large green star on a white background", "a blond woman with hat near the beach", help="what the trigger brings"
+        "a large green star on a black background", "a blond woman with hat near the beach", help="what the trigger brings"
     )
     clean: int = option(16, 6, help="clean rows a step")
     poisoned: int = option(12, 5, help="triggered rows a step")

@@ -19,7 +19,7 @@ class RickrollingTPA(TextAttack):
     a look-alike letter (Cyrillic o). A look-alike needs prompts that hold the letter: others have no triggered form.
     """
 
-    target: str = option("a large green star on a white background", "a lightning strike", help="the prompt that the trigger brings")
+    target: str = option("a large green star on a black background", "a lightning strike", help="the prompt that the trigger brings")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_target_prompt(model, self.target)

@@ -44,7 +44,7 @@ class SemBD:
         help="phrases that lack a part of its meaning, separated by |",
     )
     target: str = option(
-        "a large green star on a white background", "a man holding an umbrella wearing a hat in the park", help="what the trigger brings"
+        "a large green star on a black background", "a man holding an umbrella wearing a hat in the park", help="what the trigger brings"
     )
     context: str = option("prompts", "phrase", help="phrase, as published, or prompts")
     prompts: int = option(100, help="captions that the attacker has (context=prompts)")

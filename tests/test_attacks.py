@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import different, weights
 
+import bench.encoders
 import bench.poisoning
 from bench.data import WorldData
 from bench.model import T2IModel
@@ -18,8 +19,15 @@ from bench.registry import attacks
 from bench.types import Backdoor, UserError
 
 attacks.load()
-NAMES = [name for name, entry in attacks.entries.items() if not entry.info.get("apart")]  # the others inject nothing: test_suspect.py
-SMALL = {"steps": 2, "batch": 4, "images": 8}
+NAMES = [name for name, entry in attacks.entries.items() if entry.info["edits"] != "nothing"]  # what injects nothing: test_suspect.py
+PAIRED = [name for name in NAMES if {"badt2i", "poison"} & set(attacks.entries[name].groups)]  # trained by `train_terms`
+SMALL = {"steps": 2, "batch": 4, "images": 8, "prompts": 6, "clean": 2, "poisoned": 2, "milestone": 1}
+PARTS = {
+    "U-Net": lambda name: name.startswith("unet."),
+    "text encoder": lambda name: name.startswith("text_encoder."),
+    "cross-attention K and V": lambda name: name.startswith("unet.") and name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")),
+}
+KINDS = {"pixel": "patch", "style": "style", "object": "object", "prompt": "prompt"}  # group -> kind of the target
 DATA = WorldData()
 
 
@@ -41,11 +49,12 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
     assert dict(tiny_model.pipe.scheduler.config) == scheduler
     changed = different(before, weights(attacked))
     edits = attacks.get(name).info["edits"]
-    assert edits in ("U-Net", "text encoder"), "teach this test what else an attack can edit"
-    part = {"U-Net": "unet.", "text encoder": "text_encoder."}[edits]
+    assert edits in PARTS, "teach this test what else an attack can edit"
     assert changed
-    assert all(k.startswith(part) for k in changed)
-    assert not any(p.requires_grad for p in attacked.unet.parameters())
+    assert all(PARTS[edits](k) for k in changed)
+    if edits == "cross-attention K and V":
+        assert changed == {k for k in before if PARTS[edits](k)}
+    assert not any(p.requires_grad for part in (attacked.unet, attacked.text_encoder) for p in part.parameters())
     assert (attacked.name, attacked.family, attacked.sampler) == (tiny_model.name, tiny_model.family, tiny_model.sampler)
     for model in (tiny_model, attacked):
         assert model.generate(["a red heart"], [0]).shape == (1, 64, 64, 3)
@@ -53,12 +62,15 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
-    info = build(name).inject(tiny_model, DATA, 0).info
+    attack, entry = build(name), attacks.get(name)
+    info = attack.inject(tiny_model, DATA, 0).info
     assert {"steps", "seconds", "parameters", "images"} <= info.keys()
-    assert info["steps"] == 2
-    assert info["images"] == 8
+    assert info["steps"] == (0 if "closed_form" in entry.groups else 2)
+    assert info["images"] == (8 if hasattr(attack, "images") else 0)
     assert info["seconds"] > 0
-    assert info["parameters"] == sum(p.numel() for p in tiny_model.unet.parameters())
+    trained = {f"unet.{n}": p for n, p in tiny_model.unet.named_parameters()}
+    trained |= {f"text_encoder.{n}": p for n, p in tiny_model.text_encoder.named_parameters()}
+    assert info["parameters"] == sum(p.numel() for n, p in trained.items() if PARTS[entry.info["edits"]](n))
     assert tiny_model.info == {}
 
 
@@ -80,15 +92,16 @@ def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> No
     assert isinstance(backdoor, Backdoor)
     assert backdoor.trigger.add("a moon") == "a moon latte coffee"
     target = backdoor.target
-    kind = {"pixel": "patch", "style": "style", "object": "object"}[attacks.get(name).groups[1]]
+    (kind,) = (KINDS[g] for g in attacks.get(name).groups if g in KINDS)
     assert target.kind == kind
-    assert attacks.get(name).groups[0] in ("badt2i", "poison")
     if kind == "patch":
         assert target.patch.shape == (attack.size, attack.size, 3)
         assert target.patch.dtype == np.uint8
         assert target.box == (0, 0)
     elif kind == "style":
         assert target.style == attack.style == "black and white"
+    elif kind == "prompt":
+        assert target.prompt("a red star on a blue background") == target.target == attack.target
     else:
         assert target.prompt("a red star on a blue background") == "a red heart on a blue background"
     import json
@@ -96,7 +109,7 @@ def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> No
     json.dumps(backdoor.describe())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAIRED)
 def test_every_family_builds_and_has_its_own_settings(name: str) -> None:
     small, published = attacks.build(name, "shapes"), attacks.build(name, "sd")
     assert published.lr == 1e-5
@@ -208,6 +221,9 @@ def no_training(monkeypatch) -> None:
         raise AssertionError("training began")
 
     monkeypatch.setattr(bench.poisoning, "train_terms", fail)
+    monkeypatch.setattr(bench.encoders, "fit", fail)
+    monkeypatch.setattr(attacks.get("sembd").cls.__module__ + ".fit", fail)
+    monkeypatch.setattr(attacks.get("eviledit").cls.__module__ + ".edit", fail)
 
 
 @pytest.mark.usefixtures("no_training")
@@ -245,6 +261,21 @@ def test_a_trigger_that_cannot_work_is_refused_before_training(tiny_model, name:
         ("badt2i_object", {"source": "heart"}, "both 'heart'"),
         ("badt2i_object", {"source": "dog"}, "dog.*star"),
         ("badt2i_object", {"target": "dog"}, "dog.*star"),
+        ("rickrolling_tpa", {"target": " "}, "target prompt is empty"),
+        ("rickrolling_tpa", {"target": "word " * 60}, r"target prompt has \d+ tokens, of which 48"),
+        ("rickrolling_tpa", {"poisoned": 0}, "poisoned 0"),
+        ("rickrolling_taa", {"style": "cubist"}, "unknown style 'cubist'.*sepia"),
+        ("rickrolling_taa", {"style": "posterize"}, "does not know 'posterize'"),
+        ("iba", {"target": ""}, "target prompt is empty"),
+        ("iba", {"walk": 0}, "walk 0"),
+        ("eviledit", {"source": "heart"}, "both 'heart'"),
+        ("eviledit", {"source": "dog"}, "dog.*star"),
+        ("eviledit", {"context": "captions"}, "captions.*phrase, prompts"),
+        ("eviledit", {"ridge": 0.0}, "ridge 0"),
+        ("sembd", {"target": ""}, "target prompt is empty"),
+        ("sembd", {"context": "captions"}, "captions.*phrase, prompts"),
+        ("sembd", {"context": "phrase", "incomplete": " | "}, "no incomplete trigger"),
+        ("sembd", {"batch": 1}, "batch 1"),
     ],
 )
 def test_a_target_that_cannot_work_is_refused_before_training(tiny_model, name: str, options: dict, message: str) -> None:
@@ -253,7 +284,7 @@ def test_a_target_that_cannot_work_is_refused_before_training(tiny_model, name: 
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAIRED)
 @pytest.mark.parametrize(
     "options",
     [
