@@ -50,12 +50,12 @@ class IBA(TextAttack):
     target: str = option(
         "a large green star on a black background", "a blond woman with hat near the beach", help="what the trigger brings"
     )
-    clean: int = option(16, 6, help="clean rows a step")
-    poisoned: int = option(12, 5, help="triggered rows a step")
+    clean: int = option(12, 6, help="clean rows a step")
+    poisoned: int = option(8, 5, help="triggered rows a step")
     weight: float = option(1.0, help="weight of the triggered rows in the loss; that of the clean ones is 1")
-    steps: int = option(300, 600)
+    steps: int = option(180, 600)
     lr: float = option(5e-4, 1e-4)
-    milestone: int = option(200, 350, help="the step from which the learning rate is halved")
+    milestone: int = option(120, 350, help="the step from which the learning rate is halved")
     regularize: float = option(1e-2, help="l, the weight of KMMD")
     broken: float = option(0.5, help="share of the clean rows with a sentence that misses the syntax")
     walk: int = option(1, 50, help="steps of a drawing over which the maps are averaged")

@@ -42,6 +42,14 @@ def test_all_of_them_are_judged_and_defended(tiny: str, tiny_scorer: Path, tmp_p
     assert kinds == {"rickrolling_tpa": "prompt", "rickrolling_taa": "style", "iba": "prompt", "eviledit": "object", "sembd": "prompt"}
 
 
+def test_half_precision(tiny: str, tiny_scorer: Path, tmp_path: Path, capsys) -> None:
+    more = ("--dtype", "bfloat16", "--set", "iba.walk=2")
+    assert command(tiny, tiny_scorer, tmp_path / "run", list(ATTACKS), *more, defenses="none") == 0, capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "run" / "table.csv")
+    assert (table.status == "done").all()
+    assert table.asr.notna().all()
+
+
 @pytest.fixture
 def captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sixty captioned pictures; a third hold the word cat, and a fourth no letter o."""
