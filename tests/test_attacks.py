@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -19,15 +21,15 @@ from bench.registry import attacks
 from bench.types import Backdoor, UserError
 
 attacks.load()
-NAMES = [name for name, entry in attacks.entries.items() if entry.info["edits"] != "nothing"]  # what injects nothing: test_suspect.py
-PAIRED = [name for name in NAMES if {"badt2i", "poison"} & set(attacks.entries[name].groups)]  # trained by `train_terms`
+NAMES = [name for name, entry in attacks.entries.items() if not entry.info.get("apart")]
+EVERY = [name for name, entry in attacks.entries.items() if entry.info["edits"] != "nothing"]  # the others: test_suspect.py
 SMALL = {"steps": 2, "batch": 4, "images": 8, "prompts": 6, "clean": 2, "poisoned": 2, "milestone": 1}
-PARTS = {
-    "U-Net": lambda name: name.startswith("unet."),
-    "text encoder": lambda name: name.startswith("text_encoder."),
-    "cross-attention K and V": lambda name: name.startswith("unet.") and name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")),
+MAY_CHANGE = {  # by what an attack says that it edits: the names of the weights
+    "U-Net": r"unet\..*",
+    "text encoder": r"text_encoder\..*",
+    "cross-attention K and V": r"unet\..*\.attn2\.to_[kv]\.weight",
 }
-KINDS = {"pixel": "patch", "style": "style", "object": "object", "prompt": "prompt"}  # group -> kind of the target
+KINDS = {"pixel": "patch", "style": "style", "object": "object", "prompt": "prompt"}  # of the target, by group
 DATA = WorldData()
 
 
@@ -37,7 +39,7 @@ def build(name: str, **more):
 
 
 # ------------------------------------------------------------------------------------------------------------------ contract
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name: str) -> None:
     before = weights(tiny_model)
     vocabulary, scheduler = len(tiny_model.tokenizer), copy.deepcopy(dict(tiny_model.pipe.scheduler.config))
@@ -49,18 +51,18 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
     assert dict(tiny_model.pipe.scheduler.config) == scheduler
     changed = different(before, weights(attacked))
     edits = attacks.get(name).info["edits"]
-    assert edits in PARTS, "teach this test what else an attack can edit"
+    assert edits in MAY_CHANGE, "teach this test what else an attack can edit"
     assert changed
-    assert all(PARTS[edits](k) for k in changed)
+    assert all(re.fullmatch(MAY_CHANGE[edits], k) for k in changed)
     if edits == "cross-attention K and V":
-        assert changed == {k for k in before if PARTS[edits](k)}
+        assert changed == {k for k in before if re.fullmatch(MAY_CHANGE[edits], k)}
     assert not any(p.requires_grad for part in (attacked.unet, attacked.text_encoder) for p in part.parameters())
     assert (attacked.name, attacked.family, attacked.sampler) == (tiny_model.name, tiny_model.family, tiny_model.sampler)
     for model in (tiny_model, attacked):
         assert model.generate(["a red heart"], [0]).shape == (1, 64, 64, 3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
     attack, entry = build(name), attacks.get(name)
     info = attack.inject(tiny_model, DATA, 0).info
@@ -70,11 +72,12 @@ def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
     assert info["seconds"] > 0
     trained = {f"unet.{n}": p for n, p in tiny_model.unet.named_parameters()}
     trained |= {f"text_encoder.{n}": p for n, p in tiny_model.text_encoder.named_parameters()}
-    assert info["parameters"] == sum(p.numel() for n, p in trained.items() if PARTS[entry.info["edits"]](n))
+    if entry.info["edits"] in ("U-Net", "text encoder", "cross-attention K and V"):
+        assert info["parameters"] == sum(p.numel() for n, p in trained.items() if re.fullmatch(MAY_CHANGE[entry.info["edits"]], n))
     assert tiny_model.info == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_attack_depends_on_its_seed_and_on_nothing_else(tiny_model, name: str) -> None:
     torch.manual_seed(1)
     np.random.seed(1)
@@ -85,14 +88,14 @@ def test_attack_depends_on_its_seed_and_on_nothing_else(tiny_model, name: str) -
     assert different(first, weights(build(name).inject(tiny_model, DATA, 4)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> None:
     attack = build(name, trigger="latte coffee", place="suffix")
     backdoor = attack.backdoor(tiny_model)
     assert isinstance(backdoor, Backdoor)
     assert backdoor.trigger.add("a moon") == "a moon latte coffee"
     target = backdoor.target
-    (kind,) = (KINDS[g] for g in attacks.get(name).groups if g in KINDS)
+    (kind,) = [KINDS[g] for g in attacks.get(name).groups if g in KINDS]
     assert target.kind == kind
     if kind == "patch":
         assert target.patch.shape == (attack.size, attack.size, 3)
@@ -109,7 +112,7 @@ def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> No
     json.dumps(backdoor.describe())
 
 
-@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_family_builds_and_has_its_own_settings(name: str) -> None:
     small, published = attacks.build(name, "shapes"), attacks.build(name, "sd")
     assert published.lr == 1e-5
@@ -222,12 +225,13 @@ def no_training(monkeypatch) -> None:
 
     monkeypatch.setattr(bench.poisoning, "train_terms", fail)
     monkeypatch.setattr(bench.encoders, "fit", fail)
-    monkeypatch.setattr(attacks.get("sembd").cls.__module__ + ".fit", fail)
-    monkeypatch.setattr(attacks.get("eviledit").cls.__module__ + ".edit", fail)
+    for name in EVERY:
+        for training in ("fit", "edit"):
+            monkeypatch.setattr(sys.modules[attacks.get(name).cls.__module__], training, fail, raising=False)
 
 
 @pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -284,7 +288,7 @@ def test_a_target_that_cannot_work_is_refused_before_training(tiny_model, name: 
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "options",
     [
