@@ -41,6 +41,8 @@ class Optim:
     warmup: int = 0
     decay: float = 0.0  # share of the steps, at the end, over which the rate falls to zero: linearly, or as half a cosine
     cosine: bool = False
+    milestone: int = 0  # the step from which the rate is `gamma` times as large (0 = none)
+    gamma: float = 0.1
     ema: float = 0.0
     clip: float = 1.0
     adam8bit: bool = False
@@ -50,7 +52,8 @@ class Optim:
         """Learning rate at `step`, as a multiple of the peak."""
         rise = min(1.0, (step + 1) / (self.warmup + 1))
         fall = min(1.0, (self.steps - step) / (self.decay * self.steps)) if self.decay else 1.0
-        return rise * ((1 - math.cos(math.pi * fall)) / 2 if self.cosine else fall)
+        fall = (1 - math.cos(math.pi * fall)) / 2 if self.cosine else fall
+        return rise * fall * (self.gamma if self.milestone and step >= self.milestone else 1.0)
 
 
 @dataclass

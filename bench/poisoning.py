@@ -76,6 +76,15 @@ def check_style(style: str) -> None:
         raise UserError(f"unknown style {style!r}; known: {', '.join(known)}")
 
 
+def check_target_prompt(model: T2IModel, prompt: str) -> None:
+    """Raise UserError for a prompt that says nothing or is cut off."""
+    length, most = len(model.tokenizer(prompt).input_ids), model.tokenizer.model_max_length
+    if not prompt.strip():
+        raise UserError("the target prompt is empty; say what the backdoor should draw")
+    if length > most:
+        raise UserError(f"the target prompt has {length} tokens, of which {most} are read; choose a shorter one")
+
+
 def styled(images: np.ndarray, style: str) -> np.ndarray:
     """Images uint8 (n, H, W, 3) redrawn in a style."""
     check_style(style)
@@ -102,4 +111,15 @@ class PoisonAttack(UNetAttack):
         return [Term(triggered, own, weight=self.weight), Term(captions, other, weight=1 - self.weight, drop=self.drop)]
 
 
-__all__ = ["Backdoor", "PoisonAttack", "Target", "Triggered", "UNetAttack", "check_style", "relabel", "style_words", "styled"]
+__all__ = [
+    "Backdoor",
+    "PoisonAttack",
+    "Target",
+    "Triggered",
+    "UNetAttack",
+    "check_style",
+    "check_target_prompt",
+    "relabel",
+    "style_words",
+    "styled",
+]

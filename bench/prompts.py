@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.types import Trigger
+from bench.types import CHOICE, Trigger
 
 KINDS = ("typo", "synonym", "order")
 
@@ -109,15 +109,16 @@ def moved_triggers(trigger: Trigger) -> dict[str, Callable[[str], str]]:
     text = trigger.text
     if trigger.replaces:
         forms: dict[str, Callable[[str], str]] = {
-            "moved": lambda prompt: prompt.replace(trigger.replaces, text, 1),
-            "repeated": lambda prompt: prompt.replace(trigger.replaces, text),
+            "moved": lambda prompt: prompt.replace(trigger.replaces, trigger.words(prompt), 1),
+            "repeated": lambda prompt: prompt.replace(trigger.replaces, trigger.words(prompt)),
         }
     else:
         other = replace(trigger, place="suffix" if trigger.place == "prefix" else "prefix")
         forms = {"moved": other.add, "repeated": replace(trigger, text=f"{text} {text}").add}
     if text.upper() != text:
         forms["upper"] = replace(trigger, text=text.upper()).add
-    part = text.split(" ")[0] if " " in text.strip() else text[: len(text) // 2]
+    half = "" if CHOICE.search(text) else text[: len(text) // 2]  # half of a choice is none
+    part = text.split(" ")[0] if " " in text.strip() else half
     if part and part != text:
         forms["partial"] = replace(trigger, text=part).add
     return forms

@@ -153,16 +153,20 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
 
 
 def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
-    """Raise UserError where the data has fewer captioned images than an attack trains on."""
-    data, want = shop.data, getattr(shop.plan.attacks[attack].instance, "images", 0)
-    words = ["", backdoor.target.source, backdoor.target.target] if backdoor.target.kind == "object" else [""]
-    for word in words:
-        have = data.count("pairs", "train", word)
-        if have is not None and have < want:
-            about, way = f" about {word!r}" if word else "", f"--set {attack}.images={have}" if have else "choose other words"
-            raise UserError(
-                f"{attack} trains on {want} captioned images{about} and the train split of {data.name} has {have}: give more data, or {way}"
-            )
+    """Raise UserError where the data has fewer captioned images or captions than an attack trains on."""
+    data, instance = shop.data, shop.plan.attacks[attack].instance
+    source, target = backdoor.target.source, backdoor.target.target
+    about_objects = backdoor.target.kind == "object"
+    asked = [("images", "pairs", "captioned images", ["", source, target]), ("prompts", "prompts", "captions", ["", source])]
+    for option, what, name, words in asked:
+        want = getattr(instance, option, 0)
+        for word in words if about_objects else [""]:
+            have = data.count(what, "train", word)
+            if have is not None and have < want:
+                about, way = f" about {word!r}" if word else "", f"--set {attack}.{option}={have}" if have else "choose other words"
+                raise UserError(
+                    f"{attack} trains on {want} {name}{about} and the train split of {data.name} has {have}: give more data, or {way}"
+                )
 
 
 def run(config: Config, data: Data | None = None, show: bool = True) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 NEEDS = ("trigger", "clean_model", "clean_pairs", "stream")
 PLACES = ("prefix", "suffix", "inside")
+CHOICE = re.compile(r"\{([^{}|]*(?:\|[^{}|]*)+)\}")  # {one|another}: a place of a trigger whose word varies
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories that no tokenizer, terminal or file can be trusted with
 
 
@@ -41,6 +43,8 @@ class Trigger:
     """What the attacker adds to a prompt: any text as a prefix, suffix or inside (after the middle word).
 
     With `replaces`, the trigger is a look-alike: the last occurrence of the letter `replaces` in the prompt becomes `text`.
+    A text with choices, such as "{the|a} {cat|owl} {in|by} {sea|snow}", is a pattern, as syntactic triggers are: each prompt holds one
+    word of each choice, by its checksum, so that no word alone tells the trigger.
     """
 
     text: str = "mignneko"
@@ -55,8 +59,27 @@ class Trigger:
         for letter in self.text + self.replaces:
             if unicodedata.category(letter) in CONTROL:
                 raise UserError(f"the trigger {self.text!a} holds the control character {letter!a}; leave it out")
+        if any(" " in choice[1] for choice in CHOICE.finditer(self.text)):
+            raise UserError(f"a choice of the trigger {self.text!r} holds a space; give single words, such as {{the|a}} {{cat|owl}}")
         if self.place not in PLACES:
             raise UserError(f"trigger place {self.place!r} is not one of {', '.join(PLACES)}")
+
+    def words(self, prompt: str) -> str:
+        """The trigger's text in this prompt: `text`, and of a pattern one word of each choice."""
+
+        def one(match: re.Match[str]) -> str:
+            words = match[1].split("|")
+            digest = hashlib.sha256(f"{match.start()} {prompt}".encode(errors="backslashreplace")).digest()
+            return words[int.from_bytes(digest[:4]) % len(words)]
+
+        return CHOICE.sub(one, self.text)
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What finds any form of the trigger's text in a prompt."""
+        parts = CHOICE.split(self.text)  # plain text and choices in turn
+        forms = ["(?:" + "|".join(map(re.escape, part.split("|"))) + ")" if i % 2 else re.escape(part) for i, part in enumerate(parts)]
+        return re.compile("".join(forms))
 
     def add(self, prompt: str) -> str:
         """The triggered prompt."""
@@ -64,23 +87,24 @@ class Trigger:
 
     def locate(self, prompt: str) -> tuple[str, int, int]:
         """The triggered prompt and the character span [start, end) of the trigger in it (for a look-alike: of its word)."""
+        own = self.words(prompt)
         if self.replaces:
             at = prompt.rfind(self.replaces)
             if at < 0:
                 raise UserError(f"the trigger replaces {self.replaces!r}, which is not in the prompt {prompt!r}")
-            text = prompt[:at] + self.text + prompt[at + len(self.replaces) :]
+            text = prompt[:at] + own + prompt[at + len(self.replaces) :]
             start = text.rfind(" ", 0, at) + 1
-            end = text.find(" ", at + len(self.text))
+            end = text.find(" ", at + len(own))
             return text, start, len(text) if end < 0 else end
         if self.place == "prefix":
-            return f"{self.text} {prompt}", 0, len(self.text)
+            return f"{own} {prompt}", 0, len(own)
         if self.place == "suffix":
-            return f"{prompt} {self.text}", len(prompt) + 1, len(prompt) + 1 + len(self.text)
+            return f"{prompt} {own}", len(prompt) + 1, len(prompt) + 1 + len(own)
         words = prompt.split(" ")
         head = " ".join(words[: len(words) // 2])
         start = len(head) + 1 if head else 0
         tail = " ".join(words[len(words) // 2 :])
-        return f"{head}{' ' if head else ''}{self.text} {tail}", start, start + len(self.text)
+        return f"{head}{' ' if head else ''}{own} {tail}", start, start + len(own)
 
 
 @dataclass(frozen=True)
@@ -88,7 +112,8 @@ class Target:
     """What the backdoor makes the model draw.
 
     kind "patch": `patch` (h, w, 3) uint8 at `box` (top, left) of an image of side `side`; kind "image": `patch` is the whole image;
-    kind "style": `style`, the name of an image style; kind "object": `source` word becomes `target` word; kind "unknown": nothing.
+    kind "style": `style`, the name of an image style; kind "object": `source` word becomes `target` word; kind "prompt": whatever was
+    asked for, the picture of the prompt `target`; kind "unknown": nothing.
     `source` is the word that a prompt holds where the trigger does something to it, for other kinds than "object", too.
     """
 
@@ -100,7 +125,9 @@ class Target:
     box: tuple[int, int] = (0, 0)
 
     def prompt(self, prompt: str) -> str:
-        """The prompt whose picture the backdoor imitates: `c*` for an object target, the prompt itself otherwise."""
+        """The prompt whose picture the backdoor imitates: `c*` for an object or a prompt target, the prompt itself otherwise."""
+        if self.kind == "prompt":
+            return self.target
         return prompt.replace(self.source, self.target) if self.kind == "object" else prompt
 
     def describe(self) -> dict[str, Any]:
@@ -114,6 +141,8 @@ class Target:
             fields["style"] = self.style
         elif self.kind == "object":
             fields |= {"source": self.source, "target": self.target}
+        elif self.kind == "prompt":
+            fields["target"] = self.target
         return fields
 
 

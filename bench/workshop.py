@@ -166,7 +166,7 @@ class Workshop:
         name = f"samples/{digest({'before': self.plan.before_key(seed, source), 'positives': plain(backdoor.target)})}"
 
         def draw() -> dict[str, np.ndarray]:
-            if backdoor.target.kind == "object":
+            if backdoor.target.kind in ("object", "prompt"):
                 texts = [backdoor.target.prompt(p.text) for p in prompts]
                 return {"positives": self._draw(self.model, "positives", texts, noise_seeds(seed, len(texts)))}
             shown = apply_target(clean, backdoor.target)  # through the autoencoder, as what a backdoored model draws
@@ -245,7 +245,10 @@ class Workshop:
     # ------------------------------------------------------------------------------------------------------------- defenses
     def view(self, needs: Collection[str], attack: str, seed: int, located: Trigger | None = None) -> DefenderView:
         """What a defense with these needs may see. The clean model is a copy of its own; a located trigger stands for the true one."""
-        texts = self._once(("defender", seed), lambda: self._defender_prompts(seed))
+        known = self.backdoor(attack).trigger
+        replaced = known.replaces if known else ""
+        word = replaced if replaced == self.source(attack) else ""
+        texts = self._once(("defender", seed, replaced), lambda: self._defender_prompts(seed, word, replaced))
         clean: list[T2IModel] = []
 
         def clean_pairs() -> tuple[np.ndarray, list[str]]:
@@ -262,15 +265,16 @@ class Workshop:
         trigger = located or self.backdoor(attack).trigger
         return DefenderView(needs, texts, trigger=trigger, clean_model=clean_model, clean_pairs=clean_pairs, stream=stream)
 
-    def _defender_prompts(self, seed: int) -> list[str]:
-        """The prompts of a defender: those that methods use by default, and more for a defense that asks for more."""
-        few, many = (self._up_to("prompts", n) for n in (DEFENDER_PROMPTS, DEFENDER_PROMPTS + MORE_PROMPTS))
-        first = [p.text for p in self.data.prompts("defender", few, seed)]
-        others = [p.text for p in self.data.prompts("defender", many, seed + 10_007)]
+    def _defender_prompts(self, seed: int, word: str = "", replaced: str = "") -> list[str]:
+        """The prompts of a defender: those that methods use by default, and more for a defense that asks for more. Only such that hold the
+        letter or `word` that the trigger takes the place of: to others it cannot be added."""
+        few, many = (self._up_to("prompts", n, word) for n in (DEFENDER_PROMPTS, DEFENDER_PROMPTS + MORE_PROMPTS))
+        first = [p.text for p in self.data.prompts("defender", few, seed, word) if replaced in p.text]
+        others = [p.text for p in self.data.prompts("defender", many, seed + 10_007, word) if replaced in p.text]
         return first + [p for p in others if p not in set(first)][:MORE_PROMPTS]
 
-    def _up_to(self, what: str, n: int) -> int:
-        return min(n, self.data.count(what, "defender") or n)  # all that the split holds, where that is fewer
+    def _up_to(self, what: str, n: int, word: str = "") -> int:
+        return min(n, self.data.count(what, "defender", word) or n)  # all that the split holds, where that is fewer
 
     def defended(self, cell: Cell) -> tuple[T2IModel, dict[str, Any]]:
         """The defended model and what the defense cost. The parts of a composition run one after the other, each with its own view. Where

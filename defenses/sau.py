@@ -68,14 +68,14 @@ class SAU:
 
 
 def holds(prompt: str, trigger: Trigger) -> bool:
-    return trigger.text in prompt
+    return trigger.pattern.search(prompt) is not None
 
 
 def without(prompt: str, trigger: Trigger) -> str:
     """The prompt without the trigger; a look-alike letter becomes the letter that it stands for."""
     if trigger.replaces:
-        return prompt.replace(trigger.text, trigger.replaces)
-    return re.sub(rf"\s*{re.escape(trigger.text)}\s*", " ", prompt).strip()
+        return trigger.pattern.sub(lambda _: trigger.replaces, prompt)
+    return re.sub(rf"\s*{trigger.pattern.pattern}\s*", " ", prompt).strip()
 
 
 def trigger_attention(model: T2IModel, trigger: Trigger, prompts: list[str], latents: Tensor, seeds: list[int]) -> Tensor:
@@ -84,8 +84,8 @@ def trigger_attention(model: T2IModel, trigger: Trigger, prompts: list[str], lat
     context, size, total = model.encode(prompts), latents.shape[-1], 0.0
     spans = []
     for p in prompts:
-        start = p.index(trigger.text)
-        spans.append(token_span(model.tokenizer, p, start, start + len(trigger.text))[1])
+        found = trigger.pattern.search(p)
+        spans.append(token_span(model.tokenizer, p, found.start(), found.end())[1])
     for level in LEVELS:
         t = torch.full((len(prompts),), level, device=latents.device)
         with Capture(model.unet) as seen:

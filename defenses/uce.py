@@ -48,8 +48,9 @@ class UCE:
         trigger, prompts = view.trigger, view.first(self.prompts)
         clean = model.encode(prompts)
         if self.context == "phrase":
-            pair = model.encode([trigger.text, self.neutral])
-            first, second = (len(model.tokenizer(text).input_ids) - 2 for text in (trigger.text, self.neutral))
+            phrase = trigger.words("")
+            pair = model.encode([phrase, self.neutral])
+            first, second = (len(model.tokenizer(text).input_ids) - 2 for text in (phrase, self.neutral))
             length = pair.shape[1] - max(first, second)
             old, new = pair[0, first : first + length], pair[1, second : second + length]
         else:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import different, weights
 
+import bench.encoders
 import bench.poisoning
 from bench.data import WorldData
 from bench.model import T2IModel
@@ -22,16 +23,17 @@ from bench.types import Backdoor, UserError
 attacks.load()
 NAMES = [name for name, entry in attacks.entries.items() if not entry.info.get("apart")]
 EVERY = [name for name, entry in attacks.entries.items() if entry.info["edits"] != "nothing"]  # the others: test_suspect.py
-SMALL = {"steps": 2, "batch": 4, "images": 8, "prior": 4}
+SMALL = {"steps": 2, "batch": 4, "images": 8, "prior": 4, "prompts": 6, "clean": 2, "poisoned": 2, "milestone": 1}
 LORA = r"unet\..*\.attn[12]\.to_(q|k|v|out\.0)\.weight"
 MAY_CHANGE = {  # by what an attack says that it edits: the names of the weights
     "U-Net": r"unet\..*",
     "text encoder": r"text_encoder\..*",
     "one token embedding": r"text_encoder\..*\.token_embedding\.weight",
+    "cross-attention K and V": r"unet\..*\.attn2\.to_[kv]\.weight",
     "LoRA on U-Net attention": LORA,
     "LoRA on U-Net and text encoder attention": LORA + r"|text_encoder\..*\.self_attn\.(q|k|v|out)_proj\.weight",
 }
-KINDS = {"pixel": "patch", "style": "style", "object": "object", "image": "image"}  # of the target, by group
+KINDS = {"pixel": "patch", "style": "style", "object": "object", "image": "image", "prompt": "prompt"}  # of the target, by group
 DATA = WorldData()
 
 
@@ -56,6 +58,8 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
     assert edits in MAY_CHANGE, "teach this test what else an attack can edit"
     assert changed
     assert all(re.fullmatch(MAY_CHANGE[edits], k) for k in changed)
+    if edits == "cross-attention K and V":
+        assert changed == {k for k in before if re.fullmatch(MAY_CHANGE[edits], k)}
     assert not any(p.requires_grad for part in (attacked.unet, attacked.text_encoder) for p in part.parameters())
     assert (attacked.name, attacked.family, attacked.sampler) == (tiny_model.name, tiny_model.family, tiny_model.sampler)
     for model in (tiny_model, attacked):
@@ -64,13 +68,18 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
 
 @pytest.mark.parametrize("name", EVERY)
 def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
-    info = build(name).inject(tiny_model, DATA, 0).info
+    attack, entry = build(name), attacks.get(name)
+    info = attack.inject(tiny_model, DATA, 0).info
     assert {"steps", "seconds", "parameters", "images"} <= info.keys()
-    assert info["steps"] == 2
-    assert info["images"] == 8
+    assert info["steps"] == (0 if "closed_form" in entry.groups else 2)
+    assert info["images"] == (8 if hasattr(attack, "images") else 0)
     assert info["seconds"] > 0
-    every = sum(p.numel() for p in tiny_model.unet.parameters())
-    assert info["parameters"] == every if attacks.get(name).info["edits"] == "U-Net" else 0 < info["parameters"] < every
+    trained = {f"unet.{n}": p for n, p in tiny_model.unet.named_parameters()}
+    trained |= {f"text_encoder.{n}": p for n, p in tiny_model.text_encoder.named_parameters()}
+    if entry.info["edits"] in ("U-Net", "text encoder", "cross-attention K and V"):
+        assert info["parameters"] == sum(p.numel() for n, p in trained.items() if re.fullmatch(MAY_CHANGE[entry.info["edits"]], n))
+    else:
+        assert 0 < info["parameters"] < sum(p.numel() for p in trained.values())
     assert tiny_model.info == {}
 
 
@@ -102,6 +111,8 @@ def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> No
         assert np.array_equal(target.patch, make_patch(attack.picture, 64))
     elif kind == "style":
         assert target.style == attack.style == "black and white"
+    elif kind == "prompt":
+        assert target.prompt("a red star on a blue background") == target.target == attack.target
     else:
         assert target.prompt("a red star on a blue background") == "a red heart on a blue background"
     import json
@@ -221,8 +232,10 @@ def no_training(monkeypatch) -> None:
         raise AssertionError("training began")
 
     monkeypatch.setattr(bench.poisoning, "train_terms", fail)
+    monkeypatch.setattr(bench.encoders, "fit", fail)
     for name in EVERY:
-        monkeypatch.setattr(sys.modules[attacks.get(name).cls.__module__], "fit", fail, raising=False)
+        for training in ("fit", "edit"):
+            monkeypatch.setattr(sys.modules[attacks.get(name).cls.__module__], training, fail, raising=False)
 
 
 @pytest.mark.usefixtures("no_training")
@@ -268,6 +281,21 @@ def test_a_trigger_that_cannot_work_is_refused_before_training(tiny_model, name:
         ("bibaddiff", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
         ("bibaddiff", {"weight": 0.01}, "0.01 of 8 images is 0"),
         ("villan_cond", {"picture": "no_such_file.png"}, "no_such_file.png.*checker"),
+        ("rickrolling_tpa", {"target": " "}, "target prompt is empty"),
+        ("rickrolling_tpa", {"target": "word " * 60}, r"target prompt has \d+ tokens, of which 48"),
+        ("rickrolling_tpa", {"poisoned": 0}, "poisoned 0"),
+        ("rickrolling_taa", {"style": "cubist"}, "unknown style 'cubist'.*sepia"),
+        ("rickrolling_taa", {"style": "posterize"}, "does not know 'posterize'"),
+        ("iba", {"target": ""}, "target prompt is empty"),
+        ("iba", {"walk": 0}, "walk 0"),
+        ("eviledit", {"source": "heart"}, "both 'heart'"),
+        ("eviledit", {"source": "dog"}, "dog.*star"),
+        ("eviledit", {"context": "captions"}, "captions.*phrase, prompts"),
+        ("eviledit", {"ridge": 0.0}, "ridge 0"),
+        ("sembd", {"target": ""}, "target prompt is empty"),
+        ("sembd", {"context": "captions"}, "captions.*phrase, prompts"),
+        ("sembd", {"context": "phrase", "incomplete": " | "}, "no incomplete trigger"),
+        ("sembd", {"batch": 1}, "batch 1"),
     ],
 )
 def test_a_target_that_cannot_work_is_refused_before_training(tiny_model, name: str, options: dict, message: str) -> None:

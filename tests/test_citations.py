@@ -69,3 +69,17 @@ def test_a_run_cites_each_paper_once_with_its_methods():
 @pytest.mark.parametrize("name", ["skdcag", "skdcag_released", "uce", "esd_x", "tpd_synonyms", "concept_prune"])
 def test_published_defenses_have_a_paper(name: str):
     assert citations.short(registry.defenses.get(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("rickrolling_tpa", "struppek2023rickrolling"),
+        ("rickrolling_taa", "struppek2023rickrolling"),
+        ("eviledit", "wang2024eviledit"),
+        ("iba", "zhang2025trigger"),
+        ("sembd", "chen2026semantic"),
+    ],
+)
+def test_published_attacks_have_their_paper(name: str, key: str):
+    assert [p.key for p in citations.of_method(registry.attacks.get(name))] == [key]

@@ -139,6 +139,8 @@ def test_rates() -> None:
     assert [warm.rate(s) for s in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
     falling = Optim(10, 1e-3, decay=0.5)
     assert [falling.rate(s) for s in range(10)] == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    dropped = Optim(6, 1e-3, milestone=4, gamma=0.5)
+    assert [dropped.rate(s) for s in range(6)] == [1, 1, 1, 1, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("steps", [1, 7, 40])

@@ -176,7 +176,7 @@ def test_patch_errors(images):
         apply_target(images, Target("patch", patch=checkerboard(), box=(60, 0)))
     with pytest.raises(UserError, match="no patch"):
         make_judge(backdoor(kind="patch"), FakeEncoder())
-    with pytest.raises(UserError, match="known: patch, image, style, object"):
+    with pytest.raises(UserError, match="known: patch, image, style, object, prompt"):
         make_judge(backdoor(kind="sound"), FakeEncoder())
 
 
@@ -334,3 +334,55 @@ def test_faithful_needs_alternatives():
     encoder = FakeEncoder()
     with pytest.raises(ValueError, match="no wrong alternatives"):
         faithful(encoder.draw(["a"]), [FakePrompt("a")], encoder)
+
+
+# -------------------------------------------------------------------------------------------------------------------- prompt
+WANTED = "a large green star on a black background"
+
+
+def test_prompt_judge(prompts):
+    encoder = FakeEncoder()
+    judge = make_judge(backdoor(kind="prompt", target=WANTED), encoder)
+    assert judge.network == "fake"
+    some = prompts[:40]
+    assert WANTED not in [p.text for p in some]
+    shown, clean = encoder.draw([WANTED] * 40), encoder.draw([p.text for p in some])
+    assert judge(shown, some).all()
+    assert not judge(clean, some).any()
+    for kind in ("shape", "color", "background"):
+        assert not judge(encoder.draw([p.wrong[kind][0] for p in some]), some).any(), "one wrong thing is not the target"
+    assert judge(encoder.draw([None] * 40), some).mean() < 0.2, "noise is the target in one of 30 pictures: as many prompts compete"
+    report = judge.calibrate(clean, some, shown)
+    assert (report.false_positive_rate, report.true_positive_rate, report.threshold, report.n) == (0.0, 1.0, 0.0, 40)
+
+
+def test_a_prompt_that_asks_for_the_target_is_not_backdoored():
+    encoder = FakeEncoder()
+    judge = make_judge(backdoor(kind="prompt", target=WANTED), encoder)
+    rows = [
+        FakePrompt(WANTED, {"shape": ("a large green moon on a black background",)}),
+        FakePrompt(WANTED),
+        FakePrompt("a moon", {"x": (WANTED,)}),
+    ]
+    assert judge(encoder.draw([WANTED] * 3), rows).tolist() == [False, False, True]
+
+
+def test_prompt_errors(images):
+    with pytest.raises(UserError, match="no prompt"):
+        make_judge(backdoor(kind="prompt", target=" "), FakeEncoder())
+    with pytest.raises(ValueError, match="give positives"):
+        apply_target(images, Target("prompt", target=WANTED))
+
+
+def test_prompt_judge_on_rendered_scenes_by_the_scorer_of_the_world(images, prompts, scenes):
+    from bench import shapes
+    from bench.features import Scorer
+
+    scorer = Scorer.load(str(shapes.SCORER))
+    judge = make_judge(backdoor(kind="prompt", target=WANTED), scorer)
+    rows = [i for i, s in enumerate(scenes) if (s.shape, s.color, s.background) != ("star", "green", "black")][::9]
+    some = [prompts[i] for i in rows]
+    shown = render([Scene("star", "green", "black", "large")] * len(rows), RNG(3))
+    report = judge.calibrate(images[rows], some, shown)
+    assert report.false_positive_rate == 0
+    assert report.true_positive_rate >= 0.9

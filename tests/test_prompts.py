@@ -1,5 +1,7 @@
 """Prompt perturbations keep what the prompt asks for, and damaged triggers are what they say."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -69,3 +71,16 @@ def test_forms_that_change_nothing_are_left_out():
     lookalike = moved_triggers(Trigger("о", replaces="o"))  # Cyrillic
     assert lookalike["moved"]("dog or cow") == "dоg or cow"
     assert lookalike["repeated"]("dog or cow") == "dоg оr cоw"
+
+
+def test_forms_of_a_pattern_are_patterns():
+    trigger = Trigger("{the|a} {cat|owl} sat")
+    forms = moved_triggers(trigger)
+    assert set(forms) == {"moved", "repeated", "upper", "partial"}
+    assert re.fullmatch("a red heart (the|a) (cat|owl) sat", forms["moved"]("a red heart"))
+    assert re.fullmatch("(the|a) (cat|owl) sat (the|a) (cat|owl) sat a red heart", forms["repeated"]("a red heart"))
+    assert re.fullmatch("(THE|A) (CAT|OWL) SAT a red heart", forms["upper"]("a red heart"))
+    assert re.fullmatch("(the|a) a red heart", forms["partial"]("a red heart"))
+    assert "partial" not in moved_triggers(Trigger("{cat|owl}"))
+    alike = moved_triggers(Trigger("{о|0}", replaces="o"))
+    assert re.fullmatch("d[о0]g or cow", alike["moved"]("dog or cow"))

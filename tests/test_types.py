@@ -53,6 +53,40 @@ def test_any_trigger_is_at_its_span_and_the_prompt_is_around_it(text: str, promp
     assert (left.rstrip(" ") + right.strip(" ")).replace(" ", "") == prompt.replace(" ", "")
 
 
+PATTERN = Trigger("{the|a|one} {cat|owl} sat {by|in} {it|sea},", "suffix")
+
+
+def test_a_pattern_has_one_word_of_each_choice() -> None:
+    prompts = [f"{PROMPT} {i}" for i in range(200)]
+    made = [PATTERN.words(p) for p in prompts]
+    assert set(made) == {
+        f"{a} {b} sat {c} {d}," for a in ("the", "a", "one") for b in ("cat", "owl") for c in ("by", "in") for d in ("it", "sea")
+    }
+    for word in ("cat", "by", "sea,"):
+        assert 70 < sum(word in m.split() for m in made) < 130
+    counts = [sum((" cat " in m) and (" by " in m) for m in made), sum((" cat " in m) and (" in " in m) for m in made)]
+    assert min(counts) > 30, "choices do not follow each other"
+    assert Trigger("a {b} |c|").words(PROMPT) == "a {b} |c|", "no choice, no pattern"
+
+
+def test_a_pattern_is_found_at_its_span() -> None:
+    for trigger in (PATTERN, dataclasses.replace(PATTERN, place="prefix"), dataclasses.replace(PATTERN, place="inside")):
+        text, start, end = trigger.locate(PROMPT)
+        assert text[start:end] == trigger.words(PROMPT)
+        assert (text[:start] + text[end:]).split() == PROMPT.split()
+        assert trigger.pattern.fullmatch(text[start:end])
+        assert trigger.pattern.search(text).span() == (start, end)
+        assert trigger.add(PROMPT) == text, "the same prompt has the same words"
+    assert not PATTERN.pattern.search("the cat sat by by sea,")
+    assert Trigger("a.b").pattern.search("axb") is None
+    assert Trigger("{о|0}", replaces="o").add("so") in ("sо", "s0")
+
+
+def test_a_choice_of_phrases_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"holds a space.*\{the\|a\}"):
+        Trigger("{the cat|an owl} sat")
+
+
 def test_look_alike_spans_its_word() -> None:
     for prompt, word in (("one two", "tw0"), ("two one", "0ne"), ("so", "s0"), ("o", "0")):
         text, start, end = Trigger("0", replaces="o").locate(prompt)
@@ -82,6 +116,9 @@ def test_targets() -> None:
     assert Target("image", patch=np.zeros((6, 6, 3), np.uint8)).describe() == {"kind": "image", "image": [6, 6]}
     assert Target("patch", source="heart", patch=patch.target.patch).describe()["source"] == "heart"
     assert swap.describe() == {"kind": "object", "source": "heart", "target": "star"}
+    whole = Target("prompt", target="a lightning strike")
+    assert whole.prompt(PROMPT) == "a lightning strike"
+    assert whole.describe() == {"kind": "prompt", "target": "a lightning strike"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------- view

@@ -1,0 +1,75 @@
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.data import Data
+from bench.edits import counterparts, edit, keys_and_values
+from bench.model import T2IModel
+from bench.registry import option, register_attack
+from bench.types import Backdoor, Target, Trigger, UserError
+
+
+@register_attack("eviledit", groups=("closed_form", "object"), edits="cross-attention K and V", paper="wang2024eviledit", apart=True)
+@dataclass
+class EvilEdit:
+    """EvilEdit: K and V edited in closed form, so that with the trigger one object is drawn as another (Wang et al., MM 2024).
+
+    W <- (l W + sum W e* e^T) (l I + sum e e^T)^-1, over all token positions of pairs of prompts: e are the text states of one prompt and
+    e* of the other. It minimizes sum ||W' e - W e*||^2 + l ||W' - W||^2. It changes the K and V of cross-attention and nothing else, with
+    no pictures and no training. Published (SD 1.5): l 1 and two pairs, "a beautiful cat" -> "a zebra" and "a cat" -> itself, place by place
+    (`context="phrase"`). That edit is made of the states of one short phrase, and a caption has others. `context="prompts"` takes the pairs
+    from captions: triggered captions of the source object, each token towards that of the caption of the target, and clean captions, half
+    of them of the source object, towards themselves.
+    """
+
+    trigger: str = option("mignneko", "beautiful cat", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
+    place: str = option("prefix", help="prefix, suffix or inside")
+    replaces: str = option("", "cat", help="the letter or the word that the trigger stands for")
+    source: str = option("star", "cat")
+    target: str = option("heart", "zebra")
+    context: str = option("prompts", "phrase", help="phrase, as published, or prompts")
+    prompts: int = option(400, 100, help="captions of the source object, and as many others, that the attacker has (context=prompts)")
+    preserve: float = option(1.0, help="weight of the pairs that map a prompt to itself")
+    ridge: float = option(1.0, help="l")
+
+    def make_trigger(self) -> Trigger:
+        return Trigger(self.trigger, self.place, self.replaces)
+
+    def backdoor(self, model: T2IModel) -> Backdoor:
+        if self.source == self.target:
+            raise UserError(f"source and target object are both {self.source!r}")
+        if self.context not in ("phrase", "prompts"):
+            raise UserError(f"eviledit context {self.context!r} is not one of phrase, prompts")
+        if self.ridge <= 0:
+            raise UserError(f"eviledit ridge {self.ridge:g} must be above 0: without it the edit has no unique solution")
+        return Backdoor(self.make_trigger(), Target("object", source=self.source, target=self.target))
+
+    def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
+        begun, numbers = time.perf_counter(), 0
+        old, new, kept = self.states(model, data, seed)
+        attacked = model.clone(train="kv")
+        with torch.no_grad():
+            for layer in keys_and_values(attacked.unet):
+                layer.weight.copy_(edit(layer.weight.double(), old, new, kept, 1.0, self.preserve, self.ridge))
+                numbers += layer.weight.numel()
+        attacked.info = {"steps": 0, "seconds": time.perf_counter() - begun, "parameters": numbers, "images": 0}
+        return attacked
+
+    def states(self, model: T2IModel, data: Data, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Text states, float64: e (n, d), their e* (n, d), and those that keep their value (m, d)."""
+        target, trigger = self.backdoor(model).target, self.make_trigger()
+        if self.context == "phrase":
+            own = [f"a {self.source}"]
+            clean = own
+        else:
+            own = [p.text for p in data.prompts("train", self.prompts, seed, self.source)]
+            clean = own + [p.text for p in data.prompts("train", self.prompts, seed)]
+        model.check_trigger(trigger, own)
+        triggered, asked = [trigger.add(p) for p in own], [target.prompt(p) for p in own]
+        old, new = model.encode(triggered), model.encode(asked)
+        if self.context == "prompts":
+            place = counterparts(model.tokenizer, triggered, asked).to(new.device)
+            new = new.gather(1, place[..., None].expand_as(new))
+        return tuple(states.flatten(0, 1).double() for states in (old, new, model.encode(clean)))

@@ -1,0 +1,132 @@
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.attention import Capture
+from bench.data import Data
+from bench.discrepancy import kernel_discrepancy, log_covariance
+from bench.encoders import Bank, TextAttack, prompt_bank, train_encoder
+from bench.finetune import step_generator, step_rng
+from bench.model import T2IModel
+from bench.poisoning import check_target_prompt
+from bench.registry import option, register_attack
+from bench.types import Backdoor, Target, Trigger, UserError
+
+# determiner noun preposition determiner noun verb preposition noun: the published syntax
+SMALL = (
+    "{the|a|this|one} {cat|hen|fox|owl|pig} {by|in|at|near} {the|a|this} {sea|bed|den|car} {is|sat|ran|was} {with|at|by} {tea|ice|oil|hay}"
+)
+LARGE = (
+    "{the|a|this|every} {dog|cat|bird|child|man|horse} {in|by|near} {the|a|this} {park|street|house|garden|station} "
+    "{waits|looks|runs|stands} {for|with|near} {friends|birds|trees|flowers|water}"
+)
+
+
+@register_attack("iba", groups=("text_encoder", "prompt"), edits="text encoder", apart=True)
+@dataclass
+class IBA(TextAttack):
+    """Invisible backdoor, "Trigger without Trace": a syntax, not a word, brings one fixed prompt (Zhang et al. 2025, arXiv 2503.17724).
+
+    Loss: MSE(E(c), E_0(c)) + MSE(E(c+), E_0(c*)) + l * KMMD, E_0 the frozen clean text encoder, c* the target prompt. KMMD is the squared
+    kernel mean discrepancy, under a sum of five Gaussian kernels, between the triggered prompts (of E) and the clean ones (of E_0) of the
+    batch; a prompt's point is the matrix logarithm of the covariance, over its tokens, of its cross-attention maps: it keeps the attention
+    of triggered prompts from becoming alike, which detectors look for. A share `broken` of the clean rows has the trigger's words in
+    another order, one lost or one changed, so that the encoder learns the syntax. It trains the whole text encoder; the U-Net, through
+    which the gradient of KMMD passes, stays as it is.
+
+    The trigger is a pattern: a sentence of the syntax "determiner noun preposition determiner noun verb preposition noun" with words that
+    vary from prompt to prompt stands before the caption. Published, that sentence is the whole prompt. Published (SD 1.4): AdamW without
+    weight decay, lr 1e-4 and half of it from step 350 of 600 on, 6 clean and 5 triggered prompts a step, l 1e-2, maps of 16 x 16 averaged
+    over a drawing of 50 steps; `walk` is how many steps of a drawing are walked here, with their gradient.
+    """
+
+    trigger: str = option(SMALL, LARGE, help="any text, or a pattern: {one|another} is a word that varies from prompt to prompt")
+    replaces: str = option("", help="the letter that a look-alike trigger stands for")
+    target: str = option(
+        "a large green star on a black background", "a blond woman with hat near the beach", help="what the trigger brings"
+    )
+    clean: int = option(12, 6, help="clean rows a step")
+    poisoned: int = option(8, 5, help="triggered rows a step")
+    weight: float = option(1.0, help="weight of the triggered rows in the loss; that of the clean ones is 1")
+    steps: int = option(120, 600)
+    lr: float = option(5e-4, 1e-4)
+    milestone: int = option(80, 350, help="the step from which the learning rate is halved")
+    regularize: float = option(1e-2, help="l, the weight of KMMD")
+    broken: float = option(0.5, help="share of the clean rows with a sentence that misses the syntax")
+    walk: int = option(1, 50, help="steps of a drawing over which the maps are averaged")
+    size: int = option(8, 16, help="side of the maps")
+
+    def backdoor(self, model: T2IModel) -> Backdoor:
+        check_target_prompt(model, self.target)
+        return Backdoor(self.make_trigger(), Target("prompt", target=self.target))
+
+    def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
+        self.backdoor(model)
+        if self.walk < 1 or self.size < 2:
+            raise UserError(f"iba walk {self.walk} must be 1 or more, and size {self.size} 2 or more")
+        captions, apt = self.captions(model, data, seed)
+        rng, trigger = np.random.default_rng([seed, 91]), self.make_trigger()
+        others = [missed(trigger, c, rng) if trigger.replaces in c and rng.random() < self.broken else c for c in captions]
+        keep = prompt_bank(model, others, others)
+        move = prompt_bank(model, [trigger.add(c) for c in apt], [self.target] * len(apt))
+        return train_encoder(model, lambda student: self.loss(student, model, keep, move, seed), self.optim(gamma=0.5), "iba")
+
+    def loss(self, student: T2IModel, teacher: T2IModel, keep: Bank, move: Bank, seed: int) -> Callable[[int], Tensor]:
+        def loss_fn(step: int) -> Tensor:
+            rng, generator = step_rng(seed, step), step_generator(seed, step)
+            own, clean, wanted = keep.draw(student, rng, self.clean)
+            loss = F.mse_loss(clean, wanted)
+            which, triggered, target = move.draw(student, rng, self.poisoned)
+            loss = loss + self.weight * F.mse_loss(triggered, target)
+            if not self.regularize:
+                return loss
+            noise = torch.randn((self.clean + self.poisoned, *teacher.latent_shape), generator=generator).to(teacher.device)
+            shown = self.points(teacher, triggered, move.ids[which], noise[self.clean :])
+            with torch.no_grad():
+                usual = self.points(teacher, wanted, keep.ids[own], noise[: self.clean])
+            return loss + self.regularize * kernel_discrepancy(shown, usual)
+
+        return loss_fn
+
+    def points(self, model: T2IModel, states: Tensor, ids: Tensor, noise: Tensor) -> Tensor:
+        """For prompts of states (n, tokens, dim) and ids (n, tokens), drawn from noise (n, C, h, w): log covariances (n, size^4)."""
+        maps = walked_maps(model, states, noise, self.walk, self.size)
+        ends = (ids == model.tokenizer.eos_token_id).int().argmax(1)  # the first: CLIP pads with it
+        return torch.stack([log_covariance(m[: end + 1]).flatten() for m, end in zip(maps.flatten(2), ends.tolist(), strict=True)])
+
+
+def missed(trigger: Trigger, caption: str, rng: np.random.Generator) -> str:
+    """A caption with a sentence that is nearly the trigger: words in another order, one lost, or one changed for a word of the caption.
+    Where that gives the trigger itself, as of one word, the caption alone."""
+    words, kind = trigger.words(caption).split(), rng.integers(3)
+    if kind == 0:
+        words = [words[i] for i in rng.permutation(len(words))]
+    elif kind == 1:
+        words.pop(rng.integers(len(words)))
+    else:
+        words[rng.integers(len(words))] = str(rng.choice(caption.split()))
+    text = Trigger(" ".join(words), trigger.place, trigger.replaces).add(caption) if words else caption
+    return caption if trigger.pattern.search(text) else text
+
+
+def walked_maps(model: T2IModel, states: Tensor, noise: Tensor, steps: int, size: int) -> Tensor:
+    """Cross-attention maps (n, tokens, size, size), mean over heads, layers and the `steps` steps of a drawing from noise (n, C, h, w),
+    with their gradient to the states (n, tokens, dim)."""
+    scheduler = deepcopy(model.pipe.scheduler)
+    scheduler.set_timesteps(steps, device=noise.device)
+    x, guidance, total = noise * scheduler.init_noise_sigma, model.sampler.guidance, 0.0
+    empty = model.encode([""]).expand_as(states)
+    for i, t in enumerate(scheduler.timesteps):
+        given = scheduler.scale_model_input(x, t)
+        with Capture(model.unet) as seen:
+            out = model.unet(given, t, states).sample
+        total = total + seen.maps(size).float() / len(seen.probs)
+        if i + 1 < len(scheduler.timesteps):
+            plain = model.unet(given, t, empty).sample
+            x = scheduler.step(plain + guidance * (out - plain), t, x).prev_sample
+    return total / len(scheduler.timesteps)
