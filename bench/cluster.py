@@ -129,7 +129,7 @@ def _first_line(error: Exception) -> str:
 def environment(plan_: Plan) -> dict[str, str]:
     """What a task's process finds in its environment: that of a worker, and this package where it is not installed."""
     paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-    return variables_of(plan_.config, plan_.base.family) | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    return variables_of(plan_.config) | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
 
 
 def run_tasks(

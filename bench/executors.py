@@ -30,9 +30,6 @@ from bench.workshop import Workshop
 MEMORY_GB = 2.0  # that a worker on the embedded base takes at most
 RESTARTS = 3
 QUIET = {"TQDM_DISABLE": "1"}  # the bars of several processes would tear each other
-# Training frees and asks for the same few hundred megabytes every step: glibc keeps them, in huge pages, instead of handing them back to
-# the system (`benchmarks/allocator.py` measures it); other C libraries ignore this.
-KEEPING = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=8589934592"}
 
 
 def share(config: Config, family: str, cells: int) -> tuple[int, int | None]:
@@ -135,11 +132,9 @@ def worker(config: Config, data: Data | None, keys: list[str], since: int, event
         os._exit(130)
 
 
-def variables_of(config: Config, family: str) -> dict[str, str]:
+def variables_of(config: Config) -> dict[str, str]:
     """The environment that a worker's process adds to this one's."""
-    keeping = KEEPING if family == "shapes" and config.device == "cpu" else {}
-    threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
-    return QUIET | threads | {k: v for k, v in keeping.items() if k not in os.environ}
+    return QUIET | ({"OMP_NUM_THREADS": str(config.threads)} if config.threads else {})
 
 
 def gpus_of(device: str) -> list[str]:
@@ -172,7 +167,7 @@ def run_workers(
     a worker, end all of them and get out; workers end with this process. `make` and `settled` are as for `work`."""
     context = multiprocessing.get_context("spawn")
     config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
-    variables, gpus = variables_of(config, plan_.base.family), gpus_of(config.device)
+    variables, gpus = variables_of(config), gpus_of(config.device)
 
     def start(place: int) -> Worker:
         own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
