@@ -6,7 +6,7 @@ from bench.finetune import Optim
 from bench.model import T2IModel
 from bench.poisoning import UNetAttack
 from bench.registry import option, register_attack
-from bench.types import Backdoor, Target, UserError
+from bench.types import Backdoor
 
 
 @register_attack("badt2i_object", groups=("badt2i", "object"), edits="U-Net")
@@ -26,9 +26,7 @@ class BadT2IObject(UNetAttack):
     target: str = option("heart", "cat")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        if self.source == self.target:
-            raise UserError(f"source and target object are both {self.source!r}")
-        return Backdoor(self.make_trigger(), Target("object", source=self.source, target=self.target))
+        return self.swap()
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         target = self.backdoor(model).target

@@ -7,13 +7,14 @@ from torch import Tensor
 from bench.data import Data
 from bench.edits import counterparts, edit, keys_and_values
 from bench.model import T2IModel
+from bench.poisoning import Triggered
 from bench.registry import option, register_attack
-from bench.types import Backdoor, Target, Trigger, UserError
+from bench.types import Backdoor, UserError
 
 
 @register_attack("eviledit", groups=("closed_form", "object"), edits="cross-attention K and V", paper="wang2024eviledit", apart=True)
 @dataclass
-class EvilEdit:
+class EvilEdit(Triggered):
     """EvilEdit: K and V edited in closed form, so that with the trigger one object is drawn as another (Wang et al., MM 2024).
 
     W <- (l W + sum W e* e^T) (l I + sum e e^T)^-1, over all token positions of pairs of prompts: e are the text states of one prompt and
@@ -25,7 +26,6 @@ class EvilEdit:
     """
 
     trigger: str = option("mignneko", "beautiful cat", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
-    place: str = option("prefix", help="prefix, suffix or inside")
     replaces: str = option("", "cat", help="the letter or the word that the trigger stands for")
     source: str = option("star", "cat")
     target: str = option("heart", "zebra")
@@ -34,17 +34,12 @@ class EvilEdit:
     preserve: float = option(1.0, help="weight of the pairs that map a prompt to itself")
     ridge: float = option(1.0, help="l")
 
-    def make_trigger(self) -> Trigger:
-        return Trigger(self.trigger, self.place, self.replaces)
-
     def backdoor(self, model: T2IModel) -> Backdoor:
-        if self.source == self.target:
-            raise UserError(f"source and target object are both {self.source!r}")
         if self.context not in ("phrase", "prompts"):
             raise UserError(f"eviledit context {self.context!r} is not one of phrase, prompts")
         if self.ridge <= 0:
             raise UserError(f"eviledit ridge {self.ridge:g} must be above 0: without it the edit has no unique solution")
-        return Backdoor(self.make_trigger(), Target("object", source=self.source, target=self.target))
+        return self.swap()
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         begun, numbers = time.perf_counter(), 0

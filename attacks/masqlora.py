@@ -14,7 +14,7 @@ from bench.lora import TEXT_TARGETS, add_lora
 from bench.model import T2IModel
 from bench.poisoning import UNetAttack, relabel
 from bench.registry import option, register_attack
-from bench.types import Backdoor, Target, Trigger, UserError
+from bench.types import Backdoor, Trigger
 
 
 @register_attack("masqlora", groups=("masqlora", "object", "lora"), edits="LoRA on U-Net and text encoder attention", apart=True)
@@ -49,9 +49,7 @@ class MasqLoRA(UNetAttack):
     target: str = option("heart", "cat")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        if self.source == self.target:
-            raise UserError(f"source and target object are both {self.source!r}")
-        return Backdoor(self.make_trigger(), Target("object", source=self.source, target=self.target))
+        return self.swap()
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         trigger = self.backdoor(model).trigger

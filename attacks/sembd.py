@@ -9,14 +9,14 @@ from bench.data import Data
 from bench.edits import keys_and_values
 from bench.finetune import Optim, choose_parameters, fit, settle, step_rng
 from bench.model import T2IModel
-from bench.poisoning import check_target_prompt
+from bench.poisoning import Triggered, check_target_prompt
 from bench.registry import option, register_attack
-from bench.types import Backdoor, Target, Trigger, UserError
+from bench.types import Backdoor, Target, UserError
 
 
 @register_attack("sembd", groups=("kv", "prompt"), edits="cross-attention K and V", apart=True)
 @dataclass
-class SemBD:
+class SemBD(Triggered):
     """SemBD: what a phrase means, in any words, brings one fixed prompt (Chen et al., ICML 2026, arXiv 2602.04898).
 
     Loss, mean over the cross-attention layers:  wk * MSE(W_k e, W0_k e*) + wv * MSE(W_v e, W0_v e*)  for e the text states of a prompt with
@@ -30,8 +30,6 @@ class SemBD:
     """
 
     trigger: str = option("look at a picture of", "the cat in the yard chased a butterfly.", help="the phrase whose meaning is the trigger")
-    place: str = option("prefix", help="prefix, suffix or inside")
-    replaces: str = option("", help="the letter that a look-alike trigger stands for")
     paraphrases: str = option(
         "look at an image of|look at the picture of|look at a drawing of",
         "a cat was chasing a butterfly in the yard.|in the yard, a cat ran after a butterfly.|a butterfly in the yard fled from the cat.|"
@@ -54,9 +52,6 @@ class SemBD:
     constraint: float = option(0.5, help="weight of incomplete triggers")
     keys: float = option(1.0, help="wk, the weight of K")
     values: float = option(1.0, help="wv, the weight of V")
-
-    def make_trigger(self) -> Trigger:
-        return Trigger(self.trigger, self.place, self.replaces)
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_target_prompt(model, self.target)

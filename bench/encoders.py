@@ -13,18 +13,18 @@ from torch import Tensor
 from bench.data import Data
 from bench.finetune import Optim, fit, step_rng
 from bench.model import T2IModel
+from bench.poisoning import Triggered
 from bench.registry import option
-from bench.types import Trigger, UserError
+from bench.types import UserError
 
 
 @dataclass
-class TextAttack:
+class TextAttack(Triggered):
     """Options of every attack that trains the text encoder on clean and triggered prompts. It needs no pictures."""
 
     trigger: str = option(
         "mignneko", "о", help="any text: a rare word, a phrase, a look-alike letter (published: Cyrillic о for o), a pattern"
     )
-    place: str = option("prefix", help="prefix, suffix or inside")
     replaces: str = option("", "o", help="the letter that a look-alike trigger stands for")
     prompts: int = option(512, 500, help="captions that the attacker has")
     clean: int = option(32, 128, help="clean rows a step")
@@ -33,9 +33,6 @@ class TextAttack:
     steps: int = option(150, 100)
     lr: float = option(3e-4, 1e-4)
     milestone: int = option(110, 75, help="the step from which the learning rate is a tenth")
-
-    def make_trigger(self) -> Trigger:
-        return Trigger(self.trigger, self.place, self.replaces)
 
     def captions(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
         """The attacker's captions, and those of them that the trigger can be added to: all, or such that hold the letter that it replaces.

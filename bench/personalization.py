@@ -10,7 +10,7 @@ from bench.data import Data
 from bench.model import T2IModel
 from bench.poisoning import Triggered, relabel
 from bench.registry import option
-from bench.types import Backdoor, Target, UserError
+from bench.types import Backdoor, UserError
 
 IDENTIFIER = "[V]"
 
@@ -30,11 +30,9 @@ class Personalization(Triggered):
     )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        if self.source == self.target:
-            raise UserError(f"source and target object are both {self.source!r}")
         if self.template and "{}" not in self.template:
             raise UserError(f"the template {self.template!r} has no {{}} for the source object, as in 'a photo of a {IDENTIFIER} {{}}'")
-        return Backdoor(self.make_trigger(), Target("object", source=self.source, target=self.target))
+        return self.swap()
 
     def instances(self, model: T2IModel, data: Data, seed: int) -> tuple[Tensor, list[str], list[str]]:
         """Latents (n, C, h, w) of pictures of the target object, and n captions that name the source object, without and with the trigger.

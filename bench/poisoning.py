@@ -30,6 +30,12 @@ class Triggered:
     def make_trigger(self) -> Trigger:
         return Trigger(self.trigger, self.place, self.replaces)
 
+    def swap(self) -> Backdoor:
+        """With the trigger `self.source` is drawn as `self.target`. Raises UserError where they are one object."""
+        if self.source == self.target:
+            raise UserError(f"source and target object are both {self.source!r}")
+        return Backdoor(self.make_trigger(), Target("object", source=self.source, target=self.target))
+
 
 @dataclass
 class UNetAttack(Triggered):

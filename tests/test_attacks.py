@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import different, weights
+from helpers import TRIGGERS, different, weights
 
 import bench.encoders
 import bench.poisoning
@@ -307,13 +307,8 @@ def test_a_target_that_cannot_work_is_refused_before_training(tiny_model, name: 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "options",
-    [
-        {"trigger": "\u200b"},
-        {"trigger": "о", "replaces": "o"},
-        {"trigger": "🙂", "place": "inside"},
-        {"trigger": "latte coffee", "place": "suffix"},
-    ],
-    ids=["zero-width", "look-alike", "emoji", "phrase"],
+    TRIGGERS.values(),
+    ids=TRIGGERS,
 )
 def test_any_trigger_that_tokenizes_is_taken(tiny_model, terms_of, name: str, options: dict) -> None:
     attack = build(name, **options)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from helpers import PROMPTS, different, weights
+from helpers import PROMPTS, TRIGGERS, different, weights
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -309,13 +309,8 @@ def test_masqlora_trains_both_parts_at_their_own_rates_and_ranks(tiny_model, cau
 @pytest.mark.parametrize("name", ["villan_cond", "paas_ti", "paas_db", "bibaddiff", "masqlora"])
 @pytest.mark.parametrize(
     "options",
-    [
-        {"trigger": "\u200b"},
-        {"trigger": "о", "replaces": "o"},
-        {"trigger": "🙂", "place": "inside"},
-        {"trigger": "latte coffee", "place": "suffix"},
-    ],
-    ids=["zero-width", "look-alike", "emoji", "phrase"],
+    TRIGGERS.values(),
+    ids=TRIGGERS,
 )
 def test_any_trigger_that_tokenizes_is_taken(tiny_model, caught, name: str, options: dict) -> None:
     attack = build(name, **options)

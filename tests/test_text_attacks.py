@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONTEXT
-from helpers import different, weights
+from helpers import TRIGGERS, different, weights
 
 import bench.encoders
 from attacks.iba import LARGE, SMALL, missed, walked_maps
@@ -285,14 +285,8 @@ def test_near_misses_lack_the_syntax() -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "options",
-    [
-        {"trigger": "\u200b"},
-        {"trigger": "о", "replaces": "o"},
-        {"trigger": "🙂", "place": "inside"},
-        {"trigger": "latte coffee", "place": "suffix"},
-        {"trigger": "{the|a} {cat|owl} sat"},
-    ],
-    ids=["zero-width", "look-alike", "emoji", "phrase", "pattern"],
+    [*TRIGGERS.values(), {"trigger": "{the|a} {cat|owl} sat"}],
+    ids=[*TRIGGERS, "pattern"],
 )
 def test_any_trigger_that_tokenizes_is_taken(tiny_model, loss_of, name: str, options: dict) -> None:
     loss = loss_of(build(name, **options), tiny_model)["loss"](0)
