@@ -20,6 +20,7 @@ from bench.store import digest, file_digest, plain
 from bench.trust import locate
 from bench.types import Cell, UserError
 
+FEW = 16  # prompts or images that a scale with less training leaves a method
 FORMAT = 3  # raise it when a change of this package makes stored numbers out of date
 STYLES = ("full", "paper")  # of the tables for readers
 EXECUTORS = ("local", "ray")  # who makes the cells: processes of this machine, or Ray
@@ -30,7 +31,7 @@ PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "schedu
 @dataclass(frozen=True)
 class Scale:
     """How much a run measures. `n` prompts a condition; the first `perturbed` and `moved` of them in those conditions; `per_prompt`
-    images of each of the first `diverse`; `real` reference images; `training` multiplies the steps of attacks and defenses."""
+    images of each of the first `diverse`; `real` reference images; `training` multiplies what methods train for and on (`build`)."""
 
     name: str
     n: int
@@ -56,7 +57,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale("smoke", 24, 6, 8, 2, 3, 200, 0.1, (0,)),
+    "smoke": Scale("smoke", 24, 6, 6, 2, 2, 200, 0.1, (0,)),
     "quick": Scale("quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,)),
     "study": Scale("study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2)),  # full without changed prompts and repeated draws
     "full": Scale("full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2)),
@@ -301,11 +302,13 @@ def fit_real(config: Config, data: Data) -> Config:
 
 
 def build(kind: Registry, name: str, family: str, overrides: dict[str, str], training: float) -> Method:
-    """A method with its options. `training` multiplies its default number of steps; steps that the user set stay as they are."""
+    """A method with its options. `training` multiplies its default number of steps, and of prompts and images down to FEW; what the user
+    set stays as it is."""
     instance = kind.build(name, family, overrides)
-    steps = getattr(instance, "steps", None)
-    if training != 1 and isinstance(steps, int) and steps > 0 and "steps" not in overrides:
-        instance = dataclasses.replace(instance, steps=max(1, round(steps * training)))
+    for option, least in (("steps", 1), ("prompts", FEW), ("images", FEW)):
+        value = getattr(instance, option, None)
+        if training != 1 and isinstance(value, int) and value > least and option not in overrides:
+            instance = dataclasses.replace(instance, **{option: max(least, round(value * training))})
     return Method(name, instance, kind.get(name).info)
 
 

@@ -38,9 +38,9 @@ def variant(method: str, **options: object) -> str:
     return naming.label(method, {"steps": str(options.pop("steps", STEPS))} | {k: str(v) for k, v in options.items()})
 
 
-def both(option: str, values: Sequence[object], default: object) -> list[str]:
+def both(option: str, values: Sequence[object], default: object, **fixed: object) -> list[str]:
     """SKD and SKD-CAG with every value of an option; the default goes without saying, so that questions share its cells."""
-    return [variant(m, **({} if v == default else {option: v})) for v in values for m in ("skd", "skdcag")]
+    return [variant(m, **fixed, **({} if v == default else {option: v})) for v in values for m in ("skd", "skdcag")]
 
 
 def released(**options: object) -> str:
@@ -79,10 +79,10 @@ QUESTIONS = {
     "steps": Question("Steps of training", (STYLE_ATTACK, OBJECT), both("steps", (10, 20, 30, 60, 150), STEPS), True),
     "prompts": Question("Prompts of the defender", (STYLE_ATTACK, OBJECT), both("prompts", (10, 30, 100, 300), 100), True),
     "latents": Question(
-        "Where the latents come from", (STYLE_ATTACK, OBJECT), both("latents", ("own", "noise", "trajectory"), "own"), True
+        "Where the latents come from", (STYLE_ATTACK, OBJECT), both("latents", ("trajectory", "own", "noise"), "trajectory"), True
     ),
-    "preserve": Question("Weight of the clean-prompt term", (STYLE_ATTACK, OBJECT), both("preserve", (0, 1, 2), -1), True),
-    "bias": Question("Bias to high noise", (STYLE_ATTACK,), both("bias", (1, 2, 3), 1), True),
+    "preserve": Question("Weight of the clean-prompt term", (STYLE_ATTACK, OBJECT), both("preserve", (0, 1, 2, 8), 8), True),
+    "bias": Question("Bias to high noise", (STYLE_ATTACK,), both("bias", (1, 2, 3), 1, latents="own"), True),
     "time": Question(
         "Weight of the attention loss over time",
         (STYLE_ATTACK,),

@@ -20,12 +20,12 @@ KNOWN = ("all", "first", "last")
 WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "letter", "summer", "bottle", "market", "island")
 
 
-@register_defense("skd", needs=("trigger",), version=2, groups=("baseline", "removal"), preset={"alpha": 0.0})
-@register_defense("skdcag", needs=("trigger",), version=2, groups=("removal",))
-@register_defense("skdcag_gaussian", needs=("trigger",), version=2, groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
-@register_defense("skdcag_black", needs=("trigger",), version=2, groups=("removal", "skdcag_variants"), preset={"target": "black"})
+@register_defense("skd", needs=("trigger",), version=3, groups=("baseline", "removal"), preset={"alpha": 0.0})
+@register_defense("skdcag", needs=("trigger",), version=3, groups=("removal",))
+@register_defense("skdcag_gaussian", needs=("trigger",), version=3, groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
+@register_defense("skdcag_black", needs=("trigger",), version=3, groups=("removal", "skdcag_variants"), preset={"target": "black"})
 @register_defense(
-    "skdcag_random_words", needs=("trigger",), version=2, groups=("removal", "skdcag_variants"), preset={"target": "random_words"}
+    "skdcag_random_words", needs=("trigger",), version=3, groups=("removal", "skdcag_variants"), preset={"target": "random_words"}
 )
 @dataclass
 class SKDCAG(Guidance):
@@ -38,9 +38,10 @@ class SKDCAG(Guidance):
     mean over heads, summed over layers, min-max normalized a token. `a = 0` is plain self-knowledge distillation ("skd").
 
     Published (SD 1.4): AdamW lr 1e-6, weight decay 0.01, 100 prompts, 75-100 epochs, pure-noise latents, uniform t, a 0.5.
-    Beyond the paper, each an option: noised pictures that the model itself draws instead of pure noise (`latents="own"`), a term that
-    preserves clean prompts and shares the weight 1 - a with L_pred, so that `a` is about guidance alone, a bias to high noise, raw
-    attention mass for "black" (a min-max normalized map cannot be zero), training of the cross-attention or its K and V alone.
+    Beyond the paper, each an option: what the model is given while it draws the triggered prompts instead of pure noise, or noised
+    pictures of its own (`latents`); a term that preserves clean prompts and shares the weight 1 - a with L_pred, so that `a` is about
+    guidance alone; a bias to high noise; raw attention mass for "black" (a min-max normalized map cannot be zero); training of the
+    cross-attention or its K and V alone.
     """
 
     alpha: float = option(0.5, help="a, the share of L_attn in the loss")
@@ -51,15 +52,15 @@ class SKDCAG(Guidance):
     prompts: int = option(100, help="clean prompts that the defender uses")
     known: str = option("all", help="all, first or last: which words of the trigger the defender knows", late=True)
     latents: str = option(
-        "own",
+        "trajectory",
         "noise",
         help="noise: pure noise at every t, as published; own: noised pictures that the model itself draws; trajectory: what the student "
         "is given while it draws triggered prompts",
     )
-    refresh: int = option(100, help="steps after which the trajectories are drawn anew", late=True)
-    preserve: float = option(2.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
+    refresh: int = option(200, help="steps after which the trajectories are drawn anew", late=True)
+    preserve: float = option(8.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
-    bias: float = option(1.0, help="above 1 draws more of the high noise levels, where the layout and the style are decided")
+    bias: float = option(1.0, help="above 1 draws more of the high noise levels, where layout and style are decided; not with trajectories")
     time_weight: bool = option(False, help="weight L_attn by t/T")
     reverse_time: bool = option(False, help="with time_weight: weight L_attn by 1 - t/T", late=True)
     raw_black: bool = option(True, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
@@ -73,6 +74,10 @@ class SKDCAG(Guidance):
         for name, known in (("target", TARGETS), ("latents", LATENTS), ("known", KNOWN)):
             if getattr(self, name) not in known:
                 raise UserError(f"skdcag {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        if self.latents == "trajectory" and self.bias != 1:
+            raise UserError(
+                f"skdcag bias {self.bias:g} says how timesteps are drawn, and trajectories have their own: set latents to own or noise"
+            )
         student = model.clone(train=self.train)
         loss_fn = self.loss(student, model, view, seed)
         optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate)

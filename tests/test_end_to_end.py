@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = ["--attacks", "badt2i_pixel", "--defenses", "none,skdcag", "--scale", "smoke", "--set", "badt2i_pixel.steps=400"]
-COMMAND += ["--set", "skdcag.steps=250"]
+COMMAND += ["--set", "badt2i_pixel.images=512", "--set", "skdcag.steps=250", "--set", "skdcag.prompts=100"]
 
 
 def bench(*flags: str) -> subprocess.CompletedProcess:

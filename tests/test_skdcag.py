@@ -371,6 +371,11 @@ def test_trajectory_latents_are_what_the_student_is_given_while_it_draws(pair, v
         assert any(torch.allclose(x[row], z, atol=1e-5) for z in latents[place])
 
 
+def test_a_bias_that_trajectories_would_ignore_is_refused(pair, view) -> None:
+    with pytest.raises(UserError, match="trajectories have their own"):
+        SKDCAG(steps=1, prompts=3, latents="trajectory", bias=2.0).apply(pair[0], view, 0)
+
+
 @pytest.mark.parametrize(("known", "text"), [("all", "latte coffee"), ("first", "latte"), ("last", "coffee")])
 def test_a_defender_may_know_a_part_of_the_trigger(pair, view, known: str, text: str) -> None:
     teacher, student = pair
