@@ -81,7 +81,7 @@ QUESTIONS = {
     "latents": Question(
         "Where the latents come from", (STYLE_ATTACK, OBJECT), both("latents", ("trajectory", "own", "noise"), "trajectory"), True
     ),
-    "preserve": Question("Weight of the clean-prompt term", (STYLE_ATTACK, OBJECT), both("preserve", (0, 1, 2, 8), 8), True),
+    "preserve": Question("Weight of the clean-prompt term", (STYLE_ATTACK, OBJECT), both("preserve", (0, 2, 16), 16), True),
     "bias": Question("Bias to high noise", (STYLE_ATTACK,), both("bias", (1, 2, 3), 1, latents="own"), True),
     "time": Question(
         "Weight of the attention loss over time",

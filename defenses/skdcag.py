@@ -58,7 +58,7 @@ class SKDCAG(Guidance):
         "is given while it draws triggered prompts",
     )
     refresh: int = option(200, help="steps after which the trajectories are drawn anew", late=True)
-    preserve: float = option(8.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
+    preserve: float = option(16.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     bias: float = option(1.0, help="above 1 draws more of the high noise levels, where layout and style are decided; not with trajectories")
     time_weight: bool = option(False, help="weight L_attn by t/T")
