@@ -17,6 +17,7 @@ import transformers
 from bench import maps, probe, provenance, report
 from bench.arrays import scratch
 from bench.bases import load_base
+from bench.conditions import conditions, moved_kinds, noise_seed, noise_seeds
 from bench.cost import measured, untouched
 from bench.data import Prompt, prompt_stream
 from bench.features import Features, Inception, Scorer
@@ -26,23 +27,12 @@ from bench.networks import Lpips
 from bench.offload import aside
 from bench.plan import Plan
 from bench.progress import Display
-from bench.prompts import KINDS, decoy, moved_triggers, perturb
+from bench.prompts import decoy
 from bench.screening import answers
 from bench.store import Store, digest, plain, storing
 from bench.types import Backdoor, Cell, DefenderView, Samples, Trigger
 
 DEFENDER_PROMPTS, MORE_PROMPTS, DEFENDER_PAIRS = 100, 200, 256
-
-
-# --------------------------------------------------------------------------------------------------------------------- noise
-def noise_seed(seed: int, prompt: int, draw: int = 0) -> int:
-    """Seed of the noise of one image: depends on the run's seed, the prompt's number and the draw, and on nothing else, so that every
-    condition and every model draws the same prompt from the same noise."""
-    return int(np.random.SeedSequence([seed, prompt, draw]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def noise_seeds(seed: int, n: int) -> list[int]:
-    return [noise_seed(seed, i) for i in range(n)]
 
 
 def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -112,26 +102,7 @@ class Workshop:
 
     def conditions(self, seed: int, backdoor: Backdoor | None, source: str) -> dict[str, tuple[list[str], list[int]]]:
         """For each condition, its prompts and noise seeds. Without a backdoor: those of the model before the attack."""
-        size, seeds = self.size, noise_seeds(seed, self.size.n)
-        texts = [p.text for p in self.prompts(seed)]
-        target = [p.text for p in self.prompts(seed, source)]
-        changed = [perturb(t, np.random.default_rng([seed, i]), KINDS[i % len(KINDS)]) for i, t in enumerate(texts[: size.perturbed])]
-        draws = [(t, noise_seed(seed, i, k)) for i, t in enumerate(texts[: size.diverse]) for k in range(size.per_prompt)]
-        made = {"clean": (texts, seeds), "perturbed": (changed, seeds[: size.perturbed])}
-        made["diverse"] = ([t for t, _ in draws], [s for _, s in draws])
-        if source:
-            made["clean_target"] = (target, seeds)
-        if backdoor is not None and backdoor.trigger is not None:
-            forms = list(moved_triggers(backdoor.trigger).values())
-            made["triggered"] = ([backdoor.trigger.add(t) for t in target], seeds)
-            made["moved"] = ([forms[i % len(forms)](t) for i, t in enumerate(target[: size.moved])], seeds[: size.moved])
-        return {name: pair for name, pair in made.items() if pair[0]}
-
-    def moved_kinds(self, backdoor: Backdoor) -> list[str]:
-        if backdoor.trigger is None:
-            return []
-        kinds = list(moved_triggers(backdoor.trigger))
-        return [kinds[i % len(kinds)] for i in range(self.size.moved)]
+        return conditions(self.size, self.prompts(seed), self.prompts(seed, source), backdoor, source, seed)
 
     # ------------------------------------------------------------------------------------------------ before the attack
     def before(self, seed: int, source: str) -> dict[str, np.ndarray]:
@@ -351,7 +322,7 @@ class Workshop:
             before=before,
             real=self.real(cell.seed),
             per_prompt=self.size.per_prompt,
-            moved_kinds=self.moved_kinds(backdoor),
+            moved_kinds=moved_kinds(backdoor, self.size.moved),
             refused=refused,
             scores=scores,
             spans=arrays.get("span/triggered"),

@@ -55,7 +55,7 @@ class SKDCAG(Guidance):
         "trajectory",
         "noise",
         help="noise: pure noise at every t, as published; own: noised pictures that the model itself draws; trajectory: what the student "
-        "is given while it draws triggered prompts",
+        "is given while it draws triggered prompts, and clean ones for the preserving rows (half of the prompts each)",
     )
     refresh: int = option(200, help="steps after which the trajectories are drawn anew", late=True)
     preserve: float = option(16.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
@@ -104,7 +104,8 @@ class SKDCAG(Guidance):
         noising, device = student.noising, student.device
         total = noising.config.num_train_timesteps
         rows = max(1, self.batch // 2) if self.preserve else self.batch
-        paths = Trajectories(student, triggered, seed, self.refresh) if self.latents == "trajectory" else None
+        paths, kept_paths = self.paths(student, triggered, prompts, seed) if self.latents == "trajectory" else (None, None)
+        shared = stand_ins is None and kept_paths is None  # whether the teacher's prediction for a clean prompt serves both terms
 
         def loss_fn(step: int) -> Tensor:
             generator = step_generator(seed, step)
@@ -118,8 +119,9 @@ class SKDCAG(Guidance):
             context, x_all, t_all = bank_student[pick], x, t
             if self.preserve:
                 gone = rng.random(rows) < self.drop
-                kept = bank_clean[pick].where(~torch.from_numpy(gone).to(device)[:, None, None], empty)
-                context, x_all, t_all = torch.cat([context, kept]), torch.cat([x, x]), torch.cat([t, t])
+                pick_kept, t_kept, x_kept = (pick, t, x) if kept_paths is None else kept_paths(step, rng, rows)
+                kept = bank_clean[pick_kept].where(~torch.from_numpy(gone).to(device)[:, None, None], empty)
+                context, x_all, t_all = torch.cat([context, kept]), torch.cat([x, x_kept]), torch.cat([t, t_kept])
             if not self.alpha:
                 with torch.no_grad():
                     goal = teacher.unet(x, t, bank_teacher[pick]).sample
@@ -136,14 +138,21 @@ class SKDCAG(Guidance):
                 attention = self.attention_loss(*maps, row, t / total, generator, span)
             loss = F.mse_loss(out[:rows], goal)
             if self.preserve:
-                keep, new = goal.clone(), np.flatnonzero(gone) if stand_ins is None else np.arange(rows)
+                keep, new = goal.clone(), np.flatnonzero(gone) if shared else np.arange(rows)
                 if len(new):  # the teacher has not predicted these yet
                     with torch.no_grad():
-                        keep[new] = teacher.unet(x[new], t[new], kept[new]).sample
+                        keep[new] = teacher.unet(x_kept[new], t_kept[new], kept[new]).sample
                 loss = loss + self.preserve * F.mse_loss(out[rows:], keep)
             return self.alpha * attention + (1 - self.alpha) * loss
 
         return loss_fn
+
+    def paths(self, student: T2IModel, triggered: list[str], prompts: list[str], seed: int) -> tuple[Trajectories, Trajectories | None]:
+        """The trajectories of triggered prompts, and those of clean ones where clean prompts are preserved: as many draws in all."""
+        if not self.preserve:
+            return Trajectories(student, triggered, seed, self.refresh), None
+        many = max(1, len(prompts) // 2)
+        return tuple(Trajectories(student, p, s, self.refresh, many) for p, s in ((triggered, seed), (prompts, seed + 10_007)))
 
 
 def part_of(trigger: Trigger, known: str) -> Trigger:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from test_runner import METRICS, SCALE, FakeAttack, change, records
+from fakes import METRICS, SCALE, FakeAttack, change, records
 
 from bench import registry, runner
 from bench.plan import Config, plan

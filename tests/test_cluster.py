@@ -18,7 +18,7 @@ from bench.store import Store
 from bench.types import Cell, UserError
 
 
-def test_two_workers_one_of_them_killed_make_what_one_process_makes(config, plugin, tmp_path, monkeypatch, capsys) -> None:  # noqa: F811
+def test_two_workers_one_of_them_killed_make_what_one_process_makes(config, plugin, tmp_path, monkeypatch, capsys) -> None:
     """The real thing: a Ray of two CPUs on this machine; the first worker that defends kills itself (SIGKILL)."""
     ray = pytest.importorskip("ray", reason="the optional package ray is not installed")
     assert not ray.is_initialized()
@@ -106,7 +106,7 @@ class Quiet:
 
 
 @pytest.fixture
-def drive(config, monkeypatch):  # noqa: F811
+def drive(config, monkeypatch):
     def run(outcome, **more) -> tuple[Ray, list[str], list[Cell]]:
         ray, queue = Ray(outcome), ModuleType("ray.util.queue")
         queue.Queue = Quiet

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from test_runner import METRICS, SCALE, FakeAttack, FakeDefense, change, records, table
+from fakes import METRICS, SCALE, FakeAttack, FakeDefense, change, records, table
 
 from bench import registry, runner
 from bench.plan import Config, plan

@@ -20,7 +20,7 @@ SEEN = f"""(() => {{ const n = {HERE}, b = n.getBoundingClientRect();
 
 
 @pytest.fixture
-def shown(run, tmp_path):  # noqa: F811
+def shown(run, tmp_path):
     if BROWSER is None:
         pytest.skip("no Chromium here")
     store, records = run

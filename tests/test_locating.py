@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from fakes import METRICS, SCALE, FakeAttack, change, records, table
 from helpers import PROMPTS
-from test_runner import METRICS, SCALE, FakeAttack, change, records, table
 
 from bench import registry, runner
 from bench.data import STREAM, WorldData, prompt_stream

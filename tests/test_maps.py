@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from fakes import CALLS, change, config, fakes  # noqa: F401 - fixtures
 from PIL import Image
 from test_attention import Slow
-from test_runner import CALLS, change, config, fakes  # noqa: F401 - fixtures
 
 from bench import maps, runner
 from bench.types import Trigger
@@ -33,7 +33,7 @@ def test_recorded_maps_equal_a_slow_recomputation(tiny_model, trigger: Trigger) 
     assert arrays["maps"].std() > 0
 
 
-def test_a_run_draws_them_and_completes_stored_cells(config) -> None:  # noqa: F811
+def test_a_run_draws_them_and_completes_stored_cells(config) -> None:
     assert runner.run(config) == 0
     picture = config.folder / "attention-fake_attack.png"
     assert not picture.exists()
@@ -48,6 +48,6 @@ def test_a_run_draws_them_and_completes_stored_cells(config) -> None:  # noqa: F
     assert len(list((config.folder / "maps").glob("*.safetensors"))) == 3  # the model before the attack, attacked, defended
 
 
-def test_a_fresh_run_draws_with_the_model_that_it_made(config) -> None:  # noqa: F811
+def test_a_fresh_run_draws_with_the_model_that_it_made(config) -> None:
     assert runner.run(change(config, attention_maps=True, fresh=True)) == 0
     assert CALLS.count("defense -0.25 0") == 1

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from test_features_metrics import FakePrompt, FakeScorer, features, make_samples, score
+from samples import FakePrompt, FakeScorer, features, make_samples, score
 from torchmetrics.functional.image import lpips as published
 
 import run_bench

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fakes import CALLS, METRICS, SCALE, FakeAttack, FakeDefense, change, records, table
 from helpers import PROMPTS, TRIGGER, different, weights
 from scipy.ndimage import gaussian_filter
-from test_runner import CALLS, METRICS, SCALE, FakeAttack, FakeDefense, change, records, table
 
 from bench import probe, registry, runner
 from bench.plan import Config, plan

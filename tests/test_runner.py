@@ -1,201 +1,16 @@
-"""The runner on a tiny random model with fake methods: keys, resume, damage, isolation of failures, composition, command line."""
+"""The runner on a tiny random model with fake methods: resume, damage, isolation of failures, what a method is given, composition."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import json
-from dataclasses import dataclass
-
-import numpy as np
 import pytest
-import torch
+from fakes import CALLS, METRICS, FakeAttack, change, config, fakes, keys, records, table  # noqa: F401 - fixtures
 
-import run_bench
-from bench import bases, registry, runner, workshop
-from bench import plan as plans
-from bench.plan import SCALES, Config, Scale, plan
+from bench import conditions, runner, workshop
+from bench.plan import plan
 from bench.store import Store
 from bench.tables import COST
-from bench.types import Backdoor, Target, Trigger, UserError
-
-SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
-CALLS: list[str] = []
-METRICS = "asr,restoration_accuracy,kid"
 
 
-@dataclass
-class FakeAttack:
-    """Shifts the U-Net's output."""
-
-    steps: int = 10
-    shift: float = 0.5
-    trigger: str = "mignneko"
-    side: int = 8
-    broken: bool = False
-    in_place: bool = False
-
-    def backdoor(self, model):
-        return Backdoor(Trigger(self.trigger), Target("patch", patch=np.zeros((self.side, self.side, 3), np.uint8)))
-
-    def inject(self, model, data, seed):
-        CALLS.append(f"attack {seed}")
-        if self.broken:
-            raise RuntimeError("the attack broke")
-        attacked = model if self.in_place else model.clone()
-        with torch.no_grad():
-            attacked.unet.conv_out.bias += self.shift
-        return dataclasses.replace(attacked, info={"steps": self.steps, "parameters": 4, "images": 8})
-
-
-@dataclass
-class FakeDefense:
-    """Shifts it back by a half."""
-
-    steps: int = 4
-    shift: float = -0.25
-    reads: str = ""
-    broken: bool = False
-    interrupt: bool = False
-    in_place: bool = False
-
-    def apply(self, model, view, seed):
-        CALLS.append(f"defense {self.shift} {seed}")
-        if self.interrupt:
-            raise KeyboardInterrupt
-        if self.broken:
-            raise RuntimeError("the defense broke")
-        for name in self.reads.split():
-            getattr(view, name)
-        repaired = model if self.in_place else model.clone()
-        with torch.no_grad():
-            repaired.unet.conv_out.bias += self.shift
-        return dataclasses.replace(repaired, info={"steps": self.steps, "parameters": 4, "images": 2})
-
-
-@dataclass
-class FakeScreen:
-    """Refuses what holds the trigger, and rewrites nothing."""
-
-    def apply(self, model, view, seed):
-        word = view.trigger.text
-        return dataclasses.replace(model, screen=lambda prompt: word in prompt)
-
-
-@pytest.fixture(autouse=True)
-def fakes(clean_registry, tiny):
-    CALLS.clear()
-    registry.register_attack("fake_attack")(FakeAttack)
-    registry.register_attack("fake_attack_two", preset={"shift": 1.0})(FakeAttack)
-    registry.register_defense("fake_defense", needs=("trigger",))(FakeDefense)
-    registry.register_defense("fake_other", needs=("clean_pairs", "clean_model"), preset={"shift": -0.1})(FakeDefense)
-    registry.register_defense("fake_screen", needs=("trigger",))(FakeScreen)
-
-
-@pytest.fixture
-def config(tmp_path, tiny):
-    return Config("fake_attack", "none,fake_defense", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1)
-
-
-def records(config):
-    store = Store(config.folder)
-    found = [store.read_result(c.key) for c in plan(config).cells]
-    return {(r.cell.attack, r.cell.defense, r.cell.seed): r for r, _ in filter(None, found)}
-
-
-def table(config):
-    with (config.folder / "table.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-# ---------------------------------------------------------------------------------------------------------------------- keys
-def keys(config):
-    return {(c.attack, c.defense, c.seed): c.key for c in plan(config).cells}
-
-
-def change(config, **fields):
-    return dataclasses.replace(config, **fields)
-
-
-def test_keys_are_stable(config):
-    assert keys(config) == keys(change(config, out=None, fresh=True, threads=1, metrics="asr"))
-
-
-def test_a_late_option_is_in_the_key_only_where_it_is_set(config, clean_registry):
-    @dataclass
-    class Older:
-        steps: int = 4
-
-        def apply(self, model, view, seed):
-            return model
-
-    @dataclass
-    class Newer(Older):
-        part: str = registry.option("all", late=True)
-
-    found = []
-    for cls, overrides in ((Older, ()), (Newer, ()), (Newer, ("fake_late.part=first",))):
-        registry.defenses.entries.pop("fake_late", None)
-        registry.register_defense("fake_late")(cls)
-        found.append(set(keys(change(config, defenses="fake_late", overrides=overrides)).values()))
-    assert found[0] == found[1]
-    assert found[1] != found[2]
-
-
-def test_keys_change_with_what_a_cell_depends_on(config):
-    here = keys(config)
-    for other in (
-        change(config, n=3),
-        change(config, dtype="float16"),
-        change(config, overrides=("fake_attack.shift=0.6",)),
-        change(config, scale=dataclasses.replace(SCALE, training=1.0)),
-    ):
-        assert set(here.values()).isdisjoint(keys(other).values())
-    only = keys(change(config, overrides=("fake_defense.shift=-0.5",)))
-    assert only["fake_attack", "none", 0] == here["fake_attack", "none", 0]
-    assert only["fake_attack", "fake_defense", 0] != here["fake_attack", "fake_defense", 0]
-    two = keys(change(config, seeds=(0, 1)))
-    assert set(here.items()) < set(two.items())
-    assert len(set(two.values())) == 4
-
-
-def test_keys_change_with_the_weights_of_base_and_scorer(config, monkeypatch):
-    here = plan(config)
-    monkeypatch.setattr(plans, "fingerprint", lambda source: "other weights")
-    other = plan(config)
-    assert here.cells[0].key != other.cells[0].key
-    assert here.attack_key("fake_attack", 0) != other.attack_key("fake_attack", 0)
-    monkeypatch.setattr(plans, "fingerprint", lambda source: here.shared["base"]["weights"])
-    assert plan(config).cells[0].key == here.cells[0].key
-    monkeypatch.setattr(plans, "scorer_fingerprint", lambda spec: "other scorer")
-    other = plan(config)
-    assert here.cells[0].key != other.cells[0].key
-    assert here.attack_key("fake_attack", 0) == other.attack_key("fake_attack", 0)
-
-
-def test_attacked_weights_do_not_depend_on_the_evaluation(config):
-    assert plan(config).attack_key("fake_attack", 0) == plan(change(config, n=3, metrics="asr")).attack_key("fake_attack", 0)
-    assert plan(config).before_key(0, "") != plan(change(config, n=3)).before_key(0, "")
-
-
-def test_training_scales_steps_but_not_those_that_the_user_set(config):
-    assert plan(config).attacks["fake_attack"].instance.steps == 5
-    assert plan(change(config, overrides=("fake_attack.steps=7",))).attacks["fake_attack"].instance.steps == 7
-
-
-def test_fingerprint_sees_a_changed_weight(tmp_path):
-    (tmp_path / "unet").mkdir()
-    weights = tmp_path / "unet" / "w.safetensors"
-    weights.write_bytes(b"1")
-    (tmp_path / "README.md").write_text("a card")
-    first = plans.fingerprint(str(tmp_path))
-    (tmp_path / "README.md").write_text("another card")
-    assert plans.fingerprint(str(tmp_path)) == first
-    weights.write_bytes(b"2")
-    assert plans.fingerprint(str(tmp_path)) != first
-
-
-# --------------------------------------------------------------------------------------------------------------------- runs
 def test_a_run_writes_everything_and_resumes_with_nothing_to_do(config, capsys):
     assert runner.run(config) == 0
     assert CALLS == ["attack 0", "defense -0.25 0"]
@@ -360,8 +175,8 @@ def test_screens_are_recorded_as_refusals(config):
 
 
 def test_noise_is_shared_by_all_conditions():
-    assert workshop.noise_seeds(3, 4) == [workshop.noise_seed(3, i) for i in range(4)]
-    seeds = {workshop.noise_seed(s, i, k) for s in range(3) for i in range(20) for k in range(3)}
+    assert conditions.noise_seeds(3, 4) == [workshop.noise_seed(3, i) for i in range(4)]
+    seeds = {conditions.noise_seed(s, i, k) for s in range(3) for i in range(20) for k in range(3)}
     assert len(seeds) == 180
     assert all(0 <= s < 2**63 for s in seeds)
 
@@ -375,105 +190,7 @@ def test_conditions_are_paired(config):
     assert made["triggered"][1] == seeds
     assert made["perturbed"][1] == seeds[:2]
     assert made["moved"][1] == seeds[:4]
-    assert made["diverse"] == ([clean[0]] * 2, [workshop.noise_seed(0, 0, k) for k in range(2)])
+    assert made["diverse"] == ([clean[0]] * 2, [conditions.noise_seed(0, 0, k) for k in range(2)])
     target = shop.conditions(0, None, "star")["clean_target"]
     assert all("star" in t for t in target[0])
     assert target[1] == seeds
-
-
-# -------------------------------------------------------------------------------------------------------------- command line
-def line(capsys):
-    out = capsys.readouterr()
-    assert out.err.count("\n") == 1, out.err
-    assert out.err.startswith("error: ")
-    return out.err
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--attacks", "fake_atack"], "did you mean fake_attack"),
-        (["--defenses", "fake_defens"], "did you mean fake_defense"),
-        (["--defenses", "none+fake_defens"], "did you mean fake_defense"),
-        (["--metrics", "asrr"], "did you mean asr"),
-        (["--base", "shapse"], "did you mean shapes"),
-        (["--scale", "tiny"], "invalid choice"),
-        (["--seeds", "a"], "whole numbers"),
-        (["--n", "many"], "invalid int"),
-        (["--n", "1"], "too few"),
-        (["--fast"], "unrecognized"),
-        (["--device", "gpu9"], "unknown device"),
-        (["--threads", "0"], "1 or more"),
-        (["--set", "fake_attack.steps=many"], "must be int"),
-        (["--set", "fake_attack.stepz=3"], "no option 'stepz'; it has steps"),
-        (["--set", "fake_atack.steps=3"], "did you mean fake_attack"),
-        (["--set", "fake_attack"], "name.option=value"),
-        (["--set", "fake_attack.trigger="], "trigger is empty"),
-        (["--set", "fake_attack.side=65"], "does not fit"),
-        (["--set", f"fake_attack.trigger={'long ' * 60}"], "truncated"),
-        (["--n", "8", "--metrics", "fid"], "--n 16"),
-        (["--tables-only", "--out", "/nonexistent/run"], "no run folder"),
-        (["--defenses", "skd", "--set", "skd.prompts=400"], "prompts 400 is not between 1 and the 300"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_2(flags, says, tiny, tmp_path, capsys):
-    start = ["--attacks", "fake_attack", "--defenses", "none,fake_defense", "--base", tiny, "--scale", "smoke", "--metrics", "asr"]
-    assert run_bench.main([*start, "--out", str(tmp_path / "run"), *flags]) == 2
-    assert says in line(capsys)
-    assert not CALLS
-
-
-def test_unwritable_output_folder(tiny, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    start = ["--attacks", "fake_attack", "--defenses", "none", "--base", tiny, "--metrics", "asr"]
-    assert run_bench.main([*start, "--out", str(tmp_path / "file" / "run")]) == 2
-    assert "cannot write to the output folder" in line(capsys)
-
-
-def test_weights_that_are_not_there(tiny, tiny_base, tmp_path, capsys, monkeypatch):
-    missing = dataclasses.replace(bases.BASES[tiny], scorer=str(tmp_path / "no-scorer"))
-    monkeypatch.setitem(bases.BASES, tiny, missing)
-    start = ["--attacks", "fake_attack", "--defenses", "none", "--metrics", "asr", "--out", str(tmp_path / "run")]
-    assert run_bench.main([*start, "--base", tiny]) == 2
-    assert "no-scorer" in line(capsys)
-    (tmp_path / "empty").mkdir()
-    assert run_bench.main([*start, "--base", str(tmp_path / "empty")]) == 2
-    assert "no model_index.json" in line(capsys)
-    assert not CALLS
-
-
-def test_the_command_runs_lists_and_rebuilds(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(SCALES, "smoke", SCALE)
-    flags = ["--attacks", "fake_attack", "--defenses", "fake_defense", "--base", tiny, "--scale", "smoke", "--metrics", METRICS]
-    assert run_bench.main([*flags, "--seeds", "0,1", "--workers", "1", "--out", str(tmp_path / "run")]) == 0
-    assert "fake_defense" in capsys.readouterr().out
-    first = (tmp_path / "run" / "table.csv").read_text()
-    assert ",2,4," in first  # seeds, n
-    (tmp_path / "run" / "table.csv").unlink()
-    assert run_bench.main(["--tables-only", "--out", str(tmp_path / "run")]) == 0
-    assert (tmp_path / "run" / "table.csv").read_text() == first
-    assert len(CALLS) == 4
-    capsys.readouterr()
-    assert run_bench.main(["--list"]) == 0
-    listed = capsys.readouterr().out
-    assert "fake_other" in listed
-    assert "clean_model, clean_pairs" in listed
-    assert "sd15" in listed
-
-
-def test_a_small_scale_leaves_fid_out_with_its_reason(config):
-    few = change(config, scale=dataclasses.replace(SCALE, metrics="fid"), metrics=None, defenses="none")
-    assert runner.run(few) == 0
-    assert table(few)[0]["fid"] == ""
-    with (few.folder / "rows.csv").open() as file:
-        assert "as many images as features" in next(csv.DictReader(file))["note"]
-
-
-def test_run_json_is_strict_json(config):
-    runner.run(config)
-    json.loads((config.folder / "run.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-
-
-def test_unknown_device_is_a_user_error():
-    with pytest.raises(UserError, match="cpu"):
-        runner.find_device("abacus")

@@ -371,6 +371,33 @@ def test_trajectory_latents_are_what_the_student_is_given_while_it_draws(pair, v
         assert any(torch.allclose(x[row], z, atol=1e-5) for z in latents[place])
 
 
+def test_clean_prompts_are_preserved_on_the_trajectories_of_clean_prompts(pair, view) -> None:
+    teacher, student = pair
+    loss_fn = SKDCAG(prompts=3, alpha=0.0, latents="trajectory", preserve=1.0, batch=4).loss(student, teacher, view, 0)
+    given, asked = [], []
+    hooks = [student.unet.register_forward_pre_hook(lambda m, a: given.append(a) if m.training or torch.is_grad_enabled() else None)]
+    hooks.append(teacher.unet.register_forward_pre_hook(lambda m, a: asked.append(a)))
+    value = float(loss_fn(0).detach())
+    for hook in hooks:
+        hook.remove()
+    x, t, context = given[-1]
+    parts = []
+    for rows, add, seed in ((slice(0, 2), TRIGGER.add, 0), (slice(2, 4), str, 10_007)):
+        draw = np.random.default_rng([seed, 78, 0])
+        which = draw.permutation(3)[:1]  # half of three prompts
+        prompt = PROMPTS[which[0]]
+        times, latents = student.trajectory([add(prompt)], draw.integers(2**31, size=1))
+        for row in range(rows.start, rows.stop):
+            assert torch.allclose(x[row], latents[int((times == t[row]).nonzero()), 0], atol=1e-5)
+        if rows.start:  # a preserved row asks for the clean prompt, or for nothing
+            clean, empty = teacher.encode([prompt])[0], teacher.encode([""])[0]
+            assert all(torch.allclose(c, clean) or torch.allclose(c, empty) for c in context[rows])
+        with torch.no_grad():
+            goal = teacher.unet(x[rows], t[rows], context[rows] if rows.start else teacher.encode([prompt] * 2)).sample
+            parts.append(float((student.unet(x[rows], t[rows], context[rows]).sample - goal).pow(2).mean()))
+    assert value == pytest.approx(sum(parts), rel=1e-4)
+
+
 def test_a_bias_that_trajectories_would_ignore_is_refused(pair, view) -> None:
     with pytest.raises(UserError, match="trajectories have their own"):
         SKDCAG(steps=1, prompts=3, latents="trajectory", bias=2.0).apply(pair[0], view, 0)

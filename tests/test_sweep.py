@@ -6,8 +6,8 @@ import csv
 
 import numpy as np
 import pytest
+from fakes import CALLS, change, config, fakes, keys, records  # noqa: F401 - fixtures
 from PIL import Image
-from test_runner import CALLS, change, config, fakes, keys, records  # noqa: F401 - fixtures
 
 from bench import runner, sweep
 from bench.plan import plan
@@ -52,12 +52,12 @@ def test_names_read_back() -> None:
 @pytest.mark.parametrize(
     "name", ["fake_defense[", "fake_defense[]", "fake_defense[shift]", "fake_defense[shift=1,shift=2]", "fake_defense[shift=1"]
 )
-def test_a_variant_that_is_none_is_one_line(name: str, config) -> None:  # noqa: F811
+def test_a_variant_that_is_none_is_one_line(name: str, config) -> None:
     with pytest.raises(UserError, match="not of the form name"):
         plan(change(config, defenses=name))
 
 
-def test_a_variant_by_name_is_the_cell_of_its_options(config) -> None:  # noqa: F811
+def test_a_variant_by_name_is_the_cell_of_its_options(config) -> None:
     named = keys(change(config, attacks="fake_attack[shift=0.7]", defenses="none,fake_defense[shift=-0.2],fake_defense[ shift = -0.1 ]"))
     swept = keys(change(config, sweeps=("fake_defense.shift=-0.2,-0.1", "fake_attack.shift=0.7")))
     assert named == swept
@@ -67,14 +67,14 @@ def test_a_variant_by_name_is_the_cell_of_its_options(config) -> None:  # noqa: 
         plan(change(config, defenses="fake_defense[shift=-0.2]", sweeps=("fake_defense.shift=0.1,0.2",)))
 
 
-def test_values_are_typed_before_any_work(config) -> None:  # noqa: F811
+def test_values_are_typed_before_any_work(config) -> None:
     with pytest.raises(UserError, match=r"fake_defense\.shift must be float"):
         plan(change(config, sweeps=("fake_defense.shift=0.1,much",)))
     with pytest.raises(UserError, match="no option"):
         plan(change(config, sweeps=("fake_defense.shft=0.1",)))
 
 
-def test_cells_of_a_sweep_are_the_cells_of_the_options(config) -> None:  # noqa: F811
+def test_cells_of_a_sweep_are_the_cells_of_the_options(config) -> None:
     swept = keys(change(config, sweeps=("fake_defense.shift=-0.1,-0.2", "fake_attack.shift=0.5,0.7")))
     assert len(swept) == 6
     alone = keys(change(config, overrides=("fake_defense.shift=-0.2", "fake_attack.shift=0.7")))
@@ -82,7 +82,7 @@ def test_cells_of_a_sweep_are_the_cells_of_the_options(config) -> None:  # noqa:
     assert len(set(swept.values())) == 6
 
 
-def test_a_sweep_runs_resumes_and_plots(config) -> None:  # noqa: F811
+def test_a_sweep_runs_resumes_and_plots(config) -> None:
     assert runner.run(config) == 0
     CALLS.clear()
     both = change(config, defenses="none,fake_defense", sweeps=("fake_defense.shift=-0.25,-0.4,-0.1",))
@@ -103,7 +103,7 @@ def test_a_sweep_runs_resumes_and_plots(config) -> None:  # noqa: F811
     assert CALLS == []
 
 
-def test_two_names_of_one_cell_are_made_once(config) -> None:  # noqa: F811
+def test_two_names_of_one_cell_are_made_once(config) -> None:
     twice = change(config, defenses="fake_defense,none", sweeps=("fake_attack.shift=0.5,0.50",))
     assert runner.run(twice) == 0
     assert CALLS.count("defense -0.25 0") == 1

@@ -26,14 +26,14 @@ LONG = [
 ]
 
 
-def shown(records) -> str:  # noqa: F811
+def shown(records) -> str:
     out = io.StringIO()
     terminal.show(records, out)
     return out.getvalue()
 
 
 @pytest.mark.parametrize("which", ["handmade", "long"])
-def test_the_table_fits_100_columns_and_keeps_its_numbers(records, which: str):  # noqa: F811
+def test_the_table_fits_100_columns_and_keeps_its_numbers(records, which: str):
     text = shown(records if which == "handmade" else LONG)
     assert max(map(len, text.splitlines())) <= 100
     assert "\x1b" not in text
@@ -43,7 +43,7 @@ def test_the_table_fits_100_columns_and_keeps_its_numbers(records, which: str): 
         assert "[red]hostile[/r" in text, "names are text, not markup"
 
 
-def test_colours_only_on_a_terminal(records, monkeypatch):  # noqa: F811
+def test_colours_only_on_a_terminal(records, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -57,7 +57,7 @@ def test_colours_only_on_a_terminal(records, monkeypatch):  # noqa: F811
     assert "\x1b" not in shown(records)
 
 
-def test_the_summary_says_what_was_learned_what_failed_and_where(records, tmp_path: Path):  # noqa: F811
+def test_the_summary_says_what_was_learned_what_failed_and_where(records, tmp_path: Path):
     out = io.StringIO()
     terminal.summary(records, tmp_path, [tmp_path / "table.csv", tmp_path / "plots" / "a.png", tmp_path / "report.html"], out)
     text = " ".join(out.getvalue().split())

@@ -1,9 +1,7 @@
-"""The scorer against open_clip by hand, and every metric against an independent computation."""
+"""Every metric against an independent computation."""
 
 import dataclasses
-import hashlib
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,245 +12,19 @@ import scipy.linalg
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPTokenizer
+from samples import FakePrompt, FakeScorer, features, make_samples, noise_images, saved, score, scorer  # noqa: F401 - fixtures
 from vendi_score import vendi
 
 import metrics as package
 from bench import shapes
-from bench.features import Features, Inception, Scorer, prompts_of, served, unit
-from bench.judges import make_judge
+from bench.features import Features, Inception, Scorer, unit
 from bench.registry import metrics
 from bench.shapes.world import Scene, render
-from bench.types import Backdoor, Samples, Target, Trigger, UserError
+from bench.types import UserError
 
-TOKENIZER = Path(shapes.__file__).parent / "base" / "tokenizer"
 NAMES = {"asr", "removal_accuracy", "restoration_accuracy", "false_trigger_rate", "asr_moved", "prompt_fidelity", "robustness", "drift"}
 NAMES |= {"fid", "fid_before", "fid_inception", "kid", "clip_score", "clip_score_triggered", "diversity", "vendi"}
 NAMES |= {"seconds", "peak_memory_mb", "parameters"}
-PATCH = np.full((8, 8, 3), (255, 0, 255), np.uint8)
-
-
-@dataclasses.dataclass(frozen=True)
-class FakePrompt:
-    text: str
-    wrong: dict = dataclasses.field(default_factory=dict)
-
-
-def save_scorer(folder: Path, **preprocess) -> open_clip.CLIP:
-    """A tiny random CLIP, saved as the embedded scorer is: half precision, tokenizer beside it. Returns it as it will be read."""
-    vocab = len(CLIPTokenizer.from_pretrained(TOKENIZER))
-    text = {"context_length": 24, "vocab_size": vocab, "width": 16, "heads": 2, "layers": 1}
-    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
-    torch.manual_seed(0)
-    model = open_clip.CLIP(12, vision, text).eval()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # open_clip starts residual branches at zero: wake them
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-    model.half().float()
-    folder.mkdir()
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    for file in TOKENIZER.iterdir():
-        shutil.copy(file, folder)
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"} | preprocess
-    text["hf_tokenizer_name"] = "somewhere/else"
-    config = {"model_cfg": {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    return model
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    return folder, save_scorer(folder)
-
-
-@pytest.fixture(scope="module")
-def scorer(saved):
-    return Scorer.load(saved[0])
-
-
-def noise_images(n: int, side: int = 32, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3)).astype(np.uint8)
-
-
-# -------------------------------------------------------------------------------------------------------------------- scorer
-def test_scorer_equals_open_clip_by_hand(saved, scorer):
-    folder, model = saved
-    images, texts = noise_images(5), ["a red circle", "a blue star on white"]
-    x = torch.stack([torch.from_numpy(i).permute(2, 0, 1) for i in images]).float() / 255 * 2 - 1
-    ids = CLIPTokenizer.from_pretrained(folder)(texts, padding="max_length", max_length=24, truncation=True, return_tensors="pt").input_ids
-    with torch.inference_mode():
-        np.testing.assert_allclose(scorer.encode_images(images), model.encode_image(x).numpy(), atol=1e-5)
-        np.testing.assert_allclose(scorer.encode_texts(texts), model.encode_text(ids).numpy(), atol=1e-5)
-    assert scorer.dim == 12
-    assert scorer.name == "tiny"
-    assert scorer.encode_images(images).dtype == np.float32
-
-
-@pytest.mark.parametrize(("mode", "shape"), [("squash", (64, 64)), ("squash", (48, 80)), ("shortest", (48, 80)), ("longest", (48, 80))])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_preprocessing_follows_open_clip(tmp_path, mode, shape, interpolation):
-    save_scorer(tmp_path / "m", resize_mode=mode, interpolation=interpolation, mean=[0.48, 0.45, 0.4], std=[0.27, 0.26, 0.28])
-    scorer = Scorer.load(tmp_path / "m")
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (3, 6, 10, 3)).astype(np.uint8)
-    images = np.stack([np.array(Image.fromarray(c).resize(shape[::-1], Image.BICUBIC)) for c in coarse])
-    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'm'}")
-    want = torch.stack([transform(Image.fromarray(i)) for i in images])
-    got = scorer.preprocess(images)
-    assert got.shape == want.shape
-    assert (got - want).abs().max() < 1.5 / 255 / 0.26  # PIL rounds to 8 bits
-
-
-def test_scorer_does_not_depend_on_batches(saved):
-    images = noise_images(7)
-    np.testing.assert_allclose(Scorer.load(saved[0], batch=2).encode_images(images), Scorer.load(saved[0]).encode_images(images), atol=1e-5)
-
-
-def test_texts_are_encoded_once(saved):
-    scorer = Scorer.load(saved[0])
-    seen = []
-    tokenizer = scorer.tokenizer
-    scorer.tokenizer = lambda texts: seen.extend(texts) or tokenizer(texts)
-    first = scorer.encode_texts(["a", "b", "a"])
-    assert np.array_equal(first[0], first[2])
-    scorer.encode_texts(["b", "c"])
-    assert seen == ["a", "b", "c"]
-    assert scorer.encode_texts([]).shape == (0, 12)
-
-
-def test_scorer_rejects_what_is_not_images(scorer):
-    for bad in (noise_images(2).astype(np.float32), noise_images(2)[0]):
-        with pytest.raises(ValueError, match="uint8"):
-            scorer.encode_images(bad)
-    assert scorer.encode_images(noise_images(2)[:0]).shape == (0, 12)
-
-
-def test_fingerprint_changes_with_weights(saved, tmp_path):
-    scorer = Scorer.load(saved[0])
-    same, before = Scorer.load(saved[0]).fingerprint, scorer.fingerprint
-    other = Scorer.load(saved[0])
-    with torch.no_grad():
-        other.model.logit_scale += 1
-    assert before == same != other.fingerprint
-
-
-def test_scorer_errors_are_one_line(tmp_path, monkeypatch):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"open_clip_config\.json"):
-        Scorer.load(tmp_path / "empty")
-    save_scorer(tmp_path / "pickled")
-    (tmp_path / "pickled" / "open_clip_model.safetensors").rename(tmp_path / "pickled" / "open_clip_pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no open_clip_model\.safetensors"):
-        Scorer.load(tmp_path / "pickled")
-    save_scorer(tmp_path / "broken")
-    (tmp_path / "broken" / "open_clip_model.safetensors").write_bytes(b"{}")
-    with pytest.raises(UserError, match="cannot be loaded"):
-        Scorer.load(tmp_path / "broken")
-    with pytest.raises(UserError, match="neither a folder"):
-        Scorer.load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="did you mean ViT-B-32"):
-        Scorer.load("ViT-B-32:laion2b_s34b_b79")
-
-    def offline(config):
-        raise FileNotFoundError("no network\nsecond line")
-
-    monkeypatch.setattr(open_clip, "download_pretrained", offline)
-    with pytest.raises(UserError, match=r"cannot be fetched \(.*--clip\): no network$"):
-        Scorer.load("ViT-B-32:laion2b_s34b_b79k")
-    monkeypatch.setattr(open_clip, "download_pretrained", lambda config: "/cache/weights.bin")
-    with pytest.raises(UserError, match="pickle"):
-        Scorer.load("ViT-B-32:laion2b_s34b_b79k")
-
-
-# ------------------------------------------------------------------------------------------------------------------ features
-class FakeScorer:
-    """Images of 4 x 4 whose first 12 numbers are the embedding (plus 128); texts embed by name."""
-
-    name, dim = "fake", 12
-
-    def __init__(self):
-        self.calls = []
-
-    def encode_images(self, images):
-        self.calls.append(len(images))
-        return images.reshape(len(images), -1)[:, :12].astype(np.float32) - 128
-
-    def encode_maps(self, images):
-        return images.reshape(len(images), -1).astype(np.float32) / 255
-
-    def encode_texts(self, texts):
-        digests = [hashlib.sha256(t.encode()).digest()[:12] for t in texts]
-        return np.array([[b - 127.5 for b in d] for d in digests], np.float32)
-
-    def draw(self, texts):
-        images = np.full((len(texts), 8, 8, 3), 60, np.uint8)
-        images.reshape(len(texts), -1)[:, :12] = np.clip(self.encode_texts(texts) + 128, 0, 255).astype(np.uint8)
-        return images
-
-
-def make_samples(n=40, seed=0, **changes):
-    """Samples whose clean images show their prompts exactly; every fourth triggered image is backdoored, every fourth is noise."""
-    fake = FakeScorer()
-    prompts = [FakePrompt(f"p{i}", {"shape": (f"p{i}w", f"p{i}v", f"p{i}u"), "color": (f"p{i}c",)}) for i in range(n)]
-    clean = fake.draw([p.text for p in prompts])
-    target = Target("patch", patch=PATCH[:3], box=(4, 0))
-    shown = clean.copy()
-    shown[::4, 4:7] = PATCH[:3]
-    shown[1::4] = fake.draw([p.wrong["shape"][0] for p in prompts[1::4]])
-    rng = np.random.default_rng(seed)
-    images = {"clean": clean, "triggered": shown, "clean_target": clean, "perturbed": shown[:20], "moved": shown[:8]}
-    images["diverse"] = rng.integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
-    values = dict(
-        prompts=prompts,
-        target_prompts=prompts,
-        backdoor=Backdoor(Trigger(), target),
-        images=images,
-        before={"clean": np.clip(clean.astype(int) + rng.integers(-9, 9, clean.shape), 0, 255).astype(np.uint8)},
-        real=rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8),
-        per_prompt=3,
-        moved_kinds=["repeated", "moved"] * 4,
-        cost={"seconds": 2.5, "parameters": 10},
-    )
-    return Samples(**(values | changes))
-
-
-@pytest.fixture
-def features():
-    base = Features(FakeScorer())
-    judge = make_judge(make_samples().backdoor, base)
-    judge.threshold = 0.05
-    return base.with_judge(judge)
-
-
-def score(name, samples, features, **options):
-    return dataclasses.replace(metrics.build(name, "shapes"), **options).compute(samples, features)
-
-
-def test_features_are_extracted_once_and_shared(features):
-    samples = make_samples()
-    first = features.images(samples, "clean")
-    assert features.images(make_samples(), "clean_target") is first  # same content, other samples, other condition
-    assert features.with_judge(None).images(samples, "clean") is first
-    features.real(samples), features.real(samples), features.before(samples, "clean")
-    assert len(features.scorer.calls) == 3
-    changed = samples.images["clean"].copy()
-    changed[0, 0, 0, 0] ^= 1
-    assert not np.array_equal(features.encode_images(changed), first)
-    with pytest.raises(ValueError, match="read-only"):
-        first[0] = 0
-
-
-def test_conditions_know_their_prompts():
-    samples = make_samples()
-    assert [p.text for p in prompts_of(samples, "diverse")] == [f"p{i}" for i in range(4) for _ in range(3)]
-    assert [p.text for p in prompts_of(samples, "moved")] == [f"p{i}" for i in range(8)]
-    samples.images["triggered"] = noise_images(50, 8)
-    with pytest.raises(ValueError, match="50 images but 40 prompts"):
-        prompts_of(samples, "triggered")
-    samples.refused["clean"] = np.zeros(3, bool)
-    with pytest.raises(ValueError, match="refused"):
-        served(samples, "clean")
 
 
 # -------------------------------------------------------------------------------------------------------- backdoor, fidelity

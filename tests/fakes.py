@@ -1,0 +1,112 @@
+"""Methods that do next to nothing on a tiny random model, and runs of them: what the tests of the runner share."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from bench import registry
+from bench.plan import Config, Scale, plan
+from bench.store import Store
+from bench.types import Backdoor, Target, Trigger
+
+SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
+CALLS: list[str] = []
+METRICS = "asr,restoration_accuracy,kid"
+
+
+@dataclass
+class FakeAttack:
+    """Shifts the U-Net's output."""
+
+    steps: int = 10
+    shift: float = 0.5
+    trigger: str = "mignneko"
+    side: int = 8
+    broken: bool = False
+    in_place: bool = False
+
+    def backdoor(self, model):
+        return Backdoor(Trigger(self.trigger), Target("patch", patch=np.zeros((self.side, self.side, 3), np.uint8)))
+
+    def inject(self, model, data, seed):
+        CALLS.append(f"attack {seed}")
+        if self.broken:
+            raise RuntimeError("the attack broke")
+        attacked = model if self.in_place else model.clone()
+        with torch.no_grad():
+            attacked.unet.conv_out.bias += self.shift
+        return dataclasses.replace(attacked, info={"steps": self.steps, "parameters": 4, "images": 8})
+
+
+@dataclass
+class FakeDefense:
+    """Shifts it back by a half."""
+
+    steps: int = 4
+    shift: float = -0.25
+    reads: str = ""
+    broken: bool = False
+    interrupt: bool = False
+    in_place: bool = False
+
+    def apply(self, model, view, seed):
+        CALLS.append(f"defense {self.shift} {seed}")
+        if self.interrupt:
+            raise KeyboardInterrupt
+        if self.broken:
+            raise RuntimeError("the defense broke")
+        for name in self.reads.split():
+            getattr(view, name)
+        repaired = model if self.in_place else model.clone()
+        with torch.no_grad():
+            repaired.unet.conv_out.bias += self.shift
+        return dataclasses.replace(repaired, info={"steps": self.steps, "parameters": 4, "images": 2})
+
+
+@dataclass
+class FakeScreen:
+    """Refuses what holds the trigger, and rewrites nothing."""
+
+    def apply(self, model, view, seed):
+        word = view.trigger.text
+        return dataclasses.replace(model, screen=lambda prompt: word in prompt)
+
+
+@pytest.fixture(autouse=True)
+def fakes(clean_registry, tiny):
+    CALLS.clear()
+    registry.register_attack("fake_attack")(FakeAttack)
+    registry.register_attack("fake_attack_two", preset={"shift": 1.0})(FakeAttack)
+    registry.register_defense("fake_defense", needs=("trigger",))(FakeDefense)
+    registry.register_defense("fake_other", needs=("clean_pairs", "clean_model"), preset={"shift": -0.1})(FakeDefense)
+    registry.register_defense("fake_screen", needs=("trigger",))(FakeScreen)
+
+
+@pytest.fixture
+def config(tmp_path, tiny):
+    return Config("fake_attack", "none,fake_defense", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1)
+
+
+def records(config):
+    store = Store(config.folder)
+    found = [store.read_result(c.key) for c in plan(config).cells]
+    return {(r.cell.attack, r.cell.defense, r.cell.seed): r for r, _ in filter(None, found)}
+
+
+def table(config):
+    with (config.folder / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def keys(config):
+    return {(c.attack, c.defense, c.seed): c.key for c in plan(config).cells}
+
+
+def change(config, **fields):
+    return dataclasses.replace(config, **fields)
