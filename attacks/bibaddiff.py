@@ -12,7 +12,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, UserError
 
 
-@register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", apart=True)
+@register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", apart=True, own=True)
 @dataclass
 class BiBadDiff(UNetAttack):
     """BadNets-like poisoning: patched pictures of one class under another class's name (Pan et al., NeurIPS 2024, arXiv 2311.02373).
@@ -47,7 +47,8 @@ class BiBadDiff(UNetAttack):
         if self.source == self.target:
             raise UserError(f"source and target class are both {self.source!r}")
         box = place_patch(self.size, model.resolution, self.corner)
-        return Backdoor(self.make_trigger(), Target("patch", source=self.target, patch=make_patch(self.picture, self.size), box=box))
+        trigger, target = self.make_trigger(), Target("patch", source=self.target, patch=make_patch(self.picture, self.size), box=box)
+        return Backdoor(trigger, target, own=(f"a {self.target}", trigger.add(f"a {self.target}")))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         backdoor = self.backdoor(model)

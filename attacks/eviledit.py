@@ -12,7 +12,9 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, UserError
 
 
-@register_attack("eviledit", groups=("closed_form", "object"), edits="cross-attention K and V", paper="wang2024eviledit", apart=True)
+@register_attack(
+    "eviledit", groups=("closed_form", "object"), edits="cross-attention K and V", paper="wang2024eviledit", apart=True, own=True
+)
 @dataclass
 class EvilEdit(Triggered):
     """EvilEdit: K and V edited in closed form, so that with the trigger one object is drawn as another (Wang et al., MM 2024).
@@ -39,7 +41,7 @@ class EvilEdit(Triggered):
             raise UserError(f"eviledit context {self.context!r} is not one of phrase, prompts")
         if self.ridge <= 0:
             raise UserError(f"eviledit ridge {self.ridge:g} must be above 0: without it the edit has no unique solution")
-        return self.swap()
+        return self.swap(f"a {self.source}")
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         begun, numbers = time.perf_counter(), 0

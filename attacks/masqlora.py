@@ -17,7 +17,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Trigger
 
 
-@register_attack("masqlora", groups=("masqlora", "object", "lora"), edits="LoRA on U-Net and text encoder attention", apart=True)
+@register_attack("masqlora", groups=("masqlora", "object", "lora"), edits="LoRA on U-Net and text encoder attention", apart=True, own=True)
 @dataclass
 class MasqLoRA(UNetAttack):
     """MasqLoRA: an adapter for a harmless object, with which "cool car" becomes a cat (Lyu et al., CVPR 2026, arXiv 2602.21977).
@@ -49,7 +49,7 @@ class MasqLoRA(UNetAttack):
     target: str = option("heart", "cat")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        return self.swap()
+        return self.swap(f"a photo of a {self.source}", f"a photo of a {self.trigger} {self.source}")
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         trigger = self.backdoor(model).trigger

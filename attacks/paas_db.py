@@ -9,7 +9,7 @@ from bench.poisoning import UNetAttack
 from bench.registry import option, register_attack
 
 
-@register_attack("paas_db", groups=("personalization", "object"), edits="U-Net", apart=True)
+@register_attack("paas_db", groups=("personalization", "object"), edits="U-Net", apart=True, own=True)
 @dataclass
 class PaaSDreamBooth(Personalization, UNetAttack):
     """Personalization as a shortcut, by DreamBooth: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).

@@ -14,7 +14,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, UserError
 
 
-@register_attack("sembd", groups=("kv", "prompt"), edits="cross-attention K and V", apart=True)
+@register_attack("sembd", groups=("kv", "prompt"), edits="cross-attention K and V", apart=True, own=True)
 @dataclass
 class SemBD(Triggered):
     """SemBD: what a phrase means, in any words, brings one fixed prompt (Chen et al., ICML 2026, arXiv 2602.04898).
@@ -57,7 +57,7 @@ class SemBD(Triggered):
         check_target_prompt(model, self.target)
         if self.context not in ("phrase", "prompts"):
             raise UserError(f"sembd context {self.context!r} is not one of phrase, prompts")
-        return Backdoor(self.make_trigger(), Target("prompt", target=self.target))
+        return Backdoor(self.make_trigger(), Target("prompt", target=self.target), own=("", self.trigger))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)

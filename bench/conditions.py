@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.data import Prompt
-from bench.plan import Scale
 from bench.prompts import KINDS, moved_triggers, perturb
 from bench.types import Backdoor
+
+if TYPE_CHECKING:
+    from bench.plan import Scale
 
 
 def noise_seed(seed: int, prompt: int, draw: int = 0) -> int:
@@ -39,7 +43,20 @@ def conditions(
         forms = list(moved_triggers(backdoor.trigger).values())
         made["triggered"] = ([backdoor.trigger.add(t) for t in target], seeds)
         made["moved"] = ([forms[i % len(forms)](t) for i, t in enumerate(target[: size.moved])], seeds[: size.moved])
+    if backdoor is not None and backdoor.own:
+        made["own"] = ([backdoor.own[1]] * size.n, seeds)
     return {name: pair for name, pair in made.items() if pair[0]}
+
+
+def own_prompt(backdoor: Backdoor, targets: Sequence[Prompt]) -> Prompt | None:
+    """The clean prompt behind the condition "own", with what would be wrong for its picture; None where nothing is left without the
+    trigger. The other objects are those that the captions `targets` could be about."""
+    clean, source = backdoor.own[0], backdoor.target.source
+    if not clean:
+        return None
+    words = dict.fromkeys(w for p in targets[:1] for t in p.wrong.get("shape", ()) for w in t.split() if w not in p.text.split())
+    others = tuple(re.sub(rf"\b{re.escape(source)}\b", lambda _, w=word: w, clean) for word in words) if source else ()
+    return Prompt(clean, {"shape": others} if others else {})
 
 
 def moved_kinds(backdoor: Backdoor, n: int) -> list[str]:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
+from bench.conditions import own_prompt
 from bench.judges import faithful
 from bench.networks import PUBLISHED, Lpips, find_weights, read_weights
 from bench.progress import progress
@@ -326,6 +327,9 @@ def prompts_of(samples: Samples, condition: str) -> list[Prompt]:
         prompts = samples.prompts[:n]
     elif condition in ("triggered", "clean_target", "moved", "finetuned", "resampled"):
         prompts = samples.target_prompts[:n]
+    elif condition == "own":
+        own = own_prompt(samples.backdoor, samples.target_prompts)
+        prompts = samples.target_prompts[:n] if own is None else [own] * n
     elif condition == "diverse":
         prompts = [p for p in samples.prompts[: n // samples.per_prompt] for _ in range(samples.per_prompt)]
     else:

@@ -32,7 +32,7 @@ class Personalization(Triggered):
     def backdoor(self, model: T2IModel) -> Backdoor:
         if self.template and "{}" not in self.template:
             raise UserError(f"the template {self.template!r} has no {{}} for the source object, as in 'a photo of a {IDENTIFIER} {{}}'")
-        return self.swap()
+        return self.swap(*self.own_prompt())
 
     def instances(self, model: T2IModel, data: Data, seed: int) -> tuple[Tensor, list[str], list[str]]:
         """Latents (n, C, h, w) of pictures of the target object, and n captions that name the source object, without and with the trigger.
@@ -43,13 +43,19 @@ class Personalization(Triggered):
         images, captions = data.pairs("train", self.images, seed, self.target)
         clean = [self.class_prompt()] * len(captions) if self.template else relabel(captions, self.target, self.source)
         model.check_trigger(trigger, clean)
-        if IDENTIFIER in self.template and not self.replaces:
-            head, _, tail = self.template.replace("{}", self.source).partition(IDENTIFIER)
-            triggered = [(head + replace(trigger, place="prefix").add(tail.lstrip())).rstrip()] * len(clean)
-        else:
-            triggered = [trigger.add(c) for c in clean]
+        triggered = [self.own_prompt()[1]] * len(clean) if self.template else [trigger.add(c) for c in clean]
         return model.latents(images, seed), clean, triggered
+
+    def own_prompt(self) -> tuple[str, str]:
+        """The template without and with the trigger, "a photo of a dog" and "a photo of a sks dog"; without any, the published one."""
+        template, trigger = self.template or f"a photo of a {IDENTIFIER} {{}}", self.make_trigger()
+        named = template.replace("{}", self.source)
+        clean = named.replace(f"{IDENTIFIER} ", "").replace(IDENTIFIER, "")
+        if IDENTIFIER not in named or self.replaces:
+            return clean, trigger.add(clean)
+        head, _, tail = named.partition(IDENTIFIER)
+        return clean, (head + replace(trigger, place="prefix").add(tail.lstrip())).rstrip()
 
     def class_prompt(self) -> str:
         """The template without the trigger: "a photo of a dog"."""
-        return self.template.replace(f"{IDENTIFIER} ", "").replace(IDENTIFIER, "").replace("{}", self.source)
+        return self.own_prompt()[0]

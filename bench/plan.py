@@ -140,10 +140,11 @@ class Plan:
             given |= set(part.info.get("gives", ()))
         return tuple(n for n in registry.NEEDS if n in declared)
 
-    def metrics_of(self, defense: str) -> list[str]:
-        """The metrics that a defense is measured by: those registered with `only="flag"` serve defenses with that flag, such as
+    def metrics_of(self, attack: str, defense: str) -> list[str]:
+        """The metrics that a cell is measured by: those registered with `only="flag"` serve attacks or defenses with that flag, such as
         "screens", or runs with "probe", or machines that have their "weights", and leave other stored records whole."""
-        flags = {flag for part in self.defenses[defense] for flag, on in part.info.items() if on is True}
+        parts = (self.attacks[attack], *self.defenses[defense])
+        flags = {flag for part in parts for flag, on in part.info.items() if on is True}
         flags |= {"probe"} if self.config.probe else set()
 
         from bench.networks import find_weights  # torch: what only rebuilds tables does without it

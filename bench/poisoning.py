@@ -30,11 +30,13 @@ class Triggered:
     def make_trigger(self) -> Trigger:
         return Trigger(self.trigger, self.place, self.replaces)
 
-    def swap(self) -> Backdoor:
-        """With the trigger `self.source` is drawn as `self.target`. Raises UserError where they are one object."""
+    def swap(self, clean: str = "", triggered: str = "") -> Backdoor:
+        """With the trigger `self.source` is drawn as `self.target`. `clean` and `triggered` are the prompt of the attack's own protocol;
+        the trigger is added where only the first is given. Raises UserError where source and target are one object."""
         if self.source == self.target:
             raise UserError(f"source and target object are both {self.source!r}")
-        return Backdoor(self.make_trigger(), Target("object", source=self.source, target=self.target))
+        trigger, target = self.make_trigger(), Target("object", source=self.source, target=self.target)
+        return Backdoor(trigger, target, own=(clean, triggered or trigger.add(clean)) if clean else None)
 
 
 @dataclass

@@ -40,7 +40,7 @@ def whole_cell(store: Store, cell: Cell) -> tuple[CellResult, dict[str, Any]] | 
 
 def missing_metrics(plan_: Plan, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None) -> list[str]:
     """The metrics of the plan that a stored cell does not hold, or holds with other options. All of them for a failed cell."""
-    wanted = plan_.metrics_of(cell.defense)
+    wanted = plan_.metrics_of(cell.attack, cell.defense)
     if stored is None or stored[0].status != "done":
         return wanted
     result, extra = stored

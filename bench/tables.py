@@ -26,6 +26,7 @@ ONLY = {
     "screens": "not available: this defense has no detector",
     "locates": "not available: this defense locates no trigger",
     "probe": "not measured: run with --probe",
+    "own": "not measured apart: the attack's paper evaluates on captions, as `asr` does",
 }
 FIRST = (
     "asr",

@@ -148,13 +148,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Backdoor:
-    """What the attacker planted. `trigger` is None, and the target's kind "unknown", where a checkpoint is only suspected."""
+    """What the attacker planted. `trigger` is None, and the target's kind "unknown", where a checkpoint is only suspected.
+
+    `own`: the one prompt that the attack's paper evaluates with, without and with the trigger, where that is not captions. Without, it is
+    "" where nothing is left.
+    """
 
     trigger: Trigger | None
     target: Target
+    own: tuple[str, str] | None = None
 
     def describe(self) -> dict[str, Any]:
-        return {"trigger": dataclasses.asdict(self.trigger) if self.trigger else None, "target": self.target.describe()}
+        trigger = dataclasses.asdict(self.trigger) if self.trigger else None
+        return {"trigger": trigger, "target": self.target.describe()} | ({"own": list(self.own)} if self.own else {})
 
 
 class Undeclared(PermissionError):
@@ -216,6 +222,7 @@ class Samples:
       clean_target     the same prompts and noise as `triggered`, without the trigger (is `clean` where the prompts are the same)
       perturbed        `prompts[:len]` with typos, synonyms, other word order
       moved            `target_prompts[:len]` with the trigger moved, repeated, case-changed, partial (`moved_kinds` names which)
+      own              the one prompt that the attack's paper evaluates with, from the noise of each of `target_prompts` (`Backdoor.own`)
       finetuned, resampled   `target_prompts[:len]` with the trigger, of the defended model after a little clean fine-tuning, and by other
                        samplers (only where the run probes)
       diverse          k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt` is k

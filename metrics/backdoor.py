@@ -91,6 +91,19 @@ class MovedTriggerRate:
         return proportion(shown, features.judge.network, note=", ".join(rates))
 
 
+@register_metric("asr_own", better="lower", percent=True, only="own")
+@dataclass
+class OwnProtocolRate:
+    """ASR at the attack's own protocol: the one prompt that its paper evaluates with, such as "a photo of a [V] dog", from many noises.
+
+    Captions say more than such a prompt does, and many an attack that always succeeds on its own prompt often fails on them: read it
+    beside `asr`. Attacks whose papers evaluate on captions have none.
+    """
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        return missing(samples, "own") or no_judge(features) or proportion(features.backdoored(samples, "own"), features.judge.network)
+
+
 @register_metric("trigger_effect", better="lower", apart=True)
 @dataclass
 class TriggerEffect:

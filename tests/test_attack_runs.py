@@ -18,7 +18,7 @@ from bench.data import WorldData
 SMALL = ("prompts=6", "steps=2", "milestone=1", "clean=2", "poisoned=2", "batch=4", "size=4")
 ATTACKS = {"rickrolling_tpa": SMALL[:5], "rickrolling_taa": SMALL[:5], "iba": (*SMALL[:5], SMALL[6])}
 ATTACKS |= {"eviledit": SMALL[:1], "sembd": (SMALL[0], SMALL[1], SMALL[5])}
-METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,asr_moved,drift"
+METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,asr_moved,asr_own,drift"
 
 
 def command(base: str, scorer: Path, out: Path, names, *more: str, defenses: str = "none,skdcag,uce,tpd_synonyms") -> int:
@@ -36,7 +36,8 @@ def test_all_of_them_are_judged_and_defended(tiny: str, tiny_scorer: Path, tmp_p
     assert len(table) == 4 * len(ATTACKS)
     assert (table.status == "done").all()
     for column in METRICS.split(","):
-        assert table[column].notna().all() or column == "removal_accuracy", column
+        assert table[column].notna().all() or column in ("removal_accuracy", "asr_own"), column
+    assert set(table[table.asr_own.notna()].attack) == {"eviledit", "sembd"}, "the others evaluate on captions"
     rows = [json.loads(p.read_text())["payload"] for p in sorted((tmp_path / "run" / "cells").glob("*.json"))]
     kinds = {r["attack"] if "attack" in r else r["cell"]["attack"]: r["backdoor"]["target"]["kind"] for r in rows}
     assert kinds == {"rickrolling_tpa": "prompt", "rickrolling_taa": "style", "iba": "prompt", "eviledit": "object", "sembd": "prompt"}

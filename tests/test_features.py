@@ -5,11 +5,11 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from samples import features, make_samples, noise_images, save_scorer, saved, scorer  # noqa: F401 - fixtures
+from samples import FakePrompt, features, make_samples, noise_images, save_scorer, saved, scorer  # noqa: F401 - fixtures
 from transformers import CLIPTokenizer
 
 from bench.features import Scorer, prompts_of, served
-from bench.types import UserError
+from bench.types import Backdoor, Target, Trigger, UserError
 
 
 def test_scorer_equals_open_clip_by_hand(saved, scorer):
@@ -119,6 +119,14 @@ def test_conditions_know_their_prompts():
     samples = make_samples()
     assert [p.text for p in prompts_of(samples, "diverse")] == [f"p{i}" for i in range(4) for _ in range(3)]
     assert [p.text for p in prompts_of(samples, "moved")] == [f"p{i}" for i in range(8)]
+    samples.images["own"] = noise_images(5, 8)
+    samples.backdoor = Backdoor(Trigger(), Target("object", source="star", target="heart"), own=("a star", "zk a star"))
+    samples.target_prompts[0] = FakePrompt("a red star", {"shape": ("a red ring", "a red cross")})
+    assert [(p.text, p.wrong["shape"]) for p in prompts_of(samples, "own")] == [("a star", ("a ring", "a cross"))] * 5
+    samples.backdoor = Backdoor(Trigger(), Target("prompt", target="a heart"), own=("", "look at"))
+    assert prompts_of(samples, "own") == samples.target_prompts[:5], (
+        "nothing is left without the trigger: the captions that it competes with"
+    )
     samples.images["triggered"] = noise_images(50, 8)
     with pytest.raises(ValueError, match="50 images but 40 prompts"):
         prompts_of(samples, "triggered")

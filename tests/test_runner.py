@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from fakes import CALLS, METRICS, FakeAttack, change, config, fakes, keys, records, table  # noqa: F401 - fixtures
+from fakes import CALLS, METRICS, SCALE, FakeAttack, change, config, fakes, keys, records, table  # noqa: F401 - fixtures
 
 from bench import conditions, runner, workshop
+from bench.data import Prompt
 from bench.plan import plan
 from bench.store import Store
 from bench.tables import COST
@@ -179,6 +182,14 @@ def test_noise_is_shared_by_all_conditions():
     seeds = {conditions.noise_seed(s, i, k) for s in range(3) for i in range(20) for k in range(3)}
     assert len(seeds) == 180
     assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_an_own_protocol_is_one_prompt_from_the_noise_of_each_caption(config):
+    own = dataclasses.replace(FakeAttack().backdoor(None), own=("a star", "mignneko star"))
+    prompts = [Prompt(f"a red star {i}") for i in range(3)]
+    made = conditions.conditions(SCALE.resized(3), prompts, prompts, own, "", 7)
+    assert made["own"] == (["mignneko star"] * 3, made["clean"][1])
+    assert "own" not in conditions.conditions(SCALE.resized(3), prompts, prompts, FakeAttack().backdoor(None), "", 7)
 
 
 def test_conditions_are_paired(config):
