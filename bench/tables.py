@@ -20,7 +20,7 @@ Record = tuple[CellResult, Mapping[str, Any]]  # as Store.read_result returns it
 DASH = "–"
 PAIRED = {"removal": "removal_accuracy", "restoration": "restoration_accuracy"}
 COST = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")  # depend on the machine and its load
-COUNTS = ("parameters", "steps", "images")
+COUNTS = ("parameters", "steps", "images", "parameters_attack", "steps_attack", "images_attack")
 WITHOUT = {"done": "not measured", "failed": "the cell failed", "missing": "the cell has not run"}
 ONLY = {
     "screens": "not available: this defense has no detector",
@@ -53,6 +53,17 @@ SHORT = {
 }
 MAIN = tuple(SHORT)  # the columns of the tables that people read; table.csv has all
 SUSPECT = {"trigger_effect": "Effect", "drift": "Drift"}  # before those, where a checkpoint is only suspected
+ATTACKS = {  # where nothing is defended, the attacks are what is compared
+    "asr": "ASR",
+    "asr_own": "Own ASR",
+    "false_trigger_rate": "FTR",
+    "fid": "FID",
+    "clip_score": "CLIP",
+    "drift": "Drift",
+    "parameters_attack": "Parameters",
+    "images_attack": "Images",
+    "seconds_attack": "Seconds",
+}
 JUDGED = ("asr", "removal_accuracy", "restoration_accuracy", "false_trigger_rate")
 NEEDS_SHORT = {"trigger": "trigger", "clean_model": "clean model", "clean_pairs": "clean pairs", "stream": "prompt stream"}
 
@@ -235,13 +246,18 @@ def shown(value: float | None, percent: bool) -> str:
 
 def text_of(records: Sequence[Record], row: Mapping[str, Any], metric: str) -> str:
     """One number of the tables that people read. Seconds get one decimal: more would be noise."""
-    if metric == "seconds" and row[metric] is not None:
+    if metric in ("seconds", "seconds_attack") and row[metric] is not None:
         return f"{row[metric]:.1f}"
+    if metric in COUNTS and row[metric] is not None:
+        return f"{row[metric]:,.0f}"
     return shown(row[metric], direction(records, metric)["percent"])
 
 
 def columns(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The main columns that this run has; of a suspected checkpoint, the effect of its trigger, and nothing that no judge could tell."""
+    """The main columns that this run has; of a suspected checkpoint, the effect of its trigger, and nothing that no judge could tell; of
+    attacks that nothing defends against, their stealth and cost."""
+    if attacks_alone(table) and "trigger_effect" not in table[0]:
+        return [m for m in ATTACKS if any(row.get(m) is not None for row in table)]
     found = [m for m in MAIN if table and m in table[0]]
     if table and "trigger_effect" in table[0]:
         judged = [m for m in found if m not in JUDGED or any(row[m] is not None for row in table)]
@@ -249,10 +265,16 @@ def columns(table: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
+def attacks_alone(table: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no row is defended, and more than one attack is there to compare."""
+    return len(table) > 1 and {row["defense"] for row in table} == {"none"}
+
+
 def heading(records: Sequence[Record], metric: str, up: str, down: str, percent: str) -> str:
     way = direction(records, metric)
-    arrow = {"higher": up, "lower": down}.get(way["better"], "")
-    return f"{(SHORT | SUSPECT)[metric]}{percent if way['percent'] else ''}{arrow}"
+    alone = all(r.cell.defense == "none" for r, _ in records)  # what is bad for a defender is good for an attack
+    arrow = "" if alone and metric in ("asr", "asr_own") else {"higher": up, "lower": down}.get(way["better"], "")
+    return f"{(SHORT | SUSPECT | ATTACKS)[metric]}{percent if way['percent'] else ''}{arrow}"
 
 
 def best(records: Sequence[Record], table: Sequence[Mapping[str, Any]], metric: str) -> set[int]:
@@ -281,13 +303,15 @@ def caption(records: Sequence[Record]) -> str:
     real = f" to {evaluation['real']} real images" if evaluation.get("real") else ""
     draws = f"{sampler.get('name', 'the sampler')}, {sampler.get('steps', '?')} steps, guidance {sampler.get('guidance', '?')}"
     training = protocol.get("training", 1)
+    defended = any(r.cell.defense != "none" for r, _ in records)
+    bold = "Best defense of each attack in bold; the undefended row does not compete. " if defended else ""
     return (
         f"Base {protocol.get('base', '?')}; {evaluation.get('n', '?')} prompts a condition ({protocol.get('prompts', '?')}), "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; {draws}; the same prompts and noise in every row"
         f"{f'; training steps times {training:g}' if training != 1 else ''}. "
         f"ASR, RA, Restored and FTR in percent by the judge of the target; FID (of clean prompts{real}) and CLIP score by "
         f"{' and '.join(networks) or 'the scorer'}. "
-        f"Best defense of each attack in bold; the undefended row does not compete. 95 % intervals: table.csv."
+        f"{bold}95 % intervals: table.csv."
     )
 
 

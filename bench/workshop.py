@@ -278,7 +278,8 @@ class Workshop:
                 curves["losses"] |= {part.name: info["losses"]} if info.get("losses") else {}
         if model is attacked:  # no defense: what the clock and the memory of doing nothing show is noise
             cost = {"seconds": 0.0}
-        return model, cost | total | {"seconds_attack": attack_cost["seconds"]} | {k: v for k, v in curves.items() if v}
+        spent = {f"{k}_attack": attack_cost[k] for k in ("seconds", "steps", "parameters", "images") if k in attack_cost}
+        return model, cost | total | spent | {k: v for k, v in curves.items() if v}
 
     # -------------------------------------------------------------------------------------------------------------- samples
     def samples(self, cell: Cell) -> Samples:

@@ -27,6 +27,7 @@ def test_a_run_writes_everything_and_resumes_with_nothing_to_do(config, capsys):
     assert defended["needs"] == "trigger"
     assert float(defended["seconds"]) > 0
     assert defended["steps"] == "2"
+    assert (none["steps_attack"], none["parameters_attack"], none["images_attack"]) == ("5", "4", "8")
     first = (config.folder / "table.csv").read_text()
     capsys.readouterr()
     assert runner.run(config) == 0

@@ -213,6 +213,23 @@ def test_markdown(records):
     assert "| bad_pixel | skdcag | trigger | **0.0** [0.0," in text
 
 
+def test_attacks_alone_are_compared_by_stealth_and_cost(records):
+    alone = [
+        (dataclasses.replace(r, cost={"seconds_attack": 61.25, "parameters_attack": 4_300_123, "images_attack": 512}), e)
+        for r, e in records
+        if r.cell.defense == "none"
+    ]
+    text = tables.to_markdown(alone)
+    head, _, *rows = text.split("\n\n")[0].splitlines()
+    assert [h.strip() for h in head.split("|")[4:-1]] == ["ASR %", "FID ↓", "CLIP ↑", "Parameters", "Images", "Seconds ↓"]
+    assert [c.strip() for c in rows[0].split("|")[1:-1]] == [
+        "bad_pixel", "none", "–", "100.0 [83.9, 100.0]", "1.10", "30.0", "4,300,123", "512", "61.2"
+    ]  # fmt: skip
+    assert "Best defense" not in text
+    assert "RA %" in tables.to_markdown(records)
+    assert "RA %" in tables.to_markdown([r for r in alone if r[0].cell.attack == "bad_pixel"]), "one attack alone is compared with nothing"
+
+
 def test_swept_methods_are_tested_against_the_variant_with_the_same_value():
     cells = [(name, k) for name, k in (("skd[steps=5]", 6), ("skd[steps=9]", 3), ("skdcag[steps=5]", 2), ("skdcag[steps=9]", 0))]
     records = [record("bad", name, 0, asr, 5, 1.0) for name, asr in [("none", 10), *cells]]
