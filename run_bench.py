@@ -41,7 +41,7 @@ def make_parser() -> Parser:
         argument_default=argparse.SUPPRESS,  # what is not given is left to the file, or to the defaults of bench.plan.Config
     )
     names = "names, groups or all, separated by commas; name[option=value,...] is a variant"
-    parser.add_argument("--attacks", metavar="NAMES", help=f"{names} (default: all)")
+    parser.add_argument("--attacks", metavar="NAMES", help=f"{names}; a+b puts both into one model (default: all)")
     parser.add_argument("--defenses", metavar="NAMES", help=f"{names}; a+b applies a, then b (default: skdcag,baseline)")
     parser.add_argument("--metrics", metavar="NAMES", help=f"{names} (default: all)")
     parser.add_argument("--base", help="shapes, sd14, sd15, sd21, sd21-base, a local diffusers folder or a hub id (default: shapes)")

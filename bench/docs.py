@@ -11,7 +11,8 @@ from bench.registry import Entry, Registry, family_defaults
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 INTRODUCTION = {
-    "attack": "Attacks train a clone of the clean model; `--attacks` takes these names and groups.",
+    "attack": "Attacks train a clone of the clean model; `--attacks` takes these names and groups, and `a+b` injects a, then b, into one "
+    "model (with triggers of their own, as in `a+b[trigger=WORD]`): the rows `a+b#1` and `a+b#2` judge its backdoors one by one.",
     "defense": "Defenses get the attacked model and what `needs` declares, nothing else; `--defenses` takes these names and groups, and "
     "`a+b` applies a, then b. A detector, a locator and a removal that needs the trigger make a removal that is not told it: what stands "
     "behind a locator gets the trigger that it found, and is left out where it found none.",

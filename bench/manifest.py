@@ -48,7 +48,7 @@ def protocol(plan_: Plan) -> dict[str, Any]:
 
 def papers(plan_: Plan) -> list[dict[str, Any]]:
     """The papers of every method of the run, for the report."""
-    entries = [registry.attacks.get(m.name) for m in plan_.attacks.values()]
+    entries = [registry.attacks.get(name) for m in plan_.attacks.values() for name in m.name.split("+")]
     entries += [registry.defenses.get(part.name) for parts in plan_.defenses.values() for part in parts]
     entries += [registry.metrics.get(name) for name in plan_.metrics]
     found = citations.of_run({(e.cls, e.name): e for e in entries}.values())

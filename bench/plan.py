@@ -15,6 +15,7 @@ from bench.captioned import open_data
 from bench.data import Data, WorldData
 from bench.naming import parts_of, read
 from bench.registry import Registry, suggest
+from bench.several import Several, rows
 from bench.shapes import world
 from bench.store import digest, file_digest, plain
 from bench.trust import locate
@@ -111,9 +112,18 @@ class Method:
 
     @property
     def key(self) -> dict[str, Any]:
+        if isinstance(self.instance, Several):
+            return self.weights_key | {"which": self.instance.which}
         late = {f.name for f in dataclasses.fields(self.instance) if f.metadata.get("late") and getattr(self.instance, f.name) == f.default}
         version = {"version": self.info["version"]} if "version" in self.info else {}
         return {"name": self.name, "options": {k: v for k, v in plain(self.instance).items() if k not in late}} | version
+
+    @property
+    def weights_key(self) -> dict[str, Any]:
+        """The key of the attacked weights: all rows of one composition share them."""
+        if not isinstance(self.instance, Several):
+            return self.key
+        return {"name": self.name, "options": {"parts": [part.key for part in self.instance.parts]}}
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ class Plan:
 
     def attack_key(self, attack: str, seed: int) -> str:
         """Key of the attacked weights: they depend on nothing that is only evaluated."""
-        return digest({"shared": self.shared, "attack": self.attacks[attack].key, "seed": seed})
+        return digest({"shared": self.shared, "attack": self.attacks[attack].weights_key, "seed": seed})
 
     def before_key(self, seed: int, source: str) -> str:
         """Key of the base's own samples."""
@@ -232,7 +242,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     def variants(kind: Registry, names: list[str]) -> dict[str, tuple[Method, ...]]:
         return {v: tuple(method(kind, *part) for part in parts) for n in names for v, parts in sweep.expand(n, sweeps).items()}
 
-    built_attacks = {name: parts[0] for name, parts in variants(registry.attacks, attacks).items()}
+    built_attacks = {row: m for name, parts in variants(registry.attacks, attacks).items() for row, m in rows(name, parts).items()}
     built_defenses = variants(registry.defenses, defenses)
     built_metrics = {m: method(registry.metrics, m) for m in metrics}
     _check_size(config, base, metrics)

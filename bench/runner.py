@@ -23,6 +23,7 @@ from bench.manifest import directions, protocol, write_manifest
 from bench.plan import Config, Plan, plan
 from bench.progress import Display
 from bench.publish import publish, rebuild, stored_records
+from bench.several import Several, instances
 from bench.store import Store, plain
 from bench.types import Backdoor, Cell, CellResult, Score, StorageError, UserError
 from bench.workshop import AttackFailed, Workshop
@@ -146,7 +147,8 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
             side = shop.model.resolution
             apply_target(np.zeros((1, side, side, 3), np.uint8), backdoor.target)
     for cell in cells:
-        check_extras(shop.plan.attacks[cell.attack].instance, shop.plan.config.device)
+        for instance in instances(shop.plan.attacks[cell.attack]):
+            check_extras(instance, shop.plan.config.device)
         for part in shop.plan.defenses[cell.defense]:
             check_extras(part.instance, shop.plan.config.device)
             shop.view((), cell.attack, cell.seed).first(getattr(part.instance, "prompts", 1))
@@ -155,6 +157,7 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
 def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
     """Raise UserError where the data has fewer captioned images or captions than an attack trains on."""
     data, instance = shop.data, shop.plan.attacks[attack].instance
+    instance = instance.parts[instance.which].instance if isinstance(instance, Several) else instance
     source, target = backdoor.target.source, backdoor.target.target
     about_objects = backdoor.target.kind == "object"
     asked = [("images", "pairs", "captioned images", ["", source, target]), ("prompts", "prompts", "captions", ["", source])]
