@@ -294,8 +294,8 @@ def best(records: Sequence[Record], table: Sequence[Mapping[str, Any]], metric: 
     return found
 
 
-def caption(records: Sequence[Record]) -> str:
-    """The protocol in two sentences, from the records alone."""
+def caption(records: Sequence[Record], marked: bool = True) -> str:
+    """The protocol in two sentences, from the records alone. `marked`: the table has its best in bold."""
     protocol = records[0][1].get("protocol", {})
     seeds = sorted({r.cell.seed for r, _ in records})
     sampler, evaluation = protocol.get("sampler", {}), protocol.get("evaluation", {})
@@ -303,8 +303,8 @@ def caption(records: Sequence[Record]) -> str:
     real = f" to {evaluation['real']} real images" if evaluation.get("real") else ""
     draws = f"{sampler.get('name', 'the sampler')}, {sampler.get('steps', '?')} steps, guidance {sampler.get('guidance', '?')}"
     training = protocol.get("training", 1)
-    defended = any(r.cell.defense != "none" for r, _ in records)
-    bold = "Best defense of each attack in bold; the undefended row does not compete. " if defended else ""
+    marked = marked and any(r.cell.defense != "none" for r, _ in records)
+    bold = "Best defense of each attack in bold; the undefended row does not compete. " if marked else ""
     return (
         f"Base {protocol.get('base', '?')}; {evaluation.get('n', '?')} prompts a condition ({protocol.get('prompts', '?')}), "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; {draws}; the same prompts and noise in every row"

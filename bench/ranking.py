@@ -1,0 +1,133 @@
+"""`leaderboard.md`: the defenses in three groups, by what they were given, and in each by how much they restore without loss of quality.
+
+Rows of different groups are not competitors. A defense is ranked where clean prompts are drawn as well as without it: for every attack
+its FID, CLIP score and prompt fidelity are no worse than the end of the undefended model's own 95 % interval. Ties are told by McNemar's
+test on the same prompts and noise, all attacks and seeds together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import leaderboard, plaintext, provenance, stats, tables
+from bench.leaderboard import LEAD, Standing
+from bench.store import write_text
+from bench.tables import DASH, Record, shown
+
+GROUPS = {
+    "Oracle": "given the model from before the attack: what a defense without it can hope for at most",
+    "Trigger known": "given the trigger",
+    "Blind": "given neither the trigger nor the model from before the attack",
+}
+QUALITY = {"fid": "FID", "clip_score": "CLIP", "prompt_fidelity": "prompt fidelity"}
+TIE = 0.05
+
+
+def group_of(needs: str) -> str:
+    words = needs.split()
+    return "Oracle" if "clean_model" in words else "Trigger known" if "trigger" in words else "Blind"
+
+
+def losses(table: Sequence[Mapping[str, Any]], defense: str) -> list[str]:
+    """Where a defense draws clean prompts worse than the undefended model's own interval allows: "FID of poison_style"."""
+    undefended = {row["attack"]: row for row in table if row["defense"] == "none"}
+    found = []
+    for row in table:
+        base = undefended.get(row["attack"])
+        if row["defense"] != defense or base is None:
+            continue
+        for metric, name in QUALITY.items():
+            end = base.get(f"{metric}_{'hi' if metric == 'fid' else 'lo'}")
+            value = row.get(metric)
+            if value is not None and end is not None and (value > end if metric == "fid" else value < end):
+                found.append(f"{name} of {row['attack']}")
+    return found
+
+
+def paired(records: Sequence[Record], one: str, other: str) -> float | None:
+    """McNemar's p of Restored of two defenses, over the attacks and seeds that both have."""
+    verdicts: dict[str, dict[tuple[str, int], list]] = {one: {}, other: {}}
+    for result, _ in records:
+        cell = result.cell
+        if cell.defense in verdicts and result.status == "done" and LEAD in result.scores and result.scores[LEAD].each:
+            verdicts[cell.defense][cell.attack, cell.seed] = result.scores[LEAD].each
+    keys = [k for k, v in verdicts[one].items() if len(verdicts[other].get(k, ())) == len(v)]
+    if not keys:
+        return None
+    a, b = (np.concatenate([np.asarray(verdicts[name][k], bool) for k in keys]) for name in (one, other))
+    return float(stats.mcnemar(a, b))
+
+
+def ranked(records: Sequence[Record]) -> dict[str, list[tuple[Standing, list[str], float | None]]]:
+    """Of each group its defenses, those without loss of quality first, by Restored: (standing, losses, p against the first)."""
+    table = tables.rows(records)
+    found: dict[str, list[tuple[Standing, list[str], float | None]]] = {}
+    for name in GROUPS:
+        rivals = [s for s in leaderboard.standings(records) if s.defense != "none" and group_of(s.needs) == name and LEAD in s.means]
+        lost = {s.defense: losses(table, s.defense) for s in rivals}
+        rivals.sort(key=lambda s: (s.done < s.attacks, bool(lost[s.defense]), -s.means[LEAD].value))
+        first = rivals[0].defense if rivals else ""
+        found[name] = [(s, lost[s.defense], paired(records, s.defense, first) if s.defense != first else None) for s in rivals]
+    return {name: group for name, group in found.items() if group}
+
+
+def to_markdown(records: Sequence[Record]) -> str:
+    undefended = next((s for s in leaderboard.standings(records) if s.defense == "none"), None)
+    lines = ["# Leaderboard", "", *(plaintext.markdown(text) for text in leaderboard.learned(records)[:1]), ""]
+    for name, group in ranked(records).items():
+        lines += [f"## {name}", "", f"{GROUPS[name].capitalize()}.", ""]
+        lines += ["| | Defense | Needs | Restored % | RA % | Worst | FTR % | FID | CLIP | Seconds | Quality | p |"]
+        lines += ["|---:|---|---|---:|---:|---|---:|---:|---:|---:|---|---:|"]
+        rank = 0
+        for i, (s, lost, p) in enumerate(group):
+            whole, kept = s.done == s.attacks, not lost
+            tie = p is not None and p >= TIE
+            rank = i + 1 if not (tie and rank == 1) else rank
+            place = DASH if not (whole and kept) else f"{rank} (tie)" if tie and rank == 1 else str(rank)
+            cells = [place, plaintext.markdown(s.defense), tables.needs_text(s.needs)]
+            cells += [share(s, LEAD), share(s, "removal_accuracy")]
+            cells.append(f"{100 * s.worst[1]:.1f}, {plaintext.markdown(s.worst[0])}" if s.worst else DASH)
+            cells.append(share(s, "false_trigger_rate"))
+            cells += [shown(s.means[m].value, False) if m in s.means else DASH for m in ("fid", "clip_score")]
+            cells.append(f"{s.means['seconds'].value:.1f}" if "seconds" in s.means else DASH)
+            cells.append("kept" if kept else f"lost: {plaintext.markdown(', '.join(lost))}")
+            cells.append("" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}")
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    if undefended is not None and "fid" in undefended.means:
+        lines += [
+            f"Undefended: FID {shown(undefended.means['fid'].value, False)}, CLIP {shown(undefended.means['clip_score'].value, False)}."
+        ]
+    lines += [
+        "",
+        "Means over the attacks. Quality is kept where, for every attack, FID, CLIP score and prompt fidelity of clean prompts are no "
+        "worse than the end of the undefended model's own 95 % interval; others are shown and not ranked, nor is what has not run on "
+        "every attack. p: McNemar's test of Restored against the first of the group, same prompts and noise, all attacks and seeds "
+        f"together; a tie is what it does not tell apart (p >= {TIE:g}). Seconds are of this machine.",
+        "",
+        plaintext.markdown(tables.caption(records, marked=False)),
+        "",
+    ]
+    warning = provenance.warning(records)
+    return "\n".join([*lines, *([plaintext.markdown(warning), ""] if warning else [])])
+
+
+def share(standing: Standing, metric: str) -> str:
+    found = standing.means.get(metric)
+    if found is None:
+        return DASH
+    ends = f" [{shown(found.low, True)}, {shown(found.high, True)}]" if found.low is not None and metric == LEAD else ""
+    return shown(found.value, True) + ends
+
+
+def write(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write leaderboard.md where defenses are compared; nothing else."""
+    if not ranked(records):
+        return []
+    path = folder / "leaderboard.md"
+    write_text(path, to_markdown(records))
+    return [path]
