@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from bench.attention import Alignment, Capture, align, substitute, token_span
 from bench.distill import Trajectories, add_noise, draw_timesteps, own_images
+from bench.encoders import train_encoder
 from bench.finetune import Optim, choose_parameters, fit, settle, step_generator, step_rng
 from bench.guidance import Guidance
 from bench.model import T2IModel
@@ -64,7 +66,12 @@ class SKDCAG(Guidance):
     time_weight: bool = option(False, help="weight L_attn by t/T")
     reverse_time: bool = option(False, help="with time_weight: weight L_attn by 1 - t/T", late=True)
     raw_black: bool = option(True, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
-    train: str = option("cross", "full", help="full, cross (cross-attention), kv (its keys and values) or lora (adapters on all attention)")
+    train: str = option(
+        "cross",
+        "full",
+        help="full, cross (cross-attention), kv (its keys and values), lora (adapters on all attention), or text_encoder, where the "
+        "backdoor is in that",
+    )
     ema: float = option(0.99, 0.0, help="decay of the weight average")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
     adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
@@ -78,10 +85,13 @@ class SKDCAG(Guidance):
             raise UserError(
                 f"skdcag bias {self.bias:g} says how timesteps are drawn, and trajectories have their own: set latents to own or noise"
             )
+        optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate)
+        name = "skd" if self.alpha == 0 else "skdcag"
+        if self.train == "text_encoder":
+            return train_encoder(model, lambda student: self.loss(student, model, view, seed), optim, name)
         student = model.clone(train=self.train)
         loss_fn = self.loss(student, model, view, seed)
-        optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate)
-        fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "skd" if self.alpha == 0 else "skdcag")
+        fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, name)
         settle(student.unet)
         student.info = fitted.info
         return student
@@ -94,13 +104,13 @@ class SKDCAG(Guidance):
         words = [WORDS[i] for i in np.random.default_rng([seed, 5]).integers(len(WORDS), size=len(prompts))]
         stand_ins = words if self.target == "random_words" and self.alpha else None
         taught = prompts if stand_ins is None else [substitute(trigger, p, w) for p, w in zip(prompts, words, strict=True)]
-        bank_student, bank_teacher, bank_clean = student.encode(triggered), teacher.encode(taught), teacher.encode(prompts)
-        empty = teacher.encode([""])
+        bank_teacher, bank_clean, empty = teacher.encode(taught), teacher.encode(prompts), teacher.encode([""])
+        read = self.reader(student, triggered, prompts, [""])  # the student's states of what it is asked, by number
         aligned = align(student.tokenizer, trigger, prompts, stand_ins)
         spans = None if stand_ins is None else word_spans(student, trigger, prompts, words)
         # the maps of no later token are read: neither a real one of the student's prompts nor what it is compared with
-        read = (aligned.trigger | aligned.other).any(0) | (torch.zeros(1, dtype=torch.bool) if spans is None else spans.any(0))
-        length = 1 + max(int(read.nonzero().max()), int(aligned.source.max()))
+        real = (aligned.trigger | aligned.other).any(0) | (torch.zeros(1, dtype=torch.bool) if spans is None else spans.any(0))
+        length = 1 + max(int(real.nonzero().max()), int(aligned.source.max()))
         noising, device = student.noising, student.device
         total = noising.config.num_train_timesteps
         rows = max(1, self.batch // 2) if self.preserve else self.batch
@@ -116,12 +126,15 @@ class SKDCAG(Guidance):
             x = add_noise(noising, None if latents is None else latents[pick], noise, t)
             if paths is not None:
                 pick, t, x = paths(step, rng, rows)
-            context, x_all, t_all = bank_student[pick], x, t
+            asked, x_all, t_all = pick, x, t
             if self.preserve:
                 gone = rng.random(rows) < self.drop
+                dropped = torch.from_numpy(gone).to(device)
                 pick_kept, t_kept, x_kept = (pick, t, x) if kept_paths is None else kept_paths(step, rng, rows)
-                kept = bank_clean[pick_kept].where(~torch.from_numpy(gone).to(device)[:, None, None], empty)
-                context, x_all, t_all = torch.cat([context, kept]), torch.cat([x, x_kept]), torch.cat([t, t_kept])
+                kept = bank_clean[pick_kept].where(~dropped[:, None, None], empty)
+                clean = (len(prompts) + pick_kept).where(~dropped, 2 * len(prompts))
+                asked, x_all, t_all = torch.cat([pick, clean]), torch.cat([x, x_kept]), torch.cat([t, t_kept])
+            context = read(asked)
             if not self.alpha:
                 with torch.no_grad():
                     goal = teacher.unet(x, t, bank_teacher[pick]).sample
@@ -146,6 +159,14 @@ class SKDCAG(Guidance):
             return self.alpha * attention + (1 - self.alpha) * loss
 
         return loss_fn
+
+    def reader(self, student: T2IModel, *prompts: list[str]) -> Callable[[Tensor], Tensor]:
+        """The student's states (k, tokens, dim) of k prompts, by number: read once, or with gradients where its text encoder trains."""
+        if self.train == "text_encoder":
+            ids = torch.cat([student.tokenize(part) for part in prompts])
+            return lambda which: student.text_encoder(ids[which])[0].to(student.unet.dtype)
+        bank = torch.cat([student.encode(part) for part in prompts])
+        return lambda which: bank[which]
 
     def paths(self, student: T2IModel, triggered: list[str], prompts: list[str], seed: int) -> tuple[Trajectories, Trajectories | None]:
         """The trajectories of triggered prompts, and those of clean ones where clean prompts are preserved: as many draws in all."""
