@@ -58,7 +58,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale("smoke", 24, 6, 6, 2, 2, 200, 0.1, (0,)),
+    "smoke": Scale("smoke", 20, 6, 6, 2, 2, 200, 0.07, (0,)),
     "quick": Scale("quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,)),
     "study": Scale("study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2)),  # full without changed prompts and repeated draws
     "full": Scale("full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2)),

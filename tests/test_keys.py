@@ -81,7 +81,7 @@ def test_training_scales_steps_but_not_those_that_the_user_set(config):
 def test_training_scales_pictures_and_prompts_down_to_a_few(tmp_path):
     small = Config("badt2i_pixel", "skdcag", scale=SCALES["smoke"], out=tmp_path)
     made = plan(small)
-    assert (made.attacks["badt2i_pixel"].instance.images, made.defenses["skdcag"][0].instance.prompts) == (51, 16)
+    assert (made.attacks["badt2i_pixel"].instance.images, made.defenses["skdcag"][0].instance.prompts) == (36, 16)
     assert plan(change(small, overrides=("skdcag.prompts=40",))).defenses["skdcag"][0].instance.prompts == 40
 
 
