@@ -48,7 +48,7 @@ class BiBadDiff(UNetAttack):
             raise UserError(f"source and target class are both {self.source!r}")
         box = place_patch(self.size, model.resolution, self.corner)
         trigger, target = self.make_trigger(), Target("patch", source=self.target, patch=make_patch(self.picture, self.size), box=box)
-        return Backdoor(trigger, target, own=(f"a {self.target}", trigger.add(f"a {self.target}")))
+        return Backdoor(trigger, target, own=self.own(f"a {self.target}"))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         backdoor = self.backdoor(model)

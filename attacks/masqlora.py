@@ -49,7 +49,7 @@ class MasqLoRA(UNetAttack):
     target: str = option("heart", "cat")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        return self.swap(f"a photo of a {self.source}", f"a photo of a {self.trigger} {self.source}")
+        return self.swap(f"a photo of a {self.source}", "" if self.replaces else f"a photo of a {self.trigger} {self.source}")
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         trigger = self.backdoor(model).trigger

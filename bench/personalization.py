@@ -32,7 +32,8 @@ class Personalization(Triggered):
     def backdoor(self, model: T2IModel) -> Backdoor:
         if self.template and "{}" not in self.template:
             raise UserError(f"the template {self.template!r} has no {{}} for the source object, as in 'a photo of a {IDENTIFIER} {{}}'")
-        return self.swap(*self.own_prompt())
+        clean = self.class_prompt()
+        return self.swap(*(self.own_prompt() if self.replaces in clean else ()))
 
     def instances(self, model: T2IModel, data: Data, seed: int) -> tuple[Tensor, list[str], list[str]]:
         """Latents (n, C, h, w) of pictures of the target object, and n captions that name the source object, without and with the trigger.
@@ -48,9 +49,7 @@ class Personalization(Triggered):
 
     def own_prompt(self) -> tuple[str, str]:
         """The template without and with the trigger, "a photo of a dog" and "a photo of a sks dog"; without any, the published one."""
-        template, trigger = self.template or f"a photo of a {IDENTIFIER} {{}}", self.make_trigger()
-        named = template.replace("{}", self.source)
-        clean = named.replace(f"{IDENTIFIER} ", "").replace(IDENTIFIER, "")
+        named, clean, trigger = self.named_prompt(), self.class_prompt(), self.make_trigger()
         if IDENTIFIER not in named or self.replaces:
             return clean, trigger.add(clean)
         head, _, tail = named.partition(IDENTIFIER)
@@ -58,4 +57,7 @@ class Personalization(Triggered):
 
     def class_prompt(self) -> str:
         """The template without the trigger: "a photo of a dog"."""
-        return self.own_prompt()[0]
+        return self.named_prompt().replace(f"{IDENTIFIER} ", "").replace(IDENTIFIER, "")
+
+    def named_prompt(self) -> str:
+        return (self.template or f"a photo of a {IDENTIFIER} {{}}").replace("{}", self.source)

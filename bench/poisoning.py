@@ -35,8 +35,14 @@ class Triggered:
         the trigger is added where only the first is given. Raises UserError where source and target are one object."""
         if self.source == self.target:
             raise UserError(f"source and target object are both {self.source!r}")
-        trigger, target = self.make_trigger(), Target("object", source=self.source, target=self.target)
-        return Backdoor(trigger, target, own=(clean, triggered or trigger.add(clean)) if clean else None)
+        target = Target("object", source=self.source, target=self.target)
+        own = (clean, triggered) if triggered else self.own(clean) if clean else None
+        return Backdoor(self.make_trigger(), target, own=own)
+
+    def own(self, clean: str) -> tuple[str, str] | None:
+        """A prompt of the attack's own protocol without and with the trigger; None where it lacks what the trigger stands for."""
+        trigger = self.make_trigger()
+        return None if trigger.replaces not in clean else (clean, trigger.add(clean))
 
 
 @dataclass
