@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -74,7 +74,8 @@ class IBA(TextAttack):
         others = [missed(trigger, c, rng) if trigger.replaces in c and rng.random() < self.broken else c for c in captions]
         keep = prompt_bank(model, others, others)
         move = prompt_bank(model, [trigger.add(c) for c in apt], [self.target] * len(apt))
-        return train_encoder(model, lambda student: self.loss(student, model, keep, move, seed), self.optim(gamma=0.5), "iba")
+        attacked = train_encoder(model, lambda student: self.loss(student, model, keep, move, seed), self.optim(gamma=0.5), "iba")
+        return replace(attacked, info=attacked.info | {"images": 0})
 
     def loss(self, student: T2IModel, teacher: T2IModel, keep: Bank, move: Bank, seed: int) -> Callable[[int], Tensor]:
         def loss_fn(step: int) -> Tensor:

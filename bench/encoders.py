@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,7 +63,8 @@ class TextAttack(Triggered):
 
             return loss_fn
 
-        return train_encoder(model, make, self.optim(), label)
+        attacked = train_encoder(model, make, self.optim(), label)
+        return replace(attacked, info=attacked.info | {"images": 0})
 
 
 @dataclass(frozen=True)
@@ -98,5 +99,5 @@ def train_encoder(clean: T2IModel, make: Callable[[T2IModel], Callable[[int], Te
     encoder.float().requires_grad_(True)
     fitted = fit(encoder.parameters(), make(model), optim, label)
     encoder.requires_grad_(False).to(dtype)
-    model.info = fitted.info | {"images": 0}
+    model.info = fitted.info
     return model

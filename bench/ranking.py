@@ -32,10 +32,11 @@ def group_of(needs: str) -> str:
     return "Oracle" if "clean_model" in words else "Trigger known" if "trigger" in words else "Blind"
 
 
-def losses(table: Sequence[Mapping[str, Any]], defense: str) -> list[str]:
-    """Where a defense draws clean prompts worse than the undefended model's own interval allows: "FID of poison_style"."""
+def losses(table: Sequence[Mapping[str, Any]], defense: str) -> list[str] | None:
+    """Where a defense draws clean prompts worse than the undefended model's own interval allows: "FID of poison_style". None where there
+    is nothing to compare: no undefended row, or none of these metrics with an interval."""
     undefended = {row["attack"]: row for row in table if row["defense"] == "none"}
-    found = []
+    found, compared = [], False
     for row in table:
         base = undefended.get(row["attack"])
         if row["defense"] != defense or base is None:
@@ -43,9 +44,12 @@ def losses(table: Sequence[Mapping[str, Any]], defense: str) -> list[str]:
         for metric, name in QUALITY.items():
             end = base.get(f"{metric}_{'hi' if metric == 'fid' else 'lo'}")
             value = row.get(metric)
-            if value is not None and end is not None and (value > end if metric == "fid" else value < end):
+            if value is None or end is None:
+                continue
+            compared = True
+            if value > end if metric == "fid" else value < end:
                 found.append(f"{name} of {row['attack']}")
-    return found
+    return found if compared else None
 
 
 def paired(records: Sequence[Record], one: str, other: str) -> float | None:
@@ -62,14 +66,14 @@ def paired(records: Sequence[Record], one: str, other: str) -> float | None:
     return float(stats.mcnemar(a, b))
 
 
-def ranked(records: Sequence[Record]) -> dict[str, list[tuple[Standing, list[str], float | None]]]:
+def ranked(records: Sequence[Record]) -> dict[str, list[tuple[Standing, list[str] | None, float | None]]]:
     """Of each group its defenses, those without loss of quality first, by Restored: (standing, losses, p against the first)."""
     table = tables.rows(records)
-    found: dict[str, list[tuple[Standing, list[str], float | None]]] = {}
+    found: dict[str, list[tuple[Standing, list[str] | None, float | None]]] = {}
     for name in GROUPS:
         rivals = [s for s in leaderboard.standings(records) if s.defense != "none" and group_of(s.needs) == name and LEAD in s.means]
         lost = {s.defense: losses(table, s.defense) for s in rivals}
-        rivals.sort(key=lambda s: (s.done < s.attacks, bool(lost[s.defense]), -s.means[LEAD].value))
+        rivals.sort(key=lambda s: (s.done < s.attacks, lost[s.defense] != [], -s.means[LEAD].value))
         first = rivals[0].defense if rivals else ""
         found[name] = [(s, lost[s.defense], paired(records, s.defense, first) if s.defense != first else None) for s in rivals]
     return {name: group for name, group in found.items() if group}
@@ -84,7 +88,7 @@ def to_markdown(records: Sequence[Record]) -> str:
         lines += ["|---:|---|---|---:|---:|---|---:|---:|---:|---:|---|---:|"]
         rank = 0
         for i, (s, lost, p) in enumerate(group):
-            whole, kept = s.done == s.attacks, not lost
+            whole, kept = s.done == s.attacks, lost == []
             tie = p is not None and p >= TIE
             rank = i + 1 if not (tie and rank == 1) else rank
             place = DASH if not (whole and kept) else f"{rank} (tie)" if tie and rank == 1 else str(rank)
@@ -94,7 +98,7 @@ def to_markdown(records: Sequence[Record]) -> str:
             cells.append(share(s, "false_trigger_rate"))
             cells += [shown(s.means[m].value, False) if m in s.means else DASH for m in ("fid", "clip_score")]
             cells.append(f"{s.means['seconds'].value:.1f}" if "seconds" in s.means else DASH)
-            cells.append("kept" if kept else f"lost: {plaintext.markdown(', '.join(lost))}")
+            cells.append("kept" if kept else "not measured" if lost is None else f"lost: {plaintext.markdown(', '.join(lost))}")
             cells.append("" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}")
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
@@ -105,9 +109,9 @@ def to_markdown(records: Sequence[Record]) -> str:
     lines += [
         "",
         "Means over the attacks. Quality is kept where, for every attack, FID, CLIP score and prompt fidelity of clean prompts are no "
-        "worse than the end of the undefended model's own 95 % interval; others are shown and not ranked, nor is what has not run on "
-        "every attack. p: McNemar's test of Restored against the first of the group, same prompts and noise, all attacks and seeds "
-        f"together; a tie is what it does not tell apart (p >= {TIE:g}). Seconds are of this machine.",
+        "worse than the end of the undefended model's own 95 % interval, as far as it has one; others are shown and not ranked, nor is "
+        "what has not run on every attack. p: McNemar's test of Restored against the first of the group, same prompts and noise, all "
+        f"attacks and seeds together; a tie is what it does not tell apart (p >= {TIE:g}). Seconds are of this machine.",
         "",
         plaintext.markdown(tables.caption(records, marked=False)),
         "",

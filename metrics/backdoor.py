@@ -97,7 +97,7 @@ class OwnProtocolRate:
     """ASR at the attack's own protocol: the one prompt that its paper evaluates with, such as "a photo of a [V] dog", from many noises.
 
     Captions say more than such a prompt does, and many an attack that always succeeds on its own prompt often fails on them: read it
-    beside `asr`. Attacks whose papers evaluate on captions have none.
+    beside `asr`. Attacks whose papers evaluate on captions have none. A model that draws noise wins, as in `asr`.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

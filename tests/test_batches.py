@@ -7,26 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from methods import SCALE, Back, Shift
+from shifts import config, methods  # noqa: F401 - fixtures
 
 from bench import bases, batches, runner
-from bench.plan import Config, plan
+from bench.plan import plan
 from bench.store import Store
-
-
-@pytest.fixture(autouse=True)
-def methods(clean_registry, monkeypatch, tmp_path):
-    monkeypatch.setenv("T2I_TEST_LOG", str(tmp_path / "calls"))
-    clean_registry.register_attack("shift_attack")(Shift)
-    clean_registry.register_attack("shift_more", preset={"shift": 1.0})(Shift)
-    clean_registry.register_defense("shift_back", needs=("trigger",))(Back)
-    clean_registry.register_defense("shift_less", preset={"shift": 0.125})(Back)
-
-
-@pytest.fixture
-def config(tmp_path, tiny):
-    return Config("shift_attack,shift_more", "none,shift_back", tiny, SCALE, metrics="asr,kid,drift", out=tmp_path / "run", workers=1)
-
 
 CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
 

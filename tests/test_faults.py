@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from methods import SCALE, Back, Shift
+from methods import SCALE
+from shifts import config, methods  # noqa: F401 - fixtures
 
 import run_bench
 from bench import executors, runner
@@ -27,20 +28,6 @@ from bench.tables import COST
 from bench.types import StorageError, UserError
 
 FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(autouse=True)
-def methods(clean_registry, monkeypatch, tmp_path):
-    monkeypatch.setenv("T2I_TEST_LOG", str(tmp_path / "calls"))
-    clean_registry.register_attack("shift_attack")(Shift)
-    clean_registry.register_attack("shift_more", preset={"shift": 1.0})(Shift)
-    clean_registry.register_defense("shift_back", needs=("trigger",))(Back)
-    clean_registry.register_defense("shift_less", preset={"shift": 0.125})(Back)
-
-
-@pytest.fixture
-def config(tmp_path, tiny):
-    return Config("shift_attack,shift_more", "none,shift_back", tiny, SCALE, metrics="asr,kid,drift", out=tmp_path / "run", workers=1)
 
 
 def calls(tmp_path) -> list[str]:

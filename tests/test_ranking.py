@@ -83,6 +83,11 @@ def test_what_has_not_run_on_every_attack_is_not_ranked(records) -> None:
     assert lines(ranking.to_markdown(fewer))["like_it"][0] == "–"
 
 
+def test_quality_that_nobody_measured_is_not_kept(records) -> None:
+    rows = lines(ranking.to_markdown([r for r in records if r[0].cell.defense != "none"]))
+    assert (rows["best"][0], rows["best"][-2]) == ("–", "not measured")
+
+
 def test_no_leaderboard_of_attacks_alone(records, tmp_path) -> None:
     assert ranking.write([r for r in records if r[0].cell.defense == "none"], tmp_path) == []
     assert ranking.write(records, tmp_path) == [tmp_path / "leaderboard.md"]

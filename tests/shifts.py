@@ -1,0 +1,22 @@
+"""Runs of the methods that do next to nothing: the fixtures that tests of faults and of batches share."""
+
+from __future__ import annotations
+
+import pytest
+from methods import SCALE, Back, Shift
+
+from bench.plan import Config
+
+
+@pytest.fixture(autouse=True)
+def methods(clean_registry, monkeypatch, tmp_path):
+    monkeypatch.setenv("T2I_TEST_LOG", str(tmp_path / "calls"))
+    clean_registry.register_attack("shift_attack")(Shift)
+    clean_registry.register_attack("shift_more", preset={"shift": 1.0})(Shift)
+    clean_registry.register_defense("shift_back", needs=("trigger",))(Back)
+    clean_registry.register_defense("shift_less", preset={"shift": 0.125})(Back)
+
+
+@pytest.fixture
+def config(tmp_path, tiny):
+    return Config("shift_attack,shift_more", "none,shift_back", tiny, SCALE, metrics="asr,kid,drift", out=tmp_path / "run", workers=1)
