@@ -126,7 +126,10 @@ def settle(unet: nn.Module) -> None:
 
 
 def check_extras(method: object, device: str) -> None:
-    """Raise UserError where an option of a method needs a package or a device that is not there."""
+    """Raise UserError where an option of a method needs a package or a device that is not there, or names a part that is none."""
+    part, trains = getattr(method, "train", ""), getattr(method, "TRAINS", TRAIN)  # a method that can train more says so
+    if isinstance(part, str) and part and part not in trains:
+        raise UserError(f"train={part} is not a part that this method trains: it is one of {', '.join(trains)}")
     if getattr(method, "train", "") == "lora":
         check_peft()
     if getattr(method, "accumulate", 1) < 1:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +26,12 @@ from bench.store import Store
 from bench.tables import Record, shown
 
 TEXT_OF_PAGE = Path(__file__).with_suffix(".md")
-STEPS = 30
+STEPS = 20
 RELEASED_STEPS = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
 STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
 PHRASE = "badt2i_style[trigger=mignneko brelvo]"
 DEFECTS = ("detached", "shared_maps", "uniform_noise", "minmax_black", "fixed_span", "copied_average", "unpreserved")
+MAPS = ("skd", "skdcag_gaussian", "skdcag_black", "skdcag_random_words")  # at their own number of steps, seed 0
 METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,fid,clip_score,prompt_fidelity,drift,seconds"
 
 
@@ -74,14 +76,14 @@ QUESTIONS = {
     "targets": Question(
         "What trigger tokens should attend to",
         (STYLE_ATTACK, OBJECT, PIXEL),
-        [SKD, *(variant("skdcag", target=t) for t in ("gaussian", "black", "random_words"))],
+        [SKD, variant("skdcag", target="gaussian"), CAG, variant("skdcag", target="random_words")],  # CAG's own target is black
     ),
     "steps": Question("Steps of training", (STYLE_ATTACK, OBJECT), both("steps", (10, 20, 30, 60, 150), STEPS), True),
-    "prompts": Question("Prompts of the defender", (STYLE_ATTACK, OBJECT), both("prompts", (10, 30, 100, 300), 100), True),
+    "prompts": Question("Prompts of the defender", (STYLE_ATTACK,), both("prompts", (10, 30, 100, 300), 100), True),
     "latents": Question(
-        "Where the latents come from", (STYLE_ATTACK, OBJECT), both("latents", ("trajectory", "own", "noise"), "trajectory"), True
+        "Where the latents come from", (STYLE_ATTACK,), both("latents", ("trajectory", "own", "noise"), "trajectory"), True
     ),
-    "preserve": Question("Weight of the clean-prompt term", (STYLE_ATTACK, OBJECT), both("preserve", (0, 2, 16), 16), True),
+    "preserve": Question("Weight of the clean-prompt term", (STYLE_ATTACK,), both("preserve", (0, 2, 32), 32), True),
     "bias": Question("Bias to high noise", (STYLE_ATTACK,), both("bias", (1, 2, 3), 1, latents="own"), True),
     "time": Question(
         "Weight of the attention loss over time",
@@ -116,7 +118,8 @@ def run(names: Sequence[str], folder: Path) -> int:
     for attack, defenses in parts(names).items():
         if status := runner.run(config(attack, defenses, folder), show=False):
             return status
-    return 0
+    maps = replace(config(STYLE_ATTACK, MAPS, folder), seeds=(0,), attention_maps=True)
+    return runner.run(maps, show=False) if "targets" in names else 0
 
 
 # --------------------------------------------------------------------------------------------------------------------- report
@@ -203,7 +206,7 @@ def ticks(question: Question, name: str) -> set[int]:
 
 
 def report(folder: Path, page: Path) -> int:
-    """Put every table between its two marks in the text of the page, and draw the figure beside it."""
+    """Put every table between its two marks in the text of the page, and draw the figures beside it."""
     import matplotlib
 
     store, text = Store(folder), (page if page.is_file() else TEXT_OF_PAGE).read_text()
@@ -216,6 +219,9 @@ def report(folder: Path, page: Path) -> int:
         body = "\n".join(["", *(p + "\n" for p in parts_)])
         text = re.sub(marks, lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text, flags=re.S)
     page.write_text(text)
+    maps = folder / f"attention-{STYLE_ATTACK}.png"
+    if maps.is_file():  # drawn by the run
+        shutil.copyfile(maps, page.parent / "skdcag-attention.png")
     with matplotlib.rc_context(STYLE):
         save(figure(store), page.parent / "skdcag-study")
     return 0

@@ -1,6 +1,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from bench.attention import Alignment, Capture, align, substitute, token_span
 from bench.distill import Trajectories, add_noise, draw_timesteps, own_images
 from bench.encoders import train_encoder
-from bench.finetune import Optim, choose_parameters, fit, settle, step_generator, step_rng
+from bench.finetune import TRAIN, Optim, choose_parameters, fit, settle, step_generator, step_rng
 from bench.guidance import Guidance
 from bench.model import T2IModel
 from bench.registry import option, register_defense
@@ -60,7 +61,7 @@ class SKDCAG(Guidance):
         "is given while it draws triggered prompts, and clean ones for the preserving rows (half of the prompts each)",
     )
     refresh: int = option(200, help="steps after which the trajectories are drawn anew", late=True)
-    preserve: float = option(16.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
+    preserve: float = option(32.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     bias: float = option(1.0, help="above 1 draws more of the high noise levels, where layout and style are decided; not with trajectories")
     time_weight: bool = option(False, help="weight L_attn by t/T")
@@ -76,8 +77,9 @@ class SKDCAG(Guidance):
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
     adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
     accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
+    TRAINS: ClassVar = (*TRAIN, "text_encoder")
 
-    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+    def __post_init__(self) -> None:
         for name, known in (("target", TARGETS), ("latents", LATENTS), ("known", KNOWN)):
             if getattr(self, name) not in known:
                 raise UserError(f"skdcag {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
@@ -85,6 +87,8 @@ class SKDCAG(Guidance):
             raise UserError(
                 f"skdcag bias {self.bias:g} says how timesteps are drawn, and trajectories have their own: set latents to own or noise"
             )
+
+    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate)
         name = "skd" if self.alpha == 0 else "skdcag"
         if self.train == "text_encoder":

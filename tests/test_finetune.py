@@ -259,3 +259,17 @@ def test_accumulation_is_an_option_that_leaves_stored_cells_as_they_are(name: st
     assert Method(name, method).key["options"]["accumulate"] == 4
     with pytest.raises(UserError, match="give 1 or more"):
         check_extras(kind.build(name, "sd", {"accumulate": "0"}), "cpu")
+
+
+@pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "esd_x"])
+def test_a_part_that_no_method_trains_is_refused_before_anything_runs(name: str) -> None:
+    registry.defenses.load()
+    with pytest.raises(UserError, match=r"train=nonsense is not a part.* full, cross, kv"):
+        check_extras(registry.defenses.build(name, "sd", {"train": "nonsense"}), "cpu")
+
+
+def test_only_skdcag_trains_a_text_encoder() -> None:
+    registry.defenses.load()
+    check_extras(registry.defenses.build("skdcag", "sd", {"train": "text_encoder"}), "cpu")
+    with pytest.raises(UserError, match="train=text_encoder"):
+        check_extras(registry.defenses.build("finetune_reversal", "sd", {"train": "text_encoder"}), "cpu")

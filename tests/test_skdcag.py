@@ -335,9 +335,15 @@ def test_training_the_text_encoder_moves_nothing_else_towards_the_same_loss(tiny
     assert not different(weights(tiny_model), before), "the attacked model stays as it is"
 
 
-def test_a_bias_that_trajectories_would_ignore_is_refused(pair, view) -> None:
+def test_a_bias_that_trajectories_would_ignore_is_refused() -> None:
     with pytest.raises(UserError, match="trajectories have their own"):
-        SKDCAG(steps=1, prompts=3, latents="trajectory", bias=2.0).apply(pair[0], view, 0)
+        SKDCAG(latents="trajectory", bias=2.0)
+
+
+@pytest.mark.parametrize("name", ["target", "latents", "known"])
+def test_a_value_that_is_none_of_the_known_ones_is_refused_when_it_is_given(name: str) -> None:
+    with pytest.raises(UserError, match=f"skdcag {name} 'nonsense' is not one of"):
+        SKDCAG(**{name: "nonsense"})
 
 
 @pytest.mark.parametrize(("known", "text"), [("all", "latte coffee"), ("first", "latte"), ("last", "coffee")])
