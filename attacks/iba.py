@@ -126,7 +126,7 @@ def walked_maps(model: T2IModel, states: Tensor, noise: Tensor, steps: int, size
         given = scheduler.scale_model_input(x, t)
         with Capture(model.unet) as seen:
             out = model.unet(given, t, states).sample
-        total = total + seen.maps(size).float() / len(seen.probs)
+        total = total + seen.maps(size).float() / len(seen)
         if i + 1 < len(scheduler.timesteps):
             plain = model.unet(given, t, empty).sample
             x = scheduler.step(plain + guidance * (out - plain), t, x).prev_sample

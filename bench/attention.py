@@ -2,8 +2,8 @@
 
 One `Capture` belongs to one U-Net call; nothing global is touched, and a teacher and a student can be captured side by side. Hooks keep
 what each cross-attention layer's query and key projections give, whatever processor the layer runs, and the maps are computed from them
-for the rows that are asked for alone: the output of the U-Net is the same bits with a capture as without. Under gradient checkpointing,
-where a projection runs twice, the hooks keep what goes into the layer instead.
+for the rows that are asked for alone, of all layers of one size together: the output of the U-Net is the same bits with a capture as
+without. Under gradient checkpointing, where a projection runs twice, the hooks keep what goes into the layer instead.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from bench.precision import autocast
 from bench.types import Trigger
@@ -45,9 +47,10 @@ class Capture:
     _grad: bool = False
 
     def __enter__(self) -> Capture:
-        self._layers = {n: m for n, m in self.unet.named_modules() if n.endswith(".attn2")}
+        modules = dict(self.unet.named_modules())
+        self._layers = {n: m for n, m in modules.items() if n.endswith(".attn2")}
         self._hooks = [self.unet.register_forward_pre_hook(self._count)]
-        checkpointing = getattr(self.unet, "is_gradient_checkpointing", False)
+        checkpointing = any(vars(m).get("gradient_checkpointing") for m in modules.values())
         for name, layer in self._layers.items():
             if checkpointing:
                 self._hooks.append(layer.register_forward_pre_hook(partial(self._keep_inputs, name), with_kwargs=True))
@@ -59,7 +62,11 @@ class Capture:
         for hook in self._hooks:
             hook.remove()
         if error[0] is None:
-            _ = self.probs  # now, with the weights of this call
+            _ = self.pairs  # now, with the weights of this call
+
+    def __len__(self) -> int:
+        """The number of layers."""
+        return len(self._layers)
 
     def _count(self, *call: object) -> None:
         self._calls += 1
@@ -68,7 +75,7 @@ class Capture:
         self._grad = torch.is_grad_enabled()
 
     def _keep(self, name: str, projection: nn.Module, given: tuple, out: Tensor) -> None:
-        self._projected[name] = out[: self.rows]
+        self._projected[name] = out
 
     def _keep_inputs(self, name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         # gradient checkpointing runs a layer again during backward, without calling the U-Net: the first recording stands
@@ -76,48 +83,113 @@ class Capture:
         self._inputs.setdefault(name, (hidden[: self.rows], context[: self.rows]))
 
     @cached_property
-    def probs(self) -> dict[str, Tensor]:
-        """Layer name -> (rows, pixels, tokens): softmax over all tokens, mean over heads."""
+    def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Layer name -> projected queries (batch, pixels, d) and keys (batch, tokens, d)."""
         with torch.set_grad_enabled(self._grad), autocast(self.unet):
-            return {n: _probabilities(m, *self._queries_and_keys(n))[..., : self.tokens].mean(1) for n, m in self._layers.items()}
+            return {name: self._queries_and_keys(name, layer) for name, layer in self._layers.items()}
 
-    def _queries_and_keys(self, name: str) -> tuple[Tensor, Tensor]:
+    def _queries_and_keys(self, name: str, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        if getattr(layer, "norm_q", None) is not None or getattr(layer, "norm_k", None) is not None:
+            raise ValueError("maps of layers that normalize queries or keys are not supported")
         if name in self._inputs:
             hidden, context = self._inputs[name]
-            return self._layers[name].to_q(hidden), self._layers[name].to_k(context)
+            return layer.to_q(hidden), layer.to_k(context)
         missing = [p for p in ("to_q", "to_k") if f"{name}.{p}" not in self._projected]
         if missing:
             raise RuntimeError(f"cross-attention layer {name} did not call {' and '.join(missing)}: its maps cannot be recorded")
         return self._projected[f"{name}.to_q"], self._projected[f"{name}.to_k"]
 
+    @cached_property
+    def probs(self) -> dict[str, Tensor]:
+        """Layer name -> (rows, pixels, tokens): softmax over all tokens, mean over heads."""
+        with torch.set_grad_enabled(self._grad):
+            return {n: summed([qk], self._layers[n].heads, self.rows, self.tokens) for n, qk in self.pairs.items()}
+
     def layers(self) -> list[Tensor]:
         """One map a layer: (batch, tokens, h, w), softmax over tokens, mean over heads. Layers are square."""
-        out = []
-        for probs in self.probs.values():
-            side = round(probs.shape[1] ** 0.5)
-            if side * side != probs.shape[1]:
-                raise ValueError(f"a cross-attention layer has {probs.shape[1]} pixels, which is not a square picture")
-            out.append(probs.transpose(1, 2).unflatten(2, (side, side)))
-        return out
+        return [_pictures(probs) for probs in self.probs.values()]
 
     def maps(self, size: int | None = None) -> Tensor:
         """All layers resized bilinearly to one side (default: the largest layer's) and summed: (batch, tokens, size, size)."""
+        alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for name, (q, k) in self.pairs.items():  # resizing is linear: what has one size is summed before it is resized
+            alike.setdefault((q.shape[1], q.shape[2], self._layers[name].heads), []).append((q, k))
         by_side: dict[int, Tensor] = {}
-        for layer in self.layers():  # resizing is linear: what has one side is summed before it is resized
-            side = layer.shape[-1]
-            by_side[side] = by_side[side] + layer if side in by_side else layer
-        size = size or max(by_side)
-        resized = [m if s == size else F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for s, m in by_side.items()]
-        return sum(resized[1:], resized[0])
+        with torch.set_grad_enabled(self._grad):
+            for (*_, heads), pairs in alike.items():
+                maps = _pictures(summed(pairs, heads, self.rows, self.tokens))
+                side = maps.shape[-1]
+                by_side[side] = by_side[side] + maps if side in by_side else maps
+            size = size or max(by_side)
+            resized = [m if s == size else F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for s, m in by_side.items()]
+            return sum(resized[1:], resized[0])
 
 
-def _probabilities(layer: nn.Module, q: Tensor, k: Tensor) -> Tensor:
-    """softmax(scale q k^T) of projected queries (n, pixels, d) and keys (n, tokens, d): (n, heads, pixels, tokens)."""
-    if getattr(layer, "norm_q", None) is not None or getattr(layer, "norm_k", None) is not None:
-        raise ValueError("maps of layers that normalize queries or keys are not supported")
-    q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2).flatten(0, 1) for x in (q, k))
-    scores = torch.baddbmm(q.new_empty(1), q, k.transpose(-1, -2), beta=0, alpha=layer.scale)
-    return scores.softmax(-1).unflatten(0, (-1, layer.heads))
+def _pictures(probs: Tensor) -> Tensor:
+    """(batch, pixels, tokens) -> (batch, tokens, side, side). Raises ValueError where the pixels are not square."""
+    side = round(probs.shape[1] ** 0.5)
+    if side * side != probs.shape[1]:
+        raise ValueError(f"a cross-attention layer has {probs.shape[1]} pixels, which is not a square picture")
+    return probs.transpose(1, 2).unflatten(2, (side, side))
+
+
+TOGETHER = 2**23  # probabilities of layers that are computed at once: small layers cost their calls, large ones their memory
+
+
+def summed(pairs: Sequence[tuple[Tensor, Tensor]], heads: int, rows: int | None = None, tokens: int | None = None) -> Tensor:
+    """The sum over layers of one size of softmax(q k^T / sqrt(d)), mean over heads: (rows, pixels, tokens), float32 or wider.
+
+    pairs: of each layer, queries (batch, pixels, heads * d) and keys (batch, all tokens, heads * d). Of the result only the first `rows`
+    rows and `tokens` tokens are kept; the softmax is over all tokens. The gradient is of first order."""
+    q, k = pairs[0]
+    many = max(1, TOGETHER // (len(q[:rows]) * heads * q.shape[1] * k.shape[1]))
+    parts = [pairs[i : i + many] for i in range(0, len(pairs), many)]
+    maps = [_Summed.apply(heads, rows, tokens, *(q for q, _ in part), *(k for _, k in part)) for part in parts]
+    return sum(maps[1:], maps[0])
+
+
+class _Summed(torch.autograd.Function):
+    """P = softmax(Q K^T / sqrt(d)), M = sum over layers of the mean over heads of P. With G = dM / heads, 0 where a token is not kept:
+    dS = P * (G - sum over tokens of P * G), dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d)."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: int, rows: int | None, tokens: int | None, *queries_and_keys: Tensor) -> Tensor:
+        layers = len(queries_and_keys) // 2
+        ctx.batch, ctx.tokens = len(queries_and_keys[0]), tokens
+        with torch.autocast(queries_and_keys[0].device.type, enabled=False):
+            by_head = [x[:rows].unflatten(-1, (heads, -1)).transpose(1, 2) for x in queries_and_keys]
+            q, k = torch.stack(by_head[:layers]), torch.stack(by_head[layers:])  # (layers, rows, heads, pixels or tokens, d)
+            ctx.shape, ctx.scale = q.shape[:3], q.shape[-1] ** -0.5
+            q, k = q.flatten(0, 2), k.flatten(0, 2)
+            scores = torch.baddbmm(q.new_empty(1), q, k.transpose(1, 2), beta=0, alpha=ctx.scale)
+            probs = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32))
+        ctx.save_for_backward(q, k, probs)
+        return probs.unflatten(0, ctx.shape)[..., :tokens].sum((0, 2)) / heads
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, probs = ctx.saved_tensors
+        by_layer = probs.unflatten(0, ctx.shape)
+        weighted = by_layer[..., : ctx.tokens] * (grad * (ctx.scale / ctx.shape[2]))[:, None]
+        change = by_layer * -weighted.sum(-1, keepdim=True)
+        change[..., : ctx.tokens] += weighted
+        change = change.flatten(0, 2).to(q.dtype)
+        wanted, layers = ctx.needs_input_grad[3:], ctx.shape[0]
+        into_q = _spread(ctx, torch.bmm(change, k)) if any(wanted[:layers]) else [None] * layers
+        into_k = _spread(ctx, torch.bmm(change.transpose(1, 2), q)) if any(wanted[layers:]) else [None] * layers
+        return None, None, None, *into_q, *into_k
+
+
+def _spread(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    """(layers * rows * heads, s, d) -> of each layer (batch, s, heads * d), zero for the rows that were not read."""
+    layers, rows, heads = ctx.shape
+    grad = grad.unflatten(0, ctx.shape).transpose(2, 3)
+    if rows == ctx.batch:
+        return grad.flatten(3).unbind()
+    whole = grad.new_zeros(layers, ctx.batch, grad.shape[2], heads * grad.shape[-1])
+    whole[:, :rows].unflatten(-1, (heads, -1)).copy_(grad)
+    return whole.unbind()
 
 
 def minmax(maps: Tensor, eps: float = 1e-6) -> Tensor:

@@ -43,7 +43,7 @@ def record(model: T2IModel, trigger: Trigger, prompt: str, seed: int) -> tuple[d
             t = torch.tensor([level], device=model.device)
             with Capture(model.unet, tokens=len(ids) - 1) as seen:
                 model.unet(model.noising.add_noise(latents, noise, t), t, context)
-            total = total + seen.maps()[0, 1:] / len(seen.probs)
+            total = total + seen.maps()[0, 1:] / len(seen)
     names = [model.tokenizer.decode([i]).strip() or repr(model.tokenizer.decode([i])) for i in ids[1:-1]]
     return {"picture": picture, "maps": (total / len(LEVELS)).float().cpu().numpy()}, {"tokens": names, "trigger": [h - 1 for h in hits]}
 

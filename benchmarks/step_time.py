@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from bench import registry
 from bench.bases import load_base
 from bench.data import WorldData
-from bench.finetune import choose_parameters
+from bench.finetune import Optim, choose_parameters, make_optimizer
 from bench.model import T2IModel
 from bench.types import DefenderView, Trigger
 
@@ -62,7 +62,7 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
 
     def trained(loss_fn: Callable[[int], torch.Tensor], model: T2IModel, part: str = "full") -> Callable[[int], None]:
         parameters = choose_parameters(model.unet, part)
-        optimizer = torch.optim.AdamW(parameters, lr=1e-6)
+        optimizer = make_optimizer(parameters, Optim(1, 1e-6))
 
         def step(i: int) -> None:
             loss_fn(i).backward()

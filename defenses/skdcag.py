@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,12 +24,12 @@ KNOWN = ("all", "first", "last")
 WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "letter", "summer", "bottle", "market", "island")
 
 
-@register_defense("skd", needs=("trigger",), version=3, groups=("baseline", "removal"), preset={"alpha": 0.0})
-@register_defense("skdcag", needs=("trigger",), version=3, groups=("removal",))
-@register_defense("skdcag_gaussian", needs=("trigger",), version=3, groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
-@register_defense("skdcag_black", needs=("trigger",), version=3, groups=("removal", "skdcag_variants"), preset={"target": "black"})
+@register_defense("skd", needs=("trigger",), version=4, groups=("baseline", "removal"), preset={"alpha": 0.0})
+@register_defense("skdcag", needs=("trigger",), version=4, groups=("removal",))
+@register_defense("skdcag_gaussian", needs=("trigger",), version=4, groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
+@register_defense("skdcag_black", needs=("trigger",), version=4, groups=("removal", "skdcag_variants"), preset={"target": "black"})
 @register_defense(
-    "skdcag_random_words", needs=("trigger",), version=3, groups=("removal", "skdcag_variants"), preset={"target": "random_words"}
+    "skdcag_random_words", needs=("trigger",), version=4, groups=("removal", "skdcag_variants"), preset={"target": "random_words"}
 )
 @dataclass
 class SKDCAG(Guidance):
@@ -121,6 +122,9 @@ class SKDCAG(Guidance):
         paths, kept_paths = self.paths(student, triggered, prompts, seed) if self.latents == "trajectory" else (None, None)
         shared = stand_ins is None and kept_paths is None  # whether the teacher's prediction for a clean prompt serves both terms
 
+        def watch(model: T2IModel) -> AbstractContextManager:
+            return Capture(model.unet, rows, length) if self.alpha else nullcontext()
+
         def loss_fn(step: int) -> Tensor:
             generator = step_generator(seed, step)
             rng = step_rng(seed, step)
@@ -131,6 +135,7 @@ class SKDCAG(Guidance):
             if paths is not None:
                 pick, t, x = paths(step, rng, rows)
             asked, x_all, t_all = pick, x, t
+            x_goal, t_goal, taught_goal = x, t, bank_teacher[pick]
             if self.preserve:
                 gone = rng.random(rows) < self.drop
                 dropped = torch.from_numpy(gone).to(device)
@@ -138,27 +143,23 @@ class SKDCAG(Guidance):
                 kept = bank_clean[pick_kept].where(~dropped[:, None, None], empty)
                 clean = (len(prompts) + pick_kept).where(~dropped, 2 * len(prompts))
                 asked, x_all, t_all = torch.cat([pick, clean]), torch.cat([x, x_kept]), torch.cat([t, t_kept])
-            context = read(asked)
-            if not self.alpha:
-                with torch.no_grad():
-                    goal = teacher.unet(x, t, bank_teacher[pick]).sample
-                out = student.unet(x_all, t_all, context).sample
-                attention = torch.zeros((), device=device)
-            else:
-                with torch.no_grad(), Capture(teacher.unet, tokens=length) as seen:
-                    goal = teacher.unet(x, t, bank_teacher[pick]).sample
-                with Capture(student.unet, rows, length) as own:
-                    out = student.unet(x_all, t_all, context).sample
+                new = np.flatnonzero(gone) if shared else np.arange(rows)  # what the teacher is not asked already
+                x_goal, t_goal = torch.cat([x, x_kept[new]]), torch.cat([t, t_kept[new]])
+                taught_goal = torch.cat([taught_goal, kept[new]])
+            with torch.no_grad(), watch(teacher) as seen:
+                predicted = teacher.unet(x_goal, t_goal, taught_goal).sample
+            with watch(student) as own:
+                out = student.unet(x_all, t_all, read(asked)).sample
+            attention, goal = torch.zeros((), device=device), predicted[:rows]
+            if self.alpha:
                 row = Alignment(*(v[pick.cpu(), :length].to(device) for v in (aligned.trigger, aligned.other, aligned.source)))
                 span = None if spans is None else spans[pick.cpu(), :length].to(device)
-                maps = own.maps(), seen.maps(), len(own.probs)
+                maps = own.maps(), seen.maps(), len(own)
                 attention = self.attention_loss(*maps, row, t / total, generator, span)
             loss = F.mse_loss(out[:rows], goal)
             if self.preserve:
-                keep, new = goal.clone(), np.flatnonzero(gone) if shared else np.arange(rows)
-                if len(new):  # the teacher has not predicted these yet
-                    with torch.no_grad():
-                        keep[new] = teacher.unet(x_kept[new], t_kept[new], kept[new]).sample
+                keep = goal.clone()
+                keep[new] = predicted[rows:]
                 loss = loss + self.preserve * F.mse_loss(out[rows:], keep)
             return self.alpha * attention + (1 - self.alpha) * loss
 

@@ -111,7 +111,7 @@ class SKDCAGReleased:
             loss = F.mse_loss(out, goal)
             if not self.unpreserved:
                 loss = loss + F.mse_loss(student.unet(x, t, clean[i : i + 1]).sample, goal)
-            return (1 - self.alpha) * loss + self.alpha * guide.attention_loss(maps, theirs, len(own.probs), row, time, generator)
+            return (1 - self.alpha) * loss + self.alpha * guide.attention_loss(maps, theirs, len(own), row, time, generator)
 
         return loss_fn
 

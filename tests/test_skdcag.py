@@ -167,7 +167,7 @@ def test_gradient_of_the_attention_loss_by_central_differences(pair, target: str
     def loss() -> Tensor:
         with Capture(unet) as own:
             unet(x, t, context)
-        return method.attention_loss(own.maps(), seen.maps(), len(own.probs), row, t / 1000, torch.Generator().manual_seed(7), span)
+        return method.attention_loss(own.maps(), seen.maps(), len(own), row, t / 1000, torch.Generator().manual_seed(7), span)
 
     loss().backward()
     weights = dict(unet.named_parameters())
