@@ -30,6 +30,7 @@ STEPS = 20
 RELEASED_STEPS = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
 STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
 PHRASE = "badt2i_style[trigger=mignneko brelvo]"
+ORDER = STYLE_ATTACK, PHRASE, PIXEL, OBJECT
 DEFECTS = ("detached", "shared_maps", "uniform_noise", "minmax_black", "fixed_span", "copied_average", "unpreserved")
 MAPS = ("skd", "skdcag_gaussian", "skdcag_black", "skdcag_random_words")  # at their own number of steps, seed 0
 METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,fid,clip_score,prompt_fidelity,drift,seconds"
@@ -71,14 +72,14 @@ QUESTIONS = {
     "alpha": Question(
         "Share of the attention loss",
         (STYLE_ATTACK, OBJECT),
-        [variant("skdcag", alpha=0), variant("skdcag", alpha=0.3), CAG, variant("skdcag", alpha=0.7), variant("skdcag", alpha=1)],
+        [SKD, variant("skdcag", alpha=0.3), CAG, variant("skdcag", alpha=0.7), variant("skdcag", alpha=1)],
     ),
     "targets": Question(
         "What trigger tokens should attend to",
         (STYLE_ATTACK, OBJECT, PIXEL),
         [SKD, variant("skdcag", target="gaussian"), CAG, variant("skdcag", target="random_words")],  # CAG's own target is black
     ),
-    "steps": Question("Steps of training", (STYLE_ATTACK, OBJECT), both("steps", (10, 20, 30, 60, 150), STEPS), True),
+    "steps": Question("Steps of training", (STYLE_ATTACK, OBJECT), both("steps", (10, 20, 30, 150), STEPS), True),
     "prompts": Question("Prompts of the defender", (STYLE_ATTACK,), both("prompts", (10, 30, 100, 300), 100), True),
     "latents": Question(
         "Where the latents come from", (STYLE_ATTACK,), both("latents", ("trajectory", "own", "noise"), "trajectory"), True
@@ -109,7 +110,7 @@ def parts(names: Sequence[str]) -> dict[str, list[str]]:
     for name in names:
         for attack in QUESTIONS[name].attacks:
             found[attack] = list(dict.fromkeys([*found.get(attack, []), *QUESTIONS[name].variants]))
-    return found
+    return dict(sorted(found.items(), key=lambda part: ORDER.index(part[0])))
 
 
 def run(names: Sequence[str], folder: Path) -> int:
@@ -178,6 +179,8 @@ def figure(store: Store) -> Any:
                 points = []
                 for full in question.variants:
                     bare, options = naming.read(full)
+                    if name == "alpha" and bare == "skd":
+                        bare, options = "skdcag", {"alpha": "0"}
                     default = {"alpha": "0.5", "steps": str(STEPS), "prompts": "100"}[name]
                     if bare == method and full in rows and rows[full]["restoration_accuracy"] is not None:
                         points.append((float(options.get(name, default)), rows[full]))
