@@ -84,7 +84,7 @@ QUESTIONS = {
     "latents": Question(
         "Where the latents come from", (STYLE_ATTACK,), both("latents", ("trajectory", "own", "noise"), "trajectory"), True
     ),
-    "preserve": Question("Weight of the clean-prompt term", (STYLE_ATTACK,), both("preserve", (0, 2, 32), 32), True),
+    "preserve": Question("Weight of the clean-prompt term", (STYLE_ATTACK,), both("preserve", (0, 2, 64), 64), True),
     "bias": Question("Bias to high noise", (STYLE_ATTACK,), both("bias", (1, 2, 3), 1, latents="own"), True),
     "time": Question(
         "Weight of the attention loss over time",

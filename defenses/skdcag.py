@@ -24,12 +24,12 @@ KNOWN = ("all", "first", "last")
 WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "letter", "summer", "bottle", "market", "island")
 
 
-@register_defense("skd", needs=("trigger",), version=4, groups=("baseline", "removal"), preset={"alpha": 0.0})
-@register_defense("skdcag", needs=("trigger",), version=4, groups=("removal",))
-@register_defense("skdcag_gaussian", needs=("trigger",), version=4, groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
-@register_defense("skdcag_black", needs=("trigger",), version=4, groups=("removal", "skdcag_variants"), preset={"target": "black"})
+@register_defense("skd", needs=("trigger",), version=5, groups=("baseline", "removal"), preset={"alpha": 0.0})
+@register_defense("skdcag", needs=("trigger",), version=5, groups=("removal",))
+@register_defense("skdcag_gaussian", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
+@register_defense("skdcag_black", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "black"})
 @register_defense(
-    "skdcag_random_words", needs=("trigger",), version=4, groups=("removal", "skdcag_variants"), preset={"target": "random_words"}
+    "skdcag_random_words", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "random_words"}
 )
 @dataclass
 class SKDCAG(Guidance):
@@ -59,10 +59,10 @@ class SKDCAG(Guidance):
         "trajectory",
         "noise",
         help="noise: pure noise at every t, as published; own: noised pictures that the model itself draws; trajectory: what the student "
-        "is given while it draws triggered prompts, and clean ones for the preserving rows (half of the prompts each)",
+        "is given while it draws triggered prompts, and clean ones for the preserving rows (then of half of the prompts)",
     )
     refresh: int = option(200, help="steps after which the trajectories are drawn anew", late=True)
-    preserve: float = option(32.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
+    preserve: float = option(64.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     bias: float = option(1.0, help="above 1 draws more of the high noise levels, where layout and style are decided; not with trajectories")
     time_weight: bool = option(False, help="weight L_attn by t/T")
@@ -174,11 +174,12 @@ class SKDCAG(Guidance):
         return lambda which: bank[which]
 
     def paths(self, student: T2IModel, triggered: list[str], prompts: list[str], seed: int) -> tuple[Trajectories, Trajectories | None]:
-        """The trajectories of triggered prompts, and those of clean ones where clean prompts are preserved: as many draws in all."""
+        """The trajectories of triggered prompts, and those of clean ones where clean prompts are preserved: of all that there are, as what
+        no prompt asked for is not preserved, and then of half of the triggered ones, which have one thing to unlearn."""
         if not self.preserve:
             return Trajectories(student, triggered, seed, self.refresh), None
-        many = max(1, len(prompts) // 2)
-        return tuple(Trajectories(student, p, s, self.refresh, many) for p, s in ((triggered, seed), (prompts, seed + 10_007)))
+        some = max(1, len(triggered) // 2)
+        return Trajectories(student, triggered, seed, self.refresh, some), Trajectories(student, prompts, seed + 10_007, self.refresh)
 
 
 def part_of(trigger: Trigger, known: str) -> Trigger:
