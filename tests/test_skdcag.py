@@ -299,19 +299,19 @@ def test_clean_prompts_are_preserved_on_the_trajectories_of_clean_prompts(pair, 
         hook.remove()
     x, t, context = given[-1]
     parts = []
-    for rows, add, seed in ((slice(0, 2), TRIGGER.add, 0), (slice(2, 4), str, 10_007)):
+    for rows, add, seed, many in ((slice(0, 2), TRIGGER.add, 0, 1), (slice(2, 4), str, 10_007, 3)):  # half of the triggered, all clean ones
         draw = np.random.default_rng([seed, 78, 0])
-        which = draw.permutation(3)[:1]  # half of three prompts
-        prompt = PROMPTS[which[0]]
-        times, latents = student.trajectory([add(prompt)], draw.integers(2**31, size=1))
+        which = draw.permutation(3)[:many]
+        times, latents = student.trajectory([add(PROMPTS[i]) for i in which], draw.integers(2**31, size=many))
         for row in range(rows.start, rows.stop):
-            assert torch.allclose(x[row], latents[int((times == t[row]).nonzero()), 0], atol=1e-5)
-        if rows.start:  # a preserved row asks for the clean prompt, or for nothing
-            clean, empty = teacher.encode([prompt])[0], teacher.encode([""])[0]
-            assert all(torch.allclose(c, clean) or torch.allclose(c, empty) for c in context[rows])
-        with torch.no_grad():
-            goal = teacher.unet(x[rows], t[rows], context[rows] if rows.start else teacher.encode([prompt] * 2)).sample
-            parts.append(float((student.unet(x[rows], t[rows], context[rows]).sample - goal).pow(2).mean()))
+            drawn = latents[int((times == t[row]).nonzero())]
+            place = next(k for k in range(many) if torch.allclose(x[row], drawn[k], atol=1e-5))
+            clean, empty = teacher.encode([PROMPTS[which[place]]]), teacher.encode([""])
+            if rows.start:  # a preserved row asks for the clean prompt, or for nothing
+                assert any(torch.allclose(context[row], c[0]) for c in (clean, empty))
+            with torch.no_grad():
+                goal = teacher.unet(x[row, None], t[row, None], context[row, None] if rows.start else clean).sample
+                parts.append(float((student.unet(x[row, None], t[row, None], context[row, None]).sample - goal).pow(2).mean()) / 2)
     assert value == pytest.approx(sum(parts), rel=1e-4)
 
 
