@@ -50,6 +50,7 @@ class Capture:
         modules = dict(self.unet.named_modules())
         self._layers = {n: m for n, m in modules.items() if n.endswith(".attn2")}
         self._hooks = [self.unet.register_forward_pre_hook(self._count)]
+        # as the U-Net's is_gradient_checkpointing, which takes a millisecond of every training step
         checkpointing = any(vars(m).get("gradient_checkpointing") for m in modules.values())
         for name, layer in self._layers.items():
             if checkpointing:

@@ -59,7 +59,7 @@ class SKDCAG(Guidance):
         "trajectory",
         "noise",
         help="noise: pure noise at every t, as published; own: noised pictures that the model itself draws; trajectory: what the student "
-        "is given while it draws triggered prompts, and clean ones for the preserving rows (then of half of the prompts)",
+        "is given while it draws triggered prompts (then of half of them), and clean ones for the preserving rows",
     )
     refresh: int = option(200, help="steps after which the trajectories are drawn anew", late=True)
     preserve: float = option(64.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
