@@ -79,7 +79,7 @@ QUESTIONS = {
         (STYLE_ATTACK, OBJECT, PIXEL),
         [SKD, variant("skdcag", target="gaussian"), CAG, variant("skdcag", target="random_words")],  # CAG's own target is black
     ),
-    "steps": Question("Steps of training", (STYLE_ATTACK, OBJECT), both("steps", (10, 20, 30, 150), STEPS), True),
+    "steps": Question("Steps of training", (STYLE_ATTACK, OBJECT), both("steps", (10, 20, 30, 60, 150), STEPS), True),
     "prompts": Question("Prompts of the defender", (STYLE_ATTACK,), both("prompts", (10, 30, 100, 300), 100), True),
     "latents": Question(
         "Where the latents come from", (STYLE_ATTACK,), both("latents", ("trajectory", "own", "noise"), "trajectory"), True
@@ -100,8 +100,9 @@ QUESTIONS = {
 }
 
 
-def config(attack: str, defenses: Sequence[str], folder: Path) -> Config:
-    return Config(attacks=attack, defenses=",".join(dict.fromkeys(["none", *defenses])), scale=SCALES["study"], metrics=METRICS, out=folder)
+def config(attack: str, defenses: Sequence[str], folder: Path, **machine: Any) -> Config:
+    names = ",".join(dict.fromkeys(["none", *defenses]))
+    return Config(attacks=attack, defenses=names, scale=SCALES["study"], metrics=METRICS, out=folder, **machine)
 
 
 def parts(names: Sequence[str]) -> dict[str, list[str]]:
@@ -113,21 +114,21 @@ def parts(names: Sequence[str]) -> dict[str, list[str]]:
     return dict(sorted(found.items(), key=lambda part: ORDER.index(part[0])))
 
 
-def run(names: Sequence[str], folder: Path) -> int:
+def run(names: Sequence[str], attacks: Sequence[str], folder: Path, **machine: Any) -> int:
     from bench import runner  # torch
 
     for attack, defenses in parts(names).items():
-        if status := runner.run(config(attack, defenses, folder), show=False):
+        if attack in attacks and (status := runner.run(config(attack, defenses, folder, **machine), show=False)):
             return status
-    maps = replace(config(STYLE_ATTACK, MAPS, folder), seeds=(0,), attention_maps=True)
-    return runner.run(maps, show=False) if "targets" in names else 0
+    maps = replace(config(STYLE_ATTACK, MAPS, folder, **machine), seeds=(0,), attention_maps=True)
+    return runner.run(maps, show=False) if "targets" in names and STYLE_ATTACK in attacks else 0
 
 
 # --------------------------------------------------------------------------------------------------------------------- report
-def records_of(question: Question, attack: str, store: Store) -> list[Record]:
+def records_of(question: Question, attack: str, store: Store, device: str = "cpu") -> list[Record]:
     """The stored records of a question, under the question's own names of the variants."""
     found = []
-    for cell in plan(config(attack, question.variants, store.root)).cells:
+    for cell in plan(config(attack, question.variants, store.root, device=device)).cells:
         stored = store.read_result(cell.key)
         if stored is not None and stored[0].status == "done":
             found.append((replace(stored[0], cell=cell), stored[1]))
@@ -168,13 +169,13 @@ def share(row: dict[str, Any], metric: str) -> str:
     return f"{shown(row[metric], True)} [{shown(row[f'{metric}_lo'], True)}, {shown(row[f'{metric}_hi'], True)}]"
 
 
-def figure(store: Store) -> Any:
+def figure(store: Store, device: str) -> Any:
     """Restoration against alpha, steps and prompts."""
     drawn = new(TEXT, 2.4)
     for k, (name, label) in enumerate((("alpha", "share of the attention loss"), ("steps", "steps"), ("prompts", "prompts"))):
         axes, question = drawn.add_subplot(1, 3, k + 1), QUESTIONS[name]
         for a, attack in enumerate(question.attacks):
-            rows = {row["defense"]: row for row in tables.rows(records_of(question, attack, store))}
+            rows = {row["defense"]: row for row in tables.rows(records_of(question, attack, store, device))}
             for m, method in enumerate(("skd", "skdcag")):
                 points = []
                 for full in question.variants:
@@ -208,13 +209,13 @@ def ticks(question: Question, name: str) -> set[int]:
     return {int(v) for v in found if v} | ({100} if name == "prompts" else set())
 
 
-def report(folder: Path, page: Path) -> int:
-    """Put every table between its two marks in the text of the page, and draw the figures beside it."""
+def report(folder: Path, page: Path, device: str = "cpu") -> int:
+    """Of the records made on `device`: put every table between its two marks in the text of the page, and draw the figures beside it."""
     import matplotlib
 
     store, text = Store(folder), (page if page.is_file() else TEXT_OF_PAGE).read_text()
     for name, question in QUESTIONS.items():
-        parts_ = [markdown(question, attack, records_of(question, attack, store)) for attack in question.attacks]
+        parts_ = [markdown(question, attack, records_of(question, attack, store, device)) for attack in question.attacks]
         marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         if not re.search(marks, text, re.S):
             print(f"the page has no marks for {name}", file=sys.stderr)
@@ -226,7 +227,7 @@ def report(folder: Path, page: Path) -> int:
     if maps.is_file():  # drawn by the run
         shutil.copyfile(maps, page.parent / "skdcag-attention.png")
     with matplotlib.rc_context(STYLE):
-        save(figure(store), page.parent / "skdcag-study")
+        save(figure(store, device), page.parent / "skdcag-study")
     return 0
 
 
@@ -236,11 +237,21 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/skdcag-study"))
     parser.add_argument("--only", default=",".join(QUESTIONS), help="questions, separated by commas")
     parser.add_argument("--page", type=Path, default=Path("docs/skdcag.md"))
+    parser.add_argument("--attacks", default="style,phrase,pixel,object", help="separated by commas")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--workers", type=int, help="as of run_bench.py")
     args = parser.parse_args()
     names = args.only.split(",")
     if unknown := set(names) - set(QUESTIONS):
         parser.error(f"unknown questions: {', '.join(sorted(unknown))}; known: {', '.join(QUESTIONS)}")
-    return run(names, args.out) if args.what == "run" else report(args.out, args.page)
+    if args.what == "report":
+        return report(args.out, args.page, args.device)
+    attacks = dict(zip(("style", "phrase", "pixel", "object"), ORDER, strict=True))
+    if unknown := set(args.attacks.split(",")) - set(attacks):
+        parser.error(f"unknown attacks: {', '.join(sorted(unknown))}; known: {', '.join(attacks)}")
+    chosen = [attacks[a] for a in args.attacks.split(",")]
+    return run(names, chosen, args.out, device=args.device, threads=args.threads, workers=args.workers)
 
 
 if __name__ == "__main__":

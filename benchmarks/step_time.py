@@ -1,6 +1,6 @@
 """Time a training step of SKD-CAG against what it is compared with, in one run on one U-Net.
 
-    python benchmarks/step_time.py [--rounds 15] [--threads 2] [--latent 8]
+    python benchmarks/step_time.py [--rounds 15] [--threads 2] [--latent 8] [--device cuda]
 
 "Defaults" train the cross-attention, and half of the batch preserves clean prompts; the other steps have 16 triggered rows, as the paper.
 Every round times each kind once, in turn, so that other load on the machine hits all alike; ratios are medians over the rounds. The
@@ -82,9 +82,9 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
 
     def denoise(i: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(i)
-        noise = torch.randn((batch, *base.latent_shape), generator=generator)
-        t = torch.randint(0, 1000, (batch,), generator=generator)
-        pick = torch.randint(0, len(prompts), (batch,), generator=generator)
+        noise = torch.randn((batch, *base.latent_shape), generator=generator).to(base.device)
+        t = torch.randint(0, 1000, (batch,), generator=generator).to(base.device)
+        pick = torch.randint(0, len(prompts), (batch,), generator=generator).to(base.device)
         return F.mse_loss(plain.unet(noise, t, context[pick]).sample, noise)
 
     student, teacher = base.clone(), base.clone()
@@ -96,8 +96,8 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
 
     def naive(i: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(i)
-        x = torch.randn((1, *base.latent_shape), generator=generator)
-        t = torch.randint(0, 1000, (1,), generator=generator)
+        x = torch.randn((1, *base.latent_shape), generator=generator).to(base.device)
+        t = torch.randint(0, 1000, (1,), generator=generator).to(base.device)
         k = i % len(prompts)
         kept.clear()
         with torch.no_grad():
@@ -127,28 +127,38 @@ def larger(base: T2IModel, side: int) -> T2IModel:
     return model
 
 
+def settle(device: torch.device) -> None:
+    """Wait for what an accelerator still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--latent", type=int, default=8, help="side of the latents")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    base = load_base("shapes")
+    base = load_base("shapes", args.device)
     kinds = steps(larger(base, args.latent) if args.latent != 8 else base, args.batch)
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for i in range(args.rounds + 2):
         for name, (step, samples) in kinds.items():
+            settle(base.device)
             begun = time.perf_counter()
             step(i)
+            settle(base.device)
             if i >= 2:  # two rounds to warm up
                 times[name].append(1000 * (time.perf_counter() - begun) / samples)
 
     def ratio(a: str, b: str) -> float:
         return float(np.median(np.array(times[a]) / np.array(times[b])))
 
-    print(f"latents {args.latent} x {args.latent}, batch {args.batch}, {args.threads} threads, {args.rounds} rounds; ms a sample, median")
+    print(f"{args.device}, {args.threads} threads, latents {args.latent} x {args.latent}, batch {args.batch}, {args.rounds} rounds")
+    print("milliseconds a sample, median")
     for name, values in times.items():
         print(f"{name:32s} {np.median(values):8.1f}")
     print(f"SKD-CAG / SKD                     {ratio('SKD-CAG step', 'SKD step'):8.3f}")
