@@ -230,15 +230,17 @@ class Store:
 
     # --------------------------------------------------------------------------------------------------------------- files
     def write_file(self, name: str, write: Callable[[Path], Any]) -> Path:
-        """Store a file with its checksum beside it. The old checksum goes first, so that a kill in between leaves no false match."""
+        """Store a file with its checksum beside it. The checksum goes first: nobody sees a whole file without it, and a kill in between
+        leaves no false match."""
         path = self.root / name
-        mark = path.with_name(path.name + ".sha256")
         self._written.add(path)
         self._said.discard(path)
-        with storing(mark):
-            mark.unlink(missing_ok=True)
-        write_atomic(path, write)
-        write_text(mark, file_digest(path) + "\n")
+
+        def fill(partial: Path) -> None:
+            write(partial)
+            write_text(path.with_name(path.name + ".sha256"), file_digest(partial) + "\n")
+
+        write_atomic(path, fill)
         return path
 
     def find_file(self, name: str) -> Path | None:

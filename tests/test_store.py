@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,19 @@ def test_a_file_without_its_checksum_is_absent(store):
     store.write_arrays("samples/a", {"x": np.zeros(2, np.uint8)})
     (store.root / "samples/a.safetensors.sha256").unlink()
     assert store.read_arrays("samples/a") is None
+
+
+def test_a_file_that_is_being_written_is_absent_and_not_damaged(store, said, monkeypatch):
+    other, seen, replace = Store(store.root, said.append), [], Path.replace
+
+    def watched(path, target):
+        replace(path, target)
+        seen.append(other.read_arrays("samples/a") is not None)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    store.write_arrays("samples/a", {"x": np.zeros(2, np.uint8)})
+    assert seen == [False, True], "the checksum, then the file"
+    assert not said
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
