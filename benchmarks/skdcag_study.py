@@ -2,7 +2,8 @@
 
     python benchmarks/skdcag_study.py run                  # hours on two cores; a killed study goes on where it was
     python benchmarks/skdcag_study.py run --only alpha,steps
-    python benchmarks/skdcag_study.py report               # writes docs/skdcag.md from skdcag_study.md and the stored records
+    python benchmarks/skdcag_study.py run --device cuda --threads 1 --workers 14
+    python benchmarks/skdcag_study.py report --device cuda # writes docs/skdcag.md from skdcag_study.md and the records of a device
 
 Three seeds, 200 evaluation prompts, and STEPS steps of defense for every variant: few enough that not all of them succeed. All cells are
 in one folder; a cell that several questions share is made once.
@@ -32,6 +33,7 @@ STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
 PHRASE = "badt2i_style[trigger=mignneko brelvo]"
 ORDER = STYLE_ATTACK, PHRASE, PIXEL, OBJECT
 DEFECTS = ("detached", "shared_maps", "uniform_noise", "minmax_black", "fixed_span", "copied_average", "unpreserved")
+MENDED = ("detached", "unpreserved")
 MAPS = ("skd", "skdcag_gaussian", "skdcag_black", "skdcag_random_words")  # at their own number of steps, seed 0
 METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,fid,clip_score,prompt_fidelity,drift,seconds"
 
@@ -59,12 +61,16 @@ def corrected(wrong: str = "") -> str:
 @dataclass(frozen=True)
 class Question:
     """What is compared with what. The first variant is what the others are tested against, or, where SKD and SKD-CAG take turns
-    (`paired`), each SKD-CAG is tested against the SKD before it."""
+    (`paired`), each SKD-CAG is tested against the SKD before it. `called` are names for a reader, where the variants' own are too long."""
 
     title: str
     attacks: tuple[str, ...]
     variants: list[str]
     paired: bool = False
+    called: tuple[str, ...] = ()
+
+    def name(self, i: int) -> str:
+        return self.called[i] if self.called else f"`{self.variants[i]}`"
 
 
 SKD, CAG = variant("skd"), variant("skdcag")
@@ -95,7 +101,13 @@ QUESTIONS = {
     "released": Question(
         "As released, and each defect alone",
         (STYLE_ATTACK,),
-        [corrected(), *(corrected(d) for d in DEFECTS), released(), *(released(**{d: "false"}) for d in ("detached", "unpreserved"))],
+        [corrected(), *(corrected(d) for d in DEFECTS), released(), *(released(**{d: "false"}) for d in MENDED)],
+        called=(
+            "every defect mended",
+            *(f"`{d}` alone" + " (target black)" * (d == "minmax_black") for d in DEFECTS),
+            "as released",
+            *(f"as released, `{d}` mended" for d in MENDED),
+        ),
     ),
 }
 
@@ -152,13 +164,13 @@ def markdown(question: Question, attack: str, records: Sequence[Record]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for i, name in [(-1, "none"), *enumerate(question.variants)]:
-        row = rows.get(name)
+        row, called = rows.get(name), "`none`" if i < 0 else question.name(i)
         if row is None:
-            lines.append(f"| `{name}` | 0 | | | | | | |")
+            lines.append(f"| {called} | 0 | | | | | | |")
             continue
         rival = against(question, i) if i >= 0 else None
         p = tables.paired_p(groups[name], groups[rival], "restoration_accuracy") if rival in groups else None
-        cells = [f"`{name}`", str(row["seeds"]), share(row, "removal_accuracy"), share(row, "restoration_accuracy")]
+        cells = [called, str(row["seeds"]), share(row, "removal_accuracy"), share(row, "restoration_accuracy")]
         cells += [shown(row["false_trigger_rate"], True), shown(row["fid"], False), shown(row["clip_score"], False)]
         cells.append("" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}")
         lines.append(f"| {' | '.join(cells)} |")

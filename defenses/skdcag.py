@@ -50,7 +50,7 @@ class SKDCAG(Guidance):
 
     alpha: float = option(0.5, help="a, the share of L_attn in the loss")
     target: str = option("black", help="what trigger tokens should attend to: gaussian, black or random_words")
-    steps: int = option(150, 7500)
+    steps: int = option(240, 7500)
     lr: float = option(1e-3, 1e-6)
     batch: int = option(16, help="student rows a step, the preserving ones included")
     prompts: int = option(100, help="clean prompts that the defender uses")
@@ -61,7 +61,7 @@ class SKDCAG(Guidance):
         help="noise: pure noise at every t, as published; own: noised pictures that the model itself draws; trajectory: what the student "
         "is given while it draws triggered prompts (then of half of them), and clean ones for the preserving rows",
     )
-    refresh: int = option(200, help="steps after which the trajectories are drawn anew", late=True)
+    refresh: int = option(250, help="steps after which the trajectories are drawn anew", late=True)
     preserve: float = option(64.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
     drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
     bias: float = option(1.0, help="above 1 draws more of the high noise levels, where layout and style are decided; not with trajectories")
