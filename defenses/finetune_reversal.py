@@ -16,7 +16,7 @@ class FinetuneReversal:
     attack, so it bounds what a defender without it can hope for.
     """
 
-    steps: int = option(240, 7500)
+    steps: int = option(220, 7500)
     lr: float = option(1e-3, 1e-6)
     batch: int = option(16)
     prompts: int = option(100, help="clean prompts that the defender uses")

@@ -50,7 +50,7 @@ class SKDCAG(Guidance):
 
     alpha: float = option(0.5, help="a, the share of L_attn in the loss")
     target: str = option("black", help="what trigger tokens should attend to: gaussian, black or random_words")
-    steps: int = option(240, 7500)
+    steps: int = option(220, 7500)
     lr: float = option(1e-3, 1e-6)
     batch: int = option(16, help="student rows a step, the preserving ones included")
     prompts: int = option(100, help="clean prompts that the defender uses")

@@ -38,7 +38,7 @@ class SKDCAGReleased:
 
     alpha: float = option(0.5)
     target: str = option("gaussian", help="gaussian or black")
-    steps: int = option(240, 7500)
+    steps: int = option(220, 7500)
     lr: float = option(5e-4, 1e-6)
     prompts: int = option(100)
     time_weight: bool = option(False, help="weight L_attn by the timestep")
