@@ -15,6 +15,7 @@ import numpy as np
 
 from bench import leaderboard, plaintext, provenance, stats, tables
 from bench.leaderboard import LEAD, Standing
+from bench.paired import changes
 from bench.store import write_text
 from bench.tables import DASH, Record, shown
 
@@ -84,8 +85,8 @@ def to_markdown(records: Sequence[Record]) -> str:
     lines = ["# Leaderboard", "", *(plaintext.markdown(text) for text in leaderboard.learned(records)[:1]), ""]
     for name, group in ranked(records).items():
         lines += [f"## {name}", "", f"{GROUPS[name].capitalize()}.", ""]
-        lines += ["| | Defense | Needs | Restored % | RA % | Worst | FTR % | FID | CLIP | Seconds | Quality | p |"]
-        lines += ["|---:|---|---|---:|---:|---|---:|---:|---:|---:|---|---:|"]
+        lines += ["| | Defense | Needs | Restored % | RA % | Worst | FTR % | FID | FID change % | CLIP | Seconds | Quality | p |"]
+        lines += ["|---:|---|---|---:|---:|---|---:|---:|---:|---:|---:|---|---:|"]
         rank = 0
         for i, (s, lost, p) in enumerate(group):
             whole, kept = s.done == s.attacks, lost == []
@@ -96,7 +97,8 @@ def to_markdown(records: Sequence[Record]) -> str:
             cells += [share(s, LEAD), share(s, "removal_accuracy")]
             cells.append(f"{100 * s.worst[1]:.1f}, {plaintext.markdown(s.worst[0])}" if s.worst else DASH)
             cells.append(share(s, "false_trigger_rate"))
-            cells += [shown(s.means[m].value, False) if m in s.means else DASH for m in ("fid", "clip_score")]
+            cells += [shown(s.means["fid"].value, False) if "fid" in s.means else DASH, change(records, s.defense)]
+            cells.append(shown(s.means["clip_score"].value, False) if "clip_score" in s.means else DASH)
             cells.append(f"{s.means['seconds'].value:.1f}" if "seconds" in s.means else DASH)
             cells.append("kept" if kept else "not measured" if lost is None else f"lost: {plaintext.markdown(', '.join(lost))}")
             cells.append("" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}")
@@ -110,14 +112,32 @@ def to_markdown(records: Sequence[Record]) -> str:
         "",
         "Means over the attacks. Quality is kept where, for every attack, FID, CLIP score and prompt fidelity of clean prompts are no "
         "worse than the end of the undefended model's own 95 % interval, as far as it has one; others are shown and not ranked, nor is "
-        "what has not run on every attack. p: McNemar's test of Restored against the first of the group, same prompts and noise, all "
-        f"attacks and seeds together; a tie is what it does not tell apart (p >= {TIE:g}). Seconds are of this machine.",
+        "what has not run on every attack. FID change: against the undefended model, same prompts and noise, interval over seeds. "
+        "p: McNemar's test of Restored against the first of the group, same prompts and noise, all attacks and seeds together; a tie is "
+        f"what it does not tell apart (p >= {TIE:g}). Seconds are of this machine.",
         "",
         plaintext.markdown(tables.caption(records, marked=False)),
         "",
     ]
     warning = provenance.warning(records)
     return "\n".join([*lines, *([plaintext.markdown(warning), ""] if warning else [])])
+
+
+def change(records: Sequence[Record], defense: str) -> str:
+    """By what share FID is above the undefended model's: of each seed the mean over the attacks, then Student's interval over seeds."""
+    by_seed: dict[int, list[float]] = {}
+    blocks = tables.groups(records)
+    for (base, attack, name), cells in blocks.items():
+        if name == defense:
+            for seed, value in changes(cells, blocks.get((base, attack, "none"), []), "fid").items():
+                by_seed.setdefault(seed, []).append(value)
+    most = max(map(len, by_seed.values()), default=0)
+    whole = [float(np.mean(v)) for v in by_seed.values() if len(v) == most]
+    if not whole:
+        return DASH
+    found = stats.pool_values(whole)
+    ends = f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if found.low is not None else ""
+    return f"{100 * found.value:+.1f}{ends}"
 
 
 def share(standing: Standing, metric: str) -> str:

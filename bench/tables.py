@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from bench import plaintext, provenance, stats
+from bench.paired import changes, paired_p
 from bench.store import write_text
-from bench.types import CellResult, Score
-
-Record = tuple[CellResult, Mapping[str, Any]]  # as Store.read_result returns it
+from bench.types import CellResult, Record, Score
 
 DASH = "–"
 PAIRED = {"removal": "removal_accuracy", "restoration": "restoration_accuracy"}
@@ -133,18 +132,6 @@ def rival(defense: str, versus: str, names: Collection[str]) -> str:
     return same if same in names and same != defense else versus
 
 
-def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> float | None:
-    """McNemar's p of two defenses on the same prompts and noise, over the seeds that both have."""
-    ours, theirs = (
-        {r.cell.seed: r.scores[metric].each for r, _ in rs if r.status == "done" and metric in r.scores} for rs in (row, against)
-    )
-    seeds = [s for s in sorted(ours) if ours[s] and theirs.get(s) and len(ours[s]) == len(theirs[s])]
-    if not seeds:
-        return None
-    a, b = (np.concatenate([np.asarray(side[s], bool) for s in seeds]) for side in (ours, theirs))
-    return float(stats.mcnemar(a, b))
-
-
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One row an attack x defense: the columns of table.csv, numbers as numbers, None where there is none.
 
@@ -161,6 +148,10 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
         for name in names:
             found = pool([r.scores[name] for r in done if name in r.scores])
             row |= {name: found.value, f"{name}_lo": found.low, f"{name}_hi": found.high}
+        if versus and "fid" in names:
+            moved = list(changes(cells, split.get((base, attack, "none"), []), "fid").values()) if defense != "none" else []
+            found = stats.pool_values(moved) if moved else stats.Estimate(None, None, None)
+            row |= {"fid_change": found.value, "fid_change_lo": found.low, "fid_change_hi": found.high}
         for short, metric in PAIRED.items() if versus else ():
             against = rival(defense, versus, defenses)
             other = split.get((base, attack, against), [])

@@ -289,3 +289,6 @@ class CellResult:
     judge: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)  # numbers, and the thinned losses: {"losses": {part: [...]}, "losses_attack": [...]}
     error: str = ""
+
+
+Record = tuple[CellResult, Mapping[str, Any]]  # as Store.read_result returns it

@@ -57,6 +57,7 @@ def test_groups_ranks_and_ties(records) -> None:
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Oracle", "## Trigger known", "## Blind"]
     rows = lines(text)
     assert [rows[d][0] for d in ("told", "best", "like_it", "worse")] == ["1", "1", "1 (tie)", "3"]
+    assert rows["best"][8] == "+0.0 [-12.6, +12.6]", "FID 1.01 against 1.00 and 1.02: +1.0 and -1.0 %, Student's t of two seeds"
     assert rows["like_it"][-1] == "0.125", "four of 160 prompts differ, all in one direction: p = 2 / 2^4"
     assert float(rows["worse"][-1]) < 0.001
     assert rows["told"][2] == "trigger, clean model"

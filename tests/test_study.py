@@ -20,7 +20,7 @@ study = load_script(ROOT / "benchmarks" / "skdcag_study.py")
 @pytest.mark.parametrize("name", study.QUESTIONS)
 def test_every_question_is_a_run_of_equal_budgets(name: str, tmp_path: Path) -> None:
     question = study.QUESTIONS[name]
-    assert len(set(question.variants)) == len(question.variants)
+    assert len(set(question.variants)) == len(question.variants) == len(set(map(question.name, range(len(question.variants)))))
     for attack in question.attacks:
         made = plan(study.config(attack, question.variants, tmp_path))
         assert len({c.key for c in made.cells}) == 3 * (1 + len(question.variants)), "no two variants are one cell under two names"

@@ -94,6 +94,18 @@ def test_seeds_are_pooled(records):
     assert find(table, "bad_pixel", "none")["needs"] == ""
 
 
+def test_the_change_of_fid_is_that_of_each_seed(records):
+    table = tables.rows(records)
+    skdcag = find(table, "bad_pixel", "skdcag")
+    mean, half = (0.1 + 1 / 12) / 2, 12.7062 * (0.1 - 1 / 12) / 2  # Student's t of two seeds, one degree of freedom
+    assert skdcag["fid_change"] == pytest.approx(mean)
+    assert [skdcag["fid_change_lo"], skdcag["fid_change_hi"]] == pytest.approx([mean - half, mean + half], rel=1e-4)
+    one = find(table, "bad_style", "skdcag")
+    assert (one["fid_change"], one["fid_change_lo"]) == (0.0, None), "one seed has no interval"
+    assert find(table, "bad_pixel", "none")["fid_change"] is None
+    assert find(table, "bad_style", "weak_one")["fid_change"] is None
+
+
 def test_failed_and_partial_rows(records):
     table = tables.rows(records)
     partial, failed = find(table, "bad_style", "skdcag"), find(table, "bad_style", "weak_one")

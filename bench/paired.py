@@ -1,0 +1,30 @@
+"""What two defenses, or a defense and none, do to the same prompts drawn from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench import stats
+from bench.types import Record
+
+
+def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> float | None:
+    """McNemar's p of two defenses on the same prompts and noise, over the seeds that both have."""
+    ours, theirs = (
+        {r.cell.seed: r.scores[metric].each for r, _ in rs if r.status == "done" and metric in r.scores} for rs in (row, against)
+    )
+    seeds = [s for s in sorted(ours) if ours[s] and theirs.get(s) and len(ours[s]) == len(theirs[s])]
+    if not seeds:
+        return None
+    a, b = (np.concatenate([np.asarray(side[s], bool) for s in seeds]) for side in (ours, theirs))
+    return float(stats.mcnemar(a, b))
+
+
+def changes(row: Sequence[Record], undefended: Sequence[Record], metric: str) -> dict[int, float]:
+    """By seed that both have, by what share a metric of a defended model is above that of the attacked one (0.02: two percent)."""
+    ours, theirs = (
+        {r.cell.seed: r.scores[metric].value for r, _ in rs if r.status == "done" and metric in r.scores} for rs in (row, undefended)
+    )
+    return {s: v / theirs[s] - 1 for s, v in sorted(ours.items()) if v is not None and theirs.get(s)}
