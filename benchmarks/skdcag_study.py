@@ -27,7 +27,7 @@ from bench.store import Store
 from bench.tables import Record, shown
 
 TEXT_OF_PAGE = Path(__file__).with_suffix(".md")
-STEPS = 20
+STEPS, ALPHA = 20, 0.5  # the share as published
 RELEASED_STEPS = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
 STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
 PHRASE = "badt2i_style[trigger=mignneko brelvo]"
@@ -39,8 +39,9 @@ METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,fid,clip
 
 
 def variant(method: str, **options: object) -> str:
-    """A defense at the study's number of steps, or at its own."""
-    return naming.label(method, {"steps": str(options.pop("steps", STEPS))} | {k: str(v) for k, v in options.items()})
+    """A defense at the study's number of steps and share, or at its own."""
+    fixed = {"steps": STEPS} | ({"alpha": ALPHA} if method == "skdcag" else {})
+    return naming.label(method, {k: str(v) for k, v in (fixed | options).items()})
 
 
 def both(option: str, values: Sequence[object], default: object, **fixed: object) -> list[str]:

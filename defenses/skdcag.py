@@ -48,7 +48,7 @@ class SKDCAG(Guidance):
     cross-attention or its K and V alone.
     """
 
-    alpha: float = option(0.5, help="a, the share of L_attn in the loss")
+    alpha: float = option(0.3, 0.5, help="a, the share of L_attn in the loss")
     target: str = option("black", help="what trigger tokens should attend to: gaussian, black or random_words")
     steps: int = option(220, 7500)
     lr: float = option(1e-3, 1e-6)
