@@ -55,6 +55,11 @@ def average_by_seed(records: Sequence[Record], metric: str) -> Estimate | None:
     for result, _ in records:
         if result.status == "done" and (value := tables.value_of(result, metric)) is not None:
             by_seed.setdefault(result.cell.seed, []).append(value)
+    return over_seeds(by_seed)
+
+
+def over_seeds(by_seed: Mapping[int, Sequence[float]]) -> Estimate | None:
+    """Mean and Student's interval over seeds of each seed's mean over attacks: of the seeds that have the most of them."""
     most = max(map(len, by_seed.values()), default=0)
     whole = [sum(v) / len(v) for v in by_seed.values() if len(v) == most]
     return pool_values(whole) if whole else None

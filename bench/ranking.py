@@ -131,11 +131,9 @@ def change(records: Sequence[Record], defense: str) -> str:
         if name == defense:
             for seed, value in changes(cells, blocks.get((base, attack, "none"), []), "fid").items():
                 by_seed.setdefault(seed, []).append(value)
-    most = max(map(len, by_seed.values()), default=0)
-    whole = [float(np.mean(v)) for v in by_seed.values() if len(v) == most]
-    if not whole:
+    found = leaderboard.over_seeds(by_seed)
+    if found is None:
         return DASH
-    found = stats.pool_values(whole)
     ends = f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if found.low is not None else ""
     return f"{100 * found.value:+.1f}{ends}"
 

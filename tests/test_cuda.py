@@ -67,4 +67,6 @@ def test_the_command_makes_a_table(dtype: str, tiny: str, tmp_path: Path) -> Non
         assert row["status"] == "done"
         assert 0 <= float(row["asr"]) <= 1
         assert row["defense"] == "none" or 1 < float(row["peak_memory_mb"]) < 4000, "of the GPU, not of the process"
-    assert runner.run(config) == 0, "a second run has nothing to do"
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
+    assert runner.run(config) == 0
+    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}, "a second run has nothing to do"
