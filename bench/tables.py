@@ -25,6 +25,7 @@ ONLY = {
     "screens": "not available: this defense has no detector",
     "locates": "not available: this defense locates no trigger",
     "probe": "not measured: run with --probe",
+    "undefended": "not measured: it says what an attack does, and is of undefended rows",
     "own": "not measured apart: the attack's paper evaluates on captions, as `asr` does",
 }
 FIRST = (
@@ -57,6 +58,7 @@ ATTACKS = {  # where nothing is defended, the attacks are what is compared
     "asr_own": "Own ASR",
     "false_trigger_rate": "FTR",
     "fid": "FID",
+    "fid_added": "FID added",
     "clip_score": "CLIP",
     "drift": "Drift",
     "parameters_attack": "Parameters",

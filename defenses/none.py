@@ -5,7 +5,7 @@ from bench.registry import register_defense
 from bench.types import DefenderView
 
 
-@register_defense("none", groups=("baseline",))
+@register_defense("none", groups=("baseline",), undefended=True)
 @dataclass
 class NoDefense:
     """The backdoored model, untouched: the row that every defense is compared with."""

@@ -10,7 +10,7 @@ No interval comes from one set (a bootstrap of FID is biased); over seeds the ta
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -77,6 +77,24 @@ class FidBefore:
         return frechet(
             scaled(features.before(samples, "clean")), scaled(features.images(samples, "clean")[served(samples, "clean")]), features.name
         )
+
+
+@register_metric("fid_added", better="lower", percent=True, only="undefended")
+@dataclass
+class FidAdded:
+    """What the attack does to `fid`: (FID of the attacked model - FID of the model before the attack) / the latter, same prompts and
+    noise. Of undefended rows alone; tables give a defense's change of `fid` as `fid_change`.
+    """
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        if gap := missing(samples, "clean", before=True):
+            return gap
+        real, drawn = scaled(features.real(samples)), served(samples, "clean")
+        now, before = (
+            frechet(real, scaled(fake), features.name)
+            for fake in (features.images(samples, "clean")[drawn], features.before(samples, "clean")[drawn])
+        )
+        return now if not (now.value and before.value) else replace(now, value=now.value / before.value - 1)
 
 
 @register_metric("fid_inception", better="lower", weights="T2I_INCEPTION_WEIGHTS")

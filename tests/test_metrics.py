@@ -23,7 +23,7 @@ from bench.shapes.world import Scene, render
 from bench.types import UserError
 
 NAMES = {"asr", "removal_accuracy", "restoration_accuracy", "false_trigger_rate", "asr_moved", "prompt_fidelity", "robustness", "drift"}
-NAMES |= {"fid", "fid_before", "fid_inception", "kid", "clip_score", "clip_score_triggered", "diversity", "vendi"}
+NAMES |= {"fid", "fid_before", "fid_added", "fid_inception", "kid", "clip_score", "clip_score_triggered", "diversity", "vendi"}
 NAMES |= {"seconds", "peak_memory_mb", "parameters"}
 
 
@@ -102,6 +102,9 @@ def test_fid_equals_scipy(features):
         result = score(name, samples, features)
         assert result.value == pytest.approx(reference_fid(lengthened(other), lengthened(features.images(samples, "clean"))), rel=1e-6)
         assert (result.n, result.network) == (40, "fake")
+    real, before = features.real(samples), features.before(samples, "clean")
+    fids = [reference_fid(lengthened(real), lengthened(x)) for x in (features.images(samples, "clean"), before)]
+    assert score("fid_added", samples, features).value == pytest.approx(fids[0] / fids[1] - 1, rel=1e-5)
     samples.real = samples.images["clean"][::-1].copy()
     assert score("fid", samples, features).value == pytest.approx(0, abs=1e-6)
 
@@ -250,14 +253,14 @@ def test_every_metric_scores_json_and_says_what_is_missing(features):
         assert entry.summary
         result = score(name, samples, features)
         json.dumps(dataclasses.asdict(result))
-        if entry.info.get("only"):  # of detectors, locators, probes, weights: these samples have none
+        if entry.info.get("only", "undefended") != "undefended":  # of detectors, locators, probes, weights: these samples have none
             assert result.value is None
             assert result.note, name
             continue
         if name not in ("fid_inception", "peak_memory_mb"):
             assert result.value is not None, name
             assert type(result.value) is float
-        if entry.info["percent"]:
+        if entry.info["percent"] and name != "fid_added":  # a share
             assert all(type(v) is bool for v in result.each)
             assert 0 <= result.low <= result.value <= result.high <= 1
             assert result.n == len(result.each)
