@@ -71,12 +71,21 @@ def new(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+AXES = {
+    "fid_change": "Change of FID of clean prompts, %",
+    "fid": "FID of clean prompts",
+    "seconds": "Seconds of the defense",
+}
+
+
 def tradeoff(records: Sequence[Record]) -> Figure | None:
-    """Restoration against FID and against seconds, means over attacks, with 95 % intervals where there are several seeds."""
+    """Restoration against what FID does and against seconds, means over attacks, with 95 % intervals where there are several seeds. FID
+    is against the undefended model's, seed by seed; where that has none, it is itself."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     table = [s for s in leaderboard.standings(records) if s.defense != "none" and LEAD in s.means and s.done == s.attacks]
-    panels = [m for m in ("fid", "seconds") if any(m in s.means and s.means[m].value > 0 for s in table)]
+    fid = "fid_change" if any("fid_change" in s.means for s in table) else "fid"
+    panels = [m for m in (fid, "seconds") if any(m in s.means and (s.means[m].value > 0 or m == "fid_change") for s in table)]
     if not panels:
         return None
     figure, needs = new(TEXT if len(panels) == 2 else COLUMN, 2.5), list(dict.fromkeys(s.needs for s in table))
@@ -84,16 +93,17 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
         axes = figure.add_subplot(1, len(panels), k + 1)
         for i, s in enumerate(table):
             x, y = s.means.get(metric), s.means[LEAD]
-            if x is None or x.value <= 0:
+            if x is None or (x.value <= 0 and metric != "fid_change"):
                 continue
+            factor, least = (100, -np.inf) if metric == "fid_change" else (1, 0 if metric == "fid" else 1e-3)
             color, bars = COLORS[needs.index(s.needs) % len(COLORS)], {}
             if y.low is not None:
                 bars["yerr"] = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
             if x.low is not None:
-                bars["xerr"] = [[x.value - max(x.low, 0 if metric == "fid" else 1e-3)], [x.high - x.value]]
-            axes.errorbar(x.value, 100 * y.value, fmt=MARKERS[i % 8], color=color, ms=4, lw=0.8, label=plot(s.defense), **bars)
+                bars["xerr"] = [[factor * (x.value - max(x.low, least))], [factor * (x.high - x.value)]]
+            axes.errorbar(factor * x.value, 100 * y.value, fmt=MARKERS[i % 8], color=color, ms=4, lw=0.8, label=plot(s.defense), **bars)
         axes.set_ylabel("Restored, %")
-        axes.set_xlabel("FID of clean prompts" if metric == "fid" else "Seconds of the defense")
+        axes.set_xlabel(AXES[metric])
         if metric == "seconds":
             axes.set_xscale("log")
             for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):

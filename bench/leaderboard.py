@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import tables
+from bench.paired import changes
 from bench.stats import Estimate, pool_values
 from bench.tables import Record
 
@@ -65,8 +66,20 @@ def over_seeds(by_seed: Mapping[int, Sequence[float]]) -> Estimate | None:
     return pool_values(whole) if whole else None
 
 
+def fid_change(records: Sequence[Record], defense: str) -> Estimate | None:
+    """By what share FID is above the undefended model's: of each seed the mean over the attacks, then Student's interval over seeds."""
+    by_seed: dict[int, list[float]] = {}
+    blocks = tables.groups(records)
+    for (base, attack, name), cells in blocks.items():
+        if name == defense != "none":
+            for seed, value in changes(cells, blocks.get((base, attack, "none"), []), "fid").items():
+                by_seed.setdefault(seed, []).append(value)
+    return over_seeds(by_seed)
+
+
 def standings(records: Sequence[Record]) -> list[Standing]:
-    """Every defense: by needs (least first), then by rank; the undefended model is the first of all."""
+    """Every defense: by needs (least first), then by rank; the undefended model is the first of all. Its means are those of METRICS and
+    `fid_change`."""
     by_defense: dict[str, list[Mapping[str, Any]]] = {}
     for row in tables.rows(records):
         by_defense.setdefault(row["defense"], []).append(row)
@@ -74,6 +87,7 @@ def standings(records: Sequence[Record]) -> list[Standing]:
     for defense, rows in by_defense.items():
         own = [r for r in records if r[0].cell.defense == defense]
         means = {m: average(rows, m) if m in (*SHARES, "trigger_effect") else average_by_seed(own, m) for m in METRICS}
+        means["fid_change"] = fid_change(records, defense)
         means = {m: e for m, e in means.items() if e is not None}
         lead = [(r["attack"], r[LEAD]) for r in rows if r.get(LEAD) is not None]
         worst = min(lead, key=lambda pair: pair[1]) if lead else None

@@ -17,6 +17,7 @@ NAMES = {
     "asr": "ASR",
     "false_trigger_rate": "FTR",
     "fid": "FID",
+    "fid_change": "change of FID, %",
     "clip_score": "CLIP",
     "diversity": "Diversity",
     "drift": "Drift",

@@ -199,14 +199,15 @@ def _heat(
 
 # ------------------------------------------------------------------------------------------------------- trade-off, training
 def tradeoff(records: Sequence[Record]) -> str:
-    """Restoration against FID and against cost, means over attacks."""
+    """Restoration against what FID does and against cost, means over attacks."""
     every = [s for s in leaderboard.standings(records) if LEAD in s.means and s.done == s.attacks]
     table = [s for s in every if s.defense != "none"]
     undefended = next((s for s in every if s.defense == "none"), None)
+    changed = any("fid_change" in s.means for s in table)
     groups = list(dict.fromkeys(s.needs for s in table))
     panels = []
     for metric, label, log in (
-        ("fid", "FID of clean prompts (lower is better)", False),
+        ("fid_change", "Change of FID of clean prompts, %", False) if changed else ("fid", "FID of clean prompts (lower is better)", False),
         ("seconds", "Seconds of the defense (log scale)", True),
     ):
         points = []
@@ -214,9 +215,10 @@ def tradeoff(records: Sequence[Record]) -> str:
             x, y = s.means.get(metric), s.means[LEAD]
             if x is None or (log and x.value <= 0):
                 continue
-            tip = f"{s.defense}: {leaderboard.percent(y)} restored, {NAMES[metric]} {tables.shown(x.value, False)}"
-            ys = tuple(None if v is None else 100 * v for v in y[1:])
-            points.append(charts.Point(s.defense, x.value, 100 * y.value, tuple(x[1:]), ys, groups.index(s.needs), tip))
+            tip = f"{s.defense}: {leaderboard.percent(y)} restored, {NAMES[metric]} {tables.shown(x.value, metric == 'fid_change')}"
+            factor = 100 if metric == "fid_change" else 1
+            xs, ys = (tuple(None if v is None else f * v for v in e[1:]) for f, e in ((factor, x), (100, y)))
+            points.append(charts.Point(s.defense, factor * x.value, 100 * y.value, xs, ys, groups.index(s.needs), tip))
         line = undefended.means.get(metric) if undefended and metric == "fid" else None
         drawn = charts.scatter(
             f"Restored against {NAMES[metric]}", points, label, "Restored, %", log, 101, line and ("undefended", line.value)
@@ -227,8 +229,8 @@ def tradeoff(records: Sequence[Record]) -> str:
         return ""
     legend = "".join(f'<li class="c{i % 6}"><span></span>{escape(leaderboard.given(g))}</li>' for i, g in enumerate(groups))
     return (
-        "<p>Means over attacks with 95 % intervals (those of FID and seconds need several seeds); top left is best. The undefended model "
-        "restores nothing and is a line at its FID.</p>"
+        "<p>Means over attacks with 95 % intervals (those of FID and seconds need several seeds); top left is best. The change of FID is "
+        "against the undefended model, seed by seed.</p>"
         f'<ul class="legend">{legend}</ul><div class="charts">{"".join(panels)}</div>'
     )
 

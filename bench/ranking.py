@@ -15,7 +15,7 @@ import numpy as np
 
 from bench import leaderboard, plaintext, provenance, stats, tables
 from bench.leaderboard import LEAD, Standing
-from bench.paired import changes
+from bench.stats import Estimate
 from bench.store import write_text
 from bench.tables import DASH, Record, shown
 
@@ -97,7 +97,7 @@ def to_markdown(records: Sequence[Record]) -> str:
             cells += [share(s, LEAD), share(s, "removal_accuracy")]
             cells.append(f"{100 * s.worst[1]:.1f}, {plaintext.markdown(s.worst[0])}" if s.worst else DASH)
             cells.append(share(s, "false_trigger_rate"))
-            cells += [shown(s.means["fid"].value, False) if "fid" in s.means else DASH, change(records, s.defense)]
+            cells += [shown(s.means["fid"].value, False) if "fid" in s.means else DASH, change(s.means.get("fid_change"))]
             cells.append(shown(s.means["clip_score"].value, False) if "clip_score" in s.means else DASH)
             cells.append(f"{s.means['seconds'].value:.1f}" if "seconds" in s.means else DASH)
             cells.append("kept" if kept else "not measured" if lost is None else f"lost: {plaintext.markdown(', '.join(lost))}")
@@ -123,15 +123,8 @@ def to_markdown(records: Sequence[Record]) -> str:
     return "\n".join([*lines, *([plaintext.markdown(warning), ""] if warning else [])])
 
 
-def change(records: Sequence[Record], defense: str) -> str:
-    """By what share FID is above the undefended model's: of each seed the mean over the attacks, then Student's interval over seeds."""
-    by_seed: dict[int, list[float]] = {}
-    blocks = tables.groups(records)
-    for (base, attack, name), cells in blocks.items():
-        if name == defense:
-            for seed, value in changes(cells, blocks.get((base, attack, "none"), []), "fid").items():
-                by_seed.setdefault(seed, []).append(value)
-    found = leaderboard.over_seeds(by_seed)
+def change(found: Estimate | None) -> str:
+    """ "+0.0 [-2.5, +2.6]", in percent."""
     if found is None:
         return DASH
     ends = f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if found.low is not None else ""
