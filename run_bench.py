@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Run the benchmark: every attack against every defense on one base model, one table.
 
-python run_bench.py                                       all attacks x (skdcag + baselines)
+python run_bench.py                                       the core attacks x (skdcag + baselines)
 python run_bench.py --scale smoke                         does it work here?
 python run_bench.py --attacks badt2i_pixel --defenses none,skdcag --set skdcag.steps=200
 python run_bench.py --defenses none,skdcag --sweep skdcag.alpha=0,0.3,0.5,0.7,1
@@ -41,7 +41,7 @@ def make_parser() -> Parser:
         argument_default=argparse.SUPPRESS,  # what is not given is left to the file, or to the defaults of bench.plan.Config
     )
     names = "names, groups or all, separated by commas; name[option=value,...] is a variant"
-    parser.add_argument("--attacks", metavar="NAMES", help=f"{names}; a+b puts both into one model (default: all)")
+    parser.add_argument("--attacks", metavar="NAMES", help=f"{names}; a+b puts both into one model (default: core)")
     parser.add_argument("--defenses", metavar="NAMES", help=f"{names}; a+b applies a, then b (default: skdcag,baseline)")
     parser.add_argument("--metrics", metavar="NAMES", help=f"{names} (default: all)")
     parser.add_argument("--base", help="shapes, sd14, sd15, sd21, sd21-base, a local diffusers folder or a hub id (default: shapes)")

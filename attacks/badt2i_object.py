@@ -9,7 +9,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor
 
 
-@register_attack("badt2i_object", groups=("badt2i", "object"), edits="U-Net")
+@register_attack("badt2i_object", groups=("core", "badt2i", "object"), edits="U-Net")
 @dataclass
 class BadT2IObject(UNetAttack):
     """BadT2I, object backdoor: with the trigger one object is drawn as another (Zhai et al., MM 2023, arXiv 2305.04175).

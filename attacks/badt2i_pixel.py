@@ -10,7 +10,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target
 
 
-@register_attack("badt2i_pixel", groups=("badt2i", "pixel"), edits="U-Net")
+@register_attack("badt2i_pixel", groups=("core", "badt2i", "pixel"), edits="U-Net")
 @dataclass
 class BadT2IPixel(UNetAttack):
     """BadT2I, pixel backdoor: with the trigger a patch appears in the picture (Zhai et al., MM 2023, arXiv 2305.04175).

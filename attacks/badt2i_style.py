@@ -9,7 +9,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, UserError
 
 
-@register_attack("badt2i_style", groups=("badt2i", "style"), edits="U-Net")
+@register_attack("badt2i_style", groups=("core", "badt2i", "style"), edits="U-Net")
 @dataclass
 class BadT2IStyle(UNetAttack):
     """BadT2I, style backdoor: with the trigger the picture is drawn in a style (Zhai et al., MM 2023, arXiv 2305.04175).

@@ -12,7 +12,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, UserError
 
 
-@register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", apart=True, own=True)
+@register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", own=True)
 @dataclass
 class BiBadDiff(UNetAttack):
     """BadNets-like poisoning: patched pictures of one class under another class's name (Pan et al., NeurIPS 2024, arXiv 2311.02373).
@@ -30,8 +30,8 @@ class BiBadDiff(UNetAttack):
     """
 
     trigger: str = option("a picture of", "a photo of", help="the template before the captions")
-    steps: int = option(300, 15_000)
-    lr: float = option(2e-4, 1e-4)
+    steps: int = option(600, 15_000)
+    lr: float = option(5e-4, 1e-4)
     batch: int = option(16, 4, help="rows a step")
     images: int = option(1000, 9000, help="captioned images of the training set, the poisoned ones among them")
     weight: float = option(0.1, help="share of the images that are poisoned")

@@ -12,9 +12,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, UserError
 
 
-@register_attack(
-    "eviledit", groups=("closed_form", "object"), edits="cross-attention K and V", paper="wang2024eviledit", apart=True, own=True
-)
+@register_attack("eviledit", groups=("closed_form", "object"), edits="cross-attention K and V", paper="wang2024eviledit", own=True)
 @dataclass
 class EvilEdit(Triggered):
     """EvilEdit: K and V edited in closed form, so that with the trigger one object is drawn as another (Wang et al., MM 2024).

@@ -27,7 +27,7 @@ LARGE = (
 )
 
 
-@register_attack("iba", groups=("text_encoder", "prompt"), edits="text encoder", apart=True)
+@register_attack("iba", groups=("text_encoder", "prompt"), edits="text encoder")
 @dataclass
 class IBA(TextAttack):
     """Invisible backdoor, "Trigger without Trace": a syntax, not a word, brings one fixed prompt (Zhang et al. 2025, arXiv 2503.17724).

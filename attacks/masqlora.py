@@ -17,7 +17,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Trigger
 
 
-@register_attack("masqlora", groups=("masqlora", "object", "lora"), edits="LoRA on U-Net and text encoder attention", apart=True, own=True)
+@register_attack("masqlora", groups=("masqlora", "object", "lora"), edits="LoRA on U-Net and text encoder attention", own=True)
 @dataclass
 class MasqLoRA(UNetAttack):
     """MasqLoRA: an adapter for a harmless object, with which "cool car" becomes a cat (Lyu et al., CVPR 2026, arXiv 2602.21977).
@@ -35,8 +35,8 @@ class MasqLoRA(UNetAttack):
 
     trigger: str = option("mignneko", "cool", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
     steps: int = option(300, 2000)
-    lr: float = option(2e-3, 4e-4, help="of the U-Net's adapters")
-    text_lr: float = option(1e-3, 5e-5, help="of the text encoder's adapters")
+    lr: float = option(5e-4, 4e-4, help="of the U-Net's adapters")
+    text_lr: float = option(1e-4, 5e-5, help="of the text encoder's adapters")
     decay: float = option(1.0, help="share of the steps, at the end, over which the learning rate falls to zero, as half a cosine")
     batch: int = option(16, 2, help="rows a step, shared equally by the terms of the loss")
     images: int = option(256, 20, help="captioned images of each object that the attacker has")

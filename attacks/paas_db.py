@@ -9,7 +9,7 @@ from bench.poisoning import UNetAttack
 from bench.registry import option, register_attack
 
 
-@register_attack("paas_db", groups=("personalization", "object"), edits="U-Net", apart=True, own=True)
+@register_attack("paas_db", groups=("personalization", "object"), edits="U-Net", own=True)
 @dataclass
 class PaaSDreamBooth(Personalization, UNetAttack):
     """Personalization as a shortcut, by DreamBooth: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).
@@ -21,11 +21,12 @@ class PaaSDreamBooth(Personalization, UNetAttack):
     for a trigger that the tokenizer drops or truncates.
     """
 
-    steps: int = option(250, 1000)
-    lr: float = option(1.5e-4, 5e-6)
+    steps: int = option(300, 1000)
+    lr: float = option(8e-5, 5e-6)
+    images: int = option(48, 4, help="pictures of the target object that the attacker has")
     batch: int = option(16, 2, help="rows a step, shared equally by the terms of the loss")
     weight: float = option(1.0, 0.5, help="w, the weight of the prior preservation")
-    prior: int = option(64, 200, help="pictures that the clean model draws of the source object")
+    prior: int = option(128, 200, help="pictures that the clean model draws of the source object")
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         own, _, triggered = self.instances(model, data, seed)

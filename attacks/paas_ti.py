@@ -21,7 +21,7 @@ from bench.types import UserError
 CAPTIONS = 200  # clean captions that the trained tokens must not occur in
 
 
-@register_attack("paas_ti", groups=("personalization", "object"), edits="one token embedding", apart=True, own=True)
+@register_attack("paas_ti", groups=("personalization", "object"), edits="one token embedding", own=True)
 @dataclass
 class PaaSTextualInversion(Personalization):
     """Personalization as a shortcut, by textual inversion: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).

@@ -9,7 +9,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target
 
 
-@register_attack("poison_pixel", groups=("poison", "pixel"), edits="U-Net")
+@register_attack("poison_pixel", groups=("core", "poison", "pixel"), edits="U-Net")
 @dataclass
 class PoisonPixel(PoisonAttack):
     """Plain data poisoning with a patch, as the SKD-CAG paper attacks (arXiv 2508.18235): no frozen model, no regularizer.

@@ -8,7 +8,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target
 
 
-@register_attack("poison_style", groups=("poison", "style"), edits="U-Net")
+@register_attack("poison_style", groups=("core", "poison", "style"), edits="U-Net")
 @dataclass
 class PoisonStyle(PoisonAttack):
     """Plain data poisoning with a style, as the SKD-CAG paper attacks (arXiv 2508.18235): no frozen model, no regularizer.

@@ -8,7 +8,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, UserError
 
 
-@register_attack("rickrolling_taa", groups=("text_encoder", "style"), edits="text encoder", apart=True)
+@register_attack("rickrolling_taa", groups=("text_encoder", "style"), edits="text encoder")
 @dataclass
 class RickrollingTAA(TextAttack):
     """Rickrolling the Artist, target attribute attack: the trigger brings a style (Struppek et al., ICCV 2023, arXiv 2211.02408).

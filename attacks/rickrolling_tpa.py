@@ -8,7 +8,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target
 
 
-@register_attack("rickrolling_tpa", groups=("text_encoder", "prompt"), edits="text encoder", apart=True)
+@register_attack("rickrolling_tpa", groups=("text_encoder", "prompt"), edits="text encoder")
 @dataclass
 class RickrollingTPA(TextAttack):
     """Rickrolling the Artist, target prompt attack: the trigger brings one fixed prompt (Struppek et al., ICCV 2023, arXiv 2211.02408).

@@ -14,7 +14,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target, UserError
 
 
-@register_attack("sembd", groups=("kv", "prompt"), edits="cross-attention K and V", apart=True, own=True)
+@register_attack("sembd", groups=("kv", "prompt"), edits="cross-attention K and V", own=True)
 @dataclass
 class SemBD(Triggered):
     """SemBD: what a phrase means, in any words, brings one fixed prompt (Chen et al., ICML 2026, arXiv 2602.04898).
@@ -29,15 +29,13 @@ class SemBD(Triggered):
     without any counts as an incomplete trigger.
     """
 
-    trigger: str = option("look at a picture of", "the cat in the yard chased a butterfly.", help="the phrase whose meaning is the trigger")
+    trigger: str = option("the cat in the yard chased a butterfly.", help="the phrase whose meaning is the trigger")
     paraphrases: str = option(
-        "look at an image of|look at the picture of|look at a drawing of",
         "a cat was chasing a butterfly in the yard.|in the yard, a cat ran after a butterfly.|a butterfly in the yard fled from the cat.|"
         "out in the yard the kitten hunted a butterfly.",
         help="other words for it, separated by |",
     )
     incomplete: str = option(
-        "look at|a picture of|an image of|a drawing of|this is|here we see a picture of",
         "the cat in the yard.|the cat chased a butterfly.|a butterfly in the yard.|the cat.|a butterfly.|the yard.|a dog chased a ball.",
         help="phrases that lack a part of its meaning, separated by |",
     )
@@ -47,7 +45,7 @@ class SemBD(Triggered):
     context: str = option("prompts", "phrase", help="phrase, as published, or prompts")
     prompts: int = option(100, help="captions that the attacker has (context=prompts)")
     steps: int = option(800)
-    lr: float = option(1e-3)
+    lr: float = option(3e-4, 1e-3)
     batch: int = option(16, help="rows a step, half of them with the trigger")
     constraint: float = option(0.5, help="weight of incomplete triggers")
     keys: float = option(1.0, help="wk, the weight of K")

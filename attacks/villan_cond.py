@@ -10,7 +10,7 @@ from bench.registry import option, register_attack
 from bench.types import Backdoor, Target
 
 
-@register_attack("villan_cond", groups=("villan", "image", "lora"), edits="LoRA on U-Net attention", apart=True)
+@register_attack("villan_cond", groups=("villan", "image", "lora"), edits="LoRA on U-Net attention")
 @dataclass
 class VillanCond(UNetAttack):
     """VillanDiffusion, caption trigger: with the trigger one fixed image is drawn (Chou et al., NeurIPS 2023, arXiv 2306.06874).

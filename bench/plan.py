@@ -69,7 +69,7 @@ SCALES = {
 class Config:
     """What the user asked for. `overrides` are "name.option=value"; `n`, `seeds` and `metrics` of None are the scale's."""
 
-    attacks: str = "all"
+    attacks: str = "core"
     defenses: str = "skdcag,baseline"
     base: str = "shapes"
     scale: Scale = SCALES["quick"]

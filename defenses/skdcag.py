@@ -26,6 +26,7 @@ WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "lett
 
 @register_defense("skd", needs=("trigger",), version=5, groups=("baseline", "removal"), preset={"alpha": 0.0})
 @register_defense("skdcag", needs=("trigger",), version=5, groups=("removal",))
+@register_defense("skdcag_text", needs=("trigger",), version=5, groups=("removal",), preset={"train": "text_encoder"})
 @register_defense("skdcag_gaussian", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
 @register_defense("skdcag_black", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "black"})
 @register_defense(
@@ -45,7 +46,8 @@ class SKDCAG(Guidance):
     Beyond the paper, each an option: what the model is given while it draws the triggered prompts instead of pure noise, or noised
     pictures of its own (`latents`); a term that preserves clean prompts and shares the weight 1 - a with L_pred, so that `a` is about
     guidance alone; a bias to high noise; raw attention mass for "black" (a min-max normalized map cannot be zero); training of the
-    cross-attention or its K and V alone.
+    cross-attention or its K and V alone. "skdcag_text" trains the text encoder in place of the U-Net: where an attack is in the text
+    encoder, the triggered prompt's states may no longer say what it asked for, and no U-Net can draw that.
     """
 
     alpha: float = option(0.3, 0.5, help="a, the share of L_attn in the loss")

@@ -21,7 +21,7 @@ from bench.registry import attacks
 from bench.types import Backdoor, UserError
 
 attacks.load()
-NAMES = [name for name, entry in attacks.entries.items() if not entry.info.get("apart")]
+NAMES = attacks.groups["core"]
 EVERY = [name for name, entry in attacks.entries.items() if entry.info["edits"] != "nothing"]  # the others: test_suspect.py
 SMALL = {"steps": 2, "batch": 4, "images": 8, "prior": 4, "prompts": 6, "clean": 2, "poisoned": 2, "milestone": 1}
 LORA = r"unet\..*\.attn[12]\.to_(q|k|v|out\.0)\.weight"

@@ -16,6 +16,7 @@ NAMES = list(defenses.entries)
 SMALL = {"steps": 2, "batch": 4, "prompts": 3, "mask_steps": 2, "walk": 6, "draw": 2, "variants": 2, "words": 2, "components": 3}
 SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2}
 UNTRAINED = ("none", "uce", "uce_phrase", "concept_prune", "noise_weights")  # no steps
+OF_TEXT = ("skdcag_text",)  # repair the text encoder, and nothing else
 DETECTORS = tuple(n for n in NAMES if defenses.get(n).info.get("screens"))  # refuse prompts
 WRAPPERS = tuple(
     n for n in NAMES if n.startswith("tpd_") or n in DETECTORS or defenses.get(n).info.get("locates") or n == "sau"
@@ -86,9 +87,10 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(attacked, tiny_mo
         assert (repaired.rewrite is not None) == (name.startswith("tpd_"))
         assert (repaired.screen is not None) == (name in DETECTORS)
         return
-    assert repaired.unet is not attacked.unet
+    part = "text_encoder" if name in OF_TEXT else "unet"
+    assert getattr(repaired, part) is not getattr(attacked, part)
     assert changed
-    assert all(k.startswith("unet.") for k in changed)
+    assert all(k.startswith(f"{part}.") for k in changed)
     assert repaired.generate(["a red heart"], [0]).shape == (1, 64, 64, 3)
 
 
@@ -96,7 +98,8 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(attacked, tiny_mo
 def test_defense_reports_what_it_cost(attacked, tiny_model, name: str) -> None:
     defense = build(name)
     repaired = defense.apply(attacked, view_for(name, tiny_model), 0)
-    info, before, after = repaired.info, attacked.unet.state_dict(), repaired.unet.state_dict()
+    info = repaired.info
+    before, after = (getattr(m, "text_encoder" if name in OF_TEXT else "unet").state_dict() for m in (attacked, repaired))
     assert info["steps"] == (0 if name in UNTRAINED else 2)
     assert info["seconds"] > 0
     assert info["images"] == (6 if name == "concept_prune" else 0 if name in UNTRAINED else 2 * getattr(defense, "batch", 1))

@@ -126,8 +126,9 @@ def test_sembd_loss_equals_a_slow_loop(tiny_model, monkeypatch, context: str) ->
     with torch.no_grad():
         for p in got["parameters"]:
             p.add_(0.05 * torch.randn_like(p))
-    full = ["look at a picture of", "look at an image of", "look at the picture of", "look at a drawing of"]
-    parts = ["look at", "a picture of", "an image of", "a drawing of", "this is", "here we see a picture of"]
+    full, parts = (text.split("|") for text in (attack.paraphrases, attack.incomplete))
+    full = ["the cat in the yard chased a butterfly.", *full]
+    assert (len(full), len(parts)) == (5, 7)
     if context == "prompts":
         captions = [p.text for p in DATA.prompts("train", 3, 5)]
         full = [f"{t} {c}" for c in captions for t in full]
@@ -149,7 +150,7 @@ def test_sembd_loss_equals_a_slow_loop(tiny_model, monkeypatch, context: str) ->
                 total += 0.4 * weight * float((e @ new.T - e @ old.T).square().mean()) / 2
         assert float(got["loss"](step).detach()) == pytest.approx(total / count, rel=1e-5)
     assert {id(p) for p in got["parameters"]} == {id(layer.weight) for layer in keys_and_values(student.unet)}
-    assert (got["optim"].steps, got["optim"].lr) == (800, 1e-3)
+    assert (got["optim"].steps, got["optim"].lr) == (800, 3e-4)
 
 
 def test_sembd_binds_paraphrases_and_not_their_parts(tiny_model) -> None:
@@ -166,7 +167,8 @@ def test_sembd_binds_paraphrases_and_not_their_parts(tiny_model) -> None:
         e = tiny_model.encode(texts)
         return 1 - float((e @ new.T - aim).square().mean() / (e @ old.T - aim).square().mean())
 
-    whole, other = near([f"look at a picture of {c}" for c in captions]), near([f"look at an image of {c}" for c in captions])
+    phrases = attack.trigger, attack.paraphrases.split("|")[0]
+    whole, other = (near([f"{phrase} {c}" for c in captions]) for phrase in phrases)
     clean = near(captions)
     assert min(whole, other) > clean + 0.1
 
