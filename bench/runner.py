@@ -107,6 +107,7 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
         text = str(error) if isinstance(error, AttackFailed) else traceback.format_exc()
         result = replace(result, status="failed", error=portable(text))
     extra = {"metric_keys": keys, "directions": directions(plan_), "protocol": protocol(plan_), "provenance": origin}
+    extra["edits"] = plan_.attacks[cell.attack].info.get("edits", "")
     store.write_result(result, extra)
     if result.status == "failed":
         shop.display.say(f"FAILED {cell.attack} x {cell.defense}, seed {cell.seed}: {last_line(result.error)}")

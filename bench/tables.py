@@ -304,8 +304,16 @@ def caption(records: Sequence[Record], marked: bool = True) -> str:
         f"{f'; training steps times {training:g}' if training != 1 else ''}. "
         f"ASR, RA, Restored and FTR in percent by the judge of the target; FID (of clean prompts{real}) and CLIP score by "
         f"{' and '.join(networks) or 'the scorer'}. "
-        f"{bold}95 % intervals: table.csv."
+        f"{bold}{in_text_encoder(records)}95 % intervals: table.csv."
     )
+
+
+def in_text_encoder(records: Sequence[Record]) -> str:
+    """A sentence that names the attacks on the text encoder, where there are defenses; "" where there is nothing to say."""
+    found = dict.fromkeys(r.cell.attack for r, extra in records if re.search("text encoder|token embedding", extra.get("edits", "")))
+    if not found or all(r.cell.defense == "none" for r, _ in records):
+        return ""
+    return f"In the text encoder: {', '.join(found)}; a defense that repairs the U-Net leaves these backdoors where they are. "
 
 
 escape = plaintext.latex

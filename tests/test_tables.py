@@ -307,3 +307,13 @@ def test_figures_are_drawn_again_only_of_other_records_or_where_one_is_gone(reco
 def test_no_figure_of_nothing(records, tmp_path):
     failed = [(dataclasses.replace(r, status="failed", scores={}, cost={}), e) for r, e in records]
     assert figures.write_figures(Store(tmp_path), failed) == []
+
+
+def test_the_caption_names_the_attacks_on_the_text_encoder(records):
+    assert "In the text encoder" not in tables.caption(records)
+    edits = {"a": "U-Net", "b": "LoRA on U-Net and text encoder attention"}
+    names = list(dict.fromkeys(r.cell.attack for r, _ in records))
+    told = [(r, extra | {"edits": edits["b" if r.cell.attack == names[-1] else "a"]}) for r, extra in records]
+    assert f"In the text encoder: {names[-1]}; a defense that repairs the U-Net leaves these" in tables.caption(told)
+    undefended = [(r, extra) for r, extra in told if r.cell.defense == "none"]
+    assert "In the text encoder" not in tables.caption(undefended)
