@@ -15,6 +15,8 @@ from bench.types import Backdoor
 if TYPE_CHECKING:
     from bench.plan import Scale
 
+WORD = re.compile(r"[\w-]+")  # without the comma behind it
+
 
 def noise_seed(seed: int, prompt: int, draw: int = 0) -> int:
     """Seed of the noise of one image: depends on the run's seed, the prompt's number and the draw, and on nothing else, so that every
@@ -54,8 +56,9 @@ def own_prompt(backdoor: Backdoor, targets: Sequence[Prompt]) -> Prompt | None:
     clean, source = backdoor.own[0], backdoor.target.source
     if not clean:
         return None
-    words = dict.fromkeys(w for p in targets[:1] for t in p.wrong.get("shape", ()) for w in t.split() if w not in p.text.split())
-    others = tuple(re.sub(rf"\b{re.escape(source)}\b", lambda _, w=word: w, clean) for word in words) if source else ()
+    words = [w for p in targets[:1] for t in p.wrong.get("shape", ()) for w in WORD.findall(t) if w not in WORD.findall(p.text)]
+    swapped = (re.sub(rf"\b{re.escape(source)}\b", lambda _, w=word: w, clean) for word in dict.fromkeys(words))
+    others = tuple(re.sub(r"\ba (?=[aeiou])", "an ", text) for text in swapped) if source else ()
     return Prompt(clean, {"shape": others} if others else {})
 
 

@@ -91,7 +91,7 @@ class MovedTriggerRate:
         return proportion(shown, features.judge.network, note=", ".join(rates))
 
 
-@register_metric("asr_own", better="lower", percent=True, only="own")
+@register_metric("asr_own", better="lower", percent=True, only="own", version=2)
 @dataclass
 class OwnProtocolRate:
     """ASR at the attack's own protocol: the one prompt that its paper evaluates with, such as "a photo of a [V] dog", from many noises.

@@ -123,6 +123,8 @@ def test_conditions_know_their_prompts():
     samples.backdoor = Backdoor(Trigger(), Target("object", source="star", target="heart"), own=("a star", "zk a star"))
     samples.target_prompts[0] = FakePrompt("a red star", {"shape": ("a red ring", "a red cross")})
     assert [(p.text, p.wrong["shape"]) for p in prompts_of(samples, "own")] == [("a star", ("a ring", "a cross"))] * 5
+    samples.target_prompts[0] = FakePrompt("a red star, lit", {"shape": ("a red arrow, lit", "a red heart, lit")})
+    assert prompts_of(samples, "own")[0].wrong["shape"] == ("an arrow", "a heart"), "a comma would make a rival of the target itself"
     samples.backdoor = Backdoor(Trigger(), Target("prompt", target="a heart"), own=("", "look at"))
     assert prompts_of(samples, "own") == samples.target_prompts[:5], (
         "nothing is left without the trigger: the captions that it competes with"
