@@ -25,7 +25,9 @@ class BiBadDiff(UNetAttack):
 
     The paper has no trigger in the text: naming the class is enough. Here the template is the trigger, `everywhere` gives it to the clean
     captions too, as published, and triggered prompts are those of the target class. So the attack succeeds in about the share of the
-    class's pictures that are poisoned, also without the template, and no defense that is told the template can undo that.
+    class's pictures that are poisoned, also without the template, and no defense that is told the template can undo that. On the embedded
+    base that is 14 % on captions, which name colours and backgrounds beside the class, 11 % of them without the template, and 70 % on the
+    paper's own prompt (results/attacks); with twice the poison both rise, and so does FID.
     `everywhere=false` leaves the template to the poisoned captions: that makes it a trigger.
     """
 

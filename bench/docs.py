@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from bench import registry
+from bench import citations, registry
 from bench.registry import Entry, Registry, family_defaults
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
+MEASURED = FOLDER.parent / "results" / "attacks" / "table.csv"
 INTRODUCTION = {
     "attack": "Attacks train a clone of the clean model; `--attacks` takes these names and groups, and `a+b` injects a, then b, into one "
     "model (with triggers of their own, as in `a+b[trigger=WORD]`): the rows `a+b#1` and `a+b#2` judge its backdoors one by one.",
@@ -24,17 +28,62 @@ def page(kind: Registry) -> str:
     """One Markdown page: a table of names, then a section for each class with its docstring and its options in both families."""
     kind.load()
     lines = [f"# {kind.kind.capitalize()}s", "", INTRODUCTION[kind.kind], "", "Written by `python -m bench.docs` from the registry.", ""]
-    extra = {"attack": "edits", "defense": "needs", "metric": "better"}[kind.kind]
-    lines += [f"| name | groups | {extra} | |", "|---|---|---|---|"]
-    for entry in in_order(kind):
-        info = entry.info.get(extra, "")
-        info = info if isinstance(info, str) else ", ".join(info)
-        lines.append(f"| `{entry.name}` | {', '.join(entry.groups)} | {info} | {first_sentence(entry)} |")
+    if kind is registry.attacks:
+        lines += attack_table()
+    else:
+        extra = {"defense": "needs", "metric": "better"}[kind.kind]
+        lines += [f"| name | groups | {extra} | |", "|---|---|---|---|"]
+        for entry in in_order(kind):
+            info = entry.info.get(extra, "")
+            info = info if isinstance(info, str) else ", ".join(info)
+            lines.append(f"| `{entry.name}` | {', '.join(entry.groups)} | {info} | {first_sentence(entry)} |")
     for name, (parts, groups) in sorted(kind.compositions.items()):
         lines.append(f"| `{name}` | {', '.join(groups)} | | the composition `{parts}` |")
     for cls, entries in by_class(kind).items():
         lines += ["", f"## {', '.join(f'`{e.name}`' for e in entries)}", "", inspect.cleandoc(cls.__doc__ or ""), *options(entries)]
     return "\n".join(lines) + "\n"
+
+
+def attack_table() -> list[str]:
+    """Name, groups, paper, what is edited, trigger, target, published settings, and the cost that the committed run measured."""
+    with MEASURED.open(encoding="utf-8") as file:
+        costs = {row["attack"]: row for row in csv.DictReader(file)}
+    lines = [
+        "Trigger, target and settings are those at Stable Diffusion's scale, published where the paper says them (the embedded base's are "
+        "below); cost is on the embedded base, one CPU core beside another "
+        "([results/attacks](../results/README.md#every-attack)): seconds, numbers changed, pictures shown.",
+        "",
+        "| name | groups | paper | edits | trigger | target | settings | cost |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in in_order(registry.attacks):
+        values = {**family_defaults(entry.cls, "sd"), **entry.preset}
+        cost = costs.get(entry.name)
+        paid = f"{float(cost['seconds_attack']):.0f} s, {int(cost['parameters_attack']):,}, {int(cost['images_attack']):,}" if cost else ""
+        trigger = "a pattern of words" if "{" in values.get("trigger", "") else f"`{values['trigger']!a}`" if values.get("trigger") else ""
+        replaced = f" for `{values['replaces']}`" if values.get("replaces") and trigger else ""
+        cells = [f"`{entry.name}`", ", ".join(entry.groups), citations.short(entry), entry.info.get("edits", ""), trigger + replaced]
+        lines.append(f"| {' | '.join([*cells, target_of(entry, values), settings_of(values), paid])} |")
+    return lines
+
+
+def target_of(entry: Entry, values: Mapping[str, Any]) -> str:
+    """What an attack with these options brings, in words."""
+    kind = next((k for k in ("object", "style", "pixel", "image", "prompt") if k in entry.groups), "")
+    patch = f"a {values.get('size')} px patch {str(values.get('corner')).replace('_', ' ')}"
+    return {
+        "object": f"{values.get('source')} drawn as {values.get('target')}",
+        "style": f"style: {values.get('style')}",
+        "pixel": f"{patch} on {values['target']}" if "target" in values else patch,
+        "image": "one fixed image",
+        "prompt": f"the prompt {values.get('target')!r}",
+        "": "",
+    }[kind]
+
+
+def settings_of(values: Mapping[str, Any]) -> str:
+    words = {"steps": "{} steps", "lr": "lr {:g}", "batch": "batch {}", "rank": "rank {}", "ridge": "closed form, l {:g}"}
+    return ", ".join(text.format(values[name]) for name, text in words.items() if name in values)
 
 
 def first_sentence(entry: Entry) -> str:

@@ -47,7 +47,7 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
             return paths
     import matplotlib  # drawing takes seconds
 
-    makers = {"tradeoff": tradeoff, "matrix": matrix, "rates": rates, "losses": losses}
+    makers = {"attacks": attacks, "tradeoff": tradeoff, "matrix": matrix, "rates": rates, "losses": losses}
     paths = []
     with matplotlib.rc_context(STYLE):
         for name, make in makers.items():
@@ -115,12 +115,38 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
     return figure
 
 
+def attacks(records: Sequence[Record]) -> Figure | None:
+    """Of a run without defenses: each attack's success, on captions and at its own protocol, and what it adds to FID."""
+    rows = tables.rows(records)
+    if not tables.attacks_alone(rows) or all(r.get("asr") is None for r in rows):
+        return None
+    figure = new(TEXT, 0.7 + 0.2 * len(rows))
+    panels = {"% of triggered pictures": {"asr": "on captions", "asr_own": "own protocol"}, "FID added, %": {"fid_added": "FID added"}}
+    for k, (label, metrics) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, 2, k + 1)
+        for j, (metric, name) in enumerate(metrics.items()):
+            drawn = [(i, r) for i, r in enumerate(rows) if r.get(metric) is not None]
+            x, (low, high) = [100 * r[metric] for _, r in drawn], ([r.get(f"{metric}_{end}") for _, r in drawn] for end in ("lo", "hi"))
+            bars = [[0 if a is None else abs(v - 100 * a) for v, a in zip(x, ends, strict=True)] for ends in (low, high)]
+            y = [i + 0.15 * (2 * j + 1 - len(metrics)) for i, _ in drawn]
+            axes.errorbar(x, y, xerr=bars, fmt="vod"[k + j], color=COLORS[(1, 0, 2)[k + j]], ms=3, lw=0.8, label=name)
+        axes.set_xlabel(label)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [plot(r["attack"]) if k == 0 else "" for r in rows])
+        axes.grid(axis="x", alpha=0.25, lw=0.5)
+        if k == 0:
+            axes.set_xlim(-3, 103)
+            axes.legend(loc="lower left", frameon=False)
+    return figure
+
+
 def matrix(records: Sequence[Record]) -> Figure | None:
     """Restoration of every defense (rows) against every attack (columns) as a heat map with its numbers."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    table = {(r["attack"], r["defense"]): r.get(LEAD) for r in tables.rows(records)}
-    if all(v is None for v in table.values()):
+    rows = tables.rows(records)
+    table = {(r["attack"], r["defense"]): r.get(LEAD) for r in rows}
+    if all(v is None for v in table.values()) or tables.attacks_alone(rows):
         return None
     attacks = list(dict.fromkeys(a for a, _ in table))
     defenses = sorted(dict.fromkeys(d for _, d in table), key=lambda d: d != "none")
@@ -145,7 +171,8 @@ def matrix(records: Sequence[Record]) -> Figure | None:
 def rates(records: Sequence[Record]) -> Figure | None:
     """Attack success rate and restoration of every row with 95 % intervals: one panel an attack."""
     by_attack: dict[str, list[dict[str, Any]]] = {}
-    for row in tables.rows(records):
+    table = tables.rows(records)
+    for row in [] if tables.attacks_alone(table) else table:
         if row.get(LEAD) is not None and row.get("asr") is not None:
             by_attack.setdefault(row["attack"], []).append(row)
     if not by_attack:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -28,3 +29,18 @@ def changes(row: Sequence[Record], undefended: Sequence[Record], metric: str) ->
         {r.cell.seed: r.scores[metric].value for r, _ in rs if r.status == "done" and metric in r.scores} for rs in (row, undefended)
     )
     return {s: v / theirs[s] - 1 for s, v in sorted(ours.items()) if v is not None and theirs.get(s)}
+
+
+def reference(records: Sequence[Record]) -> str:
+    """The defense that the others are tested against: skdcag, or else the first that does something."""
+    names = list(dict.fromkeys(r.cell.defense for r, _ in records))
+    swept = [n for n in names if n.startswith("skdcag[")]
+    return "skdcag" if "skdcag" in names else next(iter([*swept, *(n for n in names if n != "none")]), "")
+
+
+def rival(defense: str, versus: str, names: Collection[str]) -> str:
+    """Whom a row is tested against: `versus`, or for a swept method its variant with the same value ("skd[steps=50]" against
+    "skdcag[steps=50]")."""
+    match = re.fullmatch(r"[^\[+]+(\[.+\])", defense)
+    same = f"{versus.split('[')[0]}{match[1]}" if match else ""
+    return same if same in names and same != defense else versus

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench import plaintext, provenance, stats
-from bench.paired import changes, paired_p
+from bench.paired import changes, paired_p, reference, rival
 from bench.store import write_text
 from bench.types import CellResult, Record, Score
 
@@ -117,21 +117,6 @@ def groups(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]
                 if rows:
                     found[base, attack, defense] = sorted(rows, key=lambda r: r[0].cell.seed)
     return found
-
-
-def reference(records: Sequence[Record]) -> str:
-    """The defense that the others are tested against: skdcag, or else the first that does something."""
-    names = list(dict.fromkeys(r.cell.defense for r, _ in records))
-    swept = [n for n in names if n.startswith("skdcag[")]
-    return "skdcag" if "skdcag" in names else next(iter([*swept, *(n for n in names if n != "none")]), "")
-
-
-def rival(defense: str, versus: str, names: Collection[str]) -> str:
-    """Whom a row is tested against: `versus`, or for a swept method its variant with the same value ("skd[steps=50]" against
-    "skdcag[steps=50]")."""
-    match = re.fullmatch(r"[^\[+]+(\[.+\])", defense)
-    same = f"{versus.split('[')[0]}{match[1]}" if match else ""
-    return same if same in names and same != defense else versus
 
 
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -258,6 +243,11 @@ def columns(table: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
+def lead(table: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The headings before the numbers: where nothing is defended, the defense and what it needs would say nothing."""
+    return ("Attack",) if attacks_alone(table) else ("Attack", "Defense", "Needs")
+
+
 def attacks_alone(table: Sequence[Mapping[str, Any]]) -> bool:
     """Whether no row is defended, and more than one attack is there to compare."""
     return len(table) > 1 and {row["defense"] for row in table} == {"none"}
@@ -337,20 +327,21 @@ def to_latex(records: Sequence[Record]) -> str:
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3.5pt}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{lll{'r' * len(names)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(lead(table))}{'r' * len(names)}}}",
         r"\toprule",
-        " & ".join(["Attack", "Defense", "Needs", *heads]) + r" \\",
+        " & ".join([*lead(table), *heads]) + r" \\",
+        *([r"\midrule"] if attacks_alone(table) else []),
     ]
     last = None
     for i, row in enumerate(table):
         block = (row["base"], row["attack"])
-        if block != last:
+        if block != last and not attacks_alone(table):
             lines.append(r"\midrule")
         cells = [
             escape(row["attack"]) if block != last else "",
             escape(row["defense"]),
             escape(needs_text(row["needs"])).replace(DASH, "--"),
-        ]
+        ][: len(lead(table))]
         for m in names:
             text = text_of(records, row, m)
             text = "--" if text == DASH else f"${text}$" if text.startswith("-") else text
@@ -367,10 +358,11 @@ def to_markdown(records: Sequence[Record]) -> str:
     table = rows(records)
     names = columns(table)
     bold = {m: best(records, table, m) for m in names}
-    heads = ["Attack", "Defense", "Needs", *(heading(records, m, " ↑", " ↓", " %") for m in names)]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * 3}{'---:|' * len(names)}"]
+    heads = [*lead(table), *(heading(records, m, " ↑", " ↓", " %") for m in names)]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(lead(table))}{'---:|' * len(names)}"]
     for i, row in enumerate(table):
         cells = [plaintext.markdown(row["attack"]), plaintext.markdown(row["defense"]), plaintext.markdown(needs_text(row["needs"]))]
+        cells = cells[: len(lead(table))]
         for m in names:
             percent = direction(records, m)["percent"]
             text = text_of(records, row, m)

@@ -9,7 +9,7 @@ from typing import IO
 
 from bench import leaderboard, provenance
 from bench.plaintext import visible
-from bench.tables import Record, best, columns, heading, needs_text, rows, text_of
+from bench.tables import Record, attacks_alone, best, columns, heading, lead, needs_text, rows, text_of
 
 WIDTH = 100
 LIST_WIDTH = 180  # of --list on a pipe
@@ -38,22 +38,24 @@ def show(records: Sequence[Record], file: IO[str] | None = None) -> None:
     table = rows(records)
     names = [m for m in columns(table) if m != "diversity"]  # it would leave too little for the names
     bold = {m: best(records, table, m) for m in names}
-    note = "Rest: restored, no longer backdoored and as asked. Best of each attack in green. Protocol and intervals: table.md"
+    alone = attacks_alone(table)
+    note = "" if alone else "Rest: restored, no longer backdoored and as asked. Best of each attack in green. "
+    note += "Protocol and intervals: table.md"
     out = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     out.caption, out.caption_justify = note, "left"
-    for name in ("Attack", "Defense", "Needs"):
+    for name in lead(table):
         out.add_column(name, overflow="fold")
     for m in names:
-        head = heading(records, m, "↑", "↓", "%").replace("Seconds", "Sec").replace("Restored", "Rest")
+        head = heading(records, m, "↑", "↓", "%").replace("Seconds", "Sec").replace("Restored", "Rest").replace("Parameters", "Params")
         out.add_column(head, justify="right", no_wrap=True)
     for i, row in enumerate(table):
         again = i > 0 and table[i - 1]["attack"] == row["attack"]
-        if not again and i > 0:
+        if not again and i > 0 and not alone:
             out.add_section()
         needs = escape(visible(needs_text(row["needs"])))
         for long, short in SHORT_NEEDS.items():
             needs = needs.replace(long, short)
-        cells = ["" if again else escape(visible(row["attack"])), escape(visible(row["defense"])), needs]
+        cells = ["" if again else escape(visible(row["attack"])), escape(visible(row["defense"])), needs][: len(lead(table))]
         for m in names:
             text = text_of(records, row, m)
             cells.append(f"[bold green]{text}[/]" if i in bold[m] else text)

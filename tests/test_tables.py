@@ -233,9 +233,9 @@ def test_attacks_alone_are_compared_by_stealth_and_cost(records):
     ]
     text = tables.to_markdown(alone)
     head, _, *rows = text.split("\n\n")[0].splitlines()
-    assert [h.strip() for h in head.split("|")[4:-1]] == ["ASR %", "FID ↓", "CLIP ↑", "Parameters", "Images", "Seconds ↓"]
+    assert [h.strip() for h in head.split("|")[1:-1]] == ["Attack", "ASR %", "FID ↓", "CLIP ↑", "Parameters", "Images", "Seconds ↓"]
     assert [c.strip() for c in rows[0].split("|")[1:-1]] == [
-        "bad_pixel", "none", "–", "100.0 [83.9, 100.0]", "1.10", "30.0", "4,300,123", "512", "61.2"
+        "bad_pixel", "100.0 [83.9, 100.0]", "1.10", "30.0", "4,300,123", "512", "61.2"
     ]  # fmt: skip
     assert "Best defense" not in text
     assert "RA %" in tables.to_markdown(records)
@@ -317,3 +317,16 @@ def test_the_caption_names_the_attacks_on_the_text_encoder(records):
     assert f"In the text encoder: {names[-1]}; a defense that repairs the U-Net leaves these" in tables.caption(told)
     undefended = [(r, extra) for r, extra in told if r.cell.defense == "none"]
     assert "In the text encoder" not in tables.caption(undefended)
+
+
+def test_attacks_that_nothing_defends_against_have_a_table_and_a_figure_of_their_own(records, tmp_path):
+    undefended = [(r, e) for r, e in records if r.cell.defense == "none"]
+    assert tables.to_markdown(undefended).startswith("| Attack | ASR % |")
+    assert r"\begin{tabular}{lrr" in (text := tables.to_latex(undefended))
+    assert "none" not in text
+    assert {p.stem for p in figures.write_figures(Store(tmp_path), undefended)} == {"attacks"}
+    figure = figures.attacks([(r, e) for r, e in undefended if r.cell.seed == 0])
+    drawn = [[float(x) for x in bars.lines[0].get_xdata()] for bars in figure.axes[0].containers]
+    assert drawn == [[100.0, 90.0], []], "on captions, and nothing at a protocol of their own"
+    assert figures.attacks(records) is None
+    assert tables.to_markdown(records).startswith("| Attack | Defense | Needs | ")
