@@ -156,6 +156,8 @@ class Plan:
         parts = (self.attacks[attack], *self.defenses[defense])
         flags = {flag for part in parts for flag, on in part.info.items() if on is True}
         flags |= {"probe"} if self.config.probe else set()
+        if "clean_model" in getattr(self.attacks[attack].instance, "withheld", ()):
+            flags -= {"undefended"}  # what an attack did to a model that nobody has
 
         from bench.networks import find_weights  # torch: what only rebuilds tables does without it
 

@@ -94,7 +94,11 @@ class FidAdded:
             frechet(real, scaled(fake), features.name)
             for fake in (features.images(samples, "clean")[drawn], features.before(samples, "clean")[drawn])
         )
-        return now if not (now.value and before.value) else replace(now, value=now.value / before.value - 1)
+        if now.value is None:
+            return now
+        if before.value is None or before.value < 1e-6:  # rounding leaves some 1e-9 of equal sets
+            return replace(now, value=None, note="the model before the attack has an FID of 0: there is no share of it")
+        return replace(now, value=now.value / before.value - 1)
 
 
 @register_metric("fid_inception", better="lower", weights="T2I_INCEPTION_WEIGHTS")

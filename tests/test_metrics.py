@@ -105,6 +105,9 @@ def test_fid_equals_scipy(features):
     real, before = features.real(samples), features.before(samples, "clean")
     fids = [reference_fid(lengthened(real), lengthened(x)) for x in (features.images(samples, "clean"), before)]
     assert score("fid_added", samples, features).value == pytest.approx(fids[0] / fids[1] - 1, rel=1e-5)
+    samples.real = samples.before["clean"]
+    samples.key += "b"
+    assert score("fid_added", samples, features).value is None, "no share of nothing"
     samples.real = samples.images["clean"][::-1].copy()
     assert score("fid", samples, features).value == pytest.approx(0, abs=1e-6)
 
