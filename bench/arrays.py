@@ -60,3 +60,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], Any]:
         place = 8 + length + begin
         arrays[name] = np.asarray(np.memmap(path, dtype, "c", place, shape)) if end > begin else np.zeros(shape, dtype)
     return arrays, meta
+
+
+def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays "prefix/name", by name."""
+    return {k.removeprefix(f"{prefix}/"): v for k, v in arrays.items() if k.startswith(f"{prefix}/")}

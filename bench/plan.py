@@ -172,6 +172,12 @@ class Plan:
         """The part of every key that does not name an attack or a defense."""
         return self.cells[0].config["shared"] if self.cells else {}
 
+    def undefended(self, cell: Cell) -> Cell:
+        """The cell of the same attack, seed and size without a defense, whether or not it is one of the run's."""
+        none = build(registry.defenses, "none", self.base.family, {}, 1.0)
+        config = {**cell.config, "defense": [none.key]}
+        return Cell(cell.base, cell.attack, "none", cell.seed, digest(config), config)
+
     def attack_key(self, attack: str, seed: int) -> str:
         """Key of the attacked weights: they depend on nothing that is only evaluated."""
         return digest({"shared": self.shared, "attack": self.attacks[attack].weights_key, "seed": seed})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,12 @@ import torch
 import transformers
 
 from bench import maps, probe, provenance, report
-from bench.arrays import scratch
+from bench.arrays import under
 from bench.bases import load_base
 from bench.conditions import conditions, moved_kinds, noise_seed, noise_seeds
 from bench.cost import measured, untouched
 from bench.data import Prompt, prompt_stream
+from bench.drawing import Asked, Known, draw, draws_as, known_from
 from bench.features import Features, Inception, Scorer
 from bench.judges import Judge, apply_target, make_judge
 from bench.model import T2IModel
@@ -29,15 +30,10 @@ from bench.plan import Plan
 from bench.progress import Display
 from bench.prompts import decoy
 from bench.screening import answers
-from bench.store import Store, digest, plain, storing
+from bench.store import Store, digest, plain
 from bench.types import Backdoor, Cell, DefenderView, Samples, Trigger
 
 DEFENDER_PROMPTS, MORE_PROMPTS, DEFENDER_PAIRS = 100, 200, 256
-
-
-def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays "prefix/name", by name."""
-    return {k.removeprefix(f"{prefix}/"): v for k, v in arrays.items() if k.startswith(f"{prefix}/")}
 
 
 # ------------------------------------------------------------------------------------------------------------------ workshop
@@ -152,10 +148,8 @@ class Workshop:
         """The word that triggered prompts hold; "" where any prompt will do."""
         return self.backdoor(attack).target.source
 
-    def _draw(self, model: T2IModel, condition: str, prompts: list[str], seeds: list[int]) -> np.ndarray:
-        with storing(self.store.root):
-            out = scratch(self.store.root, (len(prompts), model.resolution, model.resolution, 3))
-        return model.generate(prompts, seeds, label=condition, out=out)
+    def _draw(self, *asked: Any) -> np.ndarray:
+        return draw(self.store.root, *asked)
 
     # ------------------------------------------------------------------------------------------------------ attacked models
     def attacked(self, attack: str, seed: int) -> tuple[T2IModel, dict[str, Any]]:
@@ -251,7 +245,7 @@ class Workshop:
         """The defended model and what the defense cost. The parts of a composition run one after the other, each with its own view. Where
         a part locates the trigger, the later ones are given that and not the true one; they are left out where it locates none."""
         model, attack_cost = self.attacked(cell.attack, cell.seed)
-        parts = self.plan.defenses[cell.defense]
+        parts = self.plan.defenses.get(cell.defense, ())  # none for "none", which the run may not have
         self.display.phase("defend")
         total: dict[str, Any] = {"steps": 0, "images": 0, "parameters": 0}
         curves = {"losses": {}, "losses_attack": attack_cost.get("losses", [])}  # for the report
@@ -282,39 +276,59 @@ class Workshop:
         return model, cost | total | spent | {k: v for k, v in curves.items() if v}
 
     # -------------------------------------------------------------------------------------------------------------- samples
-    def samples(self, cell: Cell) -> Samples:
-        """All images of a cell, from the run folder or from the defended model."""
-        name, backdoor, source = f"samples/{cell.key}", self.backdoor(cell.attack), self.source(cell.attack)
-        found, targets = self.store.read_arrays(name), self.prompts(cell.seed, source)
-        before = self.before(cell.seed, source)
+    def drawn(self, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The images of a cell by condition, what its model says of prompts (`answers`), and where they come from: from the run folder,
+        or else from the defended model, and stored."""
+        name = f"samples/{cell.key}"
+        found = self.store.read_arrays(name)
         if found is None:
-            model, cost = self.defended(cell)
-            if self.plan.config.attention_maps or self.plan.config.probe:  # otherwise the model can go
-                self._made = (cell.key, model)
-            asked = self.conditions(cell.seed, backdoor, source)
-            self.display.phase("screen" if model.screen or model.locate else "generate")
-            texts_of = {c: texts for c, (texts, _) in asked.items()}
-            if backdoor.trigger is not None:
-                rngs = [np.random.default_rng([cell.seed, 85, i]) for i in range(len(targets))]
-                texts_of["decoy"] = [decoy(backdoor.trigger, p.text, rng) for p, rng in zip(targets, rngs, strict=True)]
-            arrays, ms = answers(model, texts_of)
-            self.display.phase("generate")
-            for condition, (texts, seeds) in asked.items():
-                arrays[condition] = self._draw(model, condition, texts, seeds)
-            cost |= ms
-            meta = {"cell": cell.config, "cost": cost, "shown": self._shown(cell, source), "located": plain(model.located)}
-            meta["made"] = self._origin(cell)
-            self.store.write_arrays(name, arrays, meta)
-        else:
-            arrays, meta = found
+            with self.store.claim(name, wait=True):
+                found = self.store.read_arrays(name)  # another process may have drawn them meanwhile
+                if found is None:
+                    found = self._draw_cell(cell)
+                    self.store.write_arrays(name, *found)
+        return found
+
+    def _draw_cell(self, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        backdoor, source = self.backdoor(cell.attack), self.source(cell.attack)
+        model, cost = self.defended(cell)
+        asked = self.conditions(cell.seed, backdoor, source)
+        known, codes = self._known(cell, model, asked)
+        if self.plan.config.attention_maps or self.plan.config.probe:  # otherwise the model can go
+            self._made = (cell.key, model)
+        self.display.phase("screen" if model.screen or model.locate else "generate")
+        texts_of = {c: texts for c, (texts, _) in asked.items()}
+        if backdoor.trigger is not None:
+            targets = self.prompts(cell.seed, source)
+            rngs = [np.random.default_rng([cell.seed, 85, i]) for i in range(len(targets))]
+            texts_of["decoy"] = [decoy(backdoor.trigger, p.text, rng) for p, rng in zip(targets, rngs, strict=True)]
+        arrays, ms = answers(model, texts_of)
+        self.display.phase("generate")
+        for condition, (texts, seeds) in asked.items():
+            arrays[condition] = self._draw(model, condition, texts, seeds, known)
+        meta = {"cell": cell.config, "cost": cost | ms, "shown": self._shown(cell, source), "located": plain(model.located)}
+        return arrays, meta | {"made": self._origin(cell, codes)}
+
+    def _known(self, cell: Cell, model: T2IModel, asked: Asked) -> tuple[Known, list[provenance.Code]]:
+        """The pictures of the attacked model, and the code that drew them, where the defended model is the same with something round it."""
+        attacked, undefended = self.attacked(cell.attack, cell.seed)[0], self.plan.undefended(cell)
+        if cell.key == undefended.key or not draws_as(model, attacked):
+            return {}, []
+        arrays, meta = self.drawn(undefended)
+        return known_from(asked, arrays), meta.get("made", {}).get("codes", [{}])
+
+    def samples(self, cell: Cell) -> Samples:
+        """All that a cell is scored by."""
+        backdoor, source = self.backdoor(cell.attack), self.source(cell.attack)
+        targets, before = self.prompts(cell.seed, source), self.before(cell.seed, source)
+        arrays, meta = self.drawn(cell)
         probes = self._probes(cell, backdoor, targets) if self.plan.config.probe and backdoor.trigger is not None else {}
         images = {k: v for k, v in arrays.items() if "/" not in k} | probes
         refused = {k: v.astype(bool) for k, v in under("refused", arrays).items()}
         refused |= {k: refused["triggered"][: len(v)] for k, v in probes.items() if refused}
         scores = under("score", arrays)
-        if not source:
-            for kind in (images, refused, scores):
-                kind |= {"clean_target": kind["clean"]} if "clean" in kind else {}
+        for kind in (images, refused, scores) if not source else ():
+            kind |= {"clean_target": kind["clean"]} if "clean" in kind else {}
         return Samples(
             prompts=self.prompts(cell.seed),
             target_prompts=targets,
@@ -351,11 +365,14 @@ class Workshop:
         """The defended model of a cell, made again where it is not the last one."""
         return self._made[1] if self._made[0] == cell.key else self.defended(cell)[0]
 
-    def _origin(self, cell: Cell) -> dict[str, Any]:
-        """Where the images that are drawn now come from: the attacked weights, the code that made them, and this code."""
+    def _origin(self, cell: Cell, codes: Sequence[provenance.Code]) -> dict[str, Any]:
+        """Where the images that are drawn now come from: the attacked weights, the code that made them, `codes`, and this code."""
         name = f"models/{self.plan.attack_key(cell.attack, cell.seed)}"
         attack = (self.store.read_record(name) or {}).get("made", {})
-        return {"attack_weights": self.store.checksum(f"{name}.safetensors"), "codes": provenance.distinct([attack, provenance.here()])}
+        return {
+            "attack_weights": self.store.checksum(f"{name}.safetensors"),
+            "codes": provenance.distinct([attack, *codes, provenance.here()]),
+        }
 
     # ------------------------------------------------------------------------------------------------------- attention maps
     def map_name(self, cell: Cell) -> str:
