@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from bench import leaderboard, tables
 from bench.leaderboard import LEAD
+from bench.pivot import Pivot, pivots
 from bench.plaintext import plot
 from bench.provenance import source_digest
 from bench.store import Store, digest, write_atomic
@@ -47,7 +49,8 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
             return paths
     import matplotlib  # drawing takes seconds
 
-    makers = {"attacks": attacks, "tradeoff": tradeoff, "matrix": matrix, "rates": rates, "losses": losses}
+    makers = {"attacks": attacks, "tradeoff": tradeoff, "rates": rates, "losses": losses}
+    makers |= {p.view.name: partial(lambda _, p: heat(p), p=p) for p in pivots(records) if p.view.name != "removal"}
     paths = []
     with matplotlib.rc_context(STYLE):
         for name, make in makers.items():
@@ -140,28 +143,22 @@ def attacks(records: Sequence[Record]) -> Figure | None:
     return figure
 
 
-def matrix(records: Sequence[Record]) -> Figure | None:
-    """Restoration of every defense (rows) against every attack (columns) as a heat map with its numbers."""
+def heat(pivot: Pivot) -> Figure:
+    """A metric of every defense (rows) against every attack (columns) as a heat map with its numbers."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    rows = tables.rows(records)
-    table = {(r["attack"], r["defense"]): r.get(LEAD) for r in rows}
-    if all(v is None for v in table.values()) or tables.attacks_alone(rows):
-        return None
-    attacks = list(dict.fromkeys(a for a, _ in table))
-    defenses = sorted(dict.fromkeys(d for _, d in table), key=lambda d: d != "none")
-    values = np.array([[np.nan if table.get((a, d)) is None else 100 * table[a, d] for a in attacks] for d in defenses], float)
-    figure = new(min(TEXT, 1.7 + 0.72 * len(attacks)), 0.9 + 0.24 * len(defenses))
+    top, low = (100, 0) if pivot.percent else (1, 0)
+    bad, neutral, good = BAD_TO_GOOD
+    colors = (good, neutral, bad) if pivot.view.metric == "refusal_rate" else BAD_TO_GOOD
+    figure = new(min(TEXT, 1.7 + 0.72 * len(pivot.attacks)), 0.9 + 0.24 * len(pivot.defenses))
     axes = figure.add_subplot()
-    axes.imshow(values, vmin=0, vmax=100, cmap=LinearSegmentedColormap.from_list("bad to good", BAD_TO_GOOD), aspect="auto")
-    for i in range(len(defenses)):
-        for j in range(len(attacks)):
-            v = values[i, j]
-            text = tables.DASH if np.isnan(v) else f"{v:.1f}"
-            axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if v > 75 or v < 25 else "black")
-    axes.set_xticks(range(len(attacks)), [plot(a) for a in attacks], rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(defenses)), [plot(d) for d in defenses])
-    axes.set_title("Restored, %")
+    axes.imshow(pivot.values, vmin=low, vmax=top, cmap=LinearSegmentedColormap.from_list("bad to good", colors), aspect="auto")
+    for i, j in np.ndindex(pivot.values.shape):
+        v = pivot.values[i, j]
+        axes.text(j, i, pivot.text(v), ha="center", va="center", fontsize=7, color="white" if not 0.25 <= v / top <= 0.75 else "black")
+    axes.set_xticks(range(len(pivot.attacks)), [plot(a) for a in pivot.attacks], rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(pivot.defenses)), [plot(d) for d in pivot.defenses])
+    axes.set_title(pivot.view.title)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

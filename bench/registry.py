@@ -194,7 +194,7 @@ attacks, defenses, metrics = Registry("attack"), Registry("defense"), Registry("
 
 def register_attack(name: str, *, groups: Iterable[str] = (), preset: dict[str, Any] | None = None, **info: Any) -> Callable:
     """Register an attack: a dataclass with `inject(model, data, seed) -> T2IModel` and `backdoor(model) -> Backdoor`. With
-    `apart=True`, here and for metrics, the group "all" leaves it out: it runs where it is named."""
+    `apart=True`, of any kind, the group "all" leaves it out: it runs where it is named."""
     return attacks.register(name, groups=groups, preset=preset, **info)
 
 

@@ -28,7 +28,9 @@ WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "lett
 @register_defense("skdcag", needs=("trigger",), version=5, groups=("removal",))
 @register_defense("skdcag_text", needs=("trigger",), version=5, groups=("removal",), preset={"train": "text_encoder"})
 @register_defense("skdcag_gaussian", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
-@register_defense("skdcag_black", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "black"})
+@register_defense(  # the paper's name for what `skdcag` does where its target is not set: not twice in "all"
+    "skdcag_black", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "black"}, apart=True
+)
 @register_defense(
     "skdcag_random_words", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "random_words"}
 )

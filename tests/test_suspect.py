@@ -118,6 +118,7 @@ def test_nothing_that_could_run_is_an_error(tiny, tmp_path):
 def test_apart_means_not_in_all():
     assert not {"suspect", "checkpoint"} & set(registry.attacks.select("all"))
     assert "trigger_effect" not in registry.metrics.select("all")
+    assert "skdcag_black" not in registry.defenses.select("all"), "it is skdcag by the paper's name"
     assert registry.attacks.select("suspect") == [settings.SUSPECT]
     assert set(registry.metrics.select(settings.SUSPECT_METRICS)) > {"asr", "trigger_effect"}
 
