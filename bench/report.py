@@ -17,6 +17,7 @@ from bench.tables import Record, groups
 TILE = 128  # pixels of a picture's side in the grid
 GAP, TITLE, HEAD, BLOCK = 6, 18, 26, 26
 ROWS, MOST = 6, 3  # prompts in the picture, shared equally by the attacks; at least one, and at most so many each
+WIDE, LABEL, LINE = 8, 250, 15  # models that stand side by side at most; pixels of a model's name beside its row, and of a line of text
 
 
 def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
@@ -32,7 +33,8 @@ def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
     if not blocks:
         return None
     path = store.root / "grid.png"
-    image = draw(columns, blocks)
+    crossed = len(columns) > WIDE or len(blocks) > len(columns)
+    image = draw_crossed(columns, blocks) if crossed else draw(columns, blocks)
     write_atomic(path, lambda partial: image.save(partial, format="PNG"))
     return path
 
@@ -138,4 +140,41 @@ def draw(columns: Sequence[str], blocks: Sequence[tuple[str, list[str], dict[str
                     pen.rectangle((*at, at[0] + TILE - 1, at[1] + TILE - 1), outline="#cccccc")
                     pen.text((at[0] + TILE / 2, at[1] + TILE / 2), "–", fill="#999999", font=large, anchor="mm")
             y += step
+    return canvas
+
+
+def wrap(text: str, letters: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+    """The text in at most `most` lines of `width` pixels, broken at spaces, brackets and plus signs, or else where a word does not fit."""
+    lines, rest = [], visible(text)
+    while rest and len(lines) < most - 1 and letters.getlength(rest) > width:
+        many = next(k for k in range(len(rest), 0, -1) if k == 1 or letters.getlength(rest[:k]) <= width)
+        cut = max(rest.rfind(" ", 0, many + 1), rest.rfind("[", 0, many + 1), rest.rfind("+", 0, many) + 1)
+        cut = cut if cut > 0 else many
+        lines.append(rest[:cut].rstrip())
+        rest = rest[cut:].lstrip()
+    return [*lines, fit(rest, letters, width)] if rest else lines
+
+
+def draw_crossed(models: Sequence[str], blocks: Sequence[tuple[str, list[str], dict[str, np.ndarray]]]) -> Image.Image:
+    """The grid of many models, or of many attacks and no defense: one row a model, one column an attack and its first prompt."""
+    large, small = font(13), font(11)
+    names = [wrap(m, large, LABEL, 3) for m in models]
+    left = int(max(large.getlength(line) for lines in names for line in lines)) + 2 * GAP
+    heads = [(wrap(attack, large, TILE, 2), wrap("".join(prompts[:1]), small, TILE, 4)) for attack, prompts, _ in blocks]
+    top, step = GAP + LINE * max(len(a) + len(b) for a, b in heads) + GAP, TILE + GAP
+    canvas = Image.new("RGB", (left + step * len(blocks), top + step * len(models)), "white")
+    pen = ImageDraw.Draw(canvas)
+    for j, (attack, prompt) in enumerate(heads):
+        lines = [*((t, large, "#202080") for t in attack), *((t, small, "#404040") for t in prompt)]
+        for k, (text, letters, colour) in enumerate(lines):
+            pen.text((left + j * step, GAP + LINE * k), text, fill=colour, font=letters)
+    for i, (model, lines) in enumerate(zip(models, names, strict=True)):
+        for k, text in enumerate(lines):
+            pen.text((GAP, top + i * step + TILE / 2 + LINE * (k - len(lines) / 2)), text, fill="black", font=large)
+        for j, (_, _, tiles) in enumerate(blocks):
+            at = (left + j * step, top + i * step)
+            if model in tiles and len(tiles[model]):
+                canvas.paste(tile(tiles[model][0]), at)
+            else:
+                pen.rectangle((*at, at[0] + TILE - 1, at[1] + TILE - 1), outline="#cccccc")
     return canvas
