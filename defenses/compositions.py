@@ -6,3 +6,5 @@ defenses.compose("t2ishield", "t2ishield_ftt+t2ishield_locate+uce_phrase", group
 defenses.compose("t2ishield_skdcag", "t2ishield_ftt+t2ishield_locate+skdcag", groups=("removal", "blind"))
 defenses.compose("navi_skdcag", "navit2i+navi_locate+skdcag", groups=("removal", "blind"))
 defenses.compose("blind_skdcag", "frequency_locate+skdcag", groups=("removal", "blind"))
+defenses.compose("blind_skdcag_text", "frequency_locate+skdcag_text", groups=("removal", "blind"))
+defenses.compose("blind_uce", "frequency_locate+uce", groups=("removal", "blind"))
