@@ -16,7 +16,7 @@ class NoiseWeights:
     It knows nothing. A defense that is no better than this at the same loss of quality has found nothing.
     """
 
-    sigma: float = option(0.05, 0.02)
+    sigma: float = option(0.1, 0.02)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         begun = time.perf_counter()

@@ -1,26 +1,26 @@
-"""What was published beside what the committed results measure: docs/claims.md, from the records in results/.
+"""The tables of README.md, docs/ and results/README.md that show committed results: put between their marks from the records in results/.
 
-    python benchmarks/claims.py
-
-Text is in claims.md beside this file; every number that was measured here is put between its marks.
+python benchmarks/pages.py
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import stats, tables
+from bench import leaderboard, ranking, stats, tables
+from bench.leaderboard import LEAD
 from bench.paired import paired_p
 from bench.publish import stored_records
 from bench.store import Store
 from bench.tables import DASH, Record, shown
 
-TEXT = Path(__file__).with_suffix(".md")
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/claims.md", "docs/text-encoder.md", "results/README.md")
+MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 FOLDERS = ("reference", "matrix", "attacks")  # where two have a row, the first is taken
 N = 100  # prompts of the paper's table
 PAPER = {  # arXiv 2508.18235: removal accuracy in percent, pixel and style; None: "fails", without a number
@@ -170,7 +170,45 @@ def locators(results: Results) -> str:
     return sight(results, "location_recall", LOCATORS, form)
 
 
-PARTS = {
+# --------------------------------------------------------------------------------------------------------------------- tables
+def headline(results: Results) -> str:
+    """The reference run: Restored of every attack, and what the defenses cost, means over the attacks."""
+    records, rows = results.records["reference"], results.rows["reference"]
+    attacks = list(dict.fromkeys(a for a, _ in rows))
+    lines = []
+    for s in leaderboard.standings(records):
+        cells = [shown(rows[a, s.defense][LEAD], True) if (a, s.defense) in rows else DASH for a in attacks]
+        fid, clip = ranking.change(s.means.get("fid_change")), shown(s.means["clip_score"].value, False)
+        removed, seconds = ranking.share(s, "removal_accuracy"), f"{s.means['seconds'].value:.0f}"
+        fid = DASH if s.defense == "none" else fid
+        called = "no defense" if s.defense == "none" else f"`{s.defense}`"
+        lines.append([called, tables.needs_text(s.needs), *cells, f"**{ranking.share(s, LEAD)}**", removed, fid, clip, seconds])
+    heads = ["Defense", "Needs", *(f"`{a}`" for a in attacks), "Restored %, mean", "RA %", "FID change %", "CLIP", "Seconds"]
+    return table(heads, lines, 2)
+
+
+def attacks(results: Results) -> str:
+    """The attacks that nothing defends against."""
+    text = tables.to_markdown(results.records["attacks"])
+    return text[: text.index("\n\n")]
+
+
+def text_encoder(results: Results) -> str:
+    """Removed and restored, of every attack, by what repairs the U-Net and what repairs the text encoder."""
+    rows, lines = results.rows["matrix"], []
+    edits = {r.cell.attack: extra.get("edits", "") for r, extra in results.records["matrix"]}
+    defenses = ("skdcag", "skdcag_text", "skd", "finetune_reversal")
+    for attack in edits:
+        found = [rows[attack, d] for d in defenses]
+        both = [f"{100 * r['removal_accuracy']:.0f} / {100 * r['restoration_accuracy']:.0f}" for r in found]
+        lines.append([f"`{attack}`", edits[attack], *both])
+    return table(["Attack", "Edits", *(f"`{d}`" for d in defenses)], lines, 2)
+
+
+TABLES = {
+    "headline": headline,
+    "attacks": attacks,
+    "text-encoder": text_encoder,
     "removal": removal,
     "guidance": guidance,
     "quality": quality,
@@ -180,24 +218,17 @@ PARTS = {
 }
 
 
-def page(root: Path) -> str:
-    """The whole page. Raises ValueError where the text lacks a mark."""
-    results, text = Results(root), TEXT.read_text()
-    for name, make in PARTS.items():
-        mark = f"<!-- {name} -->"
-        if text.count(mark) != 1:
-            raise ValueError(f"{TEXT.name} must have one mark {mark}")
-        text = text.replace(mark, make(results))
-    return re.sub(r"\n{3,}", "\n\n", text)
+def page(text: str, results: Results) -> str:
+    """A page with its tables as of the results. Raises KeyError for a mark that names none."""
+    return MARK.sub(lambda m: f"{m[1]}\n{TABLES[m[2]](results)}\n\n{m[3]}", text)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--page", type=Path, default=Path("docs/claims.md"))
-    args = parser.parse_args()
-    args.page.write_text(page(args.results))
-    print(args.page)
+    results = Results(ROOT / "results")
+    for name in PAGES:
+        path = ROOT / name
+        path.write_text(page(path.read_text(encoding="utf-8"), results), encoding="utf-8")
+        print(name)
     return 0
 
 
