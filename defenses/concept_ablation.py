@@ -22,9 +22,9 @@ class ConceptAblation:
     """
 
     steps: int = option(200, 400)
-    lr: float = option(3e-4, 2e-6)
+    lr: float = option(2e-4, 2e-6)
     batch: int = option(16, 8)
-    prior: float = option(0.5, 1.0, help="weight of the denoising loss on the pictures themselves")
+    prior: float = option(1.0, help="weight of the denoising loss on the pictures themselves")
     prompts: int = option(100, help="clean prompts that the defender uses")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
     train: str = option("cross", help="full, cross, kv, noncross or lora")
