@@ -16,7 +16,7 @@ class CleanFinetune:
     """
 
     steps: int = option(300, 2000)
-    lr: float = option(5e-4, 1e-5)
+    lr: float = option(1e-3, 1e-5)
     batch: int = option(16)
     drop: float = option(0.1, help="share of rows with an empty prompt")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")

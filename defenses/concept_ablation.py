@@ -22,7 +22,7 @@ class ConceptAblation:
     """
 
     steps: int = option(200, 400)
-    lr: float = option(2e-4, 2e-6)
+    lr: float = option(3e-4, 2e-6)
     batch: int = option(16, 8)
     prior: float = option(1.0, help="weight of the denoising loss on the pictures themselves")
     prompts: int = option(100, help="clean prompts that the defender uses")

@@ -12,7 +12,7 @@ from bench.types import DefenderView, UserError
 
 
 @register_defense("esd_x", needs=("trigger",), groups=("removal", "erasure"), preset={"train": "cross"})
-@register_defense("esd_u", needs=("trigger",), groups=("removal", "erasure"), preset={"train": "noncross"}, tuned={"lr": 1e-5})
+@register_defense("esd_u", needs=("trigger",), groups=("removal", "erasure"), preset={"train": "noncross"}, tuned={"eta": 1.0, "lr": 3e-4})
 @dataclass
 class ESD:
     """Erased Stable Diffusion (Gandikota et al., ICCV 2023), with the trigger as the concept.
@@ -20,15 +20,14 @@ class ESD:
     Loss: ||eps_th(x_t, c+) - (eps_0(a) - n * (eps_0(c+) - eps_0(a)))||^2 where eps_0 is the frozen backdoored model and x_t is what the
     student is given while it draws the triggered prompt c+. The anchor a is the clean prompt c (`anchor="prompt"`: what the trigger adds
     is removed, and the rest of the prompt stays) or, as published for a concept, the empty prompt (`anchor="null"`). esd_x trains the
-    cross-attention, esd_u everything else. Nothing holds clean prompts: on the embedded base, training outside of the cross-attention
-    that is enough to remove a style breaks them, and esd_u has a rate at which it does not. Published (SD 1.4): n 1, 200 steps of one
-    row, lr 5e-5.
+    cross-attention, esd_u everything else. No term holds clean prompts, and what undoes a style on the embedded base breaks them, with
+    esd_u more. Published (SD 1.4): n 1 to 2, 200 steps of one row, lr 5e-5.
     """
 
-    eta: float = option(1.0, help="n, how far beyond the anchor")
+    eta: float = option(0.25, 1.0, help="n, how far beyond the anchor")
     anchor: str = option("prompt", help="prompt or null")
     steps: int = option(200, 200)
-    lr: float = option(5e-5)
+    lr: float = option(2e-4, 5e-5)
     batch: int = option(16, 1)
     prompts: int = option(100, help="clean prompts that the defender uses")
     refresh: int = option(50, 1, help="steps after which the student draws anew")

@@ -22,9 +22,9 @@ class SalUn:
     """
 
     share: float = option(0.5, help="share of the weights that are trained")
-    alpha: float = option(1.0, 0.5, help="a, the weight of what remains")
+    alpha: float = option(0.5, help="a, the weight of what remains")
     steps: int = option(200, 1000)
-    lr: float = option(5e-5, 1e-5)
+    lr: float = option(2e-4, 1e-5)
     batch: int = option(16, 8)
     mask_steps: int = option(10, 50, help="batches from which the saliency is read")
     prompts: int = option(100, help="clean prompts that the defender uses")
