@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MADE = "plots/made"  # of what, and which files
-COLUMN, TEXT = 3.3, 6.9  # inches: one column and the whole width of a two-column page
+COLUMN, TEXT, PAGE = 3.3, 6.9, 9.5  # inches: one column, the whole width and the height of a two-column page
 COLORS = ("#2b5fab", "#b4511b", "#0f7a70", "#8a3d8f", "#6b6b00", "#a3264f")  # by needs; apart in gray and for colour-blind readers
 BAD_TO_GOOD = ("#c96826", "#f6efe2", "#167a74")
 MARKERS = "osD^vP*X"
@@ -91,7 +91,8 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
     panels = [m for m in (fid, "seconds") if any(m in s.means and (s.means[m].value > 0 or m == "fid_change") for s in table)]
     if not panels:
         return None
-    figure, needs = new(TEXT if len(panels) == 2 else COLUMN, 2.5), list(dict.fromkeys(s.needs for s in table))
+    many, needs = len(table) > len(MARKERS), list(dict.fromkeys(s.needs for s in table))
+    figure = new(TEXT if len(panels) == 2 else COLUMN, 2.5 + (0.14 * len(table) / 3 if many else 0))
     for k, metric in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), k + 1)
         for i, s in enumerate(table):
@@ -104,7 +105,10 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
                 bars["yerr"] = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
             if x.low is not None:
                 bars["xerr"] = [[factor * (x.value - max(x.low, least))], [factor * (x.high - x.value)]]
-            axes.errorbar(factor * x.value, 100 * y.value, fmt=MARKERS[i % 8], color=color, ms=4, lw=0.8, label=plot(s.defense), **bars)
+            label, style = (f"{i + 1} {plot(s.defense)}", "o") if many else (plot(s.defense), MARKERS[i])
+            axes.errorbar(factor * x.value, 100 * y.value, fmt=style, color=color, ms=4, lw=0.8, label=label, **bars)
+            if many:  # more than there are marks that can be told apart
+                axes.annotate(str(i + 1), (factor * x.value, 100 * y.value), (3, 2), textcoords="offset points", fontsize=5)
         axes.set_ylabel("Restored, %")
         axes.set_xlabel(AXES[metric])
         if metric == "seconds":
@@ -114,7 +118,7 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
             axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axes.grid(alpha=0.25, lw=0.5)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=min(3 if many else 4, len(names)), frameon=False)
     return figure
 
 
@@ -166,7 +170,7 @@ def heat(pivot: Pivot) -> Figure:
 
 
 def rates(records: Sequence[Record]) -> Figure | None:
-    """Attack success rate and restoration of every row with 95 % intervals: one panel an attack."""
+    """Attack success rate and restoration of every row with 95 % intervals: one panel an attack. None for more than a page holds."""
     by_attack: dict[str, list[dict[str, Any]]] = {}
     table = tables.rows(records)
     for row in [] if tables.attacks_alone(table) else table:
@@ -177,7 +181,10 @@ def rates(records: Sequence[Record]) -> Figure | None:
     columns = min(3, len(by_attack))
     lines = -(-len(by_attack) // columns)
     defenses = sorted({r["defense"]: None for rows in by_attack.values() for r in rows}, key=lambda d: d != "none")
-    figure = new(TEXT if columns > 1 else COLUMN, lines * (0.55 + 0.19 * len(defenses)) + 0.3)
+    height = lines * (0.55 + 0.19 * len(defenses)) + 0.3
+    if height > PAGE:
+        return None
+    figure = new(TEXT if columns > 1 else COLUMN, height)
     for k, (attack, rows) in enumerate(by_attack.items()):
         axes = figure.add_subplot(lines, columns, k + 1)
         for metric, color, marker, shift in (("asr", COLORS[1], "v", -0.12), (LEAD, COLORS[2], "o", 0.12)):
