@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import tables
@@ -16,12 +16,14 @@ SHARES = ("restoration_accuracy", "removal_accuracy", "false_trigger_rate")
 METRICS = (*SHARES, "trigger_effect", "fid", "clip_score", "seconds")
 WORKS = 0.5  # attack success of the undefended model, below which there is little to defend against
 LEAD = "restoration_accuracy"
+QUALITY = {"fid": "FID", "clip_score": "CLIP", "prompt_fidelity": "prompt fidelity"}
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One defense over all attacks of the run. `rank` is its place among the whole rows with the same needs: None for the undefended
-    row and where a cell is missing (its mean would be of other attacks). `tied` is True where its interval reaches that of the first."""
+    """One defense over all attacks of the run. `lost` says where it loses quality (`losses`). `rank` is its place among the whole rows
+    with the same needs that lose none: None for the undefended row and where a cell is missing (its mean would be of other attacks).
+    `tied` is True where its interval reaches that of the first."""
 
     defense: str
     needs: str
@@ -29,6 +31,7 @@ class Standing:
     attacks: int
     means: dict[str, Estimate] = field(default_factory=dict)
     worst: tuple[str, float] | None = None  # attack, value of the leading metric
+    lost: list[str] | None = None
     rank: int | None = None
     tied: bool = False
 
@@ -83,7 +86,7 @@ def standings(records: Sequence[Record]) -> list[Standing]:
     by_defense: dict[str, list[Mapping[str, Any]]] = {}
     for row in tables.rows(records):
         by_defense.setdefault(row["defense"], []).append(row)
-    found = []
+    found, table = [], [row for rows in by_defense.values() for row in rows]
     for defense, rows in by_defense.items():
         own = [r for r in records if r[0].cell.defense == defense]
         means = {m: average(rows, m) if m in (*SHARES, "trigger_effect") else average_by_seed(own, m) for m in METRICS}
@@ -92,8 +95,28 @@ def standings(records: Sequence[Record]) -> list[Standing]:
         lead = [(r["attack"], r[LEAD]) for r in rows if r.get(LEAD) is not None]
         worst = min(lead, key=lambda pair: pair[1]) if lead else None
         done = sum(r["status"] == "done" for r in rows)
-        found.append(Standing(defense, rows[0]["needs"], done, len(rows), means, worst))
+        found.append(Standing(defense, rows[0]["needs"], done, len(rows), means, worst, losses(table, defense)))
     return sorted(_ranked(found), key=lambda s: (s.defense != "none", len(s.needs.split()), s.needs, s.rank or len(found) + 1))
+
+
+def losses(table: Sequence[Mapping[str, Any]], defense: str) -> list[str] | None:
+    """Where a defense draws clean prompts worse than the undefended model's own interval allows: "FID of poison_style". None where there
+    is nothing to compare: no undefended row, or none of these metrics with an interval."""
+    undefended = {row["attack"]: row for row in table if row["defense"] == "none"}
+    found, compared = [], False
+    for row in table:
+        base = undefended.get(row["attack"])
+        if row["defense"] != defense or base is None:
+            continue
+        for metric, name in QUALITY.items():
+            end = base.get(f"{metric}_{'hi' if metric == 'fid' else 'lo'}")
+            value = row.get(metric)
+            if value is None or end is None:
+                continue
+            compared = True
+            if value > end if metric == "fid" else value < end:
+                found.append(f"{name} of {row['attack']}")
+    return found if compared else None
 
 
 def _ranked(found: Sequence[Standing]) -> list[Standing]:
@@ -107,12 +130,12 @@ def _ranked(found: Sequence[Standing]) -> list[Standing]:
         own = s.means[LEAD]
         rank = 1 + sum(r.means[LEAD].value > own.value for r in rivals)
         tied = rank > 1 and own.high is not None and first.low is not None and own.high >= first.low
-        out.append(Standing(s.defense, s.needs, s.done, s.attacks, s.means, s.worst, rank, tied))
+        out.append(replace(s, rank=rank, tied=tied))
     return out
 
 
 def _competes(s: Standing) -> bool:
-    return s.defense != "none" and LEAD in s.means and s.done == s.attacks
+    return s.defense != "none" and LEAD in s.means and s.done == s.attacks and not s.lost
 
 
 # ----------------------------------------------------------------------------------------------------------------- sentences
@@ -153,7 +176,8 @@ def learned(records: Sequence[Record]) -> list[str]:
         over = (
             f" on average over {first.attacks} attacks (worst {100 * first.worst[1]:.1f} %, {first.worst[0]})" if first.attacks > 1 else ""
         )
-        text = f"{given(needs).capitalize()}, {first.defense} restores {percent(first.means[LEAD])} of the triggered pictures{over}"
+        kept = " without loss of quality" if first.lost == [] else ""
+        text = f"{given(needs).capitalize()}, {first.defense} restores {percent(first.means[LEAD])} of the triggered pictures{kept}{over}"
         tied = [s.defense for s in rivals[1:] if s.tied]
         if tied:
             text += f"; not separated from it: {', '.join(tied)}"

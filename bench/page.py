@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bench import charts, leaderboard, page_cells, pictures, tables
+from bench import charts, leaderboard, page_cells, pictures, ranking, tables
 from bench.leaderboard import LEAD, Standing
 from bench.markup import NAMES, breakable, ends_of, heading, names_of, plural, scroll, to_script
 from bench.naming import parts_of
@@ -105,28 +105,42 @@ def estimate(records: Sequence[Record], standing: Standing, metric: str) -> str:
 
 
 def leaders(records: Sequence[Record]) -> str:
-    """Defenses over all attacks, ranked among those that are given the same."""
-    table = leaderboard.standings(records)
+    """Defenses over all attacks, as `leaderboard.md` ranks them; of a suspect, whose restoration nobody can judge, without ranks."""
+    table, groups = leaderboard.standings(records), ranking.ranked(records)
     metrics = [m for m in leaderboard.METRICS if any(m in s.means for s in table)]
-    heads = ["Defense", "Rank", *(heading(records, m) for m in metrics), "Worst", "Attacks"]
-    lines, last = [], None
+    heads = ["Defense", "Rank", *(heading(records, m) for m in metrics), "Worst", "Attacks", *(["Quality", "p"] if groups else [])]
+    blocks = {"Undefended": [ranking.Place(s, DASH, None) for s in table if s.defense == "none"]}
+    blocks |= {f"{name}: {ranking.GROUPS[name]}": group for name, group in groups.items()}
+    placed = {p.standing.defense for group in blocks.values() for p in group}
     for s in table:
-        group = "Undefended" if s.defense == "none" else leaderboard.given(s.needs).capitalize()
-        if group != last:
-            lines.append(f'<tr class="group"><th colspan="{len(heads)}" scope="rowgroup"><span>{escape(group)}</span></th></tr>')
-            last = group
-        rank = DASH if s.rank is None else f"{s.rank}{' (tied)' if s.tied else ''}"
-        worst = f"{100 * s.worst[1]:.1f} %<small>{breakable(s.worst[0])}</small>" if s.worst else DASH
-        numbers = "".join(estimate(records, s, m) for m in metrics)
-        lines.append(
-            f'<tr><th scope="row">{breakable(s.defense)}</th><td>{rank}</td>{numbers}<td>{worst}</td><td>{s.done} of {s.attacks}</td></tr>'
-        )
+        if s.defense not in placed:
+            blocks.setdefault(leaderboard.given(s.needs).capitalize(), []).append(ranking.Place(s, DASH, None))
+    lines = []
+    for name, group in blocks.items():
+        if group:
+            lines.append(f'<tr class="group"><th colspan="{len(heads)}" scope="rowgroup"><span>{escape(name)}</span></th></tr>')
+        for found in group:
+            s = found.standing
+            cells = [f"<td>{found.place}</td>", *(estimate(records, s, m) for m in metrics)]
+            cells.append(f"<td>{100 * s.worst[1]:.1f} %<small>{breakable(s.worst[0])}</small></td>" if s.worst else f"<td>{DASH}</td>")
+            cells.append(f"<td>{s.done} of {s.attacks}</td>")
+            if groups:
+                cells.append(f"<td>{DASH if s.defense == 'none' else quality(found)}</td><td>{ranking.p_text(found.p)}</td>")
+            needs = f"<small>{escape(tables.needs_text(s.needs))}</small>" if s.needs else ""
+            lines.append(f'<tr><th scope="row">{breakable(s.defense)}{needs}</th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col"{" class=text" if i == 0 else ""}>{escape(h)}</th>' for i, h in enumerate(heads))
     return (
-        "<p>Means over the attacks. Restored decides the rank, and only among defenses that are given the same. Tied: its 95 % interval "
-        "reaches that of the first. Worst: the attack of which it restores least.</p>"
+        "<p>Means over the attacks. Restored decides the rank, among those that are given the same and draw clean prompts as well as the "
+        "undefended model, within its interval. p: McNemar's test of Restored against the first of the group; what it does not tell apart "
+        "is a tie. Worst: the attack of which it restores least.</p>"
         + scroll("leaderboard", f'<table class="wide"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
     )
+
+
+def quality(place: ranking.Place) -> str:
+    """ "kept", or how often it is lost, with where in the title."""
+    lost = place.standing.lost
+    return f'<span title="{escape(place.quality)}">lost in {len(lost)}</span>' if lost else escape(place.quality)
 
 
 # ------------------------------------------------------------------------------------------------------------------- matrix

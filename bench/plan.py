@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,11 +173,14 @@ class Plan:
         """The part of every key that does not name an attack or a defense."""
         return self.cells[0].config["shared"] if self.cells else {}
 
+    def sibling(self, cell: Cell, parts: Sequence[Method]) -> Cell:
+        """The cell of the same attack, seed and size with another defense, whether or not it is one of the run's."""
+        config = {**cell.config, "defense": [part.key for part in parts]}
+        return Cell(cell.base, cell.attack, "+".join(part.name for part in parts), cell.seed, digest(config), config)
+
     def undefended(self, cell: Cell) -> Cell:
-        """The cell of the same attack, seed and size without a defense, whether or not it is one of the run's."""
-        none = build(registry.defenses, "none", self.base.family, {}, 1.0)
-        config = {**cell.config, "defense": [none.key]}
-        return Cell(cell.base, cell.attack, "none", cell.seed, digest(config), config)
+        """The cell of the same attack, seed and size without a defense."""
+        return self.sibling(cell, [build(registry.defenses, "none", self.base.family, {}, 1.0)])
 
     def attack_key(self, attack: str, seed: int) -> str:
         """Key of the attacked weights: they depend on nothing that is only evaluated."""

@@ -7,9 +7,9 @@ test on the same prompts and noise, all attacks and seeds together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,33 +24,12 @@ GROUPS = {
     "Trigger known": "given the trigger",
     "Blind": "given neither the trigger nor the model from before the attack",
 }
-QUALITY = {"fid": "FID", "clip_score": "CLIP", "prompt_fidelity": "prompt fidelity"}
-TIE = 0.05
+TIE, NAMED = 0.05, 3
 
 
 def group_of(needs: str) -> str:
     words = needs.split()
     return "Oracle" if "clean_model" in words else "Trigger known" if "trigger" in words else "Blind"
-
-
-def losses(table: Sequence[Mapping[str, Any]], defense: str) -> list[str] | None:
-    """Where a defense draws clean prompts worse than the undefended model's own interval allows: "FID of poison_style". None where there
-    is nothing to compare: no undefended row, or none of these metrics with an interval."""
-    undefended = {row["attack"]: row for row in table if row["defense"] == "none"}
-    found, compared = [], False
-    for row in table:
-        base = undefended.get(row["attack"])
-        if row["defense"] != defense or base is None:
-            continue
-        for metric, name in QUALITY.items():
-            end = base.get(f"{metric}_{'hi' if metric == 'fid' else 'lo'}")
-            value = row.get(metric)
-            if value is None or end is None:
-                continue
-            compared = True
-            if value > end if metric == "fid" else value < end:
-                found.append(f"{name} of {row['attack']}")
-    return found if compared else None
 
 
 def paired(records: Sequence[Record], one: str, other: str) -> float | None:
@@ -67,16 +46,38 @@ def paired(records: Sequence[Record], one: str, other: str) -> float | None:
     return float(stats.mcnemar(a, b))
 
 
-def ranked(records: Sequence[Record]) -> dict[str, list[tuple[Standing, list[str] | None, float | None]]]:
-    """Of each group its defenses, those without loss of quality first, by Restored: (standing, losses, p against the first)."""
-    table = tables.rows(records)
-    found: dict[str, list[tuple[Standing, list[str] | None, float | None]]] = {}
+@dataclass(frozen=True)
+class Place:
+    """A defense in its group: its place ("1", "1 (tie)", or a dash where it is not ranked) and p against the first."""
+
+    standing: Standing
+    place: str
+    p: float | None
+
+    @property
+    def quality(self) -> str:
+        lost = self.standing.lost
+        if not lost:
+            return "not measured" if lost is None else "kept"
+        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+        return f"lost: {', '.join(lost[:NAMED])}{more}"
+
+
+def ranked(records: Sequence[Record]) -> dict[str, list[Place]]:
+    """Of each group its defenses, those without loss of quality first, by Restored."""
+    standings = [s for s in leaderboard.standings(records) if s.defense != "none" and LEAD in s.means]
+    found: dict[str, list[Place]] = {}
     for name in GROUPS:
-        rivals = [s for s in leaderboard.standings(records) if s.defense != "none" and group_of(s.needs) == name and LEAD in s.means]
-        lost = {s.defense: losses(table, s.defense) for s in rivals}
-        rivals.sort(key=lambda s: (s.done < s.attacks, lost[s.defense] != [], -s.means[LEAD].value))
-        first = rivals[0].defense if rivals else ""
-        found[name] = [(s, lost[s.defense], paired(records, s.defense, first) if s.defense != first else None) for s in rivals]
+        rivals = [s for s in standings if group_of(s.needs) == name]
+        rivals.sort(key=lambda s: (s.done < s.attacks, s.lost != [], -s.means[LEAD].value))
+        first, rank, places = rivals[0].defense if rivals else "", 0, []
+        for i, s in enumerate(rivals):
+            p = paired(records, s.defense, first) if i else None
+            tie = p is not None and p >= TIE
+            rank = i + 1 if not (tie and rank == 1) else rank
+            counts = s.done == s.attacks and s.lost == []
+            places.append(Place(s, DASH if not counts else f"{rank} (tie)" if tie and rank == 1 else str(rank), p))
+        found[name] = places
     return {name: group for name, group in found.items() if group}
 
 
@@ -87,21 +88,16 @@ def to_markdown(records: Sequence[Record]) -> str:
         lines += [f"## {name}", "", f"{GROUPS[name].capitalize()}.", ""]
         lines += ["| | Defense | Needs | Restored % | RA % | Worst | FTR % | FID | FID change % | CLIP | Seconds | Quality | p |"]
         lines += ["|---:|---|---|---:|---:|---|---:|---:|---:|---:|---:|---|---:|"]
-        rank = 0
-        for i, (s, lost, p) in enumerate(group):
-            whole, kept = s.done == s.attacks, lost == []
-            tie = p is not None and p >= TIE
-            rank = i + 1 if not (tie and rank == 1) else rank
-            place = DASH if not (whole and kept) else f"{rank} (tie)" if tie and rank == 1 else str(rank)
-            cells = [place, plaintext.markdown(s.defense), tables.needs_text(s.needs)]
+        for found in group:
+            s, p = found.standing, found.p
+            cells = [found.place, plaintext.markdown(s.defense), tables.needs_text(s.needs)]
             cells += [share(s, LEAD), share(s, "removal_accuracy")]
             cells.append(f"{100 * s.worst[1]:.1f}, {plaintext.markdown(s.worst[0])}" if s.worst else DASH)
             cells.append(share(s, "false_trigger_rate"))
             cells += [shown(s.means["fid"].value, False) if "fid" in s.means else DASH, change(s.means.get("fid_change"))]
             cells.append(shown(s.means["clip_score"].value, False) if "clip_score" in s.means else DASH)
             cells.append(f"{s.means['seconds'].value:.1f}" if "seconds" in s.means else DASH)
-            cells.append("kept" if kept else "not measured" if lost is None else f"lost: {plaintext.markdown(', '.join(lost))}")
-            cells.append("" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}")
+            cells += [plaintext.markdown(found.quality), p_text(p)]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     if undefended is not None and "fid" in undefended.means:
@@ -121,6 +117,10 @@ def to_markdown(records: Sequence[Record]) -> str:
     ]
     warning = provenance.warning(records)
     return "\n".join([*lines, *([plaintext.markdown(warning), ""] if warning else [])])
+
+
+def p_text(p: float | None) -> str:
+    return "" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 def change(found: Estimate | None) -> str:

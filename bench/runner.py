@@ -17,6 +17,7 @@ from bench import cluster, executors, page_cells, provenance
 from bench.batches import free_memory, is_out_of_memory
 from bench.cost import InPlaceChange
 from bench.data import Data
+from bench.defending import view
 from bench.finetune import check_extras
 from bench.judges import apply_target
 from bench.manifest import directions, protocol, write_manifest
@@ -152,7 +153,7 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
             check_extras(instance, shop.plan.config.device)
         for part in shop.plan.defenses[cell.defense]:
             check_extras(part.instance, shop.plan.config.device)
-            shop.view((), cell.attack, cell.seed).first(getattr(part.instance, "prompts", 1))
+            view(shop, (), cell.attack, cell.seed).first(getattr(part.instance, "prompts", 1))
 
 
 def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:

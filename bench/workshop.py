@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,8 @@ from bench.arrays import under
 from bench.bases import load_base
 from bench.conditions import conditions, moved_kinds, noise_seed, noise_seeds
 from bench.cost import measured, untouched
-from bench.data import Prompt, prompt_stream
+from bench.data import Prompt
+from bench.defending import DEFENDER_PAIRS, defend
 from bench.drawing import Asked, Known, draw, draws_as, known_from
 from bench.features import Features, Inception, Scorer
 from bench.judges import Judge, apply_target, make_judge
@@ -31,9 +32,7 @@ from bench.progress import Display
 from bench.prompts import decoy
 from bench.screening import answers
 from bench.store import Store, digest, plain
-from bench.types import Backdoor, Cell, DefenderView, Samples, Trigger
-
-DEFENDER_PROMPTS, MORE_PROMPTS, DEFENDER_PAIRS = 100, 200, 256
+from bench.types import Backdoor, Cell, Samples, Trigger
 
 
 # ------------------------------------------------------------------------------------------------------------------ workshop
@@ -65,7 +64,7 @@ class Workshop:
                 self.store.write_arrays(name, arrays, meta)
         return arrays
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
@@ -88,13 +87,13 @@ class Workshop:
 
     # ------------------------------------------------------------------------------------------------------------- prompts
     def prompts(self, seed: int, source: str = "") -> list[Prompt]:
-        return self._once(("prompts", seed, source), lambda: self.data.prompts("evaluation", self.size.n, seed, source))
+        return self.once(("prompts", seed, source), lambda: self.data.prompts("evaluation", self.size.n, seed, source))
 
     def real(self, seed: int) -> np.ndarray:
-        return self._once(("real", seed), lambda: self.data.pairs("evaluation", self.size.real, seed)[0])
+        return self.once(("real", seed), lambda: self.data.pairs("evaluation", self.size.real, seed)[0])
 
     def backdoor(self, attack: str) -> Backdoor:
-        return self._once(("backdoor", attack), lambda: self.plan.attacks[attack].instance.backdoor(self.model))
+        return self.once(("backdoor", attack), lambda: self.plan.attacks[attack].instance.backdoor(self.model))
 
     def conditions(self, seed: int, backdoor: Backdoor | None, source: str) -> dict[str, tuple[list[str], list[int]]]:
         """For each condition, its prompts and noise seeds. Without a backdoor: those of the model before the attack."""
@@ -114,17 +113,17 @@ class Workshop:
             return self._arrays(name, draw, {"what": "before the attack", "seed": seed, "source": source})
 
         def make() -> dict[str, np.ndarray]:
-            arrays = dict(self._once(("before", seed), lambda: stored("", ("clean", "perturbed", "diverse"))))
+            arrays = dict(self.once(("before", seed), lambda: stored("", ("clean", "perturbed", "diverse"))))
             arrays["clean_target"] = stored(source, ("clean_target",))["clean_target"] if source else arrays["clean"]
             return arrays
 
-        return self._once(("before", seed, source), make)
+        return self.once(("before", seed, source), make)
 
     def judge(self, attack: str, seed: int) -> Judge | None:
         """The judge of the attack's target, calibrated on what the model draws before the attack; None where the target is not known."""
         if self.backdoor(attack).target.kind == "unknown":
             return None
-        return self._once(("judge", attack, seed), lambda: self._make_judge(attack, seed))
+        return self.once(("judge", attack, seed), lambda: self._make_judge(attack, seed))
 
     def _make_judge(self, attack: str, seed: int) -> Judge:
         backdoor, source = self.backdoor(attack), self.source(attack)
@@ -191,7 +190,7 @@ class Workshop:
     def _inject(self, attack: str, seed: int, name: str) -> tuple[dict[str, Any], Path]:
         self.display.phase("train the attack")
         torch.manual_seed(seed)
-        with self._aside(self.model), untouched(self.model, f"attack {attack}"), measured(self.model.device) as cost:
+        with self.aside(self.model), untouched(self.model, f"attack {attack}"), measured(self.model.device) as cost:
             model = self.plan.attacks[attack].instance.inject(self.model, self.data, seed)
         cost |= {k: model.info[k] for k in ("steps", "parameters", "images", "losses") if k in model.info}
         path = self.store.write_file(f"{name}.safetensors", model.save_weights)
@@ -199,81 +198,13 @@ class Workshop:
         self.store.write_record(name, cost)
         return cost, path
 
-    def _aside(self, *models: T2IModel) -> AbstractContextManager[None]:
+    def aside(self, *models: T2IModel) -> AbstractContextManager[None]:
         return aside(models if "offload" in self.plan.config.memory else (), self.features)
 
     def drop_models(self) -> None:
         """Forget the models in memory; they are read from disk again when needed."""
         self._held = ("", None)
         self.__dict__.pop("model", None)
-
-    # ------------------------------------------------------------------------------------------------------------- defenses
-    def view(self, needs: Collection[str], attack: str, seed: int, located: Trigger | None = None) -> DefenderView:
-        """What a defense with these needs may see. The clean model is a copy of its own; a located trigger stands for the true one."""
-        known = self.backdoor(attack).trigger
-        replaced = known.replaces if known else ""
-        word = replaced if replaced == self.source(attack) else ""
-        texts = self._once(("defender", seed, replaced), lambda: self._defender_prompts(seed, word, replaced))
-        clean: list[T2IModel] = []
-
-        def clean_pairs() -> tuple[np.ndarray, list[str]]:
-            return self._once(("pairs", seed), lambda: self.data.pairs("defender", self._up_to("pairs", DEFENDER_PAIRS), seed))
-
-        def clean_model() -> T2IModel:
-            if not clean:
-                clean.append(self.model.clone(train="none"))
-            return clean[0]
-
-        def stream() -> list[str]:
-            return prompt_stream(self.data, self.backdoor(attack).trigger, self.source(attack), texts, seed)
-
-        trigger = located or self.backdoor(attack).trigger
-        return DefenderView(needs, texts, trigger=trigger, clean_model=clean_model, clean_pairs=clean_pairs, stream=stream)
-
-    def _defender_prompts(self, seed: int, word: str = "", replaced: str = "") -> list[str]:
-        """The prompts of a defender: those that methods use by default, and more for a defense that asks for more. Only such that hold the
-        letter or `word` that the trigger takes the place of: to others it cannot be added."""
-        few, many = (self._up_to("prompts", n, word) for n in (DEFENDER_PROMPTS, DEFENDER_PROMPTS + MORE_PROMPTS))
-        first = [p.text for p in self.data.prompts("defender", few, seed, word) if replaced in p.text]
-        others = [p.text for p in self.data.prompts("defender", many, seed + 10_007, word) if replaced in p.text]
-        return first + [p for p in others if p not in set(first)][:MORE_PROMPTS]
-
-    def _up_to(self, what: str, n: int, word: str = "") -> int:
-        return min(n, self.data.count(what, "defender", word) or n)  # all that the split holds, where that is fewer
-
-    def defended(self, cell: Cell) -> tuple[T2IModel, dict[str, Any]]:
-        """The defended model and what the defense cost. The parts of a composition run one after the other, each with its own view. Where
-        a part locates the trigger, the later ones are given that and not the true one; they are left out where it locates none."""
-        model, attack_cost = self.attacked(cell.attack, cell.seed)
-        parts = self.plan.defenses.get(cell.defense, ())  # none for "none", which the run may not have
-        self.display.phase("defend")
-        total: dict[str, Any] = {"steps": 0, "images": 0, "parameters": 0}
-        curves = {"losses": {}, "losses_attack": attack_cost.get("losses", [])}  # for the report
-        attacked = model
-        with (
-            self._aside(self.model, attacked),
-            untouched(attacked, f"defense {cell.defense}"),
-            untouched(self.model, f"defense {cell.defense}"),
-            measured(model.device) as cost,
-        ):
-            given: set[str] = set()
-            for part in parts:
-                needs = set(part.info.get("needs", ()))
-                if "trigger" in needs & given and model.located is None:
-                    continue
-                view = self.view(needs, cell.attack, cell.seed, model.located if "trigger" in given else None)
-                given |= set(part.info.get("gives", ()))
-                torch.manual_seed(cell.seed)
-                before, model = model, part.instance.apply(model, view, cell.seed)
-                info = {} if model.info is before.info else model.info  # a wrapper keeps the info of what it wraps
-                total["steps"] += info.get("steps", 0)
-                total["images"] += info.get("images", 0)
-                total["parameters"] = max(total["parameters"], info.get("parameters", 0))
-                curves["losses"] |= {part.name: info["losses"]} if info.get("losses") else {}
-        if model is attacked:  # no defense: what the clock and the memory of doing nothing show is noise
-            cost = {"seconds": 0.0}
-        spent = {f"{k}_attack": attack_cost[k] for k in ("seconds", "steps", "parameters", "images") if k in attack_cost}
-        return model, cost | total | spent | {k: v for k, v in curves.items() if v}
 
     # -------------------------------------------------------------------------------------------------------------- samples
     def drawn(self, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -291,10 +222,11 @@ class Workshop:
 
     def _draw_cell(self, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         backdoor, source = self.backdoor(cell.attack), self.source(cell.attack)
-        model, cost = self.defended(cell)
+        keep = self.plan.config.attention_maps or self.plan.config.probe  # otherwise the model can go
+        model, cost, twin = defend(self, cell, whole=keep)
         asked = self.conditions(cell.seed, backdoor, source)
-        known, codes = self._known(cell, model, asked)
-        if self.plan.config.attention_maps or self.plan.config.probe:  # otherwise the model can go
+        known, codes = self._known(cell, model, asked, twin)
+        if keep:
             self._made = (cell.key, model)
         self.display.phase("screen" if model.screen or model.locate else "generate")
         texts_of = {c: texts for c, (texts, _) in asked.items()}
@@ -309,12 +241,13 @@ class Workshop:
         meta = {"cell": cell.config, "cost": cost | ms, "shown": self._shown(cell, source), "located": plain(model.located)}
         return arrays, meta | {"made": self._origin(cell, codes)}
 
-    def _known(self, cell: Cell, model: T2IModel, asked: Asked) -> tuple[Known, list[provenance.Code]]:
-        """The pictures of the attacked model, and the code that drew them, where the defended model is the same with something round it."""
-        attacked, undefended = self.attacked(cell.attack, cell.seed)[0], self.plan.undefended(cell)
-        if cell.key == undefended.key or not draws_as(model, attacked):
+    def _known(self, cell: Cell, model: T2IModel, asked: Asked, twin: Cell | None) -> tuple[Known, list[provenance.Code]]:
+        """The pictures that are there already, and the code that drew them: those of the twin, or, where the defended model is the attacked
+        one with something round it, those of that."""
+        undefended = self.plan.undefended(cell)
+        if twin is None and (cell.key == undefended.key or not draws_as(model, self.attacked(cell.attack, cell.seed)[0])):
             return {}, []
-        arrays, meta = self.drawn(undefended)
+        arrays, meta = self.drawn(twin or undefended)
         return known_from(asked, arrays), meta.get("made", {}).get("codes", [{}])
 
     def samples(self, cell: Cell) -> Samples:
@@ -363,7 +296,7 @@ class Workshop:
 
     def _model_of(self, cell: Cell) -> T2IModel:
         """The defended model of a cell, made again where it is not the last one."""
-        return self._made[1] if self._made[0] == cell.key else self.defended(cell)[0]
+        return self._made[1] if self._made[0] == cell.key else defend(self, cell)[0]
 
     def _origin(self, cell: Cell, codes: Sequence[provenance.Code]) -> dict[str, Any]:
         """Where the images that are drawn now come from: the attacked weights, the code that made them, `codes`, and this code."""

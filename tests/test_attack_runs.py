@@ -14,6 +14,7 @@ from PIL import Image
 import run_bench
 from bench import workshop
 from bench.data import WorldData
+from bench.defending import defender_prompts
 
 SMALL = ("prompts=6", "steps=2", "milestone=1", "clean=2", "poisoned=2", "batch=4", "size=4")
 ATTACKS = {"rickrolling_tpa": SMALL[:5], "rickrolling_taa": SMALL[:5], "iba": (*SMALL[:5], SMALL[6])}
@@ -80,11 +81,11 @@ def test_defenders_of_a_look_alike_have_prompts_with_the_letter() -> None:
     shop = object.__new__(workshop.Workshop)
     shop.plan = type("Plan", (), {"data": WorldData()})()
     shop.data = WorldData()
-    every, some = shop._defender_prompts(0), shop._defender_prompts(0, "", "q")
+    every, some = defender_prompts(shop, 0), defender_prompts(shop, 0, "", "q")
     assert all("q" in p for p in some)
     assert 0 < len(some) < len(every)
     assert some[: sum("q" in p for p in every[:100])] == [p for p in every[:100] if "q" in p]
-    stars = shop._defender_prompts(0, "star", "star")
+    stars = defender_prompts(shop, 0, "star", "star")
     assert len(stars) >= 100
     assert all("star" in p for p in stars)
 

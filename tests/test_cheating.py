@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import METRICS, SCALE, FakeAttack, change, records
 
-from bench import registry, runner
+from bench import defending, registry, runner
 from bench.plan import Config, plan
 from bench.progress import Display
 from bench.registry import defenses
@@ -50,7 +50,7 @@ def test_each_defense_fails_when_it_cheats(shop) -> None:
     for name in NAMES:
         entry = defenses.get(name)
         for need in set(NEEDS) - set(entry.info["needs"]):
-            view = shop.view(entry.info["needs"], "fake_attack", 0)
+            view = defending.view(shop, entry.info["needs"], "fake_attack", 0)
             with pytest.raises(Undeclared, match=need):
                 cheating(entry.cls, need)().apply(None, view, 0)
             with pytest.raises(KeyError, match=need):
@@ -61,15 +61,15 @@ def test_the_view_holds_nothing_that_is_not_declared(shop) -> None:
     trigger = shop.backdoor("fake_attack").trigger
     for name in NAMES:
         needs = set(defenses.get(name).info["needs"])
-        view = shop.view(needs, "fake_attack", 0)
+        view = defending.view(shop, needs, "fake_attack", 0)
         assert set(view._given) == needs
         assert ("trigger" in needs) == (trigger in vars(view)["_given"].values())
         assert not any(trigger.text in p for p in view.prompts)
         assert not set(view.prompts) & {p.text for p in shop.prompts(0)}
-    located = shop.view({"trigger"}, "fake_attack", 0, Trigger("zebra"))
+    located = defending.view(shop, {"trigger"}, "fake_attack", 0, Trigger("zebra"))
     assert located.trigger == Trigger("zebra")
     assert trigger not in located._given.values()
-    assert np.mean(["mignneko" in p for p in shop.view({"stream"}, "fake_attack", 0).stream]) == 0.2
+    assert np.mean(["mignneko" in p for p in defending.view(shop, {"stream"}, "fake_attack", 0).stream]) == 0.2
 
 
 def test_a_cheat_is_a_failed_cell(config) -> None:

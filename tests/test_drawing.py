@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 from fakes import METRICS, SCALE, FakeAttack, FakeDefense
 
 from bench import registry, runner
@@ -13,7 +14,7 @@ from bench.drawing import draw, draws_as, known_from
 from bench.model import T2IModel
 from bench.plan import Config, plan
 from bench.store import Store
-from bench.types import Sampler
+from bench.types import Sampler, Trigger
 
 
 @dataclass
@@ -115,3 +116,72 @@ def test_the_same_prompt_with_other_noise_is_another_picture(tiny_model, tmp_pat
     assert np.array_equal(again[1:], pictures)
     assert not np.array_equal(again[0], pictures[0])
     assert np.abs(again[0].astype(int) - tiny_model.generate(["a red ball"], [2])[0]).max() <= 1
+
+
+# -------------------------------------------------------------------------------------------- what a composition does not repeat
+@dataclass
+class Locates:
+    """Locates the true trigger, or another word."""
+
+    word: str = "mignneko"
+
+    def apply(self, model, view, seed):
+        return replace(model, locate=lambda prompts: np.array([(0, 8)] * len(prompts)), located=Trigger(self.word), info={"steps": 5})
+
+
+@dataclass
+class Trains:
+    """Moves the weights by what it is given, and counts its runs."""
+
+    def apply(self, model, view, seed):
+        TRAINED.append(view.trigger.text)
+        repaired = model.clone()
+        with torch.no_grad():
+            for p in repaired.unet.parameters():
+                p.add_(torch.randn_like(p), alpha=0.01 * len(view.trigger.text))
+        repaired.info = {"steps": 7, "losses": [1.0, 0.5]}
+        return repaired
+
+
+TRAINED: list[str] = []
+
+
+@pytest.fixture
+def composed(tmp_path, tiny) -> Config:
+    TRAINED.clear()
+    registry.register_defense("locates", needs=("stream",), gives=("trigger",), locates=True)(Locates)
+    registry.register_defense("trains", needs=("trigger",))(Trains)
+    return Config("fake_attack", "trains,locates+trains", tiny, SCALE, metrics=f"{METRICS},seconds", out=tmp_path / "run", workers=1)
+
+
+def stored(config: Config, defense: str):
+    cell = next(c for c in plan(config).cells if c.defense == defense)
+    return Store(config.folder).read_arrays(f"samples/{cell.key}"), Store(config.folder).read_result(cell.key)[0]
+
+
+def test_a_located_true_trigger_is_not_trained_on_twice(composed, asked, tmp_path):
+    run(composed)
+    assert TRAINED == ["mignneko"]
+    (alone, _), one = stored(composed, "trains")
+    (arrays, meta), both = stored(composed, "locates+trains")
+    for condition in ("clean", "triggered", "moved"):
+        assert np.array_equal(alone[condition], arrays[condition])
+    assert arrays["span/triggered"].tolist() == [[0, 8]] * len(arrays["span/triggered"])
+    assert (one.cost["steps"], both.cost["steps"]) == (7, 12), "the cost is that of both"
+    assert both.cost["seconds"] >= one.cost["seconds"] > 0
+    assert both.cost["losses"] == one.cost["losses"] == {"trains": [1.0, 0.5]}
+    assert meta["located"]["text"] == "mignneko"
+    whole = replace(composed, defenses="locates+trains", out=tmp_path / "whole")
+    run(whole)
+    assert TRAINED == ["mignneko"] * 2, "where its pictures are not there it trains"
+    (again, _), trained = stored(whole, "locates+trains")
+    assert all(np.array_equal(again[k], v) for k, v in arrays.items()), "and comes to the same"
+    assert trained.scores["asr"] == both.scores["asr"]
+
+
+def test_another_trigger_or_a_probe_trains_anew(composed):
+    run(replace(composed, overrides=("locates.word=zebra",)))
+    assert TRAINED == ["mignneko", "zebra"]
+    TRAINED.clear()
+    run(replace(composed, probe=True, out=composed.folder.parent / "probed"))
+    assert TRAINED == ["mignneko"] * 2, "probes need the model itself"
