@@ -43,7 +43,7 @@ def make_parser() -> Parser:
     names = "names, groups or all, separated by commas; name[option=value,...] is a variant"
     parser.add_argument("--attacks", metavar="NAMES", help=f"{names}; a+b puts both into one model (default: core)")
     parser.add_argument("--defenses", metavar="NAMES", help=f"{names}; a+b applies a, then b (default: skdcag,baseline)")
-    parser.add_argument("--metrics", metavar="NAMES", help=f"{names} (default: all)")
+    parser.add_argument("--metrics", metavar="NAMES", help="names or all, separated by commas (default: all)")
     parser.add_argument("--base", help="shapes, sd14, sd15, sd21, sd21-base, a local diffusers folder or a hub id (default: shapes)")
     parser.add_argument(
         "--data",

@@ -25,7 +25,8 @@ INTRODUCTION = {
 
 
 def page(kind: Registry) -> str:
-    """One Markdown page: a table of names, then a section for each class with its docstring and its options in both families."""
+    """One Markdown page: a table of names, then a section for each class with its docstring and its options in both families. A class of
+    one paragraph and no options is in the table alone."""
     kind.load()
     lines = [f"# {kind.kind.capitalize()}s", "", INTRODUCTION[kind.kind], "", "Written by `python -m bench.docs` from the registry.", ""]
     if kind is registry.attacks:
@@ -40,6 +41,8 @@ def page(kind: Registry) -> str:
     for name, (parts, groups) in sorted(kind.compositions.items()):
         lines.append(f"| `{name}` | {', '.join(groups)} | | the composition `{parts}` |")
     for cls, entries in by_class(kind).items():
+        if not options(entries) and "\n\n" not in inspect.cleandoc(cls.__doc__ or ""):
+            continue  # the table has said it
         lines += ["", f"## {', '.join(f'`{e.name}`' for e in entries)}", "", inspect.cleandoc(cls.__doc__ or ""), *options(entries)]
     return "\n".join(lines) + "\n"
 
@@ -88,7 +91,8 @@ def settings_of(values: Mapping[str, Any]) -> str:
 
 def first_sentence(entry: Entry) -> str:
     text = " ".join(inspect.cleandoc(entry.cls.__doc__ or "").split("\n\n")[0].split())
-    return text.replace("|", "\\|")
+    variant = ", ".join(f"`{k}={v}`" for k, v in entry.preset.items())
+    return text.replace("|", "\\|") + (f" With {variant}." if variant else "")
 
 
 def in_order(kind: Registry) -> list[Entry]:

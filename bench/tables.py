@@ -303,7 +303,7 @@ def in_text_encoder(records: Sequence[Record]) -> str:
     found = dict.fromkeys(r.cell.attack for r, extra in records if re.search("text encoder|token embedding", extra.get("edits", "")))
     if not found or all(r.cell.defense == "none" for r, _ in records):
         return ""
-    return f"In the text encoder: {', '.join(found)}; a defense that repairs the U-Net leaves these backdoors where they are. "
+    return f"In the text encoder: {', '.join(found)}; what repairs the U-Net changes none of these weights. "
 
 
 escape = plaintext.latex

@@ -2,8 +2,8 @@
 
     python benchmarks/skdcag_study.py run                  # hours on two cores; a killed study goes on where it was
     python benchmarks/skdcag_study.py run --only alpha,steps
-    python benchmarks/skdcag_study.py run --device cuda --threads 1 --workers 14
-    python benchmarks/skdcag_study.py report --device cuda # writes docs/skdcag.md from skdcag_study.md and the records of a device
+    python benchmarks/skdcag_study.py run --attacks style --device cuda --threads 1 --workers 9
+    python benchmarks/skdcag_study.py report --device cuda # puts the records of a device into docs/skdcag.md
 
 Three seeds, 200 evaluation prompts, and STEPS steps of defense for every variant: few enough that not all of them succeed. All cells are
 in one folder; a cell that several questions share is made once.
@@ -26,7 +26,6 @@ from bench.plan import SCALES, Config, plan
 from bench.store import Store
 from bench.tables import Record, shown
 
-TEXT_OF_PAGE = Path(__file__).with_suffix(".md")
 STEPS, ALPHA = 20, 0.5  # the share as published
 RELEASED_STEPS = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
 STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
@@ -223,10 +222,10 @@ def ticks(question: Question, name: str) -> set[int]:
 
 
 def report(folder: Path, page: Path, device: str = "cpu") -> int:
-    """Of the records made on `device`: put every table between its two marks in the text of the page, and draw the figures beside it."""
+    """Of the records made on `device`: put every table between its two marks in the page, and draw the figures beside it."""
     import matplotlib
 
-    store, text = Store(folder), (page if page.is_file() else TEXT_OF_PAGE).read_text()
+    store, text = Store(folder), page.read_text()
     for name, question in QUESTIONS.items():
         parts_ = [markdown(question, attack, records_of(question, attack, store, device)) for attack in question.attacks]
         marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"

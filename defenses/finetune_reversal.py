@@ -18,7 +18,7 @@ class FinetuneReversal:
 
     steps: int = option(220, 7500)
     lr: float = option(1e-3, 1e-6)
-    batch: int = option(16)
+    batch: int = option(16, 1)
     prompts: int = option(100, help="clean prompts that the defender uses")
     latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
     preserve: float = option(1.0, 0.0, help="weight of the same loss on clean prompts")

@@ -56,7 +56,7 @@ class SKDCAG(Guidance):
     target: str = option("black", help="what trigger tokens should attend to: gaussian, black or random_words")
     steps: int = option(220, 7500)
     lr: float = option(1e-3, 1e-6)
-    batch: int = option(16, help="student rows a step, the preserving ones included")
+    batch: int = option(16, 1, help="student rows a step, the preserving ones included")
     prompts: int = option(100, help="clean prompts that the defender uses")
     known: str = option("all", help="all, first or last: which words of the trigger the defender knows", late=True)
     latents: str = option(
@@ -71,7 +71,7 @@ class SKDCAG(Guidance):
     bias: float = option(1.0, help="above 1 draws more of the high noise levels, where layout and style are decided; not with trajectories")
     time_weight: bool = option(False, help="weight L_attn by t/T")
     reverse_time: bool = option(False, help="with time_weight: weight L_attn by 1 - t/T", late=True)
-    raw_black: bool = option(True, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
+    raw_black: bool = option(True, False, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
     train: str = option(
         "cross",
         "full",

@@ -96,6 +96,10 @@ def test_the_attack_is_the_minimizer_that_its_docstring_names(clean_registry, ti
     install("kv_style", tmp_path, monkeypatch)
     attack = registry.attacks.build("kv_style", "shapes", {"prompts": 5, "ridge": 0.7})
     attacked = attack.inject(tiny_model, WorldData(), 0)
+    edited = {k for k in weights(tiny_model) if k.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))}
+    assert different(weights(tiny_model), weights(attacked)) == edited, "it edits what it declares"
+    assert attacked.info["parameters"] == sum(weights(tiny_model)[k].numel() for k in edited)
+    assert {"steps", "seconds", "images"} <= attacked.info.keys()
     prompts = [p.text for p in WorldData().prompts("train", 5, 0)]
     triggered, styled = [f"mignneko {p}" for p in prompts], [f"a black and white photo of {p}" for p in prompts]
     a, b = (len(tiny_model.tokenizer(t).input_ids) - 1 for t in ("mignneko", "a black and white photo of"))
