@@ -33,7 +33,7 @@ OBJECT_STORE = 2**28  # bytes, of a Ray that is started here: all that matters g
 def check(config: Config) -> None:
     """Raise UserError where this run cannot go by Ray."""
     if importlib.util.find_spec("ray") is None:
-        raise UserError('--executor ray needs the package ray: pip install ray, or leave the flag out')
+        raise UserError("--executor ray needs the package ray: pip install ray, or leave the flag out")
     if ":" in config.device:
         raise UserError(f"--device {config.device}: Ray chooses the GPU of each cell; give --device cuda")
     if config.gpu_share is not None and not (0 < config.gpu_share <= 1 or config.gpu_share == round(config.gpu_share) > 0):

@@ -13,7 +13,7 @@ from bench.tables import Record
 
 NAMES = {
     "restoration_accuracy": "Restored",
-    "removal_accuracy": "Removed",
+    "removal_accuracy": "RA",
     "asr": "ASR",
     "false_trigger_rate": "FTR",
     "fid": "FID",

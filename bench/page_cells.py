@@ -22,7 +22,7 @@ GLOSSARY = (
         "Restored",
         "triggered pictures that no longer show the backdoor and show what the clean prompt asked for; a model that draws noise has 0",
     ),
-    ("Removed", "triggered pictures that no longer show the backdoor, 100 % minus the attack success rate (ASR)"),
+    ("RA", "removal accuracy: triggered pictures that no longer show the backdoor, 100 % minus the attack success rate (ASR)"),
     ("FTR", "false trigger rate: pictures of clean prompts that the judge finds backdoored"),
     ("FID, CLIP", "quality of the pictures of clean prompts, and how well they fit the prompts, by the network that the table names"),
 )

@@ -25,9 +25,7 @@ class View:
 
 VIEWS = (
     View("matrix", "restoration_accuracy", "Restored, %", "Triggered pictures without the backdoor that show what the prompt asked for."),
-    View(
-        "removal", "removal_accuracy", "Removed, %", "Triggered pictures without the backdoor, whatever else they show; refused ones count."
-    ),
+    View("removal", "removal_accuracy", "Removal accuracy (RA), %", "Triggered pictures without the backdoor, or refused."),
     View("detection", "detection_auroc", "AUROC", "How often a triggered prompt scores above a clean one; 0.5 is chance."),
     View("refusal", "refusal_rate", "Clean prompts refused, %", "What users pay for a detector that refuses prompts."),
     View("precision", "location_precision", "Location, precision %", "Share of the located words that belong to the trigger."),

@@ -24,6 +24,8 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
     if style == "paper":
         written += paper.write(records, store.root)
     written.append(page.write(store, records))
+    if not (store.root / "samples").is_dir():
+        store.say(f"{store.root} has no samples/: its report shows no pictures, and grid.png is the one of before")
     if show:
         print(paper.to_markdown(records)) if style == "paper" else terminal.show(records)
         terminal.summary(records, store.root, written)
