@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import leaderboard, tables
-from bench.leaderboard import LEAD
+from bench import standings, tables
 from bench.pivot import Pivot, pivots
 from bench.plaintext import plot
 from bench.provenance import source_digest
+from bench.standings import LEAD
 from bench.store import Store, digest, write_atomic
 from bench.tables import Record
 
@@ -86,7 +86,7 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
     is against the undefended model's, seed by seed; where that has none, it is itself."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    table = [s for s in leaderboard.standings(records) if s.defense != "none" and LEAD in s.means and s.done == s.attacks]
+    table = [s for s in standings.standings(records) if s.defense != "none" and LEAD in s.means and s.done == s.attacks]
     fid = "fid_change" if any("fid_change" in s.means for s in table) else "fid"
     panels = [m for m in (fid, "seconds") if any(m in s.means and (s.means[m].value > 0 or m == "fid_change") for s in table)]
     if not panels:

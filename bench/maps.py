@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import plaintext
-from bench.report import first_seed, stored_maps
+from bench.grid import first_seed, stored_maps
 from bench.store import Store, write_atomic
 from bench.tables import Record
 from bench.types import Trigger

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import leaderboard, tables
+from bench import standings, tables
 from bench.stats import Estimate
 from bench.store import write_text
 from bench.tables import DASH, Record, escape
@@ -31,7 +31,7 @@ def removal(records: Sequence[Record]) -> list[tuple[str, dict[str, Estimate | N
         cells: dict[str, Estimate | None] = {}
         for kind, attacks in by_kind.items():
             rows = [r for r in table if r["defense"] == defense and r["attack"] in attacks and r.get("removal_accuracy") is not None]
-            cells[kind] = leaderboard.average(rows, "removal_accuracy") if len(rows) == len(attacks) else None
+            cells[kind] = standings.average(rows, "removal_accuracy") if len(rows) == len(attacks) else None
         out.append((defense, cells))
     return out
 

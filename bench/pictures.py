@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bench.grid import MOST, block, first_seed, stored_maps
 from bench.markup import breakable, scroll
-from bench.report import MOST, block, first_seed, stored_maps
 from bench.store import Store
 from bench.tables import Record
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench import figures, maps, page, paper, pivot, plaintext, ranking, report, sweep, tables, terminal
+from bench import figures, grid, leaderboard, maps, paper, pivot, plaintext, report, sweep, tables, terminal
 from bench.store import Store
 from bench.types import Cell, CellResult, UserError
 
@@ -17,13 +17,13 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
     records = stored_records(store)
     if not any(r.status != "missing" for r, _ in records):
         raise UserError(f"{store.root} holds no finished cell: run the benchmark first, or name its folder with --out")
-    written = tables.write(records, store.root) + ranking.write(records, store.root) + pivot.write(records, store.root)
-    grid = report.write_grid(store, records)
-    written += [*([grid] if grid else []), *sweep.write_plots(store, records), *maps.write_pictures(store, records)]
+    written = tables.write(records, store.root) + leaderboard.write(records, store.root) + pivot.write(records, store.root)
+    pictures = grid.write_grid(store, records)
+    written += [*([pictures] if pictures else []), *sweep.write_plots(store, records), *maps.write_pictures(store, records)]
     written += figures.write_figures(store, records)
     if style == "paper":
         written += paper.write(records, store.root)
-    written.append(page.write(store, records))
+    written.append(report.write(store, records))
     if not (store.root / "samples").is_dir():
         store.say(f"{store.root} has no samples/: its report shows no pictures, and grid.png is the one of before")
     if show:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import cluster, executors, page_cells, provenance
+from bench import cluster, executors, provenance, report_cells
 from bench.batches import free_memory, is_out_of_memory
 from bench.cost import InPlaceChange
 from bench.data import Data
@@ -229,7 +229,7 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     write_manifest(plan_, store, results, command)
     if status:
         return status
-    page_cells.store_prompts(store, plan_.data, results.values())
+    report_cells.store_prompts(store, plan_.data, results.values())
     publish(store, config.style, show)
     return int(any(c.key not in results or results[c.key].status == "failed" for c in plan_.cells))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from bench import leaderboard, provenance
+from bench import provenance, standings
 from bench.plaintext import visible
 from bench.tables import Record, attacks_alone, best, columns, heading, lead, needs_text, rows, text_of
 
@@ -71,9 +71,9 @@ def summary(records: Sequence[Record], root: Path, written: Sequence[Path], file
     from rich.text import Text
 
     console = make_console(file)
-    for text in leaderboard.learned(records):
+    for text in standings.learned(records):
         console.print(Text(visible(text)))
-    wrong = leaderboard.troubles(records)
+    wrong = standings.troubles(records)
     for name, text in wrong[:MOST_FAILURES]:
         console.print(Text.assemble(("no result ", "bold red"), visible(f"{name}: {text}")))
     if len(wrong) > MOST_FAILURES:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import transformers
 
-from bench import maps, probe, provenance, report
+from bench import grid, maps, probe, provenance
 from bench.arrays import under
 from bench.bases import load_base
 from bench.conditions import conditions, moved_kinds, noise_seed, noise_seeds
@@ -329,5 +329,5 @@ class Workshop:
 
     def _shown(self, cell: Cell, source: str) -> dict[str, Any]:
         """What the report needs beside a cell's images: the first clean prompts, and where the base's images of them are."""
-        prompts = [p.text for p in self.prompts(cell.seed, source)[: report.MOST]]
+        prompts = [p.text for p in self.prompts(cell.seed, source)[: grid.MOST]]
         return {"prompts": prompts, "before": self.plan.before_key(cell.seed, source), "condition": "clean_target" if source else "clean"}

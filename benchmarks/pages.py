@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import leaderboard, ranking, stats, tables
-from bench.leaderboard import LEAD
+from bench import leaderboard, standings, stats, tables
 from bench.paired import paired_p
 from bench.publish import stored_records
+from bench.standings import LEAD
 from bench.store import Store
 from bench.tables import DASH, Record, shown
 
@@ -176,13 +176,13 @@ def headline(results: Results) -> str:
     records, rows = results.records["reference"], results.rows["reference"]
     attacks = list(dict.fromkeys(a for a, _ in rows))
     lines = []
-    for s in leaderboard.standings(records):
+    for s in standings.standings(records):
         cells = [shown(rows[a, s.defense][LEAD], True) if (a, s.defense) in rows else DASH for a in attacks]
-        fid, clip = ranking.change(s.means.get("fid_change")), shown(s.means["clip_score"].value, False)
-        removed, seconds = ranking.share(s, "removal_accuracy"), f"{s.means['seconds'].value:.0f}"
+        fid, clip = leaderboard.change(s.means.get("fid_change")), shown(s.means["clip_score"].value, False)
+        removed, seconds = leaderboard.share(s, "removal_accuracy"), f"{s.means['seconds'].value:.0f}"
         fid = DASH if s.defense == "none" else fid
         called = "no defense" if s.defense == "none" else f"`{s.defense}`"
-        lines.append([called, tables.needs_text(s.needs), *cells, f"**{ranking.share(s, LEAD)}**", removed, fid, clip, seconds])
+        lines.append([called, tables.needs_text(s.needs), *cells, f"**{leaderboard.share(s, LEAD)}**", removed, fid, clip, seconds])
     heads = ["Defense", "Needs", *(f"`{a}`" for a in attacks), "Restored %, mean", "RA %", "FID change %", "CLIP", "Seconds"]
     return table(heads, lines, 2)
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from bench import report
-from bench.report import GAP, TILE, draw, draw_crossed, fit, font, wrap
+from bench import grid
+from bench.grid import GAP, TILE, draw, draw_crossed, fit, font, wrap
 
 RED, BLUE = (np.full((2, 8, 8, 3), c, np.uint8) for c in ((200, 0, 0), (0, 0, 200)))
 
@@ -29,7 +29,7 @@ def test_a_crossed_grid_has_a_row_a_model_and_a_column_an_attack():
     left, top = image.width - 5 * (TILE + GAP), image.height - 3 * (TILE + GAP)
     assert image.getpixel((left + 1, top + 1)) == (200, 0, 0)
     assert image.getpixel((left + 1, top + TILE + GAP + 1)) == (0, 0, 200)
-    assert left <= report.LABEL + 2 * GAP
+    assert left <= grid.LABEL + 2 * GAP
 
 
 def test_long_texts_are_wrapped_where_they_can_be():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from browser import BROWSER, Browser
-from test_page import run  # noqa: F401 - a fixture
+from test_report import run  # noqa: F401 - a fixture
 
-from bench import page
+from bench import report
 
 STOPS = """[...document.querySelectorAll("a[href], button, select, input, summary, [tabindex]")]
   .filter((node) => node.checkVisibility({visibilityProperty: true}))"""
@@ -24,7 +24,7 @@ def shown(run, tmp_path):
     if BROWSER is None:
         pytest.skip("no Chromium here")
     store, records = run
-    browser = Browser(page.write(store, records), tmp_path / "profile")
+    browser = Browser(report.write(store, records), tmp_path / "profile")
     browser.js("new Promise((done) => setTimeout(done, 50))")
     yield browser
     browser.close()

@@ -1,100 +1,94 @@
-"""The leaderboard: means and intervals over attacks, ranks among equals, and the sentences."""
+"""leaderboard.md: groups by needs, ranks among those that keep the quality, ties by the paired test."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
-from test_tables import EXTRA, record
+from test_tables import EXTRA, share
 
-from bench import leaderboard, stats, tables
-from bench.types import Cell, CellResult
+from bench import leaderboard, stats
+from bench.types import Cell, CellResult, Score
+
+
+def record(attack: str, defense: str, restored: list[bool], fid: float = 1.0, needs=("trigger",), seed: int = 0, clip=(20.0, 19.5, 20.5)):
+    n = len(restored)
+    scores = {
+        "asr": share(10 if defense == "none" else 0),
+        "removal_accuracy": share(0 if defense == "none" else 10),
+        "restoration_accuracy": Score(sum(restored) / n, *stats.wilson(sum(restored), n), n, "net", "", restored),
+        "fid": Score(fid, n=n, network="net"),
+        "clip_score": Score(*clip, n, "net"),
+    }
+    cell = Cell("shapes", attack, defense, seed, f"{attack}-{defense}-{seed}")
+    return CellResult(cell, "done", scores, needs, cost={"seconds": 3.0}), EXTRA
+
+
+def flags(good: int, n: int = 40) -> list[bool]:
+    return [i < good for i in range(n)]
 
 
 @pytest.fixture
 def records():
-    out = []
-    for attack, shift in (("one", 0), ("two", 2)):
-        out.append(record(attack, "none", 0, 10 - shift, 0, 1.0))
-        out.append(record(attack, "good", 0, 0, 10 - shift, 1.1, ("trigger",)))
-        out.append(record(attack, "close", 0, 1, 9 - shift, 1.0, ("trigger",)))
-        out.append(record(attack, "noise", 0, 0, 0, 9.0, ("trigger",)))
-        out.append(record(attack, "oracle", 0, 0, 10, 1.0, ("trigger", "clean_model")))
-        out.append(record(attack, "broken", 0, 0, 10, 1.0, ("trigger",), status="done" if attack == "one" else "failed"))
-    return out
+    found = []
+    for seed in (0, 1):
+        for attack in ("bad_pixel", "bad_style"):
+            found += [
+                record(attack, "none", flags(0), 1.0 + 0.02 * seed, (), seed),
+                record(attack, "best", flags(40), 1.01, seed=seed),
+                record(attack, "like_it", flags(39), 1.0, seed=seed),
+                record(attack, "worse", flags(20), 1.0, seed=seed),
+                record(attack, "spoils", flags(40), 9.0 if attack == "bad_style" else 1.0, seed=seed),
+                record(attack, "told", flags(40), 1.0, ("trigger", "clean_model"), seed),
+                record(attack, "blind_one", flags(10), 1.0, ("stream",), seed, clip=(19.0, 18.0, 20.0)),
+            ]
+    return found
 
 
-def find(records, defense):
-    return next(s for s in leaderboard.standings(records) if s.defense == defense)
-
-
-def test_the_mean_over_attacks_and_its_interval(records):
-    rows = [r for r in tables.rows(records) if r["defense"] == "good"]
-    found = leaderboard.average(rows, "restoration_accuracy")
-    (l1, u1), (l2, u2) = stats.wilson(10, 10), stats.wilson(8, 10)
-    assert found.value == pytest.approx(0.9)
-    assert found.low == pytest.approx(0.9 - np.hypot(1.0 - l1, 0.8 - l2) / 2)
-    assert found.high == pytest.approx(0.9 + np.hypot(u1 - 1.0, u2 - 0.8) / 2)
-
-
-def test_the_interval_covers():
-    """Of the mean of two proportions, as often as it says (MOVER on Wilson intervals, 40 trials each)."""
-    rng, p, n, hits = np.random.default_rng(0), (0.95, 0.6), 40, 0
-    rounds = 2000
-    for a, b in zip(rng.binomial(n, p[0], rounds), rng.binomial(n, p[1], rounds), strict=True):
-        rows = []
-        for k in (a, b):
-            low, high = stats.wilson(k, n)
-            rows.append({"x": k / n, "x_lo": low, "x_hi": high})
-        found = leaderboard.average(rows, "x")
-        hits += found.low <= np.mean(p) <= found.high
-    assert 0.935 <= hits / rounds <= 0.985
-
-
-def test_numbers_that_share_prompts_are_averaged_by_seed():
-    records = [record("one", "d", s, 0, 9, f) for s, f in enumerate((1.0, 2.0, 3.0))]
-    records += [record("two", "d", s, 0, 9, f) for s, f in enumerate((3.0, 4.0, 5.0))]
-    found = leaderboard.average_by_seed(records, "fid")
-    assert found == stats.pool_values([2.0, 3.0, 4.0])
-    records.pop()  # the last seed now lacks an attack: a mean over other attacks does not count
-    assert leaderboard.average_by_seed(records, "fid") == stats.pool_values([2.0, 3.0])
-
-
-def test_ranks_are_among_those_with_the_same_needs(records):
-    ranks = {s.defense: s.rank for s in leaderboard.standings(records)}
-    assert ranks == {"none": None, "good": 1, "close": 2, "noise": 3, "oracle": 1, "broken": None}
-    assert next(s.defense for s in leaderboard.standings(records)) == "none"
-    assert find(records, "close").tied
-    assert not find(records, "noise").tied
-    assert not find(records, "good").tied
-    assert find(records, "broken").done == 1
-    assert find(records, "good").worst == ("two", 0.8)
-
-
-def test_attacks_that_are_equally_strong_have_no_least(records):
-    strong = [r for r in records if r[0].cell.attack == "one"]
-    twin = [(dataclasses.replace(r, cell=dataclasses.replace(r.cell, attack="twin")), e) for r, e in strong]
-    assert "of the triggered pictures show the backdoor, with every attack." in leaderboard.learned([*strong, *twin])[0]
-
-
-def test_sentences(records):
-    text = " ".join(leaderboard.learned(records))
-    assert "Without a defense 90.0 % of the triggered pictures show the backdoor, least with two (80.0 %)." in text
-    assert "Given the trigger, good restores 90.0 %" in text
-    assert "not separated from it: close." in text
-    assert "Given the trigger and the clean model, oracle restores 100.0 %" in text
-    assert "noise removes the backdoor from 100.0 % of the triggered pictures, but only 0.0 % show what was asked for." in text
-    assert "Not taken hold" not in text
-    weak = [record("weak", "none", 0, 2, 8, 1.0)]
-    assert "Not taken hold: weak" in " ".join(leaderboard.learned(weak))
-
-
-def test_troubles_name_the_cell_and_the_last_line():
-    cell = Cell("shapes", "a", "b", 3, "k")
-    failed = CellResult(cell, "failed", error="Traceback\n  somewhere\nRuntimeError: it broke\n")
-    missing = CellResult(cell, "missing")
-    assert leaderboard.troubles([(failed, EXTRA), (missing, EXTRA)]) == [
-        ("a x b, seed 3", "RuntimeError: it broke"),
-        ("a x b, seed 3", "has not run yet"),
+def lines(text: str) -> dict[str, list[str]]:
+    rows = [
+        [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ") and "Defense" not in line
     ]
+    return {row[1]: row for row in rows}
+
+
+def test_groups_ranks_and_ties(records) -> None:
+    text = leaderboard.to_markdown(records)
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Oracle", "## Trigger known", "## Blind"]
+    rows = lines(text)
+    assert [rows[d][0] for d in ("told", "best", "like_it", "worse")] == ["1", "1", "1 (tie)", "3"]
+    assert rows["best"][8] == "+0.0 [-12.6, +12.6]", "FID 1.01 against 1.00 and 1.02: +1.0 and -1.0 %, Student's t of two seeds"
+    assert rows["like_it"][-1] == "0.125", "four of 160 prompts differ, all in one direction: p = 2 / 2^4"
+    assert float(rows["worse"][-1]) < 0.001
+    assert rows["told"][2] == "trigger, clean model"
+    assert rows["best"][3].startswith("100.0 [")
+
+
+def test_lost_quality_is_named_and_not_ranked(records) -> None:
+    rows = lines(leaderboard.to_markdown(records))
+    assert (rows["spoils"][0], rows["spoils"][-2]) == ("–", "lost: FID of bad_style")
+    assert rows["blind_one"][-2] == "lost: CLIP of bad_pixel, CLIP of bad_style"
+    assert rows["best"][-2] == "kept", "within the interval that the undefended model itself has over seeds"
+
+
+def test_what_has_not_run_on_every_attack_is_not_ranked(records) -> None:
+    fewer = [r for r in records if (r[0].cell.defense, r[0].cell.attack) != ("like_it", "bad_style")]
+    fewer.append(
+        (
+            dataclasses.replace(
+                fewer[0][0], cell=Cell("shapes", "bad_style", "like_it", 0, "x"), status="failed", scores={}, needs=("trigger",)
+            ),
+            EXTRA,
+        )
+    )
+    assert lines(leaderboard.to_markdown(fewer))["like_it"][0] == "–"
+
+
+def test_quality_that_nobody_measured_is_not_kept(records) -> None:
+    rows = lines(leaderboard.to_markdown([r for r in records if r[0].cell.defense != "none"]))
+    assert (rows["best"][0], rows["best"][-2]) == ("–", "not measured")
+
+
+def test_no_leaderboard_of_attacks_alone(records, tmp_path) -> None:
+    assert leaderboard.write([r for r in records if r[0].cell.defense == "none"], tmp_path) == []
+    assert leaderboard.write(records, tmp_path) == [tmp_path / "leaderboard.md"]

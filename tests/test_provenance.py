@@ -323,7 +323,7 @@ def test_texts_that_no_file_could_hold_are_stored_as_codes(tmp_path) -> None:
 
 
 def test_captions_of_any_kind_are_drawn(tmp_path) -> None:
-    from bench.report import draw
+    from bench.grid import draw
 
     tiles = {"attacked": np.zeros((3, 8, 8, 3), np.uint8)}
     image = draw(["attacked"], [("a\nb", ["two\nlines", "\x1b[2J", "\u202eturned \U0001f525 $x$ "], tiles)])

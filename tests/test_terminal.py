@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from test_leaderboard import records  # noqa: F401 - a fixture
+from test_standings import records  # noqa: F401 - a fixture
 from test_tables import record
 
 from bench import terminal

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from test_tables import EXTRA, record
 
-from bench import page, page_cells, pictures
+from bench import pictures, report, report_cells
 from bench.data import Prompt
 from bench.store import Store, digest
 from bench.types import Cell, CellResult, Score
@@ -74,7 +74,7 @@ def run(tmp_path: Path):
             store.write_arrays(f"samples/{result.cell.key}", {"triggered": picture()}, {"shown": shown})
             store.write_arrays(f"maps/{result.cell.key}", maps, tokens | {"before": "before"})
         store.write_result(result, extra)
-    page_cells.store_prompts(store, Fixed(), [r for r, _ in records])
+    report_cells.store_prompts(store, Fixed(), [r for r, _ in records])
     store.write_record(
         "run", {"hardware": {"cpu": EVIL}, "versions": {"torch": "2"}, "judges": {EVIL: records[0][0].judge}, "commit": "abc"}
     )
@@ -127,10 +127,10 @@ def read(text: str) -> Reader:
 
 
 def test_one_file_that_asks_for_nothing(run):
-    text = page.render(*run)
+    text = report.render(*run)
     reader = read(text)
-    assert f'content="{page.POLICY}"' in text
-    assert "default-src 'none'" in page.POLICY
+    assert f'content="{report.POLICY}"' in text
+    assert "default-src 'none'" in report.POLICY
     for tag, name, value in reader.attributes:
         if name in ("src", "href", "action", "data", "srcset", "poster"):
             assert value.startswith(("data:image/", "#")), (tag, name, value[:80])
@@ -142,7 +142,7 @@ def test_one_file_that_asks_for_nothing(run):
 
 
 def test_what_is_hostile_stays_text(run):
-    text = page.render(*run)
+    text = report.render(*run)
     reader = read(text)
     assert reader.tags["script"] == 2, "the data and the page's own"
     (kind, data), (_, script) = reader.scripts
@@ -159,7 +159,7 @@ def test_what_is_hostile_stays_text(run):
 
 
 def test_every_section_is_there_and_linked(run):
-    text = page.render(*run)
+    text = report.render(*run)
     reader = read(text)
     ids = [v for _, k, v in reader.attributes if k == "id"]
     assert len(ids) == len(set(ids))
@@ -180,20 +180,20 @@ def test_every_section_is_there_and_linked(run):
 
 
 def test_ids_do_not_collide_with_table_rows(run):
-    assert page.render(*run).count('id="rows"') == 1
+    assert report.render(*run).count('id="rows"') == 1
 
 
 def test_the_same_records_give_the_same_bytes(run):
     store, records = run
-    assert page.render(store, records) == page.render(Store(store.root), records)
-    path = page.write(store, records)
-    assert path.read_text(encoding="utf-8") == page.render(store, records)
+    assert report.render(store, records) == report.render(Store(store.root), records)
+    path = report.write(store, records)
+    assert path.read_text(encoding="utf-8") == report.render(store, records)
 
 
 def test_records_alone_are_enough(tmp_path):
     """Published results have neither images nor losses nor prompts."""
     records = [record("bad", d, 0, 1, 8, 1.0, ("trigger",) if d != "none" else ()) for d in ("none", "skdcag")]
-    text = page.render(Store(tmp_path), records)
+    text = report.render(Store(tmp_path), records)
     reader = read(text)
     ids = {v for _, k, v in reader.attributes if k == "id"}
     assert not ids & {"pictures", "attention", "training", "failures"}
@@ -202,17 +202,17 @@ def test_records_alone_are_enough(tmp_path):
 
 def test_all_cells_failed(tmp_path):
     records = [record("bad", d, 0, 1, 8, 1.0, status="failed") for d in ("none", "skdcag")]
-    read(page.render(Store(tmp_path), records))
+    read(report.render(Store(tmp_path), records))
     missing = [(CellResult(Cell("shapes", "a", "b", 0, "k"), "missing"), EXTRA)]
-    assert "has not run yet" in page.render(Store(tmp_path), missing)
+    assert "has not run yet" in report.render(Store(tmp_path), missing)
 
 
 def test_verdicts_are_one_a_prompt(run):
     _, records = run
-    assert page_cells.bits(records[1][0], "asr") == "1000000000"
-    assert page_cells.bits(records[1][0], "clip_score") == "", "not a verdict"
+    assert report_cells.bits(records[1][0], "asr") == "1000000000"
+    assert report_cells.bits(records[1][0], "clip_score") == "", "not a verdict"
     short = dataclasses.replace(records[1][0], scores={"asr": Score(0.5, each=[True, False])})
-    assert page_cells.bits(short, "asr") == "", "refused prompts were left out: the places are not known"
+    assert report_cells.bits(short, "asr") == "", "refused prompts were left out: the places are not known"
 
 
 def test_pictures_keep_their_pixels_and_maps_their_scale():
@@ -247,7 +247,7 @@ def contrast(style: str) -> float:
 
 
 def test_numbers_read_on_every_shade():
-    assert min(contrast(page.shade(p)) for p in np.linspace(0, 1, 101)) >= 4.5
+    assert min(contrast(report.shade(p)) for p in np.linspace(0, 1, 101)) >= 4.5
 
 
 # ------------------------------------------------------------------------------------------------------------ in a browser
@@ -302,7 +302,7 @@ addEventListener("load", () => {
 def test_in_a_browser(run, tmp_path: Path, size: str):
     store, records = run
     path = tmp_path / "probe.html"
-    path.write_text(page.render(store, records).replace("</body>", PROBE), encoding="utf-8")
+    path.write_text(report.render(store, records).replace("</body>", PROBE), encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={size}"]
     done = subprocess.run(
         [BROWSER, *flags, "--virtual-time-budget=4000", "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120
@@ -310,7 +310,7 @@ def test_in_a_browser(run, tmp_path: Path, size: str):
     found = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.S)
     assert found, done.stdout[-500:] + done.stderr[-2000:]
     said = json.loads(html.unescape(found[1]))
-    assert said["title"] == page.title_of(records), "no error, and nothing was blocked"
+    assert said["title"] == report.title_of(records), "no error, and nothing was blocked"
     numbers = [float(v) for v in said["up"] if v]
     assert numbers == sorted(numbers)
     assert [float(v) for v in said["down"] if v] == sorted(numbers, reverse=True)
