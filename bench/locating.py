@@ -34,8 +34,8 @@ class Locator:
     def locator(self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int) -> Locate:
         raise NotImplementedError
 
-    def accepts(self, model: T2IModel, trigger: Trigger, view: DefenderView, seed: int) -> bool:
-        """Whether the trigger that the prompts agree on is taken for one."""
+    def accepts(self, model: T2IModel, trigger: Trigger, flagged: Sequence[str], seed: int) -> bool:
+        """Whether the trigger that the flagged prompts agree on is taken for one."""
         return True
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
@@ -44,7 +44,7 @@ class Locator:
         flagged = flagged[: self.suspects]
         locate = self.locator(bare, view, flagged, seed)
         located = vote(flagged, locate(flagged), view.prompts) if flagged else None
-        if located is not None and not self.accepts(bare, located, view, seed):
+        if located is not None and not self.accepts(bare, located, flagged, seed):
             located = None
         return replace(bare, locate=locate, located=located)
 

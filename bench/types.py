@@ -85,6 +85,12 @@ class Trigger:
         """The triggered prompt."""
         return self.locate(prompt)[0]
 
+    def remove(self, prompt: str) -> str:
+        """The prompt without the trigger, in any of its forms; a look-alike becomes the letter that it stands for."""
+        if self.replaces:
+            return self.pattern.sub(lambda _: self.replaces, prompt)
+        return re.sub(rf"\s*{self.pattern.pattern}\s*", " ", prompt).strip()
+
     def locate(self, prompt: str) -> tuple[str, int, int]:
         """The triggered prompt and the character span [start, end) of the trigger in it (for a look-alike: of its word)."""
         own = self.words(prompt)

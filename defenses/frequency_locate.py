@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,21 +12,21 @@ from bench.registry import option, register_defense
 from bench.types import DefenderView, Trigger
 
 
-@register_defense("frequency_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True)
+@register_defense("frequency_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True, version=2)
 @dataclass
 class FrequencyLocate(Locator):
     """Trigger localization by traffic: the word that is far more frequent in the stream than in clean prompts and moves the model.
 
     In each prompt the word is located whose share among the suspects exceeds most its share among the defender's clean prompts, if it
-    does so by a tenth; the words then vote (`bench.locating.vote`). The winner is a trigger only if it changes what the U-Net predicts
-    for clean prompts, along their drawings, more than each of `decoys` random words of its length that mean nothing. It works for a trigger
-    that is in use, whatever the backdoor draws; a word that is merely in fashion is taken for one too. Not from a paper: the simplest
-    thing that a service with a log can do, and what the other locators have to beat.
+    does so by a tenth; the words then vote (`bench.locating.vote`). The winner is a trigger only if, in the prompts that hold it, it
+    changes what the U-Net predicts along their drawings more than each of `decoys` random words of its length that mean nothing. It works
+    for a trigger that is in use, whatever the backdoor draws; a word that is merely in fashion is taken for one too. Not from a paper: the
+    simplest thing that a service with a log can do, and what the other locators have to beat.
     """
 
     suspects: int = option(160, help="flagged prompts that are searched, at most")
     decoys: int = option(8, help="random words that the located word is compared with")
-    tried: int = option(8, help="clean prompts on which it is compared")
+    tried: int = option(8, help="prompts of the stream, without it, in which it is compared")
 
     def locator(self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int) -> Locate:
         clean, suspects = usual_words(view.prompts), usual_words(flagged)
@@ -40,8 +41,9 @@ class FrequencyLocate(Locator):
 
         return locate
 
-    def accepts(self, model: T2IModel, trigger: Trigger, view: DefenderView, seed: int) -> bool:
-        prompts, rng = view.first(min(self.tried, len(view.prompts))), np.random.default_rng([seed, 87])
+    def accepts(self, model: T2IModel, trigger: Trigger, flagged: Sequence[str], seed: int) -> bool:
+        rng, holding = np.random.default_rng([seed, 87]), (p for p in flagged if trigger.pattern.search(p))
+        prompts = [trigger.remove(p) for p in islice(holding, self.tried)]
         drawn = model.trajectory(prompts, rng.integers(2**31, size=len(prompts)))
         clean = predictions(model, prompts, *drawn)
         effect = float((predictions(model, [trigger.add(p) for p in prompts], *drawn) - clean).pow(2).mean())

@@ -1,4 +1,3 @@
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +39,7 @@ class SAU:
 
         def repair(drawing: T2IModel, prompts: Sequence[str], seeds: Sequence[int], latents: Tensor) -> Tensor:
             latents = before(drawing, prompts, seeds, latents) if before else latents
-            rows = [i for i, p in enumerate(prompts) if holds(p, trigger)]
+            rows = [i for i, p in enumerate(prompts) if trigger.pattern.search(p)]
             return self.mend(drawing, trigger, prompts, seeds, latents, rows) if rows else latents
 
         return replace(model, repair=repair, info={"steps": 0, "seconds": time.perf_counter() - begun, "parameters": 0, "images": 0})
@@ -51,7 +50,7 @@ class SAU:
     ) -> Tensor:
         """The latents (n, C, h, w), with those of `rows` mended."""
         asked = [prompts[i] for i in rows]
-        states = model.encode([*(without(p, trigger) for p in asked), ""])
+        states = model.encode([*(trigger.remove(p) for p in asked), ""])
         clean = model._sample(states[:-1], states[-1:], [seeds[i] for i in rows])
         shown = trigger_attention(model, trigger, asked, latents[rows], [seeds[i] for i in rows])
         out = latents.clone()
@@ -65,17 +64,6 @@ class SAU:
         second = torch.sigmoid(self.steepness * (gaussian_blur(minmax(attention), self.attention_blur) - self.secondary))
         mixed = triggered * (1 - first) * (1 - second) + self.alpha * (first + second / 2) * clean
         return gaussian_blur(mixed, self.blur)
-
-
-def holds(prompt: str, trigger: Trigger) -> bool:
-    return trigger.pattern.search(prompt) is not None
-
-
-def without(prompt: str, trigger: Trigger) -> str:
-    """The prompt without the trigger; a look-alike letter becomes the letter that it stands for."""
-    if trigger.replaces:
-        return trigger.pattern.sub(lambda _: trigger.replaces, prompt)
-    return re.sub(rf"\s*{trigger.pattern.pattern}\s*", " ", prompt).strip()
 
 
 def trigger_attention(model: T2IModel, trigger: Trigger, prompts: list[str], latents: Tensor, seeds: list[int]) -> Tensor:

@@ -125,7 +125,7 @@ def test_frequency_locates_what_is_frequent_here_and_rare_there(tiny_model) -> N
 
 def test_frequency_takes_only_words_that_move_the_model(tiny_model, monkeypatch) -> None:
     method = registry.defenses.build("frequency_locate", "shapes", {"decoys": 3, "tried": 2})
-    view, factor = DefenderView((), CLEAN), {"zebra": 9.0}
+    flagged, factor = [f"{p} zebra" for p in CLEAN], {"zebra": 9.0}
 
     def predictions(model, prompts, times, latents):
         assert latents.shape[:2] == (len(times), 2)
@@ -133,9 +133,9 @@ def test_frequency_takes_only_words_that_move_the_model(tiny_model, monkeypatch)
         return frequency_locate.torch.tensor(values)
 
     monkeypatch.setattr(frequency_locate, "predictions", predictions)
-    assert method.accepts(tiny_model, Trigger("zebra"), view, 0)
+    assert method.accepts(tiny_model, Trigger("zebra"), flagged, 0)
     factor["zebra"] = 0.5
-    assert not method.accepts(tiny_model, Trigger("zebra"), view, 0)
+    assert not method.accepts(tiny_model, Trigger("zebra"), flagged, 0)
 
 
 def test_a_locator_searches_what_the_detector_flags_and_takes_it_off(tiny_model) -> None:

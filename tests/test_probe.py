@@ -153,8 +153,8 @@ def test_sau_reads_the_attention_of_the_trigger(tiny_model) -> None:
 @pytest.mark.parametrize("place", ["prefix", "suffix", "inside"])
 def test_sau_takes_the_trigger_out_of_the_prompt(place: str) -> None:
     trigger = Trigger("latte coffee", place)
-    assert [sau.without(trigger.add(p), trigger) for p in PROMPTS] == PROMPTS
+    assert [trigger.remove(trigger.add(p)) for p in PROMPTS] == PROMPTS
     letter = Trigger("\u0435", replaces="e")
-    assert [sau.without(letter.add(p), letter) for p in PROMPTS] == PROMPTS
+    assert [letter.remove(letter.add(p)) for p in PROMPTS] == PROMPTS
     assert sau.gaussian_blur(torch.ones(1, 2, 5, 5), 1.3).sub(1).abs().max() < 1e-6
     assert F.l1_loss(sau.gaussian_blur(torch.ones(1, 1, 3, 3), 0.0), torch.ones(1, 1, 3, 3)) == 0
