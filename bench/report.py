@@ -108,7 +108,7 @@ def leaders(records: Sequence[Record]) -> str:
     """Defenses over all attacks, as `leaderboard.md` ranks them; of a suspect, whose restoration nobody can judge, without ranks."""
     table, groups = standings.standings(records), leaderboard.ranked(records)
     metrics = [m for m in standings.METRICS if any(m in s.means for s in table)]
-    heads = ["Defense", "Rank", *(heading(records, m) for m in metrics), "Worst", "Attacks", *(["Quality", "p"] if groups else [])]
+    heads = ["Defense", "Rank", *(["Quality", "p"] if groups else []), *(heading(records, m) for m in metrics), "Worst", "Attacks"]
     blocks = {"Undefended": [leaderboard.Place(s, DASH, None) for s in table if s.defense == "none"]}
     blocks |= {f"{name}: {leaderboard.GROUPS[name]}": group for name, group in groups.items()}
     placed = {p.standing.defense for group in blocks.values() for p in group}
@@ -121,11 +121,12 @@ def leaders(records: Sequence[Record]) -> str:
             lines.append(f'<tr class="group"><th colspan="{len(heads)}" scope="rowgroup"><span>{escape(name)}</span></th></tr>')
         for found in group:
             s = found.standing
-            cells = [f"<td>{found.place}</td>", *(estimate(records, s, m) for m in metrics)]
-            cells.append(f"<td>{100 * s.worst[1]:.1f} %<small>{breakable(s.worst[0])}</small></td>" if s.worst else f"<td>{DASH}</td>")
-            cells.append(f"<td>{s.done} of {s.attacks}</td>")
+            cells = [f"<td>{found.place}</td>"]
             if groups:
                 cells.append(f"<td>{DASH if s.defense == 'none' else quality(found)}</td><td>{leaderboard.p_text(found.p)}</td>")
+            cells += [estimate(records, s, m) for m in metrics]
+            cells.append(f"<td>{100 * s.worst[1]:.1f} %<small>{breakable(s.worst[0])}</small></td>" if s.worst else f"<td>{DASH}</td>")
+            cells.append(f"<td>{s.done} of {s.attacks}</td>")
             needs = f"<small>{escape(tables.needs_text(s.needs))}</small>" if s.needs else ""
             lines.append(f'<tr><th scope="row">{breakable(s.defense)}{needs}</th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col"{" class=text" if i == 0 else ""}>{escape(h)}</th>' for i, h in enumerate(heads))
