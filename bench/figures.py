@@ -84,7 +84,7 @@ AXES = {
 def tradeoff(records: Sequence[Record]) -> Figure | None:
     """Restoration against what FID does and against seconds, means over attacks, with 95 % intervals where there are several seeds. FID
     is against the undefended model's, seed by seed; where that has none, it is itself."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     table = [s for s in standings.standings(records) if s.defense != "none" and LEAD in s.means and s.done == s.attacks]
     fid = "fid_change" if any("fid_change" in s.means for s in table) else "fid"
@@ -113,9 +113,10 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
         axes.set_xlabel(AXES[metric])
         if metric == "seconds":
             axes.set_xscale("log")
-            for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-                which(FuncFormatter(lambda v, _: f"{v:g}"))
+            low, high = axes.get_xlim()
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
             axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}") if high < 100 * low else NullFormatter())
         axes.grid(alpha=0.25, lw=0.5)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(3 if many else 4, len(names)), frameon=False)

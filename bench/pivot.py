@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,8 @@ class Pivot:
 
 
 def pivots(records: Sequence[Record]) -> list[Pivot]:
-    """Every view that the records have values for; none of attacks that nothing defends against."""
+    """Every view that the records have values for, the undefended model and then the best first; none of attacks that nothing defends
+    against."""
     rows = tables.rows(records)
     if tables.attacks_alone(rows):
         return []
@@ -64,11 +65,18 @@ def pivots(records: Sequence[Record]) -> list[Pivot]:
         defenses = [d for d in dict.fromkeys(d for d, _ in table) if any(table.get((d, a)) is not None for a in attacks)]
         if not defenses:
             continue
-        defenses.sort(key=lambda d: d != "none")
+        better = tables.direction(records, view.metric)["better"]
+        defenses.sort(key=lambda d: (d != "none", -average(table, d, attacks) if better == "higher" else average(table, d, attacks)))
         percent = tables.direction(records, view.metric)["percent"]
         values = [[np.nan if table.get((d, a)) is None else table[d, a] * (100 if percent else 1) for a in attacks] for d in defenses]
         found.append(Pivot(view, defenses, attacks, np.array(values, np.float64), percent))
     return found
+
+
+def average(table: Mapping[tuple[str, str], float | None], defense: str, attacks: Sequence[str]) -> float:
+    """The mean of a defense over the attacks that have a value."""
+    found = [v for a in attacks if (v := table.get((defense, a))) is not None]
+    return sum(found) / len(found)
 
 
 def to_markdown(records: Sequence[Record]) -> str:

@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The git commit of this checkout ("+" when files differ from it), or "" outside of one."""
+    """The git commit of this checkout ("+" when source files differ from it), or "" outside of one. What a run writes is no source."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -59,7 +59,7 @@ def commit() -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel")) != ROOT:  # installed below somebody else's checkout
             return ""
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES) else "")
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -328,3 +328,22 @@ def test_captions_of_any_kind_are_drawn(tmp_path) -> None:
     tiles = {"attacked": np.zeros((3, 8, 8, 3), np.uint8)}
     image = draw(["attacked"], [("a\nb", ["two\nlines", "\x1b[2J", "\u202eturned \U0001f525 $x$ "], tiles)])
     assert image.size[0] > 100
+
+
+def test_a_run_into_a_committed_folder_is_no_change_of_the_code(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c", *words], check=True, capture_output=True)
+
+    for name in (*provenance.SOURCES, "results"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.py").write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    clean = provenance.commit()
+    assert len(clean) == 40
+    (tmp_path / "results" / "file.py").write_text("2")
+    assert provenance.commit() == clean
+    (tmp_path / "bench" / "file.py").write_text("2")
+    assert provenance.commit() == clean + "+"
