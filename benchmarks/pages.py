@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import leaderboard, standings, stats, tables
+from bench import leaderboard, registry, standings, stats, tables
 from bench.paired import paired_p
 from bench.publish import stored_records
 from bench.standings import LEAD
@@ -35,6 +35,7 @@ CALLED = {"skdcag": "`skdcag` (target black)", "finetune_reversal": "`finetune_r
 COLUMNS = (("badt2i_pixel", "poison_pixel"), ("badt2i_style", "poison_style"))
 DETECTORS = ("t2ishield_ftt", "t2ishield_cda", "daa_i", "daa_s", "navit2i", "ufid")
 LOCATORS = ("t2ishield_locate", "navi_locate", "frequency_locate")
+BLIND = ("t2ishield", "t2ishield_skdcag", "navi_skdcag", "blind_skdcag", "blind_uce", "blind_skdcag_text")
 QUALITY = {"fid": "FID", "clip_score": "CLIP score", "diversity": "diversity", "vendi": "Vendi score", "robustness": "robustness"}
 Rows = dict[tuple[str, str], dict[str, Any]]  # (attack, defense) -> its row of table.csv
 
@@ -205,6 +206,16 @@ def text_encoder(results: Results) -> str:
     return table(["Attack", "Edits", *(f"`{d}`" for d in defenses)], lines, 2)
 
 
+def blind(results: Results) -> str:
+    """Restored of the removals that are told nothing, of every attack."""
+    rows, parts = results.rows["matrix"], {name: registry.defenses.select(name)[0] for name in BLIND}
+    lines = []
+    for attack in dict.fromkeys(a for a, _ in rows):
+        found = [rows.get((attack, parts[name])) for name in BLIND]
+        lines.append([f"`{attack}`", *(DASH if r is None else shown(r["restoration_accuracy"], True) for r in found)])
+    return table(["Attack", *(f"`{n}`" for n in BLIND)], lines)
+
+
 TABLES = {
     "headline": headline,
     "attacks": attacks,
@@ -215,6 +226,7 @@ TABLES = {
     "eviledit": eviledit,
     "detectors": detectors,
     "locators": locators,
+    "blind": blind,
 }
 
 
