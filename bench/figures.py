@@ -43,10 +43,10 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
     """Write every figure that the records have something for; those that the same code drew of the same records are kept."""
     of = {"records": digest(records), "code": source_digest(), "matplotlib": version("matplotlib")}
     made = store.read_record(MADE)
-    if isinstance(made, dict) and made.get("of") == of:
-        paths = [store.root / "plots" / Path(str(name)).name for name in made.get("files", [])]
-        if all(path.is_file() for path in paths):
-            return paths
+    made = made if isinstance(made, dict) else {}
+    before = [store.root / "plots" / Path(str(name)).name for name in made.get("files", [])]
+    if made.get("of") == of and all(path.is_file() for path in before):
+        return before
     import matplotlib  # drawing takes seconds
 
     makers = {"attacks": attacks, "tradeoff": tradeoff, "rates": rates, "losses": losses}
@@ -57,6 +57,8 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
             figure = make(records)
             if figure is not None:
                 paths += save(figure, store.root / "plots" / name)
+    for path in set(before) - set(paths):  # of what the records have nothing for any more
+        path.unlink(missing_ok=True)
     store.write_record(MADE, {"of": of, "files": [path.name for path in paths]})
     return paths
 

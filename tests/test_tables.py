@@ -304,6 +304,16 @@ def test_figures_are_drawn_again_only_of_other_records_or_where_one_is_gone(reco
     assert paths[0].is_file()
 
 
+def test_a_figure_that_is_made_no_more_goes(records, tmp_path):
+    figures.write_figures(Store(tmp_path), records)
+    assert (tmp_path / "plots" / "matrix.png").is_file()
+    own = tmp_path / "plots" / "mine.png"
+    own.write_bytes(b"the user's")
+    alone = [r for r in records if r[0].cell.defense == "none"]
+    paths = figures.write_figures(Store(tmp_path), alone)
+    assert sorted(tmp_path.glob("plots/*.p*")) == sorted([*paths, own])
+
+
 def test_no_figure_of_nothing(records, tmp_path):
     failed = [(dataclasses.replace(r, status="failed", scores={}, cost={}), e) for r, e in records]
     assert figures.write_figures(Store(tmp_path), failed) == []
