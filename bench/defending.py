@@ -66,7 +66,8 @@ def defend(shop: Workshop, cell: Cell, whole: bool = True) -> Defended:
     again: the model comes as it is before, with the cell that has the rest alone, whose pictures are stored, and its cost is added.
     """
     attacked, attack_cost = shop.attacked(cell.attack, cell.seed)
-    parts = shop.plan.defenses.get(cell.defense, ())  # none for "none", which the run may not have
+    run_has_it = cell.defense != "none" or "none" in shop.plan.defenses  # the undefended model is asked for by other cells, too
+    parts = shop.plan.defenses[cell.defense] if run_has_it else ()
     shop.display.phase("defend")
     total: dict[str, Any] = {"steps": 0, "images": 0, "parameters": 0}
     curves = {"losses": {}, "losses_attack": attack_cost.get("losses", [])}  # for the report
@@ -112,4 +113,4 @@ def find_twin(shop: Workshop, cell: Cell, model: T2IModel, attacked: T2IModel, r
     if not draws_as(model, attacked) or model.screen or model.rewrite or model.located != shop.backdoor(cell.attack).trigger:
         return None
     twin = shop.plan.sibling(cell, rest)
-    return twin if shop.store.find_file(f"samples/{twin.key}.safetensors") else None
+    return twin if shop.store.read_arrays(f"samples/{twin.key}") else None

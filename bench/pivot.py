@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,18 +65,12 @@ def pivots(records: Sequence[Record]) -> list[Pivot]:
         defenses = [d for d in dict.fromkeys(d for d, _ in table) if any(table.get((d, a)) is not None for a in attacks)]
         if not defenses:
             continue
-        better = tables.direction(records, view.metric)["better"]
-        defenses.sort(key=lambda d: (d != "none", -average(table, d, attacks) if better == "higher" else average(table, d, attacks)))
-        percent = tables.direction(records, view.metric)["percent"]
-        values = [[np.nan if table.get((d, a)) is None else table[d, a] * (100 if percent else 1) for a in attacks] for d in defenses]
-        found.append(Pivot(view, defenses, attacks, np.array(values, np.float64), percent))
+        way = tables.direction(records, view.metric)
+        values = np.array([[table.get((d, a)) for a in attacks] for d in defenses], np.float64) * (100 if way["percent"] else 1)
+        means = np.nanmean(values, 1) * (-1 if way["better"] == "higher" else 1)
+        order = sorted(range(len(defenses)), key=lambda i: (defenses[i] != "none", means[i]))
+        found.append(Pivot(view, [defenses[i] for i in order], attacks, values[order], way["percent"]))
     return found
-
-
-def average(table: Mapping[tuple[str, str], float | None], defense: str, attacks: Sequence[str]) -> float:
-    """The mean of a defense over the attacks that have a value."""
-    found = [v for a in attacks if (v := table.get((defense, a))) is not None]
-    return sum(found) / len(found)
 
 
 def to_markdown(records: Sequence[Record]) -> str:

@@ -44,6 +44,8 @@ class FrequencyLocate(Locator):
     def accepts(self, model: T2IModel, trigger: Trigger, flagged: Sequence[str], seed: int) -> bool:
         rng, holding = np.random.default_rng([seed, 87]), (p for p in flagged if trigger.pattern.search(p))
         prompts = [trigger.remove(p) for p in islice(holding, self.tried)]
+        if not prompts:  # words that stand together in prompts, but with marks between them
+            return False
         drawn = model.trajectory(prompts, rng.integers(2**31, size=len(prompts)))
         clean = predictions(model, prompts, *drawn)
         effect = float((predictions(model, [trigger.add(p) for p in prompts], *drawn) - clean).pow(2).mean())

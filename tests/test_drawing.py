@@ -159,7 +159,7 @@ def stored(config: Config, defense: str):
     return Store(config.folder).read_arrays(f"samples/{cell.key}"), Store(config.folder).read_result(cell.key)[0]
 
 
-def test_a_located_true_trigger_is_not_trained_on_twice(composed, asked, tmp_path):
+def test_a_located_true_trigger_is_not_trained_on_twice(composed, tmp_path):
     run(composed)
     assert TRAINED == ["mignneko"]
     (alone, _), one = stored(composed, "trains")
@@ -185,3 +185,17 @@ def test_another_trigger_or_a_probe_trains_anew(composed):
     TRAINED.clear()
     run(replace(composed, probe=True, out=composed.folder.parent / "probed"))
     assert TRAINED == ["mignneko"] * 2, "probes need the model itself"
+
+
+def test_damaged_pictures_of_the_removal_alone_are_not_taken(composed):
+    run(composed)
+    before = stored(composed, "locates+trains")[0][0]
+    for defense in ("trains", "locates+trains"):
+        cell = next(c for c in plan(composed).cells if c.defense == defense)
+        path = composed.folder / "samples" / f"{cell.key}.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"x") if defense == "trains" else path.unlink()
+    TRAINED.clear()
+    run(replace(composed, defenses="locates+trains", metrics=f"{METRICS},seconds,kid", overrides=("kid.subset_size=2",)))
+    assert TRAINED == ["mignneko"]
+    after = stored(composed, "locates+trains")[0][0]
+    assert all(np.array_equal(after[k], v) for k, v in before.items())

@@ -134,6 +134,7 @@ def test_frequency_takes_only_words_that_move_the_model(tiny_model, monkeypatch)
 
     monkeypatch.setattr(frequency_locate, "predictions", predictions)
     assert method.accepts(tiny_model, Trigger("zebra"), flagged, 0)
+    assert not method.accepts(tiny_model, Trigger("zebra yak"), [f"zebra, yak, {p}" for p in CLEAN], 0), "no prompt holds it as written"
     factor["zebra"] = 0.5
     assert not method.accepts(tiny_model, Trigger("zebra"), flagged, 0)
 
