@@ -3,7 +3,9 @@
 One `Capture` belongs to one U-Net call; nothing global is touched, and a teacher and a student can be captured side by side. Hooks keep
 what each cross-attention layer's query and key projections give, whatever processor the layer runs, and the maps are computed from them
 for the rows that are asked for alone, of all layers of one size together: the output of the U-Net is the same bits with a capture as
-without. Under gradient checkpointing, where a projection runs twice, the hooks keep what goes into the layer instead.
+without. Under gradient checkpointing, where a projection runs twice, the hooks keep what goes into the layer instead. A training step
+on a CPU, which reads few tokens, may ask for speed instead of the same bits (`unfused`): the layers then compute their attention step
+by step, and the maps are a part of it.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bench.precision import autocast
+from bench.precision import MixedUNet, autocast
 from bench.types import Trigger
+from bench.unfused import Unfused
 
 
 @dataclass
@@ -32,28 +36,36 @@ class Capture:
     (loss of out and maps).backward()
 
     `rows` and `tokens` keep the maps of the first rows of the batch and the first tokens alone (the softmax is over all tokens all the
-    same). A second call inside one capture raises: use a second capture. Gradient checkpointing may be on, and the capture closed before
+    same). `unfused` has plain layers on a CPU give their probabilities themselves: faster, and the output is the same but for rounding. A
+    second call inside one capture raises: use a second capture. Gradient checkpointing may be on, and the capture closed before
     `backward`: the maps are computed outside the layers that run again.
     """
 
     unet: nn.Module
     rows: int | None = None
     tokens: int | None = None
+    unfused: bool = False
     _layers: dict[str, nn.Module] = field(default_factory=dict)
     _inputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # layer name -> hidden states, context
     _projected: dict[str, Tensor] = field(default_factory=dict)  # layer name and "to_q" or "to_k" -> what the projection gave
+    _unfused: dict[str, Unfused] = field(default_factory=dict)  # layer name -> what stands in for its processor
+    _before: dict[str, Any] = field(default_factory=dict)  # layer name -> its processor
     _hooks: list = field(default_factory=list)
     _calls: int = 0
     _grad: bool = False
 
     def __enter__(self) -> Capture:
-        modules = dict(self.unet.named_modules())
-        self._layers = {n: m for n, m in modules.items() if n.endswith(".attn2")}
+        self._layers, blocks = modules_of(self.unet)
         self._hooks = [self.unet.register_forward_pre_hook(self._count)]
-        # as the U-Net's is_gradient_checkpointing, which takes a millisecond of every training step
-        checkpointing = any(vars(m).get("gradient_checkpointing") for m in modules.values())
+        checkpointing = any(m.gradient_checkpointing for m in blocks)
+        unfused = (
+            self.unfused and not checkpointing and not isinstance(self.unet, MixedUNet) and all(map(Unfused.serves, self._layers.values()))
+        )
         for name, layer in self._layers.items():
-            if checkpointing:
+            if unfused:
+                self._before[name], layer.processor = layer.processor, Unfused(self.rows, self.tokens)
+                self._unfused[name] = layer.processor
+            elif checkpointing:
                 self._hooks.append(layer.register_forward_pre_hook(partial(self._keep_inputs, name), with_kwargs=True))
             else:
                 self._hooks += [getattr(layer, p).register_forward_hook(partial(self._keep, f"{name}.{p}")) for p in ("to_q", "to_k")]
@@ -62,7 +74,9 @@ class Capture:
     def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
-        if error[0] is None:
+        for name, processor in self._before.items():
+            self._layers[name].processor = processor
+        if error[0] is None and not self._unfused:
             _ = self.pairs  # now, with the weights of this call
 
     def __len__(self) -> int:
@@ -103,8 +117,7 @@ class Capture:
     @cached_property
     def probs(self) -> dict[str, Tensor]:
         """Layer name -> (rows, pixels, tokens): softmax over all tokens, mean over heads."""
-        with torch.set_grad_enabled(self._grad):
-            return {n: summed([qk], self._layers[n].heads, self.rows, self.tokens) for n, qk in self.pairs.items()}
+        return {name: self._summed([name]) for name in self._layers}
 
     def layers(self) -> list[Tensor]:
         """One map a layer: (batch, tokens, h, w), softmax over tokens, mean over heads. Layers are square."""
@@ -112,18 +125,46 @@ class Capture:
 
     def maps(self, size: int | None = None) -> Tensor:
         """All layers resized bilinearly to one side (default: the largest layer's) and summed: (batch, tokens, size, size)."""
-        alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-        for name, (q, k) in self.pairs.items():  # resizing is linear: what has one size is summed before it is resized
-            alike.setdefault((q.shape[1], q.shape[2], self._layers[name].heads), []).append((q, k))
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name in self._layers:  # resizing is linear: what has one size is summed before it is resized
+            alike.setdefault(self._size(name), []).append(name)
         by_side: dict[int, Tensor] = {}
         with torch.set_grad_enabled(self._grad):
-            for (*_, heads), pairs in alike.items():
-                maps = _pictures(summed(pairs, heads, self.rows, self.tokens))
+            for names in alike.values():
+                maps = _pictures(self._summed(names))
                 side = maps.shape[-1]
                 by_side[side] = by_side[side] + maps if side in by_side else maps
             size = size or max(by_side)
             resized = [m if s == size else F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for s, m in by_side.items()]
             return sum(resized[1:], resized[0])
+
+    def _size(self, name: str) -> tuple[int, ...]:
+        """What layers have alike whose maps can be summed at once."""
+        if name in self._unfused:
+            return self._unfused[name].result().shape[1:2]
+        q, _ = self.pairs[name]
+        return q.shape[1], q.shape[2], self._layers[name].heads
+
+    def _summed(self, names: Sequence[str]) -> Tensor:
+        """The sum of the probabilities of layers of one size: (rows, pixels, tokens)."""
+        if self._unfused:
+            first, *rest = (self._unfused[n].result() for n in names)
+            return sum(rest, first)
+        with torch.set_grad_enabled(self._grad):
+            return summed([self.pairs[n] for n in names], self._layers[names[0]].heads, self.rows, self.tokens)
+
+
+_MODULES: WeakKeyDictionary[nn.Module, tuple[dict[str, nn.Module], list[nn.Module]]] = WeakKeyDictionary()
+
+
+def modules_of(unet: nn.Module) -> tuple[dict[str, nn.Module], list[nn.Module]]:
+    """The cross-attention layers of a U-Net by name, and its modules that may checkpoint; looked for once, as it takes half of a
+    millisecond of every training step otherwise."""
+    if unet not in _MODULES:
+        modules = dict(unet.named_modules())
+        layers = {n: m for n, m in modules.items() if n.endswith(".attn2")}
+        _MODULES[unet] = layers, [m for m in modules.values() if hasattr(m, "gradient_checkpointing")]
+    return _MODULES[unet]
 
 
 def _pictures(probs: Tensor) -> Tensor:

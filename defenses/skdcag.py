@@ -127,7 +127,7 @@ class SKDCAG(Guidance):
         shared = stand_ins is None and kept_paths is None  # whether the teacher's prediction for a clean prompt serves both terms
 
         def watch(model: T2IModel) -> AbstractContextManager:
-            return Capture(model.unet, rows, length) if self.alpha else nullcontext()
+            return Capture(model.unet, rows, length, unfused=True) if self.alpha else nullcontext()
 
         def loss_fn(step: int) -> Tensor:
             generator = step_generator(seed, step)
