@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from bench import plaintext, provenance, standings, stats, tables
+from bench import plaintext, provenance, standings, tables
+from bench.paired import TIE, paired_in
 from bench.standings import LEAD, Standing
 from bench.stats import Estimate
 from bench.store import write_text
@@ -24,26 +23,12 @@ GROUPS = {
     "Trigger known": "given the trigger",
     "Blind": "given neither the trigger nor the model from before the attack",
 }
-TIE, NAMED = 0.05, 3
+NAMED = 3
 
 
 def group_of(needs: str) -> str:
     words = needs.split()
     return "Oracle" if "clean_model" in words else "Trigger known" if "trigger" in words else "Blind"
-
-
-def paired(records: Sequence[Record], one: str, other: str) -> float | None:
-    """McNemar's p of Restored of two defenses, over the attacks and seeds that both have."""
-    verdicts: dict[str, dict[tuple[str, int], list]] = {one: {}, other: {}}
-    for result, _ in records:
-        cell = result.cell
-        if cell.defense in verdicts and result.status == "done" and LEAD in result.scores and result.scores[LEAD].each:
-            verdicts[cell.defense][cell.attack, cell.seed] = result.scores[LEAD].each
-    keys = [k for k, v in verdicts[one].items() if len(verdicts[other].get(k, ())) == len(v)]
-    if not keys:
-        return None
-    a, b = (np.concatenate([np.asarray(verdicts[name][k], bool) for k in keys]) for name in (one, other))
-    return float(stats.mcnemar(a, b))
 
 
 @dataclass(frozen=True)
@@ -72,7 +57,7 @@ def ranked(records: Sequence[Record]) -> dict[str, list[Place]]:
         rivals.sort(key=lambda s: (s.done < s.attacks, s.lost != [], -s.means[LEAD].value))
         first, rank, places = rivals[0].defense if rivals else "", 0, []
         for i, s in enumerate(rivals):
-            p = paired(records, s.defense, first) if i else None
+            p = paired_in(records, s.defense, first, LEAD) if i else None
             tie = p is not None and p >= TIE
             rank = i + 1 if not (tie and rank == 1) else rank
             counts = s.done == s.attacks and s.lost == []

@@ -10,17 +10,25 @@ import numpy as np
 from bench import stats
 from bench.types import Record
 
+TIE = 0.05  # McNemar's p from which on two defenses are not told apart
+
 
 def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> float | None:
-    """McNemar's p of two defenses on the same prompts and noise, over the seeds that both have."""
+    """McNemar's p of two defenses on the same prompts and noise, over the attacks and seeds that both have."""
     ours, theirs = (
-        {r.cell.seed: r.scores[metric].each for r, _ in rs if r.status == "done" and metric in r.scores} for rs in (row, against)
+        {(r.cell.attack, r.cell.seed): r.scores[metric].each for r, _ in rs if r.status == "done" and metric in r.scores}
+        for rs in (row, against)
     )
-    seeds = [s for s in sorted(ours) if ours[s] and theirs.get(s) and len(ours[s]) == len(theirs[s])]
-    if not seeds:
+    keys = [k for k in sorted(ours) if ours[k] and theirs.get(k) and len(ours[k]) == len(theirs[k])]
+    if not keys:
         return None
-    a, b = (np.concatenate([np.asarray(side[s], bool) for s in seeds]) for side in (ours, theirs))
+    a, b = (np.concatenate([np.asarray(side[k], bool) for k in keys]) for side in (ours, theirs))
     return float(stats.mcnemar(a, b))
+
+
+def paired_in(records: Sequence[Record], one: str, other: str, metric: str) -> float | None:
+    """`paired_p` of two defenses, by name."""
+    return paired_p(*([r for r in records if r[0].cell.defense == name] for name in (one, other)), metric)
 
 
 def changes(row: Sequence[Record], undefended: Sequence[Record], metric: str) -> dict[int, float]:

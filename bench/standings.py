@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import tables
-from bench.paired import changes
+from bench.paired import TIE, changes, paired_in
 from bench.stats import Estimate, pool_values
 from bench.tables import Record
 
@@ -23,7 +23,7 @@ QUALITY = {"fid": "FID", "clip_score": "CLIP", "prompt_fidelity": "prompt fideli
 class Standing:
     """One defense over all attacks of the run. `lost` says where it loses quality (`losses`). `rank` is its place among the whole rows
     with the same needs that lose none: None for the undefended row and where a cell is missing (its mean would be of other attacks).
-    `tied` is True where its interval reaches that of the first."""
+    `tied` is True where McNemar's test does not tell it from the first."""
 
     defense: str
     needs: str
@@ -96,7 +96,7 @@ def standings(records: Sequence[Record]) -> list[Standing]:
         worst = min(lead, key=lambda pair: pair[1]) if lead else None
         done = sum(r["status"] == "done" for r in rows)
         found.append(Standing(defense, rows[0]["needs"], done, len(rows), means, worst, losses(table, defense)))
-    return sorted(_ranked(found), key=lambda s: (s.defense != "none", len(s.needs.split()), s.needs, s.rank or len(found) + 1))
+    return sorted(_ranked(found, records), key=lambda s: (s.defense != "none", len(s.needs.split()), s.needs, s.rank or len(found) + 1))
 
 
 def losses(table: Sequence[Mapping[str, Any]], defense: str) -> list[str] | None:
@@ -119,18 +119,17 @@ def losses(table: Sequence[Mapping[str, Any]], defense: str) -> list[str] | None
     return found if compared else None
 
 
-def _ranked(found: Sequence[Standing]) -> list[Standing]:
+def _ranked(found: Sequence[Standing], records: Sequence[Record]) -> list[Standing]:
     out = []
     for s in found:
         rivals = [r for r in found if r.needs == s.needs and _competes(r)]
         if not _competes(s):
             out.append(s)
             continue
-        first = max(rivals, key=lambda r: r.means[LEAD].value).means[LEAD]
-        own = s.means[LEAD]
-        rank = 1 + sum(r.means[LEAD].value > own.value for r in rivals)
-        tied = rank > 1 and own.high is not None and first.low is not None and own.high >= first.low
-        out.append(replace(s, rank=rank, tied=tied))
+        first = max(rivals, key=lambda r: r.means[LEAD].value)
+        rank = 1 + sum(r.means[LEAD].value > s.means[LEAD].value for r in rivals)
+        p = paired_in(records, s.defense, first.defense, LEAD) if rank > 1 else None
+        out.append(replace(s, rank=rank, tied=p is not None and p >= TIE))
     return out
 
 

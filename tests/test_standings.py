@@ -72,6 +72,15 @@ def test_ranks_are_among_those_with_the_same_needs(records):
     assert find(records, "good").worst == ("two", 0.8)
 
 
+def test_a_tie_is_what_the_paired_test_does_not_tell_apart(records):
+    """Six of twenty prompts that one restores and the other does not, and none the other way: the intervals meet, McNemar's p is 0.03."""
+    records += [record(attack, "behind", 0, 3, 7 - shift, 1.0, ("trigger",)) for attack, shift in (("one", 0), ("two", 2))]
+    first, behind = find(records, "good").means[standings.LEAD], find(records, "behind").means[standings.LEAD]
+    assert behind.high > first.low
+    assert find(records, "behind").rank == 3
+    assert not find(records, "behind").tied
+
+
 def test_attacks_that_are_equally_strong_have_no_least(records):
     strong = [r for r in records if r[0].cell.attack == "one"]
     twin = [(dataclasses.replace(r, cell=dataclasses.replace(r.cell, attack="twin")), e) for r, e in strong]
