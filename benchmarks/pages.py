@@ -1,4 +1,6 @@
-"""The tables of README.md, docs/ and results/README.md that show committed results: put between their marks from the records in results/.
+"""The tables and figures of README.md, docs/ and results/README.md that show committed results: put between their marks from the records in
+results/. A figure in a sentence is `<!-- value: HOW FOLDER METRIC DEFENSE ATTACKS -->12<!-- end -->`: HOW is `mean` (one digit behind the
+point), `round` or `range` over the attacks, which are names or `all`.
 
 python benchmarks/pages.py
 """
@@ -21,6 +23,7 @@ from bench.tables import DASH, Record, shown
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/claims.md", "docs/text-encoder.md", "results/README.md")
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
+VALUE = re.compile(r"(<!-- value: ([^>]+) -->)[^<]*(<!-- end -->)")
 FOLDERS = ("reference", "matrix", "attacks")  # where two have a row, the first is taken
 N = 100  # prompts of the paper's table
 PAPER = {  # arXiv 2508.18235: removal accuracy in percent, pixel and style; None: "fails", without a number
@@ -230,9 +233,22 @@ TABLES = {
 }
 
 
+def value(spec: str, results: Results) -> str:
+    """A figure in a sentence, in percent. Raises KeyError or ValueError where a mark names nothing."""
+    how, folder, metric, defense, names = spec.split()
+    rows = results.rows[folder]
+    chosen = [a for a, d in rows if d == defense] if names == "all" else names.split(",")
+    shares = [100 * rows[attack, defense][metric] for attack in chosen]
+    mean = sum(shares) / len(shares)
+    if how == "range":
+        return f"{min(shares):.0f} to {max(shares):.0f}"
+    return f"{mean:.1f}" if how == "mean" else {"round": f"{mean:.0f}"}[how]
+
+
 def page(text: str, results: Results) -> str:
-    """A page with its tables as of the results. Raises KeyError for a mark that names none."""
-    return MARK.sub(lambda m: f"{m[1]}\n{TABLES[m[2]](results)}\n\n{m[3]}", text)
+    """A page with its tables and figures as of the results. Raises KeyError for a mark that names none."""
+    text = MARK.sub(lambda m: f"{m[1]}\n{TABLES[m[2]](results)}\n\n{m[3]}", text)
+    return VALUE.sub(lambda m: f"{m[1]}{value(m[2], results)}{m[3]}", text)
 
 
 def main() -> int:

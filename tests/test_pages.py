@@ -56,3 +56,15 @@ def test_every_part_is_a_table_with_numbers(name: str, results) -> None:
     lines = pages.TABLES[name](results).splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert len(lines) > 3
+
+
+def test_figures_in_sentences() -> None:
+    results = pages.Results(ROOT / "nowhere")
+    results.rows["matrix"] = {("a", "d"): {"m": 0.126}, ("b", "d"): {"m": 0.5}, ("a", "other"): {"m": 1.0}}
+    assert pages.value("mean matrix m d all", results) == "31.3"
+    assert pages.value("round matrix m d a", results) == "13"
+    assert pages.value("range matrix m d a,b", results) == "13 to 50"
+    assert pages.page("x <!-- value: round matrix m d b -->?<!-- end --> %", results) == "x <!-- value: round matrix m d b -->50<!-- end --> %"
+    for wrong in ("mode matrix m d a", "mean matrix m d c", "mean matrix m nothing a", "mean matrix m"):
+        with pytest.raises((KeyError, ValueError)):
+            pages.value(wrong, results)
