@@ -201,7 +201,7 @@ def text_encoder(results: Results) -> str:
     """Removed and restored, of every attack, by what repairs the U-Net and what repairs the text encoder."""
     rows, lines = results.rows["matrix"], []
     edits = {r.cell.attack: extra.get("edits", "") for r, extra in results.records["matrix"]}
-    defenses = ("skdcag", "skdcag_text", "skd", "finetune_reversal")
+    defenses = ("skdcag", "skdcag_text", "skd", "sau", "finetune_reversal")
     for attack in edits:
         found = [rows[attack, d] for d in defenses]
         both = [f"{100 * r['removal_accuracy']:.0f} / {100 * r['restoration_accuracy']:.0f}" for r in found]
