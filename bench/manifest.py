@@ -13,7 +13,7 @@ import torch
 
 from bench import citations, registry
 from bench.plan import Plan
-from bench.provenance import commit, versions
+from bench.provenance import commit, machine, versions
 from bench.settings import to_yaml
 from bench.store import Store, plain, write_text
 from bench.types import CellResult
@@ -91,13 +91,8 @@ def write_manifest(plan_: Plan, store: Store, results: Mapping[str, CellResult],
 
 
 def hardware(device: str) -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
-    found: dict[str, Any] = {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    found: dict[str, Any] = {"cpu": machine("cpu"), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     found |= {"memory_gb": round(psutil.virtual_memory().total / 2**30, 1), "system": platform.system()}
     if device.startswith("cuda") and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name(torch.device(device))
+        found["gpu"] = machine(device)
     return found

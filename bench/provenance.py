@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bench.store import digest
 from bench.types import CellResult
@@ -64,6 +67,16 @@ def commit() -> str:
         return ""
 
 
+@cache
+def machine(device: str) -> str:
+    """The name of what computes: the processor, or on CUDA the accelerator. Rounding and seconds are its own."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name(torch.device(device))
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
 def distinct(codes: Iterable[Code]) -> list[Code]:
     return list({digest(c): c for c in codes}.values())
 
@@ -81,6 +94,7 @@ def describe(result: CellResult, made: Mapping[str, Any], earlier: Mapping[str, 
     codes = [*made.get("codes", [{}]), *earlier.get("codes", []), here()]
     networks = {name: score.network for name, score in result.scores.items() if score.network}
     start = of_cell(result.cell.config) | {"attack_weights": made.get("attack_weights", ""), "seed": result.cell.seed}
+    start["machine"] = made.get("machine", "")
     return start | {"judge": judge, "networks": networks, "codes": distinct(codes)}
 
 

@@ -299,11 +299,12 @@ class Workshop:
         return self._made[1] if self._made[0] == cell.key else defend(self, cell)[0]
 
     def _origin(self, cell: Cell, codes: Sequence[provenance.Code]) -> dict[str, Any]:
-        """Where the images that are drawn now come from: the attacked weights, the code that made them, `codes`, and this code."""
+        """Where the images that are drawn now come from: the attacked weights, this machine, the code of both, `codes` and this code."""
         name = f"models/{self.plan.attack_key(cell.attack, cell.seed)}"
         attack = (self.store.read_record(name) or {}).get("made", {})
         return {
             "attack_weights": self.store.checksum(f"{name}.safetensors"),
+            "machine": provenance.machine(self.plan.config.device),
             "codes": provenance.distinct([attack, *codes, provenance.here()]),
         }
 
