@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import psutil
 import torch
@@ -56,3 +60,13 @@ def untouched(model: T2IModel, who: str) -> Iterator[None]:
 
 class InPlaceChange(RuntimeError):
     """A method edited its input. The model in memory is not to be used again."""
+
+
+@cache
+def machine(device: str) -> str:
+    """The name of what computes: the processor, or on CUDA the accelerator. Rounding and seconds are its own."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name(torch.device(device))
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -85,10 +85,9 @@ def to_markdown(records: Sequence[Record]) -> str:
             cells += [plaintext.markdown(found.quality), p_text(p)]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    if undefended is not None and "fid" in undefended.means:
-        lines += [
-            f"Undefended: FID {shown(undefended.means['fid'].value, False)}, CLIP {shown(undefended.means['clip_score'].value, False)}."
-        ]
+    means = undefended.means if undefended is not None else {}
+    kept = [f"{name} {shown(means[m].value, False)}" for m, name in (("fid", "FID"), ("clip_score", "CLIP")) if m in means]
+    lines += [f"Undefended: {', '.join(kept)}."] if kept else []
     lines += [
         "",
         "Means over the attacks. Quality is kept where, for every attack, FID, CLIP score and prompt fidelity of clean prompts are no "

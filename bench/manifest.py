@@ -12,8 +12,9 @@ import psutil
 import torch
 
 from bench import citations, registry
+from bench.cost import machine
 from bench.plan import Plan
-from bench.provenance import commit, machine, versions
+from bench.provenance import commit, versions
 from bench.settings import to_yaml
 from bench.store import Store, plain, write_text
 from bench.types import CellResult

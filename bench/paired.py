@@ -8,21 +8,33 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from bench import stats
-from bench.types import Record
+from bench.provenance import said
+from bench.types import Record, Score
 
 TIE = 0.05  # McNemar's p from which on two defenses are not told apart
 
 
-def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> float | None:
-    """McNemar's p of two defenses on the same prompts and noise, over the attacks and seeds that both have."""
+def pairs(row: Sequence[Record], against: Sequence[Record], metric: str) -> dict[tuple[str, int], tuple[Score, Score]]:
+    """By attack and seed, a metric of two defenses of one attacked model. A cell whose record names other attacked weights than its
+    partner's is left out: an attack that was trained anew on another machine is another model."""
     ours, theirs = (
-        {(r.cell.attack, r.cell.seed): r.scores[metric].each for r, _ in rs if r.status == "done" and metric in r.scores}
+        {
+            (r.cell.attack, r.cell.seed): (r.scores[metric], said(x, "attack_weights"))
+            for r, x in rs
+            if r.status == "done" and metric in r.scores
+        }
         for rs in (row, against)
     )
-    keys = [k for k in sorted(ours) if ours[k] and theirs.get(k) and len(ours[k]) == len(theirs[k])]
-    if not keys:
+    both = {k: (*ours[k], *theirs[k]) for k in sorted(ours) if k in theirs}
+    return {k: (a, b) for k, (a, mine, b, other) in both.items() if mine == other or not (mine and other)}
+
+
+def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> float | None:
+    """McNemar's p of two defenses on the same prompts and noise, over the attacks and seeds that both have (`pairs`)."""
+    found = [(a.each, b.each) for a, b in pairs(row, against, metric).values() if a.each and b.each and len(a.each) == len(b.each)]
+    if not found:
         return None
-    a, b = (np.concatenate([np.asarray(side[k], bool) for k in keys]) for side in (ours, theirs))
+    a, b = (np.concatenate([np.asarray(pair[side], bool) for pair in found]) for side in (0, 1))
     return float(stats.mcnemar(a, b))
 
 
@@ -32,11 +44,10 @@ def paired_in(records: Sequence[Record], one: str, other: str, metric: str) -> f
 
 
 def changes(row: Sequence[Record], undefended: Sequence[Record], metric: str) -> dict[int, float]:
-    """By seed that both have, by what share a metric of a defended model is above that of the attacked one (0.02: two percent)."""
-    ours, theirs = (
-        {r.cell.seed: r.scores[metric].value for r, _ in rs if r.status == "done" and metric in r.scores} for rs in (row, undefended)
-    )
-    return {s: v / theirs[s] - 1 for s, v in sorted(ours.items()) if v is not None and theirs.get(s)}
+    """By seed that both have (`pairs`), by what share a metric of a model defended against one attack is above that of the attacked one
+    (0.02: two percent)."""
+    found = {seed: (a.value, b.value) for (_, seed), (a, b) in pairs(row, undefended, metric).items()}
+    return {seed: a / b - 1 for seed, (a, b) in found.items() if a is not None and b}
 
 
 def reference(records: Sequence[Record]) -> str:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from bench.store import digest
 from bench.types import CellResult
@@ -67,16 +64,6 @@ def commit() -> str:
         return ""
 
 
-@cache
-def machine(device: str) -> str:
-    """The name of what computes: the processor, or on CUDA the accelerator. Rounding and seconds are its own."""
-    if device.startswith("cuda") and torch.cuda.is_available():
-        return torch.cuda.get_device_name(torch.device(device))
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def distinct(codes: Iterable[Code]) -> list[Code]:
     return list({digest(c): c for c in codes}.values())
 
@@ -96,6 +83,12 @@ def describe(result: CellResult, made: Mapping[str, Any], earlier: Mapping[str, 
     start = of_cell(result.cell.config) | {"attack_weights": made.get("attack_weights", ""), "seed": result.cell.seed}
     start["machine"] = made.get("machine", "")
     return start | {"judge": judge, "networks": networks, "codes": distinct(codes)}
+
+
+def said(extra: Mapping[str, Any], what: str) -> str:
+    """What a record says of where it comes from, such as `attack_weights` (a checksum) or `machine`; "" where it says nothing."""
+    found = extra.get("provenance")
+    return str(found.get(what, "")) if isinstance(found, Mapping) else ""
 
 
 def codes_of(extra: Mapping[str, Any]) -> list[Code]:
@@ -119,16 +112,18 @@ def columns(result: CellResult, extra: Mapping[str, Any]) -> dict[str, str]:
         "dirty": "" if not codes else "yes" if any(c["dirty"] for c in codes) else "no",
         "versions": " | ".join(dict.fromkeys(" ".join(f"{k}={v}" for k, v in c["versions"].items()) for c in codes)),
         "judge": str(judge),
+        "machine": said(extra, "machine"),
+        "attack_weights": said(extra, "attack_weights")[:16],
     }
 
 
 def warning(records: Sequence[tuple[CellResult, Mapping[str, Any]]]) -> str:
-    """One line where finished rows were made by different code or library versions; "" where they were not, or where no row says."""
-    rows = [codes_of(extra) for result, extra in records if result.status == "done"]
+    """One line where finished rows were made by different code or library versions, on different machines, or of different attacked models
+    that go by one name; "" where they were not, or where no row says."""
+    done = [(result, extra) for result, extra in records if result.status == "done"]
+    rows = [codes_of(extra) for _, extra in done]
     codes = distinct(c for row in rows for c in row)
     known = [c for c in codes if c]
-    if not known or len(codes) < 2:
-        return ""
     parts = []
     if len({c["source"] for c in known}) > 1:
         names = dict.fromkeys(f"{c['commit'][:9] or 'no commit'}{'+' if c['dirty'] else ''}" for c in known)
@@ -138,6 +133,21 @@ def warning(records: Sequence[tuple[CellResult, Mapping[str, Any]]]) -> str:
         if len(values) > 1:
             parts.append(f"with {name} {' and '.join(values)}")
     unknown = sum({} in row for row in rows)
-    if unknown:
+    if known and unknown:
         parts.append(f"{unknown} of {len(rows)} in part or whole by code that their records do not name")
+    machines = dict.fromkeys(said(extra, "machine") for _, extra in done)
+    if len(machines) > 1:
+        named = " and ".join(m or "machines that their records do not name" for m in sorted(machines, reverse=True))
+        parts.append(f"on {named}, so that seconds do not compare")
+    several = mixed(done)
+    if several:
+        parts.append(f"with an attack trained more than once, so that there is nothing to pair ({', '.join(several)})")
     return f"Warning: rows were made {'; '.join(parts)}. Compare them with care." if parts else ""
+
+
+def mixed(records: Sequence[tuple[CellResult, Mapping[str, Any]]]) -> list[str]:
+    """The attacks of which records of one seed name different attacked weights: "badt2i_pixel, seed 0"."""
+    weights: dict[str, set[str]] = {}
+    for result, extra in records:
+        weights.setdefault(f"{result.cell.attack}, seed {result.cell.seed}", set()).add(said(extra, "attack_weights"))
+    return [name for name, found in weights.items() if len(found - {""}) > 1]

@@ -26,7 +26,7 @@ from bench.progress import Display
 from bench.publish import publish, rebuild, stored_records
 from bench.several import Several, instances
 from bench.store import Store, plain
-from bench.types import Backdoor, Cell, CellResult, Score, StorageError, UserError
+from bench.types import Backdoor, Cell, CellResult, Samples, Score, StorageError, UserError
 from bench.workshop import AttackFailed, Workshop
 
 __all__ = ["publish", "rebuild", "run", "stored_records"]
@@ -75,13 +75,13 @@ def settled(shop: Workshop, cell: Cell) -> bool:
 def run_cell(shop: Workshop, cell: Cell) -> CellResult:
     """Make or complete one cell and store it. An exception is stored as a failed cell; only an interrupt gets out."""
     plan_, store = shop.plan, shop.store
-    stored = whole_cell(store, cell)
-    done = stored is not None and stored[0].status == "done"
-    result = stored[0] if done else CellResult(cell, "failed", needs=plan_.needs(cell.defense))
-    keys = dict(stored[1].get("metric_keys", {})) if done else {}
+    result, keys = CellResult(cell, "failed", needs=plan_.needs(cell.defense)), {}
     origin: dict[str, Any] = {"codes": [provenance.here()]}
     try:
         samples = shop.samples(cell)
+        stored = to_complete(store, cell, samples)
+        if stored is not None:
+            result, keys = stored[0], dict(stored[1].get("metric_keys", {}))
         judge = shop.judge(cell.attack, cell.seed)
         features = shop.features.with_judge(judge)
         if plan_.config.attention_maps:
@@ -99,7 +99,7 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
             error="",
         )
         by = (judge.network if judge else "") or f"{samples.backdoor.target.kind} rule"
-        origin = provenance.describe(result, samples.made, _origin_of(stored) if done else {}, by)
+        origin = provenance.describe(result, samples.made, _origin_of(stored) if stored else {}, by)
     except StorageError:  # no cell can be stored any more
         raise
     except Exception as error:
@@ -113,6 +113,16 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
     if result.status == "failed":
         shop.display.say(f"FAILED {cell.attack} x {cell.defense}, seed {cell.seed}: {last_line(result.error)}")
     return result
+
+
+def to_complete(store: Store, cell: Cell, samples: Samples) -> tuple[CellResult, dict[str, Any]] | None:
+    """The stored cell that more metrics of its images complete. None where there is none, and where the images had to be made again of an
+    attack that was trained again, elsewhere, with other weights: no record has the scores of two models."""
+    stored = whole_cell(store, cell)
+    if stored is None or stored[0].status != "done":
+        return None
+    before, now = provenance.said(stored[1], "attack_weights"), samples.made.get("attack_weights", "")
+    return None if before and now and before != now else stored
 
 
 def _origin_of(stored: tuple[CellResult, dict[str, Any]]) -> dict[str, Any]:

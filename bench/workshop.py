@@ -18,7 +18,7 @@ from bench import grid, maps, probe, provenance
 from bench.arrays import under
 from bench.bases import load_base
 from bench.conditions import conditions, moved_kinds, noise_seed, noise_seeds
-from bench.cost import measured, untouched
+from bench.cost import machine, measured, untouched
 from bench.data import Prompt
 from bench.defending import DEFENDER_PAIRS, defend
 from bench.drawing import Asked, Known, draw, draws_as, known_from
@@ -196,7 +196,18 @@ class Workshop:
         path = self.store.write_file(f"{name}.safetensors", model.save_weights)
         cost["made"] = provenance.here()
         self.store.write_record(name, cost)
+        self._say_if_other(attack, seed, self.store.checksum(f"{name}.safetensors"))
         return cost, path
+
+    def _say_if_other(self, attack: str, seed: int, weights: str) -> None:
+        """Say that stored cells of an attack are of other weights than those it has now (`weights`), as training elsewhere leaves them."""
+        stored = [self.store.read_result(c.key) for c in self.plan.cells if (c.attack, c.seed) == (attack, seed)]
+        others = sum(provenance.said(found[1], "attack_weights") not in ("", weights) for found in stored if found is not None)
+        if others:
+            self.display.say(
+                f"{attack}, seed {seed}: trained here, its weights are not those of its {others} stored cells (another machine or other "
+                "libraries), so that there is nothing to pair with them; --fresh makes all anew"
+            )
 
     def aside(self, *models: T2IModel) -> AbstractContextManager[None]:
         return aside(models if "offload" in self.plan.config.memory else (), self.features)
@@ -304,7 +315,7 @@ class Workshop:
         attack = (self.store.read_record(name) or {}).get("made", {})
         return {
             "attack_weights": self.store.checksum(f"{name}.safetensors"),
-            "machine": provenance.machine(self.plan.config.device),
+            "machine": machine(self.plan.config.device),
             "codes": provenance.distinct([attack, *codes, provenance.here()]),
         }
 

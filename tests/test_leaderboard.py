@@ -89,6 +89,17 @@ def test_quality_that_nobody_measured_is_not_kept(records) -> None:
     assert (rows["best"][0], rows["best"][-2]) == ("–", "not measured")
 
 
+@pytest.mark.parametrize(
+    ("kept", "line"), [(("fid", "clip_score"), "Undefended: FID 1.01, CLIP 20.0."), (("clip_score",), "Undefended: CLIP 20.0."), ((), None)]
+)
+def test_metrics_that_were_not_asked_for_are_not_missed(records, kept, line) -> None:
+    for result, _ in records:
+        for name in {"fid", "clip_score"} - set(kept):
+            del result.scores[name]
+    said = [text for text in leaderboard.to_markdown(records).splitlines() if text.startswith("Undefended")]
+    assert said == ([line] if line else [])
+
+
 def test_no_leaderboard_of_attacks_alone(records, tmp_path) -> None:
     assert leaderboard.write([r for r in records if r[0].cell.defense == "none"], tmp_path) == []
     assert leaderboard.write(records, tmp_path) == [tmp_path / "leaderboard.md"]
