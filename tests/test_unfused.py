@@ -8,6 +8,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from bench.attention import Capture
+from bench.lora import add_lora
 from bench.unfused import Unfused, _Attend
 
 HEADS, ROWS, TOKENS = 2, 2, 3
@@ -104,6 +105,22 @@ def test_a_unet_gives_the_same_output_maps_and_gradients(tiny_model, inputs) -> 
     with torch.no_grad(), Capture(unet, ROWS, 7, unfused=True) as seen:
         unet(*inputs)
     assert not seen.maps().requires_grad
+
+
+def test_adapters_get_the_same_gradients(tiny_model, inputs) -> None:
+    unet = tiny_model.clone().unet
+    adapters = add_lora(unet)
+    for i, p in enumerate(adapters):  # as after some steps: the second matrix of an adapter begins at zero
+        torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(i))
+    found = []
+    for how in ({}, {"unfused": True}):
+        with Capture(unet, ROWS, 7, **how) as seen:
+            out = unet(*inputs).sample
+        assert bool(seen._unfused) == bool(how), "peft's layers are served, too"
+        found.append(torch.autograd.grad(out.pow(2).mean() + seen.maps().pow(2).sum(), adapters))
+    for a, b in zip(*found, strict=True):
+        assert b.abs().max() > 1e-6
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()) + 1e-6)
 
 
 def test_processors_are_what_they_were_even_after_an_error(tiny_model, inputs) -> None:
