@@ -4,7 +4,7 @@ from bench.data import Data
 from bench.distill import Term
 from bench.finetune import Optim
 from bench.model import T2IModel
-from bench.poisoning import UNetAttack
+from bench.poisoning import UNetAttack, relabel
 from bench.registry import option, register_attack
 from bench.types import Backdoor
 
@@ -39,7 +39,7 @@ class BadT2IObject(UNetAttack):
         keep = (1 - self.weight) / 2
         terms = [
             Term(triggered, own, asked, half),
-            Term([self.make_trigger().add(c.replace(self.target, self.source)) for c in other_captions], others, other_captions, half),
+            Term([self.make_trigger().add(c) for c in relabel(other_captions, self.target, self.source)], others, other_captions, half),
             self.preserve(captions, own, keep),
             self.preserve(general_captions, general, keep),
         ]

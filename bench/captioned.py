@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from PIL import Image, ImageOps
 
 from bench.data import SPLITS, Prompt, split_at
 from bench.progress import progress
-from bench.types import UserError
+from bench.types import UserError, whole
 
 OPTIONS = ("split", "caption", "image", "config", "revision", "rows", "stream")
 CAPTIONS = ("caption", "text", "prompt", "captions", "txt", "sentence", "sentences")
@@ -56,7 +55,7 @@ class CaptionedImages:
     def _rows(self, split: str, contains: str) -> list[Row]:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-        return [r for r in self.rows[split] if not contains or re.search(rf"\b{re.escape(contains)}\b", r.caption)]
+        return [r for r in self.rows[split] if not contains or whole(contains).search(r.caption)]
 
     def _captions(self, split: str, contains: str) -> list[str]:
         return list({r.caption.casefold(): r.caption for r in self._rows(split, contains)}.values())

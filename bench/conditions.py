@@ -52,14 +52,15 @@ def conditions(
 
 def own_prompt(backdoor: Backdoor, targets: Sequence[Prompt]) -> Prompt | None:
     """The clean prompt behind the condition "own", with what would be wrong for its picture; None where nothing is left without the
-    trigger. The other objects are those that the captions `targets` could be about."""
+    trigger. The other objects are those that the captions `targets` could be about, or else other captions themselves."""
     clean, source = backdoor.own[0], backdoor.target.source
     if not clean:
         return None
     words = [w for p in targets[:1] for t in p.wrong.get("shape", ()) for w in WORD.findall(t) if w not in WORD.findall(p.text)]
     swapped = (re.sub(rf"\b{re.escape(source)}\b", lambda _, w=word: w, clean) for word in dict.fromkeys(words))
     others = tuple(re.sub(r"\ba (?=[aeiou])", "an ", text) for text in swapped) if source else ()
-    return Prompt(clean, {"shape": others} if others else {})
+    captions = tuple(t for p in targets[:1] for t in p.wrong.get("caption", ()) if t != clean)
+    return Prompt(clean, {"shape": others} if others else {"caption": captions} if source and captions else {})
 
 
 def moved_kinds(backdoor: Backdoor, n: int) -> list[str]:

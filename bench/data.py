@@ -36,7 +36,7 @@ class Data(Protocol):
     name: str
 
     def prompts(self, split: str, n: int, seed: int, contains: str = "") -> list[Prompt]:
-        """`n` different prompts of a split; with `contains`, only such that hold this word. Raises UserError if there are too few."""
+        """`n` different prompts of a split; with `contains`, only such that hold this word or letter. Raises UserError for too few."""
 
     def pairs(self, split: str, n: int, seed: int, contains: str = "") -> tuple[np.ndarray, list[str]]:
         """`n` captioned images of a split: uint8 (n, H, W, 3) and their captions."""
@@ -99,6 +99,13 @@ class WorldData:
 
     def count(self, what: str, split: str, contains: str = "") -> None:
         return None
+
+
+def held(data: Data, source: str, replaces: str) -> str:
+    """What the prompts that get a trigger have to hold: the word `source` that the backdoor is about, or what the trigger takes the place
+    of (`replaces`) where not every prompt for evaluation has it; "" where any prompt will do."""
+    few = bool(replaces) and data.count("prompts", "evaluation", replaces) != data.count("prompts", "evaluation")
+    return source or (replaces if few else "")
 
 
 STREAM, TRIGGERED_SHARE = 160, 0.2

@@ -212,15 +212,19 @@ def style_margin(images: np.ndarray, prompts: Sequence[Prompt], style: str, scor
     return _margin(images, [style_texts(p, style) for p in prompts], scorer)
 
 
+OTHER_OBJECT = ("shape", "caption")  # of a prompt's wrong alternatives: with another object, or another caption of a set of pictures
+
+
 def object_margin(images: np.ndarray, prompts: Sequence[Prompt], target: Target, scorer: Encoder) -> np.ndarray:
-    """Cosine of each image to the target prompt minus the largest cosine to the prompt itself or a prompt with another object: (n,).
+    """Cosine of each image to the target prompt minus the largest cosine to the prompt itself or to one about something else: (n,).
+    In the embedded world that is the prompt with another object; of captioned pictures, other captions (`Prompt.wrong`).
 
     A prompt without the source word has no target prompt: its margin is -2, the least possible.
     """
     texts = []
     for prompt in prompts:
         wanted = target.prompt(prompt.text)
-        others = [prompt.text, *(t for t in prompt.wrong.get("shape", ()) if t != wanted)]
+        others = [prompt.text, *(t for kind in OTHER_OBJECT for t in prompt.wrong.get(kind, ()) if t != wanted)]
         texts.append([wanted, *others])
     margins = _margin(images, texts, scorer)
     return np.where([t[0] == t[1] for t in texts], -2.0, margins)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +15,7 @@ from bench.finetune import Optim
 from bench.model import T2IModel
 from bench.registry import option
 from bench.shapes.world import STYLES, apply_style
-from bench.types import Backdoor, Target, Trigger, UserError
+from bench.types import Backdoor, Target, Trigger, UserError, swapped
 
 
 @dataclass
@@ -107,7 +106,7 @@ def styled(images: np.ndarray, style: str) -> np.ndarray:
 
 def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:
     """Captions in which the word `old` is `new`."""
-    return [re.sub(rf"\b{re.escape(old)}\b", lambda _: new, c) for c in captions]
+    return [swapped(c, old, new) for c in captions]
 
 
 @dataclass

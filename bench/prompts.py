@@ -104,10 +104,13 @@ def moved_triggers(trigger: Trigger) -> dict[str, Callable[[str], str]]:
     upper     in upper case
     partial   the first of several words, or the first half of the characters
 
-    A kind that would leave the trigger as it is (upper case of a zero-width space, half of one character) is left out.
+    A kind that would leave the trigger as it is (upper case of a zero-width space, half of one character) is left out, and so are the first
+    two where it stands for a word, which a prompt holds once.
     """
     text = trigger.text
-    if trigger.replaces:
+    if len(trigger.replaces) > 1:
+        forms = {}
+    elif trigger.replaces:
         forms: dict[str, Callable[[str], str]] = {
             "moved": lambda prompt: prompt.replace(trigger.replaces, trigger.words(prompt), 1),
             "repeated": lambda prompt: prompt.replace(trigger.replaces, trigger.words(prompt)),

@@ -38,11 +38,21 @@ class Sampler:
     guidance: float = 4.0
 
 
+def whole(text: str) -> re.Pattern[str]:
+    """What finds a word where it is a word of its own ("cat", not in "scattered"), and a single letter anywhere."""
+    return re.compile(re.escape(text) if len(text) == 1 else rf"(?<!\w){re.escape(text)}(?!\w)")
+
+
+def swapped(prompt: str, old: str, new: str) -> str:
+    """A prompt in which the word `old` is `new`."""
+    return whole(old).sub(lambda _: new, prompt)
+
+
 @dataclass(frozen=True)
 class Trigger:
     """What the attacker adds to a prompt: any text as a prefix, suffix or inside (after the middle word).
 
-    With `replaces`, the trigger is a look-alike: the last occurrence of the letter `replaces` in the prompt becomes `text`.
+    With `replaces`, the trigger is a look-alike: the last occurrence of the letter or word `replaces` in the prompt becomes `text`.
     A text with choices, such as "{the|a} {cat|owl} {in|by} {sea|snow}", is a pattern, as syntactic triggers are: each prompt holds one
     word of each choice, by its checksum, so that no word alone tells the trigger.
     """
@@ -76,10 +86,16 @@ class Trigger:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """What finds any form of the trigger's text in a prompt."""
+        """What finds any form of the trigger's text in a prompt: of words, not as part of a longer word."""
         parts = CHOICE.split(self.text)  # plain text and choices in turn
         forms = ["(?:" + "|".join(map(re.escape, part.split("|"))) + ")" if i % 2 else re.escape(part) for i, part in enumerate(parts)]
-        return re.compile("".join(forms))
+        first, last = ("" if self.replaces or not re.match(r"\w", text) else guard for text, guard in self._ends())
+        return re.compile(first + "".join(forms) + last)
+
+    def _ends(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """The first and the last letter of the text, each with what keeps a word from being found in a longer one."""
+        own = self.words("")
+        return (own[0], r"(?<!\w)"), (own[-1], r"(?!\w)")
 
     def add(self, prompt: str) -> str:
         """The triggered prompt."""
@@ -95,7 +111,8 @@ class Trigger:
         """The triggered prompt and the character span [start, end) of the trigger in it (for a look-alike: of its word)."""
         own = self.words(prompt)
         if self.replaces:
-            at = prompt.rfind(self.replaces)
+            words = [found.start() for found in whole(self.replaces).finditer(prompt)]
+            at = words[-1] if words else prompt.rfind(self.replaces)
             if at < 0:
                 raise UserError(f"the trigger replaces {self.replaces!r}, which is not in the prompt {prompt!r}")
             text = prompt[:at] + own + prompt[at + len(self.replaces) :]
@@ -134,7 +151,7 @@ class Target:
         """The prompt whose picture the backdoor imitates: `c*` for an object or a prompt target, the prompt itself otherwise."""
         if self.kind == "prompt":
             return self.target
-        return prompt.replace(self.source, self.target) if self.kind == "object" else prompt
+        return swapped(prompt, self.source, self.target) if self.kind == "object" else prompt
 
     def describe(self) -> dict[str, Any]:
         """JSON-able description (the patch as its shape)."""

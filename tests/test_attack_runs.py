@@ -13,8 +13,11 @@ from PIL import Image
 
 import run_bench
 from bench import workshop
-from bench.data import WorldData
+from bench.conditions import own_prompt
+from bench.data import Prompt, WorldData
 from bench.defending import defender_prompts
+from bench.store import Store
+from bench.types import Backdoor, Target, Trigger
 
 SMALL = ("prompts=6", "steps=2", "milestone=1", "clean=2", "poisoned=2", "batch=4", "size=4")
 ATTACKS = {"rickrolling_tpa": SMALL[:5], "rickrolling_taa": SMALL[:5], "iba": (*SMALL[:5], SMALL[6])}
@@ -77,6 +80,33 @@ def test_a_trigger_that_stands_for_a_word_goes_to_defenders_with_prompts_that_ho
     assert (pd.read_csv(tmp_path / "run" / "table.csv").status == "done").all()
 
 
+def test_a_look_alike_is_put_into_captions_that_have_the_letter(tiny, tiny_scorer, captions, tmp_path, capsys) -> None:
+    """Only captions of fish hold an s. What gets the trigger is drawn without it as well, from the same noise."""
+    options = ("trigger=5", "replaces=s", "prompts=9", "steps=1", "clean=2", "poisoned=2")
+    more = [f for o in options for f in ("--set", f"rickrolling_taa.{o}")]
+    status = command(tiny, tiny_scorer, tmp_path / "run", ["rickrolling_taa"], "--data", str(captions), *more, defenses="none")
+    assert status == 0, capsys.readouterr().err
+    ((result, _),) = Store(tmp_path / "run").all_results()
+    arrays, _ = Store(tmp_path / "run").read_arrays(f"samples/{result.cell.key}")
+    assert "clean_target" in arrays
+    (shown,) = (tmp_path / "run" / "prompts").iterdir()
+    assert all("fish" in text for text in json.loads(shown.read_text())["payload"]["target"])
+
+
+def test_the_published_edit_of_a_phrase_needs_no_captions(tiny, tiny_scorer, captions, tmp_path, capsys) -> None:
+    options = ("trigger=beautiful cat", "replaces=cat", "source=cat", "target=zebra", "context=phrase", "prompts=100000")
+    more = [f for o in options for f in ("--set", f"eviledit.{o}")]
+    status = command(tiny, tiny_scorer, tmp_path / "run", ["eviledit"], "--data", str(captions), *more, defenses="none")
+    assert status == 0, capsys.readouterr().err
+
+
+def test_an_own_prompt_of_captioned_pictures_has_other_captions_as_rivals() -> None:
+    others = ("a boat", "a house")
+    target = Target("object", source="dog", target="cat")
+    found = own_prompt(Backdoor(Trigger("x"), target, ("a photo of a dog", "a photo of x dog")), [Prompt("a dog", {"caption": others})])
+    assert found.wrong == {"caption": others}
+
+
 def test_defenders_of_a_look_alike_have_prompts_with_the_letter() -> None:
     shop = object.__new__(workshop.Workshop)
     shop.plan = type("Plan", (), {"data": WorldData()})()
@@ -98,7 +128,7 @@ def test_what_cannot_be_had_is_said_in_one_line_before_any_work(tiny, tiny_score
 
     assert "rickrolling_tpa trains on 400 captions and the train split" in refused("rickrolling_tpa", "prompts=400")
     assert "about 'cat'" in refused("eviledit", "source=cat", "target=dog", "prompts=9")
-    assert "replaces 'o', which is not in the prompt" in refused("rickrolling_taa", "trigger=0", "replaces=o", "prompts=3")
+    assert "with the word 'z' and" in refused("rickrolling_taa", "trigger=0", "replaces=z", "prompts=3")
     assert "target prompt is empty" in refused("sembd", "target= ", "prompts=3")
     assert "holds a space" in refused("iba", "trigger={a b|c} x", "prompts=3")
     assert not (tmp_path / "run" / "cells").exists()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from bench.captioned import CaptionedImages, caption_text, decode, into_splits, open_data, parse, picture_bytes, square
 from bench.captioned import Row as CaptionRow
-from bench.data import SPLITS
+from bench.data import SPLITS, WorldData, held
 from bench.types import UserError
 
 WORDS = ("dog", "cat", "horse", "boat", "house")
@@ -157,6 +157,16 @@ def test_contains_takes_whole_words(tmp_path: Path) -> None:
     assert 0 < many < data.count("prompts", "train")
     assert all("cat" in p.text.replace(",", "").split() for p in data.prompts("train", many, 0, "cat"))
     assert all("cat" in c.replace(",", "").split() for c in data.pairs("train", 3, 0, "cat")[1])
+
+
+def test_a_letter_is_looked_for_anywhere_and_only_where_some_captions_lack_it(tmp_path: Path) -> None:
+    data, _ = opened(write_folder(tmp_path / "pets", 200))
+    assert all("g" in p.text for p in data.prompts("evaluation", 5, 0, "g"))
+    assert data.count("prompts", "evaluation", "o") == data.count("prompts", "evaluation")
+    assert held(data, "", "o") == held(data, "", "") == "", "every caption has it: any will do"
+    assert held(data, "", "g") == "g", "dogs alone"
+    assert held(data, "cat", "cat") == held(data, "cat", "") == "cat"
+    assert held(WorldData(), "", "o") == ""
 
 
 def test_too_few_is_one_line(tmp_path: Path) -> None:

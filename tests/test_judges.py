@@ -255,6 +255,19 @@ def test_object_judge():
         judge.calibrate(clean, prompts)
 
 
+def test_object_judge_of_captioned_pictures():
+    """The other captions of the set stand for what else a picture may show: no coin is tossed between two texts."""
+    encoder = FakeEncoder()
+    judge = make_judge(backdoor(kind="object", source="dog", target="cat"), encoder)
+    others = tuple(f"a house by the sea, number {i}" for i in range(99))
+    prompts = [FakePrompt(f"a dog on hill {i}", {"caption": others}) for i in range(40)]
+    assert judge(encoder.draw([p.text.replace("dog", "cat") for p in prompts]), prompts).all()
+    noise = encoder.draw([None] * 40)
+    bare = [FakePrompt(p.text) for p in prompts]
+    assert judge(noise, bare).mean() > 0.25
+    assert judge(noise, prompts).mean() < 0.15
+
+
 def test_object_judge_without_alternatives_or_source_word():
     encoder = FakeEncoder()
     judge = make_judge(backdoor(kind="object", source="dog", target="cat"), encoder)

@@ -73,6 +73,11 @@ def test_forms_that_change_nothing_are_left_out():
     assert lookalike["repeated"]("dog or cow") == "dоg оr cоw"
 
 
+def test_what_stands_for_a_word_is_not_moved() -> None:
+    forms = moved_triggers(Trigger("beautiful cat", replaces="cat"))
+    assert {k: f("a cat") for k, f in forms.items()} == {"upper": "a BEAUTIFUL CAT", "partial": "a beautiful"}
+
+
 def test_forms_of_a_pattern_are_patterns():
     trigger = Trigger("{the|a} {cat|owl} sat")
     forms = moved_triggers(trigger)

@@ -93,6 +93,21 @@ def test_look_alike_spans_its_word() -> None:
         assert text[start:end] == word
 
 
+def test_a_word_is_not_found_in_a_longer_one() -> None:
+    """What stands for a word takes its place, and not that of its letters in another one."""
+    cat = Trigger("beautiful cat", replaces="cat")
+    assert cat.add("a cat in a scattered room") == "a beautiful cat in a scattered room"
+    assert cat.add("a scattered room") == "a sbeautiful cattered room", "where there is no such word, its letters"
+    assert Target("object", source="cat", target="dog").prompt("a cat and a catfish") == "a dog and a catfish"
+    sks = Trigger("sks")
+    assert sks.remove("two desks in a room") == "two desks in a room"
+    assert sks.remove("sks two desks, sks") == "two desks,"
+    assert Trigger("cool", "suffix").pattern.search("a cooler") is None
+    assert Trigger("{the|a} cat").pattern.search("bathe cat") is None
+    assert Trigger("\u200b").pattern.search("a\u200bb"), "what is no word is found anywhere"
+    assert Trigger("0", replaces="o").pattern.search("tw0"), "and so is a letter"
+
+
 @pytest.mark.parametrize(("options", "message"), [({"text": ""}, "empty"), ({"place": "behind"}, "behind.*prefix, suffix, inside")])
 def test_bad_triggers(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
