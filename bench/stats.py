@@ -183,4 +183,4 @@ def bootstrap_two(
     if min(len(a), len(b)) < 2:
         return Estimate(value, None, None)
     drawn = [statistic(a[rng.integers(len(a), size=len(a))], b[rng.integers(len(b), size=len(b))]) for _ in range(rounds)]
-    return Estimate(value, *_interval(np.array(drawn), LEVEL))
+    return Estimate(value, *_interval(np.array(drawn), level))

@@ -69,14 +69,13 @@ class Fid:
 @dataclass
 class FidBefore:
     """Frechet distance of clean images to those of the model before the attack, same prompts and noise, on the direction of the
-    scorer's features."""
+    scorer's features. Refused prompts are left out of both."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean", before=True):
             return gap
-        return frechet(
-            scaled(features.before(samples, "clean")), scaled(features.images(samples, "clean")[served(samples, "clean")]), features.name
-        )
+        drawn = served(samples, "clean")
+        return frechet(scaled(features.before(samples, "clean")[drawn]), scaled(features.images(samples, "clean")[drawn]), features.name)
 
 
 @register_metric("fid_added", better="lower", percent=True, only="undefended")

@@ -40,8 +40,8 @@ def unlocated() -> Score:
 class LocationPrecision:
     """Share of the located words that belong to the trigger, mean over the triggered prompts in which something is located.
 
-    Every triggered prompt is searched, whether a detector flags it or not. The note names the trigger that the flagged prompts of the
-    defender's stream agreed on.
+    The first 32 triggered prompts are searched, whether a detector flags them or not. The note names the trigger that the flagged prompts
+    of the defender's stream agreed on.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -53,8 +53,8 @@ class LocationPrecision:
 @register_metric("location_recall", better="higher", percent=True, only="locates")
 @dataclass
 class LocationRecall:
-    """Share of the trigger's words that are located, mean over the triggered prompts. A locator of one word finds half of a trigger of two;
-    the trigger that the prompts agree on may have all."""
+    """Share of the trigger's words that are located, mean over the first 32 triggered prompts. A locator of one word finds half of a
+    trigger of two; the trigger that the prompts agree on may have all."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
         if samples.spans is None:

@@ -64,6 +64,10 @@ def test_refused_prompts(features):
     assert score("clip_score", samples, features).value > 99
     assert score("drift", samples, features).n == 32
     assert score("fid", samples, features).n == 32
+    before = samples.before["clean"]
+    samples.before["clean"] = np.where(refuse[:, None, None, None], before, samples.images["clean"])
+    assert score("fid_before", samples, features).value == pytest.approx(0, abs=1e-6), "the pictures that are served are the same"
+    samples.before["clean"] = before
     samples.refused["clean"] = np.ones(40, bool)
     assert score("clip_score", samples, features).value is None
     assert score("vendi", samples, features).value is None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import different, weights
+from samples import features, make_samples, score  # noqa: F401 - fixtures
 
 import run_bench
 from bench import bases, registry, runner, settings, tables
@@ -92,6 +93,28 @@ def test_with_a_trigger(tiny, tmp_path):
     page = (asked.folder / "report.html").read_text()
     assert "What does the trigger do to the model tiny" in page
     assert "Effect of the trigger (1 - cosine to the picture without it):" in page
+
+
+def test_probes_of_a_suspect_have_no_judge_and_fail_no_cell(tiny, tmp_path):
+    wanted = "trigger_effect,asr_finetuned,asr_resampled"
+    asked = config(tiny, tmp_path, defenses="none", metrics=wanted, trigger="mignneko", probe=True)
+    assert runner.run(asked) == 0
+    scores = results(asked)["none"].scores
+    assert scores["trigger_effect"].value > 0
+    for name in ("asr_finetuned", "asr_resampled"):
+        assert scores[name].value is None
+        assert "target" in scores[name].note
+
+
+def test_a_picture_that_was_refused_has_no_effect(features):
+    samples = make_samples()
+    whole = np.array(score("trigger_effect", samples, features).each)
+    assert (whole > 0).sum() > 5
+    refused = np.arange(40) < 20
+    samples.refused = {"clean_target": refused, "triggered": np.zeros(40, bool)}
+    half = np.array(score("trigger_effect", samples, features).each)
+    assert not half[:20].any(), "a false alarm is no effect of the trigger"
+    assert np.array_equal(half[20:], whole[20:])
 
 
 DETECTORS = {"t2ishield_ftt.walk": 2, "t2ishield_ftt.size": 4, "t2ishield_ftt.prompts": 20}
