@@ -113,4 +113,4 @@ def find_twin(shop: Workshop, cell: Cell, model: T2IModel, attacked: T2IModel, r
     if not draws_as(model, attacked) or model.screen or model.rewrite or model.located != shop.backdoor(cell.attack).trigger:
         return None
     twin = shop.plan.sibling(cell, rest)
-    return twin if shop.store.read_arrays(f"samples/{twin.key}") else None
+    return twin if shop.stored_samples(twin) else None

@@ -55,13 +55,12 @@ def ranked(records: Sequence[Record]) -> dict[str, list[Place]]:
     for name in GROUPS:
         rivals = [s for s in every if group_of(s.needs) == name]
         rivals.sort(key=lambda s: (s.done < s.attacks, s.lost != [], -s.means[LEAD].value))
-        first, rank, places = rivals[0].defense if rivals else "", 0, []
+        first, places = rivals[0].defense if rivals else "", []
         for i, s in enumerate(rivals):
             p = paired_in(records, s.defense, first, LEAD) if i else None
             tie = p is not None and p >= TIE
-            rank = i + 1 if not (tie and rank == 1) else rank
             counts = s.done == s.attacks and s.lost == []
-            places.append(Place(s, DASH if not counts else f"{rank} (tie)" if tie and rank == 1 else str(rank), p))
+            places.append(Place(s, DASH if not counts else "1 (tie)" if tie else str(i + 1), p))
         found[name] = places
     return {name: group for name, group in found.items() if group}
 
@@ -92,9 +91,11 @@ def to_markdown(records: Sequence[Record]) -> str:
         "",
         "Means over the attacks. Quality is kept where, for every attack, FID, CLIP score and prompt fidelity of clean prompts are no "
         "worse than the end of the undefended model's own 95 % interval, as far as it has one; others are shown and not ranked, nor is "
-        "what has not run on every attack. FID change: against the undefended model, same prompts and noise, interval over seeds. "
-        "p: McNemar's test of Restored against the first of the group, same prompts and noise, all attacks and seeds together; a tie is "
-        f"what it does not tell apart (p >= {TIE:g}). Seconds are of this machine.",
+        "what has not run on every attack. FID change: against the undefended model, same prompts and noise, interval over seeds; where a "
+        "defense refuses prompts, FID is of the pictures that are left, and of fewer it is higher. p: McNemar's test of Restored against "
+        "the first of the group, same prompts and noise. It takes the pictures of all attacks and seeds as independent, so that it speaks "
+        f"of these attacked models and not of others; a tie is what it does not tell apart (p >= {TIE:g}), and without a p there was "
+        "nothing to pair. Seconds are of the machines that made the rows.",
         "",
         plaintext.markdown(tables.caption(records, marked=False)),
         "",
@@ -125,8 +126,9 @@ def share(standing: Standing, metric: str) -> str:
 
 def write(records: Sequence[Record], folder: Path) -> list[Path]:
     """Write leaderboard.md where defenses are compared; nothing else."""
-    if not ranked(records):
-        return []
     path = folder / "leaderboard.md"
+    if not ranked(records):
+        path.unlink(missing_ok=True)
+        return []
     write_text(path, to_markdown(records))
     return [path]

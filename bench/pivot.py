@@ -67,7 +67,7 @@ def pivots(records: Sequence[Record]) -> list[Pivot]:
             continue
         way = tables.direction(records, view.metric)
         values = np.array([[table.get((d, a)) for a in attacks] for d in defenses], np.float64) * (100 if way["percent"] else 1)
-        means = np.nanmean(values, 1) * (-1 if way["better"] == "higher" else 1)
+        means = (np.nanmean(values, 1) * (-1 if way["better"] == "higher" else 1)).round(9)  # the order does not hang on a last bit
         order = sorted(range(len(defenses)), key=lambda i: (defenses[i] != "none", means[i]))
         found.append(Pivot(view, [defenses[i] for i in order], attacks, values[order], way["percent"]))
     return found

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from bench import citations, registry, tables
+from bench import citations, provenance, registry, tables
+from bench.data import held
 from bench.markup import breakable, ends_of, flat, heading, listed, names_of, scroll
 from bench.naming import parts_of
 from bench.store import Store, digest
@@ -33,11 +34,12 @@ def prompts_key(result: CellResult) -> str:
     """The record `prompts/<key>` holds the evaluation prompts of a cell; cells with the same prompts share it."""
     config = result.cell.config
     kept = {k: config.get(k) for k in ("shared", "evaluation")}
-    return digest(kept | {"seed": result.cell.seed, "source": _source(result)})
+    return digest(kept | {"seed": result.cell.seed, "source": result.backdoor.get("target", {}).get("source", "")} | _replaces(result))
 
 
-def _source(result: CellResult) -> str:
-    return result.backdoor.get("target", {}).get("source", "")
+def _replaces(result: CellResult) -> dict[str, str]:
+    found = (result.backdoor.get("trigger") or {}).get("replaces", "")
+    return {"replaces": found} if found else {}
 
 
 def store_prompts(store: Store, data: Data, results: Sequence[CellResult]) -> None:
@@ -46,10 +48,17 @@ def store_prompts(store: Store, data: Data, results: Sequence[CellResult]) -> No
         name = f"prompts/{prompts_key(result)}"
         if result.status == "done" and store.read_record(name) is None:
             n, seed = result.cell.config["evaluation"]["n"], result.cell.seed
-            store.write_record(name, {"target": [p.text for p in data.prompts("evaluation", n, seed, _source(result))]})
+            word = held(data, result.backdoor.get("target", {}).get("source", ""), _replaces(result).get("replaces", ""))
+            store.write_record(name, {"target": [p.text for p in data.prompts("evaluation", n, seed, word)]})
 
 
 # ------------------------------------------------------------------------------------------------------------ rows and cells
+def note(records: Sequence[Record]) -> str:
+    """The warning that the rows do not come from one place, where they do not."""
+    warning = provenance.warning(records)
+    return f"<p>{escape(warning)}</p>" if warning else ""
+
+
 def all_rows(records: Sequence[Record]) -> str:
     """Every row with the main columns, to sort and to filter."""
     table = tables.rows(records)
@@ -67,7 +76,7 @@ def all_rows(records: Sequence[Record]) -> str:
         lines.append(f'<tr><th scope="row">{breakable(row["attack"])}</th>{"".join(tds)}<td class="text">{escape(row["status"])}</td></tr>')
     head = "".join(f'<th scope="col" class="text"><button type="button">{escape(h)}</button></th>' for h in heads)
     return (
-        f"<p>{escape(tables.caption(records))}</p>"
+        f"<p>{escape(tables.caption(records))}</p>{note(records)}"
         '<div class="controls needs-js"><label for="filter">Only rows with'
         '<input id="filter" type="search" placeholder="pixel trigger"></label>'
         f'<span id="count" aria-live="polite">{len(table)} rows</span></div>'

@@ -27,7 +27,7 @@ from bench.publish import publish, rebuild, stored_records
 from bench.several import Several, instances
 from bench.store import Store, plain
 from bench.types import Backdoor, Cell, CellResult, Samples, Score, StorageError, UserError
-from bench.workshop import AttackFailed, Workshop
+from bench.workshop import AttackFailed, OtherWeights, Workshop
 
 __all__ = ["publish", "rebuild", "run", "stored_records"]
 
@@ -75,39 +75,36 @@ def settled(shop: Workshop, cell: Cell) -> bool:
 def run_cell(shop: Workshop, cell: Cell) -> CellResult:
     """Make or complete one cell and store it. An exception is stored as a failed cell; only an interrupt gets out."""
     plan_, store = shop.plan, shop.store
-    result, keys = CellResult(cell, "failed", needs=plan_.needs(cell.defense)), {}
-    origin: dict[str, Any] = {"codes": [provenance.here()]}
+    stored = whole_cell(store, cell)
+    before = stored if stored is not None and stored[0].status == "done" else None
     try:
         samples = shop.samples(cell)
-        stored = to_complete(store, cell, samples)
-        if stored is not None:
-            result, keys = stored[0], dict(stored[1].get("metric_keys", {}))
+        begun = None if before is None or other_weights(shop, before, samples) else before
         judge = shop.judge(cell.attack, cell.seed)
         features = shop.features.with_judge(judge)
         if plan_.config.attention_maps:
             shop.draw_maps(cell)
         shop.display.phase("score")
-        for name in missing_metrics(plan_, cell, stored):
-            result.scores[name] = checked(plan_.metrics[name].instance.compute(samples, features))
+        scores, keys = (dict(begun[0].scores), dict(begun[1].get("metric_keys", {}))) if begun else ({}, {})
+        for name in missing_metrics(plan_, cell, begun):
+            scores[name] = checked(plan_.metrics[name].instance.compute(samples, features))
             keys[name] = plan_.metric_key(name)
-        result = replace(
-            result,
-            status="done",
-            backdoor=samples.backdoor.describe(),
-            judge=plain(judge.report) if judge else {},
-            cost=samples.cost,
-            error="",
-        )
+        target, report = samples.backdoor.describe(), plain(judge.report) if judge else {}
+        result = CellResult(cell, "done", scores, plan_.needs(cell.defense), backdoor=target, judge=report, cost=samples.cost)
         by = (judge.network if judge else "") or f"{samples.backdoor.target.kind} rule"
-        origin = provenance.describe(result, samples.made, _origin_of(stored) if stored else {}, by)
+        origin = provenance.describe(result, samples.made, _origin_of(begun) if begun else {}, by)
     except StorageError:  # no cell can be stored any more
         raise
     except Exception as error:
         if isinstance(error, InPlaceChange) or is_out_of_memory(error):
             shop.drop_models()
-        text = str(error) if isinstance(error, AttackFailed) else traceback.format_exc()
+        text = str(error) if isinstance(error, (AttackFailed, OtherWeights)) else traceback.format_exc()
+        result = before[0] if before else CellResult(cell, "failed", needs=plan_.needs(cell.defense))
         result = replace(result, status="failed", error=portable(text))
+        keys = before[1].get("metric_keys", {}) if before else {}
+        origin = _origin_of(before) if before else {"codes": [provenance.here()]}
     extra = {"metric_keys": keys, "directions": directions(plan_), "protocol": protocol(plan_), "provenance": origin}
+    extra |= {"done_before": True} if before and result.status == "failed" else {}
     extra["edits"] = plan_.attacks[cell.attack].info.get("edits", "")
     store.write_result(result, extra)
     if result.status == "failed":
@@ -115,19 +112,32 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
     return result
 
 
-def to_complete(store: Store, cell: Cell, samples: Samples) -> tuple[CellResult, dict[str, Any]] | None:
-    """The stored cell that more metrics of its images complete. None where there is none, and where the images had to be made again of an
-    attack that was trained again, elsewhere, with other weights: no record has the scores of two models."""
-    stored = whole_cell(store, cell)
-    if stored is None or stored[0].status != "done":
-        return None
+def other_weights(shop: Workshop, stored: tuple[CellResult, dict[str, Any]], samples: Samples) -> bool:
+    """Whether the images of a stored cell had to be made again of an attack that was trained again, elsewhere, with other weights. No
+    record has the scores of two models: the cell is made anew where this run has all of its metrics, and else OtherWeights is raised."""
     before, now = provenance.said(stored[1], "attack_weights"), samples.made.get("attack_weights", "")
-    return None if before and now and before != now else stored
+    if not before or not now or before == now:
+        return False
+    lost = [m for m in stored[0].scores if m not in shop.plan.metrics]
+    if lost:
+        raise OtherWeights(
+            f"its images are gone, and its attack, trained again here, has other weights: no more metrics can join {', '.join(lost[:3])}"
+            f"{' and others' if len(lost) > 3 else ''} of the stored cell; ask for --metrics all, which makes it anew, or another --out"
+        )
+    return True
 
 
 def _origin_of(stored: tuple[CellResult, dict[str, Any]]) -> dict[str, Any]:
     """Where the numbers of a stored record come from: those of before say nothing of it."""
     return stored[1].get("provenance") or {"codes": [{}]}
+
+
+def try_again(store: Store, result: CellResult, extra: dict[str, Any]) -> None:
+    """Forget that a cell failed: it is not there, or, where it was done and a further metric failed, it is as it was before that."""
+    if extra.pop("done_before", False):
+        store.write_result(replace(result, status="done", error=""), extra)
+    else:
+        store.drop_result(result.cell.key)
 
 
 def checked(score: Score) -> Score:
@@ -175,6 +185,8 @@ def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
     asked = [("images", "pairs", "captioned images", ["", source, target]), ("prompts", "prompts", "captions", ["", source])]
     for option, what, name, words in asked:
         want = getattr(instance, option, 0)
+        if option == "prompts" and getattr(instance, "context", "") == "phrase":
+            continue  # made of one phrase, without captions
         for word in words if about_objects else [""]:
             have = data.count(what, "train", word)
             if have is not None and have < want:
@@ -216,7 +228,7 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
             write_manifest(plan_, store, {k: v[0] for k, v in stored.items() if v is not None})  # a killed run leaves its plan
             for cell in todo:
                 if stored[cell.key] is not None and stored[cell.key][0].status == "failed":
-                    store.drop_result(cell.key)
+                    try_again(store, *stored[cell.key])
             display.open(len(todo))
             if workers == 1 and config.executor == "local":
                 executors.work(shop, todo, run_cell, settled)
@@ -233,7 +245,8 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     results = {c.key: found[0] for c in plan_.cells if (found := store.read_result(c.key)) is not None}
     if status:
         done = sum(c.key in results and results[c.key].status == "done" for c in plan_.cells)
-        display.say(f"interrupted: {done} of {len(plan_.cells)} cells are done; the same command resumes")
+        how = "the same command without --fresh resumes" if config.fresh else "the same command resumes"
+        display.say(f"interrupted: {done} of {len(plan_.cells)} cells are done; {how}")
     command = {"wall_seconds": round(time.perf_counter() - begun, 1), "cells_made": display.done, "cells": len(plan_.cells)}
     command |= {"workers": workers, "unix_time": int(time.time())}
     write_manifest(plan_, store, results, command)

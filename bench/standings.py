@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench import tables
+from bench import provenance, tables
 from bench.paired import TIE, changes, paired_in
 from bench.stats import Estimate, pool_values
 from bench.tables import Record
@@ -55,28 +55,29 @@ def average(rows: Sequence[Mapping[str, Any]], metric: str) -> Estimate | None:
 def average_by_seed(records: Sequence[Record], metric: str) -> Estimate | None:
     """Mean over attacks of a number such as FID, whose attacks share prompts, noise and real images: the attacks of each seed are averaged
     first, and the interval is Student's over seeds. Only seeds that every attack has."""
-    by_seed: dict[int, list[float]] = {}
+    by_seed: dict[int, dict[str, float]] = {}
     for result, _ in records:
         if result.status == "done" and (value := tables.value_of(result, metric)) is not None:
-            by_seed.setdefault(result.cell.seed, []).append(value)
+            by_seed.setdefault(result.cell.seed, {})[result.cell.attack] = value
     return over_seeds(by_seed)
 
 
-def over_seeds(by_seed: Mapping[int, Sequence[float]]) -> Estimate | None:
-    """Mean and Student's interval over seeds of each seed's mean over attacks: of the seeds that have the most of them."""
-    most = max(map(len, by_seed.values()), default=0)
-    whole = [sum(v) / len(v) for v in by_seed.values() if len(v) == most]
+def over_seeds(by_seed: Mapping[int, Mapping[str, float]]) -> Estimate | None:
+    """Mean and Student's interval over seeds of each seed's mean over attacks (`by_seed[seed][attack]`): of the seeds that have all of
+    them, or None where none has."""
+    attacks = {attack for found in by_seed.values() for attack in found}
+    whole = [sum(found.values()) / len(attacks) for found in by_seed.values() if len(found) == len(attacks)]
     return pool_values(whole) if whole else None
 
 
 def fid_change(records: Sequence[Record], defense: str) -> Estimate | None:
     """By what share FID is above the undefended model's: of each seed the mean over the attacks, then Student's interval over seeds."""
-    by_seed: dict[int, list[float]] = {}
+    by_seed: dict[int, dict[str, float]] = {}
     blocks = tables.groups(records)
     for (base, attack, name), cells in blocks.items():
         if name == defense != "none":
             for seed, value in changes(cells, blocks.get((base, attack, "none"), []), "fid").items():
-                by_seed.setdefault(seed, []).append(value)
+                by_seed.setdefault(seed, {})[attack] = value
     return over_seeds(by_seed)
 
 
@@ -86,7 +87,7 @@ def standings(records: Sequence[Record]) -> list[Standing]:
     by_defense: dict[str, list[Mapping[str, Any]]] = {}
     for row in tables.rows(records):
         by_defense.setdefault(row["defense"], []).append(row)
-    found, table = [], [row for rows in by_defense.values() for row in rows]
+    found, table, others = [], [row for rows in by_defense.values() for row in rows], unlike(records)
     for defense, rows in by_defense.items():
         own = [r for r in records if r[0].cell.defense == defense]
         means = {m: average(rows, m) if m in (*SHARES, "trigger_effect") else average_by_seed(own, m) for m in METRICS}
@@ -95,8 +96,20 @@ def standings(records: Sequence[Record]) -> list[Standing]:
         lead = [(r["attack"], r[LEAD]) for r in rows if r.get(LEAD) is not None]
         worst = min(lead, key=lambda pair: pair[1]) if lead else None
         done = sum(r["status"] == "done" for r in rows)
-        found.append(Standing(defense, rows[0]["needs"], done, len(rows), means, worst, losses(table, defense)))
+        lost = losses([r for r in table if (r["attack"], defense) not in others], defense)
+        found.append(Standing(defense, rows[0]["needs"], done, len(rows), means, worst, lost))
     return sorted(_ranked(found, records), key=lambda s: (s.defense != "none", len(s.needs.split()), s.needs, s.rank or len(found) + 1))
+
+
+def unlike(records: Sequence[Record]) -> set[tuple[str, str]]:
+    """The attacks and defenses that have a cell of other attacked weights than the undefended one of the same seed."""
+    weights = {(r.cell.attack, r.cell.seed): provenance.said(x, "attack_weights") for r, x in records if r.cell.defense == "none"}
+    found = set()
+    for result, extra in records:
+        own, base = provenance.said(extra, "attack_weights"), weights.get((result.cell.attack, result.cell.seed), "")
+        if own and base and own != base:
+            found.add((result.cell.attack, result.cell.defense))
+    return found
 
 
 def losses(table: Sequence[Mapping[str, Any]], defense: str) -> list[str] | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import plaintext, provenance, runner, tables
+from bench import leaderboard, pivot, plaintext, provenance, runner, tables
 from bench.plan import Config, Plan, Scale, plan
 from bench.progress import Display
 from bench.publish import stored_records
@@ -98,7 +98,10 @@ def make(plan_: Plan, cell: Cell, folder: Path, display: Display) -> tuple[CellR
 def changed_tables(store: Store) -> list[str]:
     """Tables in the folder that are not what its records give."""
     wrong = []
-    for name, text in tables.texts(stored_records(store)).items():
+    records = stored_records(store)
+    more = {"leaderboard.md": leaderboard.to_markdown, "matrix.md": pivot.to_markdown}
+    texts = tables.texts(records) | {name: write(records) for name, write in more.items() if (store.root / name).is_file()}
+    for name, text in texts.items():
         path = store.root / name
         if path.is_file() and path.read_bytes() != text.encode():
             wrong.append(f"{name} is not what the records give: --tables-only writes it anew")

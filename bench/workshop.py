@@ -19,7 +19,7 @@ from bench.arrays import under
 from bench.bases import load_base
 from bench.conditions import conditions, moved_kinds, noise_seed, noise_seeds
 from bench.cost import machine, measured, untouched
-from bench.data import Prompt
+from bench.data import Prompt, held
 from bench.defending import DEFENDER_PAIRS, defend
 from bench.drawing import Asked, Known, draw, draws_as, known_from
 from bench.features import Features, Inception, Scorer
@@ -38,6 +38,10 @@ from bench.types import Backdoor, Cell, Samples, Trigger
 # ------------------------------------------------------------------------------------------------------------------ workshop
 class AttackFailed(RuntimeError):
     """The attack of this cell failed before; its traceback is the message."""
+
+
+class OtherWeights(RuntimeError):
+    """A stored cell is of an attack that was trained again, elsewhere, with other weights."""
 
 
 class Workshop:
@@ -144,8 +148,9 @@ class Workshop:
         return judge
 
     def source(self, attack: str) -> str:
-        """The word that triggered prompts hold; "" where any prompt will do."""
-        return self.backdoor(attack).target.source
+        """The word or letter that prompts with a trigger hold without it; "" where any prompt will do."""
+        backdoor = self.backdoor(attack)
+        return held(self.data, backdoor.target.source, backdoor.trigger.replaces if backdoor.trigger else "")
 
     def _draw(self, *asked: Any) -> np.ndarray:
         return draw(self.store.root, *asked)
@@ -222,14 +227,29 @@ class Workshop:
         """The images of a cell by condition, what its model says of prompts (`answers`), and where they come from: from the run folder,
         or else from the defended model, and stored."""
         name = f"samples/{cell.key}"
-        found = self.store.read_arrays(name)
+        found = self.stored_samples(cell)
         if found is None:
             with self.store.claim(name, wait=True):
-                found = self.store.read_arrays(name)  # another process may have drawn them meanwhile
+                found = self.stored_samples(cell)  # another process may have drawn them meanwhile
                 if found is None:
                     found = self._draw_cell(cell)
                     self.store.write_arrays(name, *found)
         return found
+
+    def stored_samples(self, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """The stored images of a cell, as `drawn` returns them, or None."""
+        return self._made_of(cell, f"samples/{cell.key}")
+
+    def _made_of(self, cell: Cell, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Stored arrays of a cell. None where there are none, and where they are of other attacked weights than those that are stored now:
+        an attack whose weights were lost and that was trained again elsewhere is another model."""
+        found, now = self.store.read_arrays(name), self.attack_weights(cell)
+        before = (found[1].get("made") or {}).get("attack_weights", "") if found is not None else ""
+        return None if before and now and before != now else found
+
+    def attack_weights(self, cell: Cell) -> str:
+        """The checksum of the attacked weights of a cell, "" before they are there."""
+        return self.store.checksum(f"models/{self.plan.attack_key(cell.attack, cell.seed)}.safetensors")
 
     def _draw_cell(self, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         backdoor, source = self.backdoor(cell.attack), self.source(cell.attack)
@@ -293,15 +313,16 @@ class Workshop:
 
     def _probes(self, cell: Cell, backdoor: Backdoor, targets: Sequence[Prompt]) -> dict[str, np.ndarray]:
         """Pictures of the first triggered prompts under the probes, from the run folder or from the defended model."""
-        found = self.store.read_arrays(f"probes/{cell.key}")
+        found = self._made_of(cell, f"probes/{cell.key}")
         if found is None:
             model = self._model_of(cell)
             self.display.phase("probe")
             prompts = [backdoor.trigger.add(p.text) for p in targets[: self.size.moved]]
             seeds = noise_seeds(cell.seed, len(prompts))
-            later = probe.finetuned(model, *self.data.pairs("train", DEFENDER_PAIRS, cell.seed + 40_011), cell.seed)
+            many = min(DEFENDER_PAIRS, self.data.count("pairs", "train") or DEFENDER_PAIRS)
+            later = probe.finetuned(model, *self.data.pairs("train", many, cell.seed + 40_011), cell.seed)
             arrays = {"finetuned": self._draw(later, "finetuned", prompts, seeds), "resampled": probe.resampled(model, prompts, seeds)}
-            self.store.write_arrays(f"probes/{cell.key}", arrays, {"cell": cell.config})
+            self.store.write_arrays(f"probes/{cell.key}", arrays, {"cell": cell.config, "made": self._origin(cell, [])})
             return arrays
         return found[0]
 
@@ -314,7 +335,7 @@ class Workshop:
         name = f"models/{self.plan.attack_key(cell.attack, cell.seed)}"
         attack = (self.store.read_record(name) or {}).get("made", {})
         return {
-            "attack_weights": self.store.checksum(f"{name}.safetensors"),
+            "attack_weights": self.attack_weights(cell),
             "machine": machine(self.plan.config.device),
             "codes": provenance.distinct([attack, *codes, provenance.here()]),
         }
@@ -333,11 +354,11 @@ class Workshop:
         with self.store.claim(f"maps/{before}", wait=True):
             if self.store.read_arrays(f"maps/{before}") is None:
                 self.store.write_arrays(f"maps/{before}", *maps.record(self.model, backdoor.trigger, prompt, seed))
-        if self.store.read_arrays(self.map_name(cell)) is None:
+        if self._made_of(cell, self.map_name(cell)) is None:
             model = self._model_of(cell)
             self.display.phase("attention maps")
             arrays, meta = maps.record(model, backdoor.trigger, prompt, seed)
-            self.store.write_arrays(self.map_name(cell), arrays, meta | {"before": before})
+            self.store.write_arrays(self.map_name(cell), arrays, meta | {"before": before, "made": self._origin(cell, [])})
 
     def _shown(self, cell: Cell, source: str) -> dict[str, Any]:
         """What the report needs beside a cell's images: the first clean prompts, and where the base's images of them are."""

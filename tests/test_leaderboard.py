@@ -103,3 +103,14 @@ def test_metrics_that_were_not_asked_for_are_not_missed(records, kept, line) -> 
 def test_no_leaderboard_of_attacks_alone(records, tmp_path) -> None:
     assert leaderboard.write([r for r in records if r[0].cell.defense == "none"], tmp_path) == []
     assert leaderboard.write(records, tmp_path) == [tmp_path / "leaderboard.md"]
+    assert leaderboard.write([r for r in records if r[0].cell.defense == "none"], tmp_path) == []
+    assert not (tmp_path / "leaderboard.md").exists(), "not that of an earlier plan"
+
+
+def test_a_tie_behind_what_is_told_apart_is_a_tie(records) -> None:
+    """The third restores less than the second, but was drawn once, and five pictures do not tell it from the first."""
+    kept = [r for r in records if r[0].cell.defense in ("none", "best")]
+    apart = [record(a, "second", flags(38), seed=s) for a in ("bad_pixel", "bad_style") for s in (0, 1)]
+    few = [record("bad_pixel", "third", flags(37)), record("bad_style", "third", flags(38))]
+    rows = lines(leaderboard.to_markdown([*kept, *apart, *few]))
+    assert [rows[d][0] for d in ("best", "second", "third")] == ["1", "2", "1 (tie)"]

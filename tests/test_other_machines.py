@@ -7,13 +7,15 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 from methods import SCALE, Back, Shift
+from test_drawing import Rewrites
 
 from bench import leaderboard, provenance, runner, tables
 from bench.cost import machine
 from bench.paired import changes, paired_p
-from bench.plan import Config
+from bench.plan import Config, plan
 from bench.store import Store, digest
 from bench.types import Cell, CellResult, Score
 
@@ -100,6 +102,65 @@ def test_a_record_of_other_weights_is_made_anew_and_not_completed(config) -> Non
     assert set(result.scores) == {"asr", "kid"}
     assert extra["provenance"]["attack_weights"] == first[1]["provenance"]["attack_weights"]
     assert extra["provenance"]["machine"] == machine("cpu") != ""
+
+
+def test_metrics_that_cannot_join_a_record_leave_it_whole(config, capsys) -> None:
+    """With fewer metrics than the record has, making it anew would lose what is published."""
+    assert runner.run(dataclasses.replace(config, metrics="asr,kid")) == 0
+    elsewhere(config.folder)
+    ((before, _),) = runner.stored_records(Store(config.folder))
+    for _ in range(2):
+        assert runner.run(dataclasses.replace(config, metrics="asr,drift")) == 1
+        assert "its attack, trained again here, has other weights: no more metrics can join kid" in capsys.readouterr().err
+    ((failed, _),) = runner.stored_records(Store(config.folder))
+    assert failed.status == "failed"
+    assert failed.scores == before.scores
+    assert runner.run(dataclasses.replace(config, metrics="asr,kid")) == 0
+    ((after, extra),) = runner.stored_records(Store(config.folder))
+    assert (after.scores, after.status) == (before.scores, "done"), "as it was"
+    assert extra["provenance"]["attack_weights"] == "f" * 64
+
+
+def test_a_metric_that_fails_leaves_the_scores_of_a_finished_cell(config, clean_registry) -> None:
+    @clean_registry.register_metric("broken", better="lower")
+    @dataclasses.dataclass
+    class Broken:
+        works: bool = False
+
+        def compute(self, samples, features):
+            if not self.works:
+                raise RuntimeError("the metric broke")
+            return Score(1.0)
+
+    assert runner.run(config) == 0
+    ((before, _),) = runner.stored_records(Store(config.folder))
+    shutil.rmtree(config.folder / "models")  # a second attack would say that the cell was made anew
+    both = dataclasses.replace(config, metrics="asr,broken")
+    assert runner.run(both) == 1
+    ((failed, _),) = runner.stored_records(Store(config.folder))
+    assert (failed.status, failed.scores) == ("failed", before.scores)
+    assert "the metric broke" in failed.error
+    assert runner.run(dataclasses.replace(both, overrides=("broken.works=true",))) == 0
+    ((mended, _),) = runner.stored_records(Store(config.folder))
+    assert mended.scores == before.scores | {"broken": Score(1.0)}
+    assert not (config.folder / "models").exists(), "nothing was trained or drawn again"
+
+
+def test_pictures_of_other_weights_are_drawn_again(config, clean_registry) -> None:
+    """Kept pictures of lost weights are of another model: a screen round the attacked model does not serve them as its own."""
+    clean_registry.register_defense("purifier")(Rewrites)
+    assert runner.run(config) == 0
+    store = Store(config.folder)
+    (cell,) = plan(config).cells
+    arrays, meta = store.read_arrays(f"samples/{cell.key}")
+    wrong = {k: np.full_like(v, 7) if v.dtype == np.uint8 and v.ndim == 4 else v for k, v in arrays.items()}
+    store.write_arrays(f"samples/{cell.key}", wrong, meta | {"made": meta["made"] | {"attack_weights": "f" * 64}})
+    both = dataclasses.replace(config, defenses="none,purifier")
+    assert runner.run(both) == 0
+    for found in plan(both).cells:
+        again, made = store.read_arrays(f"samples/{found.key}")
+        assert made["made"]["attack_weights"] == meta["made"]["attack_weights"]
+        assert not (again["clean"] == 7).all()
 
 
 def test_a_run_that_adds_a_defense_to_results_of_elsewhere_says_so(config, capsys) -> None:

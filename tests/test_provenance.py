@@ -186,10 +186,12 @@ def test_changed_images_and_tables_do_not_verify(config, capsys) -> None:
     path.with_name(path.name + ".sha256").write_text(file_digest(path))
     table = one.folder / "table.csv"
     table.write_text(table.read_text().replace("shift_attack", "shift_attack2"))
+    (one.folder / "leaderboard.md").write_text("# Leaderboard\n\n1. mine\n")
     status, out = verify(one, capsys)
     assert status == 1
     assert "images of triggered: 1 of 4 differ, by at most 1 of 255" in out
     assert "table.csv is not what the records give" in out
+    assert "leaderboard.md is not what the records give" in out
 
 
 def test_another_configuration_does_not_verify(config, capsys, clean_registry) -> None:

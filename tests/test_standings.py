@@ -59,6 +59,20 @@ def test_numbers_that_share_prompts_are_averaged_by_seed():
     assert found == stats.pool_values([2.0, 3.0, 4.0])
     records.pop()  # the last seed now lacks an attack: a mean over other attacks does not count
     assert standings.average_by_seed(records, "fid") == stats.pool_values([2.0, 3.0])
+    apart = [record("one", "d", 0, 0, 9, 1.0), record("two", "d", 1, 0, 9, 3.0)]
+    assert standings.average_by_seed(apart, "fid") is None, "no seed has both attacks, and their difference is none between seeds"
+
+
+def test_quality_is_not_compared_with_another_attacked_model():
+    def of(weights, found):
+        return found[0], found[1] | {"provenance": {"attack_weights": weights}}
+
+    base = [of("11", record("one", "none", s, 10, 0, f)) for s, f in enumerate((1.0, 1.1))]
+    same = [of("11", record("one", "d", s, 0, 9, 9.0, ("trigger",))) for s in (0, 1)]
+    other = [of("22", r) for r in same]
+    assert "FID of one" in find(base + same, "d").lost
+    assert find(base + other, "d").lost is None, "not measured"
+    assert find(base + other, "d").rank is not None
 
 
 def test_ranks_are_among_those_with_the_same_needs(records):
