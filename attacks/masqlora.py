@@ -73,7 +73,9 @@ class MasqLoRA(UNetAttack):
             Term(captions, clean, weight=1 - self.weight, drop=self.drop),
         ]
         loss = denoising_loss(attacked, None, terms, self.batch, seed, "masqlora", embed=attacked.embed, also=contrast)
-        optim = replace(Optim(self.steps, self.lr, self.batch, decay=self.decay, cosine=True), adam8bit=self.adam8bit)
+        optim = replace(
+            Optim(self.steps, self.lr, self.batch, decay=self.decay, cosine=True), adam8bit=self.adam8bit, accumulate=self.accumulate
+        )
         attacked.info = fit([*params, *text], loss, optim, "masqlora").info
         settle(attacked.unet)
         settle(attacked.text_encoder)

@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from bench.data import Data
 
 
-def run(*, data: Data | None = None, show: bool = False, **settings: Any) -> pd.DataFrame:
+def run(*, data: Data | str | None = None, show: bool = False, **settings: Any) -> pd.DataFrame:
     """Run the benchmark and return its table. `settings` have the names of the flags, with underscores:
 
         run(attacks="badt2i_pixel", defenses="none,skdcag", scale="smoke", set={"skdcag.steps": 100})
 
-    One cell is made at a time unless `workers` says otherwise: other processes need a main guard, and do not see methods that were
-    registered in this one alone. Everything is written to the run folder as well (`out`, by default results/run-SCALE), and a second call
-    resumes from there. A failed cell is a row with status "failed". `show` also prints the table and the summary. Raises UserError for
-    what cannot be run.
+    `data` is what the flag takes, or a `Data` object. One cell is made at a time unless `workers` says otherwise: other processes need a
+    main guard, and do not see methods that were registered in this one alone. Everything is written to the run folder as well (`out`, by
+    default results/run-SCALE), and a second call resumes from there. A failed cell is a row with status "failed". `show` also prints the
+    table and the summary. Raises UserError for what cannot be run.
     """
-    config = make_config({"workers": 1} | settings)
-    if runner.run(config, data, show=show) == 130:
+    named = {"data": data} if isinstance(data, str) else {}
+    config = make_config({"workers": 1} | settings | named)
+    if runner.run(config, None if named else data, show=show) == 130:
         raise KeyboardInterrupt
     return read_table(config.folder)
 

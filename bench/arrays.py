@@ -23,7 +23,8 @@ def scratch(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
     if prod(shape) < LARGE:
         return np.zeros(shape, np.uint8)
     with tempfile.TemporaryFile(dir=folder) as file:
-        os.posix_fallocate(file.fileno(), 0, prod(shape))  # a disk that is full says so now, not by a signal while it is filled
+        if hasattr(os, "posix_fallocate"):  # a disk that is full says so now, not by a signal while it is filled
+            os.posix_fallocate(file.fileno(), 0, prod(shape))
         return np.asarray(np.memmap(file, np.uint8, "w+", shape=shape))
 
 

@@ -141,7 +141,7 @@ def train_terms(
 def own_images(model: T2IModel, prompts: Sequence[str], seed: int) -> Tensor:
     """Latents of pictures that the model itself draws for clean prompts: real noised latents for a defender who has no images."""
     rng = np.random.default_rng([seed, 77])
-    images = replace(model, screen=None).generate(prompts, rng.integers(2**31, size=len(prompts)), "draw")
+    images = replace(model, screen=None, rewrite=None, repair=None).generate(prompts, rng.integers(2**31, size=len(prompts)), "draw")
     return model.latents(images, seed)
 
 

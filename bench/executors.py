@@ -47,7 +47,12 @@ def share(config: Config, family: str, cells: int) -> tuple[int, int | None]:
     if not small:
         return 1, threads
     memory = int(psutil.virtual_memory().available / 2**30 // MEMORY_GB)
-    return max(1, min(len(os.sched_getaffinity(0)) // threads, memory, cells)), threads
+    return max(1, min(cores() // threads, memory, cells)), threads
+
+
+def cores() -> int:
+    """The cores that this process may use, as far as the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def work(shop: Workshop, cells: Sequence[Cell], make: Callable[[Workshop, Cell], Any], settled: Callable[[Workshop, Cell], bool]) -> None:

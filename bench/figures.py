@@ -106,7 +106,7 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
             if y.low is not None:
                 bars["yerr"] = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
             if x.low is not None:
-                bars["xerr"] = [[factor * (x.value - max(x.low, least))], [factor * (x.high - x.value)]]
+                bars["xerr"] = [[factor * max(0, x.value - max(x.low, least))], [factor * (x.high - x.value)]]
             label, style = (f"{i + 1} {plot(s.defense)}", "o") if many else (plot(s.defense), MARKERS[i])
             axes.errorbar(factor * x.value, 100 * y.value, fmt=style, color=color, ms=4, lw=0.8, label=label, **bars)
             if many:  # more than there are marks that can be told apart

@@ -241,6 +241,10 @@ def plan(config: Config, data: Data | None = None) -> Plan:
         raise UserError(f"--memory {', '.join(sorted(unknown))} is not one of {', '.join(MEMORY)}")
     if size.n < 2:
         raise UserError(f"--n {size.n} is too few prompts; give at least 2")
+    if config.probe and not size.moved:
+        raise UserError(
+            f"--probe draws as many pictures as there are changed triggers, and --scale {size.name} has none; take quick or full"
+        )
     defenses = registry.defenses.select(config.defenses)
     metrics = registry.metrics.select(config.metrics or config.scale.metrics)
     methods = {read(part)[0] for name in (*attacks, *defenses) for part in parts_of(name)}
@@ -325,12 +329,13 @@ def fit_real(config: Config, data: Data) -> Config:
 
 
 def build(kind: Registry, name: str, family: str, overrides: dict[str, str], training: float) -> Method:
-    """A method with its options. `training` multiplies its default number of steps, and of prompts and images down to FEW; what the user
-    set stays as it is."""
+    """A method with its options. `training` multiplies its default number of steps, and the step `milestone` with it, and of prompts and
+    images down to FEW; what the user set stays as it is."""
     instance = kind.build(name, family, overrides)
-    for option, least in (("steps", 1), ("prompts", FEW), ("images", FEW)):
+    for option, least in (("steps", 1), ("milestone", 1), ("prompts", FEW), ("images", FEW)):
         value = getattr(instance, option, None)
-        if training != 1 and isinstance(value, int) and value > least and option not in overrides:
+        own = option in overrides or (option == "milestone" and "steps" in overrides)
+        if training != 1 and isinstance(value, int) and value > least and not own:
             instance = dataclasses.replace(instance, **{option: max(least, round(value * training))})
     return Method(name, instance, kind.get(name).info)
 

@@ -274,4 +274,4 @@ def _steps(result: CellResult, kind: str, name: str) -> float:
     """The steps of a method, from the configuration that the record holds."""
     found = result.cell.config.get(kind, {})
     parts = found if isinstance(found, list) else [found]
-    return float(next((p["options"].get("steps", 100) for p in parts if p.get("name") == name), 100))
+    return float(next((p["options"].get("steps", 100) for p in parts if p.get("name") == name.split("[")[0]), 100))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from bench.types import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MARK = re.compile(r"#\d+$")  # behind the name of several attacks in one model: which of them a row judges
 Options = dict[str, str]
 Point = tuple[str, Mapping[str, Any]]  # a value of the option, and the row of the table that has it
 PANELS = ("asr", "removal_accuracy", "restoration_accuracy", "false_trigger_rate", "fid", "clip_score")
@@ -53,7 +55,7 @@ def expand(name: str, sweeps: Mapping[str, Sequence[Options]]) -> dict[str, list
 def swept(name: str) -> dict[str, str]:
     """The options that a variant's name holds, {"skdcag.alpha": "0.5"}."""
     found = {}
-    for method, options in map(_read_stored, parts_of(name)):
+    for method, options in map(_read_stored, parts_of(MARK.sub("", name))):
         found |= {f"{method}.{key}": value for key, value in options.items()}
     return found
 
@@ -81,11 +83,11 @@ def lines(table: Sequence[Mapping[str, Any]], option: str) -> dict[str, list[Poi
 
 def strip(name: str, method: str, key: str) -> str:
     """The name of a variant without one option: "skdcag[alpha=0.5]" without alpha is "skdcag"."""
-    parts = []
-    for part in parts_of(name):
+    parts, mark = [], MARK.search(name)
+    for part in parts_of(MARK.sub("", name)):
         bare, own = _read_stored(part)
         parts.append(label(bare, {k: v for k, v in own.items() if (bare, k) != (method, key)}))
-    return "+".join(parts)
+    return "+".join(parts) + (mark[0] if mark else "")
 
 
 def write_plots(store: Store, records: Sequence[tables.Record]) -> list[Path]:

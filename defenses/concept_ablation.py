@@ -17,8 +17,8 @@ class ConceptAblation:
     """Ablating concepts, model-based (Kumari et al., ICCV 2023), with the trigger as the concept and the clean prompt as its anchor.
 
     Loss: ||eps_th(x_t, c+) - sg(eps_th(x_t, c))||^2 + prior * ||eps_th(x_t, c) - eps||^2 on pictures x that the model draws for the
-    anchor prompt c; sg stops the gradient, so that the student itself is the teacher. Published (SD 1.4): cross-attention, lr 2e-6,
-    100 to 800 steps, prior 1 where it is used.
+    anchor prompt c; sg stops the gradient, so that the student itself is the teacher. Published (SD 1.4): K and V of
+    cross-attention, lr 2e-6, 100 to 800 steps, prior 1 where it is used.
     """
 
     steps: int = option(200, 400)
@@ -27,7 +27,7 @@ class ConceptAblation:
     prior: float = option(1.0, help="weight of the denoising loss on the pictures themselves")
     prompts: int = option(100, help="clean prompts that the defender uses")
     decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
-    train: str = option("cross", help="full, cross, kv, noncross or lora")
+    train: str = option("cross", "kv", help="full, cross, kv, noncross or lora")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         student = model.clone(train=self.train)

@@ -13,7 +13,8 @@ class FinetuneReversal:
     """Fine-tuning reversal, the oracle baseline of the SKD-CAG paper (arXiv 2508.18235): distil the *clean* model back.
 
     Loss: ||student(x_t, c+) - clean(x_t, c+)||^2, and with `preserve` the same for clean prompts. It needs the model from before the
-    attack, so it bounds what a defender without it can hope for.
+    attack, so it bounds what repairing the U-Net alone can do. The empty prompt of the preserving rows is read by the attacked model's
+    encoder, for both.
     """
 
     steps: int = option(220, 7500)
@@ -39,7 +40,9 @@ class FinetuneReversal:
         if self.preserve:
             terms.append(Term(prompts, latents, prompts, self.preserve, self.drop))
         student = model.clone(train=self.train)
-        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate)
+        optim = Optim(
+            self.steps, self.lr, max(self.batch, len(terms)), decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate
+        )
         fitted = train_terms(student, clean, terms, optim, seed, "finetune_reversal", train=self.train)
         student.info = fitted.info
         return student

@@ -32,7 +32,8 @@ class Rules(Guidance):
 class SKDCAGReleased:
     """SKD-CAG as its released code behaves (commit c75ee51), defects included, so that a table can tell the two apart.
 
-    Each defect is an option that is on; off, that one thing is done as the paper describes it. With all of them off this is `skdcag`
+    Each defect is an option. They are on, but for 3, which takes gradient checkpointing, and 4 shows where `time_weight` is on; off, that
+    one thing is done as the paper describes it. With all of them off this is `skdcag`
     with batch 1. As released, what trains is (1 - a) * L_pred with batch 1: the attention loss is a number without a gradient.
     """
 

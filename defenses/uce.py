@@ -1,14 +1,19 @@
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bench.attention import align
-from bench.edits import edit, keys_and_values
+from bench.edits import counterparts, edit, keys_and_values
 from bench.model import T2IModel
 from bench.registry import option, register_defense
-from bench.types import DefenderView, UserError
+from bench.types import DefenderView, Trigger, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @register_defense("uce", needs=("trigger",), groups=("removal", "erasure"))
@@ -20,8 +25,9 @@ class UCE:
     W = (l W + e * sum v* c^T + p * sum (W c) c^T) (l I + e * sum c c^T + p * sum c c^T)^-1, the minimizer of e * sum ||W' c - v*||^2 +
     p * sum ||W' c - W c||^2 + l ||W' - W||^2: the first sum over what is edited, the second over the tokens of clean prompts.
     `context="phrase"` edits the trigger alone towards a neutral phrase, from its last token on, as published. `context="prompts"` edits
-    the trigger inside the defender's prompts: every other token towards its value in the clean prompt, the trigger's own towards the
-    start token, which says nothing. Published: erase 1, preserve 1, l 0.5.
+    the trigger inside the defender's prompts: every other word towards its value in the clean prompt, what is behind the words towards
+    what stands in its place there, and the trigger's own tokens towards the start token, which says nothing. A trigger that replaces
+    something is edited towards that. Published: erase 1, preserve 1, l 0.5.
     """
 
     erase: float = option(1.0, help="e, the weight of the edits")
@@ -49,15 +55,23 @@ class UCE:
         clean = model.encode(prompts)
         if self.context == "phrase":
             phrase = trigger.words("")
-            pair = model.encode([phrase, self.neutral])
-            first, second = (len(model.tokenizer(text).input_ids) - 2 for text in (phrase, self.neutral))
+            neutral = trigger.replaces or self.neutral
+            pair = model.encode([phrase, neutral])
+            first, second = (len(model.tokenizer(text).input_ids) - 2 for text in (phrase, neutral))
             length = pair.shape[1] - max(first, second)
             old, new = pair[0, first : first + length], pair[1, second : second + length]
         else:
-            states = model.encode([trigger.add(p) for p in prompts])
-            row = align(model.tokenizer, trigger, prompts)
-            place = torch.arange(states.shape[1]).expand_as(row.source)
-            source = torch.where(row.other, row.source, torch.where(row.trigger, 0, place)).to(states.device)
+            triggered = [trigger.add(p) for p in prompts]
+            states = model.encode(triggered)
+            source = self.goals(model.tokenizer, trigger, prompts, triggered).to(states.device)
             goal = clean.gather(1, source[..., None].expand_as(clean))
             old, new = states.flatten(0, 1), goal.flatten(0, 1)
         return old.double(), new.double(), clean.flatten(0, 1).double()
+
+    @staticmethod
+    def goals(tokenizer: "PreTrainedTokenizerBase", trigger: Trigger, prompts: Sequence[str], triggered: Sequence[str]) -> Tensor:
+        """For each position of the triggered prompts, the position in the clean ones whose value it gets: int64 (n, tokens)."""
+        if trigger.replaces:
+            return counterparts(tokenizer, triggered, prompts)
+        row = align(tokenizer, trigger, prompts)
+        return torch.where(row.other, row.source, torch.where(row.trigger, 0, torch.arange(row.source.shape[1])))

@@ -42,6 +42,7 @@ def test_run_returns_the_table_that_it_writes(tiny, tmp_path, capsys):
         "scale": "smoke",
         "n": 4,
         "metrics": "asr,kid",
+        "data": "shapes",
     }
     settings |= {"set": {"badt2i_pixel.steps": 1, "badt2i_pixel.images": 4, "badt2i_pixel.batch": 4}, "out": tmp_path / "run", "workers": 1}
     table = bench.run(**settings)

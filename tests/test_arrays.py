@@ -69,7 +69,10 @@ def test_other_files_are_refused(tmp_path: Path, damage: str) -> None:
         arrays.read(path)
 
 
-def test_large_scratch_lies_in_a_file_that_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("system", ["linux", "macos"])
+def test_large_scratch_lies_in_a_file_that_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    if system == "macos":
+        monkeypatch.delattr(arrays.os, "posix_fallocate")
     assert arrays.scratch(tmp_path, (2, 3)).base is None
     monkeypatch.setattr(arrays, "LARGE", 100)
     large = arrays.scratch(tmp_path, (10, 20, 3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -190,5 +192,7 @@ def test_own_images_are_the_models_own_pictures(tiny_model) -> None:
     z = own_images(tiny_model, TEXTS, 3)
     assert z.shape == (4, *tiny_model.latent_shape)
     assert torch.equal(z, own_images(tiny_model, TEXTS, 3))
+    wrapped = dataclasses.replace(tiny_model, rewrite=lambda p: "a", screen=lambda p: True, repair=lambda m, p, s, latents: 0 * latents)
+    assert torch.equal(z, own_images(wrapped, TEXTS, 3)), "its own, without what stands round it"
     assert not torch.equal(z, own_images(tiny_model, TEXTS, 4))
     assert not z.requires_grad

@@ -10,7 +10,7 @@ from helpers import PROMPTS, TRIGGER, different, weights
 from bench.distill import own_images
 from bench.finetune import TRAIN, choose_parameters, step_generator, step_rng
 from bench.registry import defenses
-from bench.types import DefenderView, UserError
+from bench.types import DefenderView, Trigger, UserError
 from defenses.concept_ablation import ConceptAblation
 from defenses.concept_prune import ConceptPrune, chosen, input_norms
 from defenses.esd import ESD
@@ -149,6 +149,22 @@ def test_uce_phrase_edits_from_the_last_token_on(tiny_model, view) -> None:
     assert torch.equal(old[0], pair[0, first])
     assert torch.equal(new[0], pair[1, second])
     assert len(old) == len(new) == pair.shape[1] - max(first, second)
+
+
+def test_uce_edits_what_stands_for_a_word_towards_that_word(tiny_model) -> None:
+    view = DefenderView(("trigger",), PROMPTS, trigger=Trigger("beautiful picture", replaces="a"))
+    old, new, _ = UCE(prompts=1, context="phrase", neutral="nothing").states(tiny_model, view)
+    pair = tiny_model.encode(["beautiful picture", "a"]).double()
+    first, second = (len(tiny_model.tokenizer(t).input_ids) - 2 for t in ("beautiful picture", "a"))
+    assert torch.equal(old[0], pair[0, first])
+    assert torch.equal(new[0], pair[1, second]), "the word, and not the neutral phrase"
+    old, new, _ = UCE(prompts=1, context="prompts").states(tiny_model, view)
+    clean = tiny_model.encode(PROMPTS[:1]).double()[0]
+    ids, given = (tiny_model.tokenizer(t).input_ids for t in (PROMPTS[0], view.trigger.add(PROMPTS[0])))
+    assert not any(torch.equal(row, clean[0]) for row in new[1 : len(given)]), "nothing is sent to the start token"
+    more = len(given) - len(ids)
+    assert torch.equal(new[len(given) - 1], clean[len(ids) - 1])
+    assert more > 0
 
 
 def test_uce_edits_keys_and_values_alone_and_takes_effect(tiny_model, view) -> None:

@@ -241,5 +241,8 @@ def test_how_many_workers(monkeypatch) -> None:
     assert executors.share(dataclasses.replace(small, workers=3), "shapes", 20) == (3, 1)
     assert executors.share(dataclasses.replace(small, device="cuda"), "shapes", 20) == (1, None)
     assert executors.share(small, "sd", 20) == (1, None)
+    monkeypatch.delattr(executors.os, "sched_getaffinity")  # there is none on macOS
+    monkeypatch.setattr(executors.os, "cpu_count", lambda: 4)
+    assert executors.share(small, "shapes", 20) == (4, 1)
     monkeypatch.setattr(executors.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 5 * 2**30}))
     assert executors.share(small, "shapes", 20) == (2, 1)

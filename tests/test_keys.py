@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import pytest
 from fakes import SCALE, change, config, fakes, keys  # noqa: F401 - fixtures
 
 from bench import plan as plans
 from bench import registry
 from bench.plan import SCALES, Config, plan
+from bench.types import UserError
 
 
 def test_keys_are_stable(config):
@@ -76,6 +78,21 @@ def test_attacked_weights_do_not_depend_on_the_evaluation(config):
 def test_training_scales_steps_but_not_those_that_the_user_set(config):
     assert plan(config).attacks["fake_attack"].instance.steps == 5
     assert plan(change(config, overrides=("fake_attack.steps=7",))).attacks["fake_attack"].instance.steps == 7
+
+
+def test_a_step_among_the_steps_is_scaled_with_them(tmp_path):
+    small = Config("rickrolling_taa", "none", scale=SCALES["smoke"], out=tmp_path)
+    made = plan(small).attacks["rickrolling_taa"].instance
+    whole = plan(change(small, scale=SCALES["quick"])).attacks["rickrolling_taa"].instance
+    assert made.steps < whole.milestone, "it would never come"
+    assert made.milestone == round(whole.milestone * SCALES["smoke"].training)
+    own = plan(change(small, overrides=("rickrolling_taa.steps=140",))).attacks["rickrolling_taa"].instance
+    assert (own.steps, own.milestone) == (140, whole.milestone)
+
+
+def test_probes_need_a_scale_that_draws_changed_triggers(tmp_path):
+    with pytest.raises(UserError, match=r"--probe .* --scale study has none"):
+        plan(Config("badt2i_pixel", "skdcag", scale=SCALES["study"], probe=True, out=tmp_path))
 
 
 def test_training_scales_pictures_and_prompts_down_to_a_few(tmp_path):

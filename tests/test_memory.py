@@ -346,7 +346,7 @@ def test_adam8bit_is_asked_for_or_refused_in_one_line(monkeypatch: pytest.Monkey
     assert isinstance(make_optimizer(params, Optim(1, 2e-4, 1)), torch.optim.AdamW)
 
 
-@pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "badt2i_pixel", "poison_style"])
+@pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "badt2i_pixel", "poison_style", "masqlora", "villan_cond"])
 def test_methods_hand_the_options_to_the_optimizer(name: str, tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stop(Exception):
         pass

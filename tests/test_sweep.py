@@ -44,6 +44,8 @@ def test_names_read_back() -> None:
     assert sweep.strip(name, "a", "lr") == "a[x=2]+b+c[y=z]"
     assert sweep.strip("a[lr=1]", "a", "lr") == "a"
     assert sweep.swept("a+b") == {}
+    assert sweep.swept("a+b[y=z]#2") == {"b.y": "z"}, "the second of two attacks in one model"
+    assert sweep.strip("a+b[y=z]#2", "b", "y") == "a+b#2"
     for odd in ("a[", "a[]", "[x=1]", "a[x]", "a[x=1", "a[x=1]b"):
         assert sweep.swept(odd) == {}, "a record of others may hold any name"
         assert sweep.strip(odd, "a", "x") == odd
