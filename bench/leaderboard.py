@@ -19,7 +19,7 @@ from bench.store import write_text
 from bench.tables import DASH, Record, shown
 
 GROUPS = {
-    "Oracle": "given the model from before the attack: what a defense without it can hope for at most",
+    "Oracle": "given the model from before the attack, which nobody has who has to defend one",
     "Trigger known": "given the trigger",
     "Blind": "given neither the trigger nor the model from before the attack",
 }

@@ -47,6 +47,7 @@ class Results:
     """The committed results: rows by attack and defense, and the records behind them."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.rows: dict[str, Rows] = {}
         self.records: dict[str, list[Record]] = {}
         for name in FOLDERS:
@@ -209,6 +210,21 @@ def text_encoder(results: Results) -> str:
     return table(["Attack", "Edits", *(f"`{d}`" for d in defenses)], lines, 2)
 
 
+def encoder_seeds(results: Results) -> str:
+    """Removed and restored of the attacks on the text encoder that have three seeds, by everything that has run on them."""
+    records = [r for r in Store(results.root / "reference").all_results() if r[1].get("edits") == "text encoder"]
+    by_pair, lines = {(row["attack"], row["defense"]): row for row in tables.rows(records)}, []
+    names = list(dict.fromkeys(a for a, _ in by_pair))
+    needs = {row["defense"]: row["needs"] for row in by_pair.values()}
+    mean = {d: sum(by_pair[a, d][LEAD] for a in names if (a, d) in by_pair) for d in needs}
+    for defense in sorted(needs, key=lambda d: (d != "none", -mean[d])):
+        found = [by_pair.get((a, defense)) for a in names]
+        cells = [text for row in found for text in (share(row, "removal_accuracy"), share(row, LEAD))]
+        lines.append([f"`{defense}`", tables.needs_text(needs[defense]), *cells])
+    heads = [f"`{a}`, {what}" for a in names for what in ("removed", "restored")]
+    return table(["Defense", "Needs", *heads], lines, 2)
+
+
 def blind(results: Results) -> str:
     """Restored of the removals that are told nothing, of every attack."""
     rows, parts = results.rows["matrix"], {name: registry.defenses.select(name)[0] for name in BLIND}
@@ -223,6 +239,7 @@ TABLES = {
     "headline": headline,
     "attacks": attacks,
     "text-encoder": text_encoder,
+    "encoder-seeds": encoder_seeds,
     "removal": removal,
     "guidance": guidance,
     "quality": quality,
