@@ -42,7 +42,6 @@ def test_run_returns_the_table_that_it_writes(tiny, tmp_path, capsys):
         "scale": "smoke",
         "n": 4,
         "metrics": "asr,kid",
-        "data": "shapes",
     }
     settings |= {"set": {"badt2i_pixel.steps": 1, "badt2i_pixel.images": 4, "badt2i_pixel.batch": 4}, "out": tmp_path / "run", "workers": 1}
     table = bench.run(**settings)
@@ -72,6 +71,8 @@ def test_a_wrong_setting_is_a_user_error(tmp_path):
         bench.run(atacks="all")
     with pytest.raises(UserError, match="no run folder"):
         bench.read_table(tmp_path / "none")
+    with pytest.raises(UserError, match=r"--data .*there is no such file or folder"):
+        bench.run(data=str(tmp_path / "captions"), out=tmp_path)
 
 
 def test_an_interrupted_run_raises(monkeypatch, tmp_path):
