@@ -1,6 +1,6 @@
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +73,8 @@ class MasqLoRA(UNetAttack):
             Term(captions, clean, weight=1 - self.weight, drop=self.drop),
         ]
         loss = denoising_loss(attacked, None, terms, self.batch, seed, "masqlora", embed=attacked.embed, also=contrast)
-        optim = replace(
-            Optim(self.steps, self.lr, self.batch, decay=self.decay, cosine=True), adam8bit=self.adam8bit, accumulate=self.accumulate
-        )
+        more = {"adam8bit": self.adam8bit, "accumulate": self.accumulate}
+        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, cosine=True, **more)
         attacked.info = fit([*params, *text], loss, optim, "masqlora").info
         settle(attacked.unet)
         settle(attacked.text_encoder)

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.data import Prompt
 from bench.prompts import KINDS, moved_triggers, perturb
-from bench.types import Backdoor
+from bench.types import Backdoor, swapped
 
 if TYPE_CHECKING:
     from bench.plan import Scale
@@ -57,8 +57,8 @@ def own_prompt(backdoor: Backdoor, targets: Sequence[Prompt]) -> Prompt | None:
     if not clean:
         return None
     words = [w for p in targets[:1] for t in p.wrong.get("shape", ()) for w in WORD.findall(t) if w not in WORD.findall(p.text)]
-    swapped = (re.sub(rf"\b{re.escape(source)}\b", lambda _, w=word: w, clean) for word in dict.fromkeys(words))
-    others = tuple(re.sub(r"\ba (?=[aeiou])", "an ", text) for text in swapped) if source else ()
+    texts = (swapped(clean, source, word) for word in dict.fromkeys(words))
+    others = tuple(re.sub(r"\ba (?=[aeiou])", "an ", text) for text in texts) if source else ()
     captions = tuple(t for p in targets[:1] for t in p.wrong.get("caption", ()) if t != clean)
     return Prompt(clean, {"shape": others} if others else {"caption": captions} if source and captions else {})
 

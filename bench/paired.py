@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from bench import stats
-from bench.provenance import said
+from bench.provenance import other_weights, said
 from bench.types import Record, Score
 
 TIE = 0.05  # McNemar's p from which on two defenses are not told apart
@@ -26,7 +26,7 @@ def pairs(row: Sequence[Record], against: Sequence[Record], metric: str) -> dict
         for rs in (row, against)
     )
     both = {k: (*ours[k], *theirs[k]) for k in sorted(ours) if k in theirs}
-    return {k: (a, b) for k, (a, mine, b, other) in both.items() if mine == other or not (mine and other)}
+    return {k: (a, b) for k, (a, mine, b, other) in both.items() if not other_weights(mine, other)}
 
 
 def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> float | None:

@@ -91,6 +91,11 @@ def said(extra: Mapping[str, Any], what: str) -> str:
     return str(found.get(what, "")) if isinstance(found, Mapping) else ""
 
 
+def other_weights(one: str, two: str) -> bool:
+    """Whether two checksums of attacked weights are of different models: both are named, and differ."""
+    return bool(one and two) and one != two
+
+
 def codes_of(extra: Mapping[str, Any]) -> list[Code]:
     """The code that a record names; {} where it names none, or where what it says is no description of code."""
     found = extra.get("provenance") if isinstance(extra.get("provenance"), Mapping) else {}

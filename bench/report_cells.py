@@ -34,12 +34,13 @@ def prompts_key(result: CellResult) -> str:
     """The record `prompts/<key>` holds the evaluation prompts of a cell; cells with the same prompts share it."""
     config = result.cell.config
     kept = {k: config.get(k) for k in ("shared", "evaluation")}
-    return digest(kept | {"seed": result.cell.seed, "source": result.backdoor.get("target", {}).get("source", "")} | _replaces(result))
+    source, replaces = _words(result)
+    return digest(kept | {"seed": result.cell.seed, "source": source} | ({"replaces": replaces} if replaces else {}))
 
 
-def _replaces(result: CellResult) -> dict[str, str]:
-    found = (result.backdoor.get("trigger") or {}).get("replaces", "")
-    return {"replaces": found} if found else {}
+def _words(result: CellResult) -> tuple[str, str]:
+    """What the backdoor is about, and what its trigger takes the place of, as `held` takes them."""
+    return result.backdoor.get("target", {}).get("source", ""), (result.backdoor.get("trigger") or {}).get("replaces", "")
 
 
 def store_prompts(store: Store, data: Data, results: Sequence[CellResult]) -> None:
@@ -48,8 +49,7 @@ def store_prompts(store: Store, data: Data, results: Sequence[CellResult]) -> No
         name = f"prompts/{prompts_key(result)}"
         if result.status == "done" and store.read_record(name) is None:
             n, seed = result.cell.config["evaluation"]["n"], result.cell.seed
-            word = held(data, result.backdoor.get("target", {}).get("source", ""), _replaces(result).get("replaces", ""))
-            store.write_record(name, {"target": [p.text for p in data.prompts("evaluation", n, seed, word)]})
+            store.write_record(name, {"target": [p.text for p in data.prompts("evaluation", n, seed, held(data, *_words(result)))]})
 
 
 # ------------------------------------------------------------------------------------------------------------ rows and cells

@@ -79,7 +79,7 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
     before = stored if stored is not None and stored[0].status == "done" else None
     try:
         samples = shop.samples(cell)
-        begun = None if before is None or other_weights(shop, before, samples) else before
+        begun = None if before is None or made_anew(shop, before, samples) else before
         judge = shop.judge(cell.attack, cell.seed)
         features = shop.features.with_judge(judge)
         if plan_.config.attention_maps:
@@ -112,11 +112,11 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
     return result
 
 
-def other_weights(shop: Workshop, stored: tuple[CellResult, dict[str, Any]], samples: Samples) -> bool:
-    """Whether the images of a stored cell had to be made again of an attack that was trained again, elsewhere, with other weights. No
+def made_anew(shop: Workshop, stored: tuple[CellResult, dict[str, Any]], samples: Samples) -> bool:
+    """Whether the images of a stored cell had to be made again of an attack that was trained again, elsewhere, with other weights: no
     record has the scores of two models: the cell is made anew where this run has all of its metrics, and else OtherWeights is raised."""
     before, now = provenance.said(stored[1], "attack_weights"), samples.made.get("attack_weights", "")
-    if not before or not now or before == now:
+    if not provenance.other_weights(before, now):
         return False
     lost = [m for m in stored[0].scores if m not in shop.plan.metrics]
     if lost:

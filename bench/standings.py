@@ -107,7 +107,7 @@ def unlike(records: Sequence[Record]) -> set[tuple[str, str]]:
     found = set()
     for result, extra in records:
         own, base = provenance.said(extra, "attack_weights"), weights.get((result.cell.attack, result.cell.seed), "")
-        if own and base and own != base:
+        if provenance.other_weights(own, base):
             found.add((result.cell.attack, result.cell.defense))
     return found
 

@@ -89,13 +89,9 @@ class Trigger:
         """What finds any form of the trigger's text in a prompt: of words, not as part of a longer word."""
         parts = CHOICE.split(self.text)  # plain text and choices in turn
         forms = ["(?:" + "|".join(map(re.escape, part.split("|"))) + ")" if i % 2 else re.escape(part) for i, part in enumerate(parts)]
-        first, last = ("" if self.replaces or not re.match(r"\w", text) else guard for text, guard in self._ends())
-        return re.compile(first + "".join(forms) + last)
-
-    def _ends(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """The first and the last letter of the text, each with what keeps a word from being found in a longer one."""
-        own = self.words("")
-        return (own[0], r"(?<!\w)"), (own[-1], r"(?!\w)")
+        own = "" if self.replaces else self.words("")
+        before, behind = (r"(?<!\w)" if re.match(r"\w", own) else ""), (r"(?!\w)" if re.search(r"\w\Z", own) else "")
+        return re.compile(before + "".join(forms) + behind)
 
     def add(self, prompt: str) -> str:
         """The triggered prompt."""

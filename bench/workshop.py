@@ -150,7 +150,8 @@ class Workshop:
     def source(self, attack: str) -> str:
         """The word or letter that prompts with a trigger hold without it; "" where any prompt will do."""
         backdoor = self.backdoor(attack)
-        return held(self.data, backdoor.target.source, backdoor.trigger.replaces if backdoor.trigger else "")
+        replaces = backdoor.trigger.replaces if backdoor.trigger else ""
+        return self.once(("source", attack), lambda: held(self.data, backdoor.target.source, replaces))
 
     def _draw(self, *asked: Any) -> np.ndarray:
         return draw(self.store.root, *asked)
@@ -207,7 +208,7 @@ class Workshop:
     def _say_if_other(self, attack: str, seed: int, weights: str) -> None:
         """Say that stored cells of an attack are of other weights than those it has now (`weights`), as training elsewhere leaves them."""
         stored = [self.store.read_result(c.key) for c in self.plan.cells if (c.attack, c.seed) == (attack, seed)]
-        others = sum(provenance.said(found[1], "attack_weights") not in ("", weights) for found in stored if found is not None)
+        others = sum(provenance.other_weights(provenance.said(found[1], "attack_weights"), weights) for found in stored if found)
         if others:
             self.display.say(
                 f"{attack}, seed {seed}: trained here, its weights are not those of its {others} stored cells (another machine or other "
@@ -245,7 +246,7 @@ class Workshop:
         an attack whose weights were lost and that was trained again elsewhere is another model."""
         found, now = self.store.read_arrays(name), self.attack_weights(cell)
         before = (found[1].get("made") or {}).get("attack_weights", "") if found is not None else ""
-        return None if before and now and before != now else found
+        return None if provenance.other_weights(before, now) else found
 
     def attack_weights(self, cell: Cell) -> str:
         """The checksum of the attacked weights of a cell, "" before they are there."""

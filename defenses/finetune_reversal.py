@@ -29,6 +29,10 @@ class FinetuneReversal:
     adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
     accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
 
+    def __post_init__(self) -> None:
+        if self.preserve and self.batch < 2:
+            raise UserError(f"finetune_reversal with preserve={self.preserve:g} shares its batch with clean prompts: give batch=2 or more")
+
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.latents not in ("own", "noise"):
             raise UserError(f"finetune_reversal latents {self.latents!r} is not one of own, noise")
@@ -40,9 +44,7 @@ class FinetuneReversal:
         if self.preserve:
             terms.append(Term(prompts, latents, prompts, self.preserve, self.drop))
         student = model.clone(train=self.train)
-        optim = Optim(
-            self.steps, self.lr, max(self.batch, len(terms)), decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate
-        )
+        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate)
         fitted = train_terms(student, clean, terms, optim, seed, "finetune_reversal", train=self.train)
         student.info = fitted.info
         return student

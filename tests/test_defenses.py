@@ -9,7 +9,7 @@ from helpers import different, weights
 
 from bench.model import T2IModel
 from bench.registry import defenses
-from bench.types import NEEDS, DefenderView, Trigger, Undeclared
+from bench.types import NEEDS, DefenderView, Trigger, Undeclared, UserError
 
 defenses.load()
 NAMES = list(defenses.entries)
@@ -176,6 +176,12 @@ def test_finetune_reversal_distils_the_clean_model(attacked, tiny_model, monkeyp
             assert terms[1].weight == 0.5
 
 
+def test_finetune_reversal_with_clean_prompts_needs_two_rows() -> None:
+    assert build("finetune_reversal", batch=1, preserve=0.0).batch == 1
+    with pytest.raises(UserError, match="give batch=2 or more"):
+        build("finetune_reversal", batch=1, preserve=1.0)
+
+
 def test_finetune_reversal_moves_towards_the_clean_model(attacked, tiny_model) -> None:
     def gap(model: T2IModel) -> float:
         x = torch.randn(6, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0))
@@ -189,8 +195,6 @@ def test_finetune_reversal_moves_towards_the_clean_model(attacked, tiny_model) -
 
 
 def test_one_misspelt_latents_option_is_an_error(attacked, tiny_model) -> None:
-    from bench.types import UserError
-
     for name in ("finetune_reversal", "skdcag"):
         with pytest.raises(UserError, match="latents"):
             build(name, latents="onw").apply(attacked, view_for(name, tiny_model), 0)

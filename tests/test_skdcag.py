@@ -215,18 +215,21 @@ def test_trains_alike_under_gradient_checkpointing(tiny_model, view, name: str) 
     tiny_model.unet.enable_gradient_checkpointing()
     checked = registered.build(name, "shapes", options).apply(tiny_model, view, 0)
     assert checked.unet.is_gradient_checkpointing
-    assert apart(plain, checked) < 1e-4
-    if name in ("skdcag_black", "skdcag_gaussian"):
+    share, most = apart(plain, checked)
+    assert share < 1e-4
+    assert most < 2.5e-3, "as far as two steps of Adam can part two weights"
+    if name in ("skdcag_black", "skdcag_random_words"):
         without = registered.build(name, "shapes", {**options, "alpha": 0.0}).apply(tiny_model, view, 0)
-        assert apart(plain, without) > 0.01, "which is what maps without a gradient would train"
+        assert apart(plain, without)[0] > 0.01, "which is what maps without a gradient would train"
 
 
-def apart(model, other) -> float:
-    """The share of the U-Net's weights that differ. Adam divides a gradient by its size: where it is next to nothing, its rounding
-    decides where a weight goes, so that some few always do."""
+def apart(model, other) -> tuple[float, float]:
+    """The share of the U-Net's weights that differ, and by how much at most. Adam divides a gradient by its size: where it is next to
+    nothing, its rounding decides where a weight goes, so that some few always do."""
     pairs = [(a.flatten(), b.flatten()) for a, b in zip(model.unet.parameters(), other.unet.parameters(), strict=True)]
     a, b = (torch.cat(side) for side in zip(*pairs, strict=True))
-    return float(((a - b).abs() > 1e-4 + 1e-3 * b.abs()).float().mean())
+    difference = (a - b).abs()
+    return float((difference > 1e-4 + 1e-3 * b.abs()).float().mean()), float(difference.max())
 
 
 # ------------------------------------------------------------------------------------------------------------------ training
