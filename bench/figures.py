@@ -19,6 +19,7 @@ from bench.store import Store, digest, write_atomic
 from bench.tables import Record
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MADE = "plots/made"  # of what, and which files
@@ -96,7 +97,7 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
     many, needs = len(table) > len(MARKERS), list(dict.fromkeys(s.needs for s in table))
     figure = new(TEXT if len(panels) == 2 else COLUMN, 2.5 + (0.14 * len(table) / 3 if many else 0))
     for k, metric in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), k + 1)
+        axes, points = figure.add_subplot(1, len(panels), k + 1), {}
         for i, s in enumerate(table):
             x, y = s.means.get(metric), s.means[LEAD]
             if x is None or (x.value <= 0 and metric != "fid_change"):
@@ -110,7 +111,7 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
             label, style = (f"{i + 1} {plot(s.defense)}", "o") if many else (plot(s.defense), MARKERS[i])
             axes.errorbar(factor * x.value, 100 * y.value, fmt=style, color=color, ms=4, lw=0.8, label=label, **bars)
             if many:  # more than there are marks that can be told apart
-                axes.annotate(str(i + 1), (factor * x.value, 100 * y.value), (3, 2), textcoords="offset points", fontsize=5)
+                points[i + 1] = (factor * x.value, 100 * y.value)
         axes.set_ylabel("Restored, %")
         axes.set_xlabel(AXES[metric])
         if metric == "seconds":
@@ -119,10 +120,26 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
             axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
             axes.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}") if high < 100 * low else NullFormatter())
+        number(axes, points)
         axes.grid(alpha=0.25, lw=0.5)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(3 if many else 4, len(names)), frameon=False)
     return figure
+
+
+def number(axes: Axes, points: Mapping[int, tuple[float, float]], near: float = 8) -> None:
+    """Write the number of each of `points` (data coordinates) beside it; where others lie within `near` (1/72 inch) of it, theirs, too."""
+    axes.get_xlim(), axes.get_ylim()  # brings the limits, and so transData, up to the data
+    groups: list[tuple[np.ndarray, tuple[float, float], list[int]]] = []
+    for i, point in points.items():
+        at = axes.transData.transform(point) * 72 / axes.figure.dpi
+        group = next((numbers for first, _, numbers in groups if np.hypot(*(at - first)) < near), None)
+        if group is None:
+            groups.append((at, point, [i]))
+        else:
+            group.append(i)
+    for _, point, numbers in groups:
+        axes.annotate(", ".join(map(str, numbers)), point, (3, 2), textcoords="offset points", fontsize=5)
 
 
 def attacks(records: Sequence[Record]) -> Figure | None:
@@ -235,7 +252,7 @@ def losses(records: Sequence[Record]) -> Figure | None:
         every = [v for values in curves for v in values]
         if min(every) > 0 and max(every) > 20 * min(every):
             axes.set_yscale("log")
-        axes.set_title(plot(name))
+        axes.set_title(plot(name).replace("+", "+\n").replace(": ", ":\n"))  # no wider than the panel
         axes.grid(alpha=0.25, lw=0.5)
     figure.supxlabel("share of the training", fontsize=8)
     figure.supylabel("loss", fontsize=8)

@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import io
+import itertools
 import shutil
 import subprocess
 
+import matplotlib
 import pytest
 
 from bench import figures, paper, stats, tables
@@ -296,6 +298,31 @@ def test_a_defense_that_takes_no_time_is_drawn(records):
     fast = [(dataclasses.replace(r, cost=r.cost | {"seconds": 5e-4 * (1 + 0.1 * r.cell.seed)} if r.cost else {}), e) for r, e in records]
     fast = [(r, e) for r, e in fast if r.cell.attack == "bad_pixel"]
     assert figures.tradeoff(fast) is not None
+
+
+def test_numbers_of_points_that_lie_on_one_another_stand_together():
+    """And not one above the other, where none can be read."""
+    axes = figures.new(3, 3).add_subplot()
+    points = {1: (0.0, 0.0), 2: (50.0, 50.0), 3: (0.5, 0.5), 4: (100.0, 100.0)}
+    axes.scatter(*zip(*points.values(), strict=True))
+    figures.number(axes, points)
+    assert [text.get_text() for text in axes.texts] == ["1, 3", "2", "4"]
+    assert [text.xy for text in axes.texts] == [(0.0, 0.0), (50.0, 50.0), (100.0, 100.0)]
+
+
+def test_titles_of_panels_side_by_side_do_not_meet(records):
+    losses = {"skdcag_text": [2.0, 1.0]}
+    wide = [
+        (dataclasses.replace(r, cell=dataclasses.replace(r.cell, defense=f"frequency_locate+{name}"), cost=r.cost | {"losses": losses}), e)
+        for (r, e), name in zip(records[:4], ("skdcag_text", "skdcag", "skdcag_random_words", "uce"), strict=True)
+    ]
+    with matplotlib.rc_context(figures.STYLE):
+        figure = figures.losses(wide)
+        figure.draw_without_rendering()
+    titles = [axes.title.get_window_extent() for axes in figure.axes]
+    assert len(titles) == 4
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))
+    assert titles[-1].x1 < figure.bbox.x1
 
 
 def test_figures_are_drawn_again_only_of_other_records_or_where_one_is_gone(records, tmp_path):
