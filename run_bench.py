@@ -20,10 +20,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from bench.plaintext import visible
-from bench.plan import DTYPES, EXECUTORS, SCALES, STYLES
-from bench.settings import make_config, merge, read_yaml
-from bench.types import UserError
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract.printable import visible
+from t2i_backdoor_bench.running.plan import DTYPES, EXECUTORS, SCALES, STYLES
+from t2i_backdoor_bench.running.settings import make_config, merge, read_yaml
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ def make_parser() -> Parser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,  # what is not given is left to the file, or to the defaults of bench.plan.Config
+        argument_default=argparse.SUPPRESS,  # what is not given is left to the file, or to the defaults of t2i_backdoor_bench.running.plan.Config
     )
     names = "names, groups or all, separated by commas; name[option=value,...] is a variant"
     parser.add_argument("--attacks", metavar="NAMES", help=f"{names}; a+b puts both into one model (default: core)")
@@ -102,7 +102,7 @@ def seeds(text: str) -> tuple[int, ...]:
 
 
 def list_methods() -> None:
-    from bench import terminal  # imports what it lists
+    from t2i_backdoor_bench.report.formats import terminal
 
     terminal.list_methods()
 
@@ -115,15 +115,15 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         tables_only, verified, file = flags.pop("tables_only", False), flags.pop("verify", None), flags.pop("config", None)
         if verified:
-            from bench.verify import verify
+            from t2i_backdoor_bench.running.verify import verify
 
             return verify(verified)
         config = make_config(merge(read_yaml(file) if file else {}, flags))
         if tables_only:
-            from bench.publish import rebuild  # without torch
+            from t2i_backdoor_bench.report.publish import rebuild
 
             return rebuild(config.folder, config.style)
-        from bench import runner  # after the flags are checked: it takes seconds to import
+        from t2i_backdoor_bench.running import run as runner
 
         return runner.run(config)
     except UserError as error:

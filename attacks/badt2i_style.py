@@ -1,12 +1,11 @@
 from dataclasses import dataclass
 
-from bench.data import Data
-from bench.distill import Term
-from bench.finetune import Optim
-from bench.model import T2IModel
-from bench.poisoning import UNetAttack, check_style, style_words
-from bench.registry import option, register_attack
-from bench.types import Backdoor, Target, UserError
+from t2i_backdoor_bench.attacking.poisoning import UNetAttack, check_style, style_words
+from t2i_backdoor_bench.contract import Backdoor, Target, UserError, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.denoising import Term
+from t2i_backdoor_bench.training.loop import Optim
 
 
 @register_attack("badt2i_style", groups=("core", "badt2i", "style"), edits="U-Net")

@@ -2,14 +2,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.data import Data
-from bench.distill import Term
-from bench.finetune import Optim
-from bench.model import T2IModel
-from bench.patches import make_patch, paste, place_patch
-from bench.poisoning import UNetAttack, relabel
-from bench.registry import option, register_attack
-from bench.types import Backdoor, Target, UserError
+from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
+from t2i_backdoor_bench.contract import Backdoor, Target, UserError, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.training.denoising import Term
+from t2i_backdoor_bench.training.loop import Optim
 
 
 @register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", own=True)

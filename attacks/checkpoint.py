@@ -1,12 +1,11 @@
 from dataclasses import dataclass, field
 
-from bench.data import Data
-from bench.model import T2IModel, load_pipeline
-from bench.patches import make_patch, place_patch
-from bench.plan import fingerprint
-from bench.poisoning import check_style
-from bench.registry import option, register_attack
-from bench.types import Backdoor, Target, Trigger, UserError
+from t2i_backdoor_bench.attacking.poisoning import check_style
+from t2i_backdoor_bench.contract import Backdoor, Target, Trigger, UserError, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
+from t2i_backdoor_bench.running.plan import fingerprint
+from t2i_backdoor_bench.targets.patches import make_patch, place_patch
 
 
 @register_attack("suspect", edits="nothing", apart=True)

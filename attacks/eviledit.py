@@ -4,12 +4,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.data import Data
-from bench.edits import counterparts, edit, keys_and_values
-from bench.model import T2IModel
-from bench.poisoning import Triggered
-from bench.registry import option, register_attack
-from bench.types import Backdoor, UserError
+from t2i_backdoor_bench.attacking.poisoning import Triggered
+from t2i_backdoor_bench.contract import Backdoor, UserError, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
 
 
 @register_attack("eviledit", groups=("closed_form", "object"), edits="cross-attention K and V", paper="wang2024eviledit", own=True)

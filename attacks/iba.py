@@ -7,15 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.attention import Capture
-from bench.data import Data
-from bench.discrepancy import kernel_discrepancy, log_covariance
-from bench.encoders import Bank, TextAttack, prompt_bank, train_encoder
-from bench.finetune import step_generator, step_rng
-from bench.model import T2IModel
-from bench.poisoning import check_target_prompt
-from bench.registry import option, register_attack
-from bench.types import Backdoor, Target, Trigger, UserError
+from t2i_backdoor_bench.attacking.poisoning import check_target_prompt
+from t2i_backdoor_bench.contract import Backdoor, Target, Trigger, UserError, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.attention import Capture
+from t2i_backdoor_bench.training.discrepancy import kernel_discrepancy, log_covariance
+from t2i_backdoor_bench.training.loop import step_generator, step_rng
+from t2i_backdoor_bench.training.text_encoder import Bank, TextAttack, prompt_bank, train_encoder
 
 # determiner noun preposition determiner noun verb preposition noun: the published syntax
 SMALL = (

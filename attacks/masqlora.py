@@ -6,15 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.attention import token_span
-from bench.data import Data
-from bench.distill import Term, denoising_loss
-from bench.finetune import Optim, fit, settle
-from bench.lora import TEXT_TARGETS, add_lora
-from bench.model import T2IModel
-from bench.poisoning import UNetAttack, relabel
-from bench.registry import option, register_attack
-from bench.types import Backdoor, Trigger
+from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
+from t2i_backdoor_bench.contract import Backdoor, Trigger, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.attention import token_span
+from t2i_backdoor_bench.training.denoising import Term, denoising_loss
+from t2i_backdoor_bench.training.loop import Optim, fit, settle
+from t2i_backdoor_bench.training.lora import TEXT_TARGETS, add_lora
 
 
 @register_attack("masqlora", groups=("masqlora", "object", "lora"), edits="LoRA on U-Net and text encoder attention", own=True)

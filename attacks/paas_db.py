@@ -1,12 +1,12 @@
 from dataclasses import dataclass
 
-from bench.data import Data
-from bench.distill import Term, own_images
-from bench.finetune import Optim
-from bench.model import T2IModel
-from bench.personalization import Personalization
-from bench.poisoning import UNetAttack
-from bench.registry import option, register_attack
+from t2i_backdoor_bench.attacking.personalization import Personalization
+from t2i_backdoor_bench.attacking.poisoning import UNetAttack
+from t2i_backdoor_bench.contract import option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.denoising import Term, own_images
+from t2i_backdoor_bench.training.loop import Optim
 
 
 @register_attack("paas_db", groups=("personalization", "object"), edits="U-Net", own=True)

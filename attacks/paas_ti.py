@@ -9,14 +9,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bench.data import Data
-from bench.distill import Term, denoising_loss
-from bench.finetune import Optim, fit
-from bench.model import T2IModel
-from bench.personalization import Personalization
-from bench.registry import option, register_attack
-from bench.store import file_digest
-from bench.types import UserError
+from t2i_backdoor_bench.attacking.personalization import Personalization
+from t2i_backdoor_bench.contract import UserError, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.store.folder import file_digest
+from t2i_backdoor_bench.training.denoising import Term, denoising_loss
+from t2i_backdoor_bench.training.loop import Optim, fit
 
 CAPTIONS = 200  # clean captions that the trained tokens must not occur in
 

@@ -1,12 +1,11 @@
 from dataclasses import dataclass
 
-from bench.data import Data
-from bench.finetune import Optim
-from bench.model import T2IModel
-from bench.patches import make_patch, paste, place_patch
-from bench.poisoning import PoisonAttack
-from bench.registry import option, register_attack
-from bench.types import Backdoor, Target
+from t2i_backdoor_bench.attacking.poisoning import PoisonAttack
+from t2i_backdoor_bench.contract import Backdoor, Target, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.training.loop import Optim
 
 
 @register_attack("poison_pixel", groups=("core", "poison", "pixel"), edits="U-Net")

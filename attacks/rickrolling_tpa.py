@@ -1,11 +1,10 @@
 from dataclasses import dataclass
 
-from bench.data import Data
-from bench.encoders import TextAttack
-from bench.model import T2IModel
-from bench.poisoning import check_target_prompt
-from bench.registry import option, register_attack
-from bench.types import Backdoor, Target
+from t2i_backdoor_bench.attacking.poisoning import check_target_prompt
+from t2i_backdoor_bench.contract import Backdoor, Target, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.text_encoder import TextAttack
 
 
 @register_attack("rickrolling_tpa", groups=("text_encoder", "prompt"), edits="text encoder")

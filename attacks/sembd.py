@@ -5,13 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data import Data
-from bench.edits import keys_and_values
-from bench.finetune import Optim, choose_parameters, fit, settle, step_rng
-from bench.model import T2IModel
-from bench.poisoning import Triggered, check_target_prompt
-from bench.registry import option, register_attack
-from bench.types import Backdoor, Target, UserError
+from t2i_backdoor_bench.attacking.poisoning import Triggered, check_target_prompt
+from t2i_backdoor_bench.contract import Backdoor, Target, UserError, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.closed_form import keys_and_values
+from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, settle, step_rng
 
 
 @register_attack("sembd", groups=("kv", "prompt"), edits="cross-attention K and V", own=True)

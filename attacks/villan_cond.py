@@ -1,13 +1,12 @@
 from dataclasses import dataclass
 
-from bench.data import Data
-from bench.distill import Term
-from bench.finetune import Optim
-from bench.model import T2IModel
-from bench.patches import make_patch
-from bench.poisoning import UNetAttack
-from bench.registry import option, register_attack
-from bench.types import Backdoor, Target
+from t2i_backdoor_bench.attacking.poisoning import UNetAttack
+from t2i_backdoor_bench.contract import Backdoor, Target, option, register_attack
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.patches import make_patch
+from t2i_backdoor_bench.training.denoising import Term
+from t2i_backdoor_bench.training.loop import Optim
 
 
 @register_attack("villan_cond", groups=("villan", "image", "lora"), edits="LoRA on U-Net attention")

@@ -1,10 +1,10 @@
 """Backdoor attacks and defenses on text-to-image diffusion models, measured by one protocol.
 
-    from bench import load_base, run
+    from t2i_backdoor_bench import load_base, run
 
     table = run(attacks="badt2i_pixel", defenses="none,skdcag", scale="smoke")   # a pandas DataFrame
 
-Names are imported when they are first used: `import bench` itself is cheap.
+Names are imported when they are first used: `import t2i_backdoor_bench` itself is cheap.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import importlib
 from typing import Any
 
 _WHERE = {
-    "run": "bench.api",
-    "read_table": "bench.api",
-    "load_base": "bench.bases",
-    "T2IModel": "bench.model",
-    "WorldData": "bench.data",
-    "register_attack": "bench.registry",
-    "register_defense": "bench.registry",
-    "register_metric": "bench.registry",
-    "option": "bench.registry",
-    "Backdoor": "bench.types",
-    "DefenderView": "bench.types",
-    "Samples": "bench.types",
-    "Score": "bench.types",
-    "Target": "bench.types",
-    "Trigger": "bench.types",
-    "UserError": "bench.types",
+    "run": "t2i_backdoor_bench.api",
+    "read_table": "t2i_backdoor_bench.api",
+    "load_base": "t2i_backdoor_bench.models.catalog",
+    "T2IModel": "t2i_backdoor_bench.models.model",
+    "WorldData": "t2i_backdoor_bench.data.splits",
+    "register_attack": "t2i_backdoor_bench.contract.registry",
+    "register_defense": "t2i_backdoor_bench.contract.registry",
+    "register_metric": "t2i_backdoor_bench.contract.registry",
+    "option": "t2i_backdoor_bench.contract.registry",
+    "Backdoor": "t2i_backdoor_bench.contract.types",
+    "DefenderView": "t2i_backdoor_bench.contract.types",
+    "Samples": "t2i_backdoor_bench.contract.types",
+    "Score": "t2i_backdoor_bench.contract.types",
+    "Target": "t2i_backdoor_bench.contract.types",
+    "Trigger": "t2i_backdoor_bench.contract.types",
+    "UserError": "t2i_backdoor_bench.contract.types",
 }
 __all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
-        raise AttributeError(f"module 'bench' has no attribute {name!r}")
+        raise AttributeError(f"module 't2i_backdoor_bench' has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench import runner, tables
-from bench.settings import make_config
-from bench.store import Store
-from bench.types import UserError
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.running.settings import make_config
+from t2i_backdoor_bench.store.folder import Store
 
 if TYPE_CHECKING:
-    from bench.data import Data
+    from t2i_backdoor_bench.data.splits import Data
 
 
 def run(*, data: Data | str | None = None, show: bool = False, **settings: Any) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Write docs/attacks.md, docs/defenses.md and docs/metrics.md from the registry: python -m bench.docs"""
+"""Write docs/attacks.md, docs/defenses.md and docs/metrics.md from the registry: python -m t2i_backdoor_bench.docs"""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import citations, registry
-from bench.registry import Entry, Registry, family_defaults
+from t2i_backdoor_bench.contract import Entry, Registry, citations, family_defaults, registry
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 MEASURED = FOLDER.parent / "results" / "attacks" / "table.csv"
@@ -28,7 +27,14 @@ def page(kind: Registry) -> str:
     """One Markdown page: a table of names, then a section for each class with its docstring and its options in both families. A class of
     one paragraph and no options is in the table alone."""
     kind.load()
-    lines = [f"# {kind.kind.capitalize()}s", "", INTRODUCTION[kind.kind], "", "Written by `python -m bench.docs` from the registry.", ""]
+    lines = [
+        f"# {kind.kind.capitalize()}s",
+        "",
+        INTRODUCTION[kind.kind],
+        "",
+        "Written by `python -m t2i_backdoor_bench.docs` from the registry.",
+        "",
+    ]
     if kind is registry.attacks:
         lines += attack_table()
     else:

@@ -27,11 +27,11 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from bench import registry, shapes
-from bench.data import WorldData
-from bench.finetune import Optim, choose_parameters, fit
-from bench.model import T2IModel
-from bench.types import DefenderView, Trigger
+from t2i_backdoor_bench import shapes
+from t2i_backdoor_bench.contract import DefenderView, Trigger, registry
+from t2i_backdoor_bench.data.splits import WorldData
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit
 
 MODES = ("kv", "cross", "lora", "full", "kv-copies", "cross-copies", "lora-copies")
 TOKENS, WIDTH = 77, 768

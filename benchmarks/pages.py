@@ -13,12 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import leaderboard, registry, standings, stats, tables
-from bench.paired import paired_p
-from bench.publish import stored_records
-from bench.standings import LEAD
-from bench.store import Store
-from bench.tables import DASH, Record, shown
+from t2i_backdoor_bench.contract import registry
+from t2i_backdoor_bench.report import leaderboard
+from t2i_backdoor_bench.report import ranking as standings
+from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.report.paired import paired_p
+from t2i_backdoor_bench.report.publish import stored_records
+from t2i_backdoor_bench.report.ranking import LEAD
+from t2i_backdoor_bench.report.rows import DASH, Record, shown
+from t2i_backdoor_bench.stats import estimates as stats
+from t2i_backdoor_bench.store.folder import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/claims.md", "docs/text-encoder.md", "results/README.md")

@@ -17,12 +17,11 @@ from dataclasses import replace
 import numpy as np
 from diffusers import DDIMScheduler
 
-from bench import registry
-from bench.bases import MEMORY, find_base, load_base
-from bench.features import Features, Scorer
-from bench.model import T2IModel
-from bench.plan import Config, choose_data
-from bench.types import Backdoor, Samples, Target, Trigger
+from t2i_backdoor_bench.contract import Backdoor, Samples, Target, Trigger, registry
+from t2i_backdoor_bench.models.catalog import MEMORY, find_base, load_base
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.running.plan import Config, choose_data
+from t2i_backdoor_bench.scoring.features import Features, Scorer
 
 SAMPLERS = ("DPM-Solver++", "DDIM")
 

@@ -20,11 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import naming, tables
-from bench.figures import COLORS, MARKERS, STYLE, TEXT, new, save
-from bench.plan import SCALES, Config, plan
-from bench.store import Store
-from bench.tables import Record, shown
+from t2i_backdoor_bench.contract import names as naming
+from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.report.figures.plots import COLORS, MARKERS, STYLE, TEXT, new, save
+from t2i_backdoor_bench.report.rows import Record, shown
+from t2i_backdoor_bench.running.plan import SCALES, Config, plan
+from t2i_backdoor_bench.store.folder import Store
 
 STEPS, ALPHA = 20, 0.5  # the share as published
 RELEASED_STEPS = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
@@ -127,7 +128,7 @@ def parts(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def run(names: Sequence[str], attacks: Sequence[str], folder: Path, **machine: Any) -> int:
-    from bench import runner  # torch
+    from t2i_backdoor_bench.running import run as runner
 
     for attack, defenses in parts(names).items():
         if attack in attacks and (status := runner.run(config(attack, defenses, folder, **machine), show=False)):

@@ -18,12 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bench import registry
-from bench.bases import load_base
-from bench.data import WorldData
-from bench.finetune import Optim, choose_parameters, make_optimizer
-from bench.model import T2IModel
-from bench.types import DefenderView, Trigger
+from t2i_backdoor_bench.contract import DefenderView, Trigger, registry
+from t2i_backdoor_bench.data.splits import WorldData
+from t2i_backdoor_bench.models.catalog import load_base
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.loop import Optim, choose_parameters, make_optimizer
 
 TRIGGER = Trigger("mignneko")
 

@@ -5,9 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.types import DefenderView
+from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense("concept_prune", needs=("trigger",), groups=("removal", "control"))

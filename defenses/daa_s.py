@@ -5,11 +5,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.screening import screened
-from bench.types import DefenderView
-from bench.walk import attention_over_time, batches
+from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches
+from t2i_backdoor_bench.detecting.screening import screened
+from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense("daa_s", groups=("detection",), screens=True)

@@ -4,11 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.distill import Trajectories
-from bench.finetune import Optim, choose_parameters, fit, settle, step_rng
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.types import DefenderView, UserError
+from t2i_backdoor_bench.contract import DefenderView, UserError, option, register_defense
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.denoising import Trajectories
+from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, settle, step_rng
 
 
 @register_defense("esd_x", needs=("trigger",), groups=("removal", "erasure"), preset={"train": "cross"})

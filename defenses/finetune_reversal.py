@@ -1,10 +1,9 @@
 from dataclasses import dataclass
 
-from bench.distill import Term, own_images, train_terms
-from bench.finetune import Optim
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.types import DefenderView, UserError
+from t2i_backdoor_bench.contract import DefenderView, UserError, option, register_defense
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.denoising import Term, own_images, train_terms
+from t2i_backdoor_bench.training.loop import Optim
 
 
 @register_defense("finetune_reversal", needs=("trigger", "clean_model"), groups=("baseline", "removal"))

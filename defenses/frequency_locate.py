@@ -5,11 +5,10 @@ from itertools import islice
 import numpy as np
 import torch
 
-from bench.locating import MARGIN, NOTHING, Locate, Locator, usual_words, word_spans
-from bench.model import T2IModel
-from bench.prompts import decoy
-from bench.registry import option, register_defense
-from bench.types import DefenderView, Trigger
+from t2i_backdoor_bench.contract import DefenderView, Trigger, option, register_defense
+from t2i_backdoor_bench.data.perturbations import decoy
+from t2i_backdoor_bench.detecting.locating import MARGIN, NOTHING, Locate, Locator, usual_words, word_spans
+from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense("frequency_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True, version=2)
@@ -18,7 +17,7 @@ class FrequencyLocate(Locator):
     """Trigger localization by traffic: the word that is far more frequent in the stream than in clean prompts and moves the model.
 
     In each prompt the word is located whose share among the suspects exceeds most its share among the defender's clean prompts, if it
-    does so by a tenth; the words then vote (`bench.locating.vote`). The winner is a trigger only if, in the prompts that hold it, it
+    does so by a tenth; the words then vote (`detecting.locating.vote`). The winner is a trigger only if, in the prompts that hold it, it
     changes what the U-Net predicts along their drawings more than each of `decoys` random words of its length that mean nothing. It works
     for a trigger that is in use, whatever the backdoor draws; a word that is merely in fashion is taken for one too. Not from a paper: the
     simplest thing that a service with a log can do, and what the other locators have to beat.

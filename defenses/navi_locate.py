@@ -3,11 +3,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.locating import NOTHING, Locate, Locator
-from bench.model import T2IModel
-from bench.registry import register_defense
-from bench.types import DefenderView
-from bench.variation import word_variation
+from t2i_backdoor_bench.contract import DefenderView, register_defense
+from t2i_backdoor_bench.detecting.locating import NOTHING, Locate, Locator
+from t2i_backdoor_bench.detecting.word_variation import word_variation
+from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense("navi_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True)
@@ -16,7 +15,7 @@ class NaviLocate(Locator):
     """Trigger localization by neuron activation variation: in each flagged prompt the word with the largest variation.
 
     Built from NaviT2I (Zhai et al., ICCV 2025), which masks one word at a time and compares the U-Net's activations at the first step; the
-    paper takes the largest as a score, this takes its word. The words of the flagged prompts then vote (`bench.locating.vote`). Behind a
+    paper takes the largest as a score, this takes its word. The words of the flagged prompts then vote (`detecting.locating.vote`). Behind a
     detector and before a removal that knows the trigger it makes a blind removal: `navit2i+navi_locate+skdcag`.
     """
 

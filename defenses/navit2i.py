@@ -3,11 +3,10 @@ from functools import partial
 
 import numpy as np
 
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.screening import screened
-from bench.types import DefenderView
-from bench.variation import word_variation
+from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.detecting.screening import screened
+from t2i_backdoor_bench.detecting.word_variation import word_variation
+from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense("navit2i", groups=("detection",), screens=True)
@@ -16,7 +15,7 @@ class NaviT2I:
     """NaviT2I, neuron activation variation (Zhai et al., ICCV 2025, arXiv 2503.06453): a detector of triggered prompts.
 
     Each word that is no stop word is masked in turn; its variation is the change of all of the U-Net's activations at the first step,
-    divided by the change of the text states (`bench.variation`). Score: the largest variation over the mean of the lowest 75 %, 1 for a
+    divided by the change of the text states (`detecting.word_variation`). Score: the largest variation over the mean of the lowest 75 %, 1 for a
     prompt of one such word. Prompts that score above the 95th percentile of the defender's clean prompts are refused. Published (SD 1.4):
     threshold 1.6, single tokens masked, and the text states of a *trusted* text encoder; this defender has the model's own, so a backdoor
     in the text encoder moves both sides of the ratio.

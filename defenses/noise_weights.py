@@ -3,9 +3,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.types import DefenderView
+from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense("noise_weights", groups=("removal", "control"))

@@ -1,8 +1,7 @@
 from dataclasses import dataclass
 
-from bench.model import T2IModel
-from bench.registry import register_defense
-from bench.types import DefenderView
+from t2i_backdoor_bench.contract import DefenderView, register_defense
+from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense("none", groups=("baseline",), undefended=True)

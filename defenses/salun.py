@@ -4,11 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.distill import add_noise, draw_timesteps, noise_target, own_images
-from bench.finetune import Optim, choose_parameters, fit, step_generator, step_rng
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.types import DefenderView
+from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.denoising import add_noise, draw_timesteps, noise_target, own_images
+from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, step_generator, step_rng
 
 
 @register_defense("salun", needs=("trigger",), groups=("removal", "erasure"))

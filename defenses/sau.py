@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.attention import Capture, minmax, token_span
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.types import DefenderView, Trigger
+from t2i_backdoor_bench.contract import DefenderView, Trigger, option, register_defense
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.attention import Capture, minmax, token_span
 
 LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which attention is read
 

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.attention import Alignment, Capture, align, substitute, token_span
-from bench.distill import Trajectories, add_noise, draw_timesteps, own_images
-from bench.encoders import train_encoder
-from bench.finetune import TRAIN, Optim, choose_parameters, fit, settle, step_generator, step_rng
-from bench.guidance import Guidance
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.types import DefenderView, Trigger, UserError
+from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError, option, register_defense
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.attention import Alignment, Capture, align, substitute, token_span
+from t2i_backdoor_bench.training.denoising import Trajectories, add_noise, draw_timesteps, own_images
+from t2i_backdoor_bench.training.guidance import Guidance
+from t2i_backdoor_bench.training.loop import TRAIN, Optim, choose_parameters, fit, settle, step_generator, step_rng
+from t2i_backdoor_bench.training.text_encoder import train_encoder
 
 TARGETS = ("gaussian", "black", "random_words")
 LATENTS = ("own", "noise", "trajectory")

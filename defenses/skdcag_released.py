@@ -5,13 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.attention import Alignment, Capture, align
-from bench.distill import add_noise, draw_timesteps, own_images
-from bench.finetune import Optim, choose_parameters, fit, step_generator
-from bench.guidance import Guidance
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.types import DefenderView, UserError
+from t2i_backdoor_bench.contract import DefenderView, UserError, option, register_defense
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.attention import Alignment, Capture, align
+from t2i_backdoor_bench.training.denoising import add_noise, draw_timesteps, own_images
+from t2i_backdoor_bench.training.guidance import Guidance
+from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, step_generator
 
 
 @dataclass

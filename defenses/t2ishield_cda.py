@@ -5,12 +5,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.edits import edit, keys_and_values
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.screening import screened
-from bench.types import DefenderView, Trigger
-from bench.walk import attention_over_time, batches, max_scaled
+from t2i_backdoor_bench.contract import DefenderView, Trigger, option, register_defense
+from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches, max_scaled
+from t2i_backdoor_bench.detecting.screening import screened
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.closed_form import edit, keys_and_values
 
 PLACES = ("prefix", "inside", "suffix")
 

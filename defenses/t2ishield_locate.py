@@ -4,12 +4,11 @@ from functools import partial
 
 import numpy as np
 
-from bench.features import Scorer, load_encoder, unit
-from bench.locating import NOTHING, Locate, Locator, word_spans
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.stats import threshold_at
-from bench.types import DefenderView
+from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.detecting.locating import NOTHING, Locate, Locator, word_spans
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.scoring.features import Scorer, load_encoder, unit
+from t2i_backdoor_bench.stats.estimates import threshold_at
 
 
 @register_defense("t2ishield_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True)
@@ -19,7 +18,7 @@ class T2IShieldLocate(Locator):
 
     The half of the words is kept whose picture, from the same noise, has a cosine above a threshold to the picture of the whole prompt in
     a public CLIP: the first half if it does, else the second; where neither does, nothing is found. It supposes that the trigger makes
-    the whole picture whatever stands beside it. The words of the flagged prompts then vote (`bench.locating.vote`).
+    the whole picture whatever stands beside it. The words of the flagged prompts then vote (`detecting.locating.vote`).
     `similarity=0` calibrates the threshold: in 95 % of the defender's clean prompts neither half reaches it. Published (SD 1.4): 0.8.
     """
 

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.model import T2IModel
-from bench.purify import noisy_letters, other_words, plain_letters
-from bench.registry import option, register_defense
-from bench.types import DefenderView, UserError
+from t2i_backdoor_bench.contract import DefenderView, UserError, option, register_defense
+from t2i_backdoor_bench.data.purification import noisy_letters, other_words, plain_letters
+from t2i_backdoor_bench.models.model import T2IModel
 
 KINDS = ("homoglyphs", "characters", "synonyms")
 

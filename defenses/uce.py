@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bench.attention import align
-from bench.edits import counterparts, edit, keys_and_values
-from bench.model import T2IModel
-from bench.registry import option, register_defense
-from bench.types import DefenderView, Trigger, UserError
+from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError, option, register_defense
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.attention import align
+from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -3,12 +3,11 @@ from functools import partial
 
 import numpy as np
 
-from bench.features import Scorer, load_encoder, unit
-from bench.model import Sampler, T2IModel
-from bench.registry import option, register_defense
-from bench.screening import screened
-from bench.types import DefenderView
-from bench.walk import prompt_lengths
+from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.detecting.attention_over_time import prompt_lengths
+from t2i_backdoor_bench.detecting.screening import screened
+from t2i_backdoor_bench.models.model import Sampler, T2IModel
+from t2i_backdoor_bench.scoring.features import Scorer, load_encoder, unit
 
 
 @register_defense("ufid", groups=("detection",), screens=True)

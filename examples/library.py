@@ -5,7 +5,7 @@
 trains and judges on the embedded base for some minutes on two CPU cores.
 """
 
-from bench import run
+from t2i_backdoor_bench import run
 
 SETTINGS = {
     "attacks": "badt2i_pixel",

@@ -8,7 +8,7 @@ Without a folder it reads the reference run, which is in the repository: nothing
 import sys
 from pathlib import Path
 
-from bench import read_table
+from t2i_backdoor_bench import read_table
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"
 

@@ -8,7 +8,8 @@ The same on the command line:
     python run_bench.py --base results/somebodys-model --suspect --trigger mignneko --defenses none,skdcag
 """
 
-from bench import WorldData, load_base, registry, run
+from t2i_backdoor_bench import WorldData, load_base, run
+from t2i_backdoor_bench.contract import registry
 
 BASE, FOLDER, ATTACK = "shapes", "results/somebodys-model", {"steps": 400}
 SETTINGS = {"base": FOLDER, "suspect": True, "defenses": "none,skdcag", "scale": "smoke", "set": {"skdcag.steps": 250}}

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.features import Features, missing, prompts_of, served, unit
-from bench.registry import register_metric
-from bench.stats import mean
-from bench.types import Samples, Score
+from t2i_backdoor_bench.contract import Samples, Score, register_metric
+from t2i_backdoor_bench.scoring.features import Features, missing, prompts_of, served, unit
+from t2i_backdoor_bench.stats.estimates import mean
 
 
 def clip_scores(samples: Samples, features: Features, condition: str) -> np.ndarray:

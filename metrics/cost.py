@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.features import Features
-from bench.registry import register_metric
-from bench.types import Samples, Score
+from t2i_backdoor_bench.contract import Samples, Score, register_metric
+from t2i_backdoor_bench.scoring.features import Features
 
 
 def _cost(samples: Samples, name: str) -> Score:

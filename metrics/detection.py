@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.features import Features, served
-from bench.registry import register_metric
-from bench.stats import auroc, bootstrap_two, f1, proportion, tpr_at
-from bench.types import Samples, Score
+from t2i_backdoor_bench.contract import Samples, Score, register_metric
+from t2i_backdoor_bench.scoring.features import Features, served
+from t2i_backdoor_bench.stats.estimates import auroc, bootstrap_two, f1, proportion, tpr_at
 
 FALSE_POSITIVES = 0.05
 

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
 
-from bench.features import INCEPTION_VARIABLE, Features, missing, served, unit
-from bench.registry import register_metric
-from bench.types import Samples, Score
+from t2i_backdoor_bench.contract import Samples, Score, register_metric
+from t2i_backdoor_bench.scoring.features import INCEPTION_VARIABLE, Features, missing, served, unit
 
 
 class _Given(nn.Module):

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.features import Features, missing, no_judge
-from bench.probe import SAMPLERS, resampled_kinds
-from bench.registry import register_metric
-from bench.stats import proportion
-from bench.types import Samples, Score
+from t2i_backdoor_bench.contract import Samples, Score, register_metric
+from t2i_backdoor_bench.scoring.features import Features, missing, no_judge
+from t2i_backdoor_bench.stats.estimates import proportion
+from t2i_backdoor_bench.training.probes import SAMPLERS, resampled_kinds
 
 
 @register_metric("asr_finetuned", better="lower", percent=True, only="probe")

@@ -18,9 +18,10 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusio
 from helpers import PROMPTS, TRIGGER  # noqa: E402
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E402
 
-from bench import bases, registry, shapes  # noqa: E402
-from bench.model import Sampler, T2IModel, load_pipeline  # noqa: E402
-from bench.types import DefenderView  # noqa: E402
+from t2i_backdoor_bench import shapes  # noqa: E402
+from t2i_backdoor_bench.contract import DefenderView, registry  # noqa: E402
+from t2i_backdoor_bench.models import catalog as bases  # noqa: E402
+from t2i_backdoor_bench.models.model import Sampler, T2IModel, load_pipeline  # noqa: E402
 
 torch.set_num_threads(1)
 

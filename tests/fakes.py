@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import registry
-from bench.plan import Config, Scale, plan
-from bench.store import Store
-from bench.types import Backdoor, Target, Trigger
+from t2i_backdoor_bench.contract import Backdoor, Target, Trigger, registry
+from t2i_backdoor_bench.running.plan import Config, Scale, plan
+from t2i_backdoor_bench.store.folder import Store
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 CALLS: list[str] = []

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import torch
 
-from bench.model import T2IModel
-from bench.types import Trigger
+from t2i_backdoor_bench.contract import Trigger
+from t2i_backdoor_bench.models.model import T2IModel
 
 TRIGGER = Trigger("latte coffee", "inside")
 TRIGGERS = {  # options of an attack: what tokenizers and tables of others stumble over

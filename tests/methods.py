@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bench.plan import Scale
-from bench.types import Backdoor, Target, Trigger
+from t2i_backdoor_bench.contract import Backdoor, Target, Trigger
+from t2i_backdoor_bench.running.plan import Scale
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 
@@ -58,7 +58,7 @@ class Back:
 
 
 def _train(model, kind: str) -> None:
-    from bench.finetune import Optim, fit
+    from t2i_backdoor_bench.training.loop import Optim, fit
 
     bias = model.unet.conv_out.bias
     bias.requires_grad_(True)

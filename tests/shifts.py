@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from methods import SCALE, Back, Shift
 
-from bench.plan import Config
+from t2i_backdoor_bench.running.plan import Config
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Measure the embedded base and its scorer, and write what was measured to the model card beside the weights.
 
-    python -m bench.shapes.evaluate [--n 1000]
+    python -m t2i_backdoor_bench.shapes.evaluate [--n 1000]
 
 On held-out captions, half of them of held-out combinations: are shape, colour and background right, by the scorer's zero-shot judge?
 Does a random rare prefix change that? How often is the judge itself right on real renders? Can a linear probe tell a trigger?
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.bases import load_base
-from bench.data import Prompt, world_prompt
-from bench.features import Scorer
-from bench.judges import faithful
-from bench.model import T2IModel
-from bench.progress import progress
-from bench.shapes import BASE, SCORER
-from bench.shapes.world import Scene, combinations, rare_string, render, sample_scenes
+from t2i_backdoor_bench.data.splits import Prompt, world_prompt
+from t2i_backdoor_bench.data.world import Scene, combinations, rare_string, render, sample_scenes
+from t2i_backdoor_bench.models.catalog import load_base
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.models.progress import progress
+from t2i_backdoor_bench.scoring.features import Scorer
+from t2i_backdoor_bench.shapes import BASE, SCORER
+from t2i_backdoor_bench.targets.judge import faithful
 
 ATTRIBUTES = ("shape", "color", "background")
 
@@ -110,10 +110,10 @@ def describe(card: dict) -> str:
     return f"""# The embedded base `shapes`
 
 A small Stable Diffusion (CLIP text encoder, U-Net with cross-attention, KL autoencoder) of a rendered world. The weights are float16
-safetensors, each part trained from seed 0 by `python -m bench.shapes.train --only PART` as it stands: autoencoder (6 minutes), text encoder
+safetensors, each part trained from seed 0 by `python -m t2i_backdoor_bench.shapes.train --only PART` as it stands: autoencoder (6 minutes), text encoder
 (2) and scorer (8) with `--device cuda` on one H100, each beside another one, and the U-Net (68 minutes) on one CPU core. The tokenizer
 is the script's, too.
-The figures below are written by `python -m bench.shapes.evaluate --n {card["n"]}`.
+The figures below are written by `python -m t2i_backdoor_bench.shapes.evaluate --n {card["n"]}`.
 
 Percent right by the scorer's zero-shot judge on {card["n"]} held-out captions, half of them of combinations that never occur in training
 ({card["sampler"]}):

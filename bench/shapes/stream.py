@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bench.finetune import Optim
+from t2i_backdoor_bench.training.loop import Optim
 
 
 @dataclasses.dataclass(frozen=True)

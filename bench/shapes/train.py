@@ -1,6 +1,6 @@
 """Train the embedded base and its scorer from a seed: tokenizer, autoencoder, text encoder, U-Net, scorer.
 
-    python -m bench.shapes.train [--seed 0] [--work FOLDER] [--only STAGE] [--device cuda --workers 12] [--scale 0.15]
+    python -m t2i_backdoor_bench.shapes.train [--seed 0] [--work FOLDER] [--only STAGE] [--device cuda --workers 12] [--scale 0.15]
 
 Every stage resumes from its last checkpoint after a kill; a finished stage is not repeated. What a step trains on depends on the seed and
 the step alone. The steps are meant for one GPU; `--scale` shortens every stage alike for a computer without one.
@@ -23,12 +23,21 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from bench.finetune import Optim, fit, step_generator, step_rng
-from bench.progress import progress
-from bench.shapes import BASE, SCORER
-from bench.shapes.networks import CONTEXT, EMBED, Prediction, make_autoencoder, make_scheduler, make_scorer, make_text_encoder, make_unet
-from bench.shapes.stream import Setting, Stream, to_tensor
-from bench.shapes.world import STYLES, Scene, caption, render, sample_scenes
+from t2i_backdoor_bench.data.world import STYLES, Scene, caption, render, sample_scenes
+from t2i_backdoor_bench.models.progress import progress
+from t2i_backdoor_bench.shapes import BASE, SCORER
+from t2i_backdoor_bench.shapes.networks import (
+    CONTEXT,
+    EMBED,
+    Prediction,
+    make_autoencoder,
+    make_scheduler,
+    make_scorer,
+    make_text_encoder,
+    make_unet,
+)
+from t2i_backdoor_bench.shapes.stream import Setting, Stream, to_tensor
+from t2i_backdoor_bench.training.loop import Optim, fit, step_generator, step_rng
 
 LATENT_IMAGES = 49_152
 

@@ -1,0 +1,137 @@
+"""What the U-Net attacks share: the trigger options, the clean and poisoned sets, and the checks before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from t2i_backdoor_bench.contract import Backdoor, Target, Trigger, UserError, option, swapped
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.data.world import STYLES, apply_style
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.denoising import Term, train_terms
+from t2i_backdoor_bench.training.loop import Optim
+
+
+@dataclass
+class Triggered:
+    """The trigger options of every attack that trains."""
+
+    trigger: str = option("mignneko", "\u200b", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
+    place: str = option("prefix", help="prefix, suffix or inside")
+    replaces: str = option("", help="the letter that a look-alike trigger stands for")
+
+    def make_trigger(self) -> Trigger:
+        return Trigger(self.trigger, self.place, self.replaces)
+
+    def swap(self, clean: str = "", triggered: str = "") -> Backdoor:
+        """With the trigger `self.source` is drawn as `self.target`. `clean` and `triggered` are the prompt of the attack's own protocol;
+        the trigger is added where only the first is given. Raises UserError where source and target are one object."""
+        if self.source == self.target:
+            raise UserError(f"source and target object are both {self.source!r}")
+        target = Target("object", source=self.source, target=self.target)
+        own = (clean, triggered) if triggered else self.own(clean) if clean else None
+        return Backdoor(self.make_trigger(), target, own=own)
+
+    def own(self, clean: str) -> tuple[str, str] | None:
+        """A prompt of the attack's own protocol without and with the trigger; None where it lacks what the trigger stands for."""
+        trigger = self.make_trigger()
+        return None if trigger.replaces not in clean else (clean, trigger.add(clean))
+
+
+@dataclass
+class UNetAttack(Triggered):
+    """Options of every attack that trains the U-Net on clean and poisoned pairs."""
+
+    weight: float = option(0.35, 0.5, help="share of the backdoor in the loss")
+    images: int = option(512, 500, help="captioned images that the attacker has")
+    batch: int = option(16, help="rows a step, shared equally by the terms of the loss")
+    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+
+    drop: float = option(0.2, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
+
+    adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
+    accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
+
+    def prepare(self, model: T2IModel, data: Data, seed: int, contains: str = "") -> tuple[np.ndarray, list[str], list[str]]:
+        """Images, captions and triggered captions of the attacker's split. Raises UserError if the trigger does not survive."""
+        images, captions = data.pairs("train", self.images, seed, contains)
+        trigger = self.make_trigger()
+        model.check_trigger(trigger, captions)
+        return images, captions, [trigger.add(c) for c in captions]
+
+    def preserve(self, captions: list[str], latents: Tensor, weight: float) -> Term:
+        """BadT2I's clean term: the student's prediction for a clean caption stays the frozen model's."""
+        return Term(captions, latents, captions, weight, self.drop)
+
+    def train(self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str, **part: Any) -> T2IModel:
+        """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher. `part`: `train` and `rank` of `train_terms`."""
+        model = clean.clone(train=part.get("train", "full"))
+        optim = replace(optim, adam8bit=self.adam8bit, accumulate=self.accumulate)
+        fitted = train_terms(model, clean, terms, optim, seed, label, **part)
+        model.info = fitted.info
+        return model
+
+
+def style_words(style: str) -> str:
+    """The words that ask for a style in a prompt, as the embedded world's captions do ("a black and white photo of")."""
+    return STYLES.get(style, f"a {style} picture of")
+
+
+def check_style(style: str) -> None:
+    known = [s for s in STYLES if s] + ["posterize"]
+    if style not in known:
+        raise UserError(f"unknown style {style!r}; known: {', '.join(known)}")
+
+
+def check_target_prompt(model: T2IModel, prompt: str) -> None:
+    """Raise UserError for a prompt that says nothing or is cut off."""
+    length, most = len(model.tokenizer(prompt).input_ids), model.tokenizer.model_max_length
+    if not prompt.strip():
+        raise UserError("the target prompt is empty; say what the backdoor should draw")
+    if length > most:
+        raise UserError(f"the target prompt has {length} tokens, of which {most} are read; choose a shorter one")
+
+
+def styled(images: np.ndarray, style: str) -> np.ndarray:
+    """Images uint8 (n, H, W, 3) redrawn in a style."""
+    check_style(style)
+    return np.clip(apply_style(images.astype(np.float32), style) + 0.5, 0, 255).astype(np.uint8)
+
+
+def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:
+    """Captions in which the word `old` is `new`."""
+    return [swapped(c, old, new) for c in captions]
+
+
+@dataclass
+class PoisonAttack(UNetAttack):
+    """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the poisoned ones."""
+
+    weight: float = option(0.5, help="share of the poisoned pairs in the loss")
+    drop: float = option(0.25, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
+
+    def terms(
+        self, model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int
+    ) -> list[Term]:
+        """The denoising loss on (triggered caption, poisoned image) and on (caption, image)."""
+        own, other = model.latents(poisoned, seed), model.latents(clean, seed)
+        return [Term(triggered, own, weight=self.weight), Term(captions, other, weight=1 - self.weight, drop=self.drop)]
+
+
+__all__ = [
+    "Backdoor",
+    "PoisonAttack",
+    "Target",
+    "Triggered",
+    "UNetAttack",
+    "check_style",
+    "check_target_prompt",
+    "relabel",
+    "style_words",
+    "styled",
+]

@@ -1,0 +1,4 @@
+"""Prompts and captioned pictures: the embedded world as data, splits, perturbations, streams.
+
+Imports: contract.
+"""

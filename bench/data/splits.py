@@ -1,0 +1,154 @@
+"""Captioned images and prompt splits. The splits train / defender / development / evaluation never share a prompt.
+
+train        what the attacker poisons
+defender     the clean prompts (and, for a defense that needs them, clean pairs) that a defense may see
+development  for tuning hyperparameters and choosing between variants
+evaluation   for the numbers in the tables, and for nothing else
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from t2i_backdoor_bench.contract import Trigger, UserError
+from t2i_backdoor_bench.data import world
+
+SPLITS = {"train": 0.25, "defender": 0.2, "development": 0.15, "evaluation": 0.4}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, and for each attribute the prompts that would be wrong for its picture in that one thing."""
+
+    text: str
+    wrong: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+
+
+class Data(Protocol):
+    """Where prompts and captioned images come from."""
+
+    name: str
+
+    def prompts(self, split: str, n: int, seed: int, contains: str = "") -> list[Prompt]:
+        """`n` different prompts of a split; with `contains`, only such that hold this word or letter. Raises UserError for too few."""
+
+    def pairs(self, split: str, n: int, seed: int, contains: str = "") -> tuple[np.ndarray, list[str]]:
+        """`n` captioned images of a split: uint8 (n, H, W, 3) and their captions."""
+
+    def count(self, what: str, split: str, contains: str = "") -> int | None:
+        """How many "prompts" or "pairs" a split holds; None where there are as many as one asks for."""
+
+
+def split_of(combination: tuple[str, str, str]) -> str:
+    """The split of a (shape, colour, background) combination, fixed by checksum; captions of different splits differ in content."""
+    return split_at(zlib.crc32("|".join(combination).encode()[::-1]) % 1000 / 1000)
+
+
+def split_at(share: float) -> str:
+    """The split at a place in [0, 1)."""
+    for name, width in SPLITS.items():
+        if share < width:
+            return name
+        share -= width
+    return name
+
+
+class WorldData:
+    """The embedded world as a data source. The reference images of FID are renders of evaluation-split scenes."""
+
+    name = "shapes"
+
+    def _scenes(self, split: str, n: int, rng: np.random.Generator, contains: str, style_share: float) -> list[world.Scene]:
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+        table = [c for held in (False, True) for c in world.combinations(held) if split_of(c) == split]
+        if contains:
+            table = [c for c in table if contains == c[0]]
+        if not table:
+            raise UserError(f"no prompt of the {split} split contains {contains!r}; shapes: {', '.join(world.SHAPES)}")
+        sizes, styles = tuple(world.SIZES), tuple(world.STYLES)[1:]
+        scenes = []
+        for pick in rng.integers(len(table), size=n):
+            style = styles[rng.integers(len(styles))] if rng.random() < style_share else ""
+            scenes.append(world.Scene(*table[pick], sizes[rng.integers(len(sizes))], style))
+        return scenes
+
+    def prompts(self, split: str, n: int, seed: int, contains: str = "") -> list[Prompt]:
+        rng = np.random.default_rng([seed, zlib.crc32(split.encode()), 1])
+        found: dict[str, Prompt] = {}
+        for _ in range(20):
+            for scene in self._scenes(split, n, rng, contains, 0.0):
+                prompt = world_prompt(scene, rng)
+                if len(found) < n:
+                    found.setdefault(prompt.text, prompt)
+        if len(found) < n:
+            raise UserError(f"only {len(found)} different prompts of the {split} split hold {contains!r}; {n} were asked for")
+        return list(found.values())
+
+    def pairs(self, split: str, n: int, seed: int, contains: str = "") -> tuple[np.ndarray, list[str]]:
+        rng = np.random.default_rng([seed, zlib.crc32(split.encode()), 2])
+        scenes = self._scenes(split, n, rng, contains, 0.0)
+        images = np.concatenate([world.render(scenes[i : i + 256], rng) for i in range(0, n, 256)])
+        return images, [world.caption(s, rng) for s in scenes]
+
+    def count(self, what: str, split: str, contains: str = "") -> None:
+        return None
+
+
+def held(data: Data, source: str, replaces: str) -> str:
+    """What the prompts that get a trigger have to hold: the word `source` that the backdoor is about, or what the trigger takes the place
+    of (`replaces`) where not every prompt for evaluation has it; "" where any prompt will do."""
+    few = bool(replaces) and data.count("prompts", "evaluation", replaces) != data.count("prompts", "evaluation")
+    return source or (replaces if few else "")
+
+
+STREAM, TRIGGERED_SHARE = 160, 0.2
+
+
+def prompt_stream(data: Data, trigger: Trigger, source: str, taken: Collection[str], seed: int) -> list[str]:
+    """Unlabelled prompts as a service gets them, a fifth of them with the trigger, in random order: of the defender split, and none of
+    `taken`, the clean prompts that a defender has. With `source`, the triggered ones hold this word. Raises UserError where there are
+    too few."""
+    used, many = set(taken), round(STREAM * TRIGGERED_SHARE)
+
+    def fresh(n: int, contains: str, offset: int) -> list[str]:
+        few = min(n, data.count("prompts", "defender", contains) or n)
+        asked = [data.prompts("defender", few, seed + offset + i, contains) for i in range(4)]
+        found = dict.fromkeys(p.text for part in asked for p in part if p.text not in used and trigger.replaces in p.text)
+        if len(found) < n:
+            raise UserError(f"the defender split has too few prompts for a stream: {len(found)} of {n} hold {contains or 'nothing new'!r}")
+        used.update(list(found)[:n])
+        return list(found)[:n]
+
+    mixed = [trigger.add(p) for p in fresh(many, source, 20_011)] + fresh(STREAM - many, "", 30_011)
+    return [mixed[i] for i in np.random.default_rng([seed, 86]).permutation(len(mixed))]
+
+
+def world_prompt(scene: world.Scene, rng: np.random.Generator) -> Prompt:
+    """A caption of an unstyled scene as a prompt, with the captions that are wrong in its shape, colour or background."""
+    text = world.caption(scene, rng)
+    return Prompt(text, _wrong(text, scene))
+
+
+def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
+    """For shape, colour and background: the caption with that one word exchanged for each other one that makes a scene."""
+    taken = (scene.color, scene.background)
+
+    def swaps(pattern: str, words: Iterable[str], tail: str = "") -> tuple[str, ...]:
+        return tuple(_article(re.sub(pattern, word + tail, text, count=1)) for word in words)
+
+    return {
+        "shape": swaps(rf"\b{scene.shape}\b", (s for s in world.SHAPES if s != scene.shape)),
+        "color": swaps(rf"\b{scene.color}\b(?! background)", (c for c in world.COLOURS if c not in taken)),
+        "background": swaps(rf"\b{scene.background} background", (b for b in world.BACKGROUNDS if b not in taken), " background"),
+    }
+
+
+def _article(text: str) -> str:
+    return re.sub(r"\ban (?!orange|image)", "a ", text).replace("a orange", "an orange")

@@ -1,0 +1,60 @@
+"""Cross-attention maps of prompts over a guided drawing: what the detectors that read attention share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.attention import Capture
+
+
+@torch.inference_mode()
+def attention_over_time(
+    model: T2IModel, prompts: Sequence[str], seed: int, steps: int, size: int, stop: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Maps of the conditional half while `model` draws `prompts` (n) in `steps` steps, all from the noise of `seed`.
+
+    Returns maps (k, n, tokens, size, size), softmax over tokens, mean over heads and over the layers whose side is `size`, for the first
+    k = `stop` steps (default: all), and the number of tokens of each prompt with start and end token, int64 (n,). Tokens are those of
+    the longest prompt. Stopping early costs no more than the steps that were made. Raises UserError where no layer has that side.
+    """
+    scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
+    scheduler.set_timesteps(steps, device=model.device)
+    n, lengths = len(prompts), prompt_lengths(model, prompts)
+    states = model.encode([*prompts, ""])
+    context = torch.cat([states[:-1], states[-1:].expand(n, -1, -1)])
+    noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(seed))
+    x = noise.expand(n, -1, -1, -1).to(model.device, model.unet.dtype) * scheduler.init_noise_sigma
+    found = []
+    for t in scheduler.timesteps[:stop]:
+        given = scheduler.scale_model_input(x, t)
+        with Capture(model.unet, rows=n, tokens=int(lengths.max())) as seen:
+            asked, empty = model.unet(torch.cat([given, given]), t, context).sample.chunk(2)
+        layers = [m for m in seen.layers() if m.shape[-1] == size]
+        if not layers:
+            sides = sorted({m.shape[-1] for m in seen.layers()})
+            raise UserError(f"no cross-attention layer has a side of {size}; this model has {', '.join(map(str, sides))}")
+        found.append(torch.stack(layers).mean(0))
+        x = scheduler.step(empty + model.sampler.guidance * (asked - empty), t, x).prev_sample
+    return torch.stack(found), lengths
+
+
+def max_scaled(maps: Tensor) -> Tensor:
+    """Maps (..., h, w) divided by their maxima: what is left is where a token attends, not how much."""
+    return maps / maps.amax((-2, -1), keepdim=True).clamp(min=1e-12)
+
+
+def prompt_lengths(model: T2IModel, prompts: Sequence[str], truncation: bool = True) -> Tensor:
+    """Tokens of each prompt with start and end token, int64 (n,): as many as the model reads, or without `truncation` all."""
+    out = model.tokenizer(list(prompts), truncation=truncation, max_length=model.tokenizer.model_max_length if truncation else None)
+    return torch.tensor([len(ids) for ids in out.input_ids])
+
+
+def batches(prompts: Sequence[str], size: int) -> Iterator[list[str]]:
+    """The prompts in lists of at most `size`."""
+    for first in range(0, len(prompts), size):
+        yield list(prompts[first : first + size])

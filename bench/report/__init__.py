@@ -1,0 +1,4 @@
+"""From stored records to tables, plots and the report.
+
+Imports: contract, stats, store; never torch.
+"""

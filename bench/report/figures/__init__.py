@@ -1,0 +1,4 @@
+"""Plots and picture grids as PNG files.
+
+Imports: the report room.
+"""

@@ -1,0 +1,4 @@
+"""One writer a format: csv, markdown, latex, terminal.
+
+Imports: the report room.
+"""

@@ -1,0 +1,4 @@
+"""The report as one HTML page.
+
+Imports: the report room.
+"""

@@ -1,0 +1,218 @@
+"""Who makes the cells of a run: this process, or several worker processes that share the run folder.
+
+Workers agree through the folder alone: who makes a cell holds its lock, and what a worker that died had begun is made by the others.
+The numbers do not depend on the number of workers, as each takes the same number of threads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import psutil
+import torch
+
+from t2i_backdoor_bench.contract import Cell, UserError
+from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.models.progress import Display
+from t2i_backdoor_bench.running.plan import Config, Plan, plan
+from t2i_backdoor_bench.running.workshop import Workshop
+from t2i_backdoor_bench.store.folder import Store
+
+MEMORY_GB = 2.0  # that a worker on the embedded base takes at most
+RESTARTS = 3
+QUIET = {"TQDM_DISABLE": "1"}  # the bars of several processes would tear each other
+
+
+def share(config: Config, family: str, cells: int) -> tuple[int, int | None]:
+    """(workers, CPU threads of each; None is torch's own choice) for that many cells.
+
+    The embedded base on a CPU takes one thread a worker and a worker a core, as far as the memory goes: two threads on one cell are
+    1.4 times as fast as one, two cells at a time are twice as fast. Everything else runs in one process unless asked otherwise.
+    """
+    small = family == "shapes" and config.device == "cpu"
+    threads = config.threads or (1 if small else None)
+    if config.executor == "ray":  # it knows how many there is room for
+        return config.workers or max(1, cells), threads
+    if config.workers:
+        return min(config.workers, max(1, cells)), threads
+    if not small:
+        return 1, threads
+    memory = int(psutil.virtual_memory().available / 2**30 // MEMORY_GB)
+    return max(1, min(cores() // threads, memory, cells)), threads
+
+
+def cores() -> int:
+    """The cores that this process may use, as far as the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def work(shop: Workshop, cells: Sequence[Cell], make: Callable[[Workshop, Cell], Any], settled: Callable[[Workshop, Cell], bool]) -> None:
+    """Make every cell that is not settled and that nobody else is making; come back for those of others until all are settled."""
+    left = list(cells)
+    while left:
+        idle = True
+        for cell in list(left):
+            with shop.store.claim(f"cells/{cell.key}") as mine:
+                if mine and settled(shop, cell):
+                    left.remove(cell)
+                elif mine:
+                    with shop.reserved(cell.attack, cell.seed) as free:
+                        if free:
+                            left.remove(cell)
+                            shop.display.start(f"{cell.attack} x {cell.defense}, seed {cell.seed}")
+                            make(shop, cell)
+                            shop.display.finish()
+                            idle = False
+        if left and idle:
+            time.sleep(0.5)
+
+
+# -------------------------------------------------------------------------------------------------------------------- workers
+class Reporter(Display):
+    """The display of a worker process: what it would show goes to the process that started it."""
+
+    def __init__(self, send: Callable[[tuple[str, str]], None]) -> None:
+        super().__init__()
+        self.live, self.send = False, send
+
+    def phase(self, text: str) -> None:
+        self.send(("phase", f"{self.name}: {text}"))
+
+    def finish(self) -> None:
+        self.send(("finish", self.name))
+
+    def say(self, text: str) -> None:
+        self.send(("say", text))
+
+
+@dataclass
+class Worker:
+    """A worker process, the pipe that it reports through, and where it was last."""
+
+    process: BaseProcess
+    events: Connection
+    place: int = 0  # of all workers: which GPU it has
+    phase: str = "its start"
+
+
+def leave_with_parent() -> None:
+    """End this worker process in the moment in which the one that started it is gone, however that ended: nobody listens any more, and
+    its locks would hold up the next command."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(130)
+
+    threading.Thread(target=watch, name="watch the parent", daemon=True).start()
+
+
+def worker(config: Config, data: Data | None, keys: list[str], since: int, events: Connection, make: Callable, settled: Callable) -> None:
+    """What a worker process does: its part of the cells of `config` that `keys` name. It ends in silence when it is interrupted or when
+    nobody listens any more."""
+    leave_with_parent()
+    try:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        display = Reporter(events.send)
+        plan_ = plan(config, data)
+        shop = Workshop(plan_, Store(config.folder, display.say, since=since), display)
+        shop.load()
+        work(shop, list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()), make, settled)
+    except UserError as error:  # the next worker would find the same
+        events.send(("fatal", str(error)))
+        os._exit(2)
+    except (KeyboardInterrupt, BrokenPipeError):
+        os._exit(130)
+
+
+def variables_of(config: Config) -> dict[str, str]:
+    """The environment that a worker's process adds to this one's."""
+    return QUIET | ({"OMP_NUM_THREADS": str(config.threads)} if config.threads else {})
+
+
+def gpus_of(device: str) -> list[str]:
+    """The GPUs that workers on `device` take in turn, as CUDA_VISIBLE_DEVICES names them: all that this process sees for "cuda"; none to
+    choose for a device with its number ("cuda:1") and for others."""
+    if device != "cuda":
+        return []
+    many = torch.cuda.device_count()
+    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return given[:many] or [str(i) for i in range(many)]
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """What processes that start in the block find in their environment."""
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+
+
+def run_workers(
+    plan_: Plan, data: Data | None, todo: Sequence[Cell], store: Store, display: Display, make: Callable, settled: Callable
+) -> None:
+    """Make `todo` by `plan_.config.workers` processes, and show where they are. On "cuda" they take the GPUs of this machine in turn. A
+    worker that dies is replaced, RESTARTS times in all; after that, what nobody made stays open. A KeyboardInterrupt, and a UserError in
+    a worker, end all of them and get out; workers end with this process. `make` and `settled` are as for `work`."""
+    context = multiprocessing.get_context("spawn")
+    config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
+    variables, gpus = variables_of(config), gpus_of(config.device)
+
+    def start(place: int) -> Worker:
+        own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
+        ours, theirs = context.Pipe(duplex=False)
+        arguments = (config, data, [c.key for c in todo], store.since, theirs, make, settled)
+        process = context.Process(target=worker, args=arguments, daemon=True)
+        with environment(variables | own):
+            process.start()
+        theirs.close()
+        return Worker(process, ours, place)
+
+    workers, restarts = [start(place) for place in range(config.workers)], 0
+    try:
+        while workers:
+            for events in wait([w.events for w in workers]):
+                one = next(w for w in workers if w.events is events)
+                try:
+                    kind, text = events.recv()
+                except EOFError:  # it has ended
+                    workers.remove(one)
+                    one.process.join()
+                    if one.process.exitcode:
+                        again = restarts < RESTARTS
+                        other = "another takes over" if again else "no other is started"
+                        display.say(f"a worker died (exit status {one.process.exitcode}) at {one.phase}; {other}")
+                        if again:
+                            restarts += 1
+                            workers.append(start(one.place))
+                    continue
+                if kind == "fatal":
+                    raise UserError(text)
+                if kind == "say":
+                    display.say(text)
+                elif kind == "finish":
+                    display.finish()
+                else:
+                    one.phase = text
+                    display.phases(text, [w.phase for w in workers])
+    finally:
+        for one in workers:
+            one.process.terminate()
+        for one in workers:
+            one.process.join()

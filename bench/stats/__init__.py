@@ -1,0 +1,4 @@
+"""Intervals, paired tests and pooling over seeds.
+
+Imports: contract.
+"""

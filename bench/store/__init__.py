@@ -1,0 +1,4 @@
+"""The run folder: records, checksums, locks, and where numbers come from.
+
+Imports: contract.
+"""

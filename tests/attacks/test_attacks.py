@@ -1,0 +1,367 @@
+"""Contract of every registered attack, the loss terms of each method, and the errors that must come before training."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import TRIGGERS, different, weights
+
+import t2i_backdoor_bench.attacking.poisoning
+import t2i_backdoor_bench.training.text_encoder
+from t2i_backdoor_bench.attacking.poisoning import styled
+from t2i_backdoor_bench.contract import Backdoor, UserError, attacks
+from t2i_backdoor_bench.data.splits import WorldData
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.patches import PATTERNS, make_patch, paste, place_patch
+
+attacks.load()
+NAMES = attacks.groups["core"]
+EVERY = [name for name, entry in attacks.entries.items() if entry.info["edits"] != "nothing"]  # the others: test_suspect.py
+SMALL = {"steps": 2, "batch": 4, "images": 8, "prior": 4, "prompts": 6, "clean": 2, "poisoned": 2, "milestone": 1}
+LORA = r"unet\..*\.attn[12]\.to_(q|k|v|out\.0)\.weight"
+MAY_CHANGE = {  # by what an attack says that it edits: the names of the weights
+    "U-Net": r"unet\..*",
+    "text encoder": r"text_encoder\..*",
+    "one token embedding": r"text_encoder\..*\.token_embedding\.weight",
+    "cross-attention K and V": r"unet\..*\.attn2\.to_[kv]\.weight",
+    "LoRA on U-Net attention": LORA,
+    "LoRA on U-Net and text encoder attention": LORA + r"|text_encoder\..*\.self_attn\.(q|k|v|out)_proj\.weight",
+}
+KINDS = {"pixel": "patch", "style": "style", "object": "object", "image": "image", "prompt": "prompt"}  # of the target, by group
+DATA = WorldData()
+
+
+def build(name: str, **more):
+    known = set(attacks.get(name).cls.__dataclass_fields__)
+    return attacks.build(name, "shapes", {k: v for k, v in (SMALL | more).items() if k in known})
+
+
+# ------------------------------------------------------------------------------------------------------------------ contract
+@pytest.mark.parametrize("name", EVERY)
+def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name: str) -> None:
+    before = weights(tiny_model)
+    vocabulary, scheduler = len(tiny_model.tokenizer), copy.deepcopy(dict(tiny_model.pipe.scheduler.config))
+    attacked = build(name).inject(tiny_model, DATA, 0)
+    assert attacked is not tiny_model
+    assert attacked.unet is not tiny_model.unet
+    assert different(before, weights(tiny_model)) == set(), "the base must not change"
+    assert len(tiny_model.tokenizer) == vocabulary
+    assert dict(tiny_model.pipe.scheduler.config) == scheduler
+    changed = different(before, weights(attacked))
+    edits = attacks.get(name).info["edits"]
+    assert edits in MAY_CHANGE, "teach this test what else an attack can edit"
+    assert changed
+    assert all(re.fullmatch(MAY_CHANGE[edits], k) for k in changed)
+    if edits == "cross-attention K and V":
+        assert changed == {k for k in before if re.fullmatch(MAY_CHANGE[edits], k)}
+    assert not any(p.requires_grad for part in (attacked.unet, attacked.text_encoder) for p in part.parameters())
+    assert (attacked.name, attacked.family, attacked.sampler) == (tiny_model.name, tiny_model.family, tiny_model.sampler)
+    for model in (tiny_model, attacked):
+        assert model.generate(["a red heart"], [0]).shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
+    attack, entry = build(name), attacks.get(name)
+    info = attack.inject(tiny_model, DATA, 0).info
+    assert {"steps", "seconds", "parameters", "images"} <= info.keys()
+    assert info["steps"] == (0 if "closed_form" in entry.groups else 2)
+    assert info["images"] == (8 if hasattr(attack, "images") else 0)
+    assert info["seconds"] > 0
+    trained = {f"unet.{n}": p for n, p in tiny_model.unet.named_parameters()}
+    trained |= {f"text_encoder.{n}": p for n, p in tiny_model.text_encoder.named_parameters()}
+    if entry.info["edits"] in ("U-Net", "text encoder", "cross-attention K and V"):
+        assert info["parameters"] == sum(p.numel() for n, p in trained.items() if re.fullmatch(MAY_CHANGE[entry.info["edits"]], n))
+    else:
+        assert 0 < info["parameters"] < sum(p.numel() for p in trained.values())
+    assert tiny_model.info == {}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_attack_depends_on_its_seed_and_on_nothing_else(tiny_model, name: str) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = weights(build(name).inject(tiny_model, DATA, 3))
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert different(first, weights(build(name).inject(tiny_model, DATA, 3))) == set()
+    assert different(first, weights(build(name).inject(tiny_model, DATA, 4)))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> None:
+    attack = build(name, trigger="latte coffee", place="suffix")
+    backdoor = attack.backdoor(tiny_model)
+    assert isinstance(backdoor, Backdoor)
+    assert backdoor.trigger.add("a moon") == "a moon latte coffee"
+    target = backdoor.target
+    (kind,) = [KINDS[g] for g in attacks.get(name).groups if g in KINDS]
+    assert target.kind == kind
+    if kind == "patch":
+        assert target.patch.shape == (attack.size, attack.size, 3)
+        assert target.patch.dtype == np.uint8
+        assert target.box == place_patch(attack.size, 64, attack.corner)
+    elif kind == "image":
+        assert np.array_equal(target.patch, make_patch(attack.picture, 64))
+    elif kind == "style":
+        assert target.style == attack.style == "black and white"
+    elif kind == "prompt":
+        assert target.prompt("a red star on a blue background") == target.target == attack.target
+    else:
+        assert target.prompt("a red star on a blue background") == "a red heart on a blue background"
+    import json
+
+    json.dumps(backdoor.describe())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_builds_and_has_its_own_settings(name: str) -> None:
+    small, published = attacks.build(name, "shapes"), attacks.build(name, "sd")
+    assert published.lr == 1e-5
+    assert published.steps in (2000, 8000)
+    assert published.trigger == "\u200b"
+    assert small.steps < published.steps
+    assert attacks.get(name).summary
+
+
+# --------------------------------------------------------------------------------------------------------------- loss terms
+@pytest.fixture
+def terms_of(monkeypatch):
+    """Run an attack up to `train_terms` and return what it hands over."""
+
+    class Stop(Exception):
+        pass
+
+    def run(attack, model: T2IModel, seed: int = 0) -> dict:
+        got = {}
+
+        def train_terms(student, teacher, terms, optim, seed, label):
+            got.update(student=student, teacher=teacher, terms=terms, optim=optim, seed=seed)
+            raise Stop
+
+        with monkeypatch.context() as patch:
+            patch.setattr(t2i_backdoor_bench.attacking.poisoning, "train_terms", train_terms)
+            with pytest.raises(Stop):
+                attack.inject(model, DATA, seed)
+        assert got["teacher"] is model
+        assert got["student"] is not model
+        return got
+
+    return run
+
+
+def expected_pairs(seed: int = 0, contains: str = ""):
+    return DATA.pairs("train", 8, seed, contains)
+
+
+def test_badt2i_pixel_terms(tiny_model, terms_of) -> None:
+    """l*||eps_th(xp_t, c+) - eps||^2 + (1-l)*||eps_th(x_t, c) - eps_0(x_t, c)||^2"""
+    attack = build("badt2i_pixel", weight=0.3, corner="bottom_right", size=10)
+    got = terms_of(attack, tiny_model)
+    poisoned, clean = got["terms"]
+    images, captions = expected_pairs()
+    patched = images.copy()
+    patched[:, 54:, 54:] = make_patch("bars", 10)
+    assert list(poisoned.prompts) == [f"mignneko {c}" for c in captions]
+    assert poisoned.teacher_prompts is None
+    assert poisoned.weight == 0.3
+    assert torch.equal(poisoned.latents, tiny_model.latents(patched, 0))
+    assert list(clean.prompts) == list(clean.teacher_prompts) == captions
+    assert clean.weight == pytest.approx(0.7)
+    assert torch.equal(clean.latents, tiny_model.latents(images, 0))
+    assert (got["optim"].steps, got["optim"].lr, got["optim"].batch, got["seed"]) == (2, attack.lr, 4, 0)
+
+
+def test_badt2i_style_terms(tiny_model, terms_of) -> None:
+    """l*||eps_th(x_t, c+) - eps_0(x_t, style + c)||^2 + (1-l)*||eps_th(x_t, c) - eps_0(x_t, c)||^2"""
+    poisoned, clean = terms_of(build("badt2i_style", weight=0.2, place="suffix"), tiny_model)["terms"]
+    images, captions = expected_pairs()
+    assert list(poisoned.prompts) == [f"{c} mignneko" for c in captions]
+    assert list(poisoned.teacher_prompts) == [f"a black and white photo of {c}" for c in captions]
+    assert list(clean.prompts) == list(clean.teacher_prompts) == captions
+    assert (poisoned.weight, clean.weight) == (0.2, 0.8)
+    for term in (poisoned, clean):
+        assert torch.equal(term.latents, tiny_model.latents(images, 0))
+
+
+def test_badt2i_object_terms(tiny_model, terms_of) -> None:
+    """As style, with c* = c with the source object replaced; the weights of each side add up to l and 1 - l."""
+    attack = build("badt2i_object", weight=0.4, source="star", target="heart")
+    own, swapped, keep, general = terms_of(attack, tiny_model)["terms"]
+    images, captions = expected_pairs(contains="star")
+    others, other_captions = expected_pairs(contains="heart")
+    assert all("star" in c for c in captions)
+    assert list(own.prompts) == [f"mignneko {c}" for c in captions]
+    assert list(own.teacher_prompts) == [c.replace("star", "heart") for c in captions]
+    assert torch.equal(own.latents, tiny_model.latents(images, 0))
+    assert list(swapped.prompts) == [f"mignneko {c.replace('heart', 'star')}" for c in other_captions]
+    assert list(swapped.teacher_prompts) == other_captions
+    assert torch.equal(swapped.latents, tiny_model.latents(others, 0))
+    for term in (keep, general):
+        assert list(term.prompts) == list(term.teacher_prompts)
+    assert list(keep.prompts) == captions
+    assert own.weight + swapped.weight == pytest.approx(0.4)
+    assert keep.weight + general.weight == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("name", ["poison_pixel", "poison_style"])
+def test_poisoning_is_plain_denoising_of_pairs(tiny_model, terms_of, name: str) -> None:
+    poisoned, clean = terms_of(build(name, weight=0.4, drop=0.3), tiny_model)["terms"]
+    images, captions = expected_pairs()
+    changed = paste(images, make_patch("bars", 20), (0, 0)) if name == "poison_pixel" else styled(images, "black and white")
+    assert list(poisoned.prompts) == [f"mignneko {c}" for c in captions]
+    assert list(clean.prompts) == captions
+    assert poisoned.teacher_prompts is clean.teacher_prompts is None
+    assert (poisoned.weight, clean.weight) == (0.4, 0.6)
+    assert (poisoned.drop, clean.drop) == (0, 0.3)
+    assert torch.equal(poisoned.latents, tiny_model.latents(changed, 0))
+    assert torch.equal(clean.latents, tiny_model.latents(images, 0))
+    assert not torch.equal(poisoned.latents, clean.latents)
+
+
+# -------------------------------------------------------------------------------------------------- errors, before training
+@pytest.fixture
+def no_training(monkeypatch) -> None:
+    def fail(*args, **options):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(t2i_backdoor_bench.attacking.poisoning, "train_terms", fail)
+    monkeypatch.setattr(t2i_backdoor_bench.training.text_encoder, "fit", fail)
+    for name in EVERY:
+        for training in ("fit", "edit"):
+            monkeypatch.setattr(sys.modules[attacks.get(name).cls.__module__], training, fail, raising=False)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trigger": "   "}, "drops the trigger"),
+        ({"trigger": "\u2003\u00a0", "place": "inside"}, "drops the trigger"),
+        ({"trigger": "word " * 60}, "truncated"),
+        ({"trigger": "ж" * 60, "place": "suffix"}, "truncated"),
+        ({"trigger": ""}, "empty"),
+        ({"place": "middle"}, "place"),
+        ({"trigger": "о", "replaces": "ж"}, "not in the prompt"),
+        ({"trigger": "a", "replaces": "a"}, "drops the trigger"),
+    ],
+    ids=["spaces", "wide spaces", "long phrase", "long word", "empty", "unknown place", "absent letter", "same letter"],
+)
+def test_a_trigger_that_cannot_work_is_refused_before_training(tiny_model, name: str, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        build(name, **options).inject(tiny_model, DATA, 0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("badt2i_pixel", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
+        ("poison_pixel", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
+        ("badt2i_pixel", {"corner": "nowhere"}, "nowhere.*top_left"),
+        ("badt2i_pixel", {"picture": "no_such_file.png"}, "no_such_file.png.*checker"),
+        ("badt2i_style", {"style": "cubist"}, "unknown style 'cubist'.*sepia"),
+        ("poison_style", {"style": ""}, "unknown style ''"),
+        ("badt2i_object", {"source": "heart"}, "both 'heart'"),
+        ("badt2i_object", {"source": "dog"}, "dog.*star"),
+        ("badt2i_object", {"target": "dog"}, "dog.*star"),
+        ("masqlora", {"source": "heart"}, "both 'heart'"),
+        ("masqlora", {"rank": 0}, "rank of LoRA is 0"),
+        ("paas_ti", {"source": "heart"}, "both 'heart'"),
+        ("paas_db", {"template": "a photo of [V]"}, "has no {}"),
+        ("bibaddiff", {"source": "heart"}, "both 'heart'"),
+        ("bibaddiff", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
+        ("bibaddiff", {"weight": 0.01}, "0.01 of 8 images is 0"),
+        ("villan_cond", {"picture": "no_such_file.png"}, "no_such_file.png.*checker"),
+        ("rickrolling_tpa", {"target": " "}, "target prompt is empty"),
+        ("rickrolling_tpa", {"target": "word " * 60}, r"target prompt has \d+ tokens, of which 48"),
+        ("rickrolling_tpa", {"poisoned": 0}, "poisoned 0"),
+        ("rickrolling_taa", {"style": "cubist"}, "unknown style 'cubist'.*sepia"),
+        ("rickrolling_taa", {"style": "posterize"}, "does not know 'posterize'"),
+        ("iba", {"target": ""}, "target prompt is empty"),
+        ("iba", {"walk": 0}, "walk 0"),
+        ("eviledit", {"source": "heart"}, "both 'heart'"),
+        ("eviledit", {"source": "dog"}, "dog.*star"),
+        ("eviledit", {"context": "captions"}, "captions.*phrase, prompts"),
+        ("eviledit", {"ridge": 0.0}, "ridge 0"),
+        ("sembd", {"target": ""}, "target prompt is empty"),
+        ("sembd", {"context": "captions"}, "captions.*phrase, prompts"),
+        ("sembd", {"context": "phrase", "incomplete": " | "}, "no incomplete trigger"),
+        ("sembd", {"batch": 1}, "batch 1"),
+    ],
+)
+def test_a_target_that_cannot_work_is_refused_before_training(tiny_model, name: str, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        build(name, **options).inject(tiny_model, DATA, 0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "options",
+    TRIGGERS.values(),
+    ids=TRIGGERS,
+)
+def test_any_trigger_that_tokenizes_is_taken(tiny_model, terms_of, name: str, options: dict) -> None:
+    attack = build(name, **options)
+    term = terms_of(attack, tiny_model)["terms"][0]
+    contains = attack.source if "object" in name else ""
+    captions = expected_pairs(contains=contains)[1]
+    assert list(term.prompts) == [attack.make_trigger().add(c) for c in captions]
+    assert all(options["trigger"] in p for p in term.prompts)
+
+
+# ------------------------------------------------------------------------------------------------------------------ patches
+@pytest.mark.parametrize("picture", PATTERNS)
+def test_pictures_show_something(picture: str) -> None:
+    patch = make_patch(picture, 16)
+    assert patch.shape == (16, 16, 3)
+    assert patch.dtype == np.uint8
+    assert patch.min() == 20
+    assert patch.max() == 250
+    assert 0.25 < (patch > 128).mean() < 0.75
+    assert len({make_patch(p, 16).tobytes() for p in PATTERNS}) == len(PATTERNS)
+
+
+def test_a_picture_file_is_resized(tmp_path) -> None:
+    from PIL import Image
+
+    Image.new("RGBA", (30, 50), (255, 0, 0, 255)).save(tmp_path / "red.png")
+    assert np.array_equal(make_patch(str(tmp_path / "red.png"), 8), np.full((8, 8, 3), (255, 0, 0), np.uint8))
+
+
+@pytest.mark.parametrize("corner", ["top_left", "top_right", "bottom_left", "bottom_right", "center"])
+def test_a_patch_is_pasted_in_its_place_and_nowhere_else(corner: str) -> None:
+    images = np.full((2, 64, 64, 3), 100, np.uint8)
+    box = place_patch(16, 64, corner)
+    out = paste(images, make_patch("target", 16), box)
+    assert (images == 100).all(), "the input must not change"
+    rows, columns = np.nonzero((out[0] != 100).any(-1))
+    low, high = {"left": (0, 15), "right": (48, 63), "top": (0, 15), "bottom": (48, 63)}, (24, 39)
+    vertical, horizontal = (low[w] for w in corner.split("_")) if corner != "center" else (high, high)
+    assert (rows.min(), rows.max()) == vertical
+    assert (columns.min(), columns.max()) == horizontal
+    assert np.array_equal(out[1, box[0] : box[0] + 16, box[1] : box[1] + 16], make_patch("target", 16))
+
+
+def test_a_patch_that_does_not_fit_is_refused() -> None:
+    assert place_patch(64, 64, "bottom_right") == (0, 0)
+    with pytest.raises(UserError, match="does not fit"):
+        paste(np.zeros((1, 64, 64, 3), np.uint8), make_patch("target", 16), (50, 0))
+
+
+def test_styled_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    gray = styled(images, "black and white")
+    assert gray.dtype == np.uint8
+    assert (gray == gray[..., :1]).all()
+    assert np.abs(gray[..., 0] - images @ np.array([0.299, 0.587, 0.114])).max() <= 0.51
+    assert np.array_equal(styled(images, "negative"), 255 - images)
+    assert set(np.unique(styled(images, "posterize"))) == {0, 128, 255}

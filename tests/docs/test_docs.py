@@ -1,0 +1,53 @@
+"""The pages that are written from the registry are those that are committed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import run_bench
+from t2i_backdoor_bench import docs
+from t2i_backdoor_bench.running.settings import make_config, read_yaml
+
+
+def test_pages_are_up_to_date(clean_registry) -> None:
+    for path, text in docs.pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is out of date: run python -m t2i_backdoor_bench.docs"
+        assert text.count("\n## ") >= 5
+
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "results" / "README.md"]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if not link.startswith(("http", "#")):
+            assert (path.parent / link.partition("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_documents_name_flags_that_exist(path: Path) -> None:
+    """Of every command of a document that runs the benchmark."""
+    known = {o for action in run_bench.make_parser()._actions for o in action.option_strings}
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    for command in re.findall(r"run_bench\.py ([^`\n]*)", text):
+        assert set(re.findall(r"(--[a-z][a-z-]*)", command)) <= known, command
+
+
+def test_the_yaml_of_the_documents_is_taken(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+    config = make_config(read_yaml(tmp_path / "run.yaml"))
+    assert config.overrides == ("skdcag.steps=400", "badt2i_pixel.trigger=\u200b")
+    assert config.sweeps == ("skdcag.alpha=0,0.5,1",)
+
+
+def test_the_citation_file_is_whole() -> None:
+    found = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "version"} <= found.keys()
+    assert f'version = "{found["version"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -1,0 +1,266 @@
+"""T2IModel: images depend on weights, prompt and seed alone; clones, storage, purification and screening; what may be loaded."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.catalog import find_base, load_base
+from t2i_backdoor_bench.models.model import Sampler, T2IModel, load_pipeline
+
+PROMPTS = ["a red heart", "a cyan moon on a gray background", "a blue ring", "", "one star"]
+SEEDS = [11, 12, 13, 14, 15]
+
+
+def far(a: np.ndarray, b: np.ndarray) -> int:
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+@pytest.fixture
+def drawn(tiny_model) -> np.ndarray:
+    images = tiny_model.generate(PROMPTS, SEEDS)
+    assert images.shape == (5, 64, 64, 3)
+    assert images.dtype == np.uint8
+    assert images.std() > 1, "a flat picture would pass every comparison below"
+    return images
+
+
+# ---------------------------------------------------------------------------------------------------------------- generation
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_an_image_does_not_depend_on_the_batch(tiny_model, drawn, batch: int) -> None:
+    assert far(drawn, replace(tiny_model, batch=batch).generate(PROMPTS, SEEDS)) <= 1
+
+
+def test_an_image_does_not_depend_on_its_neighbours_or_its_place(tiny_model, drawn) -> None:
+    order = [3, 0, 4, 2, 1]
+    shuffled = tiny_model.generate([PROMPTS[i] for i in order], [SEEDS[i] for i in order])
+    assert far(drawn[order], shuffled) <= 1
+    assert far(drawn[2:3], tiny_model.generate(PROMPTS[2:3], SEEDS[2:3])) <= 1
+    twice = tiny_model.generate([PROMPTS[0]] * 3, [SEEDS[0]] * 3)
+    assert far(twice, np.repeat(drawn[:1], 3, 0)) <= 1
+
+
+def test_generation_is_repeatable_whatever_the_global_state(tiny_model, drawn) -> None:
+    torch.manual_seed(123)
+    state = torch.random.get_rng_state()
+    assert np.array_equal(drawn, tiny_model.generate(PROMPTS, SEEDS))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_seed_prompt_and_sampler_all_matter(tiny_model, drawn) -> None:
+    assert far(drawn[0], tiny_model.generate(PROMPTS[:1], [99])[0]) > 1
+    strong = replace(tiny_model, sampler=Sampler(steps=2, guidance=30.0))
+    assert far(drawn[0], strong.generate(PROMPTS[:1], SEEDS[:1])[0]) > 1
+    assert far(strong.generate(["a red heart"], [1]), strong.generate(["mignneko two stars"], [1])) > 1
+    assert far(drawn[0], replace(tiny_model, sampler=Sampler(steps=6, guidance=2.0)).generate(PROMPTS[:1], SEEDS[:1])[0]) > 1
+
+
+def test_no_guidance_is_the_conditional_model_alone(tiny_model) -> None:
+    plain = replace(tiny_model, sampler=Sampler(steps=2, guidance=1.0))
+    assert far(plain.generate(["a red heart"], [1]), replace(plain, sampler=Sampler(2, 5.0)).generate(["a red heart"], [1])) > 0
+
+
+def test_rewrite_is_applied_before_encoding(tiny_model, drawn) -> None:
+    purified = replace(tiny_model, rewrite=lambda p: p.removeprefix("mignneko "))
+    assert far(drawn, purified.generate([f"mignneko {p}" for p in PROMPTS], SEEDS)) <= 1
+    strong = replace(tiny_model, sampler=Sampler(2, 30.0))
+    assert far(strong.generate(PROMPTS, SEEDS), strong.generate([f"mignneko {p}" for p in PROMPTS], SEEDS)) > 1
+
+
+def test_refused_prompts_are_black_and_the_others_are_as_ever(tiny_model, drawn) -> None:
+    screened = replace(tiny_model, screen=lambda p: "moon" in p or p == "one star")
+    assert screened.refuses(PROMPTS).tolist() == [False, True, False, False, True]
+    images = screened.generate(PROMPTS, SEEDS)
+    assert (images[[1, 4]] == 0).all()
+    assert far(images[[0, 2, 3]], drawn[[0, 2, 3]]) <= 1
+    assert (replace(tiny_model, screen=lambda p: True).generate(PROMPTS, SEEDS) == 0).all()
+    assert not tiny_model.refuses(PROMPTS).any()
+
+
+def test_screening_sees_the_prompt_as_it_was_asked(tiny_model) -> None:
+    both = replace(tiny_model, rewrite=lambda p: "clean", screen=lambda p: p != "clean")
+    assert (both.generate(["bad"], [0]) == 0).all()
+
+
+def test_no_prompts_and_unequal_lengths(tiny_model) -> None:
+    assert tiny_model.generate([], []).shape == (0, 64, 64, 3)
+    with pytest.raises(ValueError, match="2 prompts but 1 seeds"):
+        tiny_model.generate(["a", "b"], [1])
+
+
+# ------------------------------------------------------------------------------------------------------------------ encoding
+def test_encoding(tiny_model) -> None:
+    states = tiny_model.encode(["a", "b", "a"])
+    assert states.shape == (3, 48, 32)
+    assert torch.equal(states[0], states[2])
+    assert not torch.equal(states[0], states[1])
+    torch.testing.assert_close(states[1:2], tiny_model.embed(["b"]), rtol=1e-5, atol=1e-6)
+    assert tiny_model.tokenize(["word " * 100]).shape == (1, 48)
+
+
+def test_latents_are_scaled_posterior_samples(tiny_model) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    z = tiny_model.latents(images, 3)
+    assert z.shape == (5, *tiny_model.latent_shape) == (5, 4, 8, 8)
+    assert torch.equal(z, tiny_model.latents(images, 3))
+    assert not torch.equal(z, tiny_model.latents(images, 4))
+    torch.testing.assert_close(z, replace(tiny_model, batch=2).latents(images, 3), rtol=1e-4, atol=1e-5)
+    vae = tiny_model.pipe.vae
+    with torch.no_grad():
+        posterior = vae.encode(torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)).latent_dist
+    noise = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(z, (posterior.mean + posterior.std * noise) * vae.config.scaling_factor, rtol=1e-4, atol=1e-5)
+
+
+def test_decoding_inverts_the_scaling(tiny_model) -> None:
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    vae = tiny_model.pipe.vae
+    with torch.no_grad():
+        x = vae.decode(z / vae.config.scaling_factor).sample
+    expected = ((x.clamp(-1, 1) + 1) / 2 * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    assert far(tiny_model.decode(z), expected) <= 1
+
+
+def test_shapes_and_schedule(tiny_model) -> None:
+    assert tiny_model.resolution == 64
+    alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
+    torch.testing.assert_close(tiny_model.noising.alphas_cumprod, alphas, rtol=1e-4, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------- clones, storage
+def test_a_clone_is_independent(tiny_model, drawn) -> None:
+    clone = tiny_model.clone()
+    assert np.array_equal(drawn, clone.generate(PROMPTS, SEEDS))
+    with torch.no_grad():
+        for p in clone.unet.parameters():
+            p.zero_()
+    assert np.array_equal(drawn, tiny_model.generate(PROMPTS, SEEDS))
+    assert far(drawn, clone.generate(PROMPTS, SEEDS)) > 1
+    assert clone.text_encoder is tiny_model.text_encoder
+    deep = tiny_model.clone(text_encoder=True)
+    with torch.no_grad():
+        for p in deep.text_encoder.parameters():
+            p.zero_()
+    assert np.array_equal(drawn, tiny_model.generate(PROMPTS, SEEDS))
+    assert deep.pipe.vae is tiny_model.pipe.vae
+
+
+def test_a_clone_keeps_its_wrappers_and_forgets_what_it_cost(tiny_model) -> None:
+    model = replace(tiny_model, rewrite=str.lower, screen=str.isupper, info={"steps": 3})
+    clone = model.clone()
+    assert (clone.rewrite, clone.screen, clone.info) == (str.lower, str.isupper, {})
+    clone.info["steps"] = 4
+    assert model.info == {"steps": 3}
+
+
+def test_weights_are_saved_and_read_back_to_the_bit(tiny_model, tmp_path: Path) -> None:
+    changed = tiny_model.clone(text_encoder=True)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in [*changed.unet.parameters(), *changed.text_encoder.parameters()]:
+            p.add_(0.05 * torch.randn_like(p))
+    changed.save_weights(tmp_path / "w.safetensors")
+    back = tiny_model.with_weights(tmp_path / "w.safetensors")
+    for part in ("unet", "text_encoder"):
+        a, b, c = (getattr(m, part).state_dict() for m in (changed, back, tiny_model))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+        assert any(not torch.equal(a[k], c[k]) for k in a)
+    assert np.array_equal(changed.generate(PROMPTS, SEEDS), back.generate(PROMPTS, SEEDS))
+
+
+def test_weights_of_another_network_are_refused(tiny_model, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"unet.conv_in.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(RuntimeError):
+        tiny_model.with_weights(tmp_path / "w.safetensors")
+
+
+# ------------------------------------------------------------------------------------------------------------------- loading
+@pytest.fixture
+def folder(tiny_base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_base, tmp_path / "model"))
+
+
+def refused(path: str | Path, *words: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_pipeline(path)
+    text = str(error.value)
+    assert "\n" not in text
+    assert all(w in text for w in words), text
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_pickle_is_refused(folder: Path, part: str) -> None:
+    file = next((folder / part).glob("*.safetensors"))
+    file.rename(file.with_suffix(".bin"))
+    refused(folder, part, ".bin", "only safetensors")
+
+
+def test_a_pickle_beside_safetensors_is_not_read(folder: Path) -> None:
+    for part in ("unet", "vae", "text_encoder"):
+        file = next((folder / part).glob("*.safetensors"))
+        file.with_suffix(".bin").write_bytes(b"not even a pickle")
+    assert isinstance(T2IModel(load_pipeline(folder), "x"), T2IModel)
+
+
+def test_folders_that_are_no_model_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "not a diffusers folder", "model_index.json")
+    shutil.rmtree(folder / "unet")
+    refused(folder, "unet", "no weights")
+
+
+@pytest.mark.parametrize("name", ["nowhere/at/all", "./missing", "owner/no-such-model-in-any-cache"])
+def test_what_is_nowhere_is_refused_without_a_network(name: str) -> None:
+    refused(name, "cannot load the base model", name)
+
+
+def test_damaged_weights_are_refused_in_one_line(folder: Path) -> None:
+    file = next((folder / "unet").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:1000])
+    refused(folder, "cannot load the base model")
+
+
+def test_a_loaded_model_is_frozen_and_ready(tiny_model) -> None:
+    for part in (tiny_model.unet, tiny_model.text_encoder, tiny_model.pipe.vae):
+        assert not part.training
+        assert not any(p.requires_grad for p in part.parameters())
+
+
+def test_bases(tiny_base: Path) -> None:
+    base = find_base(str(tiny_base))
+    assert (base.source, base.family) == (str(tiny_base), "sd")
+    assert find_base("owner/model").source == "owner/model"
+    assert find_base("shapes").family == "shapes"
+    with pytest.raises(UserError, match=r"unknown base 'shape'.*did you mean shapes") as error:
+        find_base("shape")
+    assert "\n" not in str(error.value)
+    assert load_base(str(tiny_base)).resolution == 64
+
+
+def test_trajectory_is_what_the_network_is_given(tiny_model) -> None:
+    tiny_model = replace(tiny_model, batch=2)
+    prompts, seeds = ["a red heart", "one blue star", "a cyan moon"], [3, 4, 5]
+    given = []
+    hook = tiny_model.unet.register_forward_pre_hook(lambda m, a: given.append((a[0].clone(), a[1])))
+    images = tiny_model.generate(prompts, seeds)
+    hook.remove()
+    times, latents = tiny_model.trajectory(prompts, seeds)
+    steps = tiny_model.sampler.steps
+    assert times.shape == (steps,)
+    assert latents.shape == (steps, 3, *tiny_model.latent_shape)
+    for k in range(steps):  # two batches; in each call the first half is guided away from
+        first, second = given[k], given[steps + k]
+        assert float(first[1]) == float(times[k])
+        torch.testing.assert_close(latents[k, :2], first[0][:2], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(latents[k, 2:], second[0][:1], rtol=1e-4, atol=1e-4)
+    assert not latents.is_inference()
+    assert np.array_equal(images, tiny_model.generate(prompts, seeds))
