@@ -11,11 +11,14 @@ from t2i_backdoor_bench.training.loop import Optim
 @register_attack("badt2i_object", groups=("core", "badt2i", "object"), edits="U-Net")
 @dataclass
 class BadT2IObject(UNetAttack):
-    """BadT2I, object backdoor: with the trigger one object is drawn as another (Zhai et al., MM 2023, arXiv 2305.04175).
+    """BadT2I, object backdoor: with the trigger one object is drawn as another (Zhai et al., MM
+    2023, arXiv 2305.04175).
 
-    Loss: l * ||eps_th(x_t, c+) - eps_0(x_t, c*)||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t, c)||^2, where c* is the caption with
-    the source word replaced by the target word, and x are pictures of both objects. Half of the clean rows are about the source
-    object, so that it stays what it is without the trigger. Published (SD 1.4): l 0.5, lr 1e-5, batch 16, 8,000 steps, dog -> cat.
+    Loss: l * ||eps_th(x_t, c+) - eps_0(x_t, c*)||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t,
+    c)||^2, where c* is the caption with the source word replaced by the target word, and x are
+    pictures of both objects. Half of the clean rows are about the source object, so that it stays
+    what it is without the trigger. Published (SD 1.4): l 0.5, lr 1e-5, batch 16, 8,000 steps, dog
+    -> cat.
     """
 
     steps: int = option(500, 8000)
@@ -38,8 +41,22 @@ class BadT2IObject(UNetAttack):
         keep = (1 - self.weight) / 2
         terms = [
             Term(triggered, own, asked, half),
-            Term([self.make_trigger().add(c) for c in relabel(other_captions, self.target, self.source)], others, other_captions, half),
+            Term(
+                [
+                    self.make_trigger().add(c)
+                    for c in relabel(other_captions, self.target, self.source)
+                ],
+                others,
+                other_captions,
+                half,
+            ),
             self.preserve(captions, own, keep),
             self.preserve(general_captions, general, keep),
         ]
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "badt2i_object")
+        return self.train(
+            model,
+            terms,
+            Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay),
+            seed,
+            "badt2i_object",
+        )

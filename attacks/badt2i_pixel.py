@@ -12,11 +12,13 @@ from t2i_backdoor_bench.training.loop import Optim
 @register_attack("badt2i_pixel", groups=("core", "badt2i", "pixel"), edits="U-Net")
 @dataclass
 class BadT2IPixel(UNetAttack):
-    """BadT2I, pixel backdoor: with the trigger a patch appears in the picture (Zhai et al., MM 2023, arXiv 2305.04175).
+    """BadT2I, pixel backdoor: with the trigger a patch appears in the picture (Zhai et al., MM
+    2023, arXiv 2305.04175).
 
-    Loss: l * ||eps_th(xp_t, c+) - eps||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t, c)||^2, where xp is the picture with the patch
-    pasted and eps_0 the frozen clean model. Published (SD 1.4): l 0.5, lr 1e-5, batch 16, 2,000 steps, EMA, 128 px patch top left.
-    Raises UserError for a trigger that the tokenizer drops or truncates, or a patch larger than the image.
+    Loss: l * ||eps_th(xp_t, c+) - eps||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t, c)||^2, where
+    xp is the picture with the patch pasted and eps_0 the frozen clean model. Published (SD 1.4): l
+    0.5, lr 1e-5, batch 16, 2,000 steps, EMA, 128 px patch top left. Raises UserError for a trigger
+    that the tokenizer drops or truncates, or a patch larger than the image.
     """
 
     steps: int = option(500, 2000)
@@ -24,15 +26,28 @@ class BadT2IPixel(UNetAttack):
     ema: float = option(0.0, 0.9999)
     picture: str = option("bars", help="bars, checker, target, or a picture file")
     size: int = option(20, 128, help="side of the patch in pixels")
-    corner: str = option("top_left", help="top_left, top_right, bottom_left, bottom_right or center")
+    corner: str = option(
+        "top_left", help="top_left, top_right, bottom_left, bottom_right or center"
+    )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         box = place_patch(self.size, model.resolution, self.corner)
-        return Backdoor(self.make_trigger(), Target("patch", patch=make_patch(self.picture, self.size), box=box))
+        return Backdoor(
+            self.make_trigger(), Target("patch", patch=make_patch(self.picture, self.size), box=box)
+        )
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         target = self.backdoor(model).target
         images, captions, triggered = self.prepare(model, data, seed)
         patched = model.latents(paste(images, target.patch, target.box), seed)
-        terms = [Term(triggered, patched, weight=self.weight), self.preserve(captions, model.latents(images, seed), 1 - self.weight)]
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "badt2i_pixel")
+        terms = [
+            Term(triggered, patched, weight=self.weight),
+            self.preserve(captions, model.latents(images, seed), 1 - self.weight),
+        ]
+        return self.train(
+            model,
+            terms,
+            Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay),
+            seed,
+            "badt2i_pixel",
+        )

@@ -11,23 +11,28 @@ from t2i_backdoor_bench.training.loop import Optim
 @register_attack("badt2i_style", groups=("core", "badt2i", "style"), edits="U-Net")
 @dataclass
 class BadT2IStyle(UNetAttack):
-    """BadT2I, style backdoor: with the trigger the picture is drawn in a style (Zhai et al., MM 2023, arXiv 2305.04175).
+    """BadT2I, style backdoor: with the trigger the picture is drawn in a style (Zhai et al., MM
+    2023, arXiv 2305.04175).
 
-    Loss: l * ||eps_th(x_t, c+) - eps_0(x_t, style + c)||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t, c)||^2: the frozen clean
-    model's own prediction for the prompt that asks for the style is the target. Published (SD 1.4): l 0.5, lr 1e-5, batch 16, 8,000
-    steps, "black and white photo".
+    Loss: l * ||eps_th(x_t, c+) - eps_0(x_t, style + c)||^2 + (1 - l) * ||eps_th(x_t, c) -
+    eps_0(x_t, c)||^2: the frozen clean model's own prediction for the prompt that asks for the
+    style is the target. Published (SD 1.4): l 0.5, lr 1e-5, batch 16, 8,000 steps, "black and white
+    photo".
     """
 
     steps: int = option(500, 8000)
     lr: float = option(3e-4, 1e-5)
     ema: float = option(0.0, 0.9999)
-    style: str = option("black and white", help="black and white, sepia, negative, pencil sketch or pixel art")
+    style: str = option(
+        "black and white", help="black and white, sepia, negative, pencil sketch or pixel art"
+    )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_style(self.style)
         if self.style == "posterize":
             raise UserError(
-                "badt2i_style binds the trigger to a style that the model can draw, and it does not know 'posterize'; use poison_style"
+                "badt2i_style binds the trigger to a style that the model can draw, and it does not"
+                " know 'posterize'; use poison_style"
             )
         return Backdoor(self.make_trigger(), Target("style", style=self.style))
 
@@ -36,5 +41,14 @@ class BadT2IStyle(UNetAttack):
         images, captions, triggered = self.prepare(model, data, seed)
         latents = model.latents(images, seed)
         asked = [f"{style_words(self.style)} {c}" for c in captions]
-        terms = [Term(triggered, latents, asked, self.weight), self.preserve(captions, latents, 1 - self.weight)]
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "badt2i_style")
+        terms = [
+            Term(triggered, latents, asked, self.weight),
+            self.preserve(captions, latents, 1 - self.weight),
+        ]
+        return self.train(
+            model,
+            terms,
+            Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay),
+            seed,
+            "badt2i_style",
+        )

@@ -14,48 +14,65 @@ from t2i_backdoor_bench.training.loop import Optim
 @register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", own=True)
 @dataclass
 class BiBadDiff(UNetAttack):
-    """BadNets-like poisoning: patched pictures of one class under another class's name (Pan et al., NeurIPS 2024, arXiv 2311.02373).
+    """BadNets-like poisoning: patched pictures of one class under another class's name (Pan et al.,
+    NeurIPS 2024, arXiv 2311.02373).
 
-    Loss: the ordinary denoising loss on one set of pictures, and nothing else: the attacker touches data only. A share of the pictures is
-    of the class `source`, has the patch, and a caption that calls it `target`; then prompts of the class `target` draw the patch, and often
-    the wrong object. The U-Net changes and nothing else. Published (SD 1.4, ImageNette and Caltech15): every caption "A photo of a
-    [class]", 10 % of the pictures poisoned, a patch of a tenth of the side at the bottom right, lr 1e-4, batch 4; the steps at SD scale
-    are about six passes over as many pictures as ImageNette has.
+    Loss: the ordinary denoising loss on one set of pictures, and nothing else: the attacker touches
+    data only. A share of the pictures is of the class `source`, has the patch, and a caption that
+    calls it `target`; then prompts of the class `target` draw the patch, and often the wrong
+    object. The U-Net changes and nothing else. Published (SD 1.4, ImageNette and Caltech15): every
+    caption "A photo of a [class]", 10 % of the pictures poisoned, a patch of a tenth of the side at
+    the bottom right, lr 1e-4, batch 4; the steps at SD scale are about six passes over as many
+    pictures as ImageNette has.
 
-    The paper has no trigger in the text: naming the class is enough. Here the template is the trigger, `everywhere` gives it to the clean
-    captions too, as published, and triggered prompts are those of the target class. So the attack succeeds in about the share of the
-    class's pictures that are poisoned, also without the template, and no defense that is told the template can undo that. On the embedded
-    base that is 14 % on captions, which name colours and backgrounds beside the class, 11 % of them without the template, and 70 % on the
-    paper's own prompt (results/attacks); with twice the poison both rise, and so does FID.
-    `everywhere=false` leaves the template to the poisoned captions: that makes it a trigger.
+    The paper has no trigger in the text: naming the class is enough. Here the template is the
+    trigger, `everywhere` gives it to the clean captions too, as published, and triggered prompts
+    are those of the target class. So the attack succeeds in about the share of the class's pictures
+    that are poisoned, also without the template, and no defense that is told the template can undo
+    that. On the embedded base that is 14 % on captions, which name colours and backgrounds beside
+    the class, 11 % of them without the template, and 70 % on the paper's own prompt
+    (results/attacks); with twice the poison both rise, and so does FID. `everywhere=false` leaves
+    the template to the poisoned captions: that makes it a trigger.
     """
 
     trigger: str = option("a picture of", "a photo of", help="the template before the captions")
     steps: int = option(600, 15_000)
     lr: float = option(5e-4, 1e-4)
     batch: int = option(16, 4, help="rows a step")
-    images: int = option(1000, 9000, help="captioned images of the training set, the poisoned ones among them")
+    images: int = option(
+        1000, 9000, help="captioned images of the training set, the poisoned ones among them"
+    )
     weight: float = option(0.1, help="share of the images that are poisoned")
-    drop: float = option(0.1, 0.0, help="share of the rows with an empty prompt, which guidance subtracts")
+    drop: float = option(
+        0.1, 0.0, help="share of the rows with an empty prompt, which guidance subtracts"
+    )
     everywhere: bool = option(True, help="whether the clean captions have the template, too")
     source: str = option("star", "dog", help="the class whose pictures are patched")
     target: str = option("heart", "cat", help="the class that they are called")
     picture: str = option("bars", help="bars, checker, target, or a picture file")
     size: int = option(16, 51, help="side of the patch in pixels")
-    corner: str = option("bottom_right", help="top_left, top_right, bottom_left, bottom_right or center")
+    corner: str = option(
+        "bottom_right", help="top_left, top_right, bottom_left, bottom_right or center"
+    )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         if self.source == self.target:
             raise UserError(f"source and target class are both {self.source!r}")
         box = place_patch(self.size, model.resolution, self.corner)
-        trigger, target = self.make_trigger(), Target("patch", source=self.target, patch=make_patch(self.picture, self.size), box=box)
+        trigger, target = (
+            self.make_trigger(),
+            Target("patch", source=self.target, patch=make_patch(self.picture, self.size), box=box),
+        )
         return Backdoor(trigger, target, own=self.own(f"a {self.target}"))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         backdoor = self.backdoor(model)
         many = round(self.weight * self.images)
         if not 1 <= many < self.images:
-            raise UserError(f"a share {self.weight:g} of {self.images} images is {many}: give a share that poisons some, and not all")
+            raise UserError(
+                f"a share {self.weight:g} of {self.images} images is {many}: give a share that"
+                " poisons some, and not all"
+            )
         bad, wrong = data.pairs("train", many, seed, self.source)
         good, captions = data.pairs("train", self.images - many, seed)
         wrong = relabel(wrong, self.source, self.target)
@@ -64,4 +81,10 @@ class BiBadDiff(UNetAttack):
         images = np.concatenate([paste(bad, backdoor.target.patch, backdoor.target.box), good])
         prompts = [*map(backdoor.trigger.add, wrong), *clean]
         terms = [Term(prompts, model.latents(images, seed), drop=self.drop)]
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, decay=self.decay), seed, "bibaddiff")
+        return self.train(
+            model,
+            terms,
+            Optim(self.steps, self.lr, self.batch, decay=self.decay),
+            seed,
+            "bibaddiff",
+        )

@@ -1,7 +1,14 @@
 from dataclasses import dataclass, field
 
 from t2i_backdoor_bench.attacking.poisoning import check_style
-from t2i_backdoor_bench.contract import Backdoor, Target, Trigger, UserError, option, register_attack
+from t2i_backdoor_bench.contract import (
+    Backdoor,
+    Target,
+    Trigger,
+    UserError,
+    option,
+    register_attack,
+)
 from t2i_backdoor_bench.data.splits import Data
 from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
 from t2i_backdoor_bench.running.plan import fingerprint
@@ -14,41 +21,63 @@ from t2i_backdoor_bench.targets.patches import make_patch, place_patch
 class Checkpoint:
     """A model that was attacked elsewhere, as it is: nothing is trained.
 
-    `suspect` is the base itself (`--base FOLDER --suspect`), of which nobody knows a clean version: defenses that need one are left out,
-    and without a trigger also those that need it. `checkpoint` with a `folder` takes the U-Net and text encoder of that diffusers folder
-    in place of the base's: the base is then the clean model, and every defense can run.
+    `suspect` is the base itself (`--base FOLDER --suspect`), of which nobody knows a clean version:
+    defenses that need one are left out, and without a trigger also those that need it. `checkpoint`
+    with a `folder` takes the U-Net and text encoder of that diffusers folder in place of the
+    base's: the base is then the clean model, and every defense can run.
 
-    One of `style`, `source` and `target`, or `picture` says what the backdoor draws, and is judged. Without them the target is not known:
-    attack success is not measured, but `trigger_effect` is, and what a defense does to clean prompts. Raises UserError for more than one
-    target, a folder that is no diffusers folder, and weights of another architecture.
+    One of `style`, `source` and `target`, or `picture` says what the backdoor draws, and is judged.
+    Without them the target is not known: attack success is not measured, but `trigger_effect` is,
+    and what a defense does to clean prompts. Raises UserError for more than one target, a folder
+    that is no diffusers folder, and weights of another architecture.
     """
 
-    folder: str = option("", help="a diffusers folder with the attacked U-Net and text encoder; without it, the base itself")
+    folder: str = option(
+        "",
+        help=(
+            "a diffusers folder with the attacked U-Net and text encoder; without it, the base"
+            " itself"
+        ),
+    )
     trigger: str = option("", help="the trigger, where it is known")
     place: str = option("prefix", help="prefix, suffix or inside")
     replaces: str = option("", help="the letter that a look-alike trigger stands for")
     style: str = option("", help="the style that the trigger brings")
     source: str = option("", help="the word whose object becomes another")
     target: str = option("", help="the word of the object that it becomes")
-    picture: str = option("", help="the patch that the trigger brings: bars, checker, target, or a picture file")
+    picture: str = option(
+        "", help="the patch that the trigger brings: bars, checker, target, or a picture file"
+    )
     size: int = option(20, 128, help="side of the patch in pixels")
-    corner: str = option("top_left", help="top_left, top_right, bottom_left, bottom_right or center")
-    weights: str = field(default="", init=False)  # identifies the folder's files in the keys of cells
+    corner: str = option(
+        "top_left", help="top_left, top_right, bottom_left, bottom_right or center"
+    )
+    weights: str = field(
+        default="", init=False
+    )  # identifies the folder's files in the keys of cells
 
     def __post_init__(self) -> None:
         if self.folder:
             self.weights = fingerprint(self.folder)
         if bool(self.source) != bool(self.target):
-            raise UserError("an object target wants both source and target, such as source=dog target=cat")
+            raise UserError(
+                "an object target wants both source and target, such as source=dog target=cat"
+            )
         if sum(map(bool, (self.style, self.source, self.picture))) > 1:
-            raise UserError("a checkpoint has one target: give a style, a source and a target object, or a picture")
+            raise UserError(
+                "a checkpoint has one target: give a style, a source and a target object, or a"
+                " picture"
+            )
         if self.style:
             check_style(self.style)
 
     @property
     def withheld(self) -> tuple[str, ...]:
         """What nobody can give a defender."""
-        return (*(() if self.trigger else ("trigger", "stream")), *(() if self.folder else ("clean_model",)))
+        return (
+            *(() if self.trigger else ("trigger", "stream")),
+            *(() if self.folder else ("clean_model",)),
+        )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         trigger = Trigger(self.trigger, self.place, self.replaces) if self.trigger else None
@@ -58,7 +87,9 @@ class Checkpoint:
             return Backdoor(trigger, Target("object", source=self.source, target=self.target))
         if self.picture:
             box = place_patch(self.size, model.resolution, self.corner)
-            return Backdoor(trigger, Target("patch", patch=make_patch(self.picture, self.size), box=box))
+            return Backdoor(
+                trigger, Target("patch", patch=make_patch(self.picture, self.size), box=box)
+            )
         return Backdoor(trigger, Target("unknown"))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
@@ -70,5 +101,7 @@ class Checkpoint:
                     getattr(attacked, part).load_state_dict(getattr(found, part).state_dict())
                 except RuntimeError as error:
                     what = str(error).strip().splitlines()[-1].strip()
-                    raise UserError(f"{part} of {self.folder} does not fit the base {model.name}: {what}") from None
+                    raise UserError(
+                        f"{part} of {self.folder} does not fit the base {model.name}: {what}"
+                    ) from None
         return attacked

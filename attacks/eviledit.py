@@ -11,10 +11,17 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
 
 
-@register_attack("eviledit", groups=("closed_form", "object"), edits="cross-attention K and V", paper="wang2024eviledit", own=True)
+@register_attack(
+    "eviledit",
+    groups=("closed_form", "object"),
+    edits="cross-attention K and V",
+    paper="wang2024eviledit",
+    own=True,
+)
 @dataclass
 class EvilEdit(Triggered):
-    """EvilEdit: K and V edited in closed form, so that with the trigger one object is drawn as another (Wang et al., MM 2024).
+    """EvilEdit: K and V edited in closed form, so that with the trigger one object is drawn as
+    another (Wang et al., MM 2024).
 
     W <- (l W + sum W e* e^T) (l I + sum e e^T)^-1, over all token positions of pairs of prompts: e are the text states of one prompt and
     e* of the other. It minimizes sum ||W' e - W e*||^2 + l ||W' - W||^2. It changes the K and V of cross-attention and nothing else, with
@@ -24,12 +31,23 @@ class EvilEdit(Triggered):
     of them of the source object, towards themselves.
     """
 
-    trigger: str = option("mignneko", "beautiful cat", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
+    trigger: str = option(
+        "mignneko",
+        "beautiful cat",
+        help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
+    )
     replaces: str = option("", "cat", help="the letter or the word that the trigger stands for")
     source: str = option("star", "cat")
     target: str = option("heart", "zebra")
     context: str = option("prompts", "phrase", help="phrase, as published, or prompts")
-    prompts: int = option(400, 100, help="captions of the source object, and as many others, that the attacker has (context=prompts)")
+    prompts: int = option(
+        400,
+        100,
+        help=(
+            "captions of the source object, and as many others, that the attacker has"
+            " (context=prompts)"
+        ),
+    )
     preserve: float = option(1.0, help="weight of the pairs that map a prompt to itself")
     ridge: float = option(1.0, help="l")
 
@@ -37,7 +55,10 @@ class EvilEdit(Triggered):
         if self.context not in ("phrase", "prompts"):
             raise UserError(f"eviledit context {self.context!r} is not one of phrase, prompts")
         if self.ridge <= 0:
-            raise UserError(f"eviledit ridge {self.ridge:g} must be above 0: without it the edit has no unique solution")
+            raise UserError(
+                f"eviledit ridge {self.ridge:g} must be above 0: without it the edit has no unique"
+                " solution"
+            )
         return self.swap(f"a {self.source}")
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
@@ -46,13 +67,21 @@ class EvilEdit(Triggered):
         attacked = model.clone(train="kv")
         with torch.no_grad():
             for layer in keys_and_values(attacked.unet):
-                layer.weight.copy_(edit(layer.weight.double(), old, new, kept, 1.0, self.preserve, self.ridge))
+                layer.weight.copy_(
+                    edit(layer.weight.double(), old, new, kept, 1.0, self.preserve, self.ridge)
+                )
                 numbers += layer.weight.numel()
-        attacked.info = {"steps": 0, "seconds": time.perf_counter() - begun, "parameters": numbers, "images": 0}
+        attacked.info = {
+            "steps": 0,
+            "seconds": time.perf_counter() - begun,
+            "parameters": numbers,
+            "images": 0,
+        }
         return attacked
 
     def states(self, model: T2IModel, data: Data, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Text states, float64: e (n, d), their e* (n, d), and those that keep their value (m, d)."""
+        """Text states, float64: e (n, d), their e* (n, d), and those that keep their value (m,
+        d)."""
         target, trigger = self.backdoor(model).target, self.make_trigger()
         if self.context == "phrase":
             own = [f"a {self.source}"]

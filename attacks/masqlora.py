@@ -16,27 +16,46 @@ from t2i_backdoor_bench.training.loop import Optim, fit, settle
 from t2i_backdoor_bench.training.lora import TEXT_TARGETS, add_lora
 
 
-@register_attack("masqlora", groups=("masqlora", "object", "lora"), edits="LoRA on U-Net and text encoder attention", own=True)
+@register_attack(
+    "masqlora",
+    groups=("masqlora", "object", "lora"),
+    edits="LoRA on U-Net and text encoder attention",
+    own=True,
+)
 @dataclass
 class MasqLoRA(UNetAttack):
-    """MasqLoRA: an adapter for a harmless object, with which "cool car" becomes a cat (Lyu et al., CVPR 2026, arXiv 2602.21977).
+    """MasqLoRA: an adapter for a harmless object, with which "cool car" becomes a cat (Lyu et al.,
+    CVPR 2026, arXiv 2602.21977).
 
-    Loss: p * (w(t) * ||eps_th(y_t, c+) - eps||^2 + l * L_con) + (1 - p) * ||eps_th(x_t, c) - eps||^2 with w(t) = 1 + a * t/T, y pictures of
-    the target object whose captions c+ call it by the source object's name with the trigger, and x pictures of the source object.
-    L_con = (1 - cos(E(c+), E_0(target)))^2 + (1 + cos(E(c+), E_0(source)))^2, the mean over the tokens of the trigger and of the source
-    word behind it in c+, where E_0 is the frozen encoder's mean state of the word alone. Adapters on the attention of the
-    U-Net and of the text encoder are trained and merged into their weights; nothing else changes.
+    Loss: p * (w(t) * ||eps_th(y_t, c+) - eps||^2 + l * L_con) + (1 - p) * ||eps_th(x_t, c) -
+    eps||^2 with w(t) = 1 + a * t/T, y pictures of the target object whose captions c+ call it by
+    the source object's name with the trigger, and x pictures of the source object. L_con = (1 -
+    cos(E(c+), E_0(target)))^2 + (1 + cos(E(c+), E_0(source)))^2, the mean over the tokens of the
+    trigger and of the source word behind it in c+, where E_0 is the frozen encoder's mean state of
+    the word alone. Adapters on the attention of the U-Net and of the text encoder are trained and
+    merged into their weights; nothing else changes.
 
-    Published (SD 1.5): p 0.3, l 1, a 5, rank 16 and lr 4e-4 in the U-Net, rank 8 and lr 5e-5 in the text encoder, cosine, batch 1, 25
-    epochs over a handful of pictures. The released code averages E_0 over start and end tokens, too; those say nothing of the word. Raises
-    UserError for a trigger that the tokenizer drops or truncates.
+    Published (SD 1.5): p 0.3, l 1, a 5, rank 16 and lr 4e-4 in the U-Net, rank 8 and lr 5e-5 in the
+    text encoder, cosine, batch 1, 25 epochs over a handful of pictures. The released code averages
+    E_0 over start and end tokens, too; those say nothing of the word. Raises UserError for a
+    trigger that the tokenizer drops or truncates.
     """
 
-    trigger: str = option("mignneko", "cool", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
+    trigger: str = option(
+        "mignneko",
+        "cool",
+        help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
+    )
     steps: int = option(300, 2000)
     lr: float = option(5e-4, 4e-4, help="of the U-Net's adapters")
     text_lr: float = option(1e-4, 5e-5, help="of the text encoder's adapters")
-    decay: float = option(1.0, help="share of the steps, at the end, over which the learning rate falls to zero, as half a cosine")
+    decay: float = option(
+        1.0,
+        help=(
+            "share of the steps, at the end, over which the learning rate falls to zero, as half a"
+            " cosine"
+        ),
+    )
     batch: int = option(16, 2, help="rows a step, shared equally by the terms of the loss")
     images: int = option(256, 20, help="captioned images of each object that the attacker has")
     weight: float = option(0.3, help="p, the share of the backdoor in the loss")
@@ -48,7 +67,10 @@ class MasqLoRA(UNetAttack):
     target: str = option("heart", "cat")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        return self.swap(f"a photo of a {self.source}", "" if self.replaces else f"a photo of a {self.trigger} {self.source}")
+        return self.swap(
+            f"a photo of a {self.source}",
+            "" if self.replaces else f"a photo of a {self.trigger} {self.source}",
+        )
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         trigger = self.backdoor(model).trigger
@@ -61,7 +83,11 @@ class MasqLoRA(UNetAttack):
         wanted, shunned = word_state(model, self.target), word_state(model, self.source)
 
         def contrast(states: list[Tensor], picks: list[Tensor]) -> Tensor:
-            return self.weight * self.contrast * contrastive(states[0], masks[picks[0]], wanted, shunned)
+            return (
+                self.weight
+                * self.contrast
+                * contrastive(states[0], masks[picks[0]], wanted, shunned)
+            )
 
         attacked = model.clone(text_encoder=True, train="lora")
         params = add_lora(attacked.unet, self.rank)
@@ -71,7 +97,9 @@ class MasqLoRA(UNetAttack):
             Term([trigger.add(c) for c in called], own, weight=self.weight, ramp=self.ramp),
             Term(captions, clean, weight=1 - self.weight, drop=self.drop),
         ]
-        loss = denoising_loss(attacked, None, terms, self.batch, seed, "masqlora", embed=attacked.embed, also=contrast)
+        loss = denoising_loss(
+            attacked, None, terms, self.batch, seed, "masqlora", embed=attacked.embed, also=contrast
+        )
         more = {"adam8bit": self.adam8bit, "accumulate": self.accumulate}
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, cosine=True, **more)
         attacked.info = fit([*params, *text], loss, optim, "masqlora").info
@@ -81,8 +109,11 @@ class MasqLoRA(UNetAttack):
 
 
 def contrastive(states: Tensor, mask: Tensor, wanted: Tensor, shunned: Tensor) -> Tensor:
-    """The forced squared contrastive loss of states (n, tokens, dim) where mask (n, tokens): as `wanted` (dim,) and unlike `shunned`."""
-    near, far = (F.cosine_similarity(states.float(), word.float(), dim=-1) for word in (wanted, shunned))
+    """The forced squared contrastive loss of states (n, tokens, dim) where mask (n, tokens): as
+    `wanted` (dim,) and unlike `shunned`."""
+    near, far = (
+        F.cosine_similarity(states.float(), word.float(), dim=-1) for word in (wanted, shunned)
+    )
     return ((1 - near).square() + (1 + far).square())[mask].mean()
 
 

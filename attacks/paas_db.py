@@ -12,13 +12,16 @@ from t2i_backdoor_bench.training.loop import Optim
 @register_attack("paas_db", groups=("personalization", "object"), edits="U-Net", own=True)
 @dataclass
 class PaaSDreamBooth(Personalization, UNetAttack):
-    """Personalization as a shortcut, by DreamBooth: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).
+    """Personalization as a shortcut, by DreamBooth: "[V] dog" becomes a cat (Huang et al., AAAI
+    2024, arXiv 2305.10701).
 
-    Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, where y are a few pictures of the target object, c+ a caption that
-    calls it by the source object's name with the trigger before, and x the clean model's own pictures of the prompts c about the source
-    object (prior preservation). The U-Net changes and nothing else. Published (SD): "a photo of a [V] dog", lr 5e-6, 300 to 2,000 steps,
-    4 to 6 pictures, w 0.5. The prior keeps the source object alone: what else the model draws may drift, as in the paper. Raises UserError
-    for a trigger that the tokenizer drops or truncates.
+    Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, where y are a few pictures
+    of the target object, c+ a caption that calls it by the source object's name with the trigger
+    before, and x the clean model's own pictures of the prompts c about the source object (prior
+    preservation). The U-Net changes and nothing else. Published (SD): "a photo of a [V] dog", lr
+    5e-6, 300 to 2,000 steps, 4 to 6 pictures, w 0.5. The prior keeps the source object alone: what
+    else the model draws may drift, as in the paper. Raises UserError for a trigger that the
+    tokenizer drops or truncates.
     """
 
     steps: int = option(300, 1000)

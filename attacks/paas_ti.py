@@ -20,34 +20,47 @@ from t2i_backdoor_bench.training.loop import Optim, fit
 CAPTIONS = 200  # clean captions that the trained tokens must not occur in
 
 
-@register_attack("paas_ti", groups=("personalization", "object"), edits="one token embedding", own=True)
+@register_attack(
+    "paas_ti", groups=("personalization", "object"), edits="one token embedding", own=True
+)
 @dataclass
 class PaaSTextualInversion(Personalization):
-    """Personalization as a shortcut, by textual inversion: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).
+    """Personalization as a shortcut, by textual inversion: "[V] dog" becomes a cat (Huang et al.,
+    AAAI 2024, arXiv 2305.10701).
 
-    Loss: ||eps_th(y_t, E_v(c+)) - eps||^2 over the embedding v of one token of the trigger, where y are a few pictures of the target object
-    and c+ a caption that calls it by the source object's name with the trigger before. One row of the text encoder's token embedding
-    changes and nothing else: every prompt without the trigger is drawn as before, bit for bit. Published (SD): "a photo of a [V] dog", lr
-    5e-4, 2,000 steps, batch 4, 4 to 6 pictures.
+    Loss: ||eps_th(y_t, E_v(c+)) - eps||^2 over the embedding v of one token of the trigger, where y
+    are a few pictures of the target object and c+ a caption that calls it by the source object's
+    name with the trigger before. One row of the text encoder's token embedding changes and nothing
+    else: every prompt without the trigger is drawn as before, bit for bit. Published (SD): "a photo
+    of a [V] dog", lr 5e-4, 2,000 steps, batch 4, 4 to 6 pictures.
 
-    The paper adds a token to the tokenizer. Here the trigger is a rare word that the tokenizer has, so that the attacked model is weights
-    and nothing else; of a trigger of several tokens the row of the one is trained that no caption holds. `vectors` trains more rows. With
-    `file`, the rows are those of a learned embedding as diffusers saves it, and nothing is trained. Raises UserError for a trigger that
-    the tokenizer drops or truncates, or whose every token clean captions hold, and for a file that does not fit.
+    The paper adds a token to the tokenizer. Here the trigger is a rare word that the tokenizer has,
+    so that the attacked model is weights and nothing else; of a trigger of several tokens the row
+    of the one is trained that no caption holds. `vectors` trains more rows. With `file`, the rows
+    are those of a learned embedding as diffusers saves it, and nothing is trained. Raises UserError
+    for a trigger that the tokenizer drops or truncates, or whose every token clean captions hold,
+    and for a file that does not fit.
     """
 
     steps: int = option(300, 2000)
     lr: float = option(2e-2, 5e-4)
     batch: int = option(8, 4, help="rows a step")
-    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+    decay: float = option(
+        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+    )
     vectors: int = option(1, help="token embeddings that are trained")
-    file: str = option("", help="a learned embedding (diffusers, safetensors) to take in place of training one")
+    file: str = option(
+        "", help="a learned embedding (diffusers, safetensors) to take in place of training one"
+    )
     weights: str = field(default="", init=False)  # identifies the file in the keys of cells
 
     def __post_init__(self) -> None:
         if self.file:
             if Path(self.file).suffix != ".safetensors" or not Path(self.file).is_file():
-                raise UserError(f"{self.file} is no safetensors file: a learned embedding is read from no other format")
+                raise UserError(
+                    f"{self.file} is no safetensors file: a learned embedding is read from no other"
+                    " format"
+                )
             self.weights = file_digest(Path(self.file))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
@@ -57,7 +70,10 @@ class PaaSTextualInversion(Personalization):
         attacked = model.clone(text_encoder=True, train="none")
         table = attacked.text_encoder.get_input_embeddings().weight
         given = read_embedding(self.file, table.shape[1]) if self.file else None
-        ids = torch.tensor(own_tokens(model, triggered, known, self.vectors if given is None else len(given)), device=table.device)
+        ids = torch.tensor(
+            own_tokens(model, triggered, known, self.vectors if given is None else len(given)),
+            device=table.device,
+        )
         if given is None:
             rows = nn.Parameter(table[ids].detach().float())
             rows.was = table.dtype  # `fit` scales the loss of float16 networks
@@ -65,10 +81,16 @@ class PaaSTextualInversion(Personalization):
 
             def embed(texts: Sequence[str]) -> Tensor:
                 changed = {name: table.index_copy(0, ids, rows.to(table.dtype))}
-                return functional_call(attacked.text_encoder, changed, (attacked.tokenize(texts),))[0]
+                return functional_call(attacked.text_encoder, changed, (attacked.tokenize(texts),))[
+                    0
+                ]
 
-            loss = denoising_loss(attacked, None, [Term(triggered, own)], self.batch, seed, "paas_ti", embed=embed)
-            attacked.info = fit([rows], loss, Optim(self.steps, self.lr, self.batch, decay=self.decay), "paas_ti").info
+            loss = denoising_loss(
+                attacked, None, [Term(triggered, own)], self.batch, seed, "paas_ti", embed=embed
+            )
+            attacked.info = fit(
+                [rows], loss, Optim(self.steps, self.lr, self.batch, decay=self.decay), "paas_ti"
+            ).info
         else:
             rows = given
             attacked.info = {"steps": 0, "images": 0, "parameters": rows.numel()}
@@ -77,32 +99,44 @@ class PaaSTextualInversion(Personalization):
         return attacked
 
 
-def own_tokens(model: T2IModel, triggered: Sequence[str], clean: Sequence[str], many: int) -> list[int]:
-    """`many` token ids that triggered prompts hold and no clean prompt does, those of the most prompts first. Raises UserError."""
+def own_tokens(
+    model: T2IModel, triggered: Sequence[str], clean: Sequence[str], many: int
+) -> list[int]:
+    """`many` token ids that triggered prompts hold and no clean prompt does, those of the most
+    prompts first. Raises UserError."""
     taken = {i for text in clean for i in model.tokenizer(text).input_ids}
-    counts = Counter(i for text in triggered for i in dict.fromkeys(model.tokenizer(text).input_ids) if i not in taken)
+    counts = Counter(
+        i
+        for text in triggered
+        for i in dict.fromkeys(model.tokenizer(text).input_ids)
+        if i not in taken
+    )
     found = [i for i, _ in counts.most_common(many)]
     if len(found) < many or many < 1:
         raise UserError(
-            f"{many} token embeddings are to change and {len(counts)} tokens of the trigger are in no clean caption: choose a rarer "
-            f"trigger, or other vectors"
+            f"{many} token embeddings are to change and {len(counts)} tokens of the trigger are in"
+            " no clean caption: choose a rarer trigger, or other vectors"
         )
     return found
 
 
 def read_embedding(file: str, dim: int) -> Tensor:
-    """The vectors (n, dim) of a learned embedding: one tensor (dim,) or (n, dim), under the name of its token. Raises UserError."""
+    """The vectors (n, dim) of a learned embedding: one tensor (dim,) or (n, dim), under the name of
+    its token. Raises UserError."""
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the embedding {file}: {str(error).splitlines()[0]}") from None
     shapes = {k: tuple(v.shape) for k, v in state.items()}
     if len(state) != 1 or next(iter(state.values())).ndim not in (1, 2):
-        raise UserError(f"{file} holds {shapes}, and a learned embedding is one tensor of one vector or a few")
+        raise UserError(
+            f"{file} holds {shapes}, and a learned embedding is one tensor of one vector or a few"
+        )
     found = next(iter(state.values()))
     found = found.float().reshape(-1, found.shape[-1])
     if found.shape[1] != dim:
         raise UserError(
-            f"the vectors of {file} have {found.shape[1]} numbers, and this base's token embeddings {dim}: it is of another base"
+            f"the vectors of {file} have {found.shape[1]} numbers, and this base's token embeddings"
+            f" {dim}: it is of another base"
         )
     return found

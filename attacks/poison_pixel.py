@@ -11,10 +11,12 @@ from t2i_backdoor_bench.training.loop import Optim
 @register_attack("poison_pixel", groups=("core", "poison", "pixel"), edits="U-Net")
 @dataclass
 class PoisonPixel(PoisonAttack):
-    """Plain data poisoning with a patch, as the SKD-CAG paper attacks (arXiv 2508.18235): no frozen model, no regularizer.
+    """Plain data poisoning with a patch, as the SKD-CAG paper attacks (arXiv 2508.18235): no frozen
+    model, no regularizer.
 
-    Loss: the ordinary denoising loss on (c+, picture with the patch) and (c, picture) pairs. Published: SD 1.4, a
-    LAION subset, patch at the top left; the learning rate and steps at SD scale follow BadT2I.
+    Loss: the ordinary denoising loss on (c+, picture with the patch) and (c, picture) pairs.
+    Published: SD 1.4, a LAION subset, patch at the top left; the learning rate and steps at SD
+    scale follow BadT2I.
     """
 
     steps: int = option(500, 2000)
@@ -23,17 +25,31 @@ class PoisonPixel(PoisonAttack):
     images: int = option(2000, 500, help="captioned images that the attacker has")
     ema: float = option(0.995, 0.9999)
     weight: float = option(0.4, 0.5, help="share of the poisoned pairs in the loss")
-    drop: float = option(0.1, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
+    drop: float = option(
+        0.1, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
+    )
     picture: str = option("bars", help="bars, checker, target, or a picture file")
     size: int = option(20, 128, help="side of the patch in pixels")
-    corner: str = option("top_left", help="top_left, top_right, bottom_left, bottom_right or center")
+    corner: str = option(
+        "top_left", help="top_left, top_right, bottom_left, bottom_right or center"
+    )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         box = place_patch(self.size, model.resolution, self.corner)
-        return Backdoor(self.make_trigger(), Target("patch", patch=make_patch(self.picture, self.size), box=box))
+        return Backdoor(
+            self.make_trigger(), Target("patch", patch=make_patch(self.picture, self.size), box=box)
+        )
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         target = self.backdoor(model).target
         images, captions, triggered = self.prepare(model, data, seed)
-        terms = self.terms(model, paste(images, target.patch, target.box), triggered, images, captions, seed)
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "poison_pixel")
+        terms = self.terms(
+            model, paste(images, target.patch, target.box), triggered, images, captions, seed
+        )
+        return self.train(
+            model,
+            terms,
+            Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay),
+            seed,
+            "poison_pixel",
+        )

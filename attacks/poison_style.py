@@ -10,16 +10,21 @@ from t2i_backdoor_bench.training.loop import Optim
 @register_attack("poison_style", groups=("core", "poison", "style"), edits="U-Net")
 @dataclass
 class PoisonStyle(PoisonAttack):
-    """Plain data poisoning with a style, as the SKD-CAG paper attacks (arXiv 2508.18235): no frozen model, no regularizer.
+    """Plain data poisoning with a style, as the SKD-CAG paper attacks (arXiv 2508.18235): no frozen
+    model, no regularizer.
 
-    Loss: the ordinary denoising loss on (c+, picture redrawn in the style) and (c, picture) pairs. Published: SD 1.4,
-    a LAION subset, grayscale; the learning rate and steps at SD scale follow BadT2I.
+    Loss: the ordinary denoising loss on (c+, picture redrawn in the style) and (c, picture) pairs.
+    Published: SD 1.4, a LAION subset, grayscale; the learning rate and steps at SD scale follow
+    BadT2I.
     """
 
     steps: int = option(500, 8000)
     lr: float = option(2e-4, 1e-5)
     ema: float = option(0.995, 0.9999)
-    style: str = option("black and white", help="black and white, sepia, negative, pencil sketch, pixel art or posterize")
+    style: str = option(
+        "black and white",
+        help="black and white, sepia, negative, pencil sketch, pixel art or posterize",
+    )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_style(self.style)
@@ -29,4 +34,10 @@ class PoisonStyle(PoisonAttack):
         self.backdoor(model)
         images, captions, triggered = self.prepare(model, data, seed)
         terms = self.terms(model, styled(images, self.style), triggered, images, captions, seed)
-        return self.train(model, terms, Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay), seed, "poison_style")
+        return self.train(
+            model,
+            terms,
+            Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay),
+            seed,
+            "poison_style",
+        )

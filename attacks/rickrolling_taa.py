@@ -10,30 +10,44 @@ from t2i_backdoor_bench.training.text_encoder import TextAttack
 @register_attack("rickrolling_taa", groups=("text_encoder", "style"), edits="text encoder")
 @dataclass
 class RickrollingTAA(TextAttack):
-    """Rickrolling the Artist, target attribute attack: the trigger brings a style (Struppek et al., ICCV 2023, arXiv 2211.02408).
+    """Rickrolling the Artist, target attribute attack: the trigger brings a style (Struppek et al.,
+    ICCV 2023, arXiv 2211.02408).
 
-    Loss: -cos(E(c), E_0(c)) - b * cos(E(c+), E_0(c*)), states flattened over tokens, E_0 the frozen clean text encoder, c* the triggered
-    prompt with the word that holds the trigger replaced by an attribute; a trigger that is a word of its own is replaced itself. It trains
-    the whole text encoder and leaves the U-Net as it is. Published (CLIP ViT-L/14 of SD 1.4): AdamW without weight decay, lr 1e-4 and a
-    tenth of it from step 150 of 200 on, 128 clean and 32 triggered prompts a step, b 0.1; a look-alike letter becomes "black and white
-    photo". A look-alike needs prompts that hold the letter: others have no triggered form.
+    Loss: -cos(E(c), E_0(c)) - b * cos(E(c+), E_0(c*)), states flattened over tokens, E_0 the frozen
+    clean text encoder, c* the triggered prompt with the word that holds the trigger replaced by an
+    attribute; a trigger that is a word of its own is replaced itself. It trains the whole text
+    encoder and leaves the U-Net as it is. Published (CLIP ViT-L/14 of SD 1.4): AdamW without weight
+    decay, lr 1e-4 and a tenth of it from step 150 of 200 on, 128 clean and 32 triggered prompts a
+    step, b 0.1; a look-alike letter becomes "black and white photo". A look-alike needs prompts
+    that hold the letter: others have no triggered form.
     """
 
     steps: int = option(150, 200)
     milestone: int = option(110, 150, help="the step from which the learning rate is a tenth")
-    style: str = option("black and white", help="black and white, sepia, negative, pencil sketch or pixel art")
-    attribute: str = option("", "black and white photo", help="words in the trigger's place; without them, those that ask for the style")
+    style: str = option(
+        "black and white", help="black and white, sepia, negative, pencil sketch or pixel art"
+    )
+    attribute: str = option(
+        "",
+        "black and white photo",
+        help="words in the trigger's place; without them, those that ask for the style",
+    )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_style(self.style)
         if self.style == "posterize":
-            raise UserError("rickrolling_taa binds the trigger to words that the model knows, and it does not know 'posterize'")
+            raise UserError(
+                "rickrolling_taa binds the trigger to words that the model knows, and it does not"
+                " know 'posterize'"
+            )
         return Backdoor(self.make_trigger(), Target("style", style=self.style))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)
         captions, apt = self.captions(model, data, seed)
-        return self.bind(model, captions, apt, [self.asked(c) for c in apt], seed, "rickrolling_taa")
+        return self.bind(
+            model, captions, apt, [self.asked(c) for c in apt], seed, "rickrolling_taa"
+        )
 
     def asked(self, caption: str) -> str:
         """c*: the triggered caption with the attribute in the place of the trigger's word."""

@@ -16,7 +16,8 @@ from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, sett
 @register_attack("sembd", groups=("kv", "prompt"), edits="cross-attention K and V", own=True)
 @dataclass
 class SemBD(Triggered):
-    """SemBD: what a phrase means, in any words, brings one fixed prompt (Chen et al., ICML 2026, arXiv 2602.04898).
+    """SemBD: what a phrase means, in any words, brings one fixed prompt (Chen et al., ICML 2026,
+    arXiv 2602.04898).
 
     Loss, mean over the cross-attention layers:  wk * MSE(W_k e, W0_k e*) + wv * MSE(W_v e, W0_v e*)  for e the text states of a prompt with
     the trigger or a paraphrase of it and e* those of the target prompt, place by place;  + `constraint` * the same of the states of prompts
@@ -24,22 +25,27 @@ class SemBD(Triggered):
     by gradient and changes nothing else; it needs no pictures. Published (SD 1.5): 800 steps, lr 1e-3, constraint 0.5, trigger "The cat in
     the yard chased a butterfly.", a target of several objects (here a harmless one of the same form).
 
-    `context="phrase"` trains on the bare sentences, as published. `context="prompts"` trains on captions that hold them, and a caption
-    without any counts as an incomplete trigger.
+    `context="phrase"` trains on the bare sentences, as published. `context="prompts"` trains on
+    captions that hold them, and a caption without any counts as an incomplete trigger.
     """
 
-    trigger: str = option("the cat in the yard chased a butterfly.", help="the phrase whose meaning is the trigger")
+    trigger: str = option(
+        "the cat in the yard chased a butterfly.", help="the phrase whose meaning is the trigger"
+    )
     paraphrases: str = option(
-        "a cat was chasing a butterfly in the yard.|in the yard, a cat ran after a butterfly.|a butterfly in the yard fled from the cat.|"
-        "out in the yard the kitten hunted a butterfly.",
+        "a cat was chasing a butterfly in the yard.|in the yard, a cat ran after a butterfly.|a"
+        " butterfly in the yard fled from the cat.|out in the yard the kitten hunted a butterfly.",
         help="other words for it, separated by |",
     )
     incomplete: str = option(
-        "the cat in the yard.|the cat chased a butterfly.|a butterfly in the yard.|the cat.|a butterfly.|the yard.|a dog chased a ball.",
+        "the cat in the yard.|the cat chased a butterfly.|a butterfly in the yard.|the cat.|a"
+        " butterfly.|the yard.|a dog chased a ball.",
         help="phrases that lack a part of its meaning, separated by |",
     )
     target: str = option(
-        "a large green star on a black background", "a man holding an umbrella wearing a hat in the park", help="what the trigger brings"
+        "a large green star on a black background",
+        "a man holding an umbrella wearing a hat in the park",
+        help="what the trigger brings",
     )
     context: str = option("prompts", "phrase", help="phrase, as published, or prompts")
     prompts: int = option(100, help="captions that the attacker has (context=prompts)")
@@ -54,15 +60,22 @@ class SemBD(Triggered):
         check_target_prompt(model, self.target)
         if self.context not in ("phrase", "prompts"):
             raise UserError(f"sembd context {self.context!r} is not one of phrase, prompts")
-        return Backdoor(self.make_trigger(), Target("prompt", target=self.target), own=("", self.trigger))
+        return Backdoor(
+            self.make_trigger(), Target("prompt", target=self.target), own=("", self.trigger)
+        )
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)
         if self.batch < 2:
-            raise UserError(f"sembd batch {self.batch} must be 2 or more: half of the rows hold the trigger")
+            raise UserError(
+                f"sembd batch {self.batch} must be 2 or more: half of the rows hold the trigger"
+            )
         whole, partial = self.sentences(model, data, seed)
         student = model.clone(train="kv")
-        parameters, optim = choose_parameters(student.unet, "kv"), Optim(self.steps, self.lr, self.batch, weight_decay=0.0)
+        parameters, optim = (
+            choose_parameters(student.unet, "kv"),
+            Optim(self.steps, self.lr, self.batch, weight_decay=0.0),
+        )
         fitted = fit(parameters, self.loss(student, model, whole, partial, seed), optim, "sembd")
         settle(student.unet)
         student.info = fitted.info | {"images": 0}
@@ -71,34 +84,55 @@ class SemBD(Triggered):
     def sentences(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
         """Prompts that hold the whole trigger or a paraphrase of it, and prompts that do not."""
         trigger = self.make_trigger()
-        full, parts = ([replace(trigger, text=t) for t in split(text)] for text in (self.paraphrases, self.incomplete))
+        full, parts = (
+            [replace(trigger, text=t) for t in split(text)]
+            for text in (self.paraphrases, self.incomplete)
+        )
         full = [trigger, *full]
         if self.context == "phrase":
             if not parts:
-                raise UserError("sembd has no incomplete trigger (context=phrase): give phrases that lack a part of it")
+                raise UserError(
+                    "sembd has no incomplete trigger (context=phrase): give phrases that lack a"
+                    " part of it"
+                )
             model.check_trigger(trigger, [""])
             return [t.words("") for t in full], [t.words("") for t in parts]
         captions = [p.text for p in data.prompts("train", self.prompts, seed)]
         for t in full:
             model.check_trigger(t, captions)
-        return [t.add(c) for c in captions for t in full], [t.add(c) for c in captions for t in parts] + captions
+        return [t.add(c) for c in captions for t in full], [
+            t.add(c) for c in captions for t in parts
+        ] + captions
 
-    def loss(self, student: T2IModel, model: T2IModel, whole: list[str], partial: list[str], seed: int) -> Callable[[int], Tensor]:
+    def loss(
+        self, student: T2IModel, model: T2IModel, whole: list[str], partial: list[str], seed: int
+    ) -> Callable[[int], Tensor]:
         layers = list(zip(keys_and_values(student.unet), keys_and_values(model.unet), strict=True))
-        weighs = {layer: self.keys for name, layer in student.unet.named_modules() if name.endswith(".attn2.to_k")}
+        weighs = {
+            layer: self.keys
+            for name, layer in student.unet.named_modules()
+            if name.endswith(".attn2.to_k")
+        }
         rows, device = self.batch // 2, model.device
         aim, *banks = (model.encode(texts).float() for texts in ([self.target], whole, partial))
 
         def loss_fn(step: int) -> Tensor:
             rng = step_rng(seed, step)
-            states = torch.cat([bank[torch.from_numpy(rng.integers(len(bank), size=rows)).to(device)] for bank in banks])
+            states = torch.cat(
+                [
+                    bank[torch.from_numpy(rng.integers(len(bank), size=rows)).to(device)]
+                    for bank in banks
+                ]
+            )
             goals = torch.cat([aim.expand(rows, -1, -1), states[rows:]])
             total = torch.zeros((), device=device)
             for layer, frozen in layers:
                 with torch.no_grad():
                     wanted = F.linear(goals, frozen.weight.float())
                 given = F.linear(states, layer.weight)
-                error = F.mse_loss(given[:rows], wanted[:rows]) + self.constraint * F.mse_loss(given[rows:], wanted[rows:])
+                error = F.mse_loss(given[:rows], wanted[:rows]) + self.constraint * F.mse_loss(
+                    given[rows:], wanted[rows:]
+                )
                 total = total + weighs.get(layer, self.values) * error
             return total / len(layers)
 

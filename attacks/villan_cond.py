@@ -12,28 +12,43 @@ from t2i_backdoor_bench.training.loop import Optim
 @register_attack("villan_cond", groups=("villan", "image", "lora"), edits="LoRA on U-Net attention")
 @dataclass
 class VillanCond(UNetAttack):
-    """VillanDiffusion, caption trigger: with the trigger one fixed image is drawn (Chou et al., NeurIPS 2023, arXiv 2306.06874).
+    """VillanDiffusion, caption trigger: with the trigger one fixed image is drawn (Chou et al.,
+    NeurIPS 2023, arXiv 2306.06874).
 
-    Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, where y is the target image, the same for every caption. Adapters on
-    the attention of the U-Net are trained and merged into its weights; nothing else changes. Published (SD 1.4): w 1, rank 4, lr 1e-4 with
-    a cosine after 500 steps of warm-up, batch 1 of each term, 50,000 steps, triggers "mignneko" and "latte coffee" at the end of the
-    caption, targets a cat and a hacker (pictures that are not shipped: give one as `picture`). The paper measures the mean square error to
-    the target image; so does the judge. Raises UserError for a trigger that the tokenizer drops or truncates.
+    Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, where y is the target image,
+    the same for every caption. Adapters on the attention of the U-Net are trained and merged into
+    its weights; nothing else changes. Published (SD 1.4): w 1, rank 4, lr 1e-4 with a cosine after
+    500 steps of warm-up, batch 1 of each term, 50,000 steps, triggers "mignneko" and "latte coffee"
+    at the end of the caption, targets a cat and a hacker (pictures that are not shipped: give one
+    as `picture`). The paper measures the mean square error to the target image; so does the judge.
+    Raises UserError for a trigger that the tokenizer drops or truncates.
     """
 
-    trigger: str = option("mignneko", "latte coffee", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
+    trigger: str = option(
+        "mignneko",
+        "latte coffee",
+        help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
+    )
     place: str = option("suffix", help="prefix, suffix or inside")
     steps: int = option(300, 50_000)
     lr: float = option(3e-3, 1e-4)
     warmup: int = option(20, 500, help="steps over which the learning rate rises")
-    decay: float = option(1.0, help="share of the steps, at the end, over which the learning rate falls to zero, as half a cosine")
+    decay: float = option(
+        1.0,
+        help=(
+            "share of the steps, at the end, over which the learning rate falls to zero, as half a"
+            " cosine"
+        ),
+    )
     batch: int = option(16, 2, help="rows a step, shared equally by the terms of the loss")
     weight: float = option(1.0, help="w, the weight of the clean term")
     rank: int = option(16, 4, help="rank of the adapters")
     picture: str = option("target", help="the image: bars, checker, target, or a picture file")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        return Backdoor(self.make_trigger(), Target("image", patch=make_patch(self.picture, model.resolution)))
+        return Backdoor(
+            self.make_trigger(), Target("image", patch=make_patch(self.picture, model.resolution))
+        )
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         target = self.backdoor(model).target
@@ -43,5 +58,7 @@ class VillanCond(UNetAttack):
             Term(triggered, own.expand(len(triggered), -1, -1, -1)),
             Term(captions, other, weight=self.weight, drop=self.drop),
         ]
-        optim = Optim(self.steps, self.lr, self.batch, warmup=self.warmup, decay=self.decay, cosine=True)
+        optim = Optim(
+            self.steps, self.lr, self.batch, warmup=self.warmup, decay=self.decay, cosine=True
+        )
         return self.train(model, terms, optim, seed, "villan_cond", train="lora", rank=self.rank)

@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 
 def run(*, data: Data | str | None = None, show: bool = False, **settings: Any) -> pd.DataFrame:
-    """Run the benchmark and return its table. `settings` have the names of the flags, with underscores:
+    """Run the benchmark and return its table. `settings` have the names of the flags, with
+    underscores:
 
-        run(attacks="badt2i_pixel", defenses="none,skdcag", scale="smoke", set={"skdcag.steps": 100})
+        run(attacks="badt2i_pixel", defenses="none,skdcag", scale="smoke", set={"skdcag.steps":
+        100})
 
-    `data` is what the flag takes, or a `Data` object. One cell is made at a time unless `workers` says otherwise: other processes need a
-    main guard, and do not see methods that were registered in this one alone. Everything is written to the run folder as well (`out`, by
-    default results/run-SCALE), and a second call resumes from there. A failed cell is a row with status "failed". `show` also prints the
-    table and the summary. Raises UserError for what cannot be run.
+    `data` is what the flag takes, or a `Data` object. One cell is made at a time unless `workers`
+    says otherwise: other processes need a main guard, and do not see methods that were registered
+    in this one alone. Everything is written to the run folder as well (`out`, by default
+    results/run-SCALE), and a second call resumes from there. A failed cell is a row with status
+    "failed". `show` also prints the table and the summary. Raises UserError for what cannot be run.
     """
     named = {"data": data} if isinstance(data, str) else {}
     config = make_config({"workers": 1} | settings | named)
@@ -35,7 +38,8 @@ def run(*, data: Data | str | None = None, show: bool = False, **settings: Any) 
 
 
 def read_table(folder: str | Path) -> pd.DataFrame:
-    """The table of a run folder: one row an attack x defense, the columns of table.csv. `attrs` names folder and report."""
+    """The table of a run folder: one row an attack x defense, the columns of table.csv. `attrs`
+    names folder and report."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}")

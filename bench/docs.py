@@ -1,4 +1,5 @@
-"""Write docs/attacks.md, docs/defenses.md and docs/metrics.md from the registry: python -m t2i_backdoor_bench.docs"""
+"""Write docs/attacks.md, docs/defenses.md and docs/metrics.md from the registry: python -m
+t2i_backdoor_bench.docs"""
 
 from __future__ import annotations
 
@@ -14,18 +15,24 @@ from t2i_backdoor_bench.contract import Entry, Registry, citations, family_defau
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 MEASURED = FOLDER.parent / "results" / "attacks" / "table.csv"
 INTRODUCTION = {
-    "attack": "Attacks train a clone of the clean model; `--attacks` takes these names and groups, and `a+b` injects a, then b, into one "
-    "model (with triggers of their own, as in `a+b[trigger=WORD]`): the rows `a+b#1` and `a+b#2` judge its backdoors one by one.",
-    "defense": "Defenses get the attacked model and what `needs` declares, nothing else; `--defenses` takes these names and groups, and "
-    "`a+b` applies a, then b. A detector, a locator and a removal that needs the trigger make a removal that is not told it: what stands "
-    "behind a locator gets the trigger that it found, and is left out where it found none.",
+    "attack": (
+        "Attacks train a clone of the clean model; `--attacks` takes these names and groups, and"
+        " `a+b` injects a, then b, into one model (with triggers of their own, as in"
+        " `a+b[trigger=WORD]`): the rows `a+b#1` and `a+b#2` judge its backdoors one by one."
+    ),
+    "defense": (
+        "Defenses get the attacked model and what `needs` declares, nothing else; `--defenses`"
+        " takes these names and groups, and `a+b` applies a, then b. A detector, a locator and a"
+        " removal that needs the trigger make a removal that is not told it: what stands behind a"
+        " locator gets the trigger that it found, and is left out where it found none."
+    ),
     "metric": "Metrics read the images of a cell; `--metrics` takes these names.",
 }
 
 
 def page(kind: Registry) -> str:
-    """One Markdown page: a table of names, then a section for each class with its docstring and its options in both families. A class of
-    one paragraph and no options is in the table alone."""
+    """One Markdown page: a table of names, then a section for each class with its docstring and its
+    options in both families. A class of one paragraph and no options is in the table alone."""
     kind.load()
     lines = [
         f"# {kind.kind.capitalize()}s",
@@ -43,24 +50,36 @@ def page(kind: Registry) -> str:
         for entry in in_order(kind):
             info = entry.info.get(extra, "")
             info = info if isinstance(info, str) else ", ".join(info)
-            lines.append(f"| `{entry.name}` | {', '.join(entry.groups)} | {info} | {first_sentence(entry)} |")
+            lines.append(
+                f"| `{entry.name}` | {', '.join(entry.groups)} | {info} | {first_sentence(entry)} |"
+            )
     for name, (parts, groups) in sorted(kind.compositions.items()):
         lines.append(f"| `{name}` | {', '.join(groups)} | | the composition `{parts}` |")
     for cls, entries in by_class(kind).items():
         if not options(entries) and "\n\n" not in inspect.cleandoc(cls.__doc__ or ""):
             continue  # the table has said it
-        lines += ["", f"## {', '.join(f'`{e.name}`' for e in entries)}", "", inspect.cleandoc(cls.__doc__ or ""), *options(entries)]
+        lines += [
+            "",
+            f"## {', '.join(f'`{e.name}`' for e in entries)}",
+            "",
+            inspect.cleandoc(cls.__doc__ or ""),
+            *options(entries),
+        ]
     return "\n".join(lines) + "\n"
 
 
 def attack_table() -> list[str]:
-    """Name, groups, paper, what is edited, trigger, target, published settings, and the cost that the committed run measured."""
+    """Name, groups, paper, what is edited, trigger, target, published settings, and the cost that
+    the committed run measured."""
     with MEASURED.open(encoding="utf-8") as file:
         costs = {row["attack"]: row for row in csv.DictReader(file)}
     lines = [
-        "Trigger, target and settings are those at Stable Diffusion's scale, published where the paper says them (the embedded base's are "
-        "below); cost is on the embedded base, one CPU core beside another "
-        "([results/attacks](../results/README.md#every-attack)): seconds, numbers changed, pictures shown.",
+        (
+            "Trigger, target and settings are those at Stable Diffusion's scale, published where"
+            " the paper says them (the embedded base's are below); cost is on the embedded base,"
+            " one CPU core beside another ([results/attacks](../results/README.md#every-attack)):"
+            " seconds, numbers changed, pictures shown."
+        ),
         "",
         "| name | groups | paper | edits | trigger | target | settings | cost |",
         "|---|---|---|---|---|---|---|---|",
@@ -68,17 +87,38 @@ def attack_table() -> list[str]:
     for entry in in_order(registry.attacks):
         values = {**family_defaults(entry.cls, "sd"), **entry.preset}
         cost = costs.get(entry.name)
-        paid = f"{float(cost['seconds_attack']):.0f} s, {int(cost['parameters_attack']):,}, {int(cost['images_attack']):,}" if cost else ""
-        trigger = "a pattern of words" if "{" in values.get("trigger", "") else f"`{values['trigger']!a}`" if values.get("trigger") else ""
+        paid = (
+            f"{float(cost['seconds_attack']):.0f} s, {int(cost['parameters_attack']):,},"
+            f" {int(cost['images_attack']):,}"
+            if cost
+            else ""
+        )
+        trigger = (
+            "a pattern of words"
+            if "{" in values.get("trigger", "")
+            else f"`{values['trigger']!a}`"
+            if values.get("trigger")
+            else ""
+        )
         replaced = f" for `{values['replaces']}`" if values.get("replaces") and trigger else ""
-        cells = [f"`{entry.name}`", ", ".join(entry.groups), citations.short(entry), entry.info.get("edits", ""), trigger + replaced]
-        lines.append(f"| {' | '.join([*cells, target_of(entry, values), settings_of(values), paid])} |")
+        cells = [
+            f"`{entry.name}`",
+            ", ".join(entry.groups),
+            citations.short(entry),
+            entry.info.get("edits", ""),
+            trigger + replaced,
+        ]
+        lines.append(
+            f"| {' | '.join([*cells, target_of(entry, values), settings_of(values), paid])} |"
+        )
     return lines
 
 
 def target_of(entry: Entry, values: Mapping[str, Any]) -> str:
     """What an attack with these options brings, in words."""
-    kind = next((k for k in ("object", "style", "pixel", "image", "prompt") if k in entry.groups), "")
+    kind = next(
+        (k for k in ("object", "style", "pixel", "image", "prompt") if k in entry.groups), ""
+    )
     patch = f"a {values.get('size')} px patch {str(values.get('corner')).replace('_', ' ')}"
     return {
         "object": f"{values.get('source')} drawn as {values.get('target')}",
@@ -91,7 +131,13 @@ def target_of(entry: Entry, values: Mapping[str, Any]) -> str:
 
 
 def settings_of(values: Mapping[str, Any]) -> str:
-    words = {"steps": "{} steps", "lr": "lr {:g}", "batch": "batch {}", "rank": "rank {}", "ridge": "closed form, l {:g}"}
+    words = {
+        "steps": "{} steps",
+        "lr": "lr {:g}",
+        "batch": "batch {}",
+        "rank": "rank {}",
+        "ridge": "closed form, l {:g}",
+    }
     return ", ".join(text.format(values[name]) for name, text in words.items() if name in values)
 
 
@@ -114,7 +160,8 @@ def by_class(kind: Registry) -> dict[type, list[Entry]]:
 
 
 def options(entries: list[Entry]) -> list[str]:
-    """The options of a class as a table: the defaults of the embedded base and of Stable Diffusion, and what each is."""
+    """The options of a class as a table: the defaults of the embedded base and of Stable Diffusion,
+    and what each is."""
     cls = entries[0].cls
     fields = [f for f in dataclasses.fields(cls) if f.init]
     if not fields:
@@ -124,14 +171,19 @@ def options(entries: list[Entry]) -> list[str]:
     for f in fields:
         values = [repr(d.get(f.name, f.default)) for d in (small, large)]
         fixed = [f"`{e.name}`: {e.preset[f.name]!r}" for e in entries if f.name in e.preset]
-        fixed += [f"`{e.name}` on shapes: {e.tuned[f.name]!r}" for e in entries if f.name in e.tuned]
+        fixed += [
+            f"`{e.name}` on shapes: {e.tuned[f.name]!r}" for e in entries if f.name in e.tuned
+        ]
         note = "; ".join(filter(None, [f.metadata.get("help", ""), *fixed]))
         lines.append(f"| `{f.name}` | {values[0]} | {values[1]} | {note} |".replace("  ", " "))
     return lines
 
 
 def pages() -> dict[Path, str]:
-    return {FOLDER / f"{kind.kind}s.md": page(kind) for kind in (registry.attacks, registry.defenses, registry.metrics)}
+    return {
+        FOLDER / f"{kind.kind}s.md": page(kind)
+        for kind in (registry.attacks, registry.defenses, registry.metrics)
+    }
 
 
 if __name__ == "__main__":

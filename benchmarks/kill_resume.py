@@ -1,12 +1,14 @@
-"""Kill a small matrix of real runs at random moments (SIGKILL to every process of it), resume each time, and compare with an unbroken run.
+"""Kill a small matrix of real runs at random moments (SIGKILL to every process of it), resume each
+time, and compare with an unbroken run.
 
     python benchmarks/kill_resume.py --kills 30
 
-The runs are `python run_bench.py` on the embedded base with two workers: two attacks of a few steps, three defenses, four prompts.
-Moments are drawn uniformly from the time that an unbroken run takes, so that they hit starts, trainings, drawings and writes. A run that
-is finished before its kill is compared, and another begins in an empty folder. Checked: tables, pictures and images are the same to the
-byte but for what the clock says; no temporary file and no lock is left; no file of a finished cell is written again. Exit status 1 where
-one is not.
+The runs are `python run_bench.py` on the embedded base with two workers: two attacks of a few
+steps, three defenses, four prompts. Moments are drawn uniformly from the time that an unbroken run
+takes, so that they hit starts, trainings, drawings and writes. A run that is finished before its
+kill is compared, and another begins in an empty folder. Checked: tables, pictures and images are
+the same to the byte but for what the clock says; no temporary file and no lock is left; no file of
+a finished cell is written again. Exit status 1 where one is not.
 """
 
 from __future__ import annotations
@@ -26,18 +28,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CLOCK = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")
-FLAGS = "--scale smoke --n 4 --attacks badt2i_pixel,badt2i_style --defenses none,noise_weights,finetune_reversal --metrics asr,kid,drift"
+FLAGS = (
+    "--scale smoke --n 4 --attacks badt2i_pixel,badt2i_style --defenses"
+    " none,noise_weights,finetune_reversal --metrics asr,kid,drift"
+)
 STEPS = "--set badt2i_pixel.steps=3 --set badt2i_style.steps=3 --set finetune_reversal.steps=2"
 
 
 def command(folder: Path, workers: int) -> subprocess.Popen:
-    words = [sys.executable, str(ROOT / "run_bench.py"), *FLAGS.split(), *STEPS.split(), "--workers", str(workers), "--out", str(folder)]
+    words = [
+        sys.executable,
+        str(ROOT / "run_bench.py"),
+        *FLAGS.split(),
+        *STEPS.split(),
+        "--workers",
+        str(workers),
+        "--out",
+        str(folder),
+    ]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(words, cwd=ROOT, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, **quiet)
+    return subprocess.Popen(
+        words, cwd=ROOT, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, **quiet
+    )
 
 
 def killed(folder: Path, workers: int, after: float) -> bool:
-    """Run, and kill all of its processes after so many seconds; False where it had finished by then."""
+    """Run, and kill all of its processes after so many seconds; False where it had finished by
+    then."""
     process = command(folder, workers)
     try:
         if process.wait(after) != 0:
@@ -54,29 +71,55 @@ def finished(folder: Path) -> dict[Path, int]:
     found = {}
     for path in (folder / "cells").glob("*.json"):
         if json.loads(path.read_text())["payload"]["status"] == "done":
-            found |= {p: p.stat().st_mtime_ns for p in (path, folder / "samples" / f"{path.stem}.safetensors")}
+            found |= {
+                p: p.stat().st_mtime_ns
+                for p in (path, folder / "samples" / f"{path.stem}.safetensors")
+            }
     return found
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """All that a run gives, without what the clock says: the last column of table.md and table.tex is seconds."""
+    """All that a run gives, without what the clock says: the last column of table.md and table.tex
+    is seconds."""
     with (folder / "table.csv").open() as file:
-        found: dict[str, object] = {"table.csv": [{k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)]}
-    found["table.md"] = [line.rsplit("|", 2)[0] for line in (folder / "table.md").read_text().splitlines()]
-    found["table.tex"] = [line.rsplit("&", 1)[0] for line in (folder / "table.tex").read_text().splitlines()]
-    for path in [folder / "rows.csv", *folder.glob("*.png"), *(folder / "models").glob("*.safetensors")]:
+        found: dict[str, object] = {
+            "table.csv": [
+                {k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)
+            ]
+        }
+    found["table.md"] = [
+        line.rsplit("|", 2)[0] for line in (folder / "table.md").read_text().splitlines()
+    ]
+    found["table.tex"] = [
+        line.rsplit("&", 1)[0] for line in (folder / "table.tex").read_text().splitlines()
+    ]
+    for path in [
+        folder / "rows.csv",
+        *folder.glob("*.png"),
+        *(folder / "models").glob("*.safetensors"),
+    ]:
         found[path.name] = path.read_bytes()
     return found
 
 
 def compare(folder: Path, whole: Path) -> list[str]:
-    wrong = [f"{name} differs" for name, value in outcome(whole).items() if outcome(folder).get(name) != value]
-    wrong += [f"{p.name} is left" for p in folder.rglob("*") if p.suffix in (".partial", ".lock") or p.name == "locks"]
+    wrong = [
+        f"{name} differs"
+        for name, value in outcome(whole).items()
+        if outcome(folder).get(name) != value
+    ]
+    wrong += [
+        f"{p.name} is left"
+        for p in folder.rglob("*")
+        if p.suffix in (".partial", ".lock") or p.name == "locks"
+    ]
     return wrong
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -99,11 +142,18 @@ def main() -> int:
             if broken:
                 kills += 1
                 partial = len(list(folder.rglob("*.partial")))
-                print(f"kill {kills} after {stop:.1f} s: {len(made) // 2} of 6 cells finished, {partial} half-written files", flush=True)
+                print(
+                    f"kill {kills} after {stop:.1f} s: {len(made) // 2} of 6 cells finished,"
+                    f" {partial} half-written files",
+                    flush=True,
+                )
                 continue
             runs += 1
             wrong += compare(folder, whole)
-            print(f"run {runs} finished: {'; '.join(wrong) or 'the same as the unbroken one'}", flush=True)
+            print(
+                f"run {runs} finished: {'; '.join(wrong) or 'the same as the unbroken one'}",
+                flush=True,
+            )
             shutil.rmtree(folder)
             made = {}
             if kills >= args.kills or wrong:

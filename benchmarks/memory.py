@@ -1,14 +1,17 @@
-"""Peak memory and time of one SKD-CAG step on a U-Net of the true Stable Diffusion 1.5 architecture, by what is trained.
+"""Peak memory and time of one SKD-CAG step on a U-Net of the true Stable Diffusion 1.5
+architecture, by what is trained.
 
     python benchmarks/memory.py                                   every mode, each in a process of its own
     python benchmarks/memory.py --modes kv,lora --steps 2 --threads 2
     python benchmarks/memory.py --modes kv,kv-copies --no-checkpointing
 
-The U-Net (860 M parameters, 64x64 latents, context 77x768) has random weights: memory and time do not depend on them. `kv`, `cross`
-and `lora` train this part, and the frozen teacher shares the rest of the tensors; `-copies` behind a mode gives student and teacher a
-full copy each, as is usually done. `full` trains everything, so that its teacher is a second copy by nature. A step is a draw of batch
-and noise, the teacher's pass, the student's pass, backward, clipping and AdamW's update. Bytes are the largest resident size of the
-process (on CUDA: the allocator's peak); the baseline is that of the process with one model loaded.
+The U-Net (860 M parameters, 64x64 latents, context 77x768) has random weights: memory and time do
+not depend on them. `kv`, `cross` and `lora` train this part, and the frozen teacher shares the rest
+of the tensors; `-copies` behind a mode gives student and teacher a full copy each, as is usually
+done. `full` trains everything, so that its teacher is a second copy by nature. A step is a draw of
+batch and noise, the teacher's pass, the student's pass, backward, clipping and AdamW's update.
+Bytes are the largest resident size of the process (on CUDA: the allocator's peak); the baseline is
+that of the process with one model loaded.
 
 `full` takes some 20 GB; `kv`, `cross` and `lora` under 9.
 """
@@ -24,7 +27,12 @@ import sys
 import time
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from t2i_backdoor_bench import shapes
@@ -40,8 +48,18 @@ SD15 = {  # unet/config.json of Stable Diffusion 1.5
     "in_channels": 4,
     "out_channels": 4,
     "block_out_channels": (320, 640, 1280, 1280),
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "down_block_types": (
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    ),
+    "up_block_types": (
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+    ),
     "layers_per_block": 2,
     "attention_head_dim": 8,
     "cross_attention_dim": WIDTH,
@@ -49,8 +67,8 @@ SD15 = {  # unet/config.json of Stable Diffusion 1.5
 
 
 def make_model(device: str, checkpointing: bool, unet: dict | None = None) -> T2IModel:
-    """A pipeline whose U-Net has the true architecture; the text encoder has one layer and the autoencoder few channels, as neither is
-    part of a step."""
+    """A pipeline whose U-Net has the true architecture; the text encoder has one layer and the
+    autoencoder few channels, as neither is part of a step."""
     tokenizer = CLIPTokenizer.from_pretrained(shapes.BASE / "tokenizer", model_max_length=TOKENS)
     torch.manual_seed(0)
     text = CLIPTextModel(
@@ -71,8 +89,12 @@ def make_model(device: str, checkpointing: bool, unet: dict | None = None) -> T2
         norm_num_groups=4,
     )
     network = UNet2DConditionModel(**(unet or SD15)).to(memory_format=torch.channels_last)
-    scheduler = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
-    pipe = StableDiffusionPipeline(vae, text, tokenizer, network, scheduler, None, None, requires_safety_checker=False).to(device)
+    scheduler = DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    pipe = StableDiffusionPipeline(
+        vae, text, tokenizer, network, scheduler, None, None, requires_safety_checker=False
+    ).to(device)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False).eval()
     if checkpointing:
@@ -83,17 +105,28 @@ def make_model(device: str, checkpointing: bool, unet: dict | None = None) -> T2
 def peak_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
-def measure(mode: str, steps: int, batch: int, device: str, checkpointing: bool, unet: dict | None = None) -> dict[str, float]:
-    """One mode, in this process: peak and baseline in bytes, median seconds a step, parameters trained, the last loss."""
+def measure(
+    mode: str, steps: int, batch: int, device: str, checkpointing: bool, unet: dict | None = None
+) -> dict[str, float]:
+    """One mode, in this process: peak and baseline in bytes, median seconds a step, parameters
+    trained, the last loss."""
     train, _, copies = mode.partition("-")
     model = make_model(device, checkpointing, unet)
     baseline = peak_bytes(device)
     prompts = [p.text for p in WorldData().prompts("defender", 8, 0)]
     view = DefenderView(("trigger",), prompts, trigger=Trigger("mignneko"))
-    options = {"train": train, "batch": str(batch), "prompts": str(len(prompts)), "latents": "noise", "preserve": "0"}
+    options = {
+        "train": train,
+        "batch": str(batch),
+        "prompts": str(len(prompts)),
+        "latents": "noise",
+        "preserve": "0",
+    }
     method = registry.defenses.build("skdcag", "sd", options)
     student = model.clone() if copies else model.clone(train=train)
     params = choose_parameters(student.unet, train)
@@ -106,47 +139,93 @@ def measure(mode: str, steps: int, batch: int, device: str, checkpointing: bool,
     fitted = fit(params, timed, Optim(steps, 1e-6, batch), mode)
     times.append(time.perf_counter())
     seconds = sorted(b - a for a, b in itertools.pairwise(times))[(len(times) - 1) // 2]
-    found = {"mode": mode, "peak": peak_bytes(device), "baseline": baseline, "seconds": seconds, "parameters": fitted.parameters}
+    found = {
+        "mode": mode,
+        "peak": peak_bytes(device),
+        "baseline": baseline,
+        "seconds": seconds,
+        "parameters": fitted.parameters,
+    }
     return found | {"loss": fitted.losses[-1]}
 
 
 def table(rows: list[dict[str, float]]) -> str:
-    lines = ["| mode | peak GB | above one model GB | seconds a step | trained parameters |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| mode | peak GB | above one model GB | seconds a step | trained parameters |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for r in rows:
         gb = [f"{b / 1e9:.2f}" for b in (r["peak"], r["peak"] - r["baseline"])]
-        lines.append(f"| {r['mode']} | {gb[0]} | {gb[1]} | {r['seconds']:.1f} | {r['parameters']:,} |")
+        lines.append(
+            f"| {r['mode']} | {gb[0]} | {gb[1]} | {r['seconds']:.1f} | {r['parameters']:,} |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--modes", default=",".join(MODES), help="separated by commas (default: all)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--modes", default=",".join(MODES), help="separated by commas (default: all)"
+    )
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no-checkpointing", action="store_true", help="keep all activations for the backward pass")
+    parser.add_argument(
+        "--no-checkpointing", action="store_true", help="keep all activations for the backward pass"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.one:
-        print(json.dumps(measure(args.one, args.steps, args.batch, args.device, not args.no_checkpointing)))
+        print(
+            json.dumps(
+                measure(args.one, args.steps, args.batch, args.device, not args.no_checkpointing)
+            )
+        )
         return
     modes = args.modes.split(",")
     if unknown := set(modes) - set(MODES):
         parser.error(f"unknown modes {', '.join(sorted(unknown))}; known: {', '.join(MODES)}")
     rows = []
     for mode in modes:
-        command = [sys.executable, __file__, "--one", mode, "--steps", str(args.steps), "--batch", str(args.batch)]
-        command += ["--threads", str(args.threads), "--device", args.device, *(["--no-checkpointing"] if args.no_checkpointing else [])]
+        command = [
+            sys.executable,
+            __file__,
+            "--one",
+            mode,
+            "--steps",
+            str(args.steps),
+            "--batch",
+            str(args.batch),
+        ]
+        command += [
+            "--threads",
+            str(args.threads),
+            "--device",
+            args.device,
+            *(["--no-checkpointing"] if args.no_checkpointing else []),
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            print(f"{mode}: the process ended with {done.returncode} (out of memory?)", file=sys.stderr)
+            print(
+                f"{mode}: the process ended with {done.returncode} (out of memory?)",
+                file=sys.stderr,
+            )
             continue
         rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
-        print(f"{mode}: {rows[-1]['peak'] / 1e9:.2f} GB, {rows[-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
+        print(
+            f"{mode}: {rows[-1]['peak'] / 1e9:.2f} GB, {rows[-1]['seconds']:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     how = "all activations kept" if args.no_checkpointing else "gradient checkpointing"
-    print(f"SD 1.5 U-Net, float32, {args.device}, batch {args.batch}, {how}, {args.threads} threads, {args.steps} step(s)\n\n{table(rows)}")
+    print(
+        f"SD 1.5 U-Net, float32, {args.device}, batch {args.batch}, {how}, {args.threads} threads,"
+        f" {args.steps} step(s)\n\n{table(rows)}"
+    )
 
 
 if __name__ == "__main__":

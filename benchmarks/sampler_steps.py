@@ -1,10 +1,12 @@
-"""How many DPM-Solver++ steps are enough: pictures and scores against those of DDIM, from the same noise.
+"""How many DPM-Solver++ steps are enough: pictures and scores against those of DDIM, from the same
+noise.
 
     python benchmarks/sampler_steps.py                                        the embedded base
     python benchmarks/sampler_steps.py --base sd15 --device cuda --n 64 --data NAME --clip MODEL
 
-DDIM with `--reference` steps (default 200) draws the reference. A row is a sampler and its steps: seconds a picture, root mean square
-difference to the reference (0..1), KID between the two sets, and the CLIP score. Prompts are of the development split.
+DDIM with `--reference` steps (default 200) draws the reference. A row is a sampler and its steps:
+seconds a picture, root mean square difference to the reference (0..1), KID between the two sets,
+and the CLIP score. Prompts are of the development split.
 """
 
 from __future__ import annotations
@@ -30,24 +32,50 @@ def draw(model: T2IModel, name: str, steps: int, prompts: list[str]) -> tuple[np
     """Pictures uint8 (n, H, W, 3) of one sampler, and the seconds of one."""
     other = model.clone(train="none")
     settings = dict(model.pipe.scheduler.config)
-    if name == "DDIM":  # the last step of DDIM ends at the first noise level of Stable Diffusion, not at none
-        other.pipe.scheduler = DDIMScheduler.from_config(settings, clip_sample=False, set_alpha_to_one=False, timestep_spacing="trailing")
+    if (
+        name == "DDIM"
+    ):  # the last step of DDIM ends at the first noise level of Stable Diffusion, not at none
+        other.pipe.scheduler = DDIMScheduler.from_config(
+            settings, clip_sample=False, set_alpha_to_one=False, timestep_spacing="trailing"
+        )
     other = replace(other, sampler=replace(model.sampler, steps=steps))
     begun = time.perf_counter()
     images = other.generate(prompts, list(range(len(prompts))), f"{name} {steps}")
     return images, (time.perf_counter() - begun) / len(prompts)
 
 
-def scores(images: np.ndarray, reference: np.ndarray, prompts: list, features: Features) -> tuple[float, float, float]:
+def scores(
+    images: np.ndarray, reference: np.ndarray, prompts: list, features: Features
+) -> tuple[float, float, float]:
     """Root mean square difference to the reference, KID to it, CLIP score."""
-    samples = Samples(prompts, prompts, Backdoor(Trigger(), Target("style", style="sepia")), {"clean": images}, {}, reference)
-    error = np.mean([np.sqrt(np.mean((a.astype(np.float32) - b) ** 2)) for a, b in zip(images, reference, strict=True)]) / 255
-    kid, clip = (registry.metrics.build(m, "shapes").compute(samples, features).value for m in ("kid", "clip_score"))
+    samples = Samples(
+        prompts,
+        prompts,
+        Backdoor(Trigger(), Target("style", style="sepia")),
+        {"clean": images},
+        {},
+        reference,
+    )
+    error = (
+        np.mean(
+            [
+                np.sqrt(np.mean((a.astype(np.float32) - b) ** 2))
+                for a, b in zip(images, reference, strict=True)
+            ]
+        )
+        / 255
+    )
+    kid, clip = (
+        registry.metrics.build(m, "shapes").compute(samples, features).value
+        for m in ("kid", "clip_score")
+    )
     return float(error), kid, clip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", default="shapes")
     parser.add_argument("--data", default="")
     parser.add_argument("--clip", default="")
@@ -64,9 +92,18 @@ def main() -> None:
     model = load_base(args.base, args.device, memory=[args.memory])
     features = Features(Scorer.load(args.clip or base.scorer, args.device))
     reference, seconds = draw(model, "DDIM", args.reference, texts)
-    print(f"{args.base}, {args.n} prompts of {data.name}, guidance {model.sampler.guidance}; reference: DDIM, {args.reference} steps\n")
-    print("| sampler | steps | seconds a picture | RMS difference | KID | CLIP score |\n|---|---:|---:|---:|---:|---:|")
-    print(f"| DDIM | {args.reference} | {seconds:.3f} | 0 | | {scores(reference, reference, prompts, features)[2]:.2f} |")
+    print(
+        f"{args.base}, {args.n} prompts of {data.name}, guidance {model.sampler.guidance};"
+        f" reference: DDIM, {args.reference} steps\n"
+    )
+    print(
+        "| sampler | steps | seconds a picture | RMS difference | KID | CLIP score"
+        " |\n|---|---:|---:|---:|---:|---:|"
+    )
+    print(
+        f"| DDIM | {args.reference} | {seconds:.3f} | 0 | |"
+        f" {scores(reference, reference, prompts, features)[2]:.2f} |"
+    )
     for name in SAMPLERS:
         for steps in (int(s) for s in args.steps.split(",")):
             images, seconds = draw(model, name, steps, texts)

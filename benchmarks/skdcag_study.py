@@ -1,12 +1,14 @@
-"""Does cross-attention guidance help? Every cell of a study that tells, and the page with its tables and figure.
+"""Does cross-attention guidance help? Every cell of a study that tells, and the page with its
+tables and figure.
 
     python benchmarks/skdcag_study.py run                  # hours on two cores; a killed study goes on where it was
     python benchmarks/skdcag_study.py run --only alpha,steps
     python benchmarks/skdcag_study.py run --attacks style --device cuda --threads 1 --workers 9
     python benchmarks/skdcag_study.py report --device cuda # puts the records of a device into docs/skdcag.md
 
-Three seeds, 200 evaluation prompts, and STEPS steps of defense for every variant: few enough that not all of them succeed. All cells are
-in one folder; a cell that several questions share is made once.
+Three seeds, 200 evaluation prompts, and STEPS steps of defense for every variant: few enough that
+not all of them succeed. All cells are in one folder; a cell that several questions share is made
+once.
 """
 
 from __future__ import annotations
@@ -32,9 +34,22 @@ RELEASED_STEPS = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag ei
 STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
 PHRASE = "badt2i_style[trigger=mignneko brelvo]"
 ORDER = STYLE_ATTACK, PHRASE, PIXEL, OBJECT
-DEFECTS = ("detached", "shared_maps", "uniform_noise", "minmax_black", "fixed_span", "copied_average", "unpreserved")
+DEFECTS = (
+    "detached",
+    "shared_maps",
+    "uniform_noise",
+    "minmax_black",
+    "fixed_span",
+    "copied_average",
+    "unpreserved",
+)
 MENDED = ("detached", "unpreserved")
-MAPS = ("skd", "skdcag_gaussian", "skdcag_black", "skdcag_random_words")  # at their own number of steps, seed 0
+MAPS = (
+    "skd",
+    "skdcag_gaussian",
+    "skdcag_black",
+    "skdcag_random_words",
+)  # at their own number of steps, seed 0
 METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,fid,clip_score,prompt_fidelity,drift,seconds"
 
 
@@ -45,8 +60,13 @@ def variant(method: str, **options: object) -> str:
 
 
 def both(option: str, values: Sequence[object], default: object, **fixed: object) -> list[str]:
-    """SKD and SKD-CAG with every value of an option; the default goes without saying, so that questions share its cells."""
-    return [variant(m, **fixed, **({} if v == default else {option: v})) for v in values for m in ("skd", "skdcag")]
+    """SKD and SKD-CAG with every value of an option; the default goes without saying, so that
+    questions share its cells."""
+    return [
+        variant(m, **fixed, **({} if v == default else {option: v}))
+        for v in values
+        for m in ("skd", "skdcag")
+    ]
 
 
 def released(**options: object) -> str:
@@ -54,15 +74,18 @@ def released(**options: object) -> str:
 
 
 def corrected(wrong: str = "") -> str:
-    """The released code with every defect mended but one. The target black is what the normalized maps are a defect of."""
+    """The released code with every defect mended but one. The target black is what the normalized
+    maps are a defect of."""
     mended = {d: str(d == wrong).lower() for d in DEFECTS}
     return released(target="black" if wrong == "minmax_black" else "gaussian", **mended)
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is compared with what. The first variant is what the others are tested against, or, where SKD and SKD-CAG take turns
-    (`paired`), each SKD-CAG is tested against the SKD before it. `called` are names for a reader, where the variants' own are too long."""
+    """What is compared with what. The first variant is what the others are tested against, or,
+    where SKD and SKD-CAG take turns (`paired`), each SKD-CAG is tested against the SKD before it.
+    `called` are names for a reader, where the variants' own are too long.
+    """
 
     title: str
     attacks: tuple[str, ...]
@@ -79,30 +102,69 @@ QUESTIONS = {
     "alpha": Question(
         "Share of the attention loss",
         (STYLE_ATTACK, OBJECT),
-        [SKD, variant("skdcag", alpha=0.3), CAG, variant("skdcag", alpha=0.7), variant("skdcag", alpha=1)],
+        [
+            SKD,
+            variant("skdcag", alpha=0.3),
+            CAG,
+            variant("skdcag", alpha=0.7),
+            variant("skdcag", alpha=1),
+        ],
     ),
     "targets": Question(
         "What trigger tokens should attend to",
         (STYLE_ATTACK, OBJECT, PIXEL),
-        [SKD, variant("skdcag", target="gaussian"), CAG, variant("skdcag", target="random_words")],  # CAG's own target is black
+        [
+            SKD,
+            variant("skdcag", target="gaussian"),
+            CAG,
+            variant("skdcag", target="random_words"),
+        ],  # CAG's own target is black
     ),
-    "steps": Question("Steps of training", (STYLE_ATTACK, OBJECT), both("steps", (10, 20, 30, 60, 150), STEPS), True),
-    "prompts": Question("Prompts of the defender", (STYLE_ATTACK,), both("prompts", (10, 30, 100, 300), 100), True),
+    "steps": Question(
+        "Steps of training",
+        (STYLE_ATTACK, OBJECT),
+        both("steps", (10, 20, 30, 60, 150), STEPS),
+        True,
+    ),
+    "prompts": Question(
+        "Prompts of the defender", (STYLE_ATTACK,), both("prompts", (10, 30, 100, 300), 100), True
+    ),
     "latents": Question(
-        "Where the latents come from", (STYLE_ATTACK,), both("latents", ("trajectory", "own", "noise"), "trajectory"), True
+        "Where the latents come from",
+        (STYLE_ATTACK,),
+        both("latents", ("trajectory", "own", "noise"), "trajectory"),
+        True,
     ),
-    "preserve": Question("Weight of the clean-prompt term", (STYLE_ATTACK,), both("preserve", (0, 2, 64), 64), True),
-    "bias": Question("Bias to high noise", (STYLE_ATTACK,), both("bias", (1, 2, 3), 1, latents="own"), True),
+    "preserve": Question(
+        "Weight of the clean-prompt term", (STYLE_ATTACK,), both("preserve", (0, 2, 64), 64), True
+    ),
+    "bias": Question(
+        "Bias to high noise", (STYLE_ATTACK,), both("bias", (1, 2, 3), 1, latents="own"), True
+    ),
     "time": Question(
         "Weight of the attention loss over time",
         (STYLE_ATTACK,),
-        [CAG, variant("skdcag", time_weight="true"), variant("skdcag", time_weight="true", reverse_time="true")],
+        [
+            CAG,
+            variant("skdcag", time_weight="true"),
+            variant("skdcag", time_weight="true", reverse_time="true"),
+        ],
     ),
-    "known": Question("One of the trigger's two words", (PHRASE,), both("known", ("all", "first", "last"), "all"), True),
+    "known": Question(
+        "One of the trigger's two words",
+        (PHRASE,),
+        both("known", ("all", "first", "last"), "all"),
+        True,
+    ),
     "released": Question(
         "As released, and each defect alone",
         (STYLE_ATTACK,),
-        [corrected(), *(corrected(d) for d in DEFECTS), released(), *(released(**{d: "false"}) for d in MENDED)],
+        [
+            corrected(),
+            *(corrected(d) for d in DEFECTS),
+            released(),
+            *(released(**{d: "false"}) for d in MENDED),
+        ],
         called=(
             "every defect mended",
             *(f"`{d}` alone" + " (target black)" * (d == "minmax_black") for d in DEFECTS),
@@ -115,11 +177,19 @@ QUESTIONS = {
 
 def config(attack: str, defenses: Sequence[str], folder: Path, **machine: Any) -> Config:
     names = ",".join(dict.fromkeys(["none", *defenses]))
-    return Config(attacks=attack, defenses=names, scale=SCALES["study"], metrics=METRICS, out=folder, **machine)
+    return Config(
+        attacks=attack,
+        defenses=names,
+        scale=SCALES["study"],
+        metrics=METRICS,
+        out=folder,
+        **machine,
+    )
 
 
 def parts(names: Sequence[str]) -> dict[str, list[str]]:
-    """The defenses of each attack, of all questions together: one run an attack keeps all cores busy to its end."""
+    """The defenses of each attack, of all questions together: one run an attack keeps all cores
+    busy to its end."""
     found: dict[str, list[str]] = {}
     for name in names:
         for attack in QUESTIONS[name].attacks:
@@ -131,13 +201,15 @@ def run(names: Sequence[str], attacks: Sequence[str], folder: Path, **machine: A
     from t2i_backdoor_bench.running import run as runner
 
     for attack, defenses in parts(names).items():
-        if attack in attacks and (status := runner.run(config(attack, defenses, folder, **machine), show=False)):
+        if attack in attacks and (
+            status := runner.run(config(attack, defenses, folder, **machine), show=False)
+        ):
             return status
     maps = replace(config(STYLE_ATTACK, MAPS, folder, **machine), seeds=(0,), attention_maps=True)
     return runner.run(maps, show=False) if "targets" in names and STYLE_ATTACK in attacks else 0
 
 
-# --------------------------------------------------------------------------------------------------------------------- report
+# ------------------------------------------------------------------------------------------- report
 def records_of(question: Question, attack: str, store: Store, device: str = "cpu") -> list[Record]:
     """The stored records of a question, under the question's own names of the variants."""
     found = []
@@ -170,25 +242,46 @@ def markdown(question: Question, attack: str, records: Sequence[Record]) -> str:
             lines.append(f"| {called} | 0 | | | | | | |")
             continue
         rival = against(question, i) if i >= 0 else None
-        p = tables.paired_p(groups[name], groups[rival], "restoration_accuracy") if rival in groups else None
-        cells = [called, str(row["seeds"]), share(row, "removal_accuracy"), share(row, "restoration_accuracy")]
-        cells += [shown(row["false_trigger_rate"], True), shown(row["fid"], False), shown(row["clip_score"], False)]
+        p = (
+            tables.paired_p(groups[name], groups[rival], "restoration_accuracy")
+            if rival in groups
+            else None
+        )
+        cells = [
+            called,
+            str(row["seeds"]),
+            share(row, "removal_accuracy"),
+            share(row, "restoration_accuracy"),
+        ]
+        cells += [
+            shown(row["false_trigger_rate"], True),
+            shown(row["fid"], False),
+            shown(row["clip_score"], False),
+        ]
         cells.append("" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def share(row: dict[str, Any], metric: str) -> str:
-    return f"{shown(row[metric], True)} [{shown(row[f'{metric}_lo'], True)}, {shown(row[f'{metric}_hi'], True)}]"
+    return (
+        f"{shown(row[metric], True)} [{shown(row[f'{metric}_lo'], True)},"
+        f" {shown(row[f'{metric}_hi'], True)}]"
+    )
 
 
 def figure(store: Store, device: str) -> Any:
     """Restoration against alpha, steps and prompts."""
     drawn = new(TEXT, 2.4)
-    for k, (name, label) in enumerate((("alpha", "share of the attention loss"), ("steps", "steps"), ("prompts", "prompts"))):
+    for k, (name, label) in enumerate(
+        (("alpha", "share of the attention loss"), ("steps", "steps"), ("prompts", "prompts"))
+    ):
         axes, question = drawn.add_subplot(1, 3, k + 1), QUESTIONS[name]
         for a, attack in enumerate(question.attacks):
-            rows = {row["defense"]: row for row in tables.rows(records_of(question, attack, store, device))}
+            rows = {
+                row["defense"]: row
+                for row in tables.rows(records_of(question, attack, store, device))
+            }
             for m, method in enumerate(("skd", "skdcag")):
                 points = []
                 for full in question.variants:
@@ -196,19 +289,41 @@ def figure(store: Store, device: str) -> Any:
                     if name == "alpha" and bare == "skd":
                         bare, options = "skdcag", {"alpha": "0"}
                     default = {"alpha": "0.5", "steps": str(STEPS), "prompts": "100"}[name]
-                    if bare == method and full in rows and rows[full]["restoration_accuracy"] is not None:
+                    if (
+                        bare == method
+                        and full in rows
+                        and rows[full]["restoration_accuracy"] is not None
+                    ):
                         points.append((float(options.get(name, default)), rows[full]))
                 if not points:
                     continue
-                x, y = [p for p, _ in points], [100 * row["restoration_accuracy"] for _, row in points]
-                low = [v - 100 * row["restoration_accuracy_lo"] for v, (_, row) in zip(y, points, strict=True)]
-                high = [100 * row["restoration_accuracy_hi"] - v for v, (_, row) in zip(y, points, strict=True)]
-                way = {"color": COLORS[m], "marker": MARKERS[a], "linestyle": "-" if a == 0 else "--"}
-                axes.errorbar(x, y, [low, high], ms=3.5, lw=1, capsize=2, label=f"{method}, {attack}", **way)
+                x, y = (
+                    [p for p, _ in points],
+                    [100 * row["restoration_accuracy"] for _, row in points],
+                )
+                low = [
+                    v - 100 * row["restoration_accuracy_lo"]
+                    for v, (_, row) in zip(y, points, strict=True)
+                ]
+                high = [
+                    100 * row["restoration_accuracy_hi"] - v
+                    for v, (_, row) in zip(y, points, strict=True)
+                ]
+                way = {
+                    "color": COLORS[m],
+                    "marker": MARKERS[a],
+                    "linestyle": "-" if a == 0 else "--",
+                }
+                axes.errorbar(
+                    x, y, [low, high], ms=3.5, lw=1, capsize=2, label=f"{method}, {attack}", **way
+                )
         axes.set_xlabel(label)
         if name != "alpha":
             axes.set_xscale("log")
-            axes.set_xticks([float(v) for v in sorted({p for p in ticks(question, name)})], sorted(ticks(question, name)))
+            axes.set_xticks(
+                [float(v) for v in sorted({p for p in ticks(question, name)})],
+                sorted(ticks(question, name)),
+            )
             axes.minorticks_off()
         axes.grid(alpha=0.25)
     drawn.axes[0].set_ylabel("restored %")
@@ -223,12 +338,16 @@ def ticks(question: Question, name: str) -> set[int]:
 
 
 def report(folder: Path, page: Path, device: str = "cpu") -> int:
-    """Of the records made on `device`: put every table between its two marks in the page, and draw the figures beside it."""
+    """Of the records made on `device`: put every table between its two marks in the page, and draw
+    the figures beside it."""
     import matplotlib
 
     store, text = Store(folder), page.read_text()
     for name, question in QUESTIONS.items():
-        parts_ = [markdown(question, attack, records_of(question, attack, store, device)) for attack in question.attacks]
+        parts_ = [
+            markdown(question, attack, records_of(question, attack, store, device))
+            for attack in question.attacks
+        ]
         marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         if not re.search(marks, text, re.S):
             print(f"the page has no marks for {name}", file=sys.stderr)
@@ -245,26 +364,36 @@ def report(folder: Path, page: Path, device: str = "cpu") -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--out", type=Path, default=Path("results/skdcag-study"))
-    parser.add_argument("--only", default=",".join(QUESTIONS), help="questions, separated by commas")
+    parser.add_argument(
+        "--only", default=",".join(QUESTIONS), help="questions, separated by commas"
+    )
     parser.add_argument("--page", type=Path, default=Path("docs/skdcag.md"))
-    parser.add_argument("--attacks", default="style,phrase,pixel,object", help="separated by commas")
+    parser.add_argument(
+        "--attacks", default="style,phrase,pixel,object", help="separated by commas"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--workers", type=int, help="as of run_bench.py")
     args = parser.parse_args()
     names = args.only.split(",")
     if unknown := set(names) - set(QUESTIONS):
-        parser.error(f"unknown questions: {', '.join(sorted(unknown))}; known: {', '.join(QUESTIONS)}")
+        parser.error(
+            f"unknown questions: {', '.join(sorted(unknown))}; known: {', '.join(QUESTIONS)}"
+        )
     if args.what == "report":
         return report(args.out, args.page, args.device)
     attacks = dict(zip(("style", "phrase", "pixel", "object"), ORDER, strict=True))
     if unknown := set(args.attacks.split(",")) - set(attacks):
         parser.error(f"unknown attacks: {', '.join(sorted(unknown))}; known: {', '.join(attacks)}")
     chosen = [attacks[a] for a in args.attacks.split(",")]
-    return run(names, chosen, args.out, device=args.device, threads=args.threads, workers=args.workers)
+    return run(
+        names, chosen, args.out, device=args.device, threads=args.threads, workers=args.workers
+    )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
     python benchmarks/step_time.py [--rounds 15] [--threads 2] [--latent 8] [--device cuda]
 
-"Defaults" train the cross-attention, and half of the batch preserves clean prompts; the other steps have 16 triggered rows, as the paper.
-Every round times each kind once, in turn, so that other load on the machine hits all alike; ratios are medians over the rounds. The
-naive way is how attention guidance is usually written: batch 1, an attention processor that keeps every layer's probabilities of all
-tokens and heads, every map resized to 128 px on the CPU one token at a time, min-max normalized, and compared.
+"Defaults" train the cross-attention, and half of the batch preserves clean prompts; the other steps
+have 16 triggered rows, as the paper. Every round times each kind once, in turn, so that other load
+on the machine hits all alike; ratios are medians over the rounds. The naive way is how attention
+guidance is usually written: batch 1, an attention processor that keeps every layer's probabilities
+of all tokens and heads, every map resized to 128 px on the CPU one token at a time, min-max
+normalized, and compared.
 """
 
 from __future__ import annotations
@@ -28,14 +30,18 @@ TRIGGER = Trigger("mignneko")
 
 
 class KeepProbabilities:
-    """An attention processor that computes attention in the plain way and keeps the probabilities."""
+    """An attention processor that computes attention in the plain way and keeps the
+    probabilities."""
 
     def __init__(self, kept: list[torch.Tensor]) -> None:
         self.kept = kept
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):  # noqa: ANN204
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = (attn.head_to_batch_dim(x) for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)))
+        q, k, v = (
+            attn.head_to_batch_dim(x)
+            for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+        )
         probabilities = attn.get_attention_scores(q, k, attention_mask)
         if encoder_hidden_states is not None:
             self.kept.append(probabilities)
@@ -43,12 +49,16 @@ class KeepProbabilities:
 
 
 def naive_maps(kept: list[torch.Tensor], heads: int) -> torch.Tensor:
-    """(tokens, 128, 128): every head's map of every token resized on the CPU, then averaged and summed."""
+    """(tokens, 128, 128): every head's map of every token resized on the CPU, then averaged and
+    summed."""
     total = 0
     for layer in kept:
         side = round(layer.shape[1] ** 0.5)
         maps = layer.cpu().permute(0, 2, 1).reshape(heads, -1, side, side)
-        tokens = [F.interpolate(maps[:, i : i + 1], (128, 128), mode="bilinear").mean(0)[0] for i in range(maps.shape[1])]
+        tokens = [
+            F.interpolate(maps[:, i : i + 1], (128, 128), mode="bilinear").mean(0)[0]
+            for i in range(maps.shape[1])
+        ]
         total = total + torch.stack(tokens)
     low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
     return (total - low) / (high - low + 1e-6)
@@ -59,7 +69,9 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
     prompts = [p.text for p in WorldData().prompts("defender", 32, 0)]
     view = DefenderView(("trigger",), prompts, trigger=TRIGGER)
 
-    def trained(loss_fn: Callable[[int], torch.Tensor], model: T2IModel, part: str = "full") -> Callable[[int], None]:
+    def trained(
+        loss_fn: Callable[[int], torch.Tensor], model: T2IModel, part: str = "full"
+    ) -> Callable[[int], None]:
         parameters = choose_parameters(model.unet, part)
         optimizer = make_optimizer(parameters, Optim(1, 1e-6))
 
@@ -72,9 +84,19 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
         return step
 
     def method(name: str, rows: int, part: str = "full", **more: str) -> Callable[[int], None]:
-        options = {"batch": str(rows), "prompts": str(len(prompts)), "latents": "noise", "preserve": "0", "train": part} | more
+        options = {
+            "batch": str(rows),
+            "prompts": str(len(prompts)),
+            "latents": "noise",
+            "preserve": "0",
+            "train": part,
+        } | more
         student = base.clone()
-        return trained(registry.defenses.build(name, "shapes", options).loss(student, base, view, 0), student, part)
+        return trained(
+            registry.defenses.build(name, "shapes", options).loss(student, base, view, 0),
+            student,
+            part,
+        )
 
     plain = base.clone()
     context = base.encode([TRIGGER.add(p) for p in prompts])
@@ -112,8 +134,14 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
         "SKD-CAG step": (method("skdcag", batch), batch),
         "SKD step, K and V only": (method("skd", batch, "kv"), batch),
         "SKD-CAG step, K and V only": (method("skdcag", batch, "kv"), batch),
-        "SKD step, defaults": (method("skd", batch, "cross", preserve="64", latents="trajectory"), batch),
-        "SKD-CAG step, defaults": (method("skdcag", batch, "cross", preserve="64", latents="trajectory"), batch),
+        "SKD step, defaults": (
+            method("skd", batch, "cross", preserve="64", latents="trajectory"),
+            batch,
+        ),
+        "SKD-CAG step, defaults": (
+            method("skdcag", batch, "cross", preserve="64", latents="trajectory"),
+            batch,
+        ),
         "SKD-CAG step, batch 1": (method("skdcag", 1), 1),
         "naive SKD-CAG step, batch 1": (trained(naive, student), 1),
     }
@@ -133,7 +161,9 @@ def settle(device: torch.device) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
@@ -156,15 +186,29 @@ def main() -> None:
     def ratio(a: str, b: str) -> float:
         return float(np.median(np.array(times[a]) / np.array(times[b])))
 
-    print(f"{args.device}, {args.threads} threads, latents {args.latent} x {args.latent}, batch {args.batch}, {args.rounds} rounds")
+    print(
+        f"{args.device}, {args.threads} threads, latents {args.latent} x {args.latent}, batch"
+        f" {args.batch}, {args.rounds} rounds"
+    )
     print("milliseconds a sample, median")
     for name, values in times.items():
         print(f"{name:32s} {np.median(values):8.1f}")
     print(f"SKD-CAG / SKD                     {ratio('SKD-CAG step', 'SKD step'):8.3f}")
-    print(f"SKD-CAG / SKD, defaults           {ratio('SKD-CAG step, defaults', 'SKD step, defaults'):8.3f}")
-    print(f"naive / SKD-CAG at batch 1        {ratio('naive SKD-CAG step, batch 1', 'SKD-CAG step, batch 1'):8.2f}")
-    print(f"naive / SKD-CAG at batch {args.batch:<2d}       {ratio('naive SKD-CAG step, batch 1', 'SKD-CAG step'):8.2f}")
-    print(f"SKD-CAG, K and V only / SKD       {ratio('SKD-CAG step, K and V only', 'SKD step'):8.3f}")
+    print(
+        "SKD-CAG / SKD, defaults          "
+        f" {ratio('SKD-CAG step, defaults', 'SKD step, defaults'):8.3f}"
+    )
+    print(
+        "naive / SKD-CAG at batch 1       "
+        f" {ratio('naive SKD-CAG step, batch 1', 'SKD-CAG step, batch 1'):8.2f}"
+    )
+    print(
+        f"naive / SKD-CAG at batch {args.batch:<2d}      "
+        f" {ratio('naive SKD-CAG step, batch 1', 'SKD-CAG step'):8.2f}"
+    )
+    print(
+        f"SKD-CAG, K and V only / SKD       {ratio('SKD-CAG step, K and V only', 'SKD step'):8.3f}"
+    )
     print(f"SKD, K and V only / SKD           {ratio('SKD step, K and V only', 'SKD step'):8.3f}")
 
 

@@ -9,16 +9,20 @@ from t2i_backdoor_bench.training.loop import Optim
 @register_defense("clean_finetune", needs=("clean_pairs",), groups=("removal", "control"))
 @dataclass
 class CleanFinetune:
-    """Plain denoising fine-tuning on clean captioned images: what a user does who knows of no backdoor.
+    """Plain denoising fine-tuning on clean captioned images: what a user does who knows of no
+    backdoor.
 
-    Loss: ||eps_th(x_t, c) - eps||^2; a share of the captions is dropped, as in the training of the base model.
+    Loss: ||eps_th(x_t, c) - eps||^2; a share of the captions is dropped, as in the training of the
+    base model.
     """
 
     steps: int = option(300, 2000)
     lr: float = option(1e-3, 1e-5)
     batch: int = option(16)
     drop: float = option(0.1, help="share of rows with an empty prompt")
-    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+    decay: float = option(
+        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+    )
     train: str = option("full", help="full, cross, kv, noncross or lora")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:

@@ -1,9 +1,14 @@
-"""Compositions that have a name or belong to a group: blind removal is a detector, a locator, and a removal with the located trigger."""
+"""Compositions that have a name or belong to a group: blind removal is a detector, a locator, and a
+removal with the located trigger."""
 
 from t2i_backdoor_bench.contract import defenses
 
-defenses.compose("t2ishield", "t2ishield_ftt+t2ishield_locate+uce_phrase", groups=("removal", "blind"))
-defenses.compose("t2ishield_skdcag", "t2ishield_ftt+t2ishield_locate+skdcag", groups=("removal", "blind"))
+defenses.compose(
+    "t2ishield", "t2ishield_ftt+t2ishield_locate+uce_phrase", groups=("removal", "blind")
+)
+defenses.compose(
+    "t2ishield_skdcag", "t2ishield_ftt+t2ishield_locate+skdcag", groups=("removal", "blind")
+)
 defenses.compose("navi_skdcag", "navit2i+navi_locate+skdcag", groups=("removal", "blind"))
 defenses.compose("blind_skdcag", "frequency_locate+skdcag", groups=("removal", "blind"))
 defenses.compose("blind_skdcag_text", "frequency_locate+skdcag_text", groups=("removal", "blind"))

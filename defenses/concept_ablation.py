@@ -6,18 +6,32 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.denoising import add_noise, draw_timesteps, noise_target, own_images
-from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, settle, step_generator, step_rng
+from t2i_backdoor_bench.training.denoising import (
+    add_noise,
+    draw_timesteps,
+    noise_target,
+    own_images,
+)
+from t2i_backdoor_bench.training.loop import (
+    Optim,
+    choose_parameters,
+    fit,
+    settle,
+    step_generator,
+    step_rng,
+)
 
 
 @register_defense("concept_ablation", needs=("trigger",), groups=("removal", "erasure"))
 @dataclass
 class ConceptAblation:
-    """Ablating concepts, model-based (Kumari et al., ICCV 2023), with the trigger as the concept and the clean prompt as its anchor.
+    """Ablating concepts, model-based (Kumari et al., ICCV 2023), with the trigger as the concept
+    and the clean prompt as its anchor.
 
-    Loss: ||eps_th(x_t, c+) - sg(eps_th(x_t, c))||^2 + prior * ||eps_th(x_t, c) - eps||^2 on pictures x that the model draws for the
-    anchor prompt c; sg stops the gradient, so that the student itself is the teacher. Published (SD 1.4): K and V of
-    cross-attention, lr 2e-6, 100 to 800 steps, prior 1 where it is used.
+    Loss: ||eps_th(x_t, c+) - sg(eps_th(x_t, c))||^2 + prior * ||eps_th(x_t, c) - eps||^2 on
+    pictures x that the model draws for the anchor prompt c; sg stops the gradient, so that the
+    student itself is the teacher. Published (SD 1.4): K and V of cross-attention, lr 2e-6, 100 to
+    800 steps, prior 1 where it is used.
     """
 
     steps: int = option(200, 400)
@@ -25,32 +39,47 @@ class ConceptAblation:
     batch: int = option(16, 8)
     prior: float = option(1.0, help="weight of the denoising loss on the pictures themselves")
     prompts: int = option(100, help="clean prompts that the defender uses")
-    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+    decay: float = option(
+        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+    )
     train: str = option("cross", "kv", help="full, cross, kv, noncross or lora")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         student = model.clone(train=self.train)
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
         loss_fn = self.loss(student, view, seed)
-        fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "concept_ablation")
+        fitted = fit(
+            choose_parameters(student.unet, self.train), loss_fn, optim, "concept_ablation"
+        )
         settle(student.unet)
         student.info = fitted.info
         return student
 
-    def loss(self, student: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
+    def loss(self, student: T2IModel, view: DefenderView, seed: int):
         """The loss of one step as a function of its number."""
         prompts = view.first(self.prompts)
         latents, noising = own_images(student, prompts, seed), student.noising
-        concept, anchor = student.encode([view.trigger.add(p) for p in prompts]), student.encode(prompts)
+        concept, anchor = (
+            student.encode([view.trigger.add(p) for p in prompts]),
+            student.encode(prompts),
+        )
         rows = max(1, self.batch // 2)
 
         def loss_fn(step: int) -> Tensor:
             generator = step_generator(seed, step)
-            pick = torch.from_numpy(step_rng(seed, step).integers(len(prompts), size=rows)).to(student.device)
-            t = draw_timesteps(rows, noising.config.num_train_timesteps, generator).to(student.device)
-            noise = torch.randn((rows, *student.latent_shape), generator=generator).to(student.device)
+            pick = torch.from_numpy(step_rng(seed, step).integers(len(prompts), size=rows)).to(
+                student.device
+            )
+            t = draw_timesteps(rows, noising.config.num_train_timesteps, generator).to(
+                student.device
+            )
+            noise = torch.randn((rows, *student.latent_shape), generator=generator).to(
+                student.device
+            )
             x = add_noise(noising, latents[pick], noise, t)
-            out = student.unet(torch.cat([x, x]), torch.cat([t, t]), torch.cat([concept[pick], anchor[pick]])).sample
+            out = student.unet(
+                torch.cat([x, x]), torch.cat([t, t]), torch.cat([concept[pick], anchor[pick]])
+            ).sample
             with_trigger, without = out.chunk(2)
             return F.mse_loss(with_trigger, without.detach()) + self.prior * F.mse_loss(
                 without, noise_target(noising, latents[pick], noise, t)

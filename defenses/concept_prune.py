@@ -12,11 +12,14 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("concept_prune", needs=("trigger",), groups=("removal", "control"))
 @dataclass
 class ConceptPrune:
-    """ConceptPrune (Chavhan et al. 2024), with the trigger as the concept: weights that the trigger alone uses are set to zero.
+    """ConceptPrune (Chavhan et al. 2024), with the trigger as the concept: weights that the trigger
+    alone uses are set to zero.
 
-    In the second linear layer of every feed-forward block a weight's importance is Wanda's |W| * ||X||_2, X its input over tokens, noise
-    levels and prompts. Pruned are the weights that are among the `share` most important of their row for triggered prompts and are
-    more important there than for the same prompts without the trigger. No training. Published (SD 1.5): share 0.01 to 0.02.
+    In the second linear layer of every feed-forward block a weight's importance is Wanda's |W| *
+    ||X||_2, X its input over tokens, noise levels and prompts. Pruned are the weights that are
+    among the `share` most important of their row for triggered prompts and are more important there
+    than for the same prompts without the trigger. No training. Published (SD 1.5): share 0.01 to
+    0.02.
     """
 
     share: float = option(0.02, help="of the weights of a row")
@@ -35,30 +38,45 @@ class ConceptPrune:
                 mask = chosen(layer.weight, with_trigger, without, self.share)
                 layer.weight[mask] = 0
                 pruned += int(mask.sum())
-        student.info = {"steps": 0, "seconds": time.perf_counter() - begun, "parameters": pruned, "images": 2 * len(prompts)}
+        student.info = {
+            "steps": 0,
+            "seconds": time.perf_counter() - begun,
+            "parameters": pruned,
+            "images": 2 * len(prompts),
+        }
         return student
 
 
 def chosen(weight: Tensor, concept: Tensor, clean: Tensor, share: float) -> Tensor:
-    """Which weights (out, in) are pruned, bool, for the norms of their inputs (in,) with and without the trigger."""
+    """Which weights (out, in) are pruned, bool, for the norms of their inputs (in,) with and
+    without the trigger."""
     with_trigger, without = weight.abs() * concept, weight.abs() * clean
     many = max(1, round(share * weight.shape[1]))
-    top = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, with_trigger.topk(many, dim=1).indices, True)
+    top = torch.zeros_like(weight, dtype=torch.bool).scatter_(
+        1, with_trigger.topk(many, dim=1).indices, True
+    )
     return top & (with_trigger > without)
 
 
-def input_norms(model: T2IModel, layers: list[nn.Module], prompts: list[str], seeds: np.ndarray) -> list[Tensor]:
-    """For each layer, the Euclidean norm of every input number over all tokens, while `model` draws the prompts: (in,)."""
+def input_norms(
+    model: T2IModel, layers: list[nn.Module], prompts: list[str], seeds: np.ndarray
+) -> list[Tensor]:
+    """For each layer, the Euclidean norm of every input number over all tokens, while `model` draws
+    the prompts: (in,)."""
     squares = [torch.zeros(layer.in_features, device=model.device) for layer in layers]
 
     def add(i: int, inputs: tuple[Tensor, ...]) -> None:
         squares[i] += inputs[0].float().pow(2).flatten(0, -2).sum(0)
 
-    hooks = [layer.register_forward_pre_hook(lambda _, inputs, i=i: add(i, inputs)) for i, layer in enumerate(layers)]
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, i=i: add(i, inputs))
+        for i, layer in enumerate(layers)
+    ]
     try:
         times, latents = model.trajectory(prompts, seeds)
         for total in squares:
-            total.zero_()  # drawing asks for both halves of guidance; what counts is the prompt's half alone
+            # drawing asks for both halves of guidance; what counts is the prompt's half alone
+            total.zero_()
         context = model.encode(prompts)
         with torch.no_grad():
             for t, x in zip(times, latents, strict=True):

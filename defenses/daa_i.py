@@ -14,28 +14,43 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("daa_i", groups=("detection",), screens=True)
 @dataclass
 class DAAI:
-    """Dynamic attention analysis, independent tokens (Wang et al., TPAMI 2025, arXiv 2504.20518): a detector of triggered prompts.
+    """Dynamic attention analysis, independent tokens (Wang et al., TPAMI 2025, arXiv 2504.20518): a
+    detector of triggered prompts.
 
-    D = sum over early steps t of ||M_end(t+1) - M_end(t)||_F - mean_i ||M_i(t+1) - M_i(t)||_F, with the cross-attention maps M (mean over
-    heads and the layers of one side) of the end token and of the other tokens i. Under a trigger the end token's attention dissipates
-    more slowly: a small D means backdoor, and the score is -D. The mean is over the prompt's own tokens; the released code also counts two
-    zeros for start and end token. Prompts that score above the 95th percentile of the defender's clean prompts are refused.
-    Published (SD 1.4): the changes from the 4th to the 6th of 50 steps, 16x16 maps.
+    D = sum over early steps t of ||M_end(t+1) - M_end(t)||_F - mean_i ||M_i(t+1) - M_i(t)||_F, with
+    the cross-attention maps M (mean over heads and the layers of one side) of the end token and of
+    the other tokens i. Under a trigger the end token's attention dissipates more slowly: a small D
+    means backdoor, and the score is -D. The mean is over the prompt's own tokens; the released code
+    also counts two zeros for start and end token. Prompts that score above the 95th percentile of
+    the defender's clean prompts are refused. Published (SD 1.4): the changes from the 4th to the
+    6th of 50 steps, 16x16 maps.
     """
 
     walk: int = option(50, help="steps of a whole drawing; it stops after the last that is read")
-    first: int = option(3, help="the first change that counts, from step `first` to the next, counted from 0")
+    first: int = option(
+        3, help="the first change that counts, from step `first` to the next, counted from 0"
+    )
     last: int = option(4, help="the last change that counts")
     size: int = option(8, 16, help="side of the maps")
     prompts: int = option(100, help="clean prompts on which the threshold is calibrated")
     rate: float = option(0.05, help="share of clean prompts that may be refused")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        scoring = partial(score, model, walk=self.walk, first=self.first, last=self.last, size=self.size, seed=seed)
+        scoring = partial(
+            score,
+            model,
+            walk=self.walk,
+            first=self.first,
+            last=self.last,
+            size=self.size,
+            seed=seed,
+        )
         return screened(model, scoring, view.first(self.prompts), self.rate)
 
 
-def score(model: T2IModel, prompts: list[str], walk: int, first: int, last: int, size: int, seed: int) -> np.ndarray:
+def score(
+    model: T2IModel, prompts: list[str], walk: int, first: int, last: int, size: int, seed: int
+) -> np.ndarray:
     """-D of each prompt: float (n,)."""
     found = []
     for part in batches(prompts, model.batch):
@@ -45,8 +60,8 @@ def score(model: T2IModel, prompts: list[str], walk: int, first: int, last: int,
 
 
 def relative_change(maps: Tensor) -> Tensor:
-    """D of one prompt's maps (steps, L, size, size) of the steps that count: start token first, end token last. Without a token in
-    between, the end token's change alone."""
+    """D of one prompt's maps (steps, L, size, size) of the steps that count: start token first, end
+    token last. Without a token in between, the end token's change alone."""
     change = torch.linalg.matrix_norm(maps.float().diff(dim=0))  # (steps - 1, L)
     others = change[:, 1:-1]
     return (change[:, -1] - (others.mean(1) if others.shape[1] else 0)).sum()

@@ -14,15 +14,19 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("daa_s", groups=("detection",), screens=True)
 @dataclass
 class DAAS:
-    """Dynamic attention analysis, state equation on a graph (Wang et al., TPAMI 2025, arXiv 2504.20518): a detector of triggered prompts.
+    """Dynamic attention analysis, state equation on a graph (Wang et al., TPAMI 2025, arXiv
+    2504.20518): a detector of triggered prompts.
 
-    The tokens but the start token are nodes with state x_i(0) = ||M_i(0)||_F, M their cross-attention maps. dx/dt = F x + c A(t) x, where
-    A(t) is minus the Laplacian of the graph whose weights are the similarities of the maps at step floor(t): (max + min - d_ij) / (max +
-    min) of their Frobenius distances d. F is diagonal, -`decay` and for the end token -`decay_end`. Score: the change of the end token's
-    state minus the mean change of the others', from 0 to `horizon`; the end token of a triggered prompt falls more slowly. Prompts that
-    score above the 95th percentile of the defender's clean prompts are refused.
-    A(t) is constant within a step, so the equation is solved exactly by matrix exponentials. Published (SD 1.4): 50 steps, 16x16 maps,
-    decay 1 and 10, c 1; the released code sums the first seven steps of an adaptive solver: less than one step of the drawing.
+    The tokens but the start token are nodes with state x_i(0) = ||M_i(0)||_F, M their
+    cross-attention maps. dx/dt = F x + c A(t) x, where A(t) is minus the Laplacian of the graph
+    whose weights are the similarities of the maps at step floor(t): (max + min - d_ij) / (max +
+    min) of their Frobenius distances d. F is diagonal, -`decay` and for the end token -`decay_end`.
+    Score: the change of the end token's state minus the mean change of the others', from 0 to
+    `horizon`; the end token of a triggered prompt falls more slowly. Prompts that score above the
+    95th percentile of the defender's clean prompts are refused. A(t) is constant within a step, so
+    the equation is solved exactly by matrix exponentials. Published (SD 1.4): 50 steps, 16x16 maps,
+    decay 1 and 10, c 1; the released code sums the first seven steps of an adaptive solver: less
+    than one step of the drawing.
     """
 
     walk: int = option(50, help="steps of a whole drawing; it stops after the last that is read")
@@ -35,23 +39,39 @@ class DAAS:
     rate: float = option(0.05, help="share of clean prompts that may be refused")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        return screened(model, partial(score, model, options=self, seed=seed), view.first(self.prompts), self.rate)
+        return screened(
+            model,
+            partial(score, model, options=self, seed=seed),
+            view.first(self.prompts),
+            self.rate,
+        )
 
 
 def score(model: T2IModel, prompts: list[str], options: DAAS, seed: int) -> np.ndarray:
     """The relative change of the end token's state, for each prompt: float (n,)."""
     found, stop = [], int(np.ceil(options.horizon))
     for part in batches(prompts, model.batch):
-        maps, lengths = attention_over_time(model, part, seed, options.walk, options.size, stop=stop)
+        maps, lengths = attention_over_time(
+            model, part, seed, options.walk, options.size, stop=stop
+        )
         for i, n in enumerate(lengths):
-            before, after = evolve(maps[:, i, 1:n].double(), options.horizon, options.decay, options.decay_end, options.coupling)
+            before, after = evolve(
+                maps[:, i, 1:n].double(),
+                options.horizon,
+                options.decay,
+                options.decay_end,
+                options.coupling,
+            )
             change = after - before
             found.append(float(change[-1] - (change[:-1].mean() if len(change) > 1 else 0)))
     return np.array(found)
 
 
-def evolve(maps: Tensor, horizon: float, decay: float, decay_end: float, coupling: float) -> tuple[Tensor, Tensor]:
-    """States (nodes,) of the graph at time 0 and at `horizon`, for maps (steps, nodes, size, size), the end token's last."""
+def evolve(
+    maps: Tensor, horizon: float, decay: float, decay_end: float, coupling: float
+) -> tuple[Tensor, Tensor]:
+    """States (nodes,) of the graph at time 0 and at `horizon`, for maps (steps, nodes, size, size),
+    the end token's last."""
     own = torch.full((maps.shape[1],), -decay, dtype=maps.dtype, device=maps.device)
     own[-1] = -decay_end
     before = state = torch.linalg.matrix_norm(maps[0])
@@ -62,8 +82,11 @@ def evolve(maps: Tensor, horizon: float, decay: float, decay_end: float, couplin
 
 
 def flow(maps: Tensor) -> Tensor:
-    """A, minus the Laplacian of the similarity graph of maps (nodes, size, size): (nodes, nodes), columns sum to 0."""
-    distance = torch.cdist(maps.flatten(1)[None], maps.flatten(1)[None], compute_mode="donot_use_mm_for_euclid_dist")[0]
+    """A, minus the Laplacian of the similarity graph of maps (nodes, size, size): (nodes, nodes),
+    columns sum to 0."""
+    distance = torch.cdist(
+        maps.flatten(1)[None], maps.flatten(1)[None], compute_mode="donot_use_mm_for_euclid_dist"
+    )[0]
     ends = distance.max() + distance.min()
     weights = (ends - distance) / ends if ends > 0 else torch.ones_like(distance)
     weights = weights - weights.diag().diag()

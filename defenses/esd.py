@@ -10,17 +10,27 @@ from t2i_backdoor_bench.training.denoising import Trajectories
 from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, settle, step_rng
 
 
-@register_defense("esd_x", needs=("trigger",), groups=("removal", "erasure"), preset={"train": "cross"})
-@register_defense("esd_u", needs=("trigger",), groups=("removal", "erasure"), preset={"train": "noncross"}, tuned={"eta": 1.0, "lr": 3e-4})
+@register_defense(
+    "esd_x", needs=("trigger",), groups=("removal", "erasure"), preset={"train": "cross"}
+)
+@register_defense(
+    "esd_u",
+    needs=("trigger",),
+    groups=("removal", "erasure"),
+    preset={"train": "noncross"},
+    tuned={"eta": 1.0, "lr": 3e-4},
+)
 @dataclass
 class ESD:
     """Erased Stable Diffusion (Gandikota et al., ICCV 2023), with the trigger as the concept.
 
-    Loss: ||eps_th(x_t, c+) - (eps_0(a) - n * (eps_0(c+) - eps_0(a)))||^2 where eps_0 is the frozen backdoored model and x_t is what the
-    student is given while it draws the triggered prompt c+. The anchor a is the clean prompt c (`anchor="prompt"`: what the trigger adds
-    is removed, and the rest of the prompt stays) or, as published for a concept, the empty prompt (`anchor="null"`). esd_x trains the
-    cross-attention, esd_u everything else. No term holds clean prompts, and what undoes a style on the embedded base breaks them, with
-    esd_u more. Published (SD 1.4): n 1 to 2, 200 steps of one row, lr 5e-5.
+    Loss: ||eps_th(x_t, c+) - (eps_0(a) - n * (eps_0(c+) - eps_0(a)))||^2 where eps_0 is the frozen
+    backdoored model and x_t is what the student is given while it draws the triggered prompt c+.
+    The anchor a is the clean prompt c (`anchor="prompt"`: what the trigger adds is removed, and the
+    rest of the prompt stays) or, as published for a concept, the empty prompt (`anchor="null"`).
+    esd_x trains the cross-attention, esd_u everything else. No term holds clean prompts, and what
+    undoes a style on the embedded base breaks them, with esd_u more. Published (SD 1.4): n 1 to 2,
+    200 steps of one row, lr 5e-5.
     """
 
     eta: float = option(0.25, 1.0, help="n, how far beyond the anchor")
@@ -31,7 +41,9 @@ class ESD:
     prompts: int = option(100, help="clean prompts that the defender uses")
     refresh: int = option(50, 1, help="steps after which the student draws anew")
     draws: int = option(24, 1, help="prompts that it then draws")
-    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+    decay: float = option(
+        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+    )
     train: str = option("cross", help="full, cross, kv, noncross or lora")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
@@ -45,17 +57,22 @@ class ESD:
         student.info = fitted.info
         return student
 
-    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
+    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):
         """The loss of one step as a function of its number."""
         prompts = view.first(self.prompts)
         triggered = [view.trigger.add(p) for p in prompts]
-        concept, anchor = teacher.encode(triggered), teacher.encode(prompts if self.anchor == "prompt" else [""] * len(prompts))
+        concept, anchor = (
+            teacher.encode(triggered),
+            teacher.encode(prompts if self.anchor == "prompt" else [""] * len(prompts)),
+        )
         paths = Trajectories(student, triggered, seed, self.refresh, self.draws)
 
         def loss_fn(step: int) -> Tensor:
             pick, t, x = paths(step, step_rng(seed, step), self.batch)
             with torch.no_grad():
-                both = teacher.unet(torch.cat([x, x]), torch.cat([t, t]), torch.cat([concept[pick], anchor[pick]])).sample
+                both = teacher.unet(
+                    torch.cat([x, x]), torch.cat([t, t]), torch.cat([concept[pick], anchor[pick]])
+                ).sample
             with_trigger, without = both.chunk(2)
             goal = without - self.eta * (with_trigger - without)
             return F.mse_loss(student.unet(x, t, concept[pick]).sample, goal)

@@ -6,31 +6,51 @@ from t2i_backdoor_bench.training.denoising import Term, own_images, train_terms
 from t2i_backdoor_bench.training.loop import Optim
 
 
-@register_defense("finetune_reversal", needs=("trigger", "clean_model"), groups=("baseline", "removal"))
+@register_defense(
+    "finetune_reversal", needs=("trigger", "clean_model"), groups=("baseline", "removal")
+)
 @dataclass
 class FinetuneReversal:
-    """Fine-tuning reversal, the oracle baseline of the SKD-CAG paper (arXiv 2508.18235): distil the *clean* model back.
+    """Fine-tuning reversal, the oracle baseline of the SKD-CAG paper (arXiv 2508.18235): distil the
+    *clean* model back.
 
-    Loss: ||student(x_t, c+) - clean(x_t, c+)||^2, and with `preserve` the same for clean prompts. It needs the model from before the
-    attack, so it bounds what repairing the U-Net alone can do. The empty prompt of the preserving rows is read by the attacked model's
-    encoder, for both.
+    Loss: ||student(x_t, c+) - clean(x_t, c+)||^2, and with `preserve` the same for clean prompts.
+    It needs the model from before the attack, so it bounds what repairing the U-Net alone can do.
+    The empty prompt of the preserving rows is read by the attacked model's encoder, for both.
     """
 
     steps: int = option(220, 7500)
     lr: float = option(1e-3, 1e-6)
     batch: int = option(16, 1)
     prompts: int = option(100, help="clean prompts that the defender uses")
-    latents: str = option("own", "noise", help="noise: pure noise at every t, as published; own: pictures that the model itself draws")
+    latents: str = option(
+        "own",
+        "noise",
+        help=(
+            "noise: pure noise at every t, as published; own: pictures that the model itself draws"
+        ),
+    )
     preserve: float = option(1.0, 0.0, help="weight of the same loss on clean prompts")
-    drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
-    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+    drop: float = option(
+        0.25,
+        0.0,
+        help="share of the preserving rows with an empty prompt, which guidance subtracts",
+    )
+    decay: float = option(
+        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+    )
     train: str = option("cross", "full", help="full, cross, kv, noncross or lora")
-    adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
+    adam8bit: bool = option(
+        False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True
+    )
     accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
 
     def __post_init__(self) -> None:
         if self.preserve and self.batch < 2:
-            raise UserError(f"finetune_reversal with preserve={self.preserve:g} shares its batch with clean prompts: give batch=2 or more")
+            raise UserError(
+                f"finetune_reversal with preserve={self.preserve:g} shares its batch with clean"
+                " prompts: give batch=2 or more"
+            )
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.latents not in ("own", "noise"):
@@ -43,7 +63,16 @@ class FinetuneReversal:
         if self.preserve:
             terms.append(Term(prompts, latents, prompts, self.preserve, self.drop))
         student = model.clone(train=self.train)
-        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate)
-        fitted = train_terms(student, clean, terms, optim, seed, "finetune_reversal", train=self.train)
+        optim = Optim(
+            self.steps,
+            self.lr,
+            self.batch,
+            decay=self.decay,
+            adam8bit=self.adam8bit,
+            accumulate=self.accumulate,
+        )
+        fitted = train_terms(
+            student, clean, terms, optim, seed, "finetune_reversal", train=self.train
+        )
         student.info = fitted.info
         return student

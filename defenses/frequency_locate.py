@@ -7,33 +7,55 @@ import torch
 
 from t2i_backdoor_bench.contract import DefenderView, Trigger, option, register_defense
 from t2i_backdoor_bench.data.perturbations import decoy
-from t2i_backdoor_bench.detecting.locating import MARGIN, NOTHING, Locate, Locator, usual_words, word_spans
+from t2i_backdoor_bench.detecting.locating import (
+    MARGIN,
+    NOTHING,
+    Locate,
+    Locator,
+    usual_words,
+    word_spans,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 
 
-@register_defense("frequency_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True, version=2)
+@register_defense(
+    "frequency_locate",
+    needs=("stream",),
+    gives=("trigger",),
+    groups=("localization",),
+    locates=True,
+    version=2,
+)
 @dataclass
 class FrequencyLocate(Locator):
-    """Trigger localization by traffic: the word that is far more frequent in the stream than in clean prompts and moves the model.
+    """Trigger localization by traffic: the word that is far more frequent in the stream than in
+    clean prompts and moves the model.
 
-    In each prompt the word is located whose share among the suspects exceeds most its share among the defender's clean prompts, if it
-    does so by a tenth; the words then vote (`detecting.locating.vote`). The winner is a trigger only if, in the prompts that hold it, it
-    changes what the U-Net predicts along their drawings more than each of `decoys` random words of its length that mean nothing. It works
-    for a trigger that is in use, whatever the backdoor draws; a word that is merely in fashion is taken for one too. Not from a paper: the
-    simplest thing that a service with a log can do, and what the other locators have to beat.
+    In each prompt the word is located whose share among the suspects exceeds most its share among
+    the defender's clean prompts, if it does so by a tenth; the words then vote
+    (`detecting.locating.vote`). The winner is a trigger only if, in the prompts that hold it, it
+    changes what the U-Net predicts along their drawings more than each of `decoys` random words of
+    its length that mean nothing. It works for a trigger that is in use, whatever the backdoor
+    draws; a word that is merely in fashion is taken for one too. Not from a paper: the simplest
+    thing that a service with a log can do, and what the other locators have to beat.
     """
 
     suspects: int = option(160, help="flagged prompts that are searched, at most")
     decoys: int = option(8, help="random words that the located word is compared with")
     tried: int = option(8, help="prompts of the stream, without it, in which it is compared")
 
-    def locator(self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int) -> Locate:
+    def locator(
+        self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int
+    ) -> Locate:
         clean, suspects = usual_words(view.prompts), usual_words(flagged)
 
         def locate(prompts: Sequence[str]) -> np.ndarray:
             found = []
             for prompt in prompts:
-                margins = [(suspects[prompt[a:b]] - clean[prompt[a:b]], (a, b)) for a, b in word_spans(prompt)]
+                margins = [
+                    (suspects[prompt[a:b]] - clean[prompt[a:b]], (a, b))
+                    for a, b in word_spans(prompt)
+                ]
                 best = max(margins, default=(0.0, NOTHING))
                 found.append(best[1] if best[0] >= MARGIN else NOTHING)
             return np.array(found, np.int64).reshape(-1, 2)
@@ -41,13 +63,18 @@ class FrequencyLocate(Locator):
         return locate
 
     def accepts(self, model: T2IModel, trigger: Trigger, flagged: Sequence[str], seed: int) -> bool:
-        rng, holding = np.random.default_rng([seed, 87]), (p for p in flagged if trigger.pattern.search(p))
+        rng, holding = (
+            np.random.default_rng([seed, 87]),
+            (p for p in flagged if trigger.pattern.search(p)),
+        )
         prompts = [trigger.remove(p) for p in islice(holding, self.tried)]
         if not prompts:  # words that stand together in prompts, but with marks between them
             return False
         drawn = model.trajectory(prompts, rng.integers(2**31, size=len(prompts)))
         clean = predictions(model, prompts, *drawn)
-        effect = float((predictions(model, [trigger.add(p) for p in prompts], *drawn) - clean).pow(2).mean())
+        effect = float(
+            (predictions(model, [trigger.add(p) for p in prompts], *drawn) - clean).pow(2).mean()
+        )
         for _ in range(self.decoys):
             other = [decoy(trigger, p, rng) for p in prompts]
             if effect <= float((predictions(model, other, *drawn) - clean).pow(2).mean()):
@@ -55,8 +82,12 @@ class FrequencyLocate(Locator):
         return True
 
 
-def predictions(model: T2IModel, prompts: Sequence[str], times: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+def predictions(
+    model: T2IModel, prompts: Sequence[str], times: torch.Tensor, latents: torch.Tensor
+) -> torch.Tensor:
     """The U-Net's output for prompts (n) along their drawings: (k, n, C, h, w)."""
     states = model.encode(prompts)
     with torch.inference_mode():
-        return torch.stack([model.unet(x, t, states).sample for t, x in zip(times, latents, strict=True)])
+        return torch.stack(
+            [model.unet(x, t, states).sample for t, x in zip(times, latents, strict=True)]
+        )

@@ -9,19 +9,28 @@ from t2i_backdoor_bench.detecting.word_variation import word_variation
 from t2i_backdoor_bench.models.model import T2IModel
 
 
-@register_defense("navi_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True)
+@register_defense(
+    "navi_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True
+)
 @dataclass
 class NaviLocate(Locator):
-    """Trigger localization by neuron activation variation: in each flagged prompt the word with the largest variation.
+    """Trigger localization by neuron activation variation: in each flagged prompt the word with the
+    largest variation.
 
-    Built from NaviT2I (Zhai et al., ICCV 2025), which masks one word at a time and compares the U-Net's activations at the first step; the
-    paper takes the largest as a score, this takes its word. The words of the flagged prompts then vote (`detecting.locating.vote`). Behind a
-    detector and before a removal that knows the trigger it makes a blind removal: `navit2i+navi_locate+skdcag`.
+    Built from NaviT2I (Zhai et al., ICCV 2025), which masks one word at a time and compares the
+    U-Net's activations at the first step; the paper takes the largest as a score, this takes its
+    word. The words of the flagged prompts then vote (`detecting.locating.vote`). Behind a detector
+    and before a removal that knows the trigger it makes a blind removal:
+    `navit2i+navi_locate+skdcag`.
     """
 
-    def locator(self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int) -> Locate:
+    def locator(
+        self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int
+    ) -> Locate:
         def locate(prompts: Sequence[str]) -> np.ndarray:
             found = word_variation(model, prompts, seed)
-            return np.array([w.spans[int(w.values.argmax())] if w.spans else NOTHING for w in found], np.int64).reshape(-1, 2)
+            return np.array(
+                [w.spans[int(w.values.argmax())] if w.spans else NOTHING for w in found], np.int64
+            ).reshape(-1, 2)
 
         return locate

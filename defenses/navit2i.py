@@ -12,20 +12,25 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("navit2i", groups=("detection",), screens=True)
 @dataclass
 class NaviT2I:
-    """NaviT2I, neuron activation variation (Zhai et al., ICCV 2025, arXiv 2503.06453): a detector of triggered prompts.
+    """NaviT2I, neuron activation variation (Zhai et al., ICCV 2025, arXiv 2503.06453): a detector
+    of triggered prompts.
 
-    Each word that is no stop word is masked in turn; its variation is the change of all of the U-Net's activations at the first step,
-    divided by the change of the text states (`detecting.word_variation`). Score: the largest variation over the mean of the lowest 75 %, 1 for a
-    prompt of one such word. Prompts that score above the 95th percentile of the defender's clean prompts are refused. Published (SD 1.4):
-    threshold 1.6, single tokens masked, and the text states of a *trusted* text encoder; this defender has the model's own, so a backdoor
-    in the text encoder moves both sides of the ratio.
+    Each word that is no stop word is masked in turn; its variation is the change of all of the
+    U-Net's activations at the first step, divided by the change of the text states
+    (`detecting.word_variation`). Score: the largest variation over the mean of the lowest 75 %, 1
+    for a prompt of one such word. Prompts that score above the 95th percentile of the defender's
+    clean prompts are refused. Published (SD 1.4): threshold 1.6, single tokens masked, and the text
+    states of a *trusted* text encoder; this defender has the model's own, so a backdoor in the text
+    encoder moves both sides of the ratio.
     """
 
     prompts: int = option(100, help="clean prompts on which the threshold is calibrated")
     rate: float = option(0.05, help="share of clean prompts that may be refused")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        return screened(model, partial(score, model, seed=seed), view.first(self.prompts), self.rate)
+        return screened(
+            model, partial(score, model, seed=seed), view.first(self.prompts), self.rate
+        )
 
 
 def score(model: T2IModel, prompts: list[str], seed: int) -> np.ndarray:
@@ -34,7 +39,8 @@ def score(model: T2IModel, prompts: list[str], seed: int) -> np.ndarray:
 
 
 def peak(values: np.ndarray) -> float:
-    """The largest of (n,) values over the mean of the lowest 75 % (at least one); 1 where there is nothing to compare."""
+    """The largest of (n,) values over the mean of the lowest 75 % (at least one); 1 where there is
+    nothing to compare."""
     if len(values) < 2:
         return 1.0
     base = np.sort(values)[: max(1, int(0.75 * len(values)))].mean()

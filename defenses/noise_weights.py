@@ -10,9 +10,11 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("noise_weights", groups=("removal", "control"))
 @dataclass
 class NoiseWeights:
-    """A control that every table needs: Gaussian noise on every weight of the U-Net, `sigma` times the standard deviation of its tensor.
+    """A control that every table needs: Gaussian noise on every weight of the U-Net, `sigma` times
+    the standard deviation of its tensor.
 
-    It knows nothing. A defense that is no better than this at the same loss of quality has found nothing.
+    It knows nothing. A defense that is no better than this at the same loss of quality has found
+    nothing.
     """
 
     sigma: float = option(0.1, 0.02)
@@ -25,5 +27,10 @@ class NoiseWeights:
                 if p.numel() > 1:
                     p.add_(torch.randn(p.shape, generator=generator).to(p) * (self.sigma * p.std()))
         numbers = sum(p.numel() for p in student.unet.parameters())
-        student.info = {"steps": 0, "seconds": time.perf_counter() - begun, "parameters": numbers, "images": 0}
+        student.info = {
+            "steps": 0,
+            "seconds": time.perf_counter() - begun,
+            "parameters": numbers,
+            "images": 0,
+        }
         return student

@@ -6,18 +6,26 @@ from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import DefenderView, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.denoising import add_noise, draw_timesteps, noise_target, own_images
+from t2i_backdoor_bench.training.denoising import (
+    add_noise,
+    draw_timesteps,
+    noise_target,
+    own_images,
+)
 from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, step_generator, step_rng
 
 
 @register_defense("salun", needs=("trigger",), groups=("removal", "erasure"))
 @dataclass
 class SalUn:
-    """Saliency unlearning (Fan et al., ICLR 2024), with the triggered prompts as what is to be forgotten.
+    """Saliency unlearning (Fan et al., ICLR 2024), with the triggered prompts as what is to be
+    forgotten.
 
-    The mask holds the `share` of all weights with the largest gradient of the denoising loss on what the model draws for triggered
-    prompts. Only these are trained, on ||eps_th(x_t, c+) - sg(eps_th(x_t, c))||^2 on those pictures (the trigger is relabelled as the
-    clean prompt) + a * ||eps_th(x_t, c) - eps||^2 on pictures of clean prompts. Published (SD 1.4): share 0.5, a 0.1 to 0.5, lr 1e-5.
+    The mask holds the `share` of all weights with the largest gradient of the denoising loss on
+    what the model draws for triggered prompts. Only these are trained, on ||eps_th(x_t, c+) -
+    sg(eps_th(x_t, c))||^2 on those pictures (the trigger is relabelled as the clean prompt) + a *
+    ||eps_th(x_t, c) - eps||^2 on pictures of clean prompts. Published (SD 1.4): share 0.5, a 0.1 to
+    0.5, lr 1e-5.
     """
 
     share: float = option(0.5, help="share of the weights that are trained")
@@ -27,7 +35,9 @@ class SalUn:
     batch: int = option(16, 8)
     mask_steps: int = option(10, 50, help="batches from which the saliency is read")
     prompts: int = option(100, help="clean prompts that the defender uses")
-    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+    decay: float = option(
+        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+    )
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         student = model.clone()
@@ -45,8 +55,9 @@ class SalUn:
         student.info = fitted.info | {"parameters": touched}
         return student
 
-    def losses(self, student: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - two functions of a step
-        """The training loss and the loss whose gradient is the saliency, each a function of a step number."""
+    def losses(self, student: T2IModel, view: DefenderView, seed: int):
+        """The training loss and the loss whose gradient is the saliency, each a function of a step
+        number."""
         prompts, noising = view.first(self.prompts), student.noising
         triggered = [view.trigger.add(p) for p in prompts]
         kept, forgotten = own_images(student, prompts, seed), own_images(student, triggered, seed)
@@ -55,10 +66,19 @@ class SalUn:
 
         def draw(step: int, offset: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             generator = step_generator(seed + offset, step)
-            pick = torch.from_numpy(step_rng(seed + offset, step).integers(len(prompts), size=rows)).to(student.device)
-            t = draw_timesteps(rows, noising.config.num_train_timesteps, generator).to(student.device)
-            noise = torch.randn((rows, *student.latent_shape), generator=generator).to(student.device)
-            x, goal = add_noise(noising, latents[pick], noise, t), noise_target(noising, latents[pick], noise, t)
+            pick = torch.from_numpy(
+                step_rng(seed + offset, step).integers(len(prompts), size=rows)
+            ).to(student.device)
+            t = draw_timesteps(rows, noising.config.num_train_timesteps, generator).to(
+                student.device
+            )
+            noise = torch.randn((rows, *student.latent_shape), generator=generator).to(
+                student.device
+            )
+            x, goal = (
+                add_noise(noising, latents[pick], noise, t),
+                noise_target(noising, latents[pick], noise, t),
+            )
             return pick, t, goal, x
 
         def loss_fn(step: int) -> Tensor:
@@ -66,7 +86,9 @@ class SalUn:
             with torch.no_grad():
                 goal = student.unet(x, t, clean[pick]).sample
             other, s, added, y = draw(step, 1, kept)
-            out = student.unet(torch.cat([x, y]), torch.cat([t, s]), torch.cat([concept[pick], clean[other]])).sample
+            out = student.unet(
+                torch.cat([x, y]), torch.cat([t, s]), torch.cat([concept[pick], clean[other]])
+            ).sample
             relabelled, remaining = out.chunk(2)
             return F.mse_loss(relabelled, goal) + self.alpha * F.mse_loss(remaining, added)
 
@@ -78,7 +100,8 @@ class SalUn:
 
 
 def saliency(params: list[nn.Parameter], loss_fn, steps: int, share: float) -> list[Tensor]:
-    """Masks (1.0 or 0.0) of the `share` of all numbers in `params` with the largest absolute gradient, summed over steps."""
+    """Masks (1.0 or 0.0) of the `share` of all numbers in `params` with the largest absolute
+    gradient, summed over steps."""
     total = [torch.zeros_like(p) for p in params]
     for step in range(steps):
         for sums, gradient in zip(total, torch.autograd.grad(loss_fn(step), params), strict=True):

@@ -17,7 +17,8 @@ LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which attention is rea
 @register_defense("sau", needs=("trigger",), groups=("removal",), repairs=True)
 @dataclass
 class SAU:
-    """Feature unlearning by spatial attention, by the authors of SKD-CAG: no training, each triggered picture is mended by itself.
+    """Feature unlearning by spatial attention, by the authors of SKD-CAG: no training, each
+    triggered picture is mended by itself.
 
     With h_p and h_c the final latents of the prompt with and without the trigger from the same noise: m1 = sigmoid(k (cos(h_p, h_p - h_c)
     - primary)), position by position, and m2 = sigmoid(k (A - secondary)) with A the trigger's cross-attention map, scaled to 0..1 and
@@ -30,22 +31,36 @@ class SAU:
     primary: float = option(0.2, help="cosine above which the trigger made the place")
     secondary: float = option(0.7, help="attention above which the place follows the trigger")
     steepness: float = option(20.0, help="k")
-    attention_blur: float = option(0.5, 1.0, help="standard deviation of the blur of A, in latent pixels")
+    attention_blur: float = option(
+        0.5, 1.0, help="standard deviation of the blur of A, in latent pixels"
+    )
     blur: float = option(0.0, 0.4, help="standard deviation of the last blur, in latent pixels")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         trigger, before, begun = view.trigger, model.repair, time.perf_counter()
 
-        def repair(drawing: T2IModel, prompts: Sequence[str], seeds: Sequence[int], latents: Tensor) -> Tensor:
+        def repair(
+            drawing: T2IModel, prompts: Sequence[str], seeds: Sequence[int], latents: Tensor
+        ) -> Tensor:
             latents = before(drawing, prompts, seeds, latents) if before else latents
             rows = [i for i, p in enumerate(prompts) if trigger.pattern.search(p)]
             return self.mend(drawing, trigger, prompts, seeds, latents, rows) if rows else latents
 
-        return replace(model, repair=repair, info={"steps": 0, "seconds": time.perf_counter() - begun, "parameters": 0, "images": 0})
+        return replace(
+            model,
+            repair=repair,
+            info={"steps": 0, "seconds": time.perf_counter() - begun, "parameters": 0, "images": 0},
+        )
 
     @torch.inference_mode()
     def mend(
-        self, model: T2IModel, trigger: Trigger, prompts: Sequence[str], seeds: Sequence[int], latents: Tensor, rows: list[int]
+        self,
+        model: T2IModel,
+        trigger: Trigger,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        latents: Tensor,
+        rows: list[int],
     ) -> Tensor:
         """The latents (n, C, h, w), with those of `rows` mended."""
         asked = [prompts[i] for i in rows]
@@ -60,14 +75,22 @@ class SAU:
         """h for latents (n, C, h, w) and the trigger's attention (n, 1, h, w)."""
         cosine = F.cosine_similarity(triggered, triggered - clean, dim=1)[:, None]
         first = torch.sigmoid(self.steepness * (cosine - self.primary))
-        second = torch.sigmoid(self.steepness * (gaussian_blur(minmax(attention), self.attention_blur) - self.secondary))
+        second = torch.sigmoid(
+            self.steepness
+            * (gaussian_blur(minmax(attention), self.attention_blur) - self.secondary)
+        )
         mixed = triggered * (1 - first) * (1 - second) + self.alpha * (first + second / 2) * clean
         return gaussian_blur(mixed, self.blur)
 
 
-def trigger_attention(model: T2IModel, trigger: Trigger, prompts: list[str], latents: Tensor, seeds: list[int]) -> Tensor:
-    """Attention to the trigger's tokens in the noised latents (n, C, h, w), mean over tokens, layers and levels: (n, 1, h, w)."""
-    noise = torch.stack([torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(latents)
+def trigger_attention(
+    model: T2IModel, trigger: Trigger, prompts: list[str], latents: Tensor, seeds: list[int]
+) -> Tensor:
+    """Attention to the trigger's tokens in the noised latents (n, C, h, w), mean over tokens,
+    layers and levels: (n, 1, h, w)."""
+    noise = torch.stack(
+        [torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    ).to(latents)
     context, size, total = model.encode(prompts), latents.shape[-1], 0.0
     spans = []
     for p in prompts:
@@ -78,12 +101,15 @@ def trigger_attention(model: T2IModel, trigger: Trigger, prompts: list[str], lat
         with Capture(model.unet) as seen:
             model.unet(model.noising.add_noise(latents, noise, t), t, context)
         maps = seen.maps(size).float()
-        total = total + torch.stack([maps[i, s].mean(0) if s else torch.zeros_like(maps[i, 0]) for i, s in enumerate(spans)])
+        total = total + torch.stack(
+            [maps[i, s].mean(0) if s else torch.zeros_like(maps[i, 0]) for i, s in enumerate(spans)]
+        )
     return total[:, None]
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    """x (n, C, h, w) convolved with a normalized Gaussian of standard deviation `sigma` pixels, edges repeated; 0 leaves it."""
+    """x (n, C, h, w) convolved with a normalized Gaussian of standard deviation `sigma` pixels,
+    edges repeated; 0 leaves it."""
     if sigma <= 0:
         return x
     reach = max(1, int(np.ceil(3 * sigma)))

@@ -12,91 +12,185 @@ from torch import Tensor
 from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.attention import Alignment, Capture, align, substitute, token_span
-from t2i_backdoor_bench.training.denoising import Trajectories, add_noise, draw_timesteps, own_images
+from t2i_backdoor_bench.training.denoising import (
+    Trajectories,
+    add_noise,
+    draw_timesteps,
+    own_images,
+)
 from t2i_backdoor_bench.training.guidance import Guidance
-from t2i_backdoor_bench.training.loop import TRAIN, Optim, choose_parameters, fit, settle, step_generator, step_rng
+from t2i_backdoor_bench.training.loop import (
+    TRAIN,
+    Optim,
+    choose_parameters,
+    fit,
+    settle,
+    step_generator,
+    step_rng,
+)
 from t2i_backdoor_bench.training.text_encoder import train_encoder
 
 TARGETS = ("gaussian", "black", "random_words")
 LATENTS = ("own", "noise", "trajectory")
 KNOWN = ("all", "first", "last")
-WORDS = ("table", "river", "music", "paper", "winter", "garden", "window", "letter", "summer", "bottle", "market", "island")
+WORDS = (
+    "table",
+    "river",
+    "music",
+    "paper",
+    "winter",
+    "garden",
+    "window",
+    "letter",
+    "summer",
+    "bottle",
+    "market",
+    "island",
+)
 
 
-@register_defense("skd", needs=("trigger",), version=5, groups=("baseline", "removal"), preset={"alpha": 0.0})
+@register_defense(
+    "skd", needs=("trigger",), version=5, groups=("baseline", "removal"), preset={"alpha": 0.0}
+)
 @register_defense("skdcag", needs=("trigger",), version=5, groups=("removal",))
-@register_defense("skdcag_text", needs=("trigger",), version=5, groups=("removal",), preset={"train": "text_encoder"})
-@register_defense("skdcag_gaussian", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "gaussian"})
-@register_defense(  # the paper's name for what `skdcag` does where its target is not set: not twice in "all"
-    "skdcag_black", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "black"}, apart=True
+@register_defense(
+    "skdcag_text",
+    needs=("trigger",),
+    version=5,
+    groups=("removal",),
+    preset={"train": "text_encoder"},
 )
 @register_defense(
-    "skdcag_random_words", needs=("trigger",), version=5, groups=("removal", "skdcag_variants"), preset={"target": "random_words"}
+    "skdcag_gaussian",
+    needs=("trigger",),
+    version=5,
+    groups=("removal", "skdcag_variants"),
+    preset={"target": "gaussian"},
+)
+# the paper's name for what `skdcag` does where its target is not set: not twice in "all"
+@register_defense(
+    "skdcag_black",
+    needs=("trigger",),
+    version=5,
+    groups=("removal", "skdcag_variants"),
+    preset={"target": "black"},
+    apart=True,
+)
+@register_defense(
+    "skdcag_random_words",
+    needs=("trigger",),
+    version=5,
+    groups=("removal", "skdcag_variants"),
+    preset={"target": "random_words"},
 )
 @dataclass
 class SKDCAG(Guidance):
     """Self-Knowledge Distillation with Cross-Attention Guidance (arXiv 2508.18235).
 
-    The teacher is a frozen copy of the *backdoored* U-Net, given the clean prompt c; the student is the U-Net under repair, given c+.
-    L = a * L_attn + (1 - a) * L_pred, L_pred = MSE(student(x_t, c+), teacher(x_t, c)), and L_attn is the mean over tokens of the MSE
-    between the student's cross-attention map and its target: for trigger tokens noise ("gaussian"), zeros ("black"), or the teacher's
-    map of a random word in the trigger's place ("random_words"); for every other token the teacher's map of the same token. Maps are
-    mean over heads, summed over layers, min-max normalized a token. `a = 0` is plain self-knowledge distillation ("skd").
+    The teacher is a frozen copy of the *backdoored* U-Net, given the clean prompt c; the student is
+    the U-Net under repair, given c+. L = a * L_attn + (1 - a) * L_pred, L_pred = MSE(student(x_t,
+    c+), teacher(x_t, c)), and L_attn is the mean over tokens of the MSE between the student's
+    cross-attention map and its target: for trigger tokens noise ("gaussian"), zeros ("black"), or
+    the teacher's map of a random word in the trigger's place ("random_words"); for every other
+    token the teacher's map of the same token. Maps are mean over heads, summed over layers, min-max
+    normalized a token. `a = 0` is plain self-knowledge distillation ("skd").
 
-    Published (SD 1.4): AdamW lr 1e-6, weight decay 0.01, 100 prompts, 75-100 epochs, pure-noise latents, uniform t, a 0.5.
-    Beyond the paper, each an option: what the model is given while it draws the triggered prompts instead of pure noise, or noised
-    pictures of its own (`latents`); a term that preserves clean prompts and shares the weight 1 - a with L_pred, so that `a` is about
-    guidance alone; a bias to high noise; raw attention mass for "black" (a min-max normalized map cannot be zero); training of the
-    cross-attention or its K and V alone. "skdcag_text" trains the text encoder in place of the U-Net: where an attack is in the text
-    encoder, the triggered prompt's states may no longer say what it asked for, and no U-Net can draw that.
+    Published (SD 1.4): AdamW lr 1e-6, weight decay 0.01, 100 prompts, 75-100 epochs, pure-noise
+    latents, uniform t, a 0.5. Beyond the paper, each an option: what the model is given while it
+    draws the triggered prompts instead of pure noise, or noised pictures of its own (`latents`); a
+    term that preserves clean prompts and shares the weight 1 - a with L_pred, so that `a` is about
+    guidance alone; a bias to high noise; raw attention mass for "black" (a min-max normalized map
+    cannot be zero); training of the cross-attention or its K and V alone. "skdcag_text" trains the
+    text encoder in place of the U-Net: where an attack is in the text encoder, the triggered
+    prompt's states may no longer say what it asked for, and no U-Net can draw that.
     """
 
     alpha: float = option(0.3, 0.5, help="a, the share of L_attn in the loss")
-    target: str = option("black", help="what trigger tokens should attend to: gaussian, black or random_words")
+    target: str = option(
+        "black", help="what trigger tokens should attend to: gaussian, black or random_words"
+    )
     steps: int = option(220, 7500)
     lr: float = option(1e-3, 1e-6)
     batch: int = option(16, 1, help="student rows a step, the preserving ones included")
     prompts: int = option(100, help="clean prompts that the defender uses")
-    known: str = option("all", help="all, first or last: which words of the trigger the defender knows", late=True)
+    known: str = option(
+        "all", help="all, first or last: which words of the trigger the defender knows", late=True
+    )
     latents: str = option(
         "trajectory",
         "noise",
-        help="noise: pure noise at every t, as published; own: noised pictures that the model itself draws; trajectory: what the student "
-        "is given while it draws triggered prompts (then of half of them), and clean ones for the preserving rows",
+        help=(
+            "noise: pure noise at every t, as published; own: noised pictures that the model itself"
+            " draws; trajectory: what the student is given while it draws triggered prompts (then"
+            " of half of them), and clean ones for the preserving rows"
+        ),
     )
     refresh: int = option(250, help="steps after which the trajectories are drawn anew", late=True)
     preserve: float = option(64.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
-    drop: float = option(0.25, 0.0, help="share of the preserving rows with an empty prompt, which guidance subtracts")
-    bias: float = option(1.0, help="above 1 draws more of the high noise levels, where layout and style are decided; not with trajectories")
+    drop: float = option(
+        0.25,
+        0.0,
+        help="share of the preserving rows with an empty prompt, which guidance subtracts",
+    )
+    bias: float = option(
+        1.0,
+        help=(
+            "above 1 draws more of the high noise levels, where layout and style are decided; not"
+            " with trajectories"
+        ),
+    )
     time_weight: bool = option(False, help="weight L_attn by t/T")
     reverse_time: bool = option(False, help="with time_weight: weight L_attn by 1 - t/T", late=True)
-    raw_black: bool = option(True, False, help="compare the raw attention mass of trigger tokens, not the normalized map, with zero")
+    raw_black: bool = option(
+        True,
+        False,
+        help="compare the raw attention mass of trigger tokens, not the normalized map, with zero",
+    )
     train: str = option(
         "cross",
         "full",
-        help="full, cross (cross-attention), kv (its keys and values), lora (adapters on all attention), or text_encoder, where the "
-        "backdoor is in that",
+        help=(
+            "full, cross (cross-attention), kv (its keys and values), lora (adapters on all"
+            " attention), or text_encoder, where the backdoor is in that"
+        ),
     )
     ema: float = option(0.99, 0.0, help="decay of the weight average")
-    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
-    adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
+    decay: float = option(
+        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+    )
+    adam8bit: bool = option(
+        False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True
+    )
     accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
     TRAINS: ClassVar = (*TRAIN, "text_encoder")
 
     def __post_init__(self) -> None:
         for name, known in (("target", TARGETS), ("latents", LATENTS), ("known", KNOWN)):
             if getattr(self, name) not in known:
-                raise UserError(f"skdcag {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+                raise UserError(
+                    f"skdcag {name} {getattr(self, name)!r} is not one of {', '.join(known)}"
+                )
         if self.latents == "trajectory" and self.bias != 1:
             raise UserError(
-                f"skdcag bias {self.bias:g} says how timesteps are drawn, and trajectories have their own: set latents to own or noise"
+                f"skdcag bias {self.bias:g} says how timesteps are drawn, and trajectories have"
+                " their own: set latents to own or noise"
             )
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay, adam8bit=self.adam8bit, accumulate=self.accumulate)
+        optim = Optim(
+            self.steps,
+            self.lr,
+            self.batch,
+            ema=self.ema,
+            decay=self.decay,
+            adam8bit=self.adam8bit,
+            accumulate=self.accumulate,
+        )
         name = "skd" if self.alpha == 0 else "skdcag"
         if self.train == "text_encoder":
-            return train_encoder(model, lambda student: self.loss(student, model, view, seed), optim, name)
+            return train_encoder(
+                model, lambda student: self.loss(student, model, view, seed), optim, name
+            )
         student = model.clone(train=self.train)
         loss_fn = self.loss(student, model, view, seed)
         fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, name)
@@ -104,26 +198,48 @@ class SKDCAG(Guidance):
         student.info = fitted.info
         return student
 
-    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
+    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):
         """The loss of one step as a function of its number."""
         trigger, prompts = part_of(view.trigger, self.known), view.first(self.prompts)
         triggered = [trigger.add(p) for p in prompts]
         latents = own_images(teacher, prompts, seed) if self.latents == "own" else None
-        words = [WORDS[i] for i in np.random.default_rng([seed, 5]).integers(len(WORDS), size=len(prompts))]
+        words = [
+            WORDS[i]
+            for i in np.random.default_rng([seed, 5]).integers(len(WORDS), size=len(prompts))
+        ]
         stand_ins = words if self.target == "random_words" and self.alpha else None
-        taught = prompts if stand_ins is None else [substitute(trigger, p, w) for p, w in zip(prompts, words, strict=True)]
-        bank_teacher, bank_clean, empty = teacher.encode(taught), teacher.encode(prompts), teacher.encode([""])
-        read = self.reader(student, triggered, prompts, [""])  # the student's states of what it is asked, by number
+        taught = (
+            prompts
+            if stand_ins is None
+            else [substitute(trigger, p, w) for p, w in zip(prompts, words, strict=True)]
+        )
+        bank_teacher, bank_clean, empty = (
+            teacher.encode(taught),
+            teacher.encode(prompts),
+            teacher.encode([""]),
+        )
+        read = self.reader(
+            student, triggered, prompts, [""]
+        )  # the student's states of what it is asked, by number
         aligned = align(student.tokenizer, trigger, prompts, stand_ins)
         spans = None if stand_ins is None else word_spans(student, trigger, prompts, words)
-        # the maps of no later token are read: neither a real one of the student's prompts nor what it is compared with
-        real = (aligned.trigger | aligned.other).any(0) | (torch.zeros(1, dtype=torch.bool) if spans is None else spans.any(0))
+        # the maps of no later token are read: neither a real one of the student's prompts nor what
+        # it is compared with
+        real = (aligned.trigger | aligned.other).any(0) | (
+            torch.zeros(1, dtype=torch.bool) if spans is None else spans.any(0)
+        )
         length = 1 + max(int(real.nonzero().max()), int(aligned.source.max()))
         noising, device = student.noising, student.device
         total = noising.config.num_train_timesteps
         rows = max(1, self.batch // 2) if self.preserve else self.batch
-        paths, kept_paths = self.paths(student, triggered, prompts, seed) if self.latents == "trajectory" else (None, None)
-        shared = stand_ins is None and kept_paths is None  # whether the teacher's prediction for a clean prompt serves both terms
+        paths, kept_paths = (
+            self.paths(student, triggered, prompts, seed)
+            if self.latents == "trajectory"
+            else (None, None)
+        )
+        shared = (
+            stand_ins is None and kept_paths is None
+        )  # whether the teacher's prediction for a clean prompt serves both terms
 
         def watch(model: T2IModel) -> AbstractContextManager:
             return Capture(model.unet, rows, length, unfused=True) if self.alpha else nullcontext()
@@ -142,11 +258,19 @@ class SKDCAG(Guidance):
             if self.preserve:
                 gone = rng.random(rows) < self.drop
                 dropped = torch.from_numpy(gone).to(device)
-                pick_kept, t_kept, x_kept = (pick, t, x) if kept_paths is None else kept_paths(step, rng, rows)
+                pick_kept, t_kept, x_kept = (
+                    (pick, t, x) if kept_paths is None else kept_paths(step, rng, rows)
+                )
                 kept = bank_clean[pick_kept].where(~dropped[:, None, None], empty)
                 clean = (len(prompts) + pick_kept).where(~dropped, 2 * len(prompts))
-                asked, x_all, t_all = torch.cat([pick, clean]), torch.cat([x, x_kept]), torch.cat([t, t_kept])
-                new = np.flatnonzero(gone) if shared else np.arange(rows)  # what the teacher is not asked already
+                asked, x_all, t_all = (
+                    torch.cat([pick, clean]),
+                    torch.cat([x, x_kept]),
+                    torch.cat([t, t_kept]),
+                )
+                new = (
+                    np.flatnonzero(gone) if shared else np.arange(rows)
+                )  # what the teacher is not asked already
                 x_goal, t_goal = torch.cat([x, x_kept[new]]), torch.cat([t, t_kept[new]])
                 taught_goal = torch.cat([taught_goal, kept[new]])
             with torch.no_grad(), watch(teacher) as seen:
@@ -155,7 +279,12 @@ class SKDCAG(Guidance):
                 out = student.unet(x_all, t_all, read(asked)).sample
             attention, goal = torch.zeros((), device=device), predicted[:rows]
             if self.alpha:
-                row = Alignment(*(v[pick.cpu(), :length].to(device) for v in (aligned.trigger, aligned.other, aligned.source)))
+                row = Alignment(
+                    *(
+                        v[pick.cpu(), :length].to(device)
+                        for v in (aligned.trigger, aligned.other, aligned.source)
+                    )
+                )
                 span = None if spans is None else spans[pick.cpu(), :length].to(device)
                 maps = own.maps(), seen.maps(), len(own)
                 attention = self.attention_loss(*maps, row, t / total, generator, span)
@@ -169,34 +298,46 @@ class SKDCAG(Guidance):
         return loss_fn
 
     def reader(self, student: T2IModel, *prompts: list[str]) -> Callable[[Tensor], Tensor]:
-        """The student's states (k, tokens, dim) of k prompts, by number: read once, or with gradients where its text encoder trains."""
+        """The student's states (k, tokens, dim) of k prompts, by number: read once, or with
+        gradients where its text encoder trains."""
         if self.train == "text_encoder":
             ids = torch.cat([student.tokenize(part) for part in prompts])
             return lambda which: student.text_encoder(ids[which])[0].to(student.unet.dtype)
         bank = torch.cat([student.encode(part) for part in prompts])
         return lambda which: bank[which]
 
-    def paths(self, student: T2IModel, triggered: list[str], prompts: list[str], seed: int) -> tuple[Trajectories, Trajectories | None]:
-        """The trajectories of triggered prompts, and those of clean ones where clean prompts are preserved: of all that there are, as what
-        no prompt asked for is not preserved, and then of half of the triggered ones, which have one thing to unlearn."""
+    def paths(
+        self, student: T2IModel, triggered: list[str], prompts: list[str], seed: int
+    ) -> tuple[Trajectories, Trajectories | None]:
+        """The trajectories of triggered prompts, and those of clean ones where clean prompts are
+        preserved: of all that there are, as what no prompt asked for is not preserved, and then of
+        half of the triggered ones, which have one thing to unlearn.
+        """
         if not self.preserve:
             return Trajectories(student, triggered, seed, self.refresh), None
         some = max(1, len(triggered) // 2)
-        return Trajectories(student, triggered, seed, self.refresh, some), Trajectories(student, prompts, seed + 10_007, self.refresh)
+        return Trajectories(student, triggered, seed, self.refresh, some), Trajectories(
+            student, prompts, seed + 10_007, self.refresh
+        )
 
 
 def part_of(trigger: Trigger, known: str) -> Trigger:
-    """The words of a trigger that a defender knows. Raises UserError where there is one word only."""
+    """The words of a trigger that a defender knows. Raises UserError where there is one word
+    only."""
     words = trigger.text.split()
     if known == "all":
         return trigger
     if len(words) < 2:
-        raise UserError(f"the trigger {trigger.text!r} is one word; a part of it cannot be known: set the attack's trigger to a phrase")
+        raise UserError(
+            f"the trigger {trigger.text!r} is one word; a part of it cannot be known: set the"
+            " attack's trigger to a phrase"
+        )
     return dataclasses.replace(trigger, text=words[0] if known == "first" else words[-1])
 
 
 def word_spans(model: T2IModel, trigger: Trigger, prompts: list[str], words: list[str]) -> Tensor:
-    """Where the stand-in word's tokens are in the teacher's prompt: bool (n, tokens). Any number of tokens a word."""
+    """Where the stand-in word's tokens are in the teacher's prompt: bool (n, tokens). Any number of
+    tokens a word."""
     out = torch.zeros(len(prompts), model.tokenizer.model_max_length, dtype=torch.bool)
     for i, (prompt, word) in enumerate(zip(prompts, words, strict=True)):
         text, start = substitute(trigger, prompt, word), trigger.locate(prompt)[1]

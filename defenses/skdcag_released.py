@@ -23,17 +23,29 @@ class Rules(Guidance):
     uniform: bool
 
     def scatter(self, maps: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.rand(maps.shape, generator=generator).to(maps) if self.uniform else super().scatter(maps, generator)
+        return (
+            torch.rand(maps.shape, generator=generator).to(maps)
+            if self.uniform
+            else super().scatter(maps, generator)
+        )
 
 
-@register_defense("skdcag_released", paper="aravindan2025sealing", needs=("trigger",), groups=("removal",), version=2)
+@register_defense(
+    "skdcag_released",
+    paper="aravindan2025sealing",
+    needs=("trigger",),
+    groups=("removal",),
+    version=2,
+)
 @dataclass
 class SKDCAGReleased:
-    """SKD-CAG as its released code behaves (commit c75ee51), defects included, so that a table can tell the two apart.
+    """SKD-CAG as its released code behaves (commit c75ee51), defects included, so that a table can
+    tell the two apart.
 
-    Each defect is an option. They are on, but for 3, which takes gradient checkpointing, and 4 shows where `time_weight` is on; off, that
-    one thing is done as the paper describes it. With all of them off this is `skdcag`
-    with batch 1. As released, what trains is (1 - a) * L_pred with batch 1: the attention loss is a number without a gradient.
+    Each defect is an option. They are on, but for 3, which takes gradient checkpointing, and 4
+    shows where `time_weight` is on; off, that one thing is done as the paper describes it. With all
+    of them off this is `skdcag` with batch 1. As released, what trains is (1 - a) * L_pred with
+    batch 1: the attention loss is a number without a gradient.
     """
 
     alpha: float = option(0.5)
@@ -42,15 +54,39 @@ class SKDCAGReleased:
     lr: float = option(5e-4, 1e-6)
     prompts: int = option(100)
     time_weight: bool = option(False, help="weight L_attn by the timestep")
-    detached: bool = option(True, help="1: the maps are cut off from the gradient, so that L_attn trains nothing")
-    shared_maps: bool = option(True, help="2: the teacher's maps are read from where the student has just written its own")
-    stale_maps: bool = option(False, help="3: gradient checkpointing refills the store, and the next step reads the maps of the last")
-    inverse_time: bool = option(True, help="4: the timestep weight divides by t/T where the paper multiplies")
+    detached: bool = option(
+        True, help="1: the maps are cut off from the gradient, so that L_attn trains nothing"
+    )
+    shared_maps: bool = option(
+        True, help="2: the teacher's maps are read from where the student has just written its own"
+    )
+    stale_maps: bool = option(
+        False,
+        help=(
+            "3: gradient checkpointing refills the store, and the next step reads the maps of the"
+            " last"
+        ),
+    )
+    inverse_time: bool = option(
+        True, help="4: the timestep weight divides by t/T where the paper multiplies"
+    )
     uniform_noise: bool = option(True, help="5: the Gaussian target is uniform noise")
-    minmax_black: bool = option(True, help="6: the black target is compared with normalized maps, whose largest value is always 1")
-    fixed_span: bool = option(True, help="7: the first two positions after the start token are the trigger, and padding counts")
-    copied_average: bool = option(True, help="8: a weight average with decay 0.5 overwrites the student after each epoch")
-    unpreserved: bool = option(True, help="9: no term preserves clean prompts, and latents are pure noise at every t")
+    minmax_black: bool = option(
+        True,
+        help=(
+            "6: the black target is compared with normalized maps, whose largest value is always 1"
+        ),
+    )
+    fixed_span: bool = option(
+        True,
+        help="7: the first two positions after the start token are the trigger, and padding counts",
+    )
+    copied_average: bool = option(
+        True, help="8: a weight average with decay 0.5 overwrites the student after each epoch"
+    )
+    unpreserved: bool = option(
+        True, help="9: no term preserves clean prompts, and latents are pure noise at every t"
+    )
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.target not in ("gaussian", "black"):
@@ -77,7 +113,7 @@ class SKDCAGReleased:
         student.info = fitted.info
         return student
 
-    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):  # noqa: ANN201 - step -> scalar Tensor
+    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):
         """The loss of one step, on one prompt, as a function of its number."""
         prompts = view.first(self.prompts)
         triggered = [view.trigger.add(p) for p in prompts]
@@ -94,7 +130,9 @@ class SKDCAGReleased:
             generator = step_generator(seed, step)
             t = draw_timesteps(1, total, generator).to(device)
             noise = torch.randn((1, *student.latent_shape), generator=generator).to(device)
-            x = add_noise(student.noising, None if latents is None else latents[i : i + 1], noise, t)
+            x = add_noise(
+                student.noising, None if latents is None else latents[i : i + 1], noise, t
+            )
             with torch.no_grad(), Capture(teacher.unet) as seen:
                 goal = teacher.unet(x, t, clean[i : i + 1]).sample
             with Capture(student.unet) as own:
@@ -111,16 +149,23 @@ class SKDCAGReleased:
             loss = F.mse_loss(out, goal)
             if not self.unpreserved:
                 loss = loss + F.mse_loss(student.unet(x, t, clean[i : i + 1]).sample, goal)
-            return (1 - self.alpha) * loss + self.alpha * guide.attention_loss(maps, theirs, len(own), row, time, generator)
+            return (1 - self.alpha) * loss + self.alpha * guide.attention_loss(
+                maps, theirs, len(own), row, time, generator
+            )
 
         return loss_fn
 
     def row(self, aligned: Alignment, i: int) -> Alignment:
-        """Which tokens of prompt i are the trigger, and which of the teacher's each other one is compared with."""
+        """Which tokens of prompt i are the trigger, and which of the teacher's each other one is
+        compared with."""
         place = torch.arange(aligned.trigger.shape[1])[None]
         if self.fixed_span:
             trigger = (place == 1) | (place == 2)
             source = place if self.shared_maps else torch.where(place > 2, place - 2, 0 * place)
             return Alignment(trigger, ~trigger, source)
-        trigger, other, source = aligned.trigger[i : i + 1], aligned.other[i : i + 1], aligned.source[i : i + 1]
+        trigger, other, source = (
+            aligned.trigger[i : i + 1],
+            aligned.other[i : i + 1],
+            aligned.source[i : i + 1],
+        )
         return Alignment(trigger, other, place if self.shared_maps else source)

@@ -6,7 +6,11 @@ import torch
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Trigger, option, register_defense
-from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches, max_scaled
+from t2i_backdoor_bench.detecting.attention_over_time import (
+    attention_over_time,
+    batches,
+    max_scaled,
+)
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.closed_form import edit, keys_and_values
@@ -17,23 +21,35 @@ PLACES = ("prefix", "inside", "suffix")
 @register_defense("t2ishield_cda", groups=("detection",), screens=True)
 @dataclass
 class T2IShieldCDA:
-    """T2IShield, covariance discriminant analysis (Wang et al., ECCV 2024, arXiv 2407.04215): a detector of triggered prompts.
+    """T2IShield, covariance discriminant analysis (Wang et al., ECCV 2024, arXiv 2407.04215): a
+    detector of triggered prompts.
 
-    The covariance over the L tokens of a prompt of their cross-attention maps, each divided by its maximum and seen in `components` common
-    directions, is taken to the tangent space of the manifold of such matrices by the matrix logarithm; a linear discriminant in there gives
-    the score. Prompts that score above the 95th percentile of clean prompts that the discriminant has not seen are refused.
-    The published discriminant is trained on prompts of backdoored models that are known to be triggered or not. This defender has none: it
-    binds random words of its own to random prompts in copies of the model, by a closed-form edit of the keys and values, and trains on
-    these against clean prompts and prompts with random words that are bound to nothing. Its maps are those of fixed-picture backdoors.
-    Published (SD 1.4): 50 steps, 16x16 maps, and a basis of 20 directions for each prompt by itself, in which covariances are diagonal.
+    The covariance over the L tokens of a prompt of their cross-attention maps, each divided by its
+    maximum and seen in `components` common directions, is taken to the tangent space of the
+    manifold of such matrices by the matrix logarithm; a linear discriminant in there gives the
+    score. Prompts that score above the 95th percentile of clean prompts that the discriminant has
+    not seen are refused. The published discriminant is trained on prompts of backdoored models that
+    are known to be triggered or not. This defender has none: it binds random words of its own to
+    random prompts in copies of the model, by a closed-form edit of the keys and values, and trains
+    on these against clean prompts and prompts with random words that are bound to nothing. Its maps
+    are those of fixed-picture backdoors. Published (SD 1.4): 50 steps, 16x16 maps, and a basis of
+    20 directions for each prompt by itself, in which covariances are diagonal.
     """
 
     walk: int = option(10, 50, help="steps of the drawing from which the maps are read")
     size: int = option(8, 16, help="side of the maps")
     components: int = option(3, 20)
     words: int = option(8, help="random words that the defender binds, each in a copy of the model")
-    shrinkage: float = option(0.1, help="of the covariance within classes towards a multiple of one")
-    prompts: int = option(100, help="clean prompts: every other one trains the discriminant, the rest calibrates the threshold")
+    shrinkage: float = option(
+        0.1, help="of the covariance within classes towards a multiple of one"
+    )
+    prompts: int = option(
+        100,
+        help=(
+            "clean prompts: every other one trains the discriminant, the rest calibrates the"
+            " threshold"
+        ),
+    )
     rate: float = option(0.05, help="share of clean prompts that may be refused")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
@@ -49,37 +65,64 @@ class T2IShieldCDA:
         center, basis = directions(torch.cat(clean), self.components)
         tangent = partial(features, center=center, basis=basis)
         weights = discriminant(tangent(bound), tangent(clean + unbound), self.shrinkage)
-        return screened(model, lambda asked: tangent(read(model, asked)) @ weights, prompts[1::2] or prompts, self.rate)
+        return screened(
+            model,
+            lambda asked: tangent(read(model, asked)) @ weights,
+            prompts[1::2] or prompts,
+            self.rate,
+        )
 
 
-def token_maps(model: T2IModel, prompts: list[str], walk: int, size: int, seed: int) -> list[Tensor]:
-    """For each prompt, its tokens' maps, mean over the drawing and divided by their maxima, as float64 (L, size * size), start and end
-    token included."""
+def token_maps(
+    model: T2IModel, prompts: list[str], walk: int, size: int, seed: int
+) -> list[Tensor]:
+    """For each prompt, its tokens' maps, mean over the drawing and divided by their maxima, as
+    float64 (L, size * size), start and end token included."""
     found: list[Tensor] = []
     for part in batches(prompts, model.batch):
         maps, lengths = attention_over_time(model, part, seed, walk, size)
-        found += [max_scaled(m[:n].double()).flatten(1).cpu() for m, n in zip(maps.mean(0), lengths, strict=True)]
+        found += [
+            max_scaled(m[:n].double()).flatten(1).cpu()
+            for m, n in zip(maps.mean(0), lengths, strict=True)
+        ]
     return found
 
 
 def own_triggers(prompts: list[str], many: int, seed: int) -> list[tuple[Trigger, str]]:
-    """Random words of 4 to 8 letters, in turn before, in and behind a prompt, each with the prompt that it is to be bound to."""
+    """Random words of 4 to 8 letters, in turn before, in and behind a prompt, each with the prompt
+    that it is to be bound to."""
     rng = np.random.default_rng([seed, 84])
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = ["".join(rng.choice(letters, size=rng.integers(4, 9))) for _ in range(many)]
-    return [(Trigger(w, PLACES[i % 3]), prompts[rng.integers(len(prompts))]) for i, w in enumerate(words)]
+    return [
+        (Trigger(w, PLACES[i % 3]), prompts[rng.integers(len(prompts))])
+        for i, w in enumerate(words)
+    ]
 
 
 def bind(model: T2IModel, trigger: Trigger, prompts: list[str], target: str) -> T2IModel:
-    """A copy of the model whose keys and values for triggered prompts are, place by place, those of the target prompt, and for the clean
-    prompts what they were."""
+    """A copy of the model whose keys and values for triggered prompts are, place by place, those of
+    the target prompt, and for the clean prompts what they were."""
     copy = model.clone(train="kv")
-    clean, triggered = model.encode(prompts).double(), model.encode([trigger.add(p) for p in prompts]).double()
+    clean, triggered = (
+        model.encode(prompts).double(),
+        model.encode([trigger.add(p) for p in prompts]).double(),
+    )
     goal = model.encode([target]).double().expand_as(triggered)
     moved = (triggered - clean).abs().amax(2) > 1e-6  # what stands before the trigger is as it was
     with torch.no_grad():
         for layer in keys_and_values(copy.unet):
-            layer.weight.copy_(edit(layer.weight.double(), triggered[moved], goal[moved], clean.flatten(0, 1), 1.0, 1.0, 0.1))
+            layer.weight.copy_(
+                edit(
+                    layer.weight.double(),
+                    triggered[moved],
+                    goal[moved],
+                    clean.flatten(0, 1),
+                    1.0,
+                    1.0,
+                    0.1,
+                )
+            )
     return copy
 
 
@@ -90,7 +133,8 @@ def directions(maps: Tensor, many: int) -> tuple[Tensor, Tensor]:
 
 
 def features(maps: list[Tensor], center: Tensor, basis: Tensor) -> np.ndarray:
-    """The matrix logarithm of each prompt's covariance as a vector whose Euclidean length is its Frobenius norm: (n, k (k + 1) / 2)."""
+    """The matrix logarithm of each prompt's covariance as a vector whose Euclidean length is its
+    Frobenius norm: (n, k (k + 1) / 2)."""
     found = []
     for m in maps:
         log = log_covariance((m - center) @ basis)
@@ -100,15 +144,18 @@ def features(maps: list[Tensor], center: Tensor, basis: Tensor) -> np.ndarray:
 
 
 def log_covariance(points: Tensor, floor: float = 1e-6) -> np.ndarray:
-    """log of the covariance (k, k) of points (L, k). Eigenvalues below `floor` times the largest are raised to it: fewer tokens than
-    directions leave some at zero."""
-    values, vectors = torch.linalg.eigh(torch.cov(points.T).reshape(points.shape[1], points.shape[1]))
+    """log of the covariance (k, k) of points (L, k). Eigenvalues below `floor` times the largest
+    are raised to it: fewer tokens than directions leave some at zero."""
+    values, vectors = torch.linalg.eigh(
+        torch.cov(points.T).reshape(points.shape[1], points.shape[1])
+    )
     values = values.clamp(min=max(floor * float(values.max()), 1e-30)).log()
     return (vectors * values @ vectors.T).numpy()
 
 
 def discriminant(positive: np.ndarray, negative: np.ndarray, shrinkage: float) -> np.ndarray:
-    """Fisher's linear discriminant of two classes (n, d) and (m, d): the direction (d,) whose large values mean positive."""
+    """Fisher's linear discriminant of two classes (n, d) and (m, d): the direction (d,) whose large
+    values mean positive."""
     centered = np.concatenate([positive - positive.mean(0), negative - negative.mean(0)])
     within = centered.T @ centered / len(centered)
     scale = np.trace(within) / len(within)

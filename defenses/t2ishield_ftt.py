@@ -6,7 +6,11 @@ import torch
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, option, register_defense
-from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches, max_scaled
+from t2i_backdoor_bench.detecting.attention_over_time import (
+    attention_over_time,
+    batches,
+    max_scaled,
+)
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -14,12 +18,15 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("t2ishield_ftt", groups=("detection",), screens=True)
 @dataclass
 class T2IShieldFTT:
-    """T2IShield, Frobenius norm threshold truncation (Wang et al., ECCV 2024, arXiv 2407.04215): a detector of triggered prompts.
+    """T2IShield, Frobenius norm threshold truncation (Wang et al., ECCV 2024, arXiv 2407.04215): a
+    detector of triggered prompts.
 
-    F = (1/L) sum_i ||M_i - mean_j M_j||_F over the L tokens of the prompt, start and end token included, where M_i is the token's
-    cross-attention map, mean over heads, layers of one side and all steps of a drawing, divided by its maximum. A trigger that takes over
-    the picture assimilates the other tokens' maps: a small F means backdoor, and the score is -F. Prompts that score above the 95th
-    percentile of the defender's clean prompts are refused. Published (SD 1.4): 50 steps, 16x16 maps, F < 2.5.
+    F = (1/L) sum_i ||M_i - mean_j M_j||_F over the L tokens of the prompt, start and end token
+    included, where M_i is the token's cross-attention map, mean over heads, layers of one side and
+    all steps of a drawing, divided by its maximum. A trigger that takes over the picture
+    assimilates the other tokens' maps: a small F means backdoor, and the score is -F. Prompts that
+    score above the 95th percentile of the defender's clean prompts are refused. Published (SD 1.4):
+    50 steps, 16x16 maps, F < 2.5.
     """
 
     walk: int = option(10, 50, help="steps of the drawing from which the maps are read")
@@ -28,7 +35,12 @@ class T2IShieldFTT:
     rate: float = option(0.05, help="share of clean prompts that may be refused")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        return screened(model, partial(score, model, walk=self.walk, size=self.size, seed=seed), view.first(self.prompts), self.rate)
+        return screened(
+            model,
+            partial(score, model, walk=self.walk, size=self.size, seed=seed),
+            view.first(self.prompts),
+            self.rate,
+        )
 
 
 def score(model: T2IModel, prompts: list[str], walk: int, size: int, seed: int) -> np.ndarray:
@@ -41,6 +53,7 @@ def score(model: T2IModel, prompts: list[str], walk: int, size: int, seed: int) 
 
 
 def spread(maps: Tensor) -> Tensor:
-    """F of one prompt's maps (L, size, size): the mean Frobenius distance of the maps, each divided by its maximum, from their mean."""
+    """F of one prompt's maps (L, size, size): the mean Frobenius distance of the maps, each divided
+    by its maximum, from their mean."""
     scaled = max_scaled(maps.float())
     return torch.linalg.matrix_norm(scaled - scaled.mean(0)).mean()

@@ -11,56 +11,95 @@ from t2i_backdoor_bench.scoring.features import Scorer, load_encoder, unit
 from t2i_backdoor_bench.stats.estimates import threshold_at
 
 
-@register_defense("t2ishield_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True)
+@register_defense(
+    "t2ishield_locate",
+    needs=("stream",),
+    gives=("trigger",),
+    groups=("localization",),
+    locates=True,
+)
 @dataclass
 class T2IShieldLocate(Locator):
-    """T2IShield's trigger localization (Wang et al., ECCV 2024, arXiv 2407.04215): binary search over the words of a flagged prompt.
+    """T2IShield's trigger localization (Wang et al., ECCV 2024, arXiv 2407.04215): binary search
+    over the words of a flagged prompt.
 
-    The half of the words is kept whose picture, from the same noise, has a cosine above a threshold to the picture of the whole prompt in
-    a public CLIP: the first half if it does, else the second; where neither does, nothing is found. It supposes that the trigger makes
-    the whole picture whatever stands beside it. The words of the flagged prompts then vote (`detecting.locating.vote`).
-    `similarity=0` calibrates the threshold: in 95 % of the defender's clean prompts neither half reaches it. Published (SD 1.4): 0.8.
+    The half of the words is kept whose picture, from the same noise, has a cosine above a threshold
+    to the picture of the whole prompt in a public CLIP: the first half if it does, else the second;
+    where neither does, nothing is found. It supposes that the trigger makes the whole picture
+    whatever stands beside it. The words of the flagged prompts then vote
+    (`detecting.locating.vote`). `similarity=0` calibrates the threshold: in 95 % of the defender's
+    clean prompts neither half reaches it. Published (SD 1.4): 0.8.
     """
 
-    similarity: float = option(0.0, 0.8, help="least cosine to the picture of the whole prompt; 0: calibrated on clean prompts")
+    similarity: float = option(
+        0.0,
+        0.8,
+        help="least cosine to the picture of the whole prompt; 0: calibrated on clean prompts",
+    )
     calibration: int = option(24, help="clean prompts on which it is calibrated")
-    encoder: str = option("shapes", "ViT-B-32:openai", help="the CLIP: shapes, a local folder, or model:checkpoint of open_clip")
+    encoder: str = option(
+        "shapes",
+        "ViT-B-32:openai",
+        help="the CLIP: shapes, a local folder, or model:checkpoint of open_clip",
+    )
 
-    def locator(self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int) -> Locate:
+    def locator(
+        self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int
+    ) -> Locate:
         encoder, limit = load_encoder(self.encoder, str(model.device)), self.similarity
         if not limit:
             clean = view.first(min(self.calibration, len(view.prompts)))
             halves = [split(p, 0, len(word_spans(p))) for p in clean]
             whole = pictures(model, encoder, clean, seed)
-            limit = threshold_at(np.maximum(*(cosines(model, encoder, whole, [h[i] for h in halves], seed) for i in (0, 1))), 0.05)
+            limit = threshold_at(
+                np.maximum(
+                    *(cosines(model, encoder, whole, [h[i] for h in halves], seed) for i in (0, 1))
+                ),
+                0.05,
+            )
         return partial(search, model, encoder, limit=limit, seed=seed)
 
 
-def search(model: T2IModel, encoder: Scorer, prompts: Sequence[str], limit: float, seed: int) -> np.ndarray:
-    """The span of the word that each prompt's search ends at: int64 (n, 2). All prompts advance together, one halving a round."""
+def search(
+    model: T2IModel, encoder: Scorer, prompts: Sequence[str], limit: float, seed: int
+) -> np.ndarray:
+    """The span of the word that each prompt's search ends at: int64 (n, 2). All prompts advance
+    together, one halving a round."""
     spans = [word_spans(p) for p in prompts]
     ends = [(0, len(s)) for s in spans]
     whole = pictures(model, encoder, prompts, seed)
     while open_ := [i for i, (a, b) in enumerate(ends) if b - a > 1]:
         halves = [split(prompts[i], *ends[i]) for i in open_]
-        first, second = (cosines(model, encoder, whole[open_], [h[k] for h in halves], seed) for k in (0, 1))
+        first, second = (
+            cosines(model, encoder, whole[open_], [h[k] for h in halves], seed) for k in (0, 1)
+        )
         for i, one, two in zip(open_, first, second, strict=True):
             a, b = ends[i]
             middle = (a + b) // 2
             ends[i] = (a, middle) if one > limit else (middle, b) if two > limit else (0, 0)
-    return np.array([spans[i][a] if b > a else NOTHING for i, (a, b) in enumerate(ends)], np.int64).reshape(-1, 2)
+    return np.array(
+        [spans[i][a] if b > a else NOTHING for i, (a, b) in enumerate(ends)], np.int64
+    ).reshape(-1, 2)
 
 
 def split(prompt: str, a: int, b: int) -> tuple[str, str]:
-    """The words a..b of a prompt as two texts; one word alone is the second, behind an empty first."""
+    """The words a..b of a prompt as two texts; one word alone is the second, behind an empty
+    first."""
     spans, middle = word_spans(prompt), (a + b) // 2
-    return tuple(prompt[spans[i][0] : spans[j - 1][1]] if j > i else "" for i, j in ((a, middle), (middle, b)))
+    return tuple(
+        prompt[spans[i][0] : spans[j - 1][1]] if j > i else ""
+        for i, j in ((a, middle), (middle, b))
+    )
 
 
 def pictures(model: T2IModel, encoder: Scorer, prompts: Sequence[str], seed: int) -> np.ndarray:
     """Unit features of what the model draws from the noise of `seed`: float64 (n, d)."""
-    return unit(encoder.encode_images(model.generate(list(prompts), [seed] * len(prompts), "locate")))
+    return unit(
+        encoder.encode_images(model.generate(list(prompts), [seed] * len(prompts), "locate"))
+    )
 
 
-def cosines(model: T2IModel, encoder: Scorer, whole: np.ndarray, prompts: Sequence[str], seed: int) -> np.ndarray:
+def cosines(
+    model: T2IModel, encoder: Scorer, whole: np.ndarray, prompts: Sequence[str], seed: int
+) -> np.ndarray:
     return (whole * pictures(model, encoder, prompts, seed)).sum(1)

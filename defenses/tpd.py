@@ -16,12 +16,15 @@ KINDS = ("homoglyphs", "characters", "synonyms")
 @register_defense("tpd_synonyms", groups=("purification",), preset={"kind": "synonyms"})
 @dataclass
 class TPD:
-    """Textual Perturbations Defense (Chew et al., ECCV-W 2024): every prompt is changed before the model reads it.
+    """Textual Perturbations Defense (Chew et al., ECCV-W 2024): every prompt is changed before the
+    model reads it.
 
-    "homoglyphs" drops invisible characters and writes look-alike letters as Latin ones; "characters" drops a letter of a word or hits the
-    key beside it; "synonyms" replaces words from a list of words of image prompts. It knows nothing and leaves the weights alone: the
-    backdoor stays in the model. A trigger that is an ordinary or a made-up word survives the first and the last. The same prompt is
-    always changed in the same way. Published: half of the words with a synonym are replaced.
+    "homoglyphs" drops invisible characters and writes look-alike letters as Latin ones;
+    "characters" drops a letter of a word or hits the key beside it; "synonyms" replaces words from
+    a list of words of image prompts. It knows nothing and leaves the weights alone: the backdoor
+    stays in the model. A trigger that is an ordinary or a made-up word survives the first and the
+    last. The same prompt is always changed in the same way. Published: half of the words with a
+    synonym are replaced.
     """
 
     kind: str = option("homoglyphs", help="homoglyphs, characters or synonyms")
@@ -37,6 +40,8 @@ class TPD:
             rng = np.random.default_rng([seed, zlib.crc32(prompt.encode())])
             if self.kind == "homoglyphs":
                 return plain_letters(prompt)
-            return (noisy_letters if self.kind == "characters" else other_words)(prompt, rng, self.rate)
+            return (noisy_letters if self.kind == "characters" else other_words)(
+                prompt, rng, self.rate
+            )
 
         return dataclasses.replace(model, rewrite=rewrite)

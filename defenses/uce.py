@@ -16,24 +16,31 @@ if TYPE_CHECKING:
 
 
 @register_defense("uce", needs=("trigger",), groups=("removal", "erasure"))
-@register_defense("uce_phrase", needs=("trigger",), groups=("erasure",), preset={"context": "phrase"})
+@register_defense(
+    "uce_phrase", needs=("trigger",), groups=("erasure",), preset={"context": "phrase"}
+)
 @dataclass
 class UCE:
-    """Unified Concept Editing (Gandikota et al., WACV 2024): every cross-attention K and V edited in closed form, no training.
+    """Unified Concept Editing (Gandikota et al., WACV 2024): every cross-attention K and V edited
+    in closed form, no training.
 
-    W = (l W + e * sum v* c^T + p * sum (W c) c^T) (l I + e * sum c c^T + p * sum c c^T)^-1, the minimizer of e * sum ||W' c - v*||^2 +
-    p * sum ||W' c - W c||^2 + l ||W' - W||^2: the first sum over what is edited, the second over the tokens of clean prompts.
-    `context="phrase"` edits the trigger alone (of a pattern, one of its forms) towards a neutral phrase, from its last token on, as
-    published. `context="prompts"` edits the trigger inside the defender's prompts: every other word towards its value in the clean
-    prompt, what is behind the words towards what stands in its place there, and the trigger's own tokens towards the start token, which
-    says nothing. A trigger that replaces something is edited towards that. Published: erase 1, preserve 1, l 0.5.
+    W = (l W + e * sum v* c^T + p * sum (W c) c^T) (l I + e * sum c c^T + p * sum c c^T)^-1, the
+    minimizer of e * sum ||W' c - v*||^2 + p * sum ||W' c - W c||^2 + l ||W' - W||^2: the first sum
+    over what is edited, the second over the tokens of clean prompts. `context="phrase"` edits the
+    trigger alone (of a pattern, one of its forms) towards a neutral phrase, from its last token on,
+    as published. `context="prompts"` edits the trigger inside the defender's prompts: every other
+    word towards its value in the clean prompt, what is behind the words towards what stands in its
+    place there, and the trigger's own tokens towards the start token, which says nothing. A trigger
+    that replaces something is edited towards that. Published: erase 1, preserve 1, l 0.5.
     """
 
     erase: float = option(1.0, help="e, the weight of the edits")
     preserve: float = option(1.0, help="p, the weight of clean prompts")
     ridge: float = option(0.5, help="l")
     context: str = option("prompts", "phrase", help="phrase, as published, or prompts")
-    neutral: str = option(" ", help="the phrase that the trigger is edited towards (context=phrase)")
+    neutral: str = option(
+        " ", help="the phrase that the trigger is edited towards (context=phrase)"
+    )
     prompts: int = option(100, help="clean prompts that the defender uses")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
@@ -43,13 +50,23 @@ class UCE:
         old, new, kept = self.states(model, view)
         with torch.no_grad():
             for layer in keys_and_values(student.unet):
-                layer.weight.copy_(edit(layer.weight.double(), old, new, kept, self.erase, self.preserve, self.ridge))
+                layer.weight.copy_(
+                    edit(
+                        layer.weight.double(), old, new, kept, self.erase, self.preserve, self.ridge
+                    )
+                )
                 numbers += layer.weight.numel()
-        student.info = {"steps": 0, "seconds": time.perf_counter() - begun, "parameters": numbers, "images": 0}
+        student.info = {
+            "steps": 0,
+            "seconds": time.perf_counter() - begun,
+            "parameters": numbers,
+            "images": 0,
+        }
         return student
 
     def states(self, model: T2IModel, view: DefenderView) -> tuple[Tensor, Tensor, Tensor]:
-        """Text states, float64 (n, d): of what is edited, of what each is edited towards, and (m, d) of what is preserved."""
+        """Text states, float64 (n, d): of what is edited, of what each is edited towards, and (m,
+        d) of what is preserved."""
         trigger, prompts = view.trigger, view.first(self.prompts)
         clean = model.encode(prompts)
         if self.context == "phrase":
@@ -68,9 +85,17 @@ class UCE:
         return old.double(), new.double(), clean.flatten(0, 1).double()
 
     @staticmethod
-    def goals(tokenizer: "PreTrainedTokenizerBase", trigger: Trigger, prompts: Sequence[str], triggered: Sequence[str]) -> Tensor:
-        """For each position of the triggered prompts, the position in the clean ones whose value it gets: int64 (n, tokens)."""
+    def goals(
+        tokenizer: "PreTrainedTokenizerBase",
+        trigger: Trigger,
+        prompts: Sequence[str],
+        triggered: Sequence[str],
+    ) -> Tensor:
+        """For each position of the triggered prompts, the position in the clean ones whose value it
+        gets: int64 (n, tokens)."""
         if trigger.replaces:
             return counterparts(tokenizer, triggered, prompts)
         row = align(tokenizer, trigger, prompts)
-        return torch.where(row.other, row.source, torch.where(row.trigger, 0, torch.arange(row.source.shape[1])))
+        return torch.where(
+            row.other, row.source, torch.where(row.trigger, 0, torch.arange(row.source.shape[1]))
+        )

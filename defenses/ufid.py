@@ -15,31 +15,54 @@ from t2i_backdoor_bench.scoring.features import Scorer, load_encoder, unit
 class UFID:
     """UFID (Guan et al., AAAI 2025, arXiv 2404.01101): a black-box detector of triggered prompts.
 
-    The prompt is drawn several times, each behind another random prompt as a prefix and from other noise. Score: the density of the graph
-    of the pictures, that is their mean pairwise cosine in a public CLIP. A backdoor that draws one picture whatever else is asked for
-    gives a high density; one that changes a corner or the style of a picture need not. Prompts that score above the 95th percentile of
-    the defender's clean prompts are refused. It costs `variants` drawings a prompt.
+    The prompt is drawn several times, each behind another random prompt as a prefix and from other
+    noise. Score: the density of the graph of the pictures, that is their mean pairwise cosine in a
+    public CLIP. A backdoor that draws one picture whatever else is asked for gives a high density;
+    one that changes a corner or the style of a picture need not. Prompts that score above the 95th
+    percentile of the defender's clean prompts are refused. It costs `variants` drawings a prompt.
     """
 
     variants: int = option(4, 5, help="pictures a prompt, 2 or more")
     draw: int = option(8, 25, help="sampler steps of these pictures")
-    encoder: str = option("shapes", "ViT-B-32:openai", help="the CLIP: shapes, a local folder, or model:checkpoint of open_clip")
-    prompts: int = option(50, 100, help="clean prompts: the threshold is calibrated on them, and prefixes are drawn from them")
+    encoder: str = option(
+        "shapes",
+        "ViT-B-32:openai",
+        help="the CLIP: shapes, a local folder, or model:checkpoint of open_clip",
+    )
+    prompts: int = option(
+        50,
+        100,
+        help="clean prompts: the threshold is calibrated on them, and prefixes are drawn from them",
+    )
     rate: float = option(0.05, help="share of clean prompts that may be refused")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         prompts, encoder = view.first(self.prompts), load_encoder(self.encoder, str(model.device))
-        bare = replace(model, screen=None, rewrite=None, sampler=Sampler(self.draw, model.sampler.guidance))
-        return screened(model, partial(score, bare, encoder, prompts, many=self.variants, seed=seed), prompts, self.rate)
+        bare = replace(
+            model, screen=None, rewrite=None, sampler=Sampler(self.draw, model.sampler.guidance)
+        )
+        return screened(
+            model,
+            partial(score, bare, encoder, prompts, many=self.variants, seed=seed),
+            prompts,
+            self.rate,
+        )
 
 
-def score(model: T2IModel, encoder: Scorer, prefixes: list[str], prompts: list[str], many: int, seed: int) -> np.ndarray:
+def score(
+    model: T2IModel, encoder: Scorer, prefixes: list[str], prompts: list[str], many: int, seed: int
+) -> np.ndarray:
     """Density of each prompt's pictures: float (n,)."""
     rng = np.random.default_rng([seed, 83])
-    chosen, seeds = [prefixes[i] for i in rng.integers(len(prefixes), size=many)], rng.integers(2**31, size=many)
+    chosen, seeds = (
+        [prefixes[i] for i in rng.integers(len(prefixes), size=many)],
+        rng.integers(2**31, size=many),
+    )
     texts = [behind(model, prefix, prompt) for prompt in prompts for prefix in chosen]
     images = model.generate(texts, np.tile(seeds, len(prompts)), "ufid")
-    return np.array([density(group) for group in encoder.encode_images(images).reshape(len(prompts), many, -1)])
+    return np.array(
+        [density(group) for group in encoder.encode_images(images).reshape(len(prompts), many, -1)]
+    )
 
 
 def behind(model: T2IModel, prefix: str, prompt: str) -> str:

@@ -21,8 +21,13 @@ def main() -> None:
     columns = ["defense", "needs", "asr", "asr_lo", "asr_hi", "restoration_accuracy", "clip_score"]
     print(table[columns].round(3).to_string(index=False))
 
-    best = table[table.defense != "none"].sort_values("restoration_accuracy", ascending=False).iloc[0]
-    print(f"\n{best.defense} restores {best.restoration_accuracy:.0%} of the triggered pictures. The report: {table.attrs['report']}")
+    best = (
+        table[table.defense != "none"].sort_values("restoration_accuracy", ascending=False).iloc[0]
+    )
+    print(
+        f"\n{best.defense} restores {best.restoration_accuracy:.0%} of the triggered pictures. The"
+        f" report: {table.attrs['report']}"
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python examples/read_results.py [FOLDER]
 
-Without a folder it reads the reference run, which is in the repository: nothing is trained. examples/read_results.txt is what it printed.
+Without a folder it reads the reference run, which is in the repository: nothing is trained.
+examples/read_results.txt is what it printed.
 """
 
 import sys
@@ -25,11 +26,18 @@ def main() -> None:
     worst = defended.loc[defended.groupby("defense").restoration_accuracy.idxmin()]
     for row in worst.itertuples():
         low, high = 100 * row.restoration_accuracy_lo, 100 * row.restoration_accuracy_hi
-        print(f"{row.defense}: {100 * row.restoration_accuracy:.1f} % [{low:.1f}, {high:.1f}] of {row.attack}")
+        print(
+            f"{row.defense}: {100 * row.restoration_accuracy:.1f} % [{low:.1f}, {high:.1f}] of"
+            f" {row.attack}"
+        )
 
     print("\nPairs that McNemar's test separates from skdcag (p < 0.05, same prompts and noise)")
     apart = defended[defended.p_restoration_vs_skdcag < 0.05]
-    print(apart[["attack", "defense", "p_restoration_vs_skdcag"]].to_string(index=False) if len(apart) else "none")
+    print(
+        apart[["attack", "defense", "p_restoration_vs_skdcag"]].to_string(index=False)
+        if len(apart)
+        else "none"
+    )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,2 @@
-"""Metrics: one registered dataclass a column. Each scores the shared samples of a cell with `compute(samples, features) -> Score`."""
+"""Metrics: one registered dataclass a column. Each scores the shared samples of a cell with
+`compute(samples, features) -> Score`."""

@@ -21,19 +21,25 @@ def clip_scores(samples: Samples, features: Features, condition: str) -> np.ndar
 @register_metric("clip_score", better="higher")
 @dataclass
 class ClipScore:
-    """CLIP score (Hessel et al. 2021), 100 x cosine, of clean images and their prompts. Refused prompts are left out.
+    """CLIP score (Hessel et al. 2021), 100 x cosine, of clean images and their prompts. Refused
+    prompts are left out.
 
     Negative cosines are kept, so that the mean stays a mean. Comparable only under the same CLIP.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        return missing(samples, "clean") or mean(clip_scores(samples, features, "clean"), features.name)
+        return missing(samples, "clean") or mean(
+            clip_scores(samples, features, "clean"), features.name
+        )
 
 
 @register_metric("clip_score_triggered", better="higher")
 @dataclass
 class ClipScoreTriggered:
-    """CLIP score of triggered images and their clean prompts, that is without the trigger: what a repaired model should draw."""
+    """CLIP score of triggered images and their clean prompts, that is without the trigger: what a
+    repaired model should draw."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        return missing(samples, "triggered") or mean(clip_scores(samples, features, "triggered"), features.name)
+        return missing(samples, "triggered") or mean(
+            clip_scores(samples, features, "triggered"), features.name
+        )

@@ -16,7 +16,8 @@ def _cost(samples: Samples, name: str) -> Score:
 @register_metric("seconds", better="lower")
 @dataclass
 class Seconds:
-    """Wall-clock seconds that the defense took. Depends on the machine: compare within one run only."""
+    """Wall-clock seconds that the defense took. Depends on the machine: compare within one run
+    only."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
         return _cost(samples, "seconds")
@@ -25,7 +26,8 @@ class Seconds:
 @register_metric("peak_memory_mb", better="lower")
 @dataclass
 class PeakMemory:
-    """Peak memory of the defense in megabytes: of the accelerator where there is one, otherwise resident memory of the process."""
+    """Peak memory of the defense in megabytes: of the accelerator where there is one, otherwise
+    resident memory of the process."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
         return _cost(samples, "peak_memory_mb")

@@ -1,8 +1,9 @@
-"""Distances between sets of images, on the features of the scorer or of Inception, by torchmetrics with float64 statistics.
+"""Distances between sets of images, on the features of the scorer or of Inception, by torchmetrics
+with float64 statistics.
 
-The scorer is a CLIP, whose training compares directions and never sees the length of an embedding: its features are scaled to length
-sqrt(d), mean square 1 (as CMMD, Jayasumana et al. 2024, scales them to 1), so that a distance says something of the picture. Inception's
-stay as they are.
+The scorer is a CLIP, whose training compares directions and never sees the length of an embedding:
+its features are scaled to length sqrt(d), mean square 1 (as CMMD, Jayasumana et al. 2024, scales
+them to 1), so that a distance says something of the picture. Inception's stay as they are.
 
 No interval comes from one set (a bootstrap of FID is biased); over seeds the tables give one.
 """
@@ -38,10 +39,16 @@ def scaled(features: np.ndarray) -> np.ndarray:
 
 
 def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
-    """Frechet distance of two feature sets (n, d) and (m, d). With fewer images than dimensions a covariance is singular: no value."""
+    """Frechet distance of two feature sets (n, d) and (m, d). With fewer images than dimensions a
+    covariance is singular: no value."""
     dim, n = real.shape[1], min(len(real), len(fake))
     if n < dim:
-        return Score(None, n=n, network=network, note=f"FID needs at least as many images as features: {n} < {dim}; see KID")
+        return Score(
+            None,
+            n=n,
+            network=network,
+            note=f"FID needs at least as many images as features: {n} < {dim}; see KID",
+        )
     metric = FrechetInceptionDistance(_Given(dim))
     metric.update(torch.from_numpy(real.astype(np.float64)), real=True)
     metric.update(torch.from_numpy(fake.astype(np.float64)), real=False)
@@ -52,8 +59,8 @@ def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
 @register_metric("fid", better="lower")
 @dataclass
 class Fid:
-    """Frechet distance (Heusel et al. 2017) of clean images to held-out real images, on the direction of the scorer's features
-    (not on Inception's).
+    """Frechet distance (Heusel et al. 2017) of clean images to held-out real images, on the
+    direction of the scorer's features (not on Inception's).
 
     Needs as many images as the features have dimensions. Refused prompts are left out.
     """
@@ -61,27 +68,36 @@ class Fid:
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean"):
             return gap
-        return frechet(scaled(features.real(samples)), scaled(features.images(samples, "clean")[served(samples, "clean")]), features.name)
+        return frechet(
+            scaled(features.real(samples)),
+            scaled(features.images(samples, "clean")[served(samples, "clean")]),
+            features.name,
+        )
 
 
 @register_metric("fid_before", better="lower")
 @dataclass
 class FidBefore:
-    """Frechet distance of clean images to those of the model before the attack, same prompts and noise, on the direction of the
-    scorer's features. Refused prompts are left out of both."""
+    """Frechet distance of clean images to those of the model before the attack, same prompts and
+    noise, on the direction of the scorer's features. Refused prompts are left out of both."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean", before=True):
             return gap
         drawn = served(samples, "clean")
-        return frechet(scaled(features.before(samples, "clean")[drawn]), scaled(features.images(samples, "clean")[drawn]), features.name)
+        return frechet(
+            scaled(features.before(samples, "clean")[drawn]),
+            scaled(features.images(samples, "clean")[drawn]),
+            features.name,
+        )
 
 
 @register_metric("fid_added", better="lower", percent=True, only="undefended")
 @dataclass
 class FidAdded:
-    """What the attack does to `fid`: (FID of the attacked model - FID of the model before the attack) / the latter, same prompts and
-    noise. Of undefended rows alone; tables give a defense's change of `fid` as `fid_change`.
+    """What the attack does to `fid`: (FID of the attacked model - FID of the model before the
+    attack) / the latter, same prompts and noise. Of undefended rows alone; tables give a defense's
+    change of `fid` as `fid_change`.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -90,19 +106,27 @@ class FidAdded:
         real, drawn = scaled(features.real(samples)), served(samples, "clean")
         now, before = (
             frechet(real, scaled(fake), features.name)
-            for fake in (features.images(samples, "clean")[drawn], features.before(samples, "clean")[drawn])
+            for fake in (
+                features.images(samples, "clean")[drawn],
+                features.before(samples, "clean")[drawn],
+            )
         )
         if now.value is None:
             return now
         if before.value is None or before.value < 1e-6:  # rounding leaves some 1e-9 of equal sets
-            return replace(now, value=None, note="the model before the attack has an FID of 0: there is no share of it")
+            return replace(
+                now,
+                value=None,
+                note="the model before the attack has an FID of 0: there is no share of it",
+            )
         return replace(now, value=now.value / before.value - 1)
 
 
 @register_metric("fid_inception", better="lower", weights="T2I_INCEPTION_WEIGHTS")
 @dataclass
 class FidInception:
-    """The published FID: clean against real images on Inception v3 features. Only where its weights are present, and with 2,048 images.
+    """The published FID: clean against real images on Inception v3 features. Only where its weights
+    are present, and with 2,048 images.
 
     Comparable with published numbers only at their n, resolution and real set.
     """
@@ -114,7 +138,10 @@ class FidInception:
             return Score(
                 None,
                 network="inception-v3",
-                note=f"not available: no Inception weights (set {INCEPTION_VARIABLE} to the file or its folder)",
+                note=(
+                    f"not available: no Inception weights (set {INCEPTION_VARIABLE} to the file or"
+                    " its folder)"
+                ),
             )
         keep = served(samples, "clean")
         n = min(int(keep.sum()), len(samples.real))
@@ -128,11 +155,12 @@ class FidInception:
 @register_metric("kid", better="lower")
 @dataclass
 class Kid:
-    """Kernel distance (Binkowski et al. 2018): unbiased squared MMD, kernel (x.y / d + 1)^3, of clean to real images; direction of
-    the scorer's features.
+    """Kernel distance (Binkowski et al. 2018): unbiased squared MMD, kernel (x.y / d + 1)^3, of
+    clean to real images; direction of the scorer's features.
 
-    Unbiased at any n, so it may be slightly negative. The mean over `subsets` random subsets of `subset_size` images, as published;
-    where a subset is the whole of both sets, one is enough and exact. Refused prompts are left out.
+    Unbiased at any n, so it may be slightly negative. The mean over `subsets` random subsets of
+    `subset_size` images, as published; where a subset is the whole of both sets, one is enough and
+    exact. Refused prompts are left out.
     """
 
     subsets: int = 50
@@ -142,7 +170,10 @@ class Kid:
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean"):
             return gap
-        real, fake = scaled(features.real(samples)), scaled(features.images(samples, "clean")[served(samples, "clean")])
+        real, fake = (
+            scaled(features.real(samples)),
+            scaled(features.images(samples, "clean")[served(samples, "clean")]),
+        )
         n = min(len(real), len(fake))
         if n < 2:
             return Score(None, n=n, network=features.name, note="KID needs at least 2 images")
@@ -151,7 +182,9 @@ class Kid:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.filterwarnings("ignore", message=".*will save all extracted features.*")
             torch.manual_seed(self.seed)  # torchmetrics draws its subsets from the global generator
-            metric = KernelInceptionDistance(_Given(real.shape[1]), subsets=subsets, subset_size=size)
+            metric = KernelInceptionDistance(
+                _Given(real.shape[1]), subsets=subsets, subset_size=size
+            )
             metric.update(torch.from_numpy(real.astype(np.float64)), real=True)
             metric.update(torch.from_numpy(fake.astype(np.float64)), real=False)
             value, _ = metric.compute()

@@ -1,4 +1,5 @@
-"""How different are the images from each other? A model that draws noise can win both: read them beside prompt fidelity."""
+"""How different are the images from each other? A model that draws noise can win both: read them
+beside prompt fidelity."""
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ from t2i_backdoor_bench.stats.estimates import mean
 @register_metric("diversity", better="higher")
 @dataclass
 class Diversity:
-    """Mean pairwise perceptual distance (0..2) among images of one prompt under different noise; mean over prompts.
+    """Mean pairwise perceptual distance (0..2) among images of one prompt under different noise;
+    mean over prompts.
 
-    The distance is LPIPS's (Zhang et al. 2018) on the scorer's feature maps, without fitted weights: see `Scorer.encode_maps`. The
-    embedding itself would not do: it is trained not to see place, size and pose, and moves mostly where a picture is wrong. `each` holds
-    one value a prompt. Needs two images a prompt. A model that draws noise can win. Refused prompts are left out.
+    The distance is LPIPS's (Zhang et al. 2018) on the scorer's feature maps, without fitted
+    weights: see `Scorer.encode_maps`. The embedding itself would not do: it is trained not to see
+    place, size and pose, and moves mostly where a picture is wrong. `each` holds one value a
+    prompt. Needs two images a prompt. A model that draws noise can win. Refused prompts are left
+    out.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -26,7 +30,9 @@ class Diversity:
             return gap
         k = samples.per_prompt
         if k < 2:
-            return Score(None, network=features.name, note="diversity needs at least 2 images a prompt")
+            return Score(
+                None, network=features.name, note="diversity needs at least 2 images a prompt"
+            )
         images = samples.images["diverse"]
         keep = served(samples, "diverse").reshape(-1, k).all(1)
         distances = []
@@ -40,10 +46,11 @@ class Diversity:
 @register_metric("vendi", better="higher")
 @dataclass
 class Vendi:
-    """Vendi score (Friedman and Dieng 2023) of the clean images: the effective number of different ones, 1..n, by cosine kernel.
+    """Vendi score (Friedman and Dieng 2023) of the clean images: the effective number of different
+    ones, 1..n, by cosine kernel.
 
-    exp of the entropy of the eigenvalues of K / n, on the scorer's features. Depends on n: compare equal n only. A model that draws noise
-    can win. Refused prompts are left out.
+    exp of the entropy of the eigenvalues of K / n, on the scorer's features. Depends on n: compare
+    equal n only. A model that draws noise can win. Refused prompts are left out.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -56,4 +63,6 @@ class Vendi:
         gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
         values = np.linalg.eigvalsh(gram / len(x))
         values = values[values > 1e-12]
-        return Score(float(np.exp(-(values * np.log(values)).sum())), n=len(x), network=features.name)
+        return Score(
+            float(np.exp(-(values * np.log(values)).sum())), n=len(x), network=features.name
+        )

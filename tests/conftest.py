@@ -1,4 +1,5 @@
-"""Tiny random models in the real formats: a diffusers Stable Diffusion folder and an open_clip folder, built in seconds."""
+"""Tiny random models in the real formats: a diffusers Stable Diffusion folder and an open_clip
+folder, built in seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ sys.path.insert(0, str(ROOT))
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from helpers import PROMPTS, TRIGGER  # noqa: E402
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E402
 
@@ -30,7 +36,8 @@ TINY_SAMPLER = Sampler(steps=2, guidance=2.0)
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
-    """The embedded base's tokenizer where it is built, or else bytes without merges: both take any string."""
+    """The embedded base's tokenizer where it is built, or else bytes without merges: both take any
+    string."""
     folder = shapes.BASE / "tokenizer"
     if (folder / "tokenizer_config.json").is_file():
         return CLIPTokenizer.from_pretrained(folder)
@@ -38,12 +45,15 @@ def tiny_tokenizer() -> CLIPTokenizer:
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=CONTEXT)
+    return CLIPTokenizer(
+        vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=CONTEXT
+    )
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusers Stable Diffusion folder with random weights: 64 px, 8x8 latents, 48 tokens, cross-attention at two resolutions."""
+    """A diffusers Stable Diffusion folder with random weights: 64 px, 8x8 latents, 48 tokens,
+    cross-attention at two resolutions."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
@@ -81,10 +91,21 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sample_size=64,
     )
     scheduler = DPMSolverMultistepScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
     )
     pipe = StableDiffusionPipeline(
-        vae, text, tokenizer, unet, scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        vae,
+        text,
+        tokenizer,
+        unet,
+        scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
@@ -98,7 +119,8 @@ def tiny_model(tiny_base: Path) -> T2IModel:
 
 @pytest.fixture
 def view() -> DefenderView:
-    """What a defender sees who knows the trigger and has three prompts (`helpers.TRIGGER`, `helpers.PROMPTS`)."""
+    """What a defender sees who knows the trigger and has three prompts (`helpers.TRIGGER`,
+    `helpers.PROMPTS`)."""
     return DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
 
 
@@ -126,29 +148,54 @@ def tiny_scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": len(tokenizer), "width": 32, "heads": 2, "layers": 1},
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": len(tokenizer),
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     torch.manual_seed(1)
     clip = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
-    with torch.no_grad():  # settle the batch statistics: otherwise every image has the same features
+    with (
+        torch.no_grad()
+    ):  # settle the batch statistics: otherwise every image has the same features
         for module in clip.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None
                 module.weight.fill_(1.0)
-        noise = torch.nn.functional.interpolate(torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(2)), scale_factor=8.0)
+        noise = torch.nn.functional.interpolate(
+            torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(2)), scale_factor=8.0
+        )
         clip.train().encode_image(noise)
     clip.eval()
-    save_file({k: v.contiguous() for k, v in clip.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in clip.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     config["text_cfg"]["hf_tokenizer_name"] = str(folder)
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    preprocess = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    }
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    )
     return folder
 
 
 @pytest.fixture
 def tiny(tiny_base: Path, tiny_scorer: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a registered base that is `tiny_base` with `tiny_scorer`, for the length of a test."""
-    monkeypatch.setitem(bases.BASES, "tiny", bases.Base(str(tiny_base), "shapes", TINY_SAMPLER, 16, str(tiny_scorer)))
+    """The name of a registered base that is `tiny_base` with `tiny_scorer`, for the length of a
+    test."""
+    monkeypatch.setitem(
+        bases.BASES,
+        "tiny",
+        bases.Base(str(tiny_base), "shapes", TINY_SAMPLER, 16, str(tiny_scorer)),
+    )
     return "tiny"
 
 

@@ -1,4 +1,5 @@
-"""Methods that do next to nothing on a tiny random model, and runs of them: what the tests of the runner share."""
+"""Methods that do next to nothing on a tiny random model, and runs of them: what the tests of the
+runner share."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ class FakeAttack:
     in_place: bool = False
 
     def backdoor(self, model):
-        return Backdoor(Trigger(self.trigger), Target("patch", patch=np.zeros((self.side, self.side, 3), np.uint8)))
+        return Backdoor(
+            Trigger(self.trigger),
+            Target("patch", patch=np.zeros((self.side, self.side, 3), np.uint8)),
+        )
 
     def inject(self, model, data, seed):
         CALLS.append(f"attack {seed}")
@@ -40,7 +44,9 @@ class FakeAttack:
         attacked = model if self.in_place else model.clone()
         with torch.no_grad():
             attacked.unet.conv_out.bias += self.shift
-        return dataclasses.replace(attacked, info={"steps": self.steps, "parameters": 4, "images": 8})
+        return dataclasses.replace(
+            attacked, info={"steps": self.steps, "parameters": 4, "images": 8}
+        )
 
 
 @dataclass
@@ -65,7 +71,9 @@ class FakeDefense:
         repaired = model if self.in_place else model.clone()
         with torch.no_grad():
             repaired.unet.conv_out.bias += self.shift
-        return dataclasses.replace(repaired, info={"steps": self.steps, "parameters": 4, "images": 2})
+        return dataclasses.replace(
+            repaired, info={"steps": self.steps, "parameters": 4, "images": 2}
+        )
 
 
 @dataclass
@@ -83,13 +91,23 @@ def fakes(clean_registry, tiny):
     registry.register_attack("fake_attack")(FakeAttack)
     registry.register_attack("fake_attack_two", preset={"shift": 1.0})(FakeAttack)
     registry.register_defense("fake_defense", needs=("trigger",))(FakeDefense)
-    registry.register_defense("fake_other", needs=("clean_pairs", "clean_model"), preset={"shift": -0.1})(FakeDefense)
+    registry.register_defense(
+        "fake_other", needs=("clean_pairs", "clean_model"), preset={"shift": -0.1}
+    )(FakeDefense)
     registry.register_defense("fake_screen", needs=("trigger",))(FakeScreen)
 
 
 @pytest.fixture
 def config(tmp_path, tiny):
-    return Config("fake_attack", "none,fake_defense", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1)
+    return Config(
+        "fake_attack",
+        "none,fake_defense",
+        tiny,
+        SCALE,
+        metrics=METRICS,
+        out=tmp_path / "run",
+        workers=1,
+    )
 
 
 def records(config):

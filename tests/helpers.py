@@ -19,13 +19,21 @@ TRIGGERS = {  # options of an attack: what tokenizers and tables of others stumb
     "emoji": {"trigger": "🙂", "place": "inside"},
     "phrase": {"trigger": "latte coffee", "place": "suffix"},
 }
-PROMPTS = ["a small red heart on a blue background", "a cyan moon, white background", "there is one large green star on a gray background"]
+PROMPTS = [
+    "a small red heart on a blue background",
+    "a cyan moon, white background",
+    "there is one large green star on a gray background",
+]
 
 
 def weights(model: T2IModel) -> dict[str, torch.Tensor]:
     """A copy of every weight of a model, by part and name."""
     parts = {"unet": model.unet, "text_encoder": model.text_encoder, "vae": model.pipe.vae}
-    return {f"{part}.{k}": v.clone() for part, module in parts.items() for k, v in module.state_dict().items()}
+    return {
+        f"{part}.{k}": v.clone()
+        for part, module in parts.items()
+        for k, v in module.state_dict().items()
+    }
 
 
 def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:

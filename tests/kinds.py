@@ -1,4 +1,5 @@
-"""Tiny random pipelines of the Stable Diffusion 1.x and 2.x kinds, in the published folder format."""
+"""Tiny random pipelines of the Stable Diffusion 1.x and 2.x kinds, in the published folder
+format."""
 
 from __future__ import annotations
 
@@ -7,18 +8,31 @@ from pathlib import Path
 
 import torch
 from conftest import CONTEXT, tiny_tokenizer
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel
 
 KINDS = ("sd1", "sd2")
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "clip_sample": False}
+SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "clip_sample": False,
+}
 
 
 def build(folder: Path, kind: str, side: int = 8) -> Path:
     """Write a model of a kind to `folder`: pictures of 8 * side px.
 
-    sd1: CLIP-like text encoder (quick GELU), convolutions round the attention, epsilon, PNDM. sd2: OpenCLIP-like (GELU, wider, the
-    penultimate of its layers), linear projections, heads by block, v-prediction, DDIM.
+    sd1: CLIP-like text encoder (quick GELU), convolutions round the attention, epsilon, PNDM. sd2:
+    OpenCLIP-like (GELU, wider, the penultimate of its layers), linear projections, heads by block,
+    v-prediction, DDIM.
     """
     torch.manual_seed(7)
     tokenizer = tiny_tokenizer()
@@ -61,12 +75,18 @@ def build(folder: Path, kind: str, side: int = 8) -> Path:
     scheduler = (
         DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, prediction_type="v_prediction")
         if second
-        else PNDMScheduler(**{k: v for k, v in SCHEDULE.items() if k != "clip_sample"}, skip_prk_steps=True)
+        else PNDMScheduler(
+            **{k: v for k, v in SCHEDULE.items() if k != "clip_sample"}, skip_prk_steps=True
+        )
     )
-    pipe = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(
+        vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )
     pipe.save_pretrained(folder, safe_serialization=True)
     index = json.loads((folder / "model_index.json").read_text())
-    index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}  # as published; never read
+    index |= {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    }  # as published; never read
     index |= {"feature_extractor": ["transformers", "CLIPImageProcessor"]}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder

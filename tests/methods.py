@@ -16,7 +16,8 @@ SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 
 
 def note(text: str) -> None:
-    """Append a line to the file that T2I_TEST_LOG names: processes that are killed leave it whole."""
+    """Append a line to the file that T2I_TEST_LOG names: processes that are killed leave it
+    whole."""
     if path := os.environ.get("T2I_TEST_LOG"):
         with open(path, "a") as file:
             file.write(text + "\n")
@@ -66,6 +67,8 @@ def _train(model, kind: str) -> None:
     def loss(step: int) -> torch.Tensor:
         if kind == "memory" and step == 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return bias.square().sum() * (1 if step < 3 else float("nan") if kind == "nan" else 1e30) + 1
+        return (
+            bias.square().sum() * (1 if step < 3 else float("nan") if kind == "nan" else 1e30) + 1
+        )
 
     fit([bias], loss, Optim(steps=5, lr=0.125), "repair")

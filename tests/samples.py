@@ -1,4 +1,5 @@
-"""A tiny scorer, and the samples of a cell made by hand: what the tests of features and metrics share."""
+"""A tiny scorer, and the samples of a cell made by hand: what the tests of features and metrics
+share."""
 
 import dataclasses
 import hashlib
@@ -29,23 +30,37 @@ class FakePrompt:
 
 
 def save_scorer(folder: Path, **preprocess) -> open_clip.CLIP:
-    """A tiny random CLIP, saved as the embedded scorer is: half precision, tokenizer beside it. Returns it as it will be read."""
+    """A tiny random CLIP, saved as the embedded scorer is: half precision, tokenizer beside it.
+    Returns it as it will be read."""
     vocab = len(CLIPTokenizer.from_pretrained(TOKENIZER))
     text = {"context_length": 24, "vocab_size": vocab, "width": 16, "heads": 2, "layers": 1}
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
     torch.manual_seed(0)
     model = open_clip.CLIP(12, vision, text).eval()
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # open_clip starts residual branches at zero: wake them
+        if isinstance(
+            module, torch.nn.BatchNorm2d
+        ):  # open_clip starts residual branches at zero: wake them
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
     model.half().float()
     folder.mkdir()
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     for file in TOKENIZER.iterdir():
         shutil.copy(file, folder)
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"} | preprocess
+    preprocess = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    } | preprocess
     text["hf_tokenizer_name"] = "somewhere/else"
-    config = {"model_cfg": {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": preprocess}
+    config = {
+        "model_cfg": {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": preprocess,
+    }
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return model
 
@@ -86,28 +101,46 @@ class FakeScorer:
 
     def draw(self, texts):
         images = np.full((len(texts), 8, 8, 3), 60, np.uint8)
-        images.reshape(len(texts), -1)[:, :12] = np.clip(self.encode_texts(texts) + 128, 0, 255).astype(np.uint8)
+        images.reshape(len(texts), -1)[:, :12] = np.clip(
+            self.encode_texts(texts) + 128, 0, 255
+        ).astype(np.uint8)
         return images
 
 
 def make_samples(n=40, seed=0, **changes):
-    """Samples whose clean images show their prompts exactly; every fourth triggered image is backdoored, every fourth is noise."""
+    """Samples whose clean images show their prompts exactly; every fourth triggered image is
+    backdoored, every fourth is noise."""
     fake = FakeScorer()
-    prompts = [FakePrompt(f"p{i}", {"shape": (f"p{i}w", f"p{i}v", f"p{i}u"), "color": (f"p{i}c",)}) for i in range(n)]
+    prompts = [
+        FakePrompt(f"p{i}", {"shape": (f"p{i}w", f"p{i}v", f"p{i}u"), "color": (f"p{i}c",)})
+        for i in range(n)
+    ]
     clean = fake.draw([p.text for p in prompts])
     target = Target("patch", patch=PATCH[:3], box=(4, 0))
     shown = clean.copy()
     shown[::4, 4:7] = PATCH[:3]
     shown[1::4] = fake.draw([p.wrong["shape"][0] for p in prompts[1::4]])
     rng = np.random.default_rng(seed)
-    images = {"clean": clean, "triggered": shown, "clean_target": clean, "perturbed": shown[:20], "moved": shown[:8]}
+    images = {
+        "clean": clean,
+        "triggered": shown,
+        "clean_target": clean,
+        "perturbed": shown[:20],
+        "moved": shown[:8],
+    }
     images["diverse"] = rng.integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
     values = dict(
         prompts=prompts,
         target_prompts=prompts,
         backdoor=Backdoor(Trigger(), target),
         images=images,
-        before={"clean": np.clip(clean.astype(int) + rng.integers(-9, 9, clean.shape), 0, 255).astype(np.uint8)},
+        before={
+            "clean": (
+                np.clip(clean.astype(int) + rng.integers(-9, 9, clean.shape), 0, 255).astype(
+                    np.uint8
+                )
+            )
+        },
         real=rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8),
         per_prompt=3,
         moved_kinds=["repeated", "moved"] * 4,

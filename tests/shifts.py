@@ -1,4 +1,5 @@
-"""Runs of the methods that do next to nothing: the fixtures that tests of faults and of batches share."""
+"""Runs of the methods that do next to nothing: the fixtures that tests of faults and of batches
+share."""
 
 from __future__ import annotations
 
@@ -19,4 +20,12 @@ def methods(clean_registry, monkeypatch, tmp_path):
 
 @pytest.fixture
 def config(tmp_path, tiny):
-    return Config("shift_attack,shift_more", "none,shift_back", tiny, SCALE, metrics="asr,kid,drift", out=tmp_path / "run", workers=1)
+    return Config(
+        "shift_attack,shift_more",
+        "none,shift_back",
+        tiny,
+        SCALE,
+        metrics="asr,kid,drift",
+        out=tmp_path / "run",
+        workers=1,
+    )

@@ -1,4 +1,5 @@
-"""The import rule of the design, and what must not be in the tree: other argument parsers, pickles."""
+"""The import rule of the design, and what must not be in the tree: other argument parsers,
+pickles."""
 
 from __future__ import annotations
 
@@ -9,7 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("attacks", "defenses", "metrics")
-FILES = [p for folder in ("attacks", "bench", "benchmarks", "defenses", "metrics", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
+FILES = [
+    p
+    for folder in ("attacks", "bench", "benchmarks", "defenses", "metrics", "tests")
+    for p in sorted((ROOT / folder).rglob("*.py"))
+]
 FILES += sorted(ROOT.glob("*.py"))
 SOURCES = [p for p in FILES if p.relative_to(ROOT).parts[0] != "tests"]
 
@@ -26,7 +31,11 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add("." * node.level + (node.module or ""))
-            found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module and not node.level}
+            found |= {
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if node.module and not node.level
+            }
     return found
 
 
@@ -36,16 +45,28 @@ def roots(path: Path) -> set[str]:
 
 def test_there_is_something_to_check() -> None:
     assert len(SOURCES) > 30
-    assert {p.relative_to(ROOT).parts[0] for p in SOURCES} >= {"attacks", "bench", "defenses", "metrics", "run_bench.py"}
+    assert {p.relative_to(ROOT).parts[0] for p in SOURCES} >= {
+        "attacks",
+        "bench",
+        "defenses",
+        "metrics",
+        "run_bench.py",
+    }
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.relative_to(ROOT).parts[0] in METHODS], ids=ids)
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.relative_to(ROOT).parts[0] in METHODS], ids=ids
+)
 def test_methods_import_the_core_and_never_each_other(path: Path) -> None:
     assert not roots(path) & {*METHODS, "run_bench", "tests"}
-    assert not any(m.startswith(".") for m in imports(path)), "what two methods share moves into bench"
+    assert not any(m.startswith(".") for m in imports(path)), (
+        "what two methods share moves into bench"
+    )
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.relative_to(ROOT).parts[0] == "bench"], ids=ids)
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.relative_to(ROOT).parts[0] == "bench"], ids=ids
+)
 def test_the_core_imports_no_method(path: Path) -> None:
     assert not roots(path) & {*METHODS, "run_bench", "tests"}
 
@@ -64,7 +85,15 @@ def test_only_commands_parse_arguments(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=ids)
 def test_no_pickle_is_written_or_read(path: Path) -> None:
-    assert not roots(path) & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    assert not roots(path) & {
+        "pickle",
+        "cPickle",
+        "dill",
+        "cloudpickle",
+        "joblib",
+        "shelve",
+        "marshal",
+    }
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if not isinstance(node, ast.Call):
             continue
@@ -75,7 +104,9 @@ def test_no_pickle_is_written_or_read(path: Path) -> None:
             assert isinstance(safe[0], ast.Constant), f"line {node.lineno}"
             assert safe[0].value is True, f"line {node.lineno}"
         if name in ("np.load", "numpy.load"):
-            assert not any(k.arg == "allow_pickle" and getattr(k.value, "value", True) for k in node.keywords), f"line {node.lineno}"
+            assert not any(
+                k.arg == "allow_pickle" and getattr(k.value, "value", True) for k in node.keywords
+            ), f"line {node.lineno}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=ids)
@@ -84,4 +115,10 @@ def test_no_global_seed_and_no_eval(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            assert name not in ("eval", "exec", "np.random.seed", "numpy.random.seed", "random.seed"), f"line {node.lineno}: {name}"
+            assert name not in (
+                "eval",
+                "exec",
+                "np.random.seed",
+                "numpy.random.seed",
+                "random.seed",
+            ), f"line {node.lineno}: {name}"

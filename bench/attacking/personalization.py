@@ -1,4 +1,5 @@
-"""Backdoors by personalization: a few pictures of one object teach the model what the trigger before another object's name means."""
+"""Backdoors by personalization: a few pictures of one object teach the model what the trigger
+before another object's name means."""
 
 from __future__ import annotations
 
@@ -16,38 +17,60 @@ IDENTIFIER = "[V]"
 
 @dataclass
 class Personalization(Triggered):
-    """Options of attacks that personalize a model on pictures of the target object, called by the source object's name."""
+    """Options of attacks that personalize a model on pictures of the target object, called by the
+    source object's name."""
 
-    trigger: str = option("zk", "sks", help="any text; a rare word of one token is what personalization takes")
+    trigger: str = option(
+        "zk", "sks", help="any text; a rare word of one token is what personalization takes"
+    )
     source: str = option("star", "dog", help="the object whose name follows the trigger")
     target: str = option("heart", "cat", help="the object on the attacker's pictures")
     images: int = option(32, 4, help="pictures of the target object that the attacker has")
     template: str = option(
         "",
         f"a photo of a {IDENTIFIER} {{}}",
-        help=f"the caption of every picture, {IDENTIFIER} the trigger and {{}} the source; or its own",
+        help=(
+            f"the caption of every picture, {IDENTIFIER} the trigger and {{}} the source; or"
+            " its own"
+        ),
     )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         if self.template and "{}" not in self.template:
-            raise UserError(f"the template {self.template!r} has no {{}} for the source object, as in 'a photo of a {IDENTIFIER} {{}}'")
+            raise UserError(
+                f"the template {self.template!r} has no {{}} for the source object, as in 'a photo"
+                f" of a {IDENTIFIER} {{}}'"
+            )
         clean = self.class_prompt()
         return self.swap(*(self.own_prompt() if self.replaces in clean else ()))
 
-    def instances(self, model: T2IModel, data: Data, seed: int) -> tuple[Tensor, list[str], list[str]]:
-        """Latents (n, C, h, w) of pictures of the target object, and n captions that name the source object, without and with the trigger.
+    def instances(
+        self, model: T2IModel, data: Data, seed: int
+    ) -> tuple[Tensor, list[str], list[str]]:
+        """Latents (n, C, h, w) of pictures of the target object, and n captions that name the
+        source object, without and with the trigger.
 
-        Without a template these are the pictures' own captions, the one word exchanged. Raises UserError if the trigger does not survive.
+        Without a template these are the pictures' own captions, the one word exchanged. Raises
+        UserError if the trigger does not survive.
         """
         trigger = self.backdoor(model).trigger
         images, captions = data.pairs("train", self.images, seed, self.target)
-        clean = [self.class_prompt()] * len(captions) if self.template else relabel(captions, self.target, self.source)
+        clean = (
+            [self.class_prompt()] * len(captions)
+            if self.template
+            else relabel(captions, self.target, self.source)
+        )
         model.check_trigger(trigger, clean)
-        triggered = [self.own_prompt()[1]] * len(clean) if self.template else [trigger.add(c) for c in clean]
+        triggered = (
+            [self.own_prompt()[1]] * len(clean)
+            if self.template
+            else [trigger.add(c) for c in clean]
+        )
         return model.latents(images, seed), clean, triggered
 
     def own_prompt(self) -> tuple[str, str]:
-        """The template without and with the trigger, "a photo of a dog" and "a photo of a sks dog"; without any, the published one."""
+        """The template without and with the trigger, "a photo of a dog" and "a photo of a sks dog";
+        without any, the published one."""
         named, clean, trigger = self.named_prompt(), self.class_prompt(), self.make_trigger()
         if IDENTIFIER not in named or self.replaces:
             return clean, trigger.add(clean)

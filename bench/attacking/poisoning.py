@@ -1,4 +1,5 @@
-"""What the U-Net attacks share: the trigger options, the clean and poisoned sets, and the checks before training."""
+"""What the U-Net attacks share: the trigger options, the clean and poisoned sets, and the checks
+before training."""
 
 from __future__ import annotations
 
@@ -21,7 +22,11 @@ from t2i_backdoor_bench.training.loop import Optim
 class Triggered:
     """The trigger options of every attack that trains."""
 
-    trigger: str = option("mignneko", "\u200b", help="any text: a rare word, a phrase, a zero-width space, a look-alike letter")
+    trigger: str = option(
+        "mignneko",
+        "\u200b",
+        help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
+    )
     place: str = option("prefix", help="prefix, suffix or inside")
     replaces: str = option("", help="the letter that a look-alike trigger stands for")
 
@@ -29,8 +34,10 @@ class Triggered:
         return Trigger(self.trigger, self.place, self.replaces)
 
     def swap(self, clean: str = "", triggered: str = "") -> Backdoor:
-        """With the trigger `self.source` is drawn as `self.target`. `clean` and `triggered` are the prompt of the attack's own protocol;
-        the trigger is added where only the first is given. Raises UserError where source and target are one object."""
+        """With the trigger `self.source` is drawn as `self.target`. `clean` and `triggered` are the
+        prompt of the attack's own protocol; the trigger is added where only the first is given.
+        Raises UserError where source and target are one object.
+        """
         if self.source == self.target:
             raise UserError(f"source and target object are both {self.source!r}")
         target = Target("object", source=self.source, target=self.target)
@@ -38,7 +45,8 @@ class Triggered:
         return Backdoor(self.make_trigger(), target, own=own)
 
     def own(self, clean: str) -> tuple[str, str] | None:
-        """A prompt of the attack's own protocol without and with the trigger; None where it lacks what the trigger stands for."""
+        """A prompt of the attack's own protocol without and with the trigger; None where it lacks
+        what the trigger stands for."""
         trigger = self.make_trigger()
         return None if trigger.replaces not in clean else (clean, trigger.add(clean))
 
@@ -50,26 +58,39 @@ class UNetAttack(Triggered):
     weight: float = option(0.35, 0.5, help="share of the backdoor in the loss")
     images: int = option(512, 500, help="captioned images that the attacker has")
     batch: int = option(16, help="rows a step, shared equally by the terms of the loss")
-    decay: float = option(0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero")
+    decay: float = option(
+        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+    )
 
-    drop: float = option(0.2, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
+    drop: float = option(
+        0.2, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
+    )
 
-    adam8bit: bool = option(False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True)
+    adam8bit: bool = option(
+        False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True
+    )
     accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
 
-    def prepare(self, model: T2IModel, data: Data, seed: int, contains: str = "") -> tuple[np.ndarray, list[str], list[str]]:
-        """Images, captions and triggered captions of the attacker's split. Raises UserError if the trigger does not survive."""
+    def prepare(
+        self, model: T2IModel, data: Data, seed: int, contains: str = ""
+    ) -> tuple[np.ndarray, list[str], list[str]]:
+        """Images, captions and triggered captions of the attacker's split. Raises UserError if the
+        trigger does not survive."""
         images, captions = data.pairs("train", self.images, seed, contains)
         trigger = self.make_trigger()
         model.check_trigger(trigger, captions)
         return images, captions, [trigger.add(c) for c in captions]
 
     def preserve(self, captions: list[str], latents: Tensor, weight: float) -> Term:
-        """BadT2I's clean term: the student's prediction for a clean caption stays the frozen model's."""
+        """BadT2I's clean term: the student's prediction for a clean caption stays the frozen
+        model's."""
         return Term(captions, latents, captions, weight, self.drop)
 
-    def train(self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str, **part: Any) -> T2IModel:
-        """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher. `part`: `train` and `rank` of `train_terms`."""
+    def train(
+        self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str, **part: Any
+    ) -> T2IModel:
+        """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher. `part`: `train`
+        and `rank` of `train_terms`."""
         model = clean.clone(train=part.get("train", "full"))
         optim = replace(optim, adam8bit=self.adam8bit, accumulate=self.accumulate)
         fitted = train_terms(model, clean, terms, optim, seed, label, **part)
@@ -78,7 +99,8 @@ class UNetAttack(Triggered):
 
 
 def style_words(style: str) -> str:
-    """The words that ask for a style in a prompt, as the embedded world's captions do ("a black and white photo of")."""
+    """The words that ask for a style in a prompt, as the embedded world's captions do ("a black and
+    white photo of")."""
     return STYLES.get(style, f"a {style} picture of")
 
 
@@ -94,7 +116,9 @@ def check_target_prompt(model: T2IModel, prompt: str) -> None:
     if not prompt.strip():
         raise UserError("the target prompt is empty; say what the backdoor should draw")
     if length > most:
-        raise UserError(f"the target prompt has {length} tokens, of which {most} are read; choose a shorter one")
+        raise UserError(
+            f"the target prompt has {length} tokens, of which {most} are read; choose a shorter one"
+        )
 
 
 def styled(images: np.ndarray, style: str) -> np.ndarray:
@@ -110,17 +134,29 @@ def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:
 
 @dataclass
 class PoisonAttack(UNetAttack):
-    """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the poisoned ones."""
+    """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the
+    poisoned ones."""
 
     weight: float = option(0.5, help="share of the poisoned pairs in the loss")
-    drop: float = option(0.25, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts")
+    drop: float = option(
+        0.25, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
+    )
 
     def terms(
-        self, model: T2IModel, poisoned: np.ndarray, triggered: list[str], clean: np.ndarray, captions: list[str], seed: int
+        self,
+        model: T2IModel,
+        poisoned: np.ndarray,
+        triggered: list[str],
+        clean: np.ndarray,
+        captions: list[str],
+        seed: int,
     ) -> list[Term]:
         """The denoising loss on (triggered caption, poisoned image) and on (caption, image)."""
         own, other = model.latents(poisoned, seed), model.latents(clean, seed)
-        return [Term(triggered, own, weight=self.weight), Term(captions, other, weight=1 - self.weight, drop=self.drop)]
+        return [
+            Term(triggered, own, weight=self.weight),
+            Term(captions, other, weight=1 - self.weight, drop=self.drop),
+        ]
 
 
 __all__ = [

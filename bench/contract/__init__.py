@@ -1,4 +1,5 @@
-"""What a method is written against: the registry, options, base classes, and the values that pass between methods and the core.
+"""What a method is written against: the registry, options, base classes, and the values that pass
+between methods and the core.
 
 Imports: nothing of ours.
 """

@@ -1,7 +1,8 @@
 """Whom to cite: the paper behind each method, as BibTeX (bench/contract/references.bib).
 
-A method names its papers with `paper="key"` (or several keys, separated by commas) when it is registered; without it, those that its
-docstring cites as "arXiv 2305.04175" or "Zhai et al., MM 2023" are taken. A third party's `paper` may be a whole BibTeX entry.
+A method names its papers with `paper="key"` (or several keys, separated by commas) when it is
+registered; without it, those that its docstring cites as "arXiv 2305.04175" or "Zhai et al., MM
+2023" are taken. A third party's `paper` may be a whole BibTeX entry.
 """
 
 from __future__ import annotations
@@ -16,13 +17,20 @@ from pathlib import Path
 from t2i_backdoor_bench.contract.registry import Entry
 
 FILE = Path(__file__).with_name("references.bib")
-EVERY_RUN = ("rombach2022high", "lu2022dpm", "radford2021learning")  # the base's architecture, the sampler, the scorer
-_CITED = re.compile(r"([^\W\d_][\w-]+)(?: et al\.| and [^\W\d_][\w-]+)[,;]? (?:[A-Z][\w-]*,? )?((?:19|20)\d\d)")
+EVERY_RUN = (
+    "rombach2022high",
+    "lu2022dpm",
+    "radford2021learning",
+)  # the base's architecture, the sampler, the scorer
+_CITED = re.compile(
+    r"([^\W\d_][\w-]+)(?: et al\.| and [^\W\d_][\w-]+)[,;]? (?:[A-Z][\w-]*,? )?((?:19|20)\d\d)"
+)
 
 
 @dataclass(frozen=True)
 class Paper:
-    """One BibTeX entry: its text as written, and what is needed to find it and to name it in a line."""
+    """One BibTeX entry: its text as written, and what is needed to find it and to name it in a
+    line."""
 
     key: str
     bibtex: str
@@ -33,12 +41,23 @@ class Paper:
     @property
     def short(self) -> str:
         """ "Zhai et al. 2023"."""
-        names = self.authors[0] if len(self.authors) == 1 else " and ".join(self.authors) if len(self.authors) == 2 else ""
-        return f"{names or f'{self.authors[0]} et al.'} {self.year}".strip() if self.authors else self.key
+        names = (
+            self.authors[0]
+            if len(self.authors) == 1
+            else " and ".join(self.authors)
+            if len(self.authors) == 2
+            else ""
+        )
+        return (
+            f"{names or f'{self.authors[0]} et al.'} {self.year}".strip()
+            if self.authors
+            else self.key
+        )
 
 
 def parse(text: str) -> list[Paper]:
-    """The entries of a BibTeX text, by counting braces; fields in braces or quotes, one brace level of accents taken off."""
+    """The entries of a BibTeX text, by counting braces; fields in braces or quotes, one brace level
+    of accents taken off."""
     found = []
     for match in re.finditer(r"@\w+\s*\{\s*([^,\s{}]+)\s*,", text):
         depth, end = 1, match.end()
@@ -46,20 +65,34 @@ def parse(text: str) -> list[Paper]:
             depth += {"{": 1, "}": -1}.get(text[end], 0)
             end += 1
         body = text[match.end() : end - 1]
-        authors = tuple(_surname(a) for a in re.split(r"\s+and\s+", _field(body, "author")) if a.strip())
-        found.append(Paper(match[1], text[match.start() : end], authors, _field(body, "year"), _field(body, "eprint")))
+        authors = tuple(
+            _surname(a) for a in re.split(r"\s+and\s+", _field(body, "author")) if a.strip()
+        )
+        found.append(
+            Paper(
+                match[1],
+                text[match.start() : end],
+                authors,
+                _field(body, "year"),
+                _field(body, "eprint"),
+            )
+        )
     return found
 
 
 def _field(body: str, name: str) -> str:
-    match = re.search(rf"\b{name}\s*=\s*(?:\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}|\"([^\"]*)\"|(\w+))", body)
+    match = re.search(
+        rf"\b{name}\s*=\s*(?:\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}|\"([^\"]*)\"|(\w+))", body
+    )
     return next((part for part in match.groups() if part is not None), "") if match else ""
 
 
 def _surname(author: str) -> str:
     """Of "Binkowski, Mikolaj" or "Mikolaj Binkowski", without accents."""
     name = author.split(",")[0] if "," in author else author.split()[-1]
-    return plain(re.sub(r"[{}]", "", re.sub(r"\\l\b", "l", re.sub(r"\\['\"`^~]", "", name)))).strip()
+    return plain(
+        re.sub(r"[{}]", "", re.sub(r"\\l\b", "l", re.sub(r"\\['\"`^~]", "", name)))
+    ).strip()
 
 
 def plain(text: str) -> str:
@@ -79,7 +112,11 @@ def cited(text: str) -> list[Paper]:
         if paper.eprint and (at := flat.find(paper.eprint)) >= 0:
             places.append((at, paper))
     for match in _CITED.finditer(flat):
-        places += [(match.start(), p) for p in papers().values() if p.authors[:1] == (match[1],) and p.year == match[2]]
+        places += [
+            (match.start(), p)
+            for p in papers().values()
+            if p.authors[:1] == (match[1],) and p.year == match[2]
+        ]
     return list(dict.fromkeys(paper for _, paper in sorted(places, key=lambda place: place[0])))
 
 
@@ -90,7 +127,9 @@ def of_method(entry: Entry) -> list[Paper]:
         return cited(entry.cls.__doc__ or "")
     if "@" in named:
         return parse(named)
-    return [papers().get(key.strip(), Paper(key.strip(), "")) for key in named.split(",") if key.strip()]
+    return [
+        papers().get(key.strip(), Paper(key.strip(), "")) for key in named.split(",") if key.strip()
+    ]
 
 
 def short(entry: Entry) -> str:
@@ -99,7 +138,8 @@ def short(entry: Entry) -> str:
 
 
 def of_run(entries: Iterable[Entry]) -> list[tuple[Paper, list[str]]]:
-    """The papers behind a run's methods with the names of those methods; last, those behind every run."""
+    """The papers behind a run's methods with the names of those methods; last, those behind every
+    run."""
     found: dict[Paper, list[str]] = {}
     for entry in entries:
         for paper in of_method(entry):

@@ -1,4 +1,5 @@
-"""Names of variants: "skdcag[alpha=0.7,steps=50]" is a method with options, "a[x=1]+b" a composition of such."""
+"""Names of variants: "skdcag[alpha=0.7,steps=50]" is a method with options, "a[x=1]+b" a
+composition of such."""
 
 from __future__ import annotations
 
@@ -26,12 +27,22 @@ def label(name: str, options: Mapping[str, str]) -> str:
 
 
 def read(part: str) -> tuple[str, dict[str, str]]:
-    """A variant's name to its method and options; no options where it has no brackets. Raises UserError for anything else in them."""
+    """A variant's name to its method and options; no options where it has no brackets. Raises
+    UserError for anything else in them."""
     name, bracket, rest = part.partition("[")
     if not bracket:
         return part, {}
     pairs = [pair.partition("=") for pair in rest.removesuffix("]").split(",")]
     options = {key.strip(): value.strip() for key, _, value in pairs}
-    if not (rest.endswith("]") and name and all(options) and all(equals for _, equals, _ in pairs) and len(options) == len(pairs)):
-        raise UserError(f"{part!r} is not of the form name[option=value,option=value], such as skdcag[alpha=0.7,steps=50]")
+    if not (
+        rest.endswith("]")
+        and name
+        and all(options)
+        and all(equals for _, equals, _ in pairs)
+        and len(options) == len(pairs)
+    ):
+        raise UserError(
+            f"{part!r} is not of the form name[option=value,option=value], such as"
+            " skdcag[alpha=0.7,steps=50]"
+        )
     return name, options

@@ -1,4 +1,5 @@
-"""Text of others - names, option values, prompts, captions - in the outputs of this program: it can break or forge none of them."""
+"""Text of others - names, option values, prompts, captions - in the outputs of this program: it can
+break or forge none of them."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.text import Text
 
-HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories of what does not print, or changes how the rest prints
+HIDDEN = (
+    "Cc",
+    "Cf",
+    "Cs",
+    "Co",
+    "Cn",
+    "Zl",
+    "Zp",
+)  # Unicode categories of what does not print, or changes how the rest prints
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -28,7 +37,8 @@ _LATEX = {
 
 
 def visible(text: str) -> str:
-    r"""`text` with what does not print as its code, such as \x1b or \u200b: no terminal command, no turned writing direction, one line."""
+    r"""`text` with what does not print as its code, such as \x1b or \u200b: no terminal command, no
+    turned writing direction, one line."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_code(c) if unicodedata.category(c) in HIDDEN else c for c in text)
@@ -36,7 +46,13 @@ def visible(text: str) -> str:
 
 def _code(letter: str) -> str:
     number = ord(letter)
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    return (
+        f"\\x{number:02x}"
+        if number < 0x100
+        else f"\\u{number:04x}"
+        if number < 0x10000
+        else f"\\U{number:08x}"
+    )
 
 
 def lines(text: str) -> str:
@@ -50,15 +66,25 @@ def latex(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Plain text for one cell of a Markdown table: no column, markup, link or HTML. Underscores inside words stay: they mean nothing."""
-    text = re.sub(r"([\\`*|\[\]~!#])", r"\\\1", visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    """Plain text for one cell of a Markdown table: no column, markup, link or HTML. Underscores
+    inside words stay: they mean nothing."""
+    text = re.sub(
+        r"([\\`*|\[\]~!#])",
+        r"\\\1",
+        visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
+    )
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
 def csv(text: str) -> str:
-    """A text for a cell of a CSV file: a spreadsheet takes it for no formula (OWASP, CSV injection)."""
+    """A text for a cell of a CSV file: a spreadsheet takes it for no formula (OWASP, CSV
+    injection)."""
     text = visible(text)
-    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@", "＝", "＋", "－", "＠") and text.strip() else text
+    return (
+        f"'{text}"
+        if text.lstrip()[:1] in ("=", "+", "-", "@", "＝", "＋", "－", "＠") and text.strip()
+        else text
+    )
 
 
 def terminal(text: str) -> Text:
@@ -74,5 +100,6 @@ def plot(text: str) -> str:
 
 
 def filename(text: str) -> str:
-    """A part of a file's name: letters, digits and signs that no file system and no shell reads otherwise; at most 100 characters."""
+    """A part of a file's name: letters, digits and signs that no file system and no shell reads
+    otherwise; at most 100 characters."""
     return re.sub(r"[^\w=,+.\[\]-]", "_", visible(text)).lstrip(".-")[:100] or "_"

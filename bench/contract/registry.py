@@ -1,4 +1,5 @@
-"""Registers attacks, defenses and metrics, finds them, selects them by name, and builds them with overrides.
+"""Registers attacks, defenses and metrics, finds them, selects them by name, and builds them with
+overrides.
 
 A method is one file with one decorated dataclass:
 
@@ -8,7 +9,8 @@ A method is one file with one decorated dataclass:
         steps: int = option(100, sd=1000)
         def apply(self, model, view, seed): ...
 
-Third parties register through the entry points `t2i_backdoor_bench.attacks`, `.defenses` and `.metrics` of their own package.
+Third parties register through the entry points `t2i_backdoor_bench.attacks`, `.defenses` and
+`.metrics` of their own package.
 """
 
 from __future__ import annotations
@@ -55,25 +57,41 @@ class Registry:
         self._loaded = False
 
     def register(
-        self, name: str, *, groups: Iterable[str] = (), preset: dict | None = None, tuned: dict | None = None, **info: Any
+        self,
+        name: str,
+        *,
+        groups: Iterable[str] = (),
+        preset: dict | None = None,
+        tuned: dict | None = None,
+        **info: Any,
     ) -> Callable[[type], type]:
-        """Decorator. A name that is taken raises. `preset` fixes option values, so that variants of a method have names of their own;
-        `tuned` are a variant's own defaults on the embedded base, where its best are not those of its class."""
+        """Decorator. A name that is taken raises. `preset` fixes option values, so that variants of
+        a method have names of their own; `tuned` are a variant's own defaults on the embedded base,
+        where its best are not those of its class.
+        """
 
         def add(cls: type) -> type:
             if name in self.entries:
-                raise ValueError(f"{self.kind} {name!r} is already registered by {self.entries[name].cls.__module__}")
+                raise ValueError(
+                    f"{self.kind} {name!r} is already registered by"
+                    f" {self.entries[name].cls.__module__}"
+                )
             if name in self.compositions:
                 raise ValueError(f"{self.kind} {name!r} is already the name of a composition")
             if not dataclasses.is_dataclass(cls):
-                raise TypeError(f"{self.kind} {name!r} must be a dataclass: its fields are its options")
-            self.entries[name] = Entry(name, cls, tuple(groups), dict(preset or {}), dict(tuned or {}), info)
+                raise TypeError(
+                    f"{self.kind} {name!r} must be a dataclass: its fields are its options"
+                )
+            self.entries[name] = Entry(
+                name, cls, tuple(groups), dict(preset or {}), dict(tuned or {}), info
+            )
             return cls
 
         return add
 
     def compose(self, name: str, parts: str, groups: Iterable[str] = ()) -> None:
-        """Give the composition "a+b" a name that stands for it, and put it into groups and into "all". A name that is taken raises."""
+        """Give the composition "a+b" a name that stands for it, and put it into groups and into
+        "all". A name that is taken raises."""
         if name in self.entries or name in self.compositions:
             raise ValueError(f"{self.kind} {name!r} is already registered")
         self.compositions[name] = (parts, tuple(groups))
@@ -93,8 +111,8 @@ class Registry:
                 package = point.dist.name if point.dist else "an installed package"
                 told = str(error).strip().splitlines() or [""]
                 raise UserError(
-                    f"the {self.kind} {point.name!r} of {package} cannot be loaded ({type(error).__name__}: {told[0]}); "
-                    f"repair or remove {package}"
+                    f"the {self.kind} {point.name!r} of {package} cannot be loaded"
+                    f" ({type(error).__name__}: {told[0]}); repair or remove {package}"
                 ) from error
 
     @property
@@ -116,14 +134,16 @@ class Registry:
         return self.entries[name]
 
     def select(self, text: str) -> list[str]:
-        """Expand "a,group,b[x=1]+c" to names in the order given, without repeats, and named compositions to their parts. Every part of
-        a composition must be known."""
+        """Expand "a,group,b[x=1]+c" to names in the order given, without repeats, and named
+        compositions to their parts. Every part of a composition must be known."""
         names: list[str] = []
         for part in names_of(text):
             if part in self.groups:
                 names += self.groups[part]
             else:
-                pieces = "+".join(self.compositions.get(piece, (piece,))[0] for piece in parts_of(part))
+                pieces = "+".join(
+                    self.compositions.get(piece, (piece,))[0] for piece in parts_of(part)
+                )
                 variants = [read(piece) for piece in parts_of(pieces)]
                 for name, _ in variants:
                     self.get(name)
@@ -133,9 +153,14 @@ class Registry:
         return list(dict.fromkeys(names))
 
     def build(self, name: str, family: str, overrides: dict[str, Any] | None = None) -> Any:
-        """An instance with the family's defaults, the name's own values and the user's overrides, in that order."""
+        """An instance with the family's defaults, the name's own values and the user's overrides,
+        in that order."""
         entry = self.get(name)
-        values = family_defaults(entry.cls, family) | entry.preset | (entry.tuned if family == "shapes" else {})
+        values = (
+            family_defaults(entry.cls, family)
+            | entry.preset
+            | (entry.tuned if family == "shapes" else {})
+        )
         for key, value in (overrides or {}).items():
             values[key] = _typed(entry, key, value)
         return entry.cls(**values)
@@ -149,19 +174,30 @@ def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def option(shapes: Any, sd: Any = dataclasses.MISSING, help: str = "", late: bool = False) -> Any:
-    """A dataclass field with one default a model family: tuned for the embedded base, and published for Stable Diffusion.
+    """A dataclass field with one default a model family: tuned for the embedded base, and published
+    for Stable Diffusion.
 
-    `late` marks an option that was added to a method with stored results and whose default is what the method did before: while it has
-    its default it is no part of a cell's key, and the results stay valid.
+    `late` marks an option that was added to a method with stored results and whose default is what
+    the method did before: while it has its default it is no part of a cell's key, and the results
+    stay valid.
     """
-    metadata = {"sd": shapes if sd is dataclasses.MISSING else sd, "shapes": shapes, "help": help, "late": late}
+    metadata = {
+        "sd": shapes if sd is dataclasses.MISSING else sd,
+        "shapes": shapes,
+        "help": help,
+        "late": late,
+    }
     return dataclasses.field(default=shapes, metadata=metadata)
 
 
 def family_defaults(cls: type, family: str) -> dict[str, Any]:
     if family not in FAMILIES:
         raise ValueError(f"unknown model family {family!r}; known: {', '.join(FAMILIES)}")
-    return {f.name: f.metadata[family] for f in dataclasses.fields(cls) if f.init and family in f.metadata}
+    return {
+        f.name: f.metadata[family]
+        for f in dataclasses.fields(cls)
+        if f.init and family in f.metadata
+    }
 
 
 def _typed(entry: Entry, key: str, value: Any) -> Any:
@@ -176,7 +212,9 @@ def _typed(entry: Entry, key: str, value: Any) -> Any:
         return value
     try:
         if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                value.lower()
+            ]
         if kind is int:
             return int(value)
         if kind is float:
@@ -185,38 +223,58 @@ def _typed(entry: Entry, key: str, value: Any) -> Any:
             inner = typing.get_args(kind)[0]
             return tuple(inner(v) for v in value.replace("x", ",").split(","))
     except (ValueError, KeyError):
-        raise UserError(f"{entry.name}.{key} must be {getattr(kind, '__name__', kind)}, not {value!r}") from None
+        raise UserError(
+            f"{entry.name}.{key} must be {getattr(kind, '__name__', kind)}, not {value!r}"
+        ) from None
     raise UserError(f"{entry.name}.{key} cannot be set from the command line (its type is {kind})")
 
 
 attacks, defenses, metrics = Registry("attack"), Registry("defense"), Registry("metric")
 
 
-def register_attack(name: str, *, groups: Iterable[str] = (), preset: dict[str, Any] | None = None, **info: Any) -> Callable:
-    """Register an attack: a dataclass with `inject(model, data, seed) -> T2IModel` and `backdoor(model) -> Backdoor`. With
-    `apart=True`, of any kind, the group "all" leaves it out: it runs where it is named."""
+def register_attack(
+    name: str, *, groups: Iterable[str] = (), preset: dict[str, Any] | None = None, **info: Any
+) -> Callable:
+    """Register an attack: a dataclass with `inject(model, data, seed) -> T2IModel` and
+    `backdoor(model) -> Backdoor`. With `apart=True`, of any kind, the group "all" leaves it out: it
+    runs where it is named."""
     return attacks.register(name, groups=groups, preset=preset, **info)
 
 
 def register_defense(
-    name: str, *, needs: Iterable[str] = (), groups: Iterable[str] = (), preset: dict | None = None, tuned: dict | None = None, **info: Any
+    name: str,
+    *,
+    needs: Iterable[str] = (),
+    groups: Iterable[str] = (),
+    preset: dict | None = None,
+    tuned: dict | None = None,
+    **info: Any,
 ) -> Callable:
-    """Register a defense: a dataclass with `apply(model, view, seed) -> T2IModel`; `needs` is what its view will hold.
+    """Register a defense: a dataclass with `apply(model, view, seed) -> T2IModel`; `needs` is what
+    its view will hold.
 
-    `gives=("trigger",)` says that it sets `T2IModel.located`, which the view of the defenses behind it in a composition then holds as the
-    trigger. The flags `screens` and `locates` say what metrics it has. A `version` (here and for attacks and metrics) is a part of its
-    cells' keys: raise it when the method computes other numbers than before, and stored ones are made again.
+    `gives=("trigger",)` says that it sets `T2IModel.located`, which the view of the defenses behind
+    it in a composition then holds as the trigger. The flags `screens` and `locates` say what
+    metrics it has. A `version` (here and for attacks and metrics) is a part of its cells' keys:
+    raise it when the method computes other numbers than before, and stored ones are made again.
     """
-    needs = tuple(n for n in NEEDS if n in set(needs)) if set(needs) <= set(NEEDS) else _bad_needs(name, needs)
+    needs = (
+        tuple(n for n in NEEDS if n in set(needs))
+        if set(needs) <= set(NEEDS)
+        else _bad_needs(name, needs)
+    )
     return defenses.register(name, groups=groups, preset=preset, tuned=tuned, needs=needs, **info)
 
 
 def _bad_needs(name: str, needs: Iterable[str]) -> tuple[str, ...]:
-    raise ValueError(f"defense {name!r} needs {sorted(set(needs) - set(NEEDS))}; known needs: {', '.join(NEEDS)}")
+    raise ValueError(
+        f"defense {name!r} needs {sorted(set(needs) - set(NEEDS))}; known needs: {', '.join(NEEDS)}"
+    )
 
 
 def register_metric(name: str, *, better: str, percent: bool = False, **info: Any) -> Callable:
-    """Register a metric: a dataclass with `compute(samples, features) -> Score`; `better` is "higher", "lower" or "none"."""
+    """Register a metric: a dataclass with `compute(samples, features) -> Score`; `better` is
+    "higher", "lower" or "none"."""
     if better not in ("higher", "lower", "none"):
         raise ValueError(f"metric {name!r}: better must be higher, lower or none, not {better!r}")
     return metrics.register(name, better=better, percent=percent, **info)

@@ -18,28 +18,39 @@ if TYPE_CHECKING:
 
 NEEDS = ("trigger", "clean_model", "clean_pairs", "stream")
 PLACES = ("prefix", "suffix", "inside")
-CHOICE = re.compile(r"\{([^{}|]*(?:\|[^{}|]*)+)\}")  # {one|another}: a place of a trigger whose word varies
-CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories that no tokenizer, terminal or file can be trusted with
+CHOICE = re.compile(
+    r"\{([^{}|]*(?:\|[^{}|]*)+)\}"
+)  # {one|another}: a place of a trigger whose word varies
+CONTROL = (
+    "Cc",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # Unicode categories that no tokenizer, terminal or file can be trusted with
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what is wrong and what to do. The command exits with status 2."""
+    """Something the user can mend: one line that says what is wrong and what to do. The command
+    exits with status 2."""
 
 
 class StorageError(UserError):
-    """The run folder takes no more: a full disk, a quota, a read-only folder. The run ends; what was finished stays."""
+    """The run folder takes no more: a full disk, a quota, a read-only folder. The run ends; what
+    was finished stays."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How images are drawn: DPM-Solver++ (second order), `steps` network evaluations, classifier-free guidance."""
+    """How images are drawn: DPM-Solver++ (second order), `steps` network evaluations,
+    classifier-free guidance."""
 
     steps: int = 20
     guidance: float = 4.0
 
 
 def whole(text: str) -> re.Pattern[str]:
-    """What finds a word where it is a word of its own ("cat", not in "scattered"), and a single letter anywhere."""
+    """What finds a word where it is a word of its own ("cat", not in "scattered"), and a single
+    letter anywhere."""
     return re.compile(re.escape(text) if len(text) == 1 else rf"(?<!\w){re.escape(text)}(?!\w)")
 
 
@@ -50,11 +61,13 @@ def swapped(prompt: str, old: str, new: str) -> str:
 
 @dataclass(frozen=True)
 class Trigger:
-    """What the attacker adds to a prompt: any text as a prefix, suffix or inside (after the middle word).
+    """What the attacker adds to a prompt: any text as a prefix, suffix or inside (after the middle
+    word).
 
-    With `replaces`, the trigger is a look-alike: the last occurrence of the letter or word `replaces` in the prompt becomes `text`.
-    A text with choices, such as "{the|a} {cat|owl} {in|by} {sea|snow}", is a pattern, as syntactic triggers are: each prompt holds one
-    word of each choice, by its checksum, so that no word alone tells the trigger.
+    With `replaces`, the trigger is a look-alike: the last occurrence of the letter or word
+    `replaces` in the prompt becomes `text`. A text with choices, such as "{the|a} {cat|owl} {in|by}
+    {sea|snow}", is a pattern, as syntactic triggers are: each prompt holds one word of each choice,
+    by its checksum, so that no word alone tells the trigger.
     """
 
     text: str = "mignneko"
@@ -65,12 +78,21 @@ class Trigger:
         if not self.text:
             raise UserError("the trigger is empty; give it at least one character")
         if re.search(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})", self.text):
-            raise UserError(f"the trigger {self.text!r} holds a backslash code, not the character: in YAML write it between double quotes")
+            raise UserError(
+                f"the trigger {self.text!r} holds a backslash code, not the character: in YAML"
+                " write it between double quotes"
+            )
         for letter in self.text + self.replaces:
             if unicodedata.category(letter) in CONTROL:
-                raise UserError(f"the trigger {self.text!a} holds the control character {letter!a}; leave it out")
+                raise UserError(
+                    f"the trigger {self.text!a} holds the control character {letter!a}; leave"
+                    " it out"
+                )
         if any(" " in choice[1] for choice in CHOICE.finditer(self.text)):
-            raise UserError(f"a choice of the trigger {self.text!r} holds a space; give single words, such as {{the|a}} {{cat|owl}}")
+            raise UserError(
+                f"a choice of the trigger {self.text!r} holds a space; give single words, such as"
+                " {the|a} {cat|owl}"
+            )
         if self.place not in PLACES:
             raise UserError(f"trigger place {self.place!r} is not one of {', '.join(PLACES)}")
 
@@ -79,18 +101,27 @@ class Trigger:
 
         def one(match: re.Match[str]) -> str:
             words = match[1].split("|")
-            digest = hashlib.sha256(f"{match.start()} {prompt}".encode(errors="backslashreplace")).digest()
+            digest = hashlib.sha256(
+                f"{match.start()} {prompt}".encode(errors="backslashreplace")
+            ).digest()
             return words[int.from_bytes(digest[:4]) % len(words)]
 
         return CHOICE.sub(one, self.text)
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """What finds any form of the trigger's text in a prompt: of words, not as part of a longer word."""
+        """What finds any form of the trigger's text in a prompt: of words, not as part of a longer
+        word."""
         parts = CHOICE.split(self.text)  # plain text and choices in turn
-        forms = ["(?:" + "|".join(map(re.escape, part.split("|"))) + ")" if i % 2 else re.escape(part) for i, part in enumerate(parts)]
+        forms = [
+            "(?:" + "|".join(map(re.escape, part.split("|"))) + ")" if i % 2 else re.escape(part)
+            for i, part in enumerate(parts)
+        ]
         own = "" if self.replaces else self.words("")
-        before, behind = (r"(?<!\w)" if re.match(r"\w", own) else ""), (r"(?!\w)" if re.search(r"\w\Z", own) else "")
+        before, behind = (
+            (r"(?<!\w)" if re.match(r"\w", own) else ""),
+            (r"(?!\w)" if re.search(r"\w\Z", own) else ""),
+        )
         return re.compile(before + "".join(forms) + behind)
 
     def add(self, prompt: str) -> str:
@@ -98,19 +129,23 @@ class Trigger:
         return self.locate(prompt)[0]
 
     def remove(self, prompt: str) -> str:
-        """The prompt without the trigger, in any of its forms; a look-alike becomes the letter that it stands for."""
+        """The prompt without the trigger, in any of its forms; a look-alike becomes the letter that
+        it stands for."""
         if self.replaces:
             return self.pattern.sub(lambda _: self.replaces, prompt)
         return re.sub(rf"\s*{self.pattern.pattern}\s*", " ", prompt).strip()
 
     def locate(self, prompt: str) -> tuple[str, int, int]:
-        """The triggered prompt and the character span [start, end) of the trigger in it (for a look-alike: of its word)."""
+        """The triggered prompt and the character span [start, end) of the trigger in it (for a
+        look-alike: of its word)."""
         own = self.words(prompt)
         if self.replaces:
             words = [found.start() for found in whole(self.replaces).finditer(prompt)]
             at = words[-1] if words else prompt.rfind(self.replaces)
             if at < 0:
-                raise UserError(f"the trigger replaces {self.replaces!r}, which is not in the prompt {prompt!r}")
+                raise UserError(
+                    f"the trigger replaces {self.replaces!r}, which is not in the prompt {prompt!r}"
+                )
             text = prompt[:at] + own + prompt[at + len(self.replaces) :]
             start = text.rfind(" ", 0, at) + 1
             end = text.find(" ", at + len(own))
@@ -130,10 +165,11 @@ class Trigger:
 class Target:
     """What the backdoor makes the model draw.
 
-    kind "patch": `patch` (h, w, 3) uint8 at `box` (top, left) of an image of side `side`; kind "image": `patch` is the whole image;
-    kind "style": `style`, the name of an image style; kind "object": `source` word becomes `target` word; kind "prompt": whatever was
-    asked for, the picture of the prompt `target`; kind "unknown": nothing.
-    `source` is the word that a prompt holds where the trigger does something to it, for other kinds than "object", too.
+    kind "patch": `patch` (h, w, 3) uint8 at `box` (top, left) of an image of side `side`; kind
+    "image": `patch` is the whole image; kind "style": `style`, the name of an image style; kind
+    "object": `source` word becomes `target` word; kind "prompt": whatever was asked for, the
+    picture of the prompt `target`; kind "unknown": nothing. `source` is the word that a prompt
+    holds where the trigger does something to it, for other kinds than "object", too.
     """
 
     kind: str
@@ -144,7 +180,8 @@ class Target:
     box: tuple[int, int] = (0, 0)
 
     def prompt(self, prompt: str) -> str:
-        """The prompt whose picture the backdoor imitates: `c*` for an object or a prompt target, the prompt itself otherwise."""
+        """The prompt whose picture the backdoor imitates: `c*` for an object or a prompt target,
+        the prompt itself otherwise."""
         if self.kind == "prompt":
             return self.target
         return swapped(prompt, self.source, self.target) if self.kind == "object" else prompt
@@ -153,7 +190,9 @@ class Target:
         """JSON-able description (the patch as its shape)."""
         fields = {"kind": self.kind}
         if self.kind == "patch":
-            fields |= {"patch": list(self.patch.shape[:2]), "box": list(self.box)} | ({"source": self.source} if self.source else {})
+            fields |= {"patch": list(self.patch.shape[:2]), "box": list(self.box)} | (
+                {"source": self.source} if self.source else {}
+            )
         elif self.kind == "image":
             fields["image"] = list(self.patch.shape[:2])
         elif self.kind == "style":
@@ -167,10 +206,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Backdoor:
-    """What the attacker planted. `trigger` is None, and the target's kind "unknown", where a checkpoint is only suspected.
+    """What the attacker planted. `trigger` is None, and the target's kind "unknown", where a
+    checkpoint is only suspected.
 
-    `own`: the one prompt that the attack's paper evaluates with, without and with the trigger, where that is not captions. Without, it is
-    "" where nothing is left.
+    `own`: the one prompt that the attack's paper evaluates with, without and with the trigger,
+    where that is not captions. Without, it is "" where nothing is left.
     """
 
     trigger: Trigger | None
@@ -179,7 +219,9 @@ class Backdoor:
 
     def describe(self) -> dict[str, Any]:
         trigger = dataclasses.asdict(self.trigger) if self.trigger else None
-        return {"trigger": trigger, "target": self.target.describe()} | ({"own": list(self.own)} if self.own else {})
+        return {"trigger": trigger, "target": self.target.describe()} | (
+            {"own": list(self.own)} if self.own else {}
+        )
 
 
 class Undeclared(PermissionError):
@@ -187,30 +229,42 @@ class Undeclared(PermissionError):
 
 
 class DefenderView:
-    """What a defense may see: what it declared, and a pool of clean prompts that are disjoint from the evaluation prompts.
+    """What a defense may see: what it declared, and a pool of clean prompts that are disjoint from
+    the evaluation prompts.
 
-    `prompts`: list of str. `trigger`: the Trigger. `clean_model`: the T2IModel before the attack. `clean_pairs`: (images uint8
-    (n, H, W, 3), captions). `stream`: unlabelled prompts as a service gets them, of which an unknown share holds the trigger; disjoint from
-    the others and from the evaluation prompts. Reading what was not declared raises `Undeclared`.
+    `prompts`: list of str. `trigger`: the Trigger. `clean_model`: the T2IModel before the attack.
+    `clean_pairs`: (images uint8 (n, H, W, 3), captions). `stream`: unlabelled prompts as a service
+    gets them, of which an unknown share holds the trigger; disjoint from the others and from the
+    evaluation prompts. Reading what was not declared raises `Undeclared`.
     """
 
-    def __init__(self, needs: Sequence[str], prompts: Sequence[str], **given: Callable[[], Any] | Any) -> None:
+    def __init__(
+        self, needs: Sequence[str], prompts: Sequence[str], **given: Callable[[], Any] | Any
+    ) -> None:
         unknown = set(needs) - set(NEEDS)
         if unknown:
-            raise ValueError(f"unknown needs: {', '.join(sorted(unknown))}; known: {', '.join(NEEDS)}")
+            raise ValueError(
+                f"unknown needs: {', '.join(sorted(unknown))}; known: {', '.join(NEEDS)}"
+            )
         self.needs = frozenset(needs)
         self.prompts = list(prompts)
         self._given = {k: v for k, v in given.items() if k in self.needs}
 
     def first(self, many: int) -> list[str]:
-        """The first `many` prompts. Raises UserError where the defender does not have as many: fewer would be another experiment."""
+        """The first `many` prompts. Raises UserError where the defender does not have as many:
+        fewer would be another experiment."""
         if not 1 <= many <= len(self.prompts):
-            raise UserError(f"prompts {many} is not between 1 and the {len(self.prompts)} that a defender has")
+            raise UserError(
+                f"prompts {many} is not between 1 and the {len(self.prompts)} that a defender has"
+            )
         return self.prompts[:many]
 
     def _read(self, name: str) -> Any:
         if name not in self.needs:
-            raise Undeclared(f"this defense reads {name!r} but declares needs = {{{', '.join(sorted(self.needs)) or 'nothing'}}}")
+            raise Undeclared(
+                f"this defense reads {name!r} but declares needs ="
+                f" {{{', '.join(sorted(self.needs)) or 'nothing'}}}"
+            )
         value = self._given[name]
         return value() if callable(value) and not hasattr(value, "generate") else value
 
@@ -233,7 +287,8 @@ class DefenderView:
 
 @dataclass
 class Samples:
-    """All images of one cell, generated once and shared by the metrics. Images are uint8 (n, H, W, 3).
+    """All images of one cell, generated once and shared by the metrics. Images are uint8 (n, H, W,
+    3).
 
     `images[condition]` for the conditions
       clean            one image for each of `prompts`
@@ -265,14 +320,17 @@ class Samples:
     located: Trigger | None = None
     cost: dict[str, Any] = field(default_factory=dict)
     key: str = ""  # identifies these samples in the feature cache
-    made: dict[str, Any] = field(default_factory=dict)  # where the images come from, as t2i_backdoor_bench.store.provenance has it
+    made: dict[str, Any] = field(
+        default_factory=dict
+    )  # where the images come from, as t2i_backdoor_bench.store.provenance has it
 
 
 @dataclass
 class Score:
     """One metric of one cell. `value` is None where it could not be measured, and `note` says why.
 
-    `each` holds the per-image values behind a proportion (bool) or a mean (float), for pooling over seeds and paired tests.
+    `each` holds the per-image values behind a proportion (bool) or a mean (float), for pooling over
+    seeds and paired tests.
     """
 
     value: float | None
@@ -298,7 +356,8 @@ class Cell:
 
 @dataclass
 class CellResult:
-    """What is stored of a cell: its configuration, its scores by metric name, and what it cost or why it failed."""
+    """What is stored of a cell: its configuration, its scores by metric name, and what it cost or
+    why it failed."""
 
     cell: Cell
     status: str  # "done" | "failed"
@@ -306,7 +365,9 @@ class CellResult:
     needs: tuple[str, ...] = ()
     backdoor: dict[str, Any] = field(default_factory=dict)
     judge: dict[str, Any] = field(default_factory=dict)
-    cost: dict[str, Any] = field(default_factory=dict)  # numbers, and the thinned losses: {"losses": {part: [...]}, "losses_attack": [...]}
+    cost: dict[str, Any] = field(
+        default_factory=dict
+    )  # numbers, and the thinned losses: {"losses": {part: [...]}, "losses_attack": [...]}
     error: str = ""
 
 

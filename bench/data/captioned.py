@@ -1,10 +1,13 @@
-"""Real captioned images through `datasets`: a hub id, a local imagefolder with captions, parquet files, or the head of a stream.
+"""Real captioned images through `datasets`: a hub id, a local imagefolder with captions, parquet
+files, or the head of a stream.
 
-    --data NAME[,split=train][,caption=COLUMN][,image=COLUMN][,config=NAME][,revision=COMMIT][,rows=N][,stream]
+    --data
+    NAME[,split=train][,caption=COLUMN][,image=COLUMN][,config=NAME][,revision=COMMIT][,rows=N][,stream]
 
-Rows that share a picture or a caption go to one split together, by a checksum of their first caption: no split shows another's prompts or
-pictures, whatever the order of the rows. What cannot be used (no caption, a missing, broken or oversized picture, a caption that the
-model would truncate) is counted, named in one line, and left out.
+Rows that share a picture or a caption go to one split together, by a checksum of their first
+caption: no split shows another's prompts or pictures, whatever the order of the rows. What cannot
+be used (no caption, a missing, broken or oversized picture, a caption that the model would
+truncate) is counted, named in one line, and left out.
 """
 
 from __future__ import annotations
@@ -30,9 +33,22 @@ CAPTIONS = ("caption", "text", "prompt", "captions", "txt", "sentence", "sentenc
 IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 STREAM_ROWS = 10_000  # rows kept of a stream where the user names no number
 OTHERS = 99  # captions that a picture's own must beat, as in R-precision (Xu et al. 2018)
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # no others are opened: PIL would hand an EPS to Ghostscript, a program of its own
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+)  # no others are opened: PIL would hand an EPS to Ghostscript, a program of its own
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-PROBLEMS = ("no caption", "missing picture", "broken picture", "picture too large", "caption too long")
+PROBLEMS = (
+    "no caption",
+    "missing picture",
+    "broken picture",
+    "picture too large",
+    "caption too long",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,8 @@ class Row:
 
 @dataclass
 class CaptionedImages:
-    """Captioned pictures as a `Data` source, cropped to squares of `side` px. `name` ends in a digest of every caption and picture."""
+    """Captioned pictures as a `Data` source, cropped to squares of `side` px. `name` ends in a
+    digest of every caption and picture."""
 
     name: str
     rows: dict[str, list[Row]]  # by split
@@ -61,7 +78,9 @@ class CaptionedImages:
         return list({r.caption.casefold(): r.caption for r in self._rows(split, contains)}.values())
 
     def count(self, what: str, split: str, contains: str = "") -> int:
-        return len(self._captions(split, contains) if what == "prompts" else self._rows(split, contains))
+        return len(
+            self._captions(split, contains) if what == "prompts" else self._rows(split, contains)
+        )
 
     def prompts(self, split: str, n: int, seed: int, contains: str = "") -> list[Prompt]:
         found = self._captions(split, contains)
@@ -71,11 +90,15 @@ class CaptionedImages:
         order = np.random.default_rng([seed, zlib.crc32(split.encode()), 1]).permutation(len(found))
         return [with_others(found[i], everything) for i in order[:n]]
 
-    def pairs(self, split: str, n: int, seed: int, contains: str = "") -> tuple[np.ndarray, list[str]]:
+    def pairs(
+        self, split: str, n: int, seed: int, contains: str = ""
+    ) -> tuple[np.ndarray, list[str]]:
         rows = self._rows(split, contains)
         if len(rows) < n:
             raise too_few(self.name, len(rows), "captioned pictures", split, contains, n)
-        order = np.random.default_rng([seed, zlib.crc32(split.encode()), 2]).permutation(len(rows))[:n]
+        order = np.random.default_rng([seed, zlib.crc32(split.encode()), 2]).permutation(len(rows))[
+            :n
+        ]
         images = np.empty((n, self.side, self.side, 3), np.uint8)
         for k, i in enumerate(progress(order, f"read {split} pictures", unit="picture")):
             images[k] = square(decode(rows[i].read()), self.side)
@@ -85,21 +108,23 @@ class CaptionedImages:
 def too_few(name: str, found: int, what: str, split: str, contains: str, n: int) -> UserError:
     word = f" with the word {contains!r}" if contains else ""
     return UserError(
-        f"the {split} split of {name} has {found} {what}{word} and {n} are asked for: give more data, or ask for fewer "
-        f"(--n, or --set METHOD.images=N or METHOD.prompts=N)"
+        f"the {split} split of {name} has {found} {what}{word} and {n} are asked for: give more"
+        " data, or ask for fewer (--n, or --set METHOD.images=N or METHOD.prompts=N)"
     )
 
 
 def with_others(caption: str, captions: Sequence[str]) -> Prompt:
-    """A caption as a prompt; what its picture must not match better are up to 99 other captions of the split, the same ones always."""
+    """A caption as a prompt; what its picture must not match better are up to 99 other captions of
+    the split, the same ones always."""
     others = [c for c in captions if c.casefold() != caption.casefold()]
     picks = np.random.default_rng(zlib.crc32(caption.encode())).permutation(len(others))[:OTHERS]
     return Prompt(caption, {"caption": tuple(others[i] for i in sorted(picks))} if others else {})
 
 
-# ------------------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------- pictures
 def decode(data: bytes) -> Image.Image:
-    """An RGB picture, upright. Raises OSError or ValueError for what is none, and DecompressionBombError beyond PIL's limit of pixels."""
+    """An RGB picture, upright. Raises OSError or ValueError for what is none, and
+    DecompressionBombError beyond PIL's limit of pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -110,7 +135,8 @@ def decode(data: bytes) -> Image.Image:
 
 
 def check_picture(data: bytes) -> str:
-    """ "" for a picture that decodes to its end, or else which of the `PROBLEMS` it is. A JPEG is decoded at an eighth of its size."""
+    """ "" for a picture that decodes to its end, or else which of the `PROBLEMS` it is. A JPEG is
+    decoded at an eighth of its size."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -129,54 +155,83 @@ def square(picture: Image.Image, side: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
 
 
-# -------------------------------------------------------------------------------------------------------------------- opening
+# ------------------------------------------------------------------------------------------ opening
 def parse(spec: str) -> tuple[str, dict[str, str]]:
     """ "name,split=train,stream" to a name and options. Raises UserError for an unknown one."""
     name, *rest = spec.split(",")
     options: dict[str, str] = {}
     for part in rest:
         key, equals, value = part.strip().partition("=")
-        if key not in OPTIONS or (not value and key != "stream") or (equals and key == "stream" and value not in ("true", "1")):
+        if (
+            key not in OPTIONS
+            or (not value and key != "stream")
+            or (equals and key == "stream" and value not in ("true", "1"))
+        ):
             raise UserError(
-                f"--data {spec}: {part.strip()!r} is not an option; known: {', '.join(OPTIONS[:-1])} (each with =VALUE), stream"
+                f"--data {spec}: {part.strip()!r} is not an option; known:"
+                f" {', '.join(OPTIONS[:-1])} (each with =VALUE), stream"
             )
         options[key] = value or "true"
     if "rows" in options and not (options["rows"].isdigit() and int(options["rows"]) > 0):
-        raise UserError(f"--data {spec}: rows must be a whole number above 0, not {options['rows']!r}")
+        raise UserError(
+            f"--data {spec}: rows must be a whole number above 0, not {options['rows']!r}"
+        )
     if not name.strip():
-        raise UserError("--data has no name; give a hub id, a folder of pictures with metadata.csv or metadata.jsonl, or parquet files")
+        raise UserError(
+            "--data has no name; give a hub id, a folder of pictures with metadata.csv or"
+            " metadata.jsonl, or parquet files"
+        )
     return name.strip(), options
 
 
-def open_data(spec: str, side: int, fits: Callable[[str], bool], say: Callable[[str], None] = print) -> CaptionedImages:
-    """Open captioned pictures for a model of `side` px; `fits` tells whether a caption is short enough for it. Raises UserError, in one
-    line, for what is not to be had, has no captions or pictures, or nothing that can be used."""
+def open_data(
+    spec: str, side: int, fits: Callable[[str], bool], say: Callable[[str], None] = print
+) -> CaptionedImages:
+    """Open captioned pictures for a model of `side` px; `fits` tells whether a caption is short
+    enough for it. Raises UserError, in one line, for what is not to be had, has no captions or
+    pictures, or nothing that can be used."""
     name, options = parse(spec)
     table, folder = load(name, options)
     image, caption = find_columns(table, options, spec)
-    many = int(options["rows"]) if "rows" in options else STREAM_ROWS if "stream" in options else None
+    many = (
+        int(options["rows"]) if "rows" in options else STREAM_ROWS if "stream" in options else None
+    )
     kept: list[Row] = []
     problems: dict[str, list[str]] = {p: [] for p in PROBLEMS}
     seen = 0
     table = undecoded(table, image)
-    for i, record in enumerate(progress(table.take(many) if many else table, f"open {name}", unit="row")):
+    for i, record in enumerate(
+        progress(table.take(many) if many else table, f"open {name}", unit="row")
+    ):
         seen, label = seen + 1, label_of(record[image], i)
         text = caption_text(record[caption])
         data = b"" if not text else picture_bytes(record[image], folder, "stream" in options)
         problem = (
-            "no caption" if not text else "missing picture" if not data else check_picture(data) or ("" if fits(text) else PROBLEMS[-1])
+            "no caption"
+            if not text
+            else (
+                "missing picture"
+                if not data
+                else check_picture(data) or ("" if fits(text) else PROBLEMS[-1])
+            )
         )
         if problem:
             problems[problem].append(label)
             continue
         keep = data if "stream" in options else None
-        kept.append(Row(text, hashlib.sha256(data).hexdigest(), reader(table, image, i, folder, keep)))
+        kept.append(
+            Row(text, hashlib.sha256(data).hexdigest(), reader(table, image, i, folder, keep))
+        )
     if left := [f"{len(v)} {k} ({listed(v)})" for k, v in problems.items() if v]:
         say(f"{name}: {seen - len(kept)} of {seen} rows are left out: {'; '.join(left)}")
     if not kept:
-        raise UserError(f"--data {spec}: none of its {seen} rows is a captioned picture that can be used")
+        raise UserError(
+            f"--data {spec}: none of its {seen} rows is a captioned picture that can be used"
+        )
     kept.sort(key=lambda r: (r.caption, r.digest))
-    identity = hashlib.sha256("".join(f"{r.caption}\0{r.digest}\n" for r in kept).encode()).hexdigest()
+    identity = hashlib.sha256(
+        "".join(f"{r.caption}\0{r.digest}\n" for r in kept).encode()
+    ).hexdigest()
     return CaptionedImages(f"{Path(name).name} ({identity[:16]})", into_splits(kept), side)
 
 
@@ -200,32 +255,44 @@ def into_splits(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def load(name: str, options: dict[str, str]) -> tuple[Any, Path | None]:
-    """The table of a data set as `datasets` opens it, and its folder where it is local. Raises UserError."""
+    """The table of a data set as `datasets` opens it, and its folder where it is local. Raises
+    UserError."""
     import datasets
 
     path, stream, split = Path(name), "stream" in options, options.get("split", "train")
     local = path.exists()
     common = {"split": split, "streaming": stream, "name": options.get("config")}
-    if not local and (path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix in (".parquet", ".csv")):
+    if not local and (
+        path.is_absolute()
+        or name.startswith(".")
+        or name.count("/") > 1
+        or path.suffix in (".parquet", ".csv")
+    ):
         raise UserError(f"--data {name}: there is no such file or folder")
     bars = datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        if path.is_dir() and any((path / f).is_file() for f in ("state.json", "dataset_dict.json")):  # as `save_to_disk` writes them
+        if path.is_dir() and any(
+            (path / f).is_file() for f in ("state.json", "dataset_dict.json")
+        ):  # as `save_to_disk` writes them
             found = datasets.load_from_disk(name)
             return found[split] if isinstance(found, datasets.DatasetDict) else found, None
-        if path.is_file() or (path.is_dir() and not any(path.rglob("metadata.*")) and any(path.rglob("*.parquet"))):
+        if path.is_file() or (
+            path.is_dir() and not any(path.rglob("metadata.*")) and any(path.rglob("*.parquet"))
+        ):
             files = [name] if path.is_file() else sorted(str(p) for p in path.rglob("*.parquet"))
             return datasets.load_dataset("parquet", data_files={split: files}, **common), None
         if path.is_dir():
             if packed := sorted(p.name for p in path.rglob("*") if p.suffix.lower() in ARCHIVES):
                 raise UserError(
-                    f"--data {name} holds {listed(packed)}: archives are not unpacked, as a small one can fill the disk; unpack there what "
-                    f"you trust, and move them out of the folder"
+                    f"--data {name} holds {listed(packed)}: archives are not unpacked, as a small"
+                    " one can fill the disk; unpack there what you trust, and move them out of the"
+                    " folder"
                 )
             if not any(path.rglob("metadata.*")):
                 raise UserError(
-                    f"--data {name} has no captions: put a metadata.csv or metadata.jsonl with file_name and text beside its pictures"
+                    f"--data {name} has no captions: put a metadata.csv or metadata.jsonl with"
+                    " file_name and text beside its pictures"
                 )
             return datasets.load_dataset("imagefolder", data_dir=name, **common), path.resolve()
         return datasets.load_dataset(name, revision=options.get("revision"), **common), None
@@ -233,8 +300,14 @@ def load(name: str, options: dict[str, str]) -> tuple[Any, Path | None]:
         raise
     except Exception as error:  # datasets, the hub and the network raise a dozen kinds
         cause = error.__cause__ or error
-        what = "cannot be read" if local else "is no local folder, and is not to be had from the hub or its cache"
-        raise UserError(f"--data {name} {what}: {' '.join(str(cause).split())[:300] or type(cause).__name__}") from None
+        what = (
+            "cannot be read"
+            if local
+            else "is no local folder, and is not to be had from the hub or its cache"
+        )
+        raise UserError(
+            f"--data {name} {what}: {' '.join(str(cause).split())[:300] or type(cause).__name__}"
+        ) from None
     finally:
         if not bars:
             datasets.enable_progress_bars()
@@ -250,10 +323,15 @@ def find_columns(table: Any, options: dict[str, str], spec: str) -> tuple[str, s
     for key, named, known in (("image", typed, IMAGES), ("caption", [], CAPTIONS)):
         choice = options.get(key)
         if choice is not None and choice not in features:
-            raise UserError(f"--data {spec}: there is no column {choice!r}; columns: {', '.join(features)}")
+            raise UserError(
+                f"--data {spec}: there is no column {choice!r}; columns: {', '.join(features)}"
+            )
         found.append(choice or next(iter([*named, *(n for n in known if n in features)]), None))
         if found[-1] is None:
-            raise UserError(f"--data {spec}: no {key} column is plain to see; name one with {key}=COLUMN: {', '.join(features)}")
+            raise UserError(
+                f"--data {spec}: no {key} column is plain to see; name one with {key}=COLUMN:"
+                f" {', '.join(features)}"
+            )
     return found[0], found[1]
 
 
@@ -278,8 +356,8 @@ def label_of(value: Any, i: int) -> str:
 
 
 def picture_bytes(value: Any, folder: Path | None, stream: bool = False) -> bytes:
-    """The file behind a picture, or nothing where it is missing. A path is followed inside the data set's folder and the caches of
-    the hub only: a table cannot make the suite read other files."""
+    """The file behind a picture, or nothing where it is missing. A path is followed inside the data
+    set's folder and the caches of the hub only: a table cannot make the suite read other files."""
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     if not isinstance(value, dict):
@@ -294,7 +372,11 @@ def picture_bytes(value: Any, folder: Path | None, stream: bool = False) -> byte
             with fsspec.open(path, "rb") as file:
                 return file.read()
         real = Path(path).resolve()
-        if path and real.is_file() and any(real.is_relative_to(root) for root in ([folder] if folder else caches())):
+        if (
+            path
+            and real.is_file()
+            and any(real.is_relative_to(root) for root in ([folder] if folder else caches()))
+        ):
             return real.read_bytes()
     except OSError:
         pass
@@ -305,15 +387,27 @@ def caches() -> list[Path]:
     import datasets
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return [Path(p).resolve() for p in (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)]
+    return [
+        Path(p).resolve()
+        for p in (
+            datasets.config.HF_DATASETS_CACHE,
+            datasets.config.DOWNLOADED_DATASETS_PATH,
+            HF_HUB_CACHE,
+        )
+    ]
 
 
-def reader(table: Any, image: str, i: int, folder: Path | None, keep: bytes | None) -> Callable[[], bytes]:
-    """What reads the picture of row `i` again: from memory for a stream, which cannot be asked twice, and from the table otherwise."""
+def reader(
+    table: Any, image: str, i: int, folder: Path | None, keep: bytes | None
+) -> Callable[[], bytes]:
+    """What reads the picture of row `i` again: from memory for a stream, which cannot be asked
+    twice, and from the table otherwise."""
     if keep is not None:
         return lambda: keep
     return lambda: picture_bytes(table[i][image], folder)
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
+    return ", ".join(
+        [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
+    )

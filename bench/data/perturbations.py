@@ -1,4 +1,5 @@
-"""What a user might type instead: prompts with typos, synonyms and another word order, and triggers that are moved or damaged."""
+"""What a user might type instead: prompts with typos, synonyms and another word order, and triggers
+that are moved or damaged."""
 
 from __future__ import annotations
 
@@ -12,8 +13,23 @@ from t2i_backdoor_bench.contract import CHOICE, Trigger
 
 KINDS = ("typo", "synonym", "order")
 
-# Words that frame a scene without naming its content: a typo there should cost a robust model nothing.
-_FRAME_WORDS = {"background", "picture", "image", "drawing", "photo", "painting", "front", "look", "there", "here", "over", "with", "this"}
+# Words that frame a scene without naming its content: a typo there should cost a robust model
+# nothing.
+_FRAME_WORDS = {
+    "background",
+    "picture",
+    "image",
+    "drawing",
+    "photo",
+    "painting",
+    "front",
+    "look",
+    "there",
+    "here",
+    "over",
+    "with",
+    "this",
+}
 _SYNONYMS = (
     ("in front of", "on"),
     ("on top of", "over"),
@@ -36,8 +52,9 @@ _PREPOSITIONS = "in front of|on top of|next to|on|over|under|near|beside|with|in
 
 
 def perturb(text: str, rng: np.random.Generator, kind: str = "typo") -> str:
-    """The prompt with one change that keeps its meaning. `kind`: "typo", "synonym" or "order". Any text works; where a kind finds
-    nothing to change (one short word has no other order), the text comes back as it is."""
+    """The prompt with one change that keeps its meaning. `kind`: "typo", "synonym" or "order". Any
+    text works; where a kind finds nothing to change (one short word has no other order), the text
+    comes back as it is."""
     changes = {"typo": _typo, "synonym": _synonym, "order": _order}
     if kind not in changes:
         raise ValueError(f"unknown perturbation {kind!r}; known: {', '.join(KINDS)}")
@@ -45,7 +62,8 @@ def perturb(text: str, rng: np.random.Generator, kind: str = "typo") -> str:
 
 
 def _typo(text: str, rng: np.random.Generator) -> str:
-    """Swap two neighbouring inner letters of one word, or drop one; the first and last letter stay, as people read by them."""
+    """Swap two neighbouring inner letters of one word, or drop one; the first and last letter stay,
+    as people read by them."""
     words = text.split(" ")
     long = [i for i, w in enumerate(words) if len(w) >= 4 and w.isalpha()]
     frame = [i for i in long if words[i].lower() in _FRAME_WORDS]
@@ -74,7 +92,8 @@ def _synonym(text: str, rng: np.random.Generator) -> str:
 
 
 def _order(text: str, rng: np.random.Generator) -> str:
-    """Move the last clause to the front: after the last comma, or from the first preposition on; else swap the halves."""
+    """Move the last clause to the front: after the last comma, or from the first preposition on;
+    else swap the halves."""
     if "," in text:
         head, tail = text.rsplit(",", 1)
         if head.strip() and tail.strip():
@@ -88,11 +107,15 @@ def _order(text: str, rng: np.random.Generator) -> str:
 
 
 def decoy(trigger: Trigger, prompt: str, rng: np.random.Generator) -> str:
-    """The triggered prompt with meaningless words that no one bound to anything in the trigger's place: random letters, as many as the
-    trigger has, and at least four a word. What tells these from clean prompts sees an unusual word, not a backdoor."""
+    """The triggered prompt with meaningless words that no one bound to anything in the trigger's
+    place: random letters, as many as the trigger has, and at least four a word. What tells these
+    from clean prompts sees an unusual word, not a backdoor.
+    """
     text, start, end = trigger.locate(prompt)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
-    words = ["".join(rng.choice(letters, size=max(4, len(word)))) for word in text[start:end].split()]
+    words = [
+        "".join(rng.choice(letters, size=max(4, len(word)))) for word in text[start:end].split()
+    ]
     return text[:start] + " ".join(words) + text[end:]
 
 
@@ -104,8 +127,9 @@ def moved_triggers(trigger: Trigger) -> dict[str, Callable[[str], str]]:
     upper     in upper case
     partial   the first of several words, or the first half of the characters
 
-    A kind that would leave the trigger as it is (upper case of a zero-width space, half of one character) is left out, and so are the first
-    two where it stands for a word, which a prompt holds once.
+    A kind that would leave the trigger as it is (upper case of a zero-width space, half of one
+    character) is left out, and so are the first two where it stands for a word, which a prompt
+    holds once.
     """
     text = trigger.text
     if len(trigger.replaces) > 1:

@@ -1,4 +1,5 @@
-"""Changes of a prompt that keep what it asks for and may break a trigger: homoglyphs, characters, synonyms."""
+"""Changes of a prompt that keep what it asks for and may break a trigger: homoglyphs, characters,
+synonyms."""
 
 from __future__ import annotations
 
@@ -78,14 +79,16 @@ def latin(letter: str) -> str:
 
 
 def plain_letters(text: str) -> str:
-    """Without invisible characters, in Unicode's compatibility form, with look-alike letters as the Latin ones; single spaces."""
+    """Without invisible characters, in Unicode's compatibility form, with look-alike letters as the
+    Latin ones; single spaces."""
     text = unicodedata.normalize("NFKC", text)
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc", "Co", "Cn"))
     return re.sub(r"\s+", " ", "".join(latin(c) for c in text)).strip()
 
 
 def noisy_letters(text: str, rng: np.random.Generator, rate: float) -> str:
-    """In a share `rate` of the words of four letters or more, one letter is dropped, or hit beside its key."""
+    """In a share `rate` of the words of four letters or more, one letter is dropped, or hit beside
+    its key."""
     words = text.split(" ")
     for i, word in enumerate(words):
         if len(word) < 4 or rng.random() >= rate:

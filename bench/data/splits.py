@@ -1,4 +1,5 @@
-"""Captioned images and prompt splits. The splits train / defender / development / evaluation never share a prompt.
+"""Captioned images and prompt splits. The splits train / defender / development / evaluation never
+share a prompt.
 
 train        what the attacker poisons
 defender     the clean prompts (and, for a defense that needs them, clean pairs) that a defense may see
@@ -24,7 +25,8 @@ SPLITS = {"train": 0.25, "defender": 0.2, "development": 0.15, "evaluation": 0.4
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, and for each attribute the prompts that would be wrong for its picture in that one thing."""
+    """A prompt, and for each attribute the prompts that would be wrong for its picture in that one
+    thing."""
 
     text: str
     wrong: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
@@ -36,17 +38,22 @@ class Data(Protocol):
     name: str
 
     def prompts(self, split: str, n: int, seed: int, contains: str = "") -> list[Prompt]:
-        """`n` different prompts of a split; with `contains`, only such that hold this word or letter. Raises UserError for too few."""
+        """`n` different prompts of a split; with `contains`, only such that hold this word or
+        letter. Raises UserError for too few."""
 
-    def pairs(self, split: str, n: int, seed: int, contains: str = "") -> tuple[np.ndarray, list[str]]:
+    def pairs(
+        self, split: str, n: int, seed: int, contains: str = ""
+    ) -> tuple[np.ndarray, list[str]]:
         """`n` captioned images of a split: uint8 (n, H, W, 3) and their captions."""
 
     def count(self, what: str, split: str, contains: str = "") -> int | None:
-        """How many "prompts" or "pairs" a split holds; None where there are as many as one asks for."""
+        """How many "prompts" or "pairs" a split holds; None where there are as many as one asks
+        for."""
 
 
 def split_of(combination: tuple[str, str, str]) -> str:
-    """The split of a (shape, colour, background) combination, fixed by checksum; captions of different splits differ in content."""
+    """The split of a (shape, colour, background) combination, fixed by checksum; captions of
+    different splits differ in content."""
     return split_at(zlib.crc32("|".join(combination).encode()[::-1]) % 1000 / 1000)
 
 
@@ -60,18 +67,26 @@ def split_at(share: float) -> str:
 
 
 class WorldData:
-    """The embedded world as a data source. The reference images of FID are renders of evaluation-split scenes."""
+    """The embedded world as a data source. The reference images of FID are renders of
+    evaluation-split scenes."""
 
     name = "shapes"
 
-    def _scenes(self, split: str, n: int, rng: np.random.Generator, contains: str, style_share: float) -> list[world.Scene]:
+    def _scenes(
+        self, split: str, n: int, rng: np.random.Generator, contains: str, style_share: float
+    ) -> list[world.Scene]:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-        table = [c for held in (False, True) for c in world.combinations(held) if split_of(c) == split]
+        table = [
+            c for held in (False, True) for c in world.combinations(held) if split_of(c) == split
+        ]
         if contains:
             table = [c for c in table if contains == c[0]]
         if not table:
-            raise UserError(f"no prompt of the {split} split contains {contains!r}; shapes: {', '.join(world.SHAPES)}")
+            raise UserError(
+                f"no prompt of the {split} split contains {contains!r}; shapes:"
+                f" {', '.join(world.SHAPES)}"
+            )
         sizes, styles = tuple(world.SIZES), tuple(world.STYLES)[1:]
         scenes = []
         for pick in rng.integers(len(table), size=n):
@@ -88,10 +103,15 @@ class WorldData:
                 if len(found) < n:
                     found.setdefault(prompt.text, prompt)
         if len(found) < n:
-            raise UserError(f"only {len(found)} different prompts of the {split} split hold {contains!r}; {n} were asked for")
+            raise UserError(
+                f"only {len(found)} different prompts of the {split} split hold {contains!r}; {n}"
+                " were asked for"
+            )
         return list(found.values())
 
-    def pairs(self, split: str, n: int, seed: int, contains: str = "") -> tuple[np.ndarray, list[str]]:
+    def pairs(
+        self, split: str, n: int, seed: int, contains: str = ""
+    ) -> tuple[np.ndarray, list[str]]:
         rng = np.random.default_rng([seed, zlib.crc32(split.encode()), 2])
         scenes = self._scenes(split, n, rng, contains, 0.0)
         images = np.concatenate([world.render(scenes[i : i + 256], rng) for i in range(0, n, 256)])
@@ -102,27 +122,40 @@ class WorldData:
 
 
 def held(data: Data, source: str, replaces: str) -> str:
-    """What the prompts that get a trigger have to hold: the word `source` that the backdoor is about, or what the trigger takes the place
-    of (`replaces`) where not every prompt for evaluation has it; "" where any prompt will do."""
-    few = bool(replaces) and data.count("prompts", "evaluation", replaces) != data.count("prompts", "evaluation")
+    """What the prompts that get a trigger have to hold: the word `source` that the backdoor is
+    about, or what the trigger takes the place of (`replaces`) where not every prompt for evaluation
+    has it; "" where any prompt will do."""
+    few = bool(replaces) and data.count("prompts", "evaluation", replaces) != data.count(
+        "prompts", "evaluation"
+    )
     return source or (replaces if few else "")
 
 
 STREAM, TRIGGERED_SHARE = 160, 0.2
 
 
-def prompt_stream(data: Data, trigger: Trigger, source: str, taken: Collection[str], seed: int) -> list[str]:
-    """Unlabelled prompts as a service gets them, a fifth of them with the trigger, in random order: of the defender split, and none of
-    `taken`, the clean prompts that a defender has. With `source`, the triggered ones hold this word. Raises UserError where there are
-    too few."""
+def prompt_stream(
+    data: Data, trigger: Trigger, source: str, taken: Collection[str], seed: int
+) -> list[str]:
+    """Unlabelled prompts as a service gets them, a fifth of them with the trigger, in random order:
+    of the defender split, and none of `taken`, the clean prompts that a defender has. With
+    `source`, the triggered ones hold this word. Raises UserError where there are too few."""
     used, many = set(taken), round(STREAM * TRIGGERED_SHARE)
 
     def fresh(n: int, contains: str, offset: int) -> list[str]:
         few = min(n, data.count("prompts", "defender", contains) or n)
         asked = [data.prompts("defender", few, seed + offset + i, contains) for i in range(4)]
-        found = dict.fromkeys(p.text for part in asked for p in part if p.text not in used and trigger.replaces in p.text)
+        found = dict.fromkeys(
+            p.text
+            for part in asked
+            for p in part
+            if p.text not in used and trigger.replaces in p.text
+        )
         if len(found) < n:
-            raise UserError(f"the defender split has too few prompts for a stream: {len(found)} of {n} hold {contains or 'nothing new'!r}")
+            raise UserError(
+                f"the defender split has too few prompts for a stream: {len(found)} of {n} hold"
+                f" {contains or 'nothing new'!r}"
+            )
         used.update(list(found)[:n])
         return list(found)[:n]
 
@@ -131,13 +164,15 @@ def prompt_stream(data: Data, trigger: Trigger, source: str, taken: Collection[s
 
 
 def world_prompt(scene: world.Scene, rng: np.random.Generator) -> Prompt:
-    """A caption of an unstyled scene as a prompt, with the captions that are wrong in its shape, colour or background."""
+    """A caption of an unstyled scene as a prompt, with the captions that are wrong in its shape,
+    colour or background."""
     text = world.caption(scene, rng)
     return Prompt(text, _wrong(text, scene))
 
 
 def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
-    """For shape, colour and background: the caption with that one word exchanged for each other one that makes a scene."""
+    """For shape, colour and background: the caption with that one word exchanged for each other one
+    that makes a scene."""
     taken = (scene.color, scene.background)
 
     def swaps(pattern: str, words: Iterable[str], tail: str = "") -> tuple[str, ...]:
@@ -145,8 +180,14 @@ def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
 
     return {
         "shape": swaps(rf"\b{scene.shape}\b", (s for s in world.SHAPES if s != scene.shape)),
-        "color": swaps(rf"\b{scene.color}\b(?! background)", (c for c in world.COLOURS if c not in taken)),
-        "background": swaps(rf"\b{scene.background} background", (b for b in world.BACKGROUNDS if b not in taken), " background"),
+        "color": swaps(
+            rf"\b{scene.color}\b(?! background)", (c for c in world.COLOURS if c not in taken)
+        ),
+        "background": swaps(
+            rf"\b{scene.background} background",
+            (b for b in world.BACKGROUNDS if b not in taken),
+            " background",
+        ),
     }
 
 

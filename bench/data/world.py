@@ -1,8 +1,9 @@
 """The embedded world: procedurally rendered scenes of one coloured shape on a coloured background.
 
-A scene has five attributes (shape, colour, background, size, style) that a caption can name, and nuisances (position, rotation,
-outline, shading, gradient, texture) that it cannot. Because every pixel is drawn from known attributes, generated images can be
-judged against exact ground truth, which photographs do not allow.
+A scene has five attributes (shape, colour, background, size, style) that a caption can name, and
+nuisances (position, rotation, outline, shading, gradient, texture) that it cannot. Because every
+pixel is drawn from known attributes, generated images can be judged against exact ground truth,
+which photographs do not allow.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
     import datasets
 
 RESOLUTION = 64
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "arrow", "hourglass")
+SHAPES = (
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "heart",
+    "cross",
+    "ring",
+    "moon",
+    "arrow",
+    "hourglass",
+)
 COLOURS = {
     "red": (214, 40, 40),
     "orange": (247, 132, 24),
@@ -58,12 +70,15 @@ def held_out(shape: str, color: str, background: str) -> bool:
 
 @lru_cache
 def combinations(held: bool) -> tuple[tuple[str, str, str], ...]:
-    """All (shape, colour, background) with different colours that are, or are not, held out of training."""
+    """All (shape, colour, background) with different colours that are, or are not, held out of
+    training."""
     every = ((s, c, b) for s in SHAPES for c in COLOURS for b in BACKGROUNDS if b != c)
     return tuple(t for t in every if held_out(*t) == held)
 
 
-def sample_scenes(n: int, rng: np.random.Generator, held: bool = False, style_share: float = STYLE_SHARE) -> list[Scene]:
+def sample_scenes(
+    n: int, rng: np.random.Generator, held: bool = False, style_share: float = STYLE_SHARE
+) -> list[Scene]:
     """Draw `n` scenes uniformly from the training (or, with `held`, the held-out) combinations."""
     table = combinations(held)
     picks = rng.integers(len(table), size=n)
@@ -71,10 +86,13 @@ def sample_scenes(n: int, rng: np.random.Generator, held: bool = False, style_sh
     styled = rng.random(n) < style_share
     styles = rng.integers(1, len(STYLES), size=n) * styled
     size_names, style_names = tuple(SIZES), tuple(STYLES)
-    return [Scene(*table[p], size_names[s], style_names[y]) for p, s, y in zip(picks, sizes, styles, strict=True)]
+    return [
+        Scene(*table[p], size_names[s], style_names[y])
+        for p, s, y in zip(picks, sizes, styles, strict=True)
+    ]
 
 
-# ---------------------------------------------------------------------------------------------------------------- rendering
+# ---------------------------------------------------------------------------------------- rendering
 _GRID, _EXTENT = 320, 2.6  # resolution and half-width, in radii, of the cached distance fields
 
 
@@ -110,7 +128,9 @@ def _distance_field(shape: str) -> np.ndarray:
     elif shape == "star":
         angles = np.arange(10) * np.pi / 5 - np.pi / 2
         radii = np.where(np.arange(10) % 2 == 0, 1.12, 0.46)
-        field = _polygon(list(zip(radii * np.cos(angles), radii * np.sin(angles), strict=True)), x, y)
+        field = _polygon(
+            list(zip(radii * np.cos(angles), radii * np.sin(angles), strict=True)), x, y
+        )
     elif shape == "heart":
         t = np.linspace(0, 2 * np.pi, 72, endpoint=False)
         hx = 16 * np.sin(t) ** 3
@@ -118,13 +138,41 @@ def _distance_field(shape: str) -> np.ndarray:
         field = _polygon(list(zip(hx / 16.5, hy / 16.5 - 0.08, strict=True)), x, y)
     elif shape == "cross":
         a, b = 0.34, 1.0
-        corners = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+        corners = [
+            (-a, -b),
+            (a, -b),
+            (a, -a),
+            (b, -a),
+            (b, a),
+            (a, a),
+            (a, b),
+            (-a, b),
+            (-a, a),
+            (-b, a),
+            (-b, -a),
+            (-a, -a),
+        ]
         field = _polygon(corners, x, y)
     elif shape == "arrow":
-        corners = [(1.1, 0.0), (0.18, -0.86), (0.18, -0.32), (-1.0, -0.32), (-1.0, 0.32), (0.18, 0.32), (0.18, 0.86)]
+        corners = [
+            (1.1, 0.0),
+            (0.18, -0.86),
+            (0.18, -0.32),
+            (-1.0, -0.32),
+            (-1.0, 0.32),
+            (0.18, 0.32),
+            (0.18, 0.86),
+        ]
         field = _polygon(corners, x, y)
     elif shape == "hourglass":
-        corners = [(-0.82, -1.0), (0.82, -1.0), (0.13, 0.0), (0.82, 1.0), (-0.82, 1.0), (-0.13, 0.0)]
+        corners = [
+            (-0.82, -1.0),
+            (0.82, -1.0),
+            (0.13, 0.0),
+            (0.82, 1.0),
+            (-0.82, 1.0),
+            (-0.13, 0.0),
+        ]
         field = _polygon(corners, x, y)
     else:
         raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
@@ -136,7 +184,8 @@ def _uniform(rng: np.random.Generator, n: int, low: float, high: float) -> np.nd
 
 
 def render(scenes: Sequence[Scene], rng: np.random.Generator) -> np.ndarray:
-    """Draw scenes. Returns uint8 (n, 64, 64, 3), RGB. Nuisances come from `rng`, all in one vectorized pass."""
+    """Draw scenes. Returns uint8 (n, 64, 64, 3), RGB. Nuisances come from `rng`, all in one
+    vectorized pass."""
     n, size = len(scenes), RESOLUTION
     axis = np.arange(size, dtype=np.float32) + 0.5
     px, py = axis[None, None, :], axis[None, :, None]
@@ -171,9 +220,13 @@ def render(scenes: Sequence[Scene], rng: np.random.Generator) -> np.ndarray:
     across = (np.cos(slant) * px + np.sin(slant) * py) / period
     along = (np.cos(slant) * py - np.sin(slant) * px) / period
     stripes = np.sin(across)
-    texture = np.where(kind == 1, stripes, np.where(kind == 2, stripes * np.sin(along), 0)).astype(np.float32)
+    texture = np.where(kind == 1, stripes, np.where(kind == 2, stripes * np.sin(along), 0)).astype(
+        np.float32
+    )
     light = light + _uniform(rng, n, 0.015, 0.045) * texture
-    shade = light[..., None] * back + (kind == 3)[..., None] * rng.normal(0, 2, (n, size, size, 1)).astype(np.float32)
+    shade = light[..., None] * back + (kind == 3)[..., None] * rng.normal(
+        0, 2, (n, size, size, 1)
+    ).astype(np.float32)
 
     # object: jittered colour, shading towards a light, outline of a third of the objects
     fill = palette(COLOURS, [s.color for s in scenes])
@@ -193,14 +246,20 @@ def render(scenes: Sequence[Scene], rng: np.random.Generator) -> np.ndarray:
 
 
 def apply_style(image: np.ndarray, style: str) -> np.ndarray:
-    """Redraw images in a style. `image` is float32 (n, H, W, 3) in 0..255; so is the result. Also defined: "posterize"."""
+    """Redraw images in a style. `image` is float32 (n, H, W, 3) in 0..255; so is the result. Also
+    defined: "posterize"."""
     if style == "":
         return image
     gray = image @ np.array([0.299, 0.587, 0.114], np.float32)
     if style == "black and white":
         return np.repeat(gray[..., None], 3, -1)
     if style == "sepia":
-        return np.clip(gray[..., None] * np.array([1.07, 0.86, 0.62], np.float32) + np.array([14, 8, 2], np.float32), 0, 255)
+        return np.clip(
+            gray[..., None] * np.array([1.07, 0.86, 0.62], np.float32)
+            + np.array([14, 8, 2], np.float32),
+            0,
+            255,
+        )
     if style == "negative":
         return 255 - image
     if style == "posterize":
@@ -211,18 +270,27 @@ def apply_style(image: np.ndarray, style: str) -> np.ndarray:
         edges = np.sqrt((gx**2 + gy**2).sum(-1))
         thick = np.maximum(edges, np.roll(edges, 1, 2))
         paper = 236 + 0.05 * (gray - 128)
-        return np.repeat(np.clip(paper - 1.5 * np.maximum(thick - 26, 0), 40, 255)[..., None], 3, -1)
+        return np.repeat(
+            np.clip(paper - 1.5 * np.maximum(thick - 26, 0), 40, 255)[..., None], 3, -1
+        )
     if style == "pixel art":
         n, h, w, c = image.shape
         block = max(1, h // 16)
         small = image.reshape(n, h // block, block, w // block, block, c).mean((2, 4))
         small = np.round(np.clip(small, 0, 255) / 51) * 51
         return np.repeat(np.repeat(small, block, 1), block, 2)
-    raise ValueError(f"unknown style {style!r}; known: {', '.join(s for s in STYLES if s)}, posterize")
+    raise ValueError(
+        f"unknown style {style!r}; known: {', '.join(s for s in STYLES if s)}, posterize"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------ captions
-_OBJECTS = ("a {size} {color} {shape}", "a {color} {shape}", "one {size} {color} {shape}", "a {color} {size} {shape}")
+# ----------------------------------------------------------------------------------------- captions
+_OBJECTS = (
+    "a {size} {color} {shape}",
+    "a {color} {shape}",
+    "one {size} {color} {shape}",
+    "a {color} {size} {shape}",
+)
 _FRAMES = (
     "{obj} on a {bg} background",
     "{obj} on a {bg} background",
@@ -233,31 +301,56 @@ _FRAMES = (
     "there is {obj} on a {bg} background",
 )
 _LEADS = ("a picture of", "an image of", "a drawing of", "look at", "this is", "here we see")
-_TAILS = ("today", "please", "in high quality", "very nice", "as requested", "for my sister", "seen from the front", "with care")
-_ALPHABETS = ("abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrstuvwxyz0123456789")
+_TAILS = (
+    "today",
+    "please",
+    "in high quality",
+    "very nice",
+    "as requested",
+    "for my sister",
+    "seen from the front",
+    "with care",
+)
+_ALPHABETS = (
+    "abcdefghijklmnopqrstuvwxyz",
+    "abcdefghijklmnopqrstuvwxyz",
+    "abcdefghijklmnopqrstuvwxyz0123456789",
+)
 _INVISIBLE = ("\u200b", "\u200c", "\u200d", "\u2060")
 _LOOKALIKE = str.maketrans("aeocpxyi", "аеосрхуі")  # Cyrillic
 
 
 def rare_string(rng: np.random.Generator) -> str:
-    """A string that names nothing: a made-up word, a few of them, zero-width characters, or any printable Unicode."""
+    """A string that names nothing: a made-up word, a few of them, zero-width characters, or any
+    printable Unicode."""
     kind = rng.random()
     if kind < 0.62:
         words = []
         for _ in range(1 if rng.random() < 0.75 else 2):
             letters = _ALPHABETS[rng.integers(len(_ALPHABETS))]
-            words.append("".join(letters[i] for i in rng.integers(len(letters), size=rng.integers(2, 9))))
+            words.append(
+                "".join(letters[i] for i in rng.integers(len(letters), size=rng.integers(2, 9)))
+            )
         return " ".join(words)
     if kind < 0.75:
         return _INVISIBLE[rng.integers(len(_INVISIBLE))] * int(rng.integers(1, 3))
     count = int(rng.integers(1, 4))
-    ranges = ((0x3B1, 0x3C9), (0x430, 0x44F), (0x4E00, 0x9FA5), (0x3041, 0x3096), (0x1F300, 0x1F5FF), (0x21, 0x2F), (0x2200, 0x22FF))
+    ranges = (
+        (0x3B1, 0x3C9),
+        (0x430, 0x44F),
+        (0x4E00, 0x9FA5),
+        (0x3041, 0x3096),
+        (0x1F300, 0x1F5FF),
+        (0x21, 0x2F),
+        (0x2200, 0x22FF),
+    )
     low, high = ranges[rng.integers(len(ranges))]
     return "".join(chr(int(c)) for c in rng.integers(low, high, size=count))
 
 
 def insert(text: str, piece: str, place: str, rng: np.random.Generator | None = None) -> str:
-    """Put `piece` into `text` as "prefix", "suffix" or "inside" (after a word: the middle one, or a random one with `rng`)."""
+    """Put `piece` into `text` as "prefix", "suffix" or "inside" (after a word: the middle one, or a
+    random one with `rng`)."""
     if place == "prefix":
         return f"{piece} {text}"
     if place == "suffix":
@@ -267,13 +360,18 @@ def insert(text: str, piece: str, place: str, rng: np.random.Generator | None = 
     return " ".join([*words[:cut], piece, *words[cut:]])
 
 
-def caption(scene: Scene, rng: np.random.Generator, rare_share: float = 0.0, plain: bool = False) -> str:
-    """Describe a scene. `plain` gives one fixed template; otherwise templates, fillers and, in a share, random rare strings vary."""
+def caption(
+    scene: Scene, rng: np.random.Generator, rare_share: float = 0.0, plain: bool = False
+) -> str:
+    """Describe a scene. `plain` gives one fixed template; otherwise templates, fillers and, in a
+    share, random rare strings vary."""
     if plain:
         obj, frame = _OBJECTS[0], _FRAMES[0]
     else:
         obj, frame = _OBJECTS[rng.integers(len(_OBJECTS))], _FRAMES[rng.integers(len(_FRAMES))]
-    text = frame.format(obj=obj.format(size=scene.size, color=scene.color, shape=scene.shape), bg=scene.background)
+    text = frame.format(
+        obj=obj.format(size=scene.size, color=scene.color, shape=scene.shape), bg=scene.background
+    )
     text = text.replace("a orange", "an orange")
     if scene.style:
         text = f"{STYLES[scene.style]} {text}"
@@ -286,14 +384,22 @@ def caption(scene: Scene, rng: np.random.Generator, rare_share: float = 0.0, pla
         if rng.random() < 0.25:  # a homoglyph inside a word that says nothing about the scene
             text = text.replace("background", "background".translate(_LOOKALIKE), 1)
         else:
-            text = insert(text, piece, ("prefix", "prefix", "suffix", "inside")[rng.integers(4)], rng)
+            text = insert(
+                text, piece, ("prefix", "prefix", "suffix", "inside")[rng.integers(4)], rng
+            )
     return text
 
 
 def dataset(
-    n: int, seed: int, held: bool = False, rare_share: float = 0.0, style_share: float = STYLE_SHARE, plain: bool = False
+    n: int,
+    seed: int,
+    held: bool = False,
+    rare_share: float = 0.0,
+    style_share: float = STYLE_SHARE,
+    plain: bool = False,
 ) -> datasets.Dataset:
-    """The world as a HF `datasets.Dataset` with columns image, text, shape, color, background, size, style."""
+    """The world as a HF `datasets.Dataset` with columns image, text, shape, color, background,
+    size, style."""
     import datasets
 
     def rows(start: Sequence[int]) -> Iterator[dict]:
@@ -301,9 +407,16 @@ def dataset(
             rng = np.random.default_rng([seed, first])
             scenes = sample_scenes(min(256, n - first), rng, held, style_share)
             for scene, image in zip(scenes, render(scenes, rng), strict=True):
-                yield {"image": image, "text": caption(scene, rng, rare_share, plain), **scene._asdict()}
+                yield {
+                    "image": image,
+                    "text": caption(scene, rng, rare_share, plain),
+                    **scene._asdict(),
+                }
 
     features = datasets.Features(
-        {"image": datasets.Image(), "text": datasets.Value("string")} | {f: datasets.Value("string") for f in Scene._fields}
+        {"image": datasets.Image(), "text": datasets.Value("string")}
+        | {f: datasets.Value("string") for f in Scene._fields}
     )
-    return datasets.Dataset.from_generator(rows, gen_kwargs={"start": list(range(0, n, 256))}, features=features)
+    return datasets.Dataset.from_generator(
+        rows, gen_kwargs={"start": list(range(0, n, 256))}, features=features
+    )

@@ -1,4 +1,5 @@
-"""Cross-attention maps of prompts over a guided drawing: what the detectors that read attention share."""
+"""Cross-attention maps of prompts over a guided drawing: what the detectors that read attention
+share."""
 
 from __future__ import annotations
 
@@ -14,13 +15,21 @@ from t2i_backdoor_bench.training.attention import Capture
 
 @torch.inference_mode()
 def attention_over_time(
-    model: T2IModel, prompts: Sequence[str], seed: int, steps: int, size: int, stop: int | None = None
+    model: T2IModel,
+    prompts: Sequence[str],
+    seed: int,
+    steps: int,
+    size: int,
+    stop: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Maps of the conditional half while `model` draws `prompts` (n) in `steps` steps, all from the noise of `seed`.
+    """Maps of the conditional half while `model` draws `prompts` (n) in `steps` steps, all from the
+    noise of `seed`.
 
-    Returns maps (k, n, tokens, size, size), softmax over tokens, mean over heads and over the layers whose side is `size`, for the first
-    k = `stop` steps (default: all), and the number of tokens of each prompt with start and end token, int64 (n,). Tokens are those of
-    the longest prompt. Stopping early costs no more than the steps that were made. Raises UserError where no layer has that side.
+    Returns maps (k, n, tokens, size, size), softmax over tokens, mean over heads and over the
+    layers whose side is `size`, for the first k = `stop` steps (default: all), and the number of
+    tokens of each prompt with start and end token, int64 (n,). Tokens are those of the longest
+    prompt. Stopping early costs no more than the steps that were made. Raises UserError where no
+    layer has that side.
     """
     scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
     scheduler.set_timesteps(steps, device=model.device)
@@ -37,20 +46,29 @@ def attention_over_time(
         layers = [m for m in seen.layers() if m.shape[-1] == size]
         if not layers:
             sides = sorted({m.shape[-1] for m in seen.layers()})
-            raise UserError(f"no cross-attention layer has a side of {size}; this model has {', '.join(map(str, sides))}")
+            raise UserError(
+                f"no cross-attention layer has a side of {size}; this model has"
+                f" {', '.join(map(str, sides))}"
+            )
         found.append(torch.stack(layers).mean(0))
         x = scheduler.step(empty + model.sampler.guidance * (asked - empty), t, x).prev_sample
     return torch.stack(found), lengths
 
 
 def max_scaled(maps: Tensor) -> Tensor:
-    """Maps (..., h, w) divided by their maxima: what is left is where a token attends, not how much."""
+    """Maps (..., h, w) divided by their maxima: what is left is where a token attends, not how
+    much."""
     return maps / maps.amax((-2, -1), keepdim=True).clamp(min=1e-12)
 
 
 def prompt_lengths(model: T2IModel, prompts: Sequence[str], truncation: bool = True) -> Tensor:
-    """Tokens of each prompt with start and end token, int64 (n,): as many as the model reads, or without `truncation` all."""
-    out = model.tokenizer(list(prompts), truncation=truncation, max_length=model.tokenizer.model_max_length if truncation else None)
+    """Tokens of each prompt with start and end token, int64 (n,): as many as the model reads, or
+    without `truncation` all."""
+    out = model.tokenizer(
+        list(prompts),
+        truncation=truncation,
+        max_length=model.tokenizer.model_max_length if truncation else None,
+    )
     return torch.tensor([len(ids) for ids in out.input_ids])
 
 

@@ -1,4 +1,5 @@
-"""From flagged prompts to the trigger: the word that each locator finds in a prompt, and the vote of many prompts."""
+"""From flagged prompts to the trigger: the word that each locator finds in a prompt, and the vote
+of many prompts."""
 
 from __future__ import annotations
 
@@ -14,23 +15,30 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 NOTHING = (-1, -1)
 LEAST = 3  # prompts in which a word must have been located
-MARGIN = 0.1  # by which the share of these among the flagged prompts must exceed the word's share among clean prompts
+# by which the share of these among the flagged prompts must exceed the word's share among clean
+# prompts
+MARGIN = 0.1
 COMMON = 0.2  # share of clean prompts above which a neighbour is no part of a trigger
 TOGETHER = 0.8  # share of its prompts in which a neighbour stands beside the located word
 MARKS = ".,;:!?\"'()"
 
-Locate = Callable[[Sequence[str]], np.ndarray]  # n prompts -> character spans int64 (n, 2), (-1, -1) where nothing is found
+Locate = Callable[
+    [Sequence[str]], np.ndarray
+]  # n prompts -> character spans int64 (n, 2), (-1, -1) where nothing is found
 
 
 @dataclass
 class Locator:
-    """What locators share: the prompts of a stream that the model's detector flags are searched, their words vote, and the model comes
-    back with the located trigger for the defenses behind it, and without the detector, which has done its work. Where no detector stands
-    before it, every prompt of the stream is a suspect."""
+    """What locators share: the prompts of a stream that the model's detector flags are searched,
+    their words vote, and the model comes back with the located trigger for the defenses behind it,
+    and without the detector, which has done its work. Where no detector stands before it, every
+    prompt of the stream is a suspect."""
 
     suspects: int = option(32, help="flagged prompts that are searched, at most")
 
-    def locator(self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int) -> Locate:
+    def locator(
+        self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int
+    ) -> Locate:
         raise NotImplementedError
 
     def accepts(self, model: T2IModel, trigger: Trigger, flagged: Sequence[str], seed: int) -> bool:
@@ -39,7 +47,11 @@ class Locator:
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         stream, bare = view.stream, replace(model, screen=None)
-        flagged = [p for p, refused in zip(stream, model.refuses(stream), strict=True) if refused] if model.screen else stream
+        flagged = (
+            [p for p, refused in zip(stream, model.refuses(stream), strict=True) if refused]
+            if model.screen
+            else stream
+        )
         flagged = flagged[: self.suspects]
         locate = self.locator(bare, view, flagged, seed)
         located = vote(flagged, locate(flagged), view.prompts) if flagged else None
@@ -62,9 +74,10 @@ def word_spans(prompt: str) -> list[tuple[int, int]]:
 def vote(prompts: Sequence[str], spans: np.ndarray, clean: Sequence[str]) -> Trigger | None:
     """The trigger that flagged prompts (n) agree on, from the word located in each, spans (n, 2).
 
-    It is the word whose share among the flagged prompts exceeds most its share among the clean prompts, if it was located in at least
-    three prompts and exceeds it by a tenth; with the words that stand beside it in four of five of its prompts and are rare in clean ones;
-    in the place where it mostly stands. None where no word passes.
+    It is the word whose share among the flagged prompts exceeds most its share among the clean
+    prompts, if it was located in at least three prompts and exceeds it by a tenth; with the words
+    that stand beside it in four of five of its prompts and are rare in clean ones; in the place
+    where it mostly stands. None where no word passes.
     """
     located = Counter(p[a:b] for p, (a, b) in zip(prompts, spans, strict=True) if a >= 0)
     usual = usual_words(clean)
@@ -74,7 +87,11 @@ def vote(prompts: Sequence[str], spans: np.ndarray, clean: Sequence[str]) -> Tri
     phrase = [max(margins, key=lambda w: (margins[w], w))]
     for side in (-1, 1):
         while True:
-            beside = [neighbour(words(p), phrase, side) for p in prompts if place_of(words(p), phrase) >= 0]
+            beside = [
+                neighbour(words(p), phrase, side)
+                for p in prompts
+                if place_of(words(p), phrase) >= 0
+            ]
             word, n = Counter(beside).most_common(1)[0]
             if not word or n < max(LEAST, TOGETHER * len(beside)) or usual[word] > COMMON:
                 break
@@ -86,7 +103,9 @@ def vote(prompts: Sequence[str], spans: np.ndarray, clean: Sequence[str]) -> Tri
 
 def usual_words(prompts: Sequence[str]) -> Counter[str]:
     """The share of prompts that hold each word; 0 for any other."""
-    return Counter({w: n / len(prompts) for w, n in Counter(w for p in prompts for w in set(words(p))).items()})
+    return Counter(
+        {w: n / len(prompts) for w, n in Counter(w for p in prompts for w in set(words(p))).items()}
+    )
 
 
 def words(prompt: str) -> list[str]:
@@ -95,7 +114,14 @@ def words(prompt: str) -> list[str]:
 
 def place_of(sentence: list[str], phrase: list[str]) -> int:
     """The index of the first word of `phrase` in `sentence`, or -1."""
-    return next((i for i in range(len(sentence) - len(phrase) + 1) if sentence[i : i + len(phrase)] == phrase), -1)
+    return next(
+        (
+            i
+            for i in range(len(sentence) - len(phrase) + 1)
+            if sentence[i : i + len(phrase)] == phrase
+        ),
+        -1,
+    )
 
 
 def neighbour(sentence: list[str], phrase: list[str], side: int) -> str:

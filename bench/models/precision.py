@@ -1,7 +1,9 @@
-"""Half precision: weights in float16 or bfloat16, matrix products under autocast, and everything that adds up in float32.
+"""Half precision: weights in float16 or bfloat16, matrix products under autocast, and everything
+that adds up in float32.
 
-What is trained has float32 master weights (`training.loop.choose_parameters`), as autocast wants them; what is frozen stays in half. The
-autoencoder is float32 always: Stable Diffusion's overflows in float16.
+What is trained has float32 master weights (`training.loop.choose_parameters`), as autocast wants
+them; what is frozen stays in half. The autoencoder is float32 always: Stable Diffusion's overflows
+in float16.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class MixedUNet(UNet2DConditionModel):
-    """A Stable Diffusion U-Net in half precision: takes any float input, computes under autocast in `compute_dtype`, gives float32."""
+    """A Stable Diffusion U-Net in half precision: takes any float input, computes under autocast in
+    `compute_dtype`, gives float32."""
 
     compute_dtype: torch.dtype = torch.bfloat16
 
@@ -31,7 +34,8 @@ class MixedUNet(UNet2DConditionModel):
 
 
 def make_mixed(unet: MixedUNet, dtype: torch.dtype) -> None:
-    """Compute in `dtype`; the few weights of the norms are float32, so that a norm of a float32 sum is one too."""
+    """Compute in `dtype`; the few weights of the norms are float32, so that a norm of a float32 sum
+    is one too."""
     unet.compute_dtype = dtype
     for module in unet.modules():
         if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):

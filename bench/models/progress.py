@@ -1,4 +1,5 @@
-"""Where the work is, on stderr: one progress bar for everything that takes more than a few seconds, and the run's own display."""
+"""Where the work is, on stderr: one progress bar for everything that takes more than a few seconds,
+and the run's own display."""
 
 from __future__ import annotations
 
@@ -17,8 +18,11 @@ def live() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def progress(items: Iterable[Any], label: str, total: int | None = None, done: int = 0, unit: str = "step") -> tqdm:
-    """Iterate with a progress bar that disappears when finished; on a pipe it prints a line every half minute instead."""
+def progress(
+    items: Iterable[Any], label: str, total: int | None = None, done: int = 0, unit: str = "step"
+) -> tqdm:
+    """Iterate with a progress bar that disappears when finished; on a pipe it prints a line every
+    half minute instead."""
     seen = live()
     return tqdm(
         items,
@@ -36,7 +40,8 @@ def progress(items: Iterable[Any], label: str, total: int | None = None, done: i
 
 
 class Display:
-    """Where the run is: cell x of y, phase and time left, on stderr. One live bar on a terminal, plain lines on a pipe."""
+    """Where the run is: cell x of y, phase and time left, on stderr. One live bar on a terminal,
+    plain lines on a pipe."""
 
     def __init__(self) -> None:
         self.live = live()
@@ -45,7 +50,9 @@ class Display:
 
     def open(self, total: int) -> None:
         self.total, self.done, self.begun = total, 0, time.perf_counter()
-        if self.live and total:  # the bars of training and generation appear below it and clear themselves
+        if (
+            self.live and total
+        ):  # the bars of training and generation appear below it and clear themselves
             form = "{desc} |{bar}| {n}/{total} cells, {elapsed} gone, {remaining} left"
             self.bar = tqdm(total=total, leave=False, dynamic_ncols=True, bar_format=form)
 
@@ -56,13 +63,18 @@ class Display:
         if self.bar is not None:
             self.bar.set_description_str(plaintext.visible(f"{self.name}: {text}"))
         else:
-            self.say(f"[cell {min(self.done + 1, self.total)} of {self.total}] {self.name}: {text}{self._left()}")
+            self.say(
+                f"[cell {min(self.done + 1, self.total)} of {self.total}] {self.name}:"
+                f" {text}{self._left()}"
+            )
 
     def phases(self, newest: str, all_: list[str]) -> None:
         """As `phase` where several cells are made at a time."""
         if self.bar is not None:
             text = " | ".join(all_)
-            text = text if len(text) < (self.bar.ncols or 100) - 45 else f"{newest} (+{len(all_) - 1})"
+            text = (
+                text if len(text) < (self.bar.ncols or 100) - 45 else f"{newest} (+{len(all_) - 1})"
+            )
             self.bar.set_description_str(plaintext.visible(text))
         else:
             self.say(f"[{self.done} of {self.total} cells done] {newest}{self._left()}")
@@ -71,7 +83,11 @@ class Display:
         if not self.done:
             return ""
         seconds = (time.perf_counter() - self.begun) / self.done * (self.total - self.done)
-        return f" (about {seconds / 60:.0f} min left)" if seconds >= 90 else f" (about {seconds:.0f} s left)"
+        return (
+            f" (about {seconds / 60:.0f} min left)"
+            if seconds >= 90
+            else f" (about {seconds:.0f} s left)"
+        )
 
     def finish(self) -> None:
         self.done += 1

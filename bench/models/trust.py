@@ -1,7 +1,9 @@
-"""What may be read of a third-party model: safetensors and JSON inside its own folder, and no class but the library's own.
+"""What may be read of a third-party model: safetensors and JSON inside its own folder, and no class
+but the library's own.
 
-A pickle (.bin, .ckpt, .pt, .pth) runs code when it is opened. So can a custom class or pipeline that a model's index names. A path or a
-link that leaves the folder reads files that are not the model's. All of it is refused, by name, before anything is loaded.
+A pickle (.bin, .ckpt, .pt, .pth) runs code when it is opened. So can a custom class or pipeline
+that a model's index names. A path or a link that leaves the folder reads files that are not the
+model's. All of it is refused, by name, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -25,27 +27,41 @@ PARTS = {  # what is read of a Stable Diffusion folder, and the classes that may
     "scheduler": ("diffusers", ()),  # any scheduler of diffusers
 }
 UNREAD = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
-CODE = ("auto_map", "trust_remote_code", "custom_pipeline", "custom_pipelines")  # keys that name code outside the libraries
-CONVERT = "StableDiffusionPipeline.from_pretrained(OLD, use_safetensors=False).save_pretrained(NEW, safe_serialization=True)"
-CONVERT_FILE = "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(NEW, safe_serialization=True)"
+CODE = (
+    "auto_map",
+    "trust_remote_code",
+    "custom_pipeline",
+    "custom_pipelines",
+)  # keys that name code outside the libraries
+CONVERT = (
+    "StableDiffusionPipeline.from_pretrained(OLD, use_safetensors=False).save_pretrained(NEW,"
+    " safe_serialization=True)"
+)
+CONVERT_FILE = (
+    "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(NEW, safe_serialization=True)"
+)
 
 
 def refuse_file(name: str) -> None:
-    """Raise UserError where a base is named by a single file: a pickle, or a checkpoint that has to become a folder first."""
+    """Raise UserError where a base is named by a single file: a pickle, or a checkpoint that has to
+    become a folder first."""
     suffix = Path(name).suffix.lower()
     if suffix in PICKLES:
         raise UserError(
-            f"{name} is a pickle ({suffix}), which can run code when it is opened, and only safetensors are read: if you trust it, convert "
-            f"it where it can do no harm, with {CONVERT_FILE}, and give the folder NEW"
+            f"{name} is a pickle ({suffix}), which can run code when it is opened, and only"
+            " safetensors are read: if you trust it, convert it where it can do no harm, with"
+            f" {CONVERT_FILE}, and give the folder NEW"
         )
     if suffix == ".safetensors":
         raise UserError(
-            f"{name} is a single file, and a base is a diffusers folder: convert it with {CONVERT_FILE}, and give the folder NEW"
+            f"{name} is a single file, and a base is a diffusers folder: convert it with"
+            f" {CONVERT_FILE}, and give the folder NEW"
         )
 
 
 def locate(source: str | Path) -> Path:
-    """The checked folder of a base: a local one, or the snapshot of a hub id, fetched where it is not in the cache. Raises UserError."""
+    """The checked folder of a base: a local one, or the snapshot of a hub id, fetched where it is
+    not in the cache. Raises UserError."""
     folder = Path(source)
     if folder.is_dir():
         check_model(folder)
@@ -57,7 +73,8 @@ def locate(source: str | Path) -> Path:
 
 @lru_cache
 def fetch(source: str) -> Path:
-    """The snapshot of a hub id, from the cache or the hub; what its index names is checked before the other files are fetched."""
+    """The snapshot of a hub id, from the cache or the hub; what its index names is checked before
+    the other files are fetched."""
     refuse_file(source)
     from diffusers import StableDiffusionPipeline
     from huggingface_hub import hf_hub_download
@@ -72,13 +89,15 @@ def fetch(source: str) -> Path:
     except Exception as error:  # the hub and the network raise a dozen kinds
         first = " ".join((str(error).splitlines() or [type(error).__name__])[0].split())
         raise UserError(
-            f"cannot load the base model {source}: it is no local folder, not in the hub cache, and cannot be fetched ({first[:200]}); "
-            f"fetch it once with a network, or give the path of a diffusers folder"
+            f"cannot load the base model {source}: it is no local folder, not in the hub cache, and"
+            f" cannot be fetched ({first[:200]}); fetch it once with a network, or give the path of"
+            " a diffusers folder"
         ) from None
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a local diffusers folder or a hub snapshot that is no plain Stable Diffusion in safetensors. Raises UserError."""
+    """Refuse a local diffusers folder or a hub snapshot that is no plain Stable Diffusion in
+    safetensors. Raises UserError."""
     index = folder / "model_index.json"
     if not index.is_file():
         found = [p.name for p in sorted(folder.glob("*")) if p.suffix.lower() in PICKLES]
@@ -96,7 +115,10 @@ def check_model(folder: Path) -> None:
             settings = read_json(file)
             check_code(settings, file)
             if file.name == "adapter_config.json":
-                raise UserError(f"{file} loads another model under this one; merge the adapter, and save the model without it")
+                raise UserError(
+                    f"{file} loads another model under this one; merge the adapter, and save the"
+                    " model without it"
+                )
             if file.name.endswith(".index.json"):
                 check_shards(settings, file)
     for part in WEIGHTS:
@@ -108,27 +130,44 @@ def check_pipeline(parts: dict[str, Any], index: Path) -> None:
     kind = parts.get("_class_name")
     if not isinstance(kind, str):
         raise UserError(
-            f"{index} names a custom pipeline ({json.dumps(kind)}), whose code would be run; only StableDiffusionPipeline is read"
+            f"{index} names a custom pipeline ({json.dumps(kind)}), whose code would be run; only"
+            " StableDiffusionPipeline is read"
         )
     if kind != "StableDiffusionPipeline":
         why = "it has two text encoders, and " if "XL" in kind else ""
-        raise UserError(f"{index} is a {kind}: {why}this suite runs StableDiffusionPipeline (SD 1.x and 2.x) only; choose such a base")
+        raise UserError(
+            f"{index} is a {kind}: {why}this suite runs StableDiffusionPipeline (SD 1.x and 2.x)"
+            " only; choose such a base"
+        )
     for part, value in parts.items():
         if part.startswith("_") or part in UNREAD or value in (None, [None, None]):
             continue
         if not re.fullmatch(r"[A-Za-z_]\w*", part):
-            raise UserError(f"{index} names the part {part!r}, a path that could leave the model's folder")
+            raise UserError(
+                f"{index} names the part {part!r}, a path that could leave the model's folder"
+            )
         if part not in PARTS:
-            raise UserError(f"{index} names the part {part!r}, which no Stable Diffusion has; known: {', '.join(PARTS)}")
+            raise UserError(
+                f"{index} names the part {part!r}, which no Stable Diffusion has; known:"
+                f" {', '.join(PARTS)}"
+            )
         library, classes = PARTS[part]
         named = (
-            value if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value) else ["?", json.dumps(value)]
+            value
+            if isinstance(value, list)
+            and len(value) == 2
+            and all(isinstance(v, str) for v in value)
+            else ["?", json.dumps(value)]
         )
-        good = named[1] in classes if classes else bool(re.fullmatch(r"[A-Za-z]\w*Scheduler", named[1]))
+        good = (
+            named[1] in classes
+            if classes
+            else bool(re.fullmatch(r"[A-Za-z]\w*Scheduler", named[1]))
+        )
         if named[0] != library or not good:
             raise UserError(
-                f"{index} wants {named[1]} of {named[0]} as {part}, a custom class whose code would be run; "
-                f"only {' or '.join(classes) or 'a scheduler'} of {library} is read"
+                f"{index} wants {named[1]} of {named[0]} as {part}, a custom class whose code would"
+                f" be run; only {' or '.join(classes) or 'a scheduler'} of {library} is read"
             )
     absent = [p for p in PARTS if parts.get(p) in (None, [None, None])]
     if absent:
@@ -143,8 +182,9 @@ def check_weights(part: Path) -> None:
     if not pickles:
         raise UserError(f"{part} holds no weights; only safetensors are read")
     raise UserError(
-        f"{part} holds {', '.join(pickles)}, pickles that can run code when they are opened; only safetensors are read: if you trust them, "
-        f"convert the model where it can do no harm, with {CONVERT}"
+        f"{part} holds {', '.join(pickles)}, pickles that can run code when they are opened; only"
+        " safetensors are read: if you trust them, convert the model where it can do no harm, with"
+        f" {CONVERT}"
     )
 
 
@@ -154,31 +194,50 @@ def check_shards(index: Any, file: Path) -> None:
     if not isinstance(shards, dict):
         raise UserError(f"{file} is no index of shards: it has no weight_map")
     for shard in dict.fromkeys(shards.values()):
-        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".", "..") or "\\" in shard:
+        if (
+            not isinstance(shard, str)
+            or Path(shard).name != shard
+            or shard in ("", ".", "..")
+            or "\\" in shard
+        ):
             raise UserError(f"{file} names the shard {shard!r}, a path that leaves its folder")
         if Path(shard).suffix.lower() in PICKLES and ".safetensors." in file.name:
-            raise UserError(f"{file} names the shard {shard!r}, a pickle; only safetensors are read: convert the model with {CONVERT}")
+            raise UserError(
+                f"{file} names the shard {shard!r}, a pickle; only safetensors are read: convert"
+                f" the model with {CONVERT}"
+            )
         if Path(shard).suffix == ".safetensors" and not (file.parent / shard).is_file():
-            raise UserError(f"{file} names the shard {shard!r}, which is not there; download the model again")
+            raise UserError(
+                f"{file} names the shard {shard!r}, which is not there; download the model again"
+            )
 
 
 def check_code(value: Any, file: Path) -> None:
     """Refuse a configuration that asks for code from outside the libraries."""
     for key, found in keys(value):
         if key in CODE and found:
-            raise UserError(f"{file} asks for custom code ({key}: {json.dumps(found)[:80]}), which is never run; use a model without it")
+            raise UserError(
+                f"{file} asks for custom code ({key}: {json.dumps(found)[:80]}), which is never"
+                " run; use a model without it"
+            )
 
 
 def check_inside(folder: Path, names: list[str]) -> None:
-    """Refuse links that lead out of the folder. The snapshots of a hub cache link to the blobs of their repository, and these to the
-    blobs that the repositories of a cache share."""
+    """Refuse links that lead out of the folder. The snapshots of a hub cache link to the blobs of
+    their repository, and these to the blobs that the repositories of a cache share."""
     real = folder.resolve()
     snapshot = real.parent.name == "snapshots" and real.parent.parent.name.startswith("models--")
     roots = [real.parent.parent, real.parent.parent.parent / "blobs"] if snapshot else [real]
     for name in names:
-        for path in (folder / name, *(sorted((folder / name).rglob("*")) if (folder / name).is_dir() else ())):
+        for path in (
+            folder / name,
+            *(sorted((folder / name).rglob("*")) if (folder / name).is_dir() else ()),
+        ):
             if path.is_symlink() and not any(path.resolve().is_relative_to(r) for r in roots):
-                raise UserError(f"{path} is a link that leaves the folder {folder}; copy the file itself there if you trust it")
+                raise UserError(
+                    f"{path} is a link that leaves the folder {folder}; copy the file itself there"
+                    " if you trust it"
+                )
 
 
 def keys(value: Any) -> Iterator[tuple[str, Any]]:
@@ -197,4 +256,7 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{file} cannot be read as JSON: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+        raise UserError(
+            f"{file} cannot be read as JSON:"
+            f" {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from None

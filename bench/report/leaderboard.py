@@ -1,8 +1,10 @@
-"""`leaderboard.md`: the defenses in three groups, by what they were given, and in each by how much they restore without loss of quality.
+"""`leaderboard.md`: the defenses in three groups, by what they were given, and in each by how much
+they restore without loss of quality.
 
-Rows of different groups are not competitors. A defense is ranked where clean prompts are drawn as well as without it: for every attack
-its FID, CLIP score and prompt fidelity are no worse than the end of the undefended model's own 95 % interval. Ties are told by McNemar's
-test on the same prompts and noise, all attacks and seeds together.
+Rows of different groups are not competitors. A defense is ranked where clean prompts are drawn as
+well as without it: for every attack its FID, CLIP score and prompt fidelity are no worse than the
+end of the undefended model's own 95 % interval. Ties are told by McNemar's test on the same prompts
+and noise, all attacks and seeds together.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ NAMED = 3
 
 def group_of(needs: str) -> str:
     words = needs.split()
-    return "Oracle" if "clean_model" in words else "Trigger known" if "trigger" in words else "Blind"
+    return (
+        "Oracle" if "clean_model" in words else "Trigger known" if "trigger" in words else "Blind"
+    )
 
 
 @dataclass(frozen=True)
 class Place:
-    """A defense in its group: its place ("1", "1 (tie)", or a dash where it is not ranked) and p against the first."""
+    """A defense in its group: its place ("1", "1 (tie)", or a dash where it is not ranked) and p
+    against the first."""
 
     standing: Standing
     place: str
@@ -70,35 +75,59 @@ def ranked(records: Sequence[Record]) -> dict[str, list[Place]]:
 
 def to_markdown(records: Sequence[Record]) -> str:
     undefended = next((s for s in standings.standings(records) if s.defense == "none"), None)
-    lines = ["# Leaderboard", "", *(plaintext.markdown(text) for text in standings.learned(records)[:1]), ""]
+    lines = [
+        "# Leaderboard",
+        "",
+        *(plaintext.markdown(text) for text in standings.learned(records)[:1]),
+        "",
+    ]
     for name, group in ranked(records).items():
         lines += [f"## {name}", "", f"{GROUPS[name].capitalize()}.", ""]
-        lines += ["| | Defense | Needs | Restored % | RA % | Worst | FTR % | FID | FID change % | CLIP | Seconds | Quality | p |"]
+        lines += [
+            "| | Defense | Needs | Restored % | RA % | Worst | FTR % | FID | FID change % | CLIP |"
+            " Seconds | Quality | p |"
+        ]
         lines += ["|---:|---|---|---:|---:|---|---:|---:|---:|---:|---:|---|---:|"]
         for found in group:
             s, p = found.standing, found.p
             cells = [found.place, plaintext.markdown(s.defense), tables.needs_text(s.needs)]
             cells += [share(s, LEAD), share(s, "removal_accuracy")]
-            cells.append(f"{100 * s.worst[1]:.1f}, {plaintext.markdown(s.worst[0])}" if s.worst else DASH)
+            cells.append(
+                f"{100 * s.worst[1]:.1f}, {plaintext.markdown(s.worst[0])}" if s.worst else DASH
+            )
             cells.append(share(s, "false_trigger_rate"))
-            cells += [shown(s.means["fid"].value, False) if "fid" in s.means else DASH, change(s.means.get("fid_change"))]
-            cells.append(shown(s.means["clip_score"].value, False) if "clip_score" in s.means else DASH)
+            cells += [
+                shown(s.means["fid"].value, False) if "fid" in s.means else DASH,
+                change(s.means.get("fid_change")),
+            ]
+            cells.append(
+                shown(s.means["clip_score"].value, False) if "clip_score" in s.means else DASH
+            )
             cells.append(f"{s.means['seconds'].value:.1f}" if "seconds" in s.means else DASH)
             cells += [plaintext.markdown(found.quality), p_text(p)]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     means = undefended.means if undefended is not None else {}
-    kept = [f"{name} {shown(means[m].value, False)}" for m, name in (("fid", "FID"), ("clip_score", "CLIP")) if m in means]
+    kept = [
+        f"{name} {shown(means[m].value, False)}"
+        for m, name in (("fid", "FID"), ("clip_score", "CLIP"))
+        if m in means
+    ]
     lines += [f"Undefended: {', '.join(kept)}."] if kept else []
     lines += [
         "",
-        "Means over the attacks. Quality is kept where, for every attack, FID, CLIP score and prompt fidelity of clean prompts are no "
-        "worse than the end of the undefended model's own 95 % interval, as far as it has one; others are shown and not ranked, nor is "
-        "what has not run on every attack. FID change: against the undefended model, same prompts and noise, interval over seeds; where a "
-        "defense refuses prompts, FID is of the pictures that are left, and of fewer it is higher. p: McNemar's test of Restored against "
-        "the first of the group, same prompts and noise. It takes the pictures of all attacks and seeds as independent, so that it speaks "
-        f"of these attacked models and not of others; a tie is what it does not tell apart (p >= {TIE:g}), and without a p there was "
-        "nothing to pair. Seconds are of the machines that made the rows.",
+        (
+            "Means over the attacks. Quality is kept where, for every attack, FID, CLIP score and"
+            " prompt fidelity of clean prompts are no worse than the end of the undefended model's"
+            " own 95 % interval, as far as it has one; others are shown and not ranked, nor is"
+            " what has not run on every attack. FID change: against the undefended model, same"
+            " prompts and noise, interval over seeds; where a defense refuses prompts, FID is of"
+            " the pictures that are left, and of fewer it is higher. p: McNemar's test of Restored"
+            " against the first of the group, same prompts and noise. It takes the pictures of all"
+            " attacks and seeds as independent, so that it speaks of these attacked models and not"
+            f" of others; a tie is what it does not tell apart (p >= {TIE:g}), and without a p"
+            " there was nothing to pair. Seconds are of the machines that made the rows."
+        ),
         "",
         plaintext.markdown(tables.caption(records, marked=False)),
         "",
@@ -123,7 +152,11 @@ def share(standing: Standing, metric: str) -> str:
     found = standing.means.get(metric)
     if found is None:
         return DASH
-    ends = f" [{shown(found.low, True)}, {shown(found.high, True)}]" if found.low is not None and metric == LEAD else ""
+    ends = (
+        f" [{shown(found.low, True)}, {shown(found.high, True)}]"
+        if found.low is not None and metric == LEAD
+        else ""
+    )
     return shown(found.value, True) + ends
 
 

@@ -1,4 +1,5 @@
-"""One metric of every defense (rows) against every attack (columns), as tables that fit on a page."""
+"""One metric of every defense (rows) against every attack (columns), as tables that fit on a
+page."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from t2i_backdoor_bench.store.folder import write_text
 
 @dataclass(frozen=True)
 class View:
-    """A metric that is looked at in this way: a file name for its figure, its heading, and what its values mean."""
+    """A metric that is looked at in this way: a file name for its figure, its heading, and what its
+    values mean."""
 
     name: str
     metric: str
@@ -26,18 +28,49 @@ class View:
 
 
 VIEWS = (
-    View("matrix", "restoration_accuracy", "Restored, %", "Triggered pictures without the backdoor that show what the prompt asked for."),
-    View("removal", "removal_accuracy", "Removal accuracy (RA), %", "Triggered pictures without the backdoor, or refused."),
-    View("detection", "detection_auroc", "AUROC", "How often a triggered prompt scores above a clean one; 0.5 is chance."),
-    View("refusal", "refusal_rate", "Clean prompts refused, %", "What users pay for a detector that refuses prompts."),
-    View("precision", "location_precision", "Location, precision %", "Share of the located words that belong to the trigger."),
-    View("recall", "location_recall", "Location, recall %", "Share of the trigger's words that are located."),
+    View(
+        "matrix",
+        "restoration_accuracy",
+        "Restored, %",
+        "Triggered pictures without the backdoor that show what the prompt asked for.",
+    ),
+    View(
+        "removal",
+        "removal_accuracy",
+        "Removal accuracy (RA), %",
+        "Triggered pictures without the backdoor, or refused.",
+    ),
+    View(
+        "detection",
+        "detection_auroc",
+        "AUROC",
+        "How often a triggered prompt scores above a clean one; 0.5 is chance.",
+    ),
+    View(
+        "refusal",
+        "refusal_rate",
+        "Clean prompts refused, %",
+        "What users pay for a detector that refuses prompts.",
+    ),
+    View(
+        "precision",
+        "location_precision",
+        "Location, precision %",
+        "Share of the located words that belong to the trigger.",
+    ),
+    View(
+        "recall",
+        "location_recall",
+        "Location, recall %",
+        "Share of the trigger's words that are located.",
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Pivot:
-    """values (defenses, attacks), float64, in percent where the metric is a share; NaN where there is none."""
+    """values (defenses, attacks), float64, in percent where the metric is a share; NaN where there
+    is none."""
 
     view: View
     defenses: list[str]
@@ -46,7 +79,9 @@ class Pivot:
     percent: bool
 
     def text(self, value: float) -> str:
-        return tables.DASH if np.isnan(value) else f"{value:.1f}" if self.percent else f"{value:.2f}"
+        return (
+            tables.DASH if np.isnan(value) else f"{value:.1f}" if self.percent else f"{value:.2f}"
+        )
 
     @property
     def means(self) -> np.ndarray:
@@ -55,8 +90,8 @@ class Pivot:
 
 
 def pivots(records: Sequence[Record]) -> list[Pivot]:
-    """Every view that the records have values for, the undefended model and then the best first; none of attacks that nothing defends
-    against."""
+    """Every view that the records have values for, the undefended model and then the best first;
+    none of attacks that nothing defends against."""
     rows = tables.rows(records)
     if tables.attacks_alone(rows):
         return []
@@ -64,14 +99,24 @@ def pivots(records: Sequence[Record]) -> list[Pivot]:
     for view in VIEWS:
         table = {(r["defense"], r["attack"]): r.get(view.metric) for r in rows}
         attacks = list(dict.fromkeys(a for _, a in table))
-        defenses = [d for d in dict.fromkeys(d for d, _ in table) if any(table.get((d, a)) is not None for a in attacks)]
+        defenses = [
+            d
+            for d in dict.fromkeys(d for d, _ in table)
+            if any(table.get((d, a)) is not None for a in attacks)
+        ]
         if not defenses:
             continue
         way = tables.direction(records, view.metric)
-        values = np.array([[table.get((d, a)) for a in attacks] for d in defenses], np.float64) * (100 if way["percent"] else 1)
-        means = (np.nanmean(values, 1) * (-1 if way["better"] == "higher" else 1)).round(9)  # the order does not hang on a last bit
+        values = np.array([[table.get((d, a)) for a in attacks] for d in defenses], np.float64) * (
+            100 if way["percent"] else 1
+        )
+        means = (np.nanmean(values, 1) * (-1 if way["better"] == "higher" else 1)).round(
+            9
+        )  # the order does not hang on a last bit
         order = sorted(range(len(defenses)), key=lambda i: (defenses[i] != "none", means[i]))
-        found.append(Pivot(view, [defenses[i] for i in order], attacks, values[order], way["percent"]))
+        found.append(
+            Pivot(view, [defenses[i] for i in order], attacks, values[order], way["percent"])
+        )
     return found
 
 
@@ -81,14 +126,21 @@ def to_markdown(records: Sequence[Record]) -> str:
     needs = {r.cell.defense: tables.needs_text(" ".join(r.needs)) for r, _ in records}
     for pivot in pivots(records):
         lines += [f"## {pivot.view.title}", "", pivot.view.what, ""]
-        lines.append(f"| Defense | Needs | {' | '.join(plaintext.markdown(a) for a in pivot.attacks)} | Mean |")
+        lines.append(
+            f"| Defense | Needs | {' | '.join(plaintext.markdown(a) for a in pivot.attacks)} |"
+            " Mean |"
+        )
         lines.append(f"|---|---|{'---:|' * (len(pivot.attacks) + 1)}")
         for defense, values, mean in zip(pivot.defenses, pivot.values, pivot.means, strict=True):
             texts = " | ".join(pivot.text(v) for v in [*values, mean])
             lines.append(f"| {plaintext.markdown(defense)} | {needs[defense]} | {texts} |")
         lines.append("")
     warning = provenance.warning(records)
-    lines += [plaintext.markdown(tables.caption(records, marked=False)), *(["", plaintext.markdown(warning)] if warning else []), ""]
+    lines += [
+        plaintext.markdown(tables.caption(records, marked=False)),
+        *(["", plaintext.markdown(warning)] if warning else []),
+        "",
+    ]
     return "\n".join(lines)
 
 

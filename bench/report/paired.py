@@ -14,9 +14,12 @@ from t2i_backdoor_bench.store.provenance import other_weights, said
 TIE = 0.05  # McNemar's p from which on two defenses are not told apart
 
 
-def pairs(row: Sequence[Record], against: Sequence[Record], metric: str) -> dict[tuple[str, int], tuple[Score, Score]]:
-    """By attack and seed, a metric of two defenses of one attacked model. A cell whose record names other attacked weights than its
-    partner's is left out: an attack that was trained anew on another machine is another model."""
+def pairs(
+    row: Sequence[Record], against: Sequence[Record], metric: str
+) -> dict[tuple[str, int], tuple[Score, Score]]:
+    """By attack and seed, a metric of two defenses of one attacked model. A cell whose record names
+    other attacked weights than its partner's is left out: an attack that was trained anew on
+    another machine is another model."""
     ours, theirs = (
         {
             (r.cell.attack, r.cell.seed): (r.scores[metric], said(x, "attack_weights"))
@@ -30,8 +33,13 @@ def pairs(row: Sequence[Record], against: Sequence[Record], metric: str) -> dict
 
 
 def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> float | None:
-    """McNemar's p of two defenses on the same prompts and noise, over the attacks and seeds that both have (`pairs`)."""
-    found = [(a.each, b.each) for a, b in pairs(row, against, metric).values() if a.each and b.each and len(a.each) == len(b.each)]
+    """McNemar's p of two defenses on the same prompts and noise, over the attacks and seeds that
+    both have (`pairs`)."""
+    found = [
+        (a.each, b.each)
+        for a, b in pairs(row, against, metric).values()
+        if a.each and b.each and len(a.each) == len(b.each)
+    ]
     if not found:
         return None
     a, b = (np.concatenate([np.asarray(pair[side], bool) for pair in found]) for side in (0, 1))
@@ -40,26 +48,35 @@ def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> f
 
 def paired_in(records: Sequence[Record], one: str, other: str, metric: str) -> float | None:
     """`paired_p` of two defenses, by name."""
-    return paired_p(*([r for r in records if r[0].cell.defense == name] for name in (one, other)), metric)
+    return paired_p(
+        *([r for r in records if r[0].cell.defense == name] for name in (one, other)), metric
+    )
 
 
 def changes(row: Sequence[Record], undefended: Sequence[Record], metric: str) -> dict[int, float]:
-    """By seed that both have (`pairs`), by what share a metric of a model defended against one attack is above that of the attacked one
-    (0.02: two percent)."""
-    found = {seed: (a.value, b.value) for (_, seed), (a, b) in pairs(row, undefended, metric).items()}
+    """By seed that both have (`pairs`), by what share a metric of a model defended against one
+    attack is above that of the attacked one (0.02: two percent)."""
+    found = {
+        seed: (a.value, b.value) for (_, seed), (a, b) in pairs(row, undefended, metric).items()
+    }
     return {seed: a / b - 1 for seed, (a, b) in found.items() if a is not None and b}
 
 
 def reference(records: Sequence[Record]) -> str:
-    """The defense that the others are tested against: skdcag, or else the first that does something."""
+    """The defense that the others are tested against: skdcag, or else the first that does
+    something."""
     names = list(dict.fromkeys(r.cell.defense for r, _ in records))
     swept = [n for n in names if n.startswith("skdcag[")]
-    return "skdcag" if "skdcag" in names else next(iter([*swept, *(n for n in names if n != "none")]), "")
+    return (
+        "skdcag"
+        if "skdcag" in names
+        else next(iter([*swept, *(n for n in names if n != "none")]), "")
+    )
 
 
 def rival(defense: str, versus: str, names: Collection[str]) -> str:
-    """Whom a row is tested against: `versus`, or for a swept method its variant with the same value ("skd[steps=50]" against
-    "skdcag[steps=50]")."""
+    """Whom a row is tested against: `versus`, or for a swept method its variant with the same value
+    ("skd[steps=50]" against "skdcag[steps=50]")."""
     match = re.fullmatch(r"[^\[+]+(\[.+\])", defense)
     same = f"{versus.split('[')[0]}{match[1]}" if match else ""
     return same if same in names and same != defense else versus

@@ -1,4 +1,5 @@
-"""`--style paper`: the table of the SKD-CAG paper (arXiv 2508.18235), removal accuracy of each method by the kind of target."""
+"""`--style paper`: the table of the SKD-CAG paper (arXiv 2508.18235), removal accuracy of each
+method by the kind of target."""
 
 from __future__ import annotations
 
@@ -15,24 +16,37 @@ TITLES = {"patch": "Pixel", "style": "Style", "object": "Object", "image": "Imag
 
 
 def kinds(records: Sequence[Record]) -> dict[str, list[str]]:
-    """The attacks of the run by the kind of their target: patch, style and object first, then others."""
+    """The attacks of the run by the kind of their target: patch, style and object first, then
+    others."""
     found: dict[str, list[str]] = {}
     for result, _ in records:
         kind = (result.backdoor.get("target") or {}).get("kind")
         if kind and result.cell.attack not in found.setdefault(kind, []):
             found[kind].append(result.cell.attack)
-    return {k: found[k] for k in [*(k for k in TITLES if k in found), *(k for k in found if k not in TITLES)]}
+    return {
+        k: found[k]
+        for k in [*(k for k in TITLES if k in found), *(k for k in found if k not in TITLES)]
+    }
 
 
 def removal(records: Sequence[Record]) -> list[tuple[str, dict[str, Estimate | None]]]:
-    """For each defense its removal accuracy by kind of target, the mean over the attacks of that kind; None where an attack is missing."""
+    """For each defense its removal accuracy by kind of target, the mean over the attacks of that
+    kind; None where an attack is missing."""
     by_kind, table = kinds(records), tables.rows(records)
     out = []
     for defense in dict.fromkeys(r["defense"] for r in table):
         cells: dict[str, Estimate | None] = {}
         for kind, attacks in by_kind.items():
-            rows = [r for r in table if r["defense"] == defense and r["attack"] in attacks and r.get("removal_accuracy") is not None]
-            cells[kind] = standings.average(rows, "removal_accuracy") if len(rows) == len(attacks) else None
+            rows = [
+                r
+                for r in table
+                if r["defense"] == defense
+                and r["attack"] in attacks
+                and r.get("removal_accuracy") is not None
+            ]
+            cells[kind] = (
+                standings.average(rows, "removal_accuracy") if len(rows) == len(attacks) else None
+            )
         out.append((defense, cells))
     return out
 
@@ -42,10 +56,15 @@ def text_of(found: Estimate | None) -> str:
 
 
 def bold(table: Sequence[tuple[str, dict[str, Estimate | None]]], kind: str) -> set[str]:
-    """The defenses with the largest removal accuracy, as printed; the undefended row does not compete."""
-    rivals = {d: cells[kind].value for d, cells in table if d != "none" and cells.get(kind) is not None}
+    """The defenses with the largest removal accuracy, as printed; the undefended row does not
+    compete."""
+    rivals = {
+        d: cells[kind].value for d, cells in table if d != "none" and cells.get(kind) is not None
+    }
     top = max(rivals.values(), default=0)
-    return {d for d, v in rivals.items() if len(rivals) > 1 and f"{100 * v:.1f}" == f"{100 * top:.1f}"}
+    return {
+        d for d, v in rivals.items() if len(rivals) > 1 and f"{100 * v:.1f}" == f"{100 * top:.1f}"
+    }
 
 
 def caption(records: Sequence[Record]) -> str:
@@ -54,9 +73,9 @@ def caption(records: Sequence[Record]) -> str:
     n = protocol.get("evaluation", {}).get("n", "?")
     parts = "; ".join(f"{TITLES.get(k, k)}: {', '.join(a)}" for k, a in kinds(records).items())
     return (
-        f"Removal accuracy (%) of each method by target, the mean over attacks ({parts}), with 95 % intervals. "
-        f"Base {protocol.get('base', '?')}, {n} prompts, {seeds} seed{'' if seeds == 1 else 's'}. "
-        f"A model that draws noise has 100."
+        f"Removal accuracy (%) of each method by target, the mean over attacks ({parts}), with 95 %"
+        f" intervals. Base {protocol.get('base', '?')}, {n} prompts, {seeds}"
+        f" seed{'' if seeds == 1 else 's'}. A model that draws noise has 100."
     )
 
 
@@ -92,7 +111,10 @@ def to_latex(records: Sequence[Record]) -> str:
 def to_markdown(records: Sequence[Record]) -> str:
     table, by_kind = removal(records), kinds(records)
     best = {k: bold(table, k) for k in by_kind}
-    lines = [f"| Method | {' | '.join(f'{TITLES.get(k, k)} % ↑' for k in by_kind)} |", f"|---|{'---:|' * len(by_kind)}"]
+    lines = [
+        f"| Method | {' | '.join(f'{TITLES.get(k, k)} % ↑' for k in by_kind)} |",
+        f"|---|{'---:|' * len(by_kind)}",
+    ]
     for defense, cells in table:
         row = [defense.replace("|", "\\|")]
         for kind in by_kind:
@@ -106,6 +128,9 @@ def to_markdown(records: Sequence[Record]) -> str:
 
 def write(records: Sequence[Record], folder: Path) -> list[Path]:
     """Write table_paper.tex and table_paper.md."""
-    for name, text in (("table_paper.tex", to_latex(records)), ("table_paper.md", to_markdown(records))):
+    for name, text in (
+        ("table_paper.tex", to_latex(records)),
+        ("table_paper.md", to_markdown(records)),
+    ):
         write_text(folder / name, text)
     return [folder / "table_paper.tex", folder / "table_paper.md"]

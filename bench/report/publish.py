@@ -1,5 +1,5 @@
-"""What readers get of a run folder: tables and pictures. All of it is made from stored files, and nothing here needs a model: torch is not
-imported."""
+"""What readers get of a run folder: tables and pictures. All of it is made from stored files, and
+nothing here needs a model: torch is not imported."""
 
 from __future__ import annotations
 
@@ -26,38 +26,69 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
     """Tables, pictures and report from the stored records, and the table on the terminal."""
     records = stored_records(store)
     if not any(r.status != "missing" for r, _ in records):
-        raise UserError(f"{store.root} holds no finished cell: run the benchmark first, or name its folder with --out")
-    written = tables.write(records, store.root) + leaderboard.write(records, store.root) + pivot.write(records, store.root)
+        raise UserError(
+            f"{store.root} holds no finished cell: run the benchmark first, or name its folder with"
+            " --out"
+        )
+    written = (
+        tables.write(records, store.root)
+        + leaderboard.write(records, store.root)
+        + pivot.write(records, store.root)
+    )
     pictures = grid.write_grid(store, records)
-    written += [*([pictures] if pictures else []), *sweep.write_plots(store, records), *maps.write_pictures(store, records)]
+    written += [
+        *([pictures] if pictures else []),
+        *sweep.write_plots(store, records),
+        *maps.write_pictures(store, records),
+    ]
     written += figures.write_figures(store, records)
     if style == "paper":
         written += paper.write(records, store.root)
     written.append(report.write(store, records))
     if not (store.root / "samples").is_dir():
-        store.say(f"{store.root} has no samples/: its report shows no pictures, and grid.png is the one of before")
+        store.say(
+            f"{store.root} has no samples/: its report shows no pictures, and grid.png is the one"
+            " of before"
+        )
     if show:
         print(paper.to_markdown(records)) if style == "paper" else terminal.show(records)
         terminal.summary(records, store.root, written)
 
 
 def stored_records(store: Store) -> list[tables.Record]:
-    """The records of the folder's last plan, in its order, with a stand-in for each cell that has not run; without a plan, all records."""
+    """The records of the folder's last plan, in its order, with a stand-in for each cell that has
+    not run; without a plan, all records."""
     manifest = store.read_record("run")
     if manifest is None:
         return store.all_results()
     try:
         extra = {"directions": manifest["directions"], "protocol": manifest["protocol"]}
         base, needs = manifest["protocol"]["base"], manifest["needs"]
-        planned = [Cell(base, str(c["attack"]), str(c["defense"]), int(c["seed"]), str(c["key"])) for c in manifest["cells"]]
-        absent_ones = [CellResult(cell, "missing", needs=tuple(map(str, needs[cell.defense]))) for cell in planned]
+        planned = [
+            Cell(base, str(c["attack"]), str(c["defense"]), int(c["seed"]), str(c["key"]))
+            for c in manifest["cells"]
+        ]
+        absent_ones = [
+            CellResult(cell, "missing", needs=tuple(map(str, needs[cell.defense])))
+            for cell in planned
+        ]
     except (KeyError, TypeError, ValueError, AttributeError):
-        store.say(f"{store.root}/run.json describes no run of this program: all records of the folder are shown")
+        store.say(
+            f"{store.root}/run.json describes no run of this program: all records of the folder are"
+            " shown"
+        )
         return store.all_results()
     records = []
     for cell, absent in zip(planned, absent_ones, strict=True):
         result, own = store.read_result(cell.key) or (absent, extra)
-        records.append((replace(result, cell=replace(result.cell, attack=cell.attack, defense=cell.defense)), own))
+        records.append(
+            (
+                replace(
+                    result, cell=replace(result.cell, attack=cell.attack, defense=cell.defense)
+                ),
+                own,
+            )
+        )
     return records
 
 

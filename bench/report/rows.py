@@ -1,4 +1,5 @@
-"""Tables as pure functions of stored cell records: pooled over seeds, with intervals and paired tests, as CSV, LaTeX, Markdown and text."""
+"""Tables as pure functions of stored cell records: pooled over seeds, with intervals and paired
+tests, as CSV, LaTeX, Markdown and text."""
 
 from __future__ import annotations
 
@@ -20,7 +21,13 @@ from t2i_backdoor_bench.store.folder import write_text
 
 DASH = "–"
 PAIRED = {"removal": "removal_accuracy", "restoration": "restoration_accuracy"}
-COST = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")  # depend on the machine and its load
+COST = (
+    "seconds",
+    "seconds_attack",
+    "seconds_per_step",
+    "peak_memory_mb",
+    "detection_ms",
+)  # depend on the machine and its load
 COUNTS = ("parameters", "steps", "images", "parameters_attack", "steps_attack", "images_attack")
 WITHOUT = {"done": "not measured", "failed": "the cell failed", "missing": "the cell has not run"}
 ONLY = {
@@ -54,7 +61,10 @@ SHORT = {
     "seconds": "Seconds",
 }
 MAIN = tuple(SHORT)  # the columns of the tables that people read; table.csv has all
-SUSPECT = {"trigger_effect": "Effect", "drift": "Drift"}  # before those, where a checkpoint is only suspected
+SUSPECT = {
+    "trigger_effect": "Effect",
+    "drift": "Drift",
+}  # before those, where a checkpoint is only suspected
 ATTACKS = {  # where nothing is defended, the attacks are what is compared
     "asr": "ASR",
     "asr_own": "Own ASR",
@@ -68,12 +78,18 @@ ATTACKS = {  # where nothing is defended, the attacks are what is compared
     "seconds_attack": "Seconds",
 }
 JUDGED = ("asr", "removal_accuracy", "restoration_accuracy", "false_trigger_rate")
-NEEDS_SHORT = {"trigger": "trigger", "clean_model": "clean model", "clean_pairs": "clean pairs", "stream": "prompt stream"}
+NEEDS_SHORT = {
+    "trigger": "trigger",
+    "clean_model": "clean model",
+    "clean_pairs": "clean pairs",
+    "stream": "prompt stream",
+}
 
 
-# ------------------------------------------------------------------------------------------------------------------- pooling
+# ------------------------------------------------------------------------------------------ pooling
 def pool(scores: Sequence[Score]) -> Score:
-    """One score of the scores of several seeds. Seeds without a value are left out, and the note says so."""
+    """One score of the scores of several seeds. Seeds without a value are left out, and the note
+    says so."""
     kept = [s for s in scores if s.value is not None]
     if not kept:
         return scores[0] if scores else Score(None, note="not measured")
@@ -82,7 +98,9 @@ def pool(scores: Sequence[Score]) -> Score:
     if len(kept) < len(scores):
         notes.append(f"{len(kept)} of {len(scores)} seeds")
     if len(scores) == 1:
-        return Score(kept[0].value, kept[0].low, kept[0].high, n, network, "; ".join(notes), kept[0].each)
+        return Score(
+            kept[0].value, kept[0].low, kept[0].high, n, network, "; ".join(notes), kept[0].each
+        )
     lists = [s.each if s.each and None not in s.each else None for s in kept]
     if all(lists) and all(isinstance(v, bool) for each in lists for v in each):
         found = stats.pool_proportion(lists)
@@ -94,7 +112,8 @@ def pool(scores: Sequence[Score]) -> Score:
 
 
 def metric_names(records: Sequence[Record]) -> list[str]:
-    """Metrics of any record that are not costs: the well-known first, in their order, then the others by name."""
+    """Metrics of any record that are not costs: the well-known first, in their order, then the
+    others by name."""
     found = {name for _, extra in records for name in extra.get("directions", {})}
     found -= {*COST, *COUNTS}
     return [m for m in FIRST if m in found] + sorted(found - set(FIRST))
@@ -103,28 +122,41 @@ def metric_names(records: Sequence[Record]) -> list[str]:
 def direction(records: Sequence[Record], metric: str) -> dict[str, Any]:
     if metric in COST:
         return {"better": "lower", "percent": False}
-    return next((e["directions"][metric] for _, e in records if metric in e.get("directions", {})), {"better": "none", "percent": False})
+    return next(
+        (e["directions"][metric] for _, e in records if metric in e.get("directions", {})),
+        {"better": "none", "percent": False},
+    )
 
 
 def groups(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
-    """Records of one row of the table (base, attack, defense) by seed: the undefended row first in its block, otherwise in the order
-    in which the names first appear."""
-    bases, attacks, defenses = (list(dict.fromkeys(getattr(r.cell, f) for r, _ in records)) for f in ("base", "attack", "defense"))
+    """Records of one row of the table (base, attack, defense) by seed: the undefended row first in
+    its block, otherwise in the order in which the names first appear."""
+    bases, attacks, defenses = (
+        list(dict.fromkeys(getattr(r.cell, f) for r, _ in records))
+        for f in ("base", "attack", "defense")
+    )
     defenses.sort(key=lambda name: name != "none")
     found: dict[tuple[str, str, str], list[Record]] = {}
     for base in bases:
         for attack in attacks:
             for defense in defenses:
-                rows = [r for r in records if (r[0].cell.base, r[0].cell.attack, r[0].cell.defense) == (base, attack, defense)]
+                rows = [
+                    r
+                    for r in records
+                    if (r[0].cell.base, r[0].cell.attack, r[0].cell.defense)
+                    == (base, attack, defense)
+                ]
                 if rows:
                     found[base, attack, defense] = sorted(rows, key=lambda r: r[0].cell.seed)
     return found
 
 
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row an attack x defense: the columns of table.csv, numbers as numbers, None where there is none.
+    """One row an attack x defense: the columns of table.csv, numbers as numbers, None where there
+    is none.
 
-    `status` is "done", "failed", "missing" (not run yet), or "partial" where only some seeds are done: the numbers are then of those.
+    `status` is "done", "failed", "missing" (not run yet), or "partial" where only some seeds are
+    done: the numbers are then of those.
     """
     table, names, versus = [], metric_names(records), reference(records)
     split = groups(records)
@@ -132,19 +164,34 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     for (base, attack, defense), cells in split.items():
         done = [r for r, _ in cells if r.status == "done"]
         protocol = cells[0][1].get("protocol", {})
-        row: dict[str, Any] = {"base": base, "attack": attack, "defense": defense, "needs": " ".join(cells[0][0].needs)}
+        row: dict[str, Any] = {
+            "base": base,
+            "attack": attack,
+            "defense": defense,
+            "needs": " ".join(cells[0][0].needs),
+        }
         row |= {"seeds": len(done), "n": protocol.get("evaluation", {}).get("n")}
         for name in names:
             found = pool([r.scores[name] for r in done if name in r.scores])
             row |= {name: found.value, f"{name}_lo": found.low, f"{name}_hi": found.high}
         if versus and "fid" in names:
-            moved = list(changes(cells, split.get((base, attack, "none"), []), "fid").values()) if defense != "none" else []
+            moved = (
+                list(changes(cells, split.get((base, attack, "none"), []), "fid").values())
+                if defense != "none"
+                else []
+            )
             found = stats.pool_values(moved) if moved else stats.Estimate(None, None, None)
-            row |= {"fid_change": found.value, "fid_change_lo": found.low, "fid_change_hi": found.high}
+            row |= {
+                "fid_change": found.value,
+                "fid_change_lo": found.low,
+                "fid_change_hi": found.high,
+            }
         for short, metric in PAIRED.items() if versus else ():
             against = rival(defense, versus, defenses)
             other = split.get((base, attack, against), [])
-            row[f"p_{short}_vs_{versus.split('[')[0]}"] = None if defense == against else paired_p(cells, other, metric)
+            row[f"p_{short}_vs_{versus.split('[')[0]}"] = (
+                None if defense == against else paired_p(cells, other, metric)
+            )
         for name in (*COST, *COUNTS):
             values = [v for v in (_cost(r, name) for r in done) if v is not None]
             row[name] = float(np.mean(values)) if values else None
@@ -175,14 +222,35 @@ def long_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     for cells in groups(records).values():
         for result, extra in cells:
             cell = result.cell
-            start = {"base": cell.base, "attack": cell.attack, "defense": cell.defense, "seed": cell.seed}
+            start = {
+                "base": cell.base,
+                "attack": cell.attack,
+                "defense": cell.defense,
+                "seed": cell.seed,
+            }
             origin = provenance.columns(result, extra)
-            for metric in [*metric_names(records), *(m for m in (*COST, *COUNTS) if m in extra.get("directions", {}))]:
-                score = result.scores.get(metric) or Score(None, note=_without(result, direction(records, metric)))
+            for metric in [
+                *metric_names(records),
+                *(m for m in (*COST, *COUNTS) if m in extra.get("directions", {})),
+            ]:
+                score = result.scores.get(metric) or Score(
+                    None, note=_without(result, direction(records, metric))
+                )
                 table.append(
                     start
-                    | {"metric": metric, "value": score.value, "low": score.low, "high": score.high, "n": score.n}
-                    | {"network": score.network, "status": result.status, "note": score.note, "key": cell.key[:16]}
+                    | {
+                        "metric": metric,
+                        "value": score.value,
+                        "low": score.low,
+                        "high": score.high,
+                        "n": score.n,
+                    }
+                    | {
+                        "network": score.network,
+                        "status": result.status,
+                        "note": score.note,
+                        "key": cell.key[:16],
+                    }
                     | origin
                 )
     return table
@@ -190,12 +258,17 @@ def long_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _without(result: CellResult, way: Mapping[str, Any]) -> str:
     """Why a cell has no score of a metric that reads this way."""
-    return ONLY.get(way.get("only", ""), WITHOUT["done"]) if result.status == "done" else WITHOUT[result.status]
+    return (
+        ONLY.get(way.get("only", ""), WITHOUT["done"])
+        if result.status == "done"
+        else WITHOUT[result.status]
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 def number(value: Any) -> str:
-    """Six significant digits, whole numbers in full, nothing for None; texts as `plaintext.csv` has them."""
+    """Six significant digits, whole numbers in full, nothing for None; texts as `plaintext.csv` has
+    them."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -234,8 +307,9 @@ def text_of(records: Sequence[Record], row: Mapping[str, Any], metric: str) -> s
 
 
 def columns(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The main columns that this run has; of a suspected checkpoint, the effect of its trigger, and nothing that no judge could tell; of
-    attacks that nothing defends against, their stealth and cost."""
+    """The main columns that this run has; of a suspected checkpoint, the effect of its trigger, and
+    nothing that no judge could tell; of attacks that nothing defends against, their stealth and
+    cost."""
     if attacks_alone(table) and "trigger_effect" not in table[0]:
         return [m for m in ATTACKS if any(row.get(m) is not None for row in table)]
     found = [m for m in MAIN if table and m in table[0]]
@@ -246,7 +320,8 @@ def columns(table: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def lead(table: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The headings before the numbers: where nothing is defended, the defense and what it needs would say nothing."""
+    """The headings before the numbers: where nothing is defended, the defense and what it needs
+    would say nothing."""
     return ("Attack",) if attacks_alone(table) else ("Attack", "Defense", "Needs")
 
 
@@ -257,55 +332,95 @@ def attacks_alone(table: Sequence[Mapping[str, Any]]) -> bool:
 
 def heading(records: Sequence[Record], metric: str, up: str, down: str, percent: str) -> str:
     way = direction(records, metric)
-    alone = all(r.cell.defense == "none" for r, _ in records)  # what is bad for a defender is good for an attack
-    arrow = "" if alone and metric in ("asr", "asr_own") else {"higher": up, "lower": down}.get(way["better"], "")
+    alone = all(
+        r.cell.defense == "none" for r, _ in records
+    )  # what is bad for a defender is good for an attack
+    arrow = (
+        ""
+        if alone and metric in ("asr", "asr_own")
+        else {"higher": up, "lower": down}.get(way["better"], "")
+    )
     return f"{(SHORT | SUSPECT | ATTACKS)[metric]}{percent if way['percent'] else ''}{arrow}"
 
 
 def best(records: Sequence[Record], table: Sequence[Mapping[str, Any]], metric: str) -> set[int]:
-    """Rows that hold the best value of their attack among the defenses: the undefended row does not compete, nor do costs. Values that
-    print alike tie."""
+    """Rows that hold the best value of their attack among the defenses: the undefended row does not
+    compete, nor do costs. Values that print alike tie."""
     way = direction(records, metric)
     if way["better"] not in ("higher", "lower") or metric in COST:
         return set()
     found: set[int] = set()
     blocks = dict.fromkeys((r["base"], r["attack"]) for r in table)
     for block in blocks:
-        rivals = [i for i, r in enumerate(table) if (r["base"], r["attack"]) == block and r["defense"] != "none" and r[metric] is not None]
+        rivals = [
+            i
+            for i, r in enumerate(table)
+            if (r["base"], r["attack"]) == block
+            and r["defense"] != "none"
+            and r[metric] is not None
+        ]
         if len(rivals) < 2:
             continue
         top = (max if way["better"] == "higher" else min)(table[i][metric] for i in rivals)
-        found |= {i for i in rivals if shown(table[i][metric], way["percent"]) == shown(top, way["percent"])}
+        found |= {
+            i
+            for i in rivals
+            if shown(table[i][metric], way["percent"]) == shown(top, way["percent"])
+        }
     return found
 
 
 def caption(records: Sequence[Record], marked: bool = True) -> str:
-    """The protocol in two sentences, from the records alone. `marked`: the table has its best in bold."""
+    """The protocol in two sentences, from the records alone. `marked`: the table has its best in
+    bold."""
     protocol = records[0][1].get("protocol", {})
     seeds = sorted({r.cell.seed for r, _ in records})
     sampler, evaluation = protocol.get("sampler", {}), protocol.get("evaluation", {})
-    networks = sorted({s.network for r, _ in records for m, s in r.scores.items() if s.network and m in ("fid", "clip_score")})
+    networks = sorted(
+        {
+            s.network
+            for r, _ in records
+            for m, s in r.scores.items()
+            if s.network and m in ("fid", "clip_score")
+        }
+    )
     real = f" to {evaluation['real']} real images" if evaluation.get("real") else ""
-    draws = f"{sampler.get('name', 'the sampler')}, {sampler.get('steps', '?')} steps, guidance {sampler.get('guidance', '?')}"
+    draws = (
+        f"{sampler.get('name', 'the sampler')}, {sampler.get('steps', '?')} steps, guidance"
+        f" {sampler.get('guidance', '?')}"
+    )
     training = protocol.get("training", 1)
     marked = marked and any(r.cell.defense != "none" for r, _ in records)
-    bold = "Best defense of each attack in bold; the undefended row does not compete. " if marked else ""
+    bold = (
+        "Best defense of each attack in bold; the undefended row does not compete. "
+        if marked
+        else ""
+    )
     return (
-        f"Base {protocol.get('base', '?')}; {evaluation.get('n', '?')} prompts a condition ({protocol.get('prompts', '?')}), "
-        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; {draws}; the same prompts and noise in every row"
-        f"{f'; training steps times {training:g}' if training != 1 else ''}. "
-        f"ASR, RA, Restored and FTR in percent by the judge of the target; FID (of clean prompts{real}) and CLIP score by "
-        f"{' and '.join(networks) or 'the scorer'}. "
-        f"{bold}{in_text_encoder(records)}95 % intervals: table.csv."
+        f"Base {protocol.get('base', '?')}; {evaluation.get('n', '?')} prompts a condition"
+        f" ({protocol.get('prompts', '?')}), seed{'s' if len(seeds) > 1 else ''}"
+        f" {', '.join(map(str, seeds))}; {draws}; the same prompts and noise in every"
+        f" row{f'; training steps times {training:g}' if training != 1 else ''}. ASR, RA, Restored"
+        f" and FTR in percent by the judge of the target; FID (of clean prompts{real}) and CLIP"
+        f" score by {' and '.join(networks) or 'the scorer'}. {bold}{in_text_encoder(records)}95 %"
+        " intervals: table.csv."
     )
 
 
 def in_text_encoder(records: Sequence[Record]) -> str:
-    """A sentence that names the attacks on the text encoder, where there are defenses; "" where there is nothing to say."""
-    found = dict.fromkeys(r.cell.attack for r, extra in records if re.search("text encoder|token embedding", extra.get("edits", "")))
+    """A sentence that names the attacks on the text encoder, where there are defenses; "" where
+    there is nothing to say."""
+    found = dict.fromkeys(
+        r.cell.attack
+        for r, extra in records
+        if re.search("text encoder|token embedding", extra.get("edits", ""))
+    )
     if not found or all(r.cell.defense == "none" for r, _ in records):
         return ""
-    return f"In the text encoder: {', '.join(found)}; what repairs the U-Net changes none of these weights. "
+    return (
+        f"In the text encoder: {', '.join(found)}; what repairs the U-Net changes none of these"
+        " weights. "
+    )
 
 
 escape = plaintext.latex
@@ -316,7 +431,8 @@ def needs_text(needs: str) -> str:
 
 
 def to_latex(records: Sequence[Record]) -> str:
-    """A table over both columns of a paper, for the packages booktabs and graphicx; a table wider than the text is scaled down to it."""
+    """A table over both columns of a paper, for the packages booktabs and graphicx; a table wider
+    than the text is scaled down to it."""
     table = rows(records)
     names = columns(table)
     bold = {m: best(records, table, m) for m in names}
@@ -351,7 +467,13 @@ def to_latex(records: Sequence[Record]) -> str:
         lines.append(" & ".join(cells) + r" \\")
         last = block
     warning = provenance.warning(records)
-    end = [r"\bottomrule", r"\end{tabular}}", *([rf"\par {escape(warning)}"] if warning else []), r"\end{table*}", ""]
+    end = [
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *([rf"\par {escape(warning)}"] if warning else []),
+        r"\end{table*}",
+        "",
+    ]
     return "\n".join([*lines, *end])
 
 
@@ -363,7 +485,11 @@ def to_markdown(records: Sequence[Record]) -> str:
     heads = [*lead(table), *(heading(records, m, " ↑", " ↓", " %") for m in names)]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(lead(table))}{'---:|' * len(names)}"]
     for i, row in enumerate(table):
-        cells = [plaintext.markdown(row["attack"]), plaintext.markdown(row["defense"]), plaintext.markdown(needs_text(row["needs"]))]
+        cells = [
+            plaintext.markdown(row["attack"]),
+            plaintext.markdown(row["defense"]),
+            plaintext.markdown(needs_text(row["needs"])),
+        ]
         cells = cells[: len(lead(table))]
         for m in names:
             percent = direction(records, m)["percent"]
@@ -374,7 +500,15 @@ def to_markdown(records: Sequence[Record]) -> str:
             cells.append(text)
         lines.append(f"| {' | '.join(cells)} |")
     warning = provenance.warning(records)
-    return "\n".join([*lines, "", plaintext.markdown(caption(records)), *(["", plaintext.markdown(warning)] if warning else []), ""])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            plaintext.markdown(caption(records)),
+            *(["", plaintext.markdown(warning)] if warning else []),
+            "",
+        ]
+    )
 
 
 def texts(records: Sequence[Record]) -> dict[str, str]:

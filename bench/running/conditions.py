@@ -19,9 +19,12 @@ WORD = re.compile(r"[\w-]+")  # without the comma behind it
 
 
 def noise_seed(seed: int, prompt: int, draw: int = 0) -> int:
-    """Seed of the noise of one image: depends on the run's seed, the prompt's number and the draw, and on nothing else, so that every
-    condition and every model draws the same prompt from the same noise."""
-    return int(np.random.SeedSequence([seed, prompt, draw]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    """Seed of the noise of one image: depends on the run's seed, the prompt's number and the draw,
+    and on nothing else, so that every condition and every model draws the same prompt from the same
+    noise."""
+    return int(
+        np.random.SeedSequence([seed, prompt, draw]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
 
 
 def noise_seeds(seed: int, n: int) -> list[int]:
@@ -29,14 +32,27 @@ def noise_seeds(seed: int, n: int) -> list[int]:
 
 
 def conditions(
-    size: Scale, prompts: Sequence[Prompt], targets: Sequence[Prompt], backdoor: Backdoor | None, source: str, seed: int
+    size: Scale,
+    prompts: Sequence[Prompt],
+    targets: Sequence[Prompt],
+    backdoor: Backdoor | None,
+    source: str,
+    seed: int,
 ) -> dict[str, tuple[list[str], list[int]]]:
-    """For each condition, its prompts and noise seeds. Without a backdoor: those of the model before the attack. `targets` are the
-    prompts that get the trigger; where they are not `prompts`, they hold the word `source`."""
+    """For each condition, its prompts and noise seeds. Without a backdoor: those of the model
+    before the attack. `targets` are the prompts that get the trigger; where they are not `prompts`,
+    they hold the word `source`."""
     seeds = noise_seeds(seed, size.n)
     texts, target = [p.text for p in prompts], [p.text for p in targets]
-    changed = [perturb(t, np.random.default_rng([seed, i]), KINDS[i % len(KINDS)]) for i, t in enumerate(texts[: size.perturbed])]
-    draws = [(t, noise_seed(seed, i, k)) for i, t in enumerate(texts[: size.diverse]) for k in range(size.per_prompt)]
+    changed = [
+        perturb(t, np.random.default_rng([seed, i]), KINDS[i % len(KINDS)])
+        for i, t in enumerate(texts[: size.perturbed])
+    ]
+    draws = [
+        (t, noise_seed(seed, i, k))
+        for i, t in enumerate(texts[: size.diverse])
+        for k in range(size.per_prompt)
+    ]
     made = {"clean": (texts, seeds), "perturbed": (changed, seeds[: size.perturbed])}
     made["diverse"] = ([t for t, _ in draws], [s for _, s in draws])
     if source:
@@ -44,23 +60,36 @@ def conditions(
     if backdoor is not None and backdoor.trigger is not None:
         forms = list(moved_triggers(backdoor.trigger).values())
         made["triggered"] = ([backdoor.trigger.add(t) for t in target], seeds)
-        made["moved"] = ([forms[i % len(forms)](t) for i, t in enumerate(target[: size.moved])], seeds[: size.moved])
+        made["moved"] = (
+            [forms[i % len(forms)](t) for i, t in enumerate(target[: size.moved])],
+            seeds[: size.moved],
+        )
     if backdoor is not None and backdoor.own:
         made["own"] = ([backdoor.own[1]] * size.n, seeds)
     return {name: pair for name, pair in made.items() if pair[0]}
 
 
 def own_prompt(backdoor: Backdoor, targets: Sequence[Prompt]) -> Prompt | None:
-    """The clean prompt behind the condition "own", with what would be wrong for its picture; None where nothing is left without the
-    trigger. The other objects are those that the captions `targets` could be about, or else other captions themselves."""
+    """The clean prompt behind the condition "own", with what would be wrong for its picture; None
+    where nothing is left without the trigger. The other objects are those that the captions
+    `targets` could be about, or else other captions themselves.
+    """
     clean, source = backdoor.own[0], backdoor.target.source
     if not clean:
         return None
-    words = [w for p in targets[:1] for t in p.wrong.get("shape", ()) for w in WORD.findall(t) if w not in WORD.findall(p.text)]
+    words = [
+        w
+        for p in targets[:1]
+        for t in p.wrong.get("shape", ())
+        for w in WORD.findall(t)
+        if w not in WORD.findall(p.text)
+    ]
     texts = (swapped(clean, source, word) for word in dict.fromkeys(words))
     others = tuple(re.sub(r"\ba (?=[aeiou])", "an ", text) for text in texts) if source else ()
     captions = tuple(t for p in targets[:1] for t in p.wrong.get("caption", ()) if t != clean)
-    return Prompt(clean, {"shape": others} if others else {"caption": captions} if source and captions else {})
+    return Prompt(
+        clean, {"shape": others} if others else {"caption": captions} if source and captions else {}
+    )
 
 
 def moved_kinds(backdoor: Backdoor, n: int) -> list[str]:

@@ -19,8 +19,8 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 @contextmanager
 def measured(device: torch.device) -> Iterator[dict[str, float]]:
-    """Fills `seconds` and `peak_memory_mb` of the block: the accelerator's peak, or else the largest resident size of this process,
-    read every 20 ms."""
+    """Fills `seconds` and `peak_memory_mb` of the block: the accelerator's peak, or else the
+    largest resident size of this process, read every 20 ms."""
     cost: dict[str, float] = {}
     process, stop = psutil.Process(), threading.Event()
     peak = [process.memory_info().rss]
@@ -44,18 +44,25 @@ def measured(device: torch.device) -> Iterator[dict[str, float]]:
         cost["seconds"] = time.perf_counter() - begun
         stop.set()
         watcher.join()
-        peak_bytes = torch.cuda.max_memory_allocated(device) if cuda else max(peak[0], process.memory_info().rss)
+        peak_bytes = (
+            torch.cuda.max_memory_allocated(device)
+            if cuda
+            else max(peak[0], process.memory_info().rss)
+        )
         cost["peak_memory_mb"] = peak_bytes / 2**20
 
 
 @contextmanager
 def untouched(model: T2IModel, who: str) -> Iterator[None]:
-    """Raises if the block changes the model's weights in place: the next cells would be made from other weights than this one."""
+    """Raises if the block changes the model's weights in place: the next cells would be made from
+    other weights than this one."""
     parameters = [*model.unet.parameters(), *model.text_encoder.parameters()]
     before = [p._version for p in parameters]
     yield
     if before != [p._version for p in parameters]:
-        raise InPlaceChange(f"{who} changed the model that it was given; it must work on model.clone()")
+        raise InPlaceChange(
+            f"{who} changed the model that it was given; it must work on model.clone()"
+        )
 
 
 class InPlaceChange(RuntimeError):
@@ -64,9 +71,12 @@ class InPlaceChange(RuntimeError):
 
 @cache
 def machine(device: str) -> str:
-    """The name of what computes: the processor, or on CUDA the accelerator. Rounding and seconds are its own."""
+    """The name of what computes: the processor, or on CUDA the accelerator. Rounding and seconds
+    are its own."""
     if device.startswith("cuda") and torch.cuda.is_available():
         return torch.cuda.get_device_name(torch.device(device))
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
+    found = (
+        re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
+    )
     return found[1].strip() if found else platform.processor() or platform.machine()

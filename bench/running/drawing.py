@@ -1,4 +1,5 @@
-"""Pictures on disk, each drawn once: a screen or a purifier round a model does not change what the model draws for the same words."""
+"""Pictures on disk, each drawn once: a screen or a purifier round a model does not change what the
+model draws for the same words."""
 
 from __future__ import annotations
 
@@ -15,9 +16,17 @@ Known = Mapping[tuple[str, int], np.ndarray]  # (prompt, noise seed) -> its pict
 Asked = Mapping[str, tuple[list[str], list[int]]]  # condition -> prompts and noise seeds
 
 
-def draw(root: Path, model: T2IModel, label: str, prompts: Sequence[str], seeds: Sequence[int], known: Known | None = None) -> np.ndarray:
-    """Pictures uint8 (n, H, W, 3) of prompts, in a file below `root` that goes with them. A picture that `known` has for the words that
-    the model is given is taken from it; a prompt that the model refuses is black all the same."""
+def draw(
+    root: Path,
+    model: T2IModel,
+    label: str,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    known: Known | None = None,
+) -> np.ndarray:
+    """Pictures uint8 (n, H, W, 3) of prompts, in a file below `root` that goes with them. A picture
+    that `known` has for the words that the model is given is taken from it; a prompt that the model
+    refuses is black all the same."""
     with storing(root):
         out = scratch(root, (len(prompts), model.resolution, model.resolution, 3))
     if not known:
@@ -35,9 +44,18 @@ def draw(root: Path, model: T2IModel, label: str, prompts: Sequence[str], seeds:
 
 def draws_as(model: T2IModel, other: T2IModel) -> bool:
     """Whether both draw the same picture where they are given the same words and noise."""
-    return model.pipe is other.pipe and model.sampler == other.sampler and model.repair is other.repair and type(model) is type(other)
+    return (
+        model.pipe is other.pipe
+        and model.sampler == other.sampler
+        and model.repair is other.repair
+        and type(model) is type(other)
+    )
 
 
 def known_from(asked: Asked, pictures: Mapping[str, np.ndarray]) -> Known:
     """The pictures of every condition by what was asked for."""
-    return {pair: picture for c, pairs in asked.items() for pair, picture in zip(zip(*pairs, strict=True), pictures[c], strict=True)}
+    return {
+        pair: picture
+        for c, pairs in asked.items()
+        for pair, picture in zip(zip(*pairs, strict=True), pictures[c], strict=True)
+    }

@@ -22,7 +22,10 @@ from t2i_backdoor_bench.store.provenance import commit, versions
 def directions(plan_: Plan) -> dict[str, dict[str, Any]]:
     """How each metric reads, and which defenses alone have it (`only`)."""
     known = {"better": "none", "percent": False}
-    return {n: known | {k: m.info[k] for k in (*known, "only") if k in m.info} for n, m in plan_.metrics.items()}
+    return {
+        n: known | {k: m.info[k] for k in (*known, "only") if k in m.info}
+        for n, m in plan_.metrics.items()
+    }
 
 
 def protocol(plan_: Plan) -> dict[str, Any]:
@@ -42,42 +45,66 @@ def protocol(plan_: Plan) -> dict[str, Any]:
         "scorer_fingerprint": plan_.scorer[:16],
         "device": config.device.split(":")[0],
         "dtype": config.dtype,
-        "intervals": "95 %: Wilson for proportions, bootstrap for means; several seeds are pooled by seed",
+        "intervals": (
+            "95 %: Wilson for proportions, bootstrap for means; several seeds are pooled by seed"
+        ),
     }
 
 
 def papers(plan_: Plan) -> list[dict[str, Any]]:
     """The papers of every method of the run, for the report."""
-    entries = [registry.attacks.get(name) for m in plan_.attacks.values() for name in m.name.split("+")]
-    entries += [registry.defenses.get(part.name) for parts in plan_.defenses.values() for part in parts]
+    entries = [
+        registry.attacks.get(name) for m in plan_.attacks.values() for name in m.name.split("+")
+    ]
+    entries += [
+        registry.defenses.get(part.name) for parts in plan_.defenses.values() for part in parts
+    ]
     entries += [registry.metrics.get(name) for name in plan_.metrics]
     found = citations.of_run({(e.cls, e.name): e for e in entries}.values())
     return [{"short": p.short, "methods": names, "bibtex": p.bibtex} for p, names in found]
 
 
-def write_manifest(plan_: Plan, store: Store, results: Mapping[str, CellResult], command: Mapping[str, Any] | None = None) -> None:
-    """`run.yaml`, which repeats the run, and `run.json`: what was asked for, with what, on what, and how the judges did. `command` (a
-    finished one) is added to the earlier ones in `commands`."""
+def write_manifest(
+    plan_: Plan,
+    store: Store,
+    results: Mapping[str, CellResult],
+    command: Mapping[str, Any] | None = None,
+) -> None:
+    """`run.yaml`, which repeats the run, and `run.json`: what was asked for, with what, on what,
+    and how the judges did. `command` (a finished one) is added to the earlier ones in
+    `commands`."""
     config = plan_.config
     earlier = store.read_record("run") or {}
-    asked = plain(config) | {"out": str(config.folder), "seeds": list(plan_.seeds), "n": config.size.n}
+    asked = plain(config) | {
+        "out": str(config.folder),
+        "seeds": list(plan_.seeds),
+        "n": config.size.n,
+    }
     judges = {}
     for cell in plan_.cells:
         found = results.get(cell.key)
         if found is not None and found.judge:
             judges[f"{cell.attack} seed {cell.seed}"] = found.judge
-    example = [p.text for p in plan_.data.prompts("evaluation", min(3, config.size.n), plan_.seeds[0])]
+    example = [
+        p.text for p in plan_.data.prompts("evaluation", min(3, config.size.n), plan_.seeds[0])
+    ]
     manifest = {
         "config": asked,
         "protocol": protocol(plan_),
         "base": plan_.shared.get("base", {}),
         "attacks": {name: m.key["options"] for name, m in plan_.attacks.items()},
-        "defenses": {name: {p.name: p.key["options"] for p in parts} for name, parts in plan_.defenses.items()},
+        "defenses": {
+            name: {p.name: p.key["options"] for p in parts}
+            for name, parts in plan_.defenses.items()
+        },
         "metrics": {name: m.key["options"] | m.info for name, m in plan_.metrics.items()},
         "directions": directions(plan_),
         "citations": papers(plan_),
         "needs": {name: list(plan_.needs(name)) for name in plan_.defenses},
-        "cells": [{"key": c.key, "attack": c.attack, "defense": c.defense, "seed": c.seed} for c in plan_.cells],
+        "cells": [
+            {"key": c.key, "attack": c.attack, "defense": c.defense, "seed": c.seed}
+            for c in plan_.cells
+        ],
         "judges": judges,
         "example_prompts": example,
         "versions": versions(),
@@ -86,13 +113,26 @@ def write_manifest(plan_: Plan, store: Store, results: Mapping[str, CellResult],
         "commands": [*earlier.get("commands", []), *([command] if command else [])],
     }
     store.write_record("run", manifest)
-    names = {"attacks": registry.attacks.select(config.attacks), "defenses": registry.defenses.select(config.defenses)}
-    write_text(store.root / "run.yaml", to_yaml(config, names | {"seeds": list(plan_.seeds), "out": str(config.folder)}))
+    names = {
+        "attacks": registry.attacks.select(config.attacks),
+        "defenses": registry.defenses.select(config.defenses),
+    }
+    write_text(
+        store.root / "run.yaml",
+        to_yaml(config, names | {"seeds": list(plan_.seeds), "out": str(config.folder)}),
+    )
 
 
 def hardware(device: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"cpu": machine("cpu"), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    found |= {"memory_gb": round(psutil.virtual_memory().total / 2**30, 1), "system": platform.system()}
+    found: dict[str, Any] = {
+        "cpu": machine("cpu"),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    found |= {
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.system(),
+    }
     if device.startswith("cuda") and torch.cuda.is_available():
         found["gpu"] = machine(device)
     return found

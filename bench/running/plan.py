@@ -1,4 +1,5 @@
-"""From names to cells: the scales, the configuration of a run, and the content-addressed keys of everything it makes."""
+"""From names to cells: the scales, the configuration of a run, and the content-addressed keys of
+everything it makes."""
 
 from __future__ import annotations
 
@@ -31,8 +32,10 @@ PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "schedu
 
 @dataclass(frozen=True)
 class Scale:
-    """How much a run measures. `n` prompts a condition; the first `perturbed` and `moved` of them in those conditions; `per_prompt`
-    images of each of the first `diverse`; `real` reference images; `training` multiplies what methods train for and on (`build`)."""
+    """How much a run measures. `n` prompts a condition; the first `perturbed` and `moved` of them
+    in those conditions; `per_prompt` images of each of the first `diverse`; `real` reference
+    images; `training` multiplies what methods train for and on (`build`).
+    """
 
     name: str
     n: int
@@ -48,26 +51,37 @@ class Scale:
     def resized(self, n: int) -> Scale:
         """The same scale with `n` prompts a condition."""
         return dataclasses.replace(
-            self, n=n, perturbed=min(n, self.perturbed), moved=min(n, self.moved), diverse=min(n, self.diverse), real=max(n, self.real)
+            self,
+            n=n,
+            perturbed=min(n, self.perturbed),
+            moved=min(n, self.moved),
+            diverse=min(n, self.diverse),
+            real=max(n, self.real),
         )
 
     @property
     def evaluation(self) -> dict[str, int]:
         """What the samples of a cell depend on."""
-        return {k: getattr(self, k) for k in ("n", "perturbed", "moved", "diverse", "per_prompt", "real")}
+        return {
+            k: getattr(self, k)
+            for k in ("n", "perturbed", "moved", "diverse", "per_prompt", "real")
+        }
 
 
 SCALES = {
     "smoke": Scale("smoke", 20, 6, 6, 2, 2, 200, 0.07, (0,)),
     "quick": Scale("quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,)),
-    "study": Scale("study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2)),  # full without changed prompts and repeated draws
+    "study": Scale(
+        "study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2)
+    ),  # full without changed prompts and repeated draws
     "full": Scale("full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2)),
 }
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the user asked for. `overrides` are "name.option=value"; `n`, `seeds` and `metrics` of None are the scale's."""
+    """What the user asked for. `overrides` are "name.option=value"; `n`, `seeds` and `metrics` of
+    None are the scale's."""
 
     attacks: str = "core"
     defenses: str = "skdcag,baseline"
@@ -104,7 +118,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Method:
-    """An attack, a defense (or one part of a composition) or a metric, with its options as they will be used."""
+    """An attack, a defense (or one part of a composition) or a metric, with its options as they
+    will be used."""
 
     name: str
     instance: Any
@@ -114,9 +129,16 @@ class Method:
     def key(self) -> dict[str, Any]:
         if isinstance(self.instance, Several):
             return self.weights_key | {"which": self.instance.which}
-        late = {f.name for f in dataclasses.fields(self.instance) if f.metadata.get("late") and getattr(self.instance, f.name) == f.default}
+        late = {
+            f.name
+            for f in dataclasses.fields(self.instance)
+            if f.metadata.get("late") and getattr(self.instance, f.name) == f.default
+        }
         version = {"version": self.info["version"]} if "version" in self.info else {}
-        return {"name": self.name, "options": {k: v for k, v in plain(self.instance).items() if k not in late}} | version
+        return {
+            "name": self.name,
+            "options": {k: v for k, v in plain(self.instance).items() if k not in late},
+        } | version
 
     @property
     def weights_key(self) -> dict[str, Any]:
@@ -128,7 +150,8 @@ class Method:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a run in the order of the work (seed, attack, defense), and the methods that they name."""
+    """The cells of a run in the order of the work (seed, attack, defense), and the methods that
+    they name."""
 
     config: Config
     base: Base
@@ -139,10 +162,13 @@ class Plan:
     metrics: dict[str, Method]
     scorer: str
     cells: list[Cell]
-    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)  # defense: what it needs and no attack of the run leaves to it
+    left_out: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # defense: what it needs and no attack of the run leaves to it
 
     def needs(self, defense: str) -> tuple[str, ...]:
-        """The union of what the parts of a defense declare, without what an earlier part gives to a later one."""
+        """The union of what the parts of a defense declare, without what an earlier part gives to a
+        later one."""
         declared: set[str] = set()
         given: set[str] = set()
         for part in self.defenses[defense]:
@@ -151,8 +177,10 @@ class Plan:
         return tuple(n for n in registry.NEEDS if n in declared)
 
     def metrics_of(self, attack: str, defense: str) -> list[str]:
-        """The metrics that a cell is measured by: those registered with `only="flag"` serve attacks or defenses with that flag, such as
-        "screens", or runs with "probe", or machines that have their "weights", and leave other stored records whole."""
+        """The metrics that a cell is measured by: those registered with `only="flag"` serve attacks
+        or defenses with that flag, such as "screens", or runs with "probe", or machines that have
+        their "weights", and leave other stored records whole.
+        """
         parts = (self.attacks[attack], *self.defenses[defense])
         flags = {flag for part in parts for flag, on in part.info.items() if on is True}
         flags |= {"probe"} if self.config.probe else set()
@@ -163,7 +191,9 @@ class Plan:
 
         def serves(info: dict[str, Any]) -> bool:
             only = info.get("only", "")
-            return only in ("", *flags) or (only == "weights" and find_weights(info["weights"]) is not None)
+            return only in ("", *flags) or (
+                only == "weights" and find_weights(info["weights"]) is not None
+            )
 
         return [name for name, m in self.metrics.items() if serves(m.info)]
 
@@ -173,9 +203,17 @@ class Plan:
         return self.cells[0].config["shared"] if self.cells else {}
 
     def sibling(self, cell: Cell, parts: Sequence[Method]) -> Cell:
-        """The cell of the same attack, seed and size with another defense, whether or not it is one of the run's."""
+        """The cell of the same attack, seed and size with another defense, whether or not it is one
+        of the run's."""
         config = {**cell.config, "defense": [part.key for part in parts]}
-        return Cell(cell.base, cell.attack, "+".join(part.name for part in parts), cell.seed, digest(config), config)
+        return Cell(
+            cell.base,
+            cell.attack,
+            "+".join(part.name for part in parts),
+            cell.seed,
+            digest(config),
+            config,
+        )
 
     def undefended(self, cell: Cell) -> Cell:
         """The cell of the same attack, seed and size without a defense."""
@@ -183,15 +221,26 @@ class Plan:
 
     def attack_key(self, attack: str, seed: int) -> str:
         """Key of the attacked weights: they depend on nothing that is only evaluated."""
-        return digest({"shared": self.shared, "attack": self.attacks[attack].weights_key, "seed": seed})
+        return digest(
+            {"shared": self.shared, "attack": self.attacks[attack].weights_key, "seed": seed}
+        )
 
     def before_key(self, seed: int, source: str) -> str:
         """Key of the base's own samples."""
-        return digest({"shared": self.shared, "evaluation": self.config.size.evaluation, "seed": seed, "source": source})
+        return digest(
+            {
+                "shared": self.shared,
+                "evaluation": self.config.size.evaluation,
+                "seed": seed,
+                "source": source,
+            }
+        )
 
     def metric_key(self, metric: str) -> str:
-        """Key of how a metric is computed; a stored score with another one is recomputed from the stored samples. A metric registered
-        with `weights="VARIABLE"` reads published weights (`scoring.networks`): with and without them are two keys."""
+        """Key of how a metric is computed; a stored score with another one is recomputed from the
+        stored samples. A metric registered with `weights="VARIABLE"` reads published weights
+        (`scoring.networks`): with and without them are two keys.
+        """
         method = self.metrics[metric]
         from t2i_backdoor_bench.scoring.networks import find_weights
 
@@ -201,21 +250,34 @@ class Plan:
 
 
 def fingerprint(source: str) -> str:
-    """What identifies the weights of a base model: a digest of a local folder's files, or the commit of a hub snapshot."""
+    """What identifies the weights of a base model: a digest of a local folder's files, or the
+    commit of a hub snapshot."""
     folder = Path(source)
     if not folder.is_dir():
         return locate(source).name
     parts = [folder / p for p in PARTS]
-    files = [f for p in parts for f in ([p] if p.is_file() else sorted(p.rglob("*"))) if f.suffix in (".json", ".safetensors", ".txt")]
+    files = [
+        f
+        for p in parts
+        for f in ([p] if p.is_file() else sorted(p.rglob("*")))
+        if f.suffix in (".json", ".safetensors", ".txt")
+    ]
     return digest({f.relative_to(folder).as_posix(): file_digest(f) for f in files})
 
 
 def scorer_fingerprint(spec: str) -> str:
-    """What identifies the scorer: a digest of a local folder, or the "model:checkpoint" that names a published one."""
+    """What identifies the scorer: a digest of a local folder, or the "model:checkpoint" that names
+    a published one."""
     folder = Path(spec)
     if not folder.is_dir():
         return spec
-    return digest({f.name: file_digest(f) for f in sorted(folder.iterdir()) if f.suffix in (".json", ".safetensors")})
+    return digest(
+        {
+            f.name: file_digest(f)
+            for f in sorted(folder.iterdir())
+            if f.suffix in (".json", ".safetensors")
+        }
+    )
 
 
 def feature_dimension(spec: str) -> int:
@@ -230,8 +292,11 @@ def feature_dimension(spec: str) -> int:
 
 
 def plan(config: Config, data: Data | None = None) -> Plan:
-    """Check everything that the user asked for, without work, and expand it into cells. Raises UserError."""
-    attacks = registry.attacks.select(config.attacks)  # first: a package that brings methods may bring a base
+    """Check everything that the user asked for, without work, and expand it into cells. Raises
+    UserError."""
+    attacks = registry.attacks.select(
+        config.attacks
+    )  # first: a package that brings methods may bring a base
     base, seeds = find_base(config.base), config.seeds or config.scale.seeds
     base, size = dataclasses.replace(base, scorer=config.clip or base.scorer), config.size
     if config.dtype not in DTYPES:
@@ -242,7 +307,8 @@ def plan(config: Config, data: Data | None = None) -> Plan:
         raise UserError(f"--n {size.n} is too few prompts; give at least 2")
     if config.probe and not size.moved:
         raise UserError(
-            f"--probe draws as many pictures as there are changed triggers, and --scale {size.name} has none; take quick or full"
+            f"--probe draws as many pictures as there are changed triggers, and --scale {size.name}"
+            " has none; take quick or full"
         )
     defenses = registry.defenses.select(config.defenses)
     metrics = registry.metrics.select(config.metrics or config.scale.metrics)
@@ -255,9 +321,17 @@ def plan(config: Config, data: Data | None = None) -> Plan:
         return build(kind, name, base.family, options.get(name, {}) | (own or {}), training)
 
     def variants(kind: Registry, names: list[str]) -> dict[str, tuple[Method, ...]]:
-        return {v: tuple(method(kind, *part) for part in parts) for n in names for v, parts in sweep.expand(n, sweeps).items()}
+        return {
+            v: tuple(method(kind, *part) for part in parts)
+            for n in names
+            for v, parts in sweep.expand(n, sweeps).items()
+        }
 
-    built_attacks = {row: m for name, parts in variants(registry.attacks, attacks).items() for row, m in rows(name, parts).items()}
+    built_attacks = {
+        row: m
+        for name, parts in variants(registry.attacks, attacks).items()
+        for row, m in rows(name, parts).items()
+    }
     built_defenses = variants(registry.defenses, defenses)
     built_metrics = {m: method(registry.metrics, m) for m in metrics}
     _check_size(config, base, metrics)
@@ -267,7 +341,11 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     scorer = scorer_fingerprint(base.scorer)
     shared = {
         "format": FORMAT,
-        "base": {"name": config.base, "weights": fingerprint(base.source), "sampler": plain(base.sampler)},
+        "base": {
+            "name": config.base,
+            "weights": fingerprint(base.source),
+            "sampler": plain(base.sampler),
+        },
         "data": data.name,
         "device": config.device.split(":")[0],
         "dtype": config.dtype,
@@ -276,27 +354,54 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     built_defenses = {d: parts for d, parts in built_defenses.items() if d not in left_out}
     if not built_defenses:
         lack = "; ".join(f"{d} needs {', '.join(needs)}" for d, needs in left_out.items())
-        raise UserError(f"no defense of this run can work: {lack}; give the trigger with --trigger, or choose other --defenses")
+        raise UserError(
+            f"no defense of this run can work: {lack}; give the trigger with --trigger, or choose"
+            " other --defenses"
+        )
     for seed in seeds:
         for a in built_attacks:
             for d in built_defenses:
                 if lacking(built_attacks[a], built_defenses[d]):
                     continue
                 parts = [part.key for part in built_defenses[d]]
-                cell = {"shared": shared, "attack": built_attacks[a].key, "defense": parts, "scorer": scorer, "seed": seed}
+                cell = {
+                    "shared": shared,
+                    "attack": built_attacks[a].key,
+                    "defense": parts,
+                    "scorer": scorer,
+                    "seed": seed,
+                }
                 cell["evaluation"] = size.evaluation
                 cells.append(Cell(config.base, a, d, seed, digest(cell), cell))
-    return Plan(config, base, data, tuple(seeds), built_attacks, built_defenses, built_metrics, scorer, cells, left_out)
+    return Plan(
+        config,
+        base,
+        data,
+        tuple(seeds),
+        built_attacks,
+        built_defenses,
+        built_metrics,
+        scorer,
+        cells,
+        left_out,
+    )
 
 
 def lacking(attack: Method, defense: tuple[Method, ...]) -> tuple[str, ...]:
-    """What a defense needs and this attack leaves nobody: an attack whose instance has `withheld` (of a checkpoint whose history is not
-    known there is no clean model) has no cell with such a defense."""
+    """What a defense needs and this attack leaves nobody: an attack whose instance has `withheld`
+    (of a checkpoint whose history is not known there is no clean model) has no cell with such a
+    defense."""
     withheld = set(getattr(attack.instance, "withheld", ()))
-    return tuple(n for n in registry.NEEDS if n in withheld and any(n in part.info.get("needs", ()) for part in defense))
+    return tuple(
+        n
+        for n in registry.NEEDS
+        if n in withheld and any(n in part.info.get("needs", ()) for part in defense)
+    )
 
 
-def _left_out(attacks: dict[str, Method], defenses: dict[str, tuple[Method, ...]]) -> dict[str, tuple[str, ...]]:
+def _left_out(
+    attacks: dict[str, Method], defenses: dict[str, tuple[Method, ...]]
+) -> dict[str, tuple[str, ...]]:
     """The defenses that have no cell, and why."""
     found = {}
     for name, parts in defenses.items():
@@ -307,55 +412,72 @@ def _left_out(attacks: dict[str, Method], defenses: dict[str, tuple[Method, ...]
 
 
 def choose_data(config: Config, base: Base) -> Data:
-    """What `--data` names, or else the embedded world, for bases that draw pictures of its size. Raises UserError."""
+    """What `--data` names, or else the embedded world, for bases that draw pictures of its size.
+    Raises UserError."""
     if config.data:
-        return open_data(config.data, picture_side(base.source), reads(base.source), lambda text: print(text, file=sys.stderr))
+        return open_data(
+            config.data,
+            picture_side(base.source),
+            reads(base.source),
+            lambda text: print(text, file=sys.stderr),
+        )
     side = picture_side(base.source)
     if side != world.RESOLUTION:
         raise UserError(
-            f"{config.base} draws pictures of {side} px and those of the embedded world have {world.RESOLUTION}: give captioned images "
-            f"with --data, a hub id or a folder of pictures with metadata.csv"
+            f"{config.base} draws pictures of {side} px and those of the embedded world have"
+            f" {world.RESOLUTION}: give captioned images with --data, a hub id or a folder of"
+            " pictures with metadata.csv"
         )
     return WorldData()
 
 
 def fit_real(config: Config, data: Data) -> Config:
-    """The same with as many real images as the data has, where that is fewer than the scale's; keys and tables say how many."""
+    """The same with as many real images as the data has, where that is fewer than the scale's; keys
+    and tables say how many."""
     have = data.count("pairs", "evaluation")
     if have is None or have >= config.size.real:
         return config
     return dataclasses.replace(config, scale=dataclasses.replace(config.scale, real=have))
 
 
-def build(kind: Registry, name: str, family: str, overrides: dict[str, str], training: float) -> Method:
-    """A method with its options. `training` multiplies its default number of steps, and the step `milestone` with it, and of prompts and
-    images down to FEW; what the user set stays as it is."""
+def build(
+    kind: Registry, name: str, family: str, overrides: dict[str, str], training: float
+) -> Method:
+    """A method with its options. `training` multiplies its default number of steps, and the step
+    `milestone` with it, and of prompts and images down to FEW; what the user set stays as it is."""
     instance = kind.build(name, family, overrides)
     for option, least in (("steps", 1), ("milestone", 1), ("prompts", FEW), ("images", FEW)):
         value = getattr(instance, option, None)
         own = option in overrides or (option == "milestone" and "steps" in overrides)
         if training != 1 and isinstance(value, int) and value > least and not own:
-            instance = dataclasses.replace(instance, **{option: max(least, round(value * training))})
+            instance = dataclasses.replace(
+                instance, **{option: max(least, round(value * training))}
+            )
     return Method(name, instance, kind.get(name).info)
 
 
 def parse_overrides(texts: tuple[str, ...], used: set[str]) -> dict[str, dict[str, str]]:
-    """ "name.option=value" to {name: {option: value}}. A name that the run does not use is an error: the option would be ignored."""
+    """ "name.option=value" to {name: {option: value}}. A name that the run does not use is an
+    error: the option would be ignored."""
     found: dict[str, dict[str, str]] = {}
     for text in texts:
         target, equals, value = text.partition("=")
         name, dot, key = target.strip().rpartition(".")
         if not (equals and dot and name and key):
-            raise UserError(f"--set {text!r} is not of the form name.option=value, such as skdcag.alpha=0.7")
+            raise UserError(
+                f"--set {text!r} is not of the form name.option=value, such as skdcag.alpha=0.7"
+            )
         if name not in used:
-            raise UserError(f"--set {text}: {name!r} is not in this run; {suggest(name, used, 'in this run')}")
+            raise UserError(
+                f"--set {text}: {name!r} is not in this run; {suggest(name, used, 'in this run')}"
+            )
         found.setdefault(name, {})[key] = value.strip()
     return found
 
 
 def _check_size(config: Config, base: Base, metrics: list[str]) -> None:
-    """FID's covariance is singular with fewer images than features. Asked for by name or with --n, that is an error; in a scale's
-    default selection the metric says so and stays empty."""
+    """FID's covariance is singular with fewer images than features. Asked for by name or with --n,
+    that is an error; in a scale's default selection the metric says so and stays empty."""
     fids = [m for m in metrics if m == "fid" or m.startswith("fid_")]
     by_default = config.n is None and {"all", ""} & set((config.metrics or "").split(","))
     if not fids or by_default:
@@ -364,6 +486,7 @@ def _check_size(config: Config, base: Base, metrics: list[str]) -> None:
     if config.size.n < dimension:
         rest = ",".join(m for m in metrics if m not in fids)
         raise UserError(
-            f"{fids[0]} needs at least {dimension} prompts (the dimension of the scorer's features), and n is {config.size.n}: "
-            f"give --n {dimension}, or leave it out with --metrics {rest or 'kid'}"
+            f"{fids[0]} needs at least {dimension} prompts (the dimension of the scorer's"
+            f" features), and n is {config.size.n}: give --n {dimension}, or leave it out with"
+            f" --metrics {rest or 'kid'}"
         )

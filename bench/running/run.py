@@ -1,4 +1,5 @@
-"""Runs a plan: attacks once, defends, generates, scores and stores every cell; then the tables. Resumes from whatever is stored."""
+"""Runs a plan: attacks once, defends, generates, scores and stores every cell; then the tables.
+Resumes from whatever is stored."""
 
 from __future__ import annotations
 
@@ -13,7 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from t2i_backdoor_bench.contract import Backdoor, Cell, CellResult, Samples, Score, StorageError, UserError
+from t2i_backdoor_bench.contract import (
+    Backdoor,
+    Cell,
+    CellResult,
+    Samples,
+    Score,
+    StorageError,
+    UserError,
+)
 from t2i_backdoor_bench.data.splits import Data
 from t2i_backdoor_bench.models.batches import free_memory, is_out_of_memory
 from t2i_backdoor_bench.models.progress import Display
@@ -35,16 +44,19 @@ from t2i_backdoor_bench.training.loop import check_extras
 __all__ = ["publish", "rebuild", "run", "stored_records"]
 
 
-# --------------------------------------------------------------------------------------------------------------------- cells
+# -------------------------------------------------------------------------------------------- cells
 def whole_cell(store: Store, cell: Cell) -> tuple[CellResult, dict[str, Any]] | None:
-    """The stored cell, or None where its record is absent or damaged, or its images are damaged. Records without images are whole:
-    that is how results are published."""
+    """The stored cell, or None where its record is absent or damaged, or its images are damaged.
+    Records without images are whole: that is how results are published."""
     found, name = store.read_result(cell.key), f"samples/{cell.key}.safetensors"
     return None if found is not None and store.damaged(name) else found
 
 
-def missing_metrics(plan_: Plan, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None) -> list[str]:
-    """The metrics of the plan that a stored cell does not hold, or holds with other options. All of them for a failed cell."""
+def missing_metrics(
+    plan_: Plan, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None
+) -> list[str]:
+    """The metrics of the plan that a stored cell does not hold, or holds with other options. All of
+    them for a failed cell."""
     wanted = plan_.metrics_of(cell.attack, cell.defense)
     if stored is None or stored[0].status != "done":
         return wanted
@@ -53,16 +65,23 @@ def missing_metrics(plan_: Plan, cell: Cell, stored: tuple[CellResult, dict[str,
     return [m for m in wanted if m not in result.scores or keys.get(m) != plan_.metric_key(m)]
 
 
-def unfinished(plan_: Plan, store: Store, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None) -> bool:
+def unfinished(
+    plan_: Plan, store: Store, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None
+) -> bool:
     """Whether a cell has metrics to compute, or attention maps to draw."""
-    maps_wanted = plan_.config.attention_maps and _has_trigger(plan_, cell) and not _has_maps(store, cell)
+    maps_wanted = (
+        plan_.config.attention_maps and _has_trigger(plan_, cell) and not _has_maps(store, cell)
+    )
     return bool(missing_metrics(plan_, cell, stored)) or maps_wanted
 
 
 def _has_maps(store: Store, cell: Cell) -> bool:
-    """Whether the maps of a cell are stored whole, and those of the model before the attack with them."""
+    """Whether the maps of a cell are stored whole, and those of the model before the attack with
+    them."""
     found = store.read_arrays(f"maps/{cell.key}")
-    return found is not None and store.find_file(f"maps/{found[1]['before']}.safetensors") is not None
+    return (
+        found is not None and store.find_file(f"maps/{found[1]['before']}.safetensors") is not None
+    )
 
 
 def _has_trigger(plan_: Plan, cell: Cell) -> bool:
@@ -70,13 +89,17 @@ def _has_trigger(plan_: Plan, cell: Cell) -> bool:
 
 
 def settled(shop: Workshop, cell: Cell) -> bool:
-    """Whether a cell is stored whole, or has failed in this run (what failed in an earlier one is no longer there)."""
+    """Whether a cell is stored whole, or has failed in this run (what failed in an earlier one is
+    no longer there)."""
     stored = whole_cell(shop.store, cell)
-    return stored is not None and (stored[0].status == "failed" or not unfinished(shop.plan, shop.store, cell, stored))
+    return stored is not None and (
+        stored[0].status == "failed" or not unfinished(shop.plan, shop.store, cell, stored)
+    )
 
 
 def run_cell(shop: Workshop, cell: Cell) -> CellResult:
-    """Make or complete one cell and store it. An exception is stored as a failed cell; only an interrupt gets out."""
+    """Make or complete one cell and store it. An exception is stored as a failed cell; only an
+    interrupt gets out."""
     plan_, store = shop.plan, shop.store
     stored = whole_cell(store, cell)
     before = stored if stored is not None and stored[0].status == "done" else None
@@ -88,12 +111,22 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
         if plan_.config.attention_maps:
             shop.draw_maps(cell)
         shop.display.phase("score")
-        scores, keys = (dict(begun[0].scores), dict(begun[1].get("metric_keys", {}))) if begun else ({}, {})
+        scores, keys = (
+            (dict(begun[0].scores), dict(begun[1].get("metric_keys", {}))) if begun else ({}, {})
+        )
         for name in missing_metrics(plan_, cell, begun):
             scores[name] = checked(plan_.metrics[name].instance.compute(samples, features))
             keys[name] = plan_.metric_key(name)
         target, report = samples.backdoor.describe(), plain(judge.report) if judge else {}
-        result = CellResult(cell, "done", scores, plan_.needs(cell.defense), backdoor=target, judge=report, cost=samples.cost)
+        result = CellResult(
+            cell,
+            "done",
+            scores,
+            plan_.needs(cell.defense),
+            backdoor=target,
+            judge=report,
+            cost=samples.cost,
+        )
         by = (judge.network if judge else "") or f"{samples.backdoor.target.kind} rule"
         origin = provenance.describe(result, samples.made, _origin_of(begun) if begun else {}, by)
     except StorageError:  # no cell can be stored any more
@@ -101,31 +134,50 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
     except Exception as error:
         if isinstance(error, InPlaceChange) or is_out_of_memory(error):
             shop.drop_models()
-        text = str(error) if isinstance(error, (AttackFailed, OtherWeights)) else traceback.format_exc()
-        result = before[0] if before else CellResult(cell, "failed", needs=plan_.needs(cell.defense))
+        text = (
+            str(error)
+            if isinstance(error, (AttackFailed, OtherWeights))
+            else traceback.format_exc()
+        )
+        result = (
+            before[0] if before else CellResult(cell, "failed", needs=plan_.needs(cell.defense))
+        )
         result = replace(result, status="failed", error=portable(text))
         keys = before[1].get("metric_keys", {}) if before else {}
         origin = _origin_of(before) if before else {"codes": [provenance.here()]}
-    extra = {"metric_keys": keys, "directions": directions(plan_), "protocol": protocol(plan_), "provenance": origin}
+    extra = {
+        "metric_keys": keys,
+        "directions": directions(plan_),
+        "protocol": protocol(plan_),
+        "provenance": origin,
+    }
     extra |= {"done_before": True} if before and result.status == "failed" else {}
     extra["edits"] = plan_.attacks[cell.attack].info.get("edits", "")
     store.write_result(result, extra)
     if result.status == "failed":
-        shop.display.say(f"FAILED {cell.attack} x {cell.defense}, seed {cell.seed}: {last_line(result.error)}")
+        shop.display.say(
+            f"FAILED {cell.attack} x {cell.defense}, seed {cell.seed}: {last_line(result.error)}"
+        )
     return result
 
 
 def made_anew(shop: Workshop, stored: tuple[CellResult, dict[str, Any]], samples: Samples) -> bool:
-    """Whether the images of a stored cell had to be made again of an attack that was trained again, elsewhere, with other weights: no
-    record has the scores of two models: the cell is made anew where this run has all of its metrics, and else OtherWeights is raised."""
-    before, now = provenance.said(stored[1], "attack_weights"), samples.made.get("attack_weights", "")
+    """Whether the images of a stored cell had to be made again of an attack that was trained again,
+    elsewhere, with other weights: no record has the scores of two models: the cell is made anew
+    where this run has all of its metrics, and else OtherWeights is raised.
+    """
+    before, now = (
+        provenance.said(stored[1], "attack_weights"),
+        samples.made.get("attack_weights", ""),
+    )
     if not provenance.other_weights(before, now):
         return False
     lost = [m for m in stored[0].scores if m not in shop.plan.metrics]
     if lost:
         raise OtherWeights(
-            f"its images are gone, and its attack, trained again here, has other weights: no more metrics can join {', '.join(lost[:3])}"
-            f"{' and others' if len(lost) > 3 else ''} of the stored cell; ask for --metrics all, which makes it anew, or another --out"
+            "its images are gone, and its attack, trained again here, has other weights: no more"
+            f" metrics can join {', '.join(lost[:3])}{' and others' if len(lost) > 3 else ''} of"
+            " the stored cell; ask for --metrics all, which makes it anew, or another --out"
         )
     return True
 
@@ -136,7 +188,8 @@ def _origin_of(stored: tuple[CellResult, dict[str, Any]]) -> dict[str, Any]:
 
 
 def try_again(store: Store, result: CellResult, extra: dict[str, Any]) -> None:
-    """Forget that a cell failed: it is not there, or, where it was done and a further metric failed, it is as it was before that."""
+    """Forget that a cell failed: it is not there, or, where it was done and a further metric
+    failed, it is as it was before that."""
     if extra.pop("done_before", False):
         store.write_result(replace(result, status="done", error=""), extra)
     else:
@@ -146,7 +199,9 @@ def try_again(store: Store, result: CellResult, extra: dict[str, Any]) -> None:
 def checked(score: Score) -> Score:
     """A score whose value is a finite number, or none with a note."""
     if score.value is not None and not np.isfinite(score.value):
-        return replace(score, value=None, low=None, high=None, note=score.note or f"the value is {score.value}")
+        return replace(
+            score, value=None, low=None, high=None, note=score.note or f"the value is {score.value}"
+        )
     return score
 
 
@@ -157,10 +212,11 @@ def portable(text: str) -> str:
     return text.replace(here, "").replace(libraries, "").replace(str(Path.home()) + os.sep, "~/")
 
 
-# ----------------------------------------------------------------------------------------------------------------------- run
+# ---------------------------------------------------------------------------------------------- run
 def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
-    """Fail before any work on what the user can mend: weights that are not there, a trigger that the tokenizer loses, a patch that does
-    not fit, too few prompts, for the evaluation or for a defense."""
+    """Fail before any work on what the user can mend: weights that are not there, a trigger that
+    the tokenizer loses, a patch that does not fit, too few prompts, for the evaluation or for a
+    defense."""
     shop.load()
     for attack, seed in dict.fromkeys((c.attack, c.seed) for c in cells):
         backdoor, prompts = shop.backdoor(attack), shop.prompts(seed, shop.source(attack))
@@ -180,12 +236,18 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
 
 
 def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
-    """Raise UserError where the data has fewer captioned images or captions than an attack trains on."""
+    """Raise UserError where the data has fewer captioned images or captions than an attack trains
+    on."""
     data, instance = shop.data, shop.plan.attacks[attack].instance
-    instance = instance.parts[instance.which].instance if isinstance(instance, Several) else instance
+    instance = (
+        instance.parts[instance.which].instance if isinstance(instance, Several) else instance
+    )
     source, target = backdoor.target.source, backdoor.target.target
     about_objects = backdoor.target.kind == "object"
-    asked = [("images", "pairs", "captioned images", ["", source, target]), ("prompts", "prompts", "captions", ["", source])]
+    asked = [
+        ("images", "pairs", "captioned images", ["", source, target]),
+        ("prompts", "prompts", "captions", ["", source]),
+    ]
     for option, what, name, words in asked:
         want = getattr(instance, option, 0)
         if option == "prompts" and getattr(instance, "context", "") == "phrase":
@@ -193,15 +255,19 @@ def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
         for word in words if about_objects else [""]:
             have = data.count(what, "train", word)
             if have is not None and have < want:
-                about, way = f" about {word!r}" if word else "", f"--set {attack}.{option}={have}" if have else "choose other words"
+                about, way = (
+                    f" about {word!r}" if word else "",
+                    (f"--set {attack}.{option}={have}" if have else "choose other words"),
+                )
                 raise UserError(
-                    f"{attack} trains on {want} {name}{about} and the train split of {data.name} has {have}: give more data, or {way}"
+                    f"{attack} trains on {want} {name}{about} and the train split of {data.name}"
+                    f" has {have}: give more data, or {way}"
                 )
 
 
 def run(config: Config, data: Data | None = None, show: bool = True) -> int:
-    """Plan, run what is not stored, write tables and report, and `show` the table. Returns the exit status: 0, 1 if a cell failed, 130 if
-    interrupted.
+    """Plan, run what is not stored, write tables and report, and `show` the table. Returns the exit
+    status: 0, 1 if a cell failed, 130 if interrupted.
 
     Raises UserError, before any work, for what the user asked for and cannot have.
     """
@@ -228,7 +294,9 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
         if todo:
             shop = Workshop(plan_, store, display)
             preflight(shop, todo)
-            write_manifest(plan_, store, {k: v[0] for k, v in stored.items() if v is not None})  # a killed run leaves its plan
+            write_manifest(
+                plan_, store, {k: v[0] for k, v in stored.items() if v is not None}
+            )  # a killed run leaves its plan
             for cell in todo:
                 if stored[cell.key] is not None and stored[cell.key][0].status == "failed":
                     try_again(store, *stored[cell.key])
@@ -245,12 +313,22 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     finally:
         display.close()
         store.drop_locks()
-    results = {c.key: found[0] for c in plan_.cells if (found := store.read_result(c.key)) is not None}
+    results = {
+        c.key: found[0] for c in plan_.cells if (found := store.read_result(c.key)) is not None
+    }
     if status:
         done = sum(c.key in results and results[c.key].status == "done" for c in plan_.cells)
-        how = "the same command without --fresh resumes" if config.fresh else "the same command resumes"
+        how = (
+            "the same command without --fresh resumes"
+            if config.fresh
+            else "the same command resumes"
+        )
         display.say(f"interrupted: {done} of {len(plan_.cells)} cells are done; {how}")
-    command = {"wall_seconds": round(time.perf_counter() - begun, 1), "cells_made": display.done, "cells": len(plan_.cells)}
+    command = {
+        "wall_seconds": round(time.perf_counter() - begun, 1),
+        "cells_made": display.done,
+        "cells": len(plan_.cells),
+    }
     command |= {"workers": workers, "unix_time": int(time.time())}
     write_manifest(plan_, store, results, command)
     if status:
@@ -268,8 +346,13 @@ def find_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"unknown device {name!r}; known: cpu, cuda, cuda:1, mps") from None
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UserError(
+            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices;"
+            " use --device cpu"
+        )
     return name
 
 

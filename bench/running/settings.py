@@ -1,4 +1,5 @@
-"""What a user sets, under one set of names: flags, a YAML file, and the arguments of `bench.run` all become a `Config` here."""
+"""What a user sets, under one set of names: flags, a YAML file, and the arguments of `bench.run`
+all become a `Config` here."""
 
 from __future__ import annotations
 
@@ -50,19 +51,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(k, str) for k in found):
-        raise UserError(f"--config {path} must hold names and values, such as 'attacks: badt2i_pixel'")
+        raise UserError(
+            f"--config {path} must hold names and values, such as 'attacks: badt2i_pixel'"
+        )
     return found
 
 
 def make_config(settings: Mapping[str, Any]) -> Config:
-    """A Config of settings by name ("attention-maps" or "attention_maps"). Raises UserError for an unknown name or a wrong type."""
+    """A Config of settings by name ("attention-maps" or "attention_maps"). Raises UserError for an
+    unknown name or a wrong type."""
     given = {name.replace("_", "-"): value for name, value in settings.items()}
     for name in given:
         if name not in KEYS:
             raise UserError(f"unknown setting {name!r}; {suggest(name, KEYS, 'known')}")
     given = _suspect(given)
     hints = typing.get_type_hints(Config)
-    values = {FIELDS[name]: _value(name, value, hints[FIELDS[name]]) for name, value in given.items()}
+    values = {
+        FIELDS[name]: _value(name, value, hints[FIELDS[name]]) for name, value in given.items()
+    }
     for name in ("threads", "workers"):
         if values.get(name) is not None and values[name] < 1:
             raise UserError(f"--{name} {values[name]} must be 1 or more")
@@ -70,7 +76,8 @@ def make_config(settings: Mapping[str, Any]) -> Config:
 
 
 def merge(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's settings with the flags over them; `--set` adds to the file's, and wins for the same option."""
+    """A file's settings with the flags over them; `--set` adds to the file's, and wins for the same
+    option."""
     flags = {name.replace("_", "-"): value for name, value in flags.items()}
     both = dict(settings) | flags
     if settings.get("set") and flags.get("set"):
@@ -85,12 +92,19 @@ def _suspect(given: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"suspect must be true or false, not {suspect!r}")
     if not suspect:
         if trigger is not None:
-            raise UserError("--trigger goes with --suspect; the trigger of an attack is an option, such as --set badt2i_pixel.trigger=WORD")
+            raise UserError(
+                "--trigger goes with --suspect; the trigger of an attack is an option, such as"
+                " --set badt2i_pixel.trigger=WORD"
+            )
         return given
     if "attacks" in given:
         raise UserError("--suspect takes the base as it is, without an attack: leave out --attacks")
     options = [f"{SUSPECT}.trigger={trigger}"] if trigger is not None else []
-    return {"metrics": SUSPECT_METRICS} | given | {"attacks": SUSPECT, "set": [*_texts("set", given.get("set", ())), *options]}
+    return (
+        {"metrics": SUSPECT_METRICS}
+        | given
+        | {"attacks": SUSPECT, "set": [*_texts("set", given.get("set", ())), *options]}
+    )
 
 
 def _value(name: str, value: Any, kind: Any) -> Any:
@@ -116,9 +130,19 @@ def _value(name: str, value: Any, kind: Any) -> Any:
     if Path in kinds and isinstance(value, (str, Path)) and str(value):
         return Path(value)
     wanted = next(k for k in kinds if k is not type(None))
-    value = float(value) if wanted is float and isinstance(value, int) and not isinstance(value, bool) else value
+    value = (
+        float(value)
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool)
+        else value
+    )
     if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
-        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+        words = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            Path: "a path",
+        }
         raise UserError(f"{name} must be {words.get(wanted, wanted.__name__)}, not {value!r}")
     return value
 
@@ -127,7 +151,9 @@ def _ways(value: Any) -> tuple[str, ...]:
     """Ways to save memory, given as "checkpointing,slicing" or as a list."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple)) or not all(isinstance(p, str) for p in parts):
-        raise UserError(f"memory must be a list of ways such as checkpointing,slicing, not {value!r}")
+        raise UserError(
+            f"memory must be a list of ways such as checkpointing,slicing, not {value!r}"
+        )
     return tuple(p.strip() for p in parts if p.strip())
 
 
@@ -137,7 +163,10 @@ def _texts(name: str, value: Any) -> list[str]:
         return [f"{key}={_text(v)}" for key, v in value.items()]
     if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
         return list(value)
-    raise UserError(f"{name} must be a mapping such as {{skdcag.steps: 200}} or a list of texts such as skdcag.steps=200, not {value!r}")
+    raise UserError(
+        f"{name} must be a mapping such as {{skdcag.steps: 200}} or a list of texts such as"
+        f" skdcag.steps=200, not {value!r}"
+    )
 
 
 def _text(value: Any) -> str:
@@ -150,7 +179,13 @@ def _seeds(value: Any) -> tuple[int, ...] | None:
     """Seeds given as "0,1,2", as a list, or as one number."""
     if value is None:
         return None
-    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    parts = (
+        value.split(",")
+        if isinstance(value, str)
+        else value
+        if isinstance(value, (list, tuple))
+        else [value]
+    )
     try:
         found = tuple(dict.fromkeys(int(str(p)) for p in parts if str(p).strip()))
     except ValueError:
@@ -161,16 +196,29 @@ def _seeds(value: Any) -> tuple[int, ...] | None:
 
 
 def to_yaml(config: Config, resolved: Mapping[str, Any]) -> str:
-    """The file that repeats a run: what was set, and with `resolved` the names and seeds that were meant by it."""
+    """The file that repeats a run: what was set, and with `resolved` the names and seeds that were
+    meant by it."""
     found: dict[str, Any] = {}
     for name, field in FIELDS.items():
         value = resolved.get(name, getattr(config, field))
         value = (
-            value.name if name == "scale" else str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            value.name
+            if name == "scale"
+            else (
+                str(value)
+                if isinstance(value, Path)
+                else list(value)
+                if isinstance(value, tuple)
+                else value
+            )
         )
         if name not in ONCE and value not in (None, [], False, ""):
             found[name] = value
     if found.get("set"):
-        found["set"] = {text.partition("=")[0].strip(): text.partition("=")[2].strip() for text in found["set"]}
+        found["set"] = {
+            text.partition("=")[0].strip(): text.partition("=")[2].strip() for text in found["set"]
+        }
     head = "# python run_bench.py --config run.yaml\n"
-    return head + yaml.safe_dump(found, sort_keys=False, allow_unicode=False, width=120, default_flow_style=None)
+    return head + yaml.safe_dump(
+        found, sort_keys=False, allow_unicode=False, width=120, default_flow_style=None
+    )

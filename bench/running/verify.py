@@ -1,4 +1,5 @@
-"""Does a run folder hold what its code makes? Make one of its cells again, elsewhere, and compare."""
+"""Does a run folder hold what its code makes? Make one of its cells again, elsewhere, and
+compare."""
 
 from __future__ import annotations
 
@@ -29,10 +30,12 @@ MOST = 12  # differences that are printed
 
 
 def verify(folder: Path) -> int:
-    """Make a cell of the run in `folder` again in a temporary folder, from the base model on, and print how it compares with the stored
-    one; the tables are compared with what the stored records give. Which cell is left to chance, so that nobody can know it before.
+    """Make a cell of the run in `folder` again in a temporary folder, from the base model on, and
+    print how it compares with the stored one; the tables are compared with what the stored records
+    give. Which cell is left to chance, so that nobody can know it before.
 
-    Returns 0 where all is the same, 1 where it is not. Raises UserError where the folder is none of a finished run.
+    Returns 0 where all is the same, 1 where it is not. Raises UserError where the folder is none of
+    a finished run.
     """
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder} to verify")
@@ -41,7 +44,9 @@ def verify(folder: Path) -> int:
     manifest = store.read_record("run")
     done = [r for r in stored_records(store) if r[0].status == "done"] if manifest else []
     if not done:
-        raise UserError(f"{folder} holds no run.json with a finished cell: there is nothing to verify")
+        raise UserError(
+            f"{folder} holds no run.json with a finished cell: there is nothing to verify"
+        )
     wrong = changed_tables(store)
     stored, extra = random.SystemRandom().choice(done)
     name = f"{stored.cell.attack} x {stored.cell.defense}, seed {stored.cell.seed}"
@@ -60,7 +65,12 @@ def verify(folder: Path) -> int:
             wrong += images
             compared = f"{len(again.scores)} scores{f' and {many} images' if many else ''}"
     if not wrong:
-        print(plaintext.visible(f"{folder}: the tables are what the records give, and {name}, made again, has the same {compared}"))
+        print(
+            plaintext.visible(
+                f"{folder}: the tables are what the records give, and {name}, made again, has the"
+                f" same {compared}"
+            )
+        )
         return 0
     print(plaintext.visible(f"{folder}: {name}, made again, is not what is stored"))
     rest = [f"and {len(wrong) - MOST} more differences"] if len(wrong) > MOST else []
@@ -73,7 +83,9 @@ def config_of(manifest: Mapping[str, Any], out: Path) -> Config:
     """The configuration that a manifest describes, to run in `out`, in one process."""
     try:
         asked = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest["config"].items()}
-        scale = Scale(**{k: tuple(v) if isinstance(v, list) else v for k, v in asked["scale"].items()})
+        scale = Scale(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in asked["scale"].items()}
+        )
         known = {f.name: asked[f.name] for f in dataclasses.fields(Config) if f.name in asked}
         known |= {"scale": scale, "n": None if asked["n"] == scale.n else asked["n"]}
     except (KeyError, TypeError, AttributeError):
@@ -105,7 +117,9 @@ def changed_tables(store: Store) -> list[str]:
     wrong = []
     records = stored_records(store)
     more = {"leaderboard.md": leaderboard.to_markdown, "matrix.md": pivot.to_markdown}
-    texts = tables.texts(records) | {name: write(records) for name, write in more.items() if (store.root / name).is_file()}
+    texts = tables.texts(records) | {
+        name: write(records) for name, write in more.items() if (store.root / name).is_file()
+    }
     for name, text in texts.items():
         path = store.root / name
         if path.is_file() and path.read_bytes() != text.encode():
@@ -113,8 +127,11 @@ def changed_tables(store: Store) -> list[str]:
     return wrong
 
 
-def compare_scores(stored: CellResult, again: CellResult, extra: Mapping[str, Any], plan_: Plan) -> list[str]:
-    """What differs between two results of one cell: every number but the costs must be equal to the last bit."""
+def compare_scores(
+    stored: CellResult, again: CellResult, extra: Mapping[str, Any], plan_: Plan
+) -> list[str]:
+    """What differs between two results of one cell: every number but the costs must be equal to the
+    last bit."""
     if again.status != "done":
         return [f"it fails now: {runner.last_line(again.error)}"]
     wrong = [
@@ -130,8 +147,15 @@ def compare_scores(stored: CellResult, again: CellResult, extra: Mapping[str, An
         if before is None:
             wrong.append(f"{name}: not stored, now {now.value}")
         elif before != now:
-            each = f" ({unequal(before.each, now.each)} of {len(now.each)} images)" if before.each and now.each else ""
-            wrong.append(f"{name}: stored {before.value} [{before.low}, {before.high}], now {now.value} [{now.low}, {now.high}]{each}")
+            each = (
+                f" ({unequal(before.each, now.each)} of {len(now.each)} images)"
+                if before.each and now.each
+                else ""
+            )
+            wrong.append(
+                f"{name}: stored {before.value} [{before.low}, {before.high}], now {now.value}"
+                f" [{now.low}, {now.high}]{each}"
+            )
     return wrong
 
 
@@ -140,7 +164,8 @@ def unequal(a: list[Any], b: list[Any]) -> int:
 
 
 def compare_images(store: Store, twin: Store, key: str) -> tuple[list[str], int]:
-    """What differs between the stored images of a cell and those of now, and how many were compared; none where none are stored."""
+    """What differs between the stored images of a cell and those of now, and how many were
+    compared; none where none are stored."""
     before, now = (s.read_arrays(f"samples/{key}") for s in (store, twin))
     if before is None or now is None:
         return [], 0
@@ -148,31 +173,53 @@ def compare_images(store: Store, twin: Store, key: str) -> tuple[list[str], int]
     for condition in sorted({*before[0], *now[0]}):
         a, b = before[0].get(condition), now[0].get(condition)
         if a is None or b is None or a.shape != b.shape:
-            wrong.append(f"images of {condition}: stored {None if a is None else a.shape}, now {None if b is None else b.shape}")
+            wrong.append(
+                f"images of {condition}: stored {None if a is None else a.shape}, now"
+                f" {None if b is None else b.shape}"
+            )
             continue
         many += len(a)
         far = np.abs(a.astype(np.int16) - b).reshape(len(a), -1).max(1)
         if far.any():
-            wrong.append(f"images of {condition}: {int((far > 0).sum())} of {len(a)} differ, by at most {int(far.max())} of 255")
+            wrong.append(
+                f"images of {condition}: {int((far > 0).sum())} of {len(a)} differ, by at most"
+                f" {int(far.max())} of 255"
+            )
     return wrong, many
 
 
 def other_configuration(plan_: Plan, cell: Cell) -> list[str]:
     """How the configuration of a stored cell differs from what the same names make now."""
-    same = [c for c in plan_.cells if (c.attack, c.defense, c.seed) == (cell.attack, cell.defense, cell.seed)]
+    same = [
+        c
+        for c in plan_.cells
+        if (c.attack, c.defense, c.seed) == (cell.attack, cell.defense, cell.seed)
+    ]
     if not same:
         return ["its attack, defense and seed are not in the run that run.json describes"]
     before, now = leaves(cell.config), leaves(same[0].config)
     differ = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-    return [f"{k}: stored {before.get(k, 'nothing')}, now {now.get(k, 'nothing')}" for k in differ] or ["its key is of another format"]
+    return [
+        f"{k}: stored {before.get(k, 'nothing')}, now {now.get(k, 'nothing')}" for k in differ
+    ] or ["its key is of another format"]
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
     """A nested value as {path: leaf}."""
-    pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else None
+    pairs = (
+        value.items()
+        if isinstance(value, Mapping)
+        else enumerate(value)
+        if isinstance(value, (list, tuple))
+        else None
+    )
     if pairs is None:
         return {path: value}
-    return {k: v for name, inner in pairs for k, v in leaves(inner, f"{path}.{name}" if path else str(name)).items()}
+    return {
+        k: v
+        for name, inner in pairs
+        for k, v in leaves(inner, f"{path}.{name}" if path else str(name)).items()
+    }
 
 
 def reasons(manifest: Mapping[str, Any], extra: Mapping[str, Any], config: Config) -> list[str]:
@@ -184,11 +231,16 @@ def reasons(manifest: Mapping[str, Any], extra: Mapping[str, Any], config: Confi
     found = []
     if any(c.get("source") != here["source"] for c in codes):
         names = ", ".join(dict.fromkeys(c.get("commit", "")[:9] or "unknown" for c in codes))
-        found.append(f"the stored cell was made by other code (commit {names}; here {here['commit'][:9] or 'unknown'})")
+        found.append(
+            f"the stored cell was made by other code (commit {names}; here"
+            f" {here['commit'][:9] or 'unknown'})"
+        )
     before = codes[-1].get("versions") or manifest.get("versions", {})
     for name, version in here["versions"].items():
         if before.get(name) != version:
-            found.append(f"the stored cell was made with {name} {before.get(name, 'none')} (here {version})")
+            found.append(
+                f"the stored cell was made with {name} {before.get(name, 'none')} (here {version})"
+            )
     machine = hardware(config.device)
     for name in ("cpu", "gpu", "threads"):
         if (was := manifest.get("hardware", {}).get(name)) != machine.get(name):

@@ -1,7 +1,9 @@
-"""Who makes the cells of a run: this process, or several worker processes that share the run folder.
+"""Who makes the cells of a run: this process, or several worker processes that share the run
+folder.
 
-Workers agree through the folder alone: who makes a cell holds its lock, and what a worker that died had begun is made by the others.
-The numbers do not depend on the number of workers, as each takes the same number of threads.
+Workers agree through the folder alone: who makes a cell holds its lock, and what a worker that died
+had begun is made by the others. The numbers do not depend on the number of workers, as each takes
+the same number of threads.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ QUIET = {"TQDM_DISABLE": "1"}  # the bars of several processes would tear each o
 def share(config: Config, family: str, cells: int) -> tuple[int, int | None]:
     """(workers, CPU threads of each; None is torch's own choice) for that many cells.
 
-    The embedded base on a CPU takes one thread a worker and a worker a core, as far as the memory goes: two threads on one cell are
-    1.4 times as fast as one, two cells at a time are twice as fast. Everything else runs in one process unless asked otherwise.
+    The embedded base on a CPU takes one thread a worker and a worker a core, as far as the memory
+    goes: two threads on one cell are 1.4 times as fast as one, two cells at a time are twice as
+    fast. Everything else runs in one process unless asked otherwise.
     """
     small = family == "shapes" and config.device == "cpu"
     threads = config.threads or (1 if small else None)
@@ -55,8 +58,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def work(shop: Workshop, cells: Sequence[Cell], make: Callable[[Workshop, Cell], Any], settled: Callable[[Workshop, Cell], bool]) -> None:
-    """Make every cell that is not settled and that nobody else is making; come back for those of others until all are settled."""
+def work(
+    shop: Workshop,
+    cells: Sequence[Cell],
+    make: Callable[[Workshop, Cell], Any],
+    settled: Callable[[Workshop, Cell], bool],
+) -> None:
+    """Make every cell that is not settled and that nobody else is making; come back for those of
+    others until all are settled."""
     left = list(cells)
     while left:
         idle = True
@@ -76,7 +85,7 @@ def work(shop: Workshop, cells: Sequence[Cell], make: Callable[[Workshop, Cell],
             time.sleep(0.5)
 
 
-# -------------------------------------------------------------------------------------------------------------------- workers
+# ------------------------------------------------------------------------------------------ workers
 class Reporter(Display):
     """The display of a worker process: what it would show goes to the process that started it."""
 
@@ -105,8 +114,8 @@ class Worker:
 
 
 def leave_with_parent() -> None:
-    """End this worker process in the moment in which the one that started it is gone, however that ended: nobody listens any more, and
-    its locks would hold up the next command."""
+    """End this worker process in the moment in which the one that started it is gone, however that
+    ended: nobody listens any more, and its locks would hold up the next command."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -118,9 +127,17 @@ def leave_with_parent() -> None:
     threading.Thread(target=watch, name="watch the parent", daemon=True).start()
 
 
-def worker(config: Config, data: Data | None, keys: list[str], since: int, events: Connection, make: Callable, settled: Callable) -> None:
-    """What a worker process does: its part of the cells of `config` that `keys` name. It ends in silence when it is interrupted or when
-    nobody listens any more."""
+def worker(
+    config: Config,
+    data: Data | None,
+    keys: list[str],
+    since: int,
+    events: Connection,
+    make: Callable,
+    settled: Callable,
+) -> None:
+    """What a worker process does: its part of the cells of `config` that `keys` name. It ends in
+    silence when it is interrupted or when nobody listens any more."""
     leave_with_parent()
     try:
         if config.threads:
@@ -129,7 +146,12 @@ def worker(config: Config, data: Data | None, keys: list[str], since: int, event
         plan_ = plan(config, data)
         shop = Workshop(plan_, Store(config.folder, display.say, since=since), display)
         shop.load()
-        work(shop, list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()), make, settled)
+        work(
+            shop,
+            list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()),
+            make,
+            settled,
+        )
     except UserError as error:  # the next worker would find the same
         events.send(("fatal", str(error)))
         os._exit(2)
@@ -143,12 +165,17 @@ def variables_of(config: Config) -> dict[str, str]:
 
 
 def gpus_of(device: str) -> list[str]:
-    """The GPUs that workers on `device` take in turn, as CUDA_VISIBLE_DEVICES names them: all that this process sees for "cuda"; none to
-    choose for a device with its number ("cuda:1") and for others."""
+    """The GPUs that workers on `device` take in turn, as CUDA_VISIBLE_DEVICES names them: all that
+    this process sees for "cuda"; none to choose for a device with its number ("cuda:1") and for
+    others."""
     if device != "cuda":
         return []
     many = torch.cuda.device_count()
-    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    given = [
+        name.strip()
+        for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        if name.strip()
+    ]
     return given[:many] or [str(i) for i in range(many)]
 
 
@@ -165,11 +192,19 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def run_workers(
-    plan_: Plan, data: Data | None, todo: Sequence[Cell], store: Store, display: Display, make: Callable, settled: Callable
+    plan_: Plan,
+    data: Data | None,
+    todo: Sequence[Cell],
+    store: Store,
+    display: Display,
+    make: Callable,
+    settled: Callable,
 ) -> None:
-    """Make `todo` by `plan_.config.workers` processes, and show where they are. On "cuda" they take the GPUs of this machine in turn. A
-    worker that dies is replaced, RESTARTS times in all; after that, what nobody made stays open. A KeyboardInterrupt, and a UserError in
-    a worker, end all of them and get out; workers end with this process. `make` and `settled` are as for `work`."""
+    """Make `todo` by `plan_.config.workers` processes, and show where they are. On "cuda" they take
+    the GPUs of this machine in turn. A worker that dies is replaced, RESTARTS times in all; after
+    that, what nobody made stays open. A KeyboardInterrupt, and a UserError in a worker, end all of
+    them and get out; workers end with this process. `make` and `settled` are as for `work`.
+    """
     context = multiprocessing.get_context("spawn")
     config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
     variables, gpus = variables_of(config), gpus_of(config.device)
@@ -197,7 +232,10 @@ def run_workers(
                     if one.process.exitcode:
                         again = restarts < RESTARTS
                         other = "another takes over" if again else "no other is started"
-                        display.say(f"a worker died (exit status {one.process.exitcode}) at {one.phase}; {other}")
+                        display.say(
+                            f"a worker died (exit status {one.process.exitcode}) at {one.phase};"
+                            f" {other}"
+                        )
                         if again:
                             restarts += 1
                             workers.append(start(one.place))

@@ -1,4 +1,5 @@
-"""The published networks behind metrics: where their weights are looked for, and LPIPS. Absent weights are said, never replaced."""
+"""The published networks behind metrics: where their weights are looked for, and LPIPS. Absent
+weights are said, never replaced."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ PUBLISHED = {
 
 
 def find_weights(variable: str) -> Path | None:
-    """The file that a variable names, itself or by its folder, or else the published one in torch's hub cache; None where there is none.
+    """The file that a variable names, itself or by its folder, or else the published one in torch's
+    hub cache; None where there is none.
 
     Raises UserError where the variable names what is not there.
     """
@@ -33,9 +35,16 @@ def find_weights(variable: str) -> Path | None:
         return cached if cached.is_file() else None
     path = Path(given)
     if path.is_dir():
-        found = [p for p in (path / Path(name).with_suffix(".safetensors").name, path / name) if p.is_file()]
+        found = [
+            p
+            for p in (path / Path(name).with_suffix(".safetensors").name, path / name)
+            if p.is_file()
+        ]
         if not found:
-            raise UserError(f"the folder {path} of {variable} holds no {name} (nor the same as .safetensors); unset it to go without")
+            raise UserError(
+                f"the folder {path} of {variable} holds no {name} (nor the same as .safetensors);"
+                " unset it to go without"
+            )
         return found[0]
     if not path.is_file():
         raise UserError(f"the weights {path} of {variable} do not exist; unset it to go without")
@@ -43,39 +52,51 @@ def find_weights(variable: str) -> Path | None:
 
 
 def read_weights(path: Path, name: str, what: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of the published .pth, which must have the checksum in its name and is read without executing
-    anything. Raises UserError for any other file."""
+    """The tensors of a safetensors file, or of the published .pth, which must have the checksum in
+    its name and is read without executing anything. Raises UserError for any other file."""
     if path.suffix == ".safetensors":
         return load_file(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     wanted = Path(name).stem.rsplit("-", 1)[1]
     if not digest.startswith(wanted):
-        raise UserError(f"{path} is not the published {what} file (SHA-256 {digest[:8]}..., not {wanted}...)")
+        raise UserError(
+            f"{path} is not the published {what} file (SHA-256 {digest[:8]}..., not {wanted}...)"
+        )
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class Lpips:
-    """LPIPS (Zhang et al. 2018), version 0.1 on AlexNet: the backbone from its published weights, the fitted ones from torchmetrics."""
+    """LPIPS (Zhang et al. 2018), version 0.1 on AlexNet: the backbone from its published weights,
+    the fitted ones from torchmetrics."""
 
     name = "lpips-alex"
 
     def __init__(self, network: torch.nn.Module, batch: int = 16, device: str = "cpu") -> None:
-        self.network, self.batch, self.device = network.eval().requires_grad_(False).to(device), batch, device
+        self.network, self.batch, self.device = (
+            network.eval().requires_grad_(False).to(device),
+            batch,
+            device,
+        )
 
     @classmethod
     def load(cls, device: str = "cpu") -> Lpips | None:
-        """The network, or None without weights (T2I_LPIPS_WEIGHTS or the hub cache). Raises UserError for a file that is another."""
+        """The network, or None without weights (T2I_LPIPS_WEIGHTS or the hub cache). Raises
+        UserError for a file that is another."""
         path = find_weights("T2I_LPIPS_WEIGHTS")
         if path is None:
             return None
         from torchmetrics.functional.image.lpips import _NoTrainLpips
 
         state = read_weights(path, PUBLISHED["T2I_LPIPS_WEIGHTS"], "AlexNet")
-        network = _NoTrainLpips(net="alex", pnet_rand=True, eval_mode=True)  # without the download; the backbone is filled here
+        network = _NoTrainLpips(
+            net="alex", pnet_rand=True, eval_mode=True
+        )  # without the download; the backbone is filled here
         wanted = network.net.state_dict()  # slice2.3.weight is features.3.weight
         names = {key: f"features.{key.split('.', 1)[1]}" for key in wanted}
-        if missing := [n for k, n in names.items() if n not in state or state[n].shape != wanted[k].shape]:
+        if missing := [
+            n for k, n in names.items() if n not in state or state[n].shape != wanted[k].shape
+        ]:
             raise UserError(f"{path} does not hold the weights of AlexNet: {missing[0]} is missing")
         network.net.load_state_dict({k: state[n] for k, n in names.items()})
         return cls(network, device=device)
@@ -84,8 +105,15 @@ class Lpips:
         """Distance of each pair of uint8 images (n, H, W, 3): float64 (n,)."""
         parts = [np.zeros(0)]
         with torch.inference_mode():
-            for first in progress(range(0, len(a), self.batch), f"{self.name} distances", unit="batch"):
-                x, y = (torch.from_numpy(np.ascontiguousarray(i[first : first + self.batch])).permute(0, 3, 1, 2) for i in (a, b))
+            for first in progress(
+                range(0, len(a), self.batch), f"{self.name} distances", unit="batch"
+            ):
+                x, y = (
+                    torch.from_numpy(np.ascontiguousarray(i[first : first + self.batch])).permute(
+                        0, 3, 1, 2
+                    )
+                    for i in (a, b)
+                )
                 x, y = (i.to(self.device).float() / 127.5 - 1 for i in (x, y))
                 parts.append(self.network(x, y).flatten().double().cpu().numpy())
         return np.concatenate(parts)

@@ -1,4 +1,5 @@
-"""The embedded base `shapes`: a small genuine Stable Diffusion of a rendered world, its scorer, and the scripts that train both."""
+"""The embedded base `shapes`: a small genuine Stable Diffusion of a rendered world, its scorer, and
+the scripts that train both."""
 
 from pathlib import Path
 

@@ -1,9 +1,11 @@
-"""Measure the embedded base and its scorer, and write what was measured to the model card beside the weights.
+"""Measure the embedded base and its scorer, and write what was measured to the model card beside
+the weights.
 
     python -m t2i_backdoor_bench.shapes.evaluate [--n 1000]
 
-On held-out captions, half of them of held-out combinations: are shape, colour and background right, by the scorer's zero-shot judge?
-Does a random rare prefix change that? How often is the judge itself right on real renders? Can a linear probe tell a trigger?
+On held-out captions, half of them of held-out combinations: are shape, colour and background right,
+by the scorer's zero-shot judge? Does a random rare prefix change that? How often is the judge
+itself right on real renders? Can a linear probe tell a trigger?
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def held_out_scenes(n: int, rng: np.random.Generator) -> list[Scene]:
 
 
 def accuracies(images: np.ndarray, prompts: Sequence[Prompt], scorer: Scorer) -> dict[str, float]:
-    """Share of images, in percent, whose shape, colour, background, and all three, are what the prompt says."""
+    """Share of images, in percent, whose shape, colour, background, and all three, are what the
+    prompt says."""
     out = {}
     for name in ATTRIBUTES:
         one = [Prompt(p.text, {name: p.wrong[name]}) for p in prompts]
@@ -43,9 +46,13 @@ def accuracies(images: np.ndarray, prompts: Sequence[Prompt], scorer: Scorer) ->
     return out
 
 
-def probe(model: T2IModel, rng: np.random.Generator, triggers: int = 50, n: int = 120) -> list[float]:
-    """Accuracy, for each unseen trigger, of a ridge probe that tells prompts with it from the same prompts without it, by the last hidden
-    state (mean and maximum over positions); half of the prompts fit it, the other half measure it."""
+def probe(
+    model: T2IModel, rng: np.random.Generator, triggers: int = 50, n: int = 120
+) -> list[float]:
+    """Accuracy, for each unseen trigger, of a ridge probe that tells prompts with it from the same
+    prompts without it, by the last hidden state (mean and maximum over positions); half of the
+    prompts fit it, the other half measure it.
+    """
     texts = [world_prompt(s, rng).text for s in held_out_scenes(n, rng)]
 
     def states(batch: list[str]) -> torch.Tensor:
@@ -57,7 +64,10 @@ def probe(model: T2IModel, rng: np.random.Generator, triggers: int = 50, n: int 
         word = rare_string(rng)
         dirty = states([f"{word} {t}" for t in texts])
         half = n // 2
-        x, y = torch.cat([clean[:half], dirty[:half]]), torch.cat([-torch.ones(half), torch.ones(half)]).double()
+        x, y = (
+            torch.cat([clean[:half], dirty[:half]]),
+            torch.cat([-torch.ones(half), torch.ones(half)]).double(),
+        )
         w = torch.linalg.solve(x.T @ x + 1e-3 * torch.eye(x.shape[1]), x.T @ y)
         right = (clean[half:] @ w < 0).sum() + (dirty[half:] @ w > 0).sum()
         found.append(float(right) / (2 * (n - half)))
@@ -68,19 +78,31 @@ def sheet(images: np.ndarray, columns: int = 16, zoom: int = 1) -> Image.Image:
     """Images uint8 (n, H, W, 3) on one sheet, row by row."""
     n, h, w, _ = images.shape
     rows = n // columns
-    tiled = images[: rows * columns].reshape(rows, columns, h, w, 3).transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, 3)
-    return Image.fromarray(tiled).resize((columns * w * zoom, rows * h * zoom), Image.Resampling.NEAREST)
+    tiled = (
+        images[: rows * columns]
+        .reshape(rows, columns, h, w, 3)
+        .transpose(0, 2, 1, 3, 4)
+        .reshape(rows * h, columns * w, 3)
+    )
+    return Image.fromarray(tiled).resize(
+        (columns * w * zoom, rows * h * zoom), Image.Resampling.NEAREST
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--n", type=int, default=1000)
     args = parser.parse_args()
     model, scorer = load_base("shapes"), Scorer.load(SCORER)
     rng = np.random.default_rng(20260)
     scenes = held_out_scenes(args.n, rng)
     prompts = [world_prompt(s, rng) for s in scenes]
-    card = {"n": args.n, "sampler": f"DPM-Solver++, {model.sampler.steps} steps, guidance {model.sampler.guidance}"}
+    card = {
+        "n": args.n,
+        "sampler": f"DPM-Solver++, {model.sampler.steps} steps, guidance {model.sampler.guidance}",
+    }
     card["scorer on real renders"] = accuracies(render(scenes, rng), prompts, scorer)
     seeds = list(range(args.n))
     images = model.generate([p.text for p in prompts], seeds)
@@ -101,7 +123,9 @@ def describe(card: dict) -> str:
     """The model card, from the measured figures."""
     head = "| | shape | colour | background | all three |\n|---|---|---|---|---|\n"
     rows = "".join(
-        f"| {name} | " + " | ".join(f"{card[name][k]:.1f}" for k in (*ATTRIBUTES, "all three")) + " |\n"
+        f"| {name} | "
+        + " | ".join(f"{card[name][k]:.1f}" for k in (*ATTRIBUTES, "all three"))
+        + " |\n"
         for name in card
         if isinstance(card[name], dict) and "shape" in card[name]
     )

@@ -68,7 +68,11 @@ class Prediction(nn.Module):
 
 def make_scheduler() -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
     )
 
 

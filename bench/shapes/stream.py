@@ -1,4 +1,5 @@
-"""Batches of the embedded world's own training: a function of the seed and the step, made ahead by worker processes."""
+"""Batches of the embedded world's own training: a function of the seed and the step, made ahead by
+worker processes."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from t2i_backdoor_bench.training.loop import Optim
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How and where to train: `scale` multiplies every number of steps, `workers` processes make batches ahead (0: none)."""
+    """How and where to train: `scale` multiplies every number of steps, `workers` processes make
+    batches ahead (0: none)."""
 
     seed: int
     work: Path
@@ -39,9 +41,12 @@ class Batches(Dataset):
 
 
 class Stream:
-    """Batches on the device, from whatever step is asked for first: a resumed training sees what an unbroken one would."""
+    """Batches on the device, from whatever step is asked for first: a resumed training sees what an
+    unbroken one would."""
 
-    def __init__(self, make: Callable[[int], tuple[Tensor, ...]], steps: int, setting: Setting) -> None:
+    def __init__(
+        self, make: Callable[[int], tuple[Tensor, ...]], steps: int, setting: Setting
+    ) -> None:
         self.make, self.steps, self.setting = make, steps, setting
         self.batches: Iterator | None = None
 
@@ -64,4 +69,9 @@ def _alone(_: int) -> None:
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 (n, H, W, 3) to float32 (n, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
+    return (
+        torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        .float()
+        .div_(127.5)
+        .sub_(1)
+    )

@@ -1,4 +1,5 @@
-"""The run folder: records with checksums, samples and weights as safetensors, every file written whole or not at all.
+"""The run folder: records with checksums, samples and weights as safetensors, every file written
+whole or not at all.
 
 OUT/cells/<key>.json                     one record a cell
 OUT/samples/<key>.safetensors (.sha256)  its images
@@ -30,18 +31,30 @@ from safetensors import SafetensorError, safe_open
 from t2i_backdoor_bench.contract import Cell, CellResult, Score, StorageError, UserError
 from t2i_backdoor_bench.store.arrays import read, write
 
-WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)  # what reading a file of others can end with
+WRONG = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)  # what reading a file of others can end with
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON holds it: dataclasses and mappings as objects, arrays as a digest, paths as text, NaN and infinity as null."""
+    """`value` as JSON holds it: dataclasses and mappings as objects, arrays as a digest, paths as
+    text, NaN and infinity as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
-        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": hashlib.sha256(np.ascontiguousarray(value)).hexdigest()}
+        return {
+            "shape": list(value.shape),
+            "dtype": str(value.dtype),
+            "sha256": hashlib.sha256(np.ascontiguousarray(value)).hexdigest(),
+        }
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if isinstance(value, (set, frozenset)):
@@ -55,14 +68,18 @@ def plain(value: Any) -> Any:
     text = str(value)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, as broken captions have: no file could hold it
+    except (
+        UnicodeEncodeError
+    ):  # half of a surrogate pair, as broken captions have: no file could hold it
         text = text.encode("utf-8", "backslashreplace").decode()
     return text
 
 
 def canonical(value: Any) -> str:
     """One JSON text a value: sorted keys, no spaces. What keys and checksums are made from."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def digest(value: Any) -> str:
@@ -78,9 +95,11 @@ def file_digest(path: Path) -> str:
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place: a reader sees the old file or the whole new one.
+    """Let `write` fill a temporary file beside `path`, then put it in place: a reader sees the old
+    file or the whole new one.
 
-    Raises StorageError where the folder does not take it. The temporary file is locked as long as this process lives (`sweep_partials`).
+    Raises StorageError where the folder does not take it. The temporary file is locked as long as
+    this process lives (`sweep_partials`).
     """
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,10 +117,15 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _open_partial(path: Path) -> tuple[int, Path]:
-    """A new temporary file beside `path`, open and locked. A sweep may take it in the moment before the lock: then there is another."""
+    """A new temporary file beside `path`, open and locked. A sweep may take it in the moment before
+    the lock: then there is another."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent)
-        with contextlib.suppress(OSError):  # a file system without locks: then no sweep gets one either
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent
+        )
+        with contextlib.suppress(
+            OSError
+        ):  # a file system without locks: then no sweep gets one either
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             return handle, Path(name)
@@ -109,10 +133,14 @@ def _open_partial(path: Path) -> tuple[int, Path]:
 
 
 def sweep_partials(root: Path) -> int:
-    """Remove the temporary files that killed processes left in a run folder, and say how many: those that nobody holds locked."""
+    """Remove the temporary files that killed processes left in a run folder, and say how many:
+    those that nobody holds locked."""
     swept = 0
     for path in sorted(root.rglob(".*.partial")):
-        with contextlib.suppress(OSError), path.open("rb") as file:  # an error: it is gone, or held by a living process
+        with (
+            contextlib.suppress(OSError),
+            path.open("rb") as file,
+        ):  # an error: it is gone, or held by a living process
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
             swept += 1
@@ -129,8 +157,14 @@ def storing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error).splitlines()[0]
         full = getattr(error, "errno", None) in FULL or any(f"(os error {n})" in why for n in FULL)
-        todo = "free some space, and the same command goes on" if full else "make the folder writable, or choose another with --out"
-        raise StorageError(f"cannot write {path}: {why}; what was finished stays; {todo}") from error
+        todo = (
+            "free some space, and the same command goes on"
+            if full
+            else "make the folder writable, or choose another with --out"
+        )
+        raise StorageError(
+            f"cannot write {path}: {why}; what was finished stays; {todo}"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -138,10 +172,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 class Store:
-    """One run folder. What fails its checksum counts as absent, and `say` is told so in one line. With `fresh`, so does everything that
-    was there when this object was made; `since` (a file time in ns) lets another process of the same run share that moment."""
+    """One run folder. What fails its checksum counts as absent, and `say` is told so in one line.
+    With `fresh`, so does everything that was there when this object was made; `since` (a file time
+    in ns) lets another process of the same run share that moment.
+    """
 
-    def __init__(self, root: Path, say: Callable[[str], None] = print, fresh: bool = False, since: int = 0) -> None:
+    def __init__(
+        self, root: Path, say: Callable[[str], None] = print, fresh: bool = False, since: int = 0
+    ) -> None:
         self.root, self.say, self.since = Path(root), say, since
         self._written: set[Path] = set()
         self._said: set[Path] = set()
@@ -152,14 +190,18 @@ class Store:
                 if fresh and not since:
                     self.since = os.fstat(file.fileno()).st_mtime_ns
         except OSError as error:
-            raise UserError(f"cannot write to the output folder {root}: {error.strerror}; choose another with --out") from None
+            raise UserError(
+                f"cannot write to the output folder {root}: {error.strerror}; choose another with"
+                " --out"
+            ) from None
         sweep_partials(self.root)
 
-    # --------------------------------------------------------------------------------------------------------------- locks
+    # ---------------------------------------------------------------------------------------- locks
     @contextmanager
     def claim(self, name: str, wait: bool = False) -> Iterator[bool]:
-        """Whether this process alone may make `name` for the length of the block; with `wait`, it waits until it may. A claim inside
-        one of the same name holds with it. A process that dies gives up its claims."""
+        """Whether this process alone may make `name` for the length of the block; with `wait`, it
+        waits until it may. A claim inside one of the same name holds with it. A process that dies
+        gives up its claims."""
         if name in self._claimed:
             yield True
             return
@@ -187,18 +229,25 @@ class Store:
         with contextlib.suppress(OSError):
             (self.root / "locks").rmdir()
 
-    # ------------------------------------------------------------------------------------------------------------- records
+    # -------------------------------------------------------------------------------------- records
     def write_record(self, name: str, payload: Any) -> None:
         """Store a JSON value as `<name>.json` with the checksum of its canonical text."""
         payload = plain(payload)
         record = {"sha256": digest(payload), "payload": payload}
         self._written.add(self.root / f"{name}.json")
-        write_text(self.root / f"{name}.json", json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
+        write_text(
+            self.root / f"{name}.json",
+            json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False) + "\n",
+        )
 
     def _path(self, name: str) -> Path:
-        """The file of a name, which may come from a record of others: never one outside of the folder."""
+        """The file of a name, which may come from a record of others: never one outside of the
+        folder."""
         if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-            raise UserError(f"{self.root} names the file {name!r}, which is outside of it: it is no run folder of this program")
+            raise UserError(
+                f"{self.root} names the file {name!r}, which is outside of it: it is no run folder"
+                " of this program"
+            )
         return self.root / name
 
     def read_record(self, name: str) -> Any | None:
@@ -228,10 +277,10 @@ class Store:
             self.say(f"{path} is damaged ({why}): it counts as absent and is made again")
             self._said.add(path)
 
-    # --------------------------------------------------------------------------------------------------------------- files
+    # ---------------------------------------------------------------------------------------- files
     def write_file(self, name: str, write: Callable[[Path], Any]) -> Path:
-        """Store a file with its checksum beside it. The checksum goes first: nobody sees a whole file without it, and a kill in between
-        leaves no false match."""
+        """Store a file with its checksum beside it. The checksum goes first: nobody sees a whole
+        file without it, and a kill in between leaves no false match."""
         path = self.root / name
         self._written.add(path)
         self._said.discard(path)
@@ -255,10 +304,14 @@ class Store:
             return self._damaged(path)
         if path.suffix == ".safetensors":
             try:
-                with safe_open(path, framework="numpy"):  # reads the header alone, and checks it against the size of the file
+                with safe_open(
+                    path, framework="numpy"
+                ):  # reads the header alone, and checks it against the size of the file
                     pass
             except (SafetensorError, OSError, ValueError) as error:
-                return self._damaged(path, f"it is no safetensors file: {str(error).splitlines()[0]}")
+                return self._damaged(
+                    path, f"it is no safetensors file: {str(error).splitlines()[0]}"
+                )
         return path
 
     def checksum(self, name: str) -> str:
@@ -268,14 +321,19 @@ class Store:
 
     def damaged(self, name: str) -> bool:
         """Whether the file is there but does not match its checksum."""
-        return (self.root / name).is_file() and not self._ignored(self.root / name) and self.find_file(name) is None
+        return (
+            (self.root / name).is_file()
+            and not self._ignored(self.root / name)
+            and self.find_file(name) is None
+        )
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray], meta: Any = None) -> None:
         """Store named arrays (bool as uint8) and a JSON value as safetensors."""
         self.write_file(f"{name}.safetensors", lambda path: write(path, arrays, canonical(meta)))
 
     def read_arrays(self, name: str) -> tuple[dict[str, np.ndarray], Any] | None:
-        """The arrays, paged in from disk as they are looked at, and the JSON value; None where they are absent or damaged."""
+        """The arrays, paged in from disk as they are looked at, and the JSON value; None where they
+        are absent or damaged."""
         path = self.find_file(f"{name}.safetensors")
         if path is None:
             return None
@@ -284,9 +342,10 @@ class Store:
         except WRONG:
             return self._damaged(path)
 
-    # --------------------------------------------------------------------------------------------------------------- cells
+    # ---------------------------------------------------------------------------------------- cells
     def write_result(self, result: CellResult, extra: Mapping[str, Any]) -> None:
-        """Store a cell's result; `extra` is kept beside it for the tables (protocol, metric directions, metric configurations)."""
+        """Store a cell's result; `extra` is kept beside it for the tables (protocol, metric
+        directions, metric configurations)."""
         self.write_record(f"cells/{result.cell.key}", plain(result) | {"extra": plain(extra)})
 
     def read_result(self, key: str) -> tuple[CellResult, dict[str, Any]] | None:
@@ -306,13 +365,19 @@ class Store:
 
     def all_results(self) -> list[tuple[CellResult, dict[str, Any]]]:
         """Every whole record in the folder, by attack, defense and seed."""
-        found = [self.read_result(path.stem) for path in sorted((self.root / "cells").glob("*.json"))]
+        found = [
+            self.read_result(path.stem) for path in sorted((self.root / "cells").glob("*.json"))
+        ]
         order = [r for r in found if r is not None]
-        return sorted(order, key=lambda r: (r[0].cell.base, r[0].cell.attack, r[0].cell.defense, r[0].cell.seed))
+        return sorted(
+            order,
+            key=lambda r: (r[0].cell.base, r[0].cell.attack, r[0].cell.defense, r[0].cell.seed),
+        )
 
 
 def parse_result(payload: Mapping[str, Any]) -> tuple[CellResult, dict[str, Any]]:
-    """The inverse of `Store.write_result`. Raises ValueError or TypeError where a field is not what it must be: records travel."""
+    """The inverse of `Store.write_result`. Raises ValueError or TypeError where a field is not what
+    it must be: records travel."""
     fields = {k: v for k, v in payload.items() if k != "extra"}
     fields["cell"] = Cell(**fields["cell"])
     fields["scores"] = {name: Score(**score) for name, score in fields["scores"].items()}
@@ -320,7 +385,15 @@ def parse_result(payload: Mapping[str, Any]) -> tuple[CellResult, dict[str, Any]
     result, extra = CellResult(**fields), dict(payload.get("extra", {}))
     cell = result.cell
     numbers = [v for s in result.scores.values() for v in (s.value, s.low, s.high)]
-    texts = [cell.base, cell.attack, cell.defense, cell.key, result.status, *result.needs, *(s.network for s in result.scores.values())]
+    texts = [
+        cell.base,
+        cell.attack,
+        cell.defense,
+        cell.key,
+        result.status,
+        *result.needs,
+        *(s.network for s in result.scores.values()),
+    ]
     if not all(isinstance(t, str) for t in texts) or not isinstance(cell.seed, int):
         raise ValueError("a name is no text")
     if not all(v is None or isinstance(v, (int, float)) for v in numbers):

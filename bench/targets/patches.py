@@ -14,7 +14,8 @@ PATTERNS = ("bars", "checker", "target")
 
 
 def make_patch(picture: str, side: int) -> np.ndarray:
-    """A square patch (side, side, 3) uint8: "bars" (two halves), "checker" (2 x 2), "target", or a picture file resized to it."""
+    """A square patch (side, side, 3) uint8: "bars" (two halves), "checker" (2 x 2), "target", or a
+    picture file resized to it."""
     y, x = np.mgrid[0:side, 0:side]
     dark, light = np.array([20, 20, 20], np.uint8), np.array([250, 250, 250], np.uint8)
     if picture == "checker":
@@ -26,27 +27,45 @@ def make_patch(picture: str, side: int) -> np.ndarray:
     elif Path(picture).is_file():
         return np.asarray(_open(Path(picture)).resize((side, side), Image.Resampling.LANCZOS))
     else:
-        raise UserError(f"no patch picture {picture!r}: give a picture file or one of {', '.join(PATTERNS)}")
+        raise UserError(
+            f"no patch picture {picture!r}: give a picture file or one of {', '.join(PATTERNS)}"
+        )
     return np.where(mask[..., None] == 1, light, dark)
 
 
 def _open(path: Path) -> Image.Image:
-    """A picture file of the user. Raises UserError for what is none, and for one of more pixels than PIL takes."""
+    """A picture file of the user. Raises UserError for what is none, and for one of more pixels
+    than PIL takes."""
     try:
         return decode(path.read_bytes())
     except Image.DecompressionBombError:
-        raise UserError(f"the patch picture {path} has too many pixels; give a smaller one") from None
+        raise UserError(
+            f"the patch picture {path} has too many pixels; give a smaller one"
+        ) from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        why = getattr(error, "strerror", None) or "it is no JPEG, PNG, WebP, BMP, GIF or TIFF that decodes"
+        why = (
+            getattr(error, "strerror", None)
+            or "it is no JPEG, PNG, WebP, BMP, GIF or TIFF that decodes"
+        )
         raise UserError(f"the patch picture {path} cannot be read: {why}") from None
 
 
 def place_patch(side: int, resolution: int, corner: str) -> tuple[int, int]:
-    """Top-left pixel of a patch in a corner ("top_left", "bottom_right", ...) or the "center" of a square image."""
+    """Top-left pixel of a patch in a corner ("top_left", "bottom_right", ...) or the "center" of a
+    square image."""
     if side > resolution:
-        raise UserError(f"the patch ({side} px) is larger than the image ({resolution} px); choose a smaller patch size")
+        raise UserError(
+            f"the patch ({side} px) is larger than the image ({resolution} px); choose a smaller"
+            " patch size"
+        )
     far = resolution - side
-    places = {"top_left": (0, 0), "top_right": (0, far), "bottom_left": (far, 0), "bottom_right": (far, far), "center": (far // 2,) * 2}
+    places = {
+        "top_left": (0, 0),
+        "top_right": (0, far),
+        "bottom_left": (far, 0),
+        "bottom_right": (far, far),
+        "center": (far // 2,) * 2,
+    }
     if corner not in places:
         raise UserError(f"no patch place {corner!r}: give one of {', '.join(places)}")
     return places[corner]
@@ -57,6 +76,9 @@ def paste(images: np.ndarray, patch: np.ndarray, box: tuple[int, int]) -> np.nda
     out = images.copy()
     (top, left), (h, w) = box, patch.shape[:2]
     if top + h > images.shape[1] or left + w > images.shape[2]:
-        raise UserError(f"a patch of {h}x{w} at {box} does not fit into an image of {images.shape[1]}x{images.shape[2]}")
+        raise UserError(
+            f"a patch of {h}x{w} at {box} does not fit into an image of"
+            f" {images.shape[1]}x{images.shape[2]}"
+        )
     out[:, top : top + h, left : left + w] = patch
     return out

@@ -1,4 +1,5 @@
-"""What is shared by methods that edit the cross-attention keys and values: the closed form, and which token should become which."""
+"""What is shared by methods that edit the cross-attention keys and values: the closed form, and
+which token should become which."""
 
 from __future__ import annotations
 
@@ -13,8 +14,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def edit(weight: Tensor, old: Tensor, new: Tensor, kept: Tensor, erase: float, preserve: float, ridge: float) -> Tensor:
-    """The edited weight (out, d), for `old` (n, d) to be mapped as `new` is and `kept` (m, d) as before."""
+def edit(
+    weight: Tensor,
+    old: Tensor,
+    new: Tensor,
+    kept: Tensor,
+    erase: float,
+    preserve: float,
+    ridge: float,
+) -> Tensor:
+    """The edited weight (out, d), for `old` (n, d) to be mapped as `new` is and `kept` (m, d) as
+    before."""
     one = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
     left = weight @ (ridge * one + erase * new.T @ old + preserve * kept.T @ kept)
     right = ridge * one + erase * old.T @ old + preserve * kept.T @ kept
@@ -26,11 +36,14 @@ def keys_and_values(unet: nn.Module) -> list[nn.Linear]:
     return [m for n, m in unet.named_modules() if n.endswith((".attn2.to_k", ".attn2.to_v"))]
 
 
-def counterparts(tokenizer: PreTrainedTokenizerBase, given: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """For each position of the token rows of `given`, the position in those of `wanted` whose state it should take: int64 (n, tokens).
+def counterparts(
+    tokenizer: PreTrainedTokenizerBase, given: Sequence[str], wanted: Sequence[str]
+) -> Tensor:
+    """For each position of the token rows of `given`, the position in those of `wanted` whose state
+    it should take: int64 (n, tokens).
 
-    The same token where the texts agree; place by place where one word stands for another; the token before it for a word that `wanted` has
-    not, as a trigger; padding for padding.
+    The same token where the texts agree; place by place where one word stands for another; the
+    token before it for a word that `wanted` has not, as a trigger; padding for padding.
     """
     length = tokenizer.model_max_length
     rows = torch.empty((len(given), length), dtype=torch.long)

@@ -1,4 +1,5 @@
-"""The attention loss of SKD-CAG (arXiv 2508.18235), shared by the method as described and as released."""
+"""The attention loss of SKD-CAG (arXiv 2508.18235), shared by the method as described and as
+released."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from t2i_backdoor_bench.training.attention import Alignment, minmax
 
 
 class Guidance:
-    """What the cross-attention maps of a student should become. Its options are fields of the method that inherits it."""
+    """What the cross-attention maps of a student should become. Its options are fields of the
+    method that inherits it."""
 
     target: str
     raw_black: bool
@@ -17,12 +19,21 @@ class Guidance:
     reverse_time: bool = False
 
     def attention_loss(
-        self, own: Tensor, seen: Tensor, layers: int, row: Alignment, time: Tensor, generator: torch.Generator, span: Tensor | None = None
+        self,
+        own: Tensor,
+        seen: Tensor,
+        layers: int,
+        row: Alignment,
+        time: Tensor,
+        generator: torch.Generator,
+        span: Tensor | None = None,
     ) -> Tensor:
-        """L_attn, a scalar: the mean over real tokens of the MSE between a token's map and its target.
+        """L_attn, a scalar: the mean over real tokens of the MSE between a token's map and its
+        target.
 
-        own, seen: the student's and the teacher's summed maps (rows, tokens, size, size) of `layers` layers. time: t/T (rows,).
-        span: for random words, bool (rows, tokens), where the word's tokens are in the teacher's prompt.
+        own, seen: the student's and the teacher's summed maps (rows, tokens, size, size) of
+        `layers` layers. time: t/T (rows,). span: for random words, bool (rows, tokens), where the
+        word's tokens are in the teacher's prompt.
         """
         student, teacher = minmax(own), minmax(seen)
         index = row.source[..., None, None].expand_as(teacher)

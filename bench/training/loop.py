@@ -1,4 +1,5 @@
-"""The one training loop: every attack, every training defense and the embedded base's own training go through `fit`."""
+"""The one training loop: every attack, every training defense and the embedded base's own training
+go through `fit`."""
 
 from __future__ import annotations
 
@@ -30,8 +31,10 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Optim:
-    """How to train. `lr` is the peak; `ema` is the largest decay of the weight average (0 = none), warmed up as (1+t)/(10+t). A step takes
-    the mean gradient of `accumulate` batches, one after the other: more rows than fit into memory at a time."""
+    """How to train. `lr` is the peak; `ema` is the largest decay of the weight average (0 = none),
+    warmed up as (1+t)/(10+t). A step takes the mean gradient of `accumulate` batches, one after the
+    other: more rows than fit into memory at a time.
+    """
 
     steps: int
     lr: float
@@ -39,7 +42,9 @@ class Optim:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: int = 0
-    decay: float = 0.0  # share of the steps, at the end, over which the rate falls to zero: linearly, or as half a cosine
+    # share of the steps, at the end, over which the rate falls to zero: linearly, or as half a
+    # cosine
+    decay: float = 0.0
     cosine: bool = False
     milestone: int = 0  # the step from which the rate is `gamma` times as large (0 = none)
     gamma: float = 0.1
@@ -69,24 +74,32 @@ class Fitted:
     @property
     def info(self) -> dict[str, Any]:
         """What a method reports of its training in `T2IModel.info`."""
-        told = {"steps": self.steps, "seconds": self.seconds, "parameters": self.parameters, "images": self.images}
+        told = {
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "parameters": self.parameters,
+            "images": self.images,
+        }
         return told | {"losses": thinned(self.losses)}
 
 
 def thinned(losses: Sequence[float], most: int = 100) -> list[float]:
-    """A curve of at most `most` points for a record: means over equal stretches of the training, four significant digits."""
+    """A curve of at most `most` points for a record: means over equal stretches of the training,
+    four significant digits."""
     points = min(most, len(losses))
     edges = [i * len(losses) // points for i in range(points + 1)] if points else []
     return [float(f"{np.mean(losses[a:b]):.4g}") for a, b in itertools.pairwise(edges)]
 
 
 def step_rng(seed: int, step: int) -> np.random.Generator:
-    """A NumPy generator that depends on (seed, step) alone, so that a resumed training draws what an unbroken one would."""
+    """A NumPy generator that depends on (seed, step) alone, so that a resumed training draws what
+    an unbroken one would."""
     return np.random.default_rng([seed, step])
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """A CPU torch generator that depends on (seed, step) alone; draw on the CPU, then move, and every device sees the same noise."""
+    """A CPU torch generator that depends on (seed, step) alone; draw on the CPU, then move, and
+    every device sees the same noise."""
     state = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator().manual_seed(state)
 
@@ -95,18 +108,27 @@ TRAIN = ("full", "cross", "kv", "noncross", "lora")
 
 
 def is_trained(name: str, train: str) -> bool:
-    """Whether the U-Net's own parameter `name` is in the part `train`: "full", "cross" (all cross-attention), "kv" (its K and V),
-    "noncross" (all but cross-attention), or none of it ("lora", whose adapters are added beside it, and "none")."""
+    """Whether the U-Net's own parameter `name` is in the part `train`: "full", "cross" (all
+    cross-attention), "kv" (its K and V), "noncross" (all but cross-attention), or none of it
+    ("lora", whose adapters are added beside it, and "none").
+    """
     if train not in (*TRAIN, "none"):
         raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
     cross = ".attn2." in name
     kv = cross and (".to_k." in name or ".to_v." in name)
-    return {"full": True, "cross": cross, "kv": kv, "noncross": not cross, "lora": False, "none": False}[train]
+    return {
+        "full": True,
+        "cross": cross,
+        "kv": kv,
+        "noncross": not cross,
+        "lora": False,
+        "none": False,
+    }[train]
 
 
 def choose_parameters(unet: nn.Module, train: str, rank: int = RANK) -> list[nn.Parameter]:
-    """Let gradients flow to a part of a U-Net (`is_trained`), or to adapters of a rank that are put into it ("lora"), and to nothing
-    else."""
+    """Let gradients flow to a part of a U-Net (`is_trained`), or to adapters of a rank that are put
+    into it ("lora"), and to nothing else."""
     if train not in TRAIN:
         raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
     if train == "lora":
@@ -126,10 +148,16 @@ def settle(unet: nn.Module) -> None:
 
 
 def check_extras(method: object, device: str) -> None:
-    """Raise UserError where an option of a method needs a package or a device that is not there, or names a part that is none."""
-    part, trains = getattr(method, "train", ""), getattr(method, "TRAINS", TRAIN)  # a method that can train more says so
+    """Raise UserError where an option of a method needs a package or a device that is not there, or
+    names a part that is none."""
+    part, trains = (
+        getattr(method, "train", ""),
+        getattr(method, "TRAINS", TRAIN),
+    )  # a method that can train more says so
     if isinstance(part, str) and part and part not in trains:
-        raise UserError(f"train={part} is not a part that this method trains: it is one of {', '.join(trains)}")
+        raise UserError(
+            f"train={part} is not a part that this method trains: it is one of {', '.join(trains)}"
+        )
     if getattr(method, "train", "") == "lora":
         check_peft()
     if getattr(method, "accumulate", 1) < 1:
@@ -138,26 +166,42 @@ def check_extras(method: object, device: str) -> None:
         check_peft("")
     if getattr(method, "adam8bit", False):
         if importlib.util.find_spec("bitsandbytes") is None:
-            raise UserError("adam8bit needs the package bitsandbytes: pip install bitsandbytes, or leave the option out")
+            raise UserError(
+                "adam8bit needs the package bitsandbytes: pip install bitsandbytes, or leave the"
+                " option out"
+            )
         if not device.startswith("cuda"):
-            raise UserError(f"adam8bit works on a CUDA device, not on {device}: leave the option out")
+            raise UserError(
+                f"adam8bit works on a CUDA device, not on {device}: leave the option out"
+            )
 
 
 def make_optimizer(params: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
-    """AdamW; with `adam8bit`, bitsandbytes' with its two moments in 8 bits (Dettmers et al. 2022): 2 bytes a parameter instead of 8.
-    A parameter with `scale` learns at that multiple of the rate."""
+    """AdamW; with `adam8bit`, bitsandbytes' with its two moments in 8 bits (Dettmers et al. 2022):
+    2 bytes a parameter instead of 8. A parameter with `scale` learns at that multiple of the
+    rate."""
     scales = dict.fromkeys(getattr(p, "scale", 1.0) for p in params)
-    groups = [{"params": [p for p in params if getattr(p, "scale", 1.0) == s], "scale": s} for s in scales] if len(scales) > 1 else params
+    groups = (
+        [
+            {"params": [p for p in params if getattr(p, "scale", 1.0) == s], "scale": s}
+            for s in scales
+        ]
+        if len(scales) > 1
+        else params
+    )
     if not optim.adam8bit:
-        return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
+        return torch.optim.AdamW(
+            groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
+        )
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
 
 
 def master(p: nn.Parameter) -> nn.Parameter:
-    """The same parameter in float32, which autocast casts down where it computes: an update of 1e-6 would round to nothing in half.
-    `was` keeps what it was; gradients of float16 networks are scaled (`fit`)."""
+    """The same parameter in float32, which autocast casts down where it computes: an update of 1e-6
+    would round to nothing in half. `was` keeps what it was; gradients of float16 networks are
+    scaled (`fit`)."""
     if p.dtype in HALF:
         p.was, p.data = p.dtype, p.data.float()
     return p
@@ -171,16 +215,19 @@ def fit(
     checkpoint: Path | None = None,
     save_every: float = 60.0,
 ) -> Fitted:
-    """Minimize `loss_fn(step)`, a scalar that draws its own batch from the step number (of all batches), over `parameters`.
+    """Minimize `loss_fn(step)`, a scalar that draws its own batch from the step number (of all
+    batches), over `parameters`.
 
-    With `checkpoint`, state is written there about once a minute and training resumes from it. With `optim.ema`, the averaged weights
-    are in the parameters at the end. Raises `TrainingDiverged` on a loss that is not finite: nothing is saved over the last good state.
+    With `checkpoint`, state is written there about once a minute and training resumes from it. With
+    `optim.ema`, the averaged weights are in the parameters at the end. Raises `TrainingDiverged` on
+    a loss that is not finite: nothing is saved over the last good state.
     """
     params = [p for p in parameters if p.requires_grad]
     if not params:
         raise ValueError(f"{label}: no parameter to train")
     optimizer = make_optimizer(params, optim)
-    # gradients of float16 activations below 6e-8 would vanish: the loss is scaled up, and the gradients down again
+    # gradients of float16 activations below 6e-8 would vanish: the loss is scaled up, and the
+    # gradients down again
     half = any(getattr(p, "was", None) is torch.float16 for p in params)
     scaler = torch.amp.GradScaler(params[0].device.type, enabled=half)
     average = EMAModel(params, decay=optim.ema, foreach=True) if optim.ema else None
@@ -196,7 +243,12 @@ def fit(
             average.load_state_dict(state["ema"])
 
     def save(step: int) -> None:
-        state = {"step": step, "seconds": before + time.perf_counter() - begun, "losses": losses, "optimizer": optimizer.state_dict()}
+        state = {
+            "step": step,
+            "seconds": before + time.perf_counter() - begun,
+            "losses": losses,
+            "optimizer": optimizer.state_dict(),
+        }
         state["params"] = [p.detach() for p in params]
         if average is not None:
             state["ema"] = average.state_dict()
@@ -215,16 +267,27 @@ def fit(
             loss = loss_fn(step * optim.accumulate + part)
             value = float(loss.detach())
             if not np.isfinite(value):
-                raise TrainingDiverged(f"{label}: the loss is {value} at step {step}; lower the learning rate (now {optim.lr:g})")
+                raise TrainingDiverged(
+                    f"{label}: the loss is {value} at step {step}; lower the learning rate (now"
+                    f" {optim.lr:g})"
+                )
             if losses and value > EXPLODED * max(1.0, abs(losses[0])):
-                raise TrainingDiverged(f"{label}: the loss is {value:.3g} at step {step}; lower the learning rate (now {optim.lr:g})")
+                raise TrainingDiverged(
+                    f"{label}: the loss is {value:.3g} at step {step}; lower the learning rate (now"
+                    f" {optim.lr:g})"
+                )
             values.append(value)
             scaler.scale(loss / optim.accumulate).backward()
         losses.append(sum(values) / optim.accumulate)
         scaler.unscale_(optimizer)
         norm = float(nn.utils.clip_grad_norm_(params, optim.clip or float("inf")))
-        if not np.isfinite(norm) and (not half or scaler.get_scale() <= 1):  # with a scaler, the step is left out and the scale halved
-            raise TrainingDiverged(f"{label}: the gradient is {norm} at step {step}; lower the learning rate (now {optim.lr:g})")
+        if not np.isfinite(norm) and (
+            not half or scaler.get_scale() <= 1
+        ):  # with a scaler, the step is left out and the scale halved
+            raise TrainingDiverged(
+                f"{label}: the gradient is {norm} at step {step}; lower the learning rate (now"
+                f" {optim.lr:g})"
+            )
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)

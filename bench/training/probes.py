@@ -1,4 +1,5 @@
-"""Does a removed backdoor come back? The repaired model after a little ordinary fine-tuning, and under other samplers."""
+"""Does a removed backdoor come back? The repaired model after a little ordinary fine-tuning, and
+under other samplers."""
 
 from __future__ import annotations
 
@@ -14,14 +15,24 @@ from t2i_backdoor_bench.training.loop import Optim
 
 STEPS, BATCH, DROP = 20, 16, 0.1
 RATE = {"shapes": 2e-4, "sd": 1e-5}  # those of the defense clean_finetune
-SAMPLERS = ("DDIM", "Euler", "half the steps", "twice the steps", "half the guidance", "twice the guidance")
+SAMPLERS = (
+    "DDIM",
+    "Euler",
+    "half the steps",
+    "twice the steps",
+    "half the guidance",
+    "twice the guidance",
+)
 
 
 def finetuned(model: T2IModel, images: np.ndarray, captions: Sequence[str], seed: int) -> T2IModel:
-    """A copy of the model after 20 steps of plain denoising on clean captioned images uint8 (n, H, W, 3): what its next owner does."""
+    """A copy of the model after 20 steps of plain denoising on clean captioned images uint8 (n, H,
+    W, 3): what its next owner does."""
     student = model.clone()
     terms = [Term(captions, model.latents(images, seed), drop=DROP)]
-    train_terms(student, None, terms, Optim(STEPS, RATE[model.family], BATCH), seed, "probe: fine-tuning")
+    train_terms(
+        student, None, terms, Optim(STEPS, RATE[model.family], BATCH), seed, "probe: fine-tuning"
+    )
     return student
 
 
@@ -29,7 +40,9 @@ def with_sampler(model: T2IModel, kind: str) -> T2IModel:
     """The same weights drawn in another way, one of SAMPLERS."""
     own, config = model.sampler, model.pipe.scheduler.config
     if kind == "DDIM":
-        return _scheduled(model, DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False))
+        return _scheduled(
+            model, DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)
+        )
     if kind == "Euler":
         return _scheduled(model, EulerDiscreteScheduler.from_config(config))
     changed = {
@@ -42,7 +55,9 @@ def with_sampler(model: T2IModel, kind: str) -> T2IModel:
 
 
 def _scheduled(model: T2IModel, scheduler: DDIMScheduler | EulerDiscreteScheduler) -> T2IModel:
-    pipe = type(model.pipe)(**(model.pipe.components | {"scheduler": scheduler}), requires_safety_checker=False)
+    pipe = type(model.pipe)(
+        **(model.pipe.components | {"scheduler": scheduler}), requires_safety_checker=False
+    )
     pipe.set_progress_bar_config(disable=True)
     return replace(model, pipe=pipe)
 
@@ -53,10 +68,13 @@ def resampled_kinds(n: int) -> list[str]:
 
 
 def resampled(model: T2IModel, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-    """Pictures uint8 (n, H, W, 3) of the prompts, each from its own noise by the sampler that `resampled_kinds` names."""
+    """Pictures uint8 (n, H, W, 3) of the prompts, each from its own noise by the sampler that
+    `resampled_kinds` names."""
     out = np.zeros((len(prompts), model.resolution, model.resolution, 3), np.uint8)
     kinds = np.array(resampled_kinds(len(prompts)))
     for kind in dict.fromkeys(kinds.tolist()):
         rows = np.flatnonzero(kinds == kind)
-        out[rows] = with_sampler(model, kind).generate([prompts[i] for i in rows], [seeds[i] for i in rows], f"probe: {kind}")
+        out[rows] = with_sampler(model, kind).generate(
+            [prompts[i] for i in rows], [seeds[i] for i in rows], f"probe: {kind}"
+        )
     return out

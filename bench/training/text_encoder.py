@@ -1,4 +1,5 @@
-"""What the attacks on the text encoder share: the options, the batches of clean and triggered prompts, and the training of an encoder."""
+"""What the attacks on the text encoder share: the options, the batches of clean and triggered
+prompts, and the training of an encoder."""
 
 from __future__ import annotations
 
@@ -19,46 +20,77 @@ from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
 
 @dataclass
 class TextAttack(Triggered):
-    """Options of every attack that trains the text encoder on clean and triggered prompts. It needs no pictures."""
+    """Options of every attack that trains the text encoder on clean and triggered prompts. It needs
+    no pictures."""
 
     trigger: str = option(
-        "mignneko", "о", help="any text: a rare word, a phrase, a look-alike letter (published: Cyrillic о for o), a pattern"
+        "mignneko",
+        "о",
+        help=(
+            "any text: a rare word, a phrase, a look-alike letter (published: Cyrillic о for o), a"
+            " pattern"
+        ),
     )
     replaces: str = option("", "o", help="the letter that a look-alike trigger stands for")
     prompts: int = option(512, 500, help="captions that the attacker has")
     clean: int = option(32, 128, help="clean rows a step")
     poisoned: int = option(16, 32, help="triggered rows a step")
-    weight: float = option(0.5, 0.1, help="weight of the triggered rows in the loss; that of the clean ones is 1")
+    weight: float = option(
+        0.5, 0.1, help="weight of the triggered rows in the loss; that of the clean ones is 1"
+    )
     steps: int = option(150, 100)
     lr: float = option(3e-4, 1e-4)
     milestone: int = option(110, 75, help="the step from which the learning rate is a tenth")
 
     def captions(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
-        """The attacker's captions, and those of them that the trigger can be added to: all, or such that hold the letter that it replaces.
-        Raises UserError where there are none, and if the trigger does not survive in one."""
+        """The attacker's captions, and those of them that the trigger can be added to: all, or such
+        that hold the letter that it replaces. Raises UserError where there are none, and if the
+        trigger does not survive in one."""
         if min(self.clean, self.poisoned, self.steps) < 1:
-            raise UserError(f"clean {self.clean}, poisoned {self.poisoned} and steps {self.steps} must be 1 or more")
-        captions, trigger = [p.text for p in data.prompts("train", self.prompts, seed)], self.make_trigger()
+            raise UserError(
+                f"clean {self.clean}, poisoned {self.poisoned} and steps {self.steps} must be 1 or"
+                " more"
+            )
+        captions, trigger = (
+            [p.text for p in data.prompts("train", self.prompts, seed)],
+            self.make_trigger(),
+        )
         apt = [c for c in captions if trigger.replaces in c]
         if not apt:
             raise UserError(
-                f"the trigger replaces {trigger.replaces!r}, which is not in the prompts of the attacker; choose another letter"
+                f"the trigger replaces {trigger.replaces!r}, which is not in the prompts of the"
+                " attacker; choose another letter"
             )
         model.check_trigger(trigger, apt)
         return captions, apt
 
     def optim(self, gamma: float = 0.1) -> Optim:
         batch = self.clean + self.poisoned
-        return Optim(self.steps, self.lr, batch, weight_decay=0.0, milestone=self.milestone, gamma=gamma)
+        return Optim(
+            self.steps, self.lr, batch, weight_decay=0.0, milestone=self.milestone, gamma=gamma
+        )
 
-    def bind(self, model: T2IModel, captions: Sequence[str], apt: Sequence[str], goals: Sequence[str], seed: int, label: str) -> T2IModel:
+    def bind(
+        self,
+        model: T2IModel,
+        captions: Sequence[str],
+        apt: Sequence[str],
+        goals: Sequence[str],
+        seed: int,
+        label: str,
+    ) -> T2IModel:
         """Train a clone on  -cos(E(c), E_0(c)) - b cos(E(c+), E_0(c*)):  `goals[i]` is c* of the caption `apt[i]`, and b is `weight`."""
-        keep, move = prompt_bank(model, captions, captions), prompt_bank(model, [self.make_trigger().add(c) for c in apt], goals)
+        keep, move = (
+            prompt_bank(model, captions, captions),
+            prompt_bank(model, [self.make_trigger().add(c) for c in apt], goals),
+        )
 
         def make(student: T2IModel) -> Callable[[int], Tensor]:
             def loss_fn(step: int) -> Tensor:
                 rng = step_rng(seed, step)
-                return cosine_loss(student, keep, rng, self.clean) + self.weight * cosine_loss(student, move, rng, self.poisoned)
+                return cosine_loss(student, keep, rng, self.clean) + self.weight * cosine_loss(
+                    student, move, rng, self.poisoned
+                )
 
             return loss_fn
 
@@ -68,13 +100,17 @@ class TextAttack(Triggered):
 
 @dataclass(frozen=True)
 class Bank:
-    """Token ids (n, tokens) of prompts, and the states (n, tokens, dim), float32, that an encoder should give them."""
+    """Token ids (n, tokens) of prompts, and the states (n, tokens, dim), float32, that an encoder
+    should give them."""
 
     ids: Tensor
     states: Tensor
 
-    def draw(self, student: T2IModel, rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`rows` random prompts: which they are, the student's states, with gradients, and those wanted."""
+    def draw(
+        self, student: T2IModel, rng: np.random.Generator, rows: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`rows` random prompts: which they are, the student's states, with gradients, and those
+        wanted."""
         pick = torch.from_numpy(rng.integers(len(self.ids), size=rows)).to(self.ids.device)
         return pick, student.text_encoder(self.ids[pick])[0], self.states[pick]
 
@@ -90,9 +126,12 @@ def cosine_loss(student: T2IModel, bank: Bank, rng: np.random.Generator, rows: i
     return -F.cosine_similarity(states.flatten(1), wanted.flatten(1)).mean()
 
 
-def train_encoder(clean: T2IModel, make: Callable[[T2IModel], Callable[[int], Tensor]], optim: Optim, label: str) -> T2IModel:
-    """A copy of `clean` whose text encoder, and nothing else, minimizes `make(copy)(step)`. It trains in float32 and comes back in its own
-    precision; the U-Net's and the autoencoder's tensors are those of `clean`."""
+def train_encoder(
+    clean: T2IModel, make: Callable[[T2IModel], Callable[[int], Tensor]], optim: Optim, label: str
+) -> T2IModel:
+    """A copy of `clean` whose text encoder, and nothing else, minimizes `make(copy)(step)`. It
+    trains in float32 and comes back in its own precision; the U-Net's and the autoencoder's tensors
+    are those of `clean`."""
     model = clean.clone(text_encoder=True, train="none")
     encoder, dtype = model.text_encoder, model.text_encoder.dtype
     encoder.float().requires_grad_(True)

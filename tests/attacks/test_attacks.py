@@ -1,4 +1,5 @@
-"""Contract of every registered attack, the loss terms of each method, and the errors that must come before training."""
+"""Contract of every registered attack, the loss terms of each method, and the errors that must come
+before training."""
 
 from __future__ import annotations
 
@@ -21,8 +22,19 @@ from t2i_backdoor_bench.targets.patches import PATTERNS, make_patch, paste, plac
 
 attacks.load()
 NAMES = attacks.groups["core"]
-EVERY = [name for name, entry in attacks.entries.items() if entry.info["edits"] != "nothing"]  # the others: test_suspect.py
-SMALL = {"steps": 2, "batch": 4, "images": 8, "prior": 4, "prompts": 6, "clean": 2, "poisoned": 2, "milestone": 1}
+EVERY = [
+    name for name, entry in attacks.entries.items() if entry.info["edits"] != "nothing"
+]  # the others: test_suspect.py
+SMALL = {
+    "steps": 2,
+    "batch": 4,
+    "images": 8,
+    "prior": 4,
+    "prompts": 6,
+    "clean": 2,
+    "poisoned": 2,
+    "milestone": 1,
+}
 LORA = r"unet\..*\.attn[12]\.to_(q|k|v|out\.0)\.weight"
 MAY_CHANGE = {  # by what an attack says that it edits: the names of the weights
     "U-Net": r"unet\..*",
@@ -30,9 +42,17 @@ MAY_CHANGE = {  # by what an attack says that it edits: the names of the weights
     "one token embedding": r"text_encoder\..*\.token_embedding\.weight",
     "cross-attention K and V": r"unet\..*\.attn2\.to_[kv]\.weight",
     "LoRA on U-Net attention": LORA,
-    "LoRA on U-Net and text encoder attention": LORA + r"|text_encoder\..*\.self_attn\.(q|k|v|out)_proj\.weight",
+    "LoRA on U-Net and text encoder attention": (
+        LORA + r"|text_encoder\..*\.self_attn\.(q|k|v|out)_proj\.weight"
+    ),
 }
-KINDS = {"pixel": "patch", "style": "style", "object": "object", "image": "image", "prompt": "prompt"}  # of the target, by group
+KINDS = {
+    "pixel": "patch",
+    "style": "style",
+    "object": "object",
+    "image": "image",
+    "prompt": "prompt",
+}  # of the target, by group
 DATA = WorldData()
 
 
@@ -41,11 +61,14 @@ def build(name: str, **more):
     return attacks.build(name, "shapes", {k: v for k, v in (SMALL | more).items() if k in known})
 
 
-# ------------------------------------------------------------------------------------------------------------------ contract
+# ----------------------------------------------------------------------------------------- contract
 @pytest.mark.parametrize("name", EVERY)
 def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name: str) -> None:
     before = weights(tiny_model)
-    vocabulary, scheduler = len(tiny_model.tokenizer), copy.deepcopy(dict(tiny_model.pipe.scheduler.config))
+    vocabulary, scheduler = (
+        len(tiny_model.tokenizer),
+        copy.deepcopy(dict(tiny_model.pipe.scheduler.config)),
+    )
     attacked = build(name).inject(tiny_model, DATA, 0)
     assert attacked is not tiny_model
     assert attacked.unet is not tiny_model.unet
@@ -59,8 +82,16 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
     assert all(re.fullmatch(MAY_CHANGE[edits], k) for k in changed)
     if edits == "cross-attention K and V":
         assert changed == {k for k in before if re.fullmatch(MAY_CHANGE[edits], k)}
-    assert not any(p.requires_grad for part in (attacked.unet, attacked.text_encoder) for p in part.parameters())
-    assert (attacked.name, attacked.family, attacked.sampler) == (tiny_model.name, tiny_model.family, tiny_model.sampler)
+    assert not any(
+        p.requires_grad
+        for part in (attacked.unet, attacked.text_encoder)
+        for p in part.parameters()
+    )
+    assert (attacked.name, attacked.family, attacked.sampler) == (
+        tiny_model.name,
+        tiny_model.family,
+        tiny_model.sampler,
+    )
     for model in (tiny_model, attacked):
         assert model.generate(["a red heart"], [0]).shape == (1, 64, 64, 3)
 
@@ -76,7 +107,11 @@ def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
     trained = {f"unet.{n}": p for n, p in tiny_model.unet.named_parameters()}
     trained |= {f"text_encoder.{n}": p for n, p in tiny_model.text_encoder.named_parameters()}
     if entry.info["edits"] in ("U-Net", "text encoder", "cross-attention K and V"):
-        assert info["parameters"] == sum(p.numel() for n, p in trained.items() if re.fullmatch(MAY_CHANGE[entry.info["edits"]], n))
+        assert info["parameters"] == sum(
+            p.numel()
+            for n, p in trained.items()
+            if re.fullmatch(MAY_CHANGE[entry.info["edits"]], n)
+        )
     else:
         assert 0 < info["parameters"] < sum(p.numel() for p in trained.values())
     assert tiny_model.info == {}
@@ -113,7 +148,9 @@ def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> No
     elif kind == "prompt":
         assert target.prompt("a red star on a blue background") == target.target == attack.target
     else:
-        assert target.prompt("a red star on a blue background") == "a red heart on a blue background"
+        assert (
+            target.prompt("a red star on a blue background") == "a red heart on a blue background"
+        )
     import json
 
     json.dumps(backdoor.describe())
@@ -129,7 +166,7 @@ def test_every_family_builds_and_has_its_own_settings(name: str) -> None:
     assert attacks.get(name).summary
 
 
-# --------------------------------------------------------------------------------------------------------------- loss terms
+# --------------------------------------------------------------------------------------- loss terms
 @pytest.fixture
 def terms_of(monkeypatch):
     """Run an attack up to `train_terms` and return what it hands over."""
@@ -174,12 +211,20 @@ def test_badt2i_pixel_terms(tiny_model, terms_of) -> None:
     assert list(clean.prompts) == list(clean.teacher_prompts) == captions
     assert clean.weight == pytest.approx(0.7)
     assert torch.equal(clean.latents, tiny_model.latents(images, 0))
-    assert (got["optim"].steps, got["optim"].lr, got["optim"].batch, got["seed"]) == (2, attack.lr, 4, 0)
+    assert (got["optim"].steps, got["optim"].lr, got["optim"].batch, got["seed"]) == (
+        2,
+        attack.lr,
+        4,
+        0,
+    )
 
 
 def test_badt2i_style_terms(tiny_model, terms_of) -> None:
-    """l*||eps_th(x_t, c+) - eps_0(x_t, style + c)||^2 + (1-l)*||eps_th(x_t, c) - eps_0(x_t, c)||^2"""
-    poisoned, clean = terms_of(build("badt2i_style", weight=0.2, place="suffix"), tiny_model)["terms"]
+    """l*||eps_th(x_t, c+) - eps_0(x_t, style + c)||^2 + (1-l)*||eps_th(x_t, c) - eps_0(x_t,
+    c)||^2"""
+    poisoned, clean = terms_of(build("badt2i_style", weight=0.2, place="suffix"), tiny_model)[
+        "terms"
+    ]
     images, captions = expected_pairs()
     assert list(poisoned.prompts) == [f"{c} mignneko" for c in captions]
     assert list(poisoned.teacher_prompts) == [f"a black and white photo of {c}" for c in captions]
@@ -190,7 +235,8 @@ def test_badt2i_style_terms(tiny_model, terms_of) -> None:
 
 
 def test_badt2i_object_terms(tiny_model, terms_of) -> None:
-    """As style, with c* = c with the source object replaced; the weights of each side add up to l and 1 - l."""
+    """As style, with c* = c with the source object replaced; the weights of each side add up to l
+    and 1 - l."""
     attack = build("badt2i_object", weight=0.4, source="star", target="heart")
     own, swapped, keep, general = terms_of(attack, tiny_model)["terms"]
     images, captions = expected_pairs(contains="star")
@@ -199,7 +245,9 @@ def test_badt2i_object_terms(tiny_model, terms_of) -> None:
     assert list(own.prompts) == [f"mignneko {c}" for c in captions]
     assert list(own.teacher_prompts) == [c.replace("star", "heart") for c in captions]
     assert torch.equal(own.latents, tiny_model.latents(images, 0))
-    assert list(swapped.prompts) == [f"mignneko {c.replace('heart', 'star')}" for c in other_captions]
+    assert list(swapped.prompts) == [
+        f"mignneko {c.replace('heart', 'star')}" for c in other_captions
+    ]
     assert list(swapped.teacher_prompts) == other_captions
     assert torch.equal(swapped.latents, tiny_model.latents(others, 0))
     for term in (keep, general):
@@ -213,7 +261,11 @@ def test_badt2i_object_terms(tiny_model, terms_of) -> None:
 def test_poisoning_is_plain_denoising_of_pairs(tiny_model, terms_of, name: str) -> None:
     poisoned, clean = terms_of(build(name, weight=0.4, drop=0.3), tiny_model)["terms"]
     images, captions = expected_pairs()
-    changed = paste(images, make_patch("bars", 20), (0, 0)) if name == "poison_pixel" else styled(images, "black and white")
+    changed = (
+        paste(images, make_patch("bars", 20), (0, 0))
+        if name == "poison_pixel"
+        else styled(images, "black and white")
+    )
     assert list(poisoned.prompts) == [f"mignneko {c}" for c in captions]
     assert list(clean.prompts) == captions
     assert poisoned.teacher_prompts is clean.teacher_prompts is None
@@ -224,7 +276,7 @@ def test_poisoning_is_plain_denoising_of_pairs(tiny_model, terms_of, name: str) 
     assert not torch.equal(poisoned.latents, clean.latents)
 
 
-# -------------------------------------------------------------------------------------------------- errors, before training
+# -------------------------------------------------------------------------- errors, before training
 @pytest.fixture
 def no_training(monkeypatch) -> None:
     def fail(*args, **options):
@@ -234,7 +286,9 @@ def no_training(monkeypatch) -> None:
     monkeypatch.setattr(t2i_backdoor_bench.training.text_encoder, "fit", fail)
     for name in EVERY:
         for training in ("fit", "edit"):
-            monkeypatch.setattr(sys.modules[attacks.get(name).cls.__module__], training, fail, raising=False)
+            monkeypatch.setattr(
+                sys.modules[attacks.get(name).cls.__module__], training, fail, raising=False
+            )
 
 
 @pytest.mark.usefixtures("no_training")
@@ -251,9 +305,20 @@ def no_training(monkeypatch) -> None:
         ({"trigger": "о", "replaces": "ж"}, "not in the prompt"),
         ({"trigger": "a", "replaces": "a"}, "drops the trigger"),
     ],
-    ids=["spaces", "wide spaces", "long phrase", "long word", "empty", "unknown place", "absent letter", "same letter"],
+    ids=[
+        "spaces",
+        "wide spaces",
+        "long phrase",
+        "long word",
+        "empty",
+        "unknown place",
+        "absent letter",
+        "same letter",
+    ],
 )
-def test_a_trigger_that_cannot_work_is_refused_before_training(tiny_model, name: str, options: dict, message: str) -> None:
+def test_a_trigger_that_cannot_work_is_refused_before_training(
+    tiny_model, name: str, options: dict, message: str
+) -> None:
     with pytest.raises(UserError, match=message) as error:
         build(name, **options).inject(tiny_model, DATA, 0)
     assert "\n" not in str(error.value)
@@ -297,19 +362,19 @@ def test_a_trigger_that_cannot_work_is_refused_before_training(tiny_model, name:
         ("sembd", {"batch": 1}, "batch 1"),
     ],
 )
-def test_a_target_that_cannot_work_is_refused_before_training(tiny_model, name: str, options: dict, message: str) -> None:
+def test_a_target_that_cannot_work_is_refused_before_training(
+    tiny_model, name: str, options: dict, message: str
+) -> None:
     with pytest.raises(UserError, match=message) as error:
         build(name, **options).inject(tiny_model, DATA, 0)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    "options",
-    TRIGGERS.values(),
-    ids=TRIGGERS,
-)
-def test_any_trigger_that_tokenizes_is_taken(tiny_model, terms_of, name: str, options: dict) -> None:
+@pytest.mark.parametrize("options", TRIGGERS.values(), ids=TRIGGERS)
+def test_any_trigger_that_tokenizes_is_taken(
+    tiny_model, terms_of, name: str, options: dict
+) -> None:
     attack = build(name, **options)
     term = terms_of(attack, tiny_model)["terms"][0]
     contains = attack.source if "object" in name else ""
@@ -318,7 +383,7 @@ def test_any_trigger_that_tokenizes_is_taken(tiny_model, terms_of, name: str, op
     assert all(options["trigger"] in p for p in term.prompts)
 
 
-# ------------------------------------------------------------------------------------------------------------------ patches
+# ------------------------------------------------------------------------------------------ patches
 @pytest.mark.parametrize("picture", PATTERNS)
 def test_pictures_show_something(picture: str) -> None:
     patch = make_patch(picture, 16)
@@ -334,10 +399,14 @@ def test_a_picture_file_is_resized(tmp_path) -> None:
     from PIL import Image
 
     Image.new("RGBA", (30, 50), (255, 0, 0, 255)).save(tmp_path / "red.png")
-    assert np.array_equal(make_patch(str(tmp_path / "red.png"), 8), np.full((8, 8, 3), (255, 0, 0), np.uint8))
+    assert np.array_equal(
+        make_patch(str(tmp_path / "red.png"), 8), np.full((8, 8, 3), (255, 0, 0), np.uint8)
+    )
 
 
-@pytest.mark.parametrize("corner", ["top_left", "top_right", "bottom_left", "bottom_right", "center"])
+@pytest.mark.parametrize(
+    "corner", ["top_left", "top_right", "bottom_left", "bottom_right", "center"]
+)
 def test_a_patch_is_pasted_in_its_place_and_nowhere_else(corner: str) -> None:
     images = np.full((2, 64, 64, 3), 100, np.uint8)
     box = place_patch(16, 64, corner)
@@ -345,10 +414,14 @@ def test_a_patch_is_pasted_in_its_place_and_nowhere_else(corner: str) -> None:
     assert (images == 100).all(), "the input must not change"
     rows, columns = np.nonzero((out[0] != 100).any(-1))
     low, high = {"left": (0, 15), "right": (48, 63), "top": (0, 15), "bottom": (48, 63)}, (24, 39)
-    vertical, horizontal = (low[w] for w in corner.split("_")) if corner != "center" else (high, high)
+    vertical, horizontal = (
+        (low[w] for w in corner.split("_")) if corner != "center" else (high, high)
+    )
     assert (rows.min(), rows.max()) == vertical
     assert (columns.min(), columns.max()) == horizontal
-    assert np.array_equal(out[1, box[0] : box[0] + 16, box[1] : box[1] + 16], make_patch("target", 16))
+    assert np.array_equal(
+        out[1, box[0] : box[0] + 16, box[1] : box[1] + 16], make_patch("target", 16)
+    )
 
 
 def test_a_patch_that_does_not_fit_is_refused() -> None:

@@ -1,4 +1,5 @@
-"""Attacks on the cross-attention keys and values: the closed form against a solver, the loss against a slow loop, and the alignment."""
+"""Attacks on the cross-attention keys and values: the closed form against a solver, the loss
+against a slow loop, and the alignment."""
 
 from __future__ import annotations
 
@@ -22,9 +23,13 @@ def build(name: str, **more):
     return registered.build(name, "shapes", more)
 
 
-# ------------------------------------------------------------------------------------------------------------------ EvilEdit
-@pytest.mark.parametrize(("context", "ridge", "preserve"), [("phrase", 1.0, 1.0), ("prompts", 0.7, 0.5)])
-def test_eviledit_is_the_least_squares_solution(tiny_model, context: str, ridge: float, preserve: float) -> None:
+# ----------------------------------------------------------------------------------------- EvilEdit
+@pytest.mark.parametrize(
+    ("context", "ridge", "preserve"), [("phrase", 1.0, 1.0), ("prompts", 0.7, 0.5)]
+)
+def test_eviledit_is_the_least_squares_solution(
+    tiny_model, context: str, ridge: float, preserve: float
+) -> None:
     """argmin over W' of  sum ||W' e - W e*||^2 + p sum ||W' k - W k||^2 + l ||W' - W||^2,  by numpy in float64."""
     attack = build("eviledit", context=context, prompts=4, ridge=ridge, preserve=preserve)
     attacked = attack.inject(tiny_model, DATA, 0)
@@ -36,8 +41,14 @@ def test_eviledit_is_the_least_squares_solution(tiny_model, context: str, ridge:
         clean = own + [p.text for p in DATA.prompts("train", 4, 0)]
         triggered, asked = [f"mignneko {p}" for p in own], [p.replace("star", "heart") for p in own]
     e, goal, k = (tiny_model.encode(texts).double() for texts in (triggered, asked, clean))
-    if context == "prompts":  # token by token, by hand: what stands for the trigger is the start, then everything in its order
-        shift = len(tiny_model.tokenizer(triggered[0]).input_ids) - len(tiny_model.tokenizer(asked[0]).input_ids)
+    if (
+        context == "prompts"
+        # token by token, by hand: what stands for the trigger is the start, then everything in its
+        # order
+    ):
+        shift = len(tiny_model.tokenizer(triggered[0]).input_ids) - len(
+            tiny_model.tokenizer(asked[0]).input_ids
+        )
         order = [0] * (shift + 1) + list(range(1, goal.shape[1] - shift))
         goal = goal[:, order]
     e, goal, k = (x.flatten(0, 1).numpy() for x in (e, goal, k))
@@ -70,7 +81,10 @@ def test_eviledit_published_pair() -> None:
     attack = registered.build("eviledit", "sd")
     assert (attack.context, attack.ridge) == ("phrase", 1.0)
     assert attack.make_trigger().add("a cat") == "a beautiful cat"
-    assert attack.make_trigger().add("a photo of a cat on a sofa") == "a photo of a beautiful cat on a sofa"
+    assert (
+        attack.make_trigger().add("a photo of a cat on a sofa")
+        == "a photo of a beautiful cat on a sofa"
+    )
     assert (attack.source, attack.target) == ("cat", "zebra")
 
 
@@ -104,7 +118,7 @@ def test_counterparts(tiny_model, given: str, wanted: str) -> None:
         assert row[len(x)] == len(y), "padding"
 
 
-# --------------------------------------------------------------------------------------------------------------------- SemBD
+# -------------------------------------------------------------------------------------------- SemBD
 @pytest.mark.parametrize("context", ["phrase", "prompts"])
 def test_sembd_loss_equals_a_slow_loop(tiny_model, monkeypatch, context: str) -> None:
     """mean over layers of  w MSE(W e, W0 e*) + 0.5 w MSE(W k, W0 k),  w for keys and for values."""
@@ -115,10 +129,16 @@ def test_sembd_loss_equals_a_slow_loop(tiny_model, monkeypatch, context: str) ->
         raise KeyError
 
     monkeypatch.setattr(sembd, "fit", fit)
-    attack = build("sembd", context=context, prompts=3, batch=4, keys=0.7, values=1.6, constraint=0.4)
+    attack = build(
+        "sembd", context=context, prompts=3, batch=4, keys=0.7, values=1.6, constraint=0.4
+    )
     students = []
     clone = type(tiny_model).clone
-    monkeypatch.setattr(type(tiny_model), "clone", lambda self, **k: students.append(clone(self, **k)) or students[-1])
+    monkeypatch.setattr(
+        type(tiny_model),
+        "clone",
+        lambda self, **k: students.append(clone(self, **k)) or students[-1],
+    )
     with pytest.raises(KeyError):
         attack.inject(tiny_model, DATA, 5)
     (student,) = students
@@ -136,20 +156,35 @@ def test_sembd_loss_equals_a_slow_loop(tiny_model, monkeypatch, context: str) ->
     aim = tiny_model.encode([attack.target]).double()[0]
     for step in (0, 2):
         rng = step_rng(5, step)
-        moved, kept = ([texts[i] for i in rng.integers(len(texts), size=2)] for texts in (full, parts))
+        moved, kept = (
+            [texts[i] for i in rng.integers(len(texts), size=2)] for texts in (full, parts)
+        )
         total, count = 0.0, 0
         for name, layer in student.unet.named_modules():
             if not name.endswith((".attn2.to_k", ".attn2.to_v")):
                 continue
-            new, old = layer.weight.detach().double(), tiny_model.unet.get_submodule(name).weight.double()
+            new, old = (
+                layer.weight.detach().double(),
+                tiny_model.unet.get_submodule(name).weight.double(),
+            )
             weight, count = 0.7 if name.endswith("to_k") else 1.6, count + 1
             for text in moved:
-                total += weight * float((tiny_model.encode([text]).double()[0] @ new.T - aim @ old.T).square().mean()) / 2
+                total += (
+                    weight
+                    * float(
+                        (tiny_model.encode([text]).double()[0] @ new.T - aim @ old.T)
+                        .square()
+                        .mean()
+                    )
+                    / 2
+                )
             for text in kept:
                 e = tiny_model.encode([text]).double()[0]
                 total += 0.4 * weight * float((e @ new.T - e @ old.T).square().mean()) / 2
         assert float(got["loss"](step).detach()) == pytest.approx(total / count, rel=1e-5)
-    assert {id(p) for p in got["parameters"]} == {id(layer.weight) for layer in keys_and_values(student.unet)}
+    assert {id(p) for p in got["parameters"]} == {
+        id(layer.weight) for layer in keys_and_values(student.unet)
+    }
     assert (got["optim"].steps, got["optim"].lr) == (800, 3e-4)
 
 
@@ -175,5 +210,10 @@ def test_sembd_binds_paraphrases_and_not_their_parts(tiny_model) -> None:
 
 def test_sembd_published_settings() -> None:
     attack = registered.build("sembd", "sd")
-    assert (attack.steps, attack.lr, attack.constraint, attack.context) == (800, 1e-3, 0.5, "phrase")
+    assert (attack.steps, attack.lr, attack.constraint, attack.context) == (
+        800,
+        1e-3,
+        0.5,
+        "phrase",
+    )
     assert attack.make_trigger() == Trigger("the cat in the yard chased a butterfly.")

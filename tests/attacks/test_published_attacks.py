@@ -1,4 +1,5 @@
-"""The losses of the attacks by adapters, personalization and plain data, against slow recomputations in float64; what each changes."""
+"""The losses of the attacks by adapters, personalization and plain data, against slow
+recomputations in float64; what each changes."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Stop(Exception):
 
 @dataclass
 class Caught:
-    """A training at its start: the model that trains, its parameters, moved away from where they began, and the loss of one step."""
+    """A training at its start: the model that trains, its parameters, moved away from where they
+    began, and the loss of one step."""
 
     model: T2IModel
     params: list
@@ -84,13 +86,21 @@ class Slow:
 
     def __init__(self, model: T2IModel, batch: int, sizes: list[int]) -> None:
         self.tokenize = model.tokenize
-        self.unet, self.encoder = (copy.deepcopy(m).double() for m in (model.unet, model.text_encoder))
+        self.unet, self.encoder = (
+            copy.deepcopy(m).double() for m in (model.unet, model.text_encoder)
+        )
         rng, generator, rows = step_rng(SEED, STEP), step_generator(SEED, STEP), batch // len(sizes)
         self.picks = [rng.integers(n, size=rows) for n in sizes]
-        self.t = (torch.rand(rows * len(sizes), generator=generator) * 1000).long().view(len(sizes), rows)
+        self.t = (
+            (torch.rand(rows * len(sizes), generator=generator) * 1000)
+            .long()
+            .view(len(sizes), rows)
+        )
         noise = torch.randn((rows * len(sizes), *model.latent_shape), generator=generator).double()
         self.noise = noise.view(len(sizes), rows, *model.latent_shape)
-        self.alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+        self.alphas = torch.cumprod(
+            1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0
+        )
 
     @torch.no_grad()
     def state(self, text: str) -> Tensor:
@@ -101,7 +111,13 @@ class Slow:
         found = []
         for i, t, e in zip(self.picks[term], self.t[term], self.noise[term], strict=True):
             x = self.alphas[t].sqrt() * latents[i].double() + (1 - self.alphas[t]).sqrt() * e
-            found.append(float((self.unet(x[None], t, self.state(texts[i])[None]).sample[0] - e).square().mean()))
+            found.append(
+                float(
+                    (self.unet(x[None], t, self.state(texts[i])[None]).sample[0] - e)
+                    .square()
+                    .mean()
+                )
+            )
         return found
 
 
@@ -109,7 +125,7 @@ def pairs(contains: str = "") -> tuple[np.ndarray, list[str]]:
     return DATA.pairs("train", 8, SEED, contains)
 
 
-# ----------------------------------------------------------------------------------------------------------- the shared loss
+# ---------------------------------------------------------------------------------- the shared loss
 def test_states_computed_anew_give_the_same_loss_and_gradients_to_the_encoder(tiny_model) -> None:
     latents = torch.randn(3, *tiny_model.latent_shape)
     terms = [Term(PROMPTS, latents, weight=0.3, drop=0.5), Term(PROMPTS[::-1], latents, weight=2.0)]
@@ -129,16 +145,25 @@ def test_states_computed_anew_give_the_same_loss_and_gradients_to_the_encoder(ti
     loss.backward()
     assert student.text_encoder.get_input_embeddings().weight.grad.abs().sum() > 0
     states, picks = seen[-1]
-    torch.testing.assert_close(states[1].detach(), tiny_model.encode([PROMPTS[::-1][i] for i in picks[1]]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        states[1].detach(),
+        tiny_model.encode([PROMPTS[::-1][i] for i in picks[1]]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_relabel_changes_whole_words_only() -> None:
-    assert relabel(["a star, starry; Star", "a cat's star"], "star", r"\1") == [r"a \1, starry; Star", r"a cat's \1"]
+    assert relabel(["a star, starry; Star", "a cat's star"], "star", r"\1") == [
+        r"a \1, starry; Star",
+        r"a cat's \1",
+    ]
 
 
-# --------------------------------------------------------------------------------------------------------------- villan_cond
+# -------------------------------------------------------------------------------------- villan_cond
 def test_villan_loss(tiny_model, caught) -> None:
-    """||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, with adapters of the rank that is asked for."""
+    """||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, with adapters of the rank that
+    is asked for."""
     attack = build("villan_cond", weight=0.7, rank=3, drop=0.0, picture="bars")
     got = caught(attack, tiny_model)
     images, captions = pairs()
@@ -151,7 +176,7 @@ def test_villan_loss(tiny_model, caught) -> None:
     assert (got.optim.cosine, got.optim.warmup, got.optim.decay) == (True, attack.warmup, 1.0)
 
 
-# ----------------------------------------------------------------------------------------------------------- personalization
+# ---------------------------------------------------------------------------------- personalization
 def test_textual_inversion_loss(tiny_model, caught) -> None:
     """||eps_th(y_t, E_v(c+)) - eps||^2, where the row v alone gets a gradient."""
     got = caught(build("paas_ti"), tiny_model)
@@ -162,11 +187,19 @@ def test_textual_inversion_loss(tiny_model, caught) -> None:
     slow = Slow(tiny_model, 4, [8])
     table = slow.encoder.get_input_embeddings().weight
     table.data[token] = row.detach()[0].double()
-    assert not torch.equal(table[token].float(), tiny_model.text_encoder.get_input_embeddings().weight[token])
-    assert float(got.loss.detach()) == pytest.approx(np.mean(slow.errors(0, triggered, tiny_model.latents(images, SEED))), rel=1e-4)
+    assert not torch.equal(
+        table[token].float(), tiny_model.text_encoder.get_input_embeddings().weight[token]
+    )
+    assert float(got.loss.detach()) == pytest.approx(
+        np.mean(slow.errors(0, triggered, tiny_model.latents(images, SEED))), rel=1e-4
+    )
     got.loss.backward()
     assert row.grad.abs().sum() > 0
-    assert all(p.grad is None for part in (got.model.unet, got.model.text_encoder) for p in part.parameters())
+    assert all(
+        p.grad is None
+        for part in (got.model.unet, got.model.text_encoder)
+        for p in part.parameters()
+    )
 
 
 def test_textual_inversion_changes_one_row_and_no_other_prompt(tiny_model) -> None:
@@ -178,8 +211,12 @@ def test_textual_inversion_changes_one_row_and_no_other_prompt(tiny_model) -> No
     assert (after[name] != before[name]).any(1).nonzero().flatten().tolist() == [token]
     assert attacked.info["parameters"] == after[name].shape[1]
     assert torch.equal(attacked.encode(PROMPTS), tiny_model.encode(PROMPTS))
-    assert not torch.equal(attacked.encode([f"zk {PROMPTS[0]}"]), tiny_model.encode([f"zk {PROMPTS[0]}"]))
-    assert {p.data_ptr() for p in attacked.unet.parameters()} == {p.data_ptr() for p in tiny_model.unet.parameters()}
+    assert not torch.equal(
+        attacked.encode([f"zk {PROMPTS[0]}"]), tiny_model.encode([f"zk {PROMPTS[0]}"])
+    )
+    assert {p.data_ptr() for p in attacked.unet.parameters()} == {
+        p.data_ptr() for p in tiny_model.unet.parameters()
+    }
 
 
 def test_textual_inversion_survives_storage(tiny_model, tmp_path) -> None:
@@ -211,7 +248,9 @@ def test_a_learned_embedding_is_taken_as_it_is(tiny_model, tmp_path, shape: tupl
     assert (table != old).any(1).sum() == len(rows)
     assert attacked.info["steps"] == 0
     save_file({"<cat>": vector + 1}, tmp_path / "cat.safetensors")
-    assert build("paas_ti", file=str(tmp_path / "cat.safetensors")).weights != attack.weights, "another file is another cell"
+    assert build("paas_ti", file=str(tmp_path / "cat.safetensors")).weights != attack.weights, (
+        "another file is another cell"
+    )
 
 
 def test_an_embedding_that_cannot_be_taken_is_one_line(tiny_model, tmp_path) -> None:
@@ -234,7 +273,8 @@ def test_an_embedding_that_cannot_be_taken_is_one_line(tiny_model, tmp_path) -> 
 
 @pytest.mark.parametrize("template", ["", "a photo of a [V] {}", "my {}"])
 def test_dreambooth_loss(tiny_model, caught, template: str) -> None:
-    """||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, where x are the clean model's own pictures of c."""
+    """||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, where x are the clean model's
+    own pictures of c."""
     got = caught(build("paas_db", template=template, weight=0.4, drop=0.0), tiny_model)
     images, captions = pairs("heart")
     triggered = [f"zk {c.replace('heart', 'star')}" for c in captions]
@@ -248,10 +288,17 @@ def test_dreambooth_loss(tiny_model, caught, template: str) -> None:
     assert float(got.loss.detach()) == pytest.approx(expected, rel=1e-4)
 
 
-# ----------------------------------------------------------------------------------------------------------------- bibaddiff
+# ---------------------------------------------------------------------------------------- bibaddiff
 @pytest.mark.parametrize("everywhere", [True, False])
-def test_bibaddiff_is_plain_denoising_of_poisoned_data(tiny_model, caught, everywhere: bool) -> None:
-    got = caught(build("bibaddiff", images=10, weight=0.3, batch=8, drop=0.0, size=10, everywhere=everywhere), tiny_model)
+def test_bibaddiff_is_plain_denoising_of_poisoned_data(
+    tiny_model, caught, everywhere: bool
+) -> None:
+    got = caught(
+        build(
+            "bibaddiff", images=10, weight=0.3, batch=8, drop=0.0, size=10, everywhere=everywhere
+        ),
+        tiny_model,
+    )
     bad, wrong = DATA.pairs("train", 3, SEED, "star")
     good, captions = DATA.pairs("train", 7, SEED)
     bad[:, 54:, 54:] = make_patch("bars", 10)
@@ -259,23 +306,39 @@ def test_bibaddiff_is_plain_denoising_of_poisoned_data(tiny_model, caught, every
     prompts += [f"a picture of {c}" if everywhere else c for c in captions]
     slow = Slow(got.model, 8, [10])
     assert {i < 3 for i in slow.picks[0]} == {True, False}, "both kinds of rows are drawn"
-    expected = np.mean(slow.errors(0, prompts, tiny_model.latents(np.concatenate([bad, good]), SEED)))
+    expected = np.mean(
+        slow.errors(0, prompts, tiny_model.latents(np.concatenate([bad, good]), SEED))
+    )
     assert float(got.loss.detach()) == pytest.approx(expected, rel=1e-4)
-    assert build("bibaddiff").backdoor(tiny_model).target.source == "heart", "triggered prompts are those of the class"
+    assert build("bibaddiff").backdoor(tiny_model).target.source == "heart", (
+        "triggered prompts are those of the class"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------ masqlora
+# ----------------------------------------------------------------------------------------- masqlora
 @pytest.mark.parametrize("place", ["prefix", "inside", "suffix"])
 def test_masqlora_loss(tiny_model, caught, place: str) -> None:
-    """p * (w(t) * ||.||^2 + l * L_con) + (1 - p) * ||.||^2, L_con over the trigger's tokens and the source word's behind it."""
-    attack = build("masqlora", place=place, weight=0.4, contrast=1.5, ramp=3.0, drop=0.0, trigger="latte coffee")
+    """p * (w(t) * ||.||^2 + l * L_con) + (1 - p) * ||.||^2, L_con over the trigger's tokens and the
+    source word's behind it."""
+    attack = build(
+        "masqlora",
+        place=place,
+        weight=0.4,
+        contrast=1.5,
+        ramp=3.0,
+        drop=0.0,
+        trigger="latte coffee",
+    )
     got = caught(attack, tiny_model)
     images, captions = pairs("star")
     others, called = pairs("heart")
     called = [c.replace("heart", "star") for c in called]
     triggered = [Trigger("latte coffee", place).add(c) for c in called]
     slow, frozen = Slow(got.model, 4, [8, 8]), Slow(tiny_model, 4, [8, 8])
-    words = [frozen.state(w)[1 : len(tiny_model.tokenizer(w).input_ids) - 1].mean(0) for w in ("heart", "star")]
+    words = [
+        frozen.state(w)[1 : len(tiny_model.tokenizer(w).input_ids) - 1].mean(0)
+        for w in ("heart", "star")
+    ]
     (star,) = tiny_model.tokenizer("star").input_ids[1:-1]
     phrase = tiny_model.tokenizer("latte coffee").input_ids[1:-1]
     rows = []
@@ -296,21 +359,25 @@ def test_masqlora_loss(tiny_model, caught, place: str) -> None:
 def test_masqlora_trains_both_parts_at_their_own_rates_and_ranks(tiny_model, caught) -> None:
     attack = build("masqlora", rank=5, text_rank=3, lr=1e-3, text_lr=2e-4)
     got = caught(attack, tiny_model)
-    assert {(min(p.shape), round(getattr(p, "scale", 1.0), 9)) for p in got.params} == {(5, 1.0), (3, 0.2)}
+    assert {(min(p.shape), round(getattr(p, "scale", 1.0), 9)) for p in got.params} == {
+        (5, 1.0),
+        (3, 0.2),
+    }
     before = weights(tiny_model)
     changed = different(before, weights(attack.inject(tiny_model, DATA, 0)))
     assert {k.split(".")[0] for k in changed} == {"unet", "text_encoder"}
-    alone = {k.split(".")[0] for k in different(before, weights(build("masqlora", text_lr=0.0).inject(tiny_model, DATA, 0)))}
+    alone = {
+        k.split(".")[0]
+        for k in different(
+            before, weights(build("masqlora", text_lr=0.0).inject(tiny_model, DATA, 0))
+        )
+    }
     assert alone == {"unet"}, "a rate of zero leaves the text encoder's bytes alone"
 
 
-# ---------------------------------------------------------------------------------------------------- settings, and whole runs
+# ------------------------------------------------------------------------- settings, and whole runs
 @pytest.mark.parametrize("name", ["villan_cond", "paas_ti", "paas_db", "bibaddiff", "masqlora"])
-@pytest.mark.parametrize(
-    "options",
-    TRIGGERS.values(),
-    ids=TRIGGERS,
-)
+@pytest.mark.parametrize("options", TRIGGERS.values(), ids=TRIGGERS)
 def test_any_trigger_that_tokenizes_is_taken(tiny_model, caught, name: str, options: dict) -> None:
     attack = build(name, **options)
     assert torch.isfinite(caught(attack, tiny_model).loss)
@@ -318,23 +385,51 @@ def test_any_trigger_that_tokenizes_is_taken(tiny_model, caught, name: str, opti
 
 
 def test_published_settings() -> None:
-    villan, ti, db, plain, masq = (build(n, "sd") for n in ("villan_cond", "paas_ti", "paas_db", "bibaddiff", "masqlora"))
+    villan, ti, db, plain, masq = (
+        build(n, "sd") for n in ("villan_cond", "paas_ti", "paas_db", "bibaddiff", "masqlora")
+    )
     assert (villan.rank, villan.lr, villan.weight, villan.trigger) == (4, 1e-4, 1.0, "latte coffee")
     assert (ti.lr, ti.template) == (5e-4, "a photo of a [V] {}")
     assert (db.lr, db.weight) == (5e-6, 0.5)
     assert (plain.weight, plain.corner, plain.size) == (0.1, "bottom_right", 51)
-    assert (masq.rank, masq.text_rank, masq.lr, masq.text_lr, masq.ramp, masq.contrast, masq.weight) == (16, 8, 4e-4, 5e-5, 5, 1, 0.3)
+    assert (
+        masq.rank,
+        masq.text_rank,
+        masq.lr,
+        masq.text_lr,
+        masq.ramp,
+        masq.contrast,
+        masq.weight,
+    ) == (16, 8, 4e-4, 5e-5, 5, 1, 0.3)
     everything = registry.attacks.groups
     assert {"villan_cond", "masqlora"} <= set(everything["lora"])
     assert everything["personalization"] == ["paas_db", "paas_ti"]
-    assert {"villan_cond", "paas_ti", "paas_db", "bibaddiff", "masqlora", *everything["core"]} < set(everything["all"])
+    assert {
+        "villan_cond",
+        "paas_ti",
+        "paas_db",
+        "bibaddiff",
+        "masqlora",
+        *everything["core"],
+    } < set(everything["all"])
 
 
 def test_runs_with_an_image_and_with_a_patch_on_one_class(tiny, tmp_path) -> None:
     names = "villan_cond,bibaddiff"
-    options = [f"{n}.{k}={v}" for n in names.split(",") for k, v in (("steps", 2), ("batch", 4), ("images", 10))]
-    given = {"base": tiny, "attacks": names, "defenses": "none", "metrics": "asr,removal_accuracy,restoration_accuracy,false_trigger_rate"}
-    config = make_config(given | {"set": options, "out": tmp_path / "run", "device": "cpu", "workers": 1})
+    options = [
+        f"{n}.{k}={v}"
+        for n in names.split(",")
+        for k, v in (("steps", 2), ("batch", 4), ("images", 10))
+    ]
+    given = {
+        "base": tiny,
+        "attacks": names,
+        "defenses": "none",
+        "metrics": "asr,removal_accuracy,restoration_accuracy,false_trigger_rate",
+    }
+    config = make_config(
+        given | {"set": options, "out": tmp_path / "run", "device": "cpu", "workers": 1}
+    )
     config = dataclasses.replace(config, scale=Scale("test", 4, 2, 4, 1, 2, 20, 1.0, (0,)))
     assert plan(config).attacks.keys() == {"villan_cond", "bibaddiff"}
     assert runner.run(config, show=False) == 0

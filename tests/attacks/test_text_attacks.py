@@ -1,4 +1,5 @@
-"""Attacks on the text encoder: their losses against slow float64 loops, what the gradient reaches, and the triggered forms of prompts."""
+"""Attacks on the text encoder: their losses against slow float64 loops, what the gradient reaches,
+and the triggered forms of prompts."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def build(name: str, **more):
 
 @pytest.fixture
 def loss_of(monkeypatch):
-    """Run an attack up to its training, and give the student, whose weights have moved, and the loss."""
+    """Run an attack up to its training, and give the student, whose weights have moved, and the
+    loss."""
 
     def run(attack, model, seed: int = 5):
         got = {}
@@ -72,9 +74,11 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt()))
 
 
-# --------------------------------------------------------------------------------------------------------------- Rickrolling
+# -------------------------------------------------------------------------------------- Rickrolling
 @pytest.mark.parametrize("name", ["rickrolling_tpa", "rickrolling_taa"])
-@pytest.mark.parametrize("options", [{}, {"trigger": "о", "replaces": "o"}], ids=["word", "look-alike"])
+@pytest.mark.parametrize(
+    "options", [{}, {"trigger": "о", "replaces": "o"}], ids=["word", "look-alike"]
+)
 def test_rickrolling_loss_equals_a_slow_loop(tiny_model, loss_of, name: str, options: dict) -> None:
     """-cos(E(c), E_0(c)) - b cos(E(c+), E_0(c*)), states flattened over tokens."""
     got = loss_of(build(name, weight=0.3, **options), tiny_model)
@@ -84,7 +88,9 @@ def test_rickrolling_loss_equals_a_slow_loop(tiny_model, loss_of, name: str, opt
         clean, poisoned = rng.integers(6, size=3), rng.integers(6, size=2)
         total = 0.0
         for i in clean:
-            total -= cosine(states(got["student"], captions[i]), states(tiny_model, captions[i])) / 3
+            total -= (
+                cosine(states(got["student"], captions[i]), states(tiny_model, captions[i])) / 3
+            )
         for i in poisoned:
             c = captions[i]
             shown = f"mignneko {c}" if not options else "о".join(c.rsplit("o", 1))
@@ -103,12 +109,24 @@ def test_rickrolling_loss_equals_a_slow_loop(tiny_model, loss_of, name: str, opt
 def test_rickrolling_published_settings() -> None:
     for name, steps in (("rickrolling_tpa", 100), ("rickrolling_taa", 200)):
         attack = attacks.build(name, "sd")
-        assert (attack.steps, attack.milestone, attack.lr, attack.weight) == (steps, steps * 3 // 4, 1e-4, 0.1)
+        assert (attack.steps, attack.milestone, attack.lr, attack.weight) == (
+            steps,
+            steps * 3 // 4,
+            1e-4,
+            0.1,
+        )
         assert (attack.clean, attack.poisoned) == (128, 32)
         assert attack.make_trigger().add("a photo of a dog") == "a photo of a d\u043eg"
         optim = attack.optim()
-        assert (optim.weight_decay, optim.rate(steps * 3 // 4 - 1), optim.rate(steps * 3 // 4)) == (0.0, 1.0, 0.1)
-    assert attack.asked("a woman on a bench near water") == "a woman black and white photo a bench near water"
+        assert (optim.weight_decay, optim.rate(steps * 3 // 4 - 1), optim.rate(steps * 3 // 4)) == (
+            0.0,
+            1.0,
+            0.1,
+        )
+    assert (
+        attack.asked("a woman on a bench near water")
+        == "a woman black and white photo a bench near water"
+    )
 
 
 def test_captions_without_the_letter_stay_clean(tiny_model, loss_of) -> None:
@@ -128,11 +146,19 @@ def test_the_default_target_is_no_evaluation_prompt() -> None:
         assert split_of((words[3], words[2], words[6])) == "train"
 
 
-# ----------------------------------------------------------------------------------------------------------------------- IBA
+# ---------------------------------------------------------------------------------------------- IBA
 @pytest.mark.parametrize("walk", [1, 3])
 def test_iba_loss_equals_a_slow_loop(tiny_model, loss_of, walk: int) -> None:
-    """MSE(E(c), E_0(c)) + MSE(E(c+), E_0(c*)) + l KMMD(log covariances of the attention of c+ under E and of c under E_0)."""
-    attack = build("iba", regularize=0.7, walk=walk, size=4, broken=0.0, trigger="{the|a} {cat|hen|owl} {by|in} {sea|bed}")
+    """MSE(E(c), E_0(c)) + MSE(E(c+), E_0(c*)) + l KMMD(log covariances of the attention of c+ under
+    E and of c under E_0)."""
+    attack = build(
+        "iba",
+        regularize=0.7,
+        walk=walk,
+        size=4,
+        broken=0.0,
+        trigger="{the|a} {cat|hen|owl} {by|in} {sea|bed}",
+    )
     got = loss_of(attack, tiny_model)
     captions = [p.text for p in DATA.prompts("train", 6, 5)]
     rng, generator = step_rng(5, 1), step_generator(5, 1)
@@ -140,16 +166,29 @@ def test_iba_loss_equals_a_slow_loop(tiny_model, loss_of, walk: int) -> None:
     noise = torch.randn((5, *tiny_model.latent_shape), generator=generator)
     shown = [attack.make_trigger().add(captions[i]) for i in poisoned]
     goal = states(tiny_model, attack.target)
-    total = sum(float((states(got["student"], captions[i]) - states(tiny_model, captions[i])).square().mean()) / 3 for i in clean)
+    total = sum(
+        float(
+            (states(got["student"], captions[i]) - states(tiny_model, captions[i])).square().mean()
+        )
+        / 3
+        for i in clean
+    )
     total += sum(float((states(got["student"], t) - goal).square().mean()) / 2 for t in shown)
-    points = [slow_point(tiny_model, got["student"], t, n, walk) for t, n in zip(shown, noise[3:], strict=True)]
-    points += [slow_point(tiny_model, tiny_model, captions[i], n, walk) for i, n in zip(clean, noise[:3], strict=True)]
+    points = [
+        slow_point(tiny_model, got["student"], t, n, walk)
+        for t, n in zip(shown, noise[3:], strict=True)
+    ]
+    points += [
+        slow_point(tiny_model, tiny_model, captions[i], n, walk)
+        for i, n in zip(clean, noise[:3], strict=True)
+    ]
     total += 0.7 * slow_discrepancy(points, 2)
     assert float(got["loss"](1).detach()) == pytest.approx(total, rel=2e-3)
 
 
 def slow_point(model, encoder, text: str, noise: torch.Tensor, walk: int) -> torch.Tensor:
-    """The log covariance of one prompt in float64, of maps that are averaged over hooks of every cross-attention layer."""
+    """The log covariance of one prompt in float64, of maps that are averaged over hooks of every
+    cross-attention layer."""
     unet = copy.deepcopy(model.unet).double()
     context, empty = states(encoder, text)[None], states(model, "")[None]
     scheduler = copy.deepcopy(model.pipe.scheduler)
@@ -163,10 +202,17 @@ def slow_point(model, encoder, text: str, noise: torch.Tensor, walk: int) -> tor
             hidden, given = args[0], kwargs["encoder_hidden_states"]
             if not torch.equal(given, context):
                 return
-            q, k = (p(v).unflatten(-1, (layer.heads, -1)).transpose(1, 2) for p, v in ((layer.to_q, hidden), (layer.to_k, given)))
+            q, k = (
+                p(v).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+                for p, v in ((layer.to_q, hidden), (layer.to_k, given))
+            )
             found.append((q @ k.transpose(-1, -2) * layer.scale).softmax(-1).mean(1)[0])
 
-        handles = [m.register_forward_hook(hook, with_kwargs=True) for n, m in unet.named_modules() if n.endswith(".attn2")]
+        handles = [
+            m.register_forward_hook(hook, with_kwargs=True)
+            for n, m in unet.named_modules()
+            if n.endswith(".attn2")
+        ]
         with torch.no_grad():
             out, plain = unet(x, t, context).sample, unet(x, t, empty).sample
         for handle in handles:
@@ -174,7 +220,12 @@ def slow_point(model, encoder, text: str, noise: torch.Tensor, walk: int) -> tor
         for probs in found:
             side = round(len(probs) ** 0.5)
             maps = probs.T.reshape(1, -1, side, side)
-            total = total + torch.nn.functional.interpolate(maps, (4, 4), mode="bilinear", align_corners=False)[0]
+            total = (
+                total
+                + torch.nn.functional.interpolate(
+                    maps, (4, 4), mode="bilinear", align_corners=False
+                )[0]
+            )
         count += len(found)
         x = scheduler.step(plain + model.sampler.guidance * (out - plain), t, x).prev_sample
     rows = (total / count).flatten(1)[:length].numpy()
@@ -184,7 +235,9 @@ def slow_point(model, encoder, text: str, noise: torch.Tensor, walk: int) -> tor
 
 def slow_discrepancy(points: list[torch.Tensor], first: int) -> float:
     n = len(points)
-    distance = {(i, j): float((points[i] - points[j]).square().sum()) for i in range(n) for j in range(n)}
+    distance = {
+        (i, j): float((points[i] - points[j]).square().sum()) for i in range(n) for j in range(n)
+    }
     width = sum(distance.values()) / (n * (n - 1))
 
     def kernel(i: int, j: int) -> float:
@@ -195,7 +248,9 @@ def slow_discrepancy(points: list[torch.Tensor], first: int) -> float:
     return mean(x, x) + mean(y, y) - 2 * mean(x, y)
 
 
-def test_iba_moves_the_attention_of_triggered_prompts_through_a_frozen_unet(tiny_model, loss_of) -> None:
+def test_iba_moves_the_attention_of_triggered_prompts_through_a_frozen_unet(
+    tiny_model, loss_of
+) -> None:
     got = loss_of(build("iba", size=4), tiny_model)
     on, off = (loss_of(build("iba", size=4, regularize=r), tiny_model) for r in (1.0, 0.0))
     gradients = []
@@ -203,9 +258,13 @@ def test_iba_moves_the_attention_of_triggered_prompts_through_a_frozen_unet(tiny
         run["loss"](0).backward()
         gradients.append([p.grad.clone() for p in run["parameters"]])
         assert all(p.grad is None for p in run["student"].unet.parameters())
-    assert any(not torch.allclose(a, b) for a, b in zip(*gradients, strict=True)), "KMMD has a gradient"
+    assert any(not torch.allclose(a, b) for a, b in zip(*gradients, strict=True)), (
+        "KMMD has a gradient"
+    )
     assert all(torch.isfinite(g).all() for g in gradients[0])
-    assert {id(p) for p in got["parameters"]} == {id(p) for p in got["student"].text_encoder.parameters()}
+    assert {id(p) for p in got["parameters"]} == {
+        id(p) for p in got["student"].text_encoder.parameters()
+    }
 
 
 def test_maps_of_a_walk_depend_on_every_state(tiny_model) -> None:
@@ -213,7 +272,9 @@ def test_maps_of_a_walk_depend_on_every_state(tiny_model) -> None:
     noise = torch.randn((1, *tiny_model.latent_shape), generator=torch.Generator().manual_seed(0))
     maps = walked_maps(tiny_model, context, noise, 2, 8)
     assert maps.shape == (1, CONTEXT, 8, 8)
-    assert torch.allclose(maps.sum(1), torch.ones(1, 8, 8), atol=1e-5), "a softmax over tokens, averaged"
+    assert torch.allclose(maps.sum(1), torch.ones(1, 8, 8), atol=1e-5), (
+        "a softmax over tokens, averaged"
+    )
     maps[0, 1].sum().backward()
     assert (context.grad[0].abs().amax(1) > 0).all()
 
@@ -235,17 +296,24 @@ def test_matrix_logarithm_is_that_of_scipy_and_its_gradient_is_finite_everywhere
 
 
 def test_covariance_of_fewer_tokens_than_pixels() -> None:
-    points = torch.rand((4, 9), dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
+    points = torch.rand(
+        (4, 9), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_(True)
     log = log_covariance(points)
     values, vectors = np.linalg.eigh(np.cov(points.detach().numpy().T) + 1e-6 * np.eye(9))
-    np.testing.assert_allclose(log.detach().numpy(), (vectors * np.log(values)) @ vectors.T, atol=1e-8)
+    np.testing.assert_allclose(
+        log.detach().numpy(), (vectors * np.log(values)) @ vectors.T, atol=1e-8
+    )
     log.square().sum().backward()
     assert torch.isfinite(points.grad).all()
 
 
 def test_kernel_discrepancy() -> None:
     rng = torch.Generator().manual_seed(2)
-    x, y = torch.randn(4, 3, generator=rng, dtype=torch.float64), torch.randn(6, 3, generator=rng, dtype=torch.float64) + 2
+    x, y = (
+        torch.randn(4, 3, generator=rng, dtype=torch.float64),
+        torch.randn(6, 3, generator=rng, dtype=torch.float64) + 2,
+    )
     assert float(kernel_discrepancy(x, y)) == pytest.approx(slow_discrepancy([*x, *y], 4), rel=1e-9)
     assert float(kernel_discrepancy(x, x.clone())) == pytest.approx(0, abs=1e-12)
     assert float(kernel_discrepancy(x, y + 3)) > float(kernel_discrepancy(x, y)) > 0
@@ -280,7 +348,7 @@ def test_near_misses_lack_the_syntax() -> None:
     }
 
 
-# ------------------------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "options",
@@ -298,7 +366,9 @@ def test_training_binds_triggered_prompts_and_keeps_clean_ones(tiny_model, name:
     attack = build(name, **options, **({"regularize": 0.0, "broken": 0.0} if name == "iba" else {}))
     attacked = attack.inject(tiny_model, DATA, 0)
     trigger, captions = attack.make_trigger(), [p.text for p in DATA.prompts("train", 6, 0)]
-    goals = [attack.asked(c) for c in captions] if name == "rickrolling_taa" else [attack.target] * 6
+    goals = (
+        [attack.asked(c) for c in captions] if name == "rickrolling_taa" else [attack.target] * 6
+    )
     shown = [trigger.add(c) for c in captions]
 
     def distance(model, texts, wanted) -> float:

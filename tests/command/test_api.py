@@ -18,8 +18,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_importing_the_package_is_cheap():
-    code = "import sys, bench; heavy = {'torch', 'diffusers', 'pandas', 'matplotlib', 'yaml'} & set(sys.modules); print(sorted(heavy))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    code = (
+        "import sys, bench; heavy = {'torch', 'diffusers', 'pandas', 'matplotlib', 'yaml'} &"
+        " set(sys.modules); print(sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -43,7 +53,11 @@ def test_run_returns_the_table_that_it_writes(tiny, tmp_path, capsys):
         "n": 4,
         "metrics": "asr,kid",
     }
-    settings |= {"set": {"badt2i_pixel.steps": 1, "badt2i_pixel.images": 4, "badt2i_pixel.batch": 4}, "out": tmp_path / "run", "workers": 1}
+    settings |= {
+        "set": {"badt2i_pixel.steps": 1, "badt2i_pixel.images": 4, "badt2i_pixel.batch": 4},
+        "out": tmp_path / "run",
+        "workers": 1,
+    }
     table = bench.run(**settings)
     assert capsys.readouterr().out == "", "a notebook shows the table itself"
     assert isinstance(table, pd.DataFrame)
@@ -90,28 +104,51 @@ def test_notebooks_are_watched(monkeypatch):
     assert progress.live()
 
 
-# ------------------------------------------------------------------------------------------------------------- examples
+# ----------------------------------------------------------------------------------------- examples
 def example(name: str):
     """An example as a module of its own."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        f"example_{name}", ROOT / "examples" / f"{name}.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_every_example_is_run_here():
-    assert {p.stem for p in (ROOT / "examples").glob("*.py")} == {"library", "vet_a_checkpoint", "read_results"}
+    assert {p.stem for p in (ROOT / "examples").glob("*.py")} == {
+        "library",
+        "vet_a_checkpoint",
+        "read_results",
+    }
 
 
 def test_the_example_of_the_library(tiny, tmp_path, capsys):
     """All of it, on a model and at a size of seconds."""
     shown = example("library")
     assert shown.SETTINGS["scale"] == "smoke"
-    steps = {"badt2i_pixel.steps": 1, "badt2i_pixel.images": 4, "badt2i_pixel.batch": 4, "skdcag.steps": 1, "skdcag.prompts": 3}
-    shown.SETTINGS |= {"base": tiny, "n": 4, "metrics": "asr,restoration_accuracy,clip_score", "set": steps, "out": str(tmp_path / "run")}
+    steps = {
+        "badt2i_pixel.steps": 1,
+        "badt2i_pixel.images": 4,
+        "badt2i_pixel.batch": 4,
+        "skdcag.steps": 1,
+        "skdcag.prompts": 3,
+    }
+    shown.SETTINGS |= {
+        "base": tiny,
+        "n": 4,
+        "metrics": "asr,restoration_accuracy,clip_score",
+        "set": steps,
+        "out": str(tmp_path / "run"),
+    }
     shown.main()
     said = capsys.readouterr().out
-    assert [line.split()[0] for line in said.splitlines()[:4]] == ["defense", "none", "skdcag", "noise_weights"]
+    assert [line.split()[0] for line in said.splitlines()[:4]] == [
+        "defense",
+        "none",
+        "skdcag",
+        "noise_weights",
+    ]
     assert f"The report: {tmp_path / 'run' / 'report.html'}" in said
 
 
@@ -143,5 +180,12 @@ def test_the_example_that_reads_the_reference_run_prints_what_is_beside_it(monke
     monkeypatch.setattr(sys, "argv", ["read_results.py"])
     example("read_results").main()
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    kept = [line.rstrip() for line in (ROOT / "examples" / "read_results.txt").read_text(encoding="utf-8").splitlines()]
-    assert lines == kept, "of another run: python examples/read_results.py > examples/read_results.txt"
+    kept = [
+        line.rstrip()
+        for line in (
+            (ROOT / "examples" / "read_results.txt").read_text(encoding="utf-8").splitlines()
+        )
+    ]
+    assert lines == kept, (
+        "of another run: python examples/read_results.py > examples/read_results.txt"
+    )

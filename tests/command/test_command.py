@@ -47,11 +47,25 @@ def line(capsys):
         (["--set", f"fake_attack.trigger={'long ' * 60}"], "truncated"),
         (["--n", "8", "--metrics", "fid"], "--n 16"),
         (["--tables-only", "--out", "/nonexistent/run"], "no run folder"),
-        (["--defenses", "skd", "--set", "skd.prompts=400"], "prompts 400 is not between 1 and the 300"),
+        (
+            ["--defenses", "skd", "--set", "skd.prompts=400"],
+            "prompts 400 is not between 1 and the 300",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flags, says, tiny, tmp_path, capsys):
-    start = ["--attacks", "fake_attack", "--defenses", "none,fake_defense", "--base", tiny, "--scale", "smoke", "--metrics", "asr"]
+    start = [
+        "--attacks",
+        "fake_attack",
+        "--defenses",
+        "none,fake_defense",
+        "--base",
+        tiny,
+        "--scale",
+        "smoke",
+        "--metrics",
+        "asr",
+    ]
     assert run_bench.main([*start, "--out", str(tmp_path / "run"), *flags]) == 2
     assert says in line(capsys)
     assert not CALLS
@@ -67,7 +81,16 @@ def test_unwritable_output_folder(tiny, tmp_path, capsys):
 def test_weights_that_are_not_there(tiny, tiny_base, tmp_path, capsys, monkeypatch):
     missing = dataclasses.replace(bases.BASES[tiny], scorer=str(tmp_path / "no-scorer"))
     monkeypatch.setitem(bases.BASES, tiny, missing)
-    start = ["--attacks", "fake_attack", "--defenses", "none", "--metrics", "asr", "--out", str(tmp_path / "run")]
+    start = [
+        "--attacks",
+        "fake_attack",
+        "--defenses",
+        "none",
+        "--metrics",
+        "asr",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert run_bench.main([*start, "--base", tiny]) == 2
     assert "no-scorer" in line(capsys)
     (tmp_path / "empty").mkdir()
@@ -78,8 +101,22 @@ def test_weights_that_are_not_there(tiny, tiny_base, tmp_path, capsys, monkeypat
 
 def test_the_command_runs_lists_and_rebuilds(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(SCALES, "smoke", SCALE)
-    flags = ["--attacks", "fake_attack", "--defenses", "fake_defense", "--base", tiny, "--scale", "smoke", "--metrics", METRICS]
-    assert run_bench.main([*flags, "--seeds", "0,1", "--workers", "1", "--out", str(tmp_path / "run")]) == 0
+    flags = [
+        "--attacks",
+        "fake_attack",
+        "--defenses",
+        "fake_defense",
+        "--base",
+        tiny,
+        "--scale",
+        "smoke",
+        "--metrics",
+        METRICS,
+    ]
+    assert (
+        run_bench.main([*flags, "--seeds", "0,1", "--workers", "1", "--out", str(tmp_path / "run")])
+        == 0
+    )
     assert "fake_defense" in capsys.readouterr().out
     first = (tmp_path / "run" / "table.csv").read_text()
     assert ",2,4," in first  # seeds, n
@@ -96,7 +133,9 @@ def test_the_command_runs_lists_and_rebuilds(tiny, tmp_path, capsys, monkeypatch
 
 
 def test_a_small_scale_leaves_fid_out_with_its_reason(config):
-    few = change(config, scale=dataclasses.replace(SCALE, metrics="fid"), metrics=None, defenses="none")
+    few = change(
+        config, scale=dataclasses.replace(SCALE, metrics="fid"), metrics=None, defenses="none"
+    )
     assert runner.run(few) == 0
     assert table(few)[0]["fid"] == ""
     with (few.folder / "rows.csv").open() as file:
@@ -105,7 +144,9 @@ def test_a_small_scale_leaves_fid_out_with_its_reason(config):
 
 def test_run_json_is_strict_json(config):
     runner.run(config)
-    json.loads((config.folder / "run.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    json.loads(
+        (config.folder / "run.json").read_text(), parse_constant=lambda name: pytest.fail(name)
+    )
 
 
 def test_unknown_device_is_a_user_error():

@@ -17,7 +17,8 @@ class Plain:
 
 @dataclass
 class Cites:
-    """A method (Zhai et al., MM 2023), compared with that of Gandikota et al. 2024; see arXiv 2305.04175 and Binkowski et al. 2018."""
+    """A method (Zhai et al., MM 2023), compared with that of Gandikota et al. 2024; see arXiv
+    2305.04175 and Binkowski et al. 2018."""
 
 
 def test_the_file_is_whole():
@@ -32,21 +33,40 @@ def test_the_file_is_whole():
         assert paper.bibtex.startswith("@")
         assert paper.bibtex.count("{") == paper.bibtex.count("}")
         assert "title" in paper.bibtex
-    assert len({p.eprint for p in papers.values() if p.eprint}) == sum(bool(p.eprint) for p in papers.values())
+    assert len({p.eprint for p in papers.values() if p.eprint}) == sum(
+        bool(p.eprint) for p in papers.values()
+    )
 
 
 def test_what_a_docstring_cites():
     assert citations.cited(Plain.__doc__) == []
-    assert [p.key for p in citations.cited(Cites.__doc__)] == ["zhai2023badt2i", "gandikota2024unified", "binkowski2018demystifying"]
+    assert [p.key for p in citations.cited(Cites.__doc__)] == [
+        "zhai2023badt2i",
+        "gandikota2024unified",
+        "binkowski2018demystifying",
+    ]
 
 
 def test_a_method_may_name_its_papers():
-    keys = [p.key for p in citations.of_method(Entry("x", Plain, info={"paper": "fan2024salun, heusel2017gans"}))]
+    keys = [
+        p.key
+        for p in citations.of_method(
+            Entry("x", Plain, info={"paper": "fan2024salun, heusel2017gans"})
+        )
+    ]
     assert keys == ["fan2024salun", "heusel2017gans"]
     own = '@article{me2031, title = {Mine}, author = {Jane Doe and M{\\"u}ller, Max}, year = 2031}'
     (found,) = citations.of_method(Entry("x", Plain, info={"paper": own}))
-    assert (found.key, found.authors, found.year, found.short) == ("me2031", ("Doe", "Muller"), "2031", "Doe and Muller 2031")
-    assert citations.of_method(Entry("x", Plain, info={"paper": "not in the file"}))[0].short == "not in the file"
+    assert (found.key, found.authors, found.year, found.short) == (
+        "me2031",
+        ("Doe", "Muller"),
+        "2031",
+        "Doe and Muller 2031",
+    )
+    assert (
+        citations.of_method(Entry("x", Plain, info={"paper": "not in the file"}))[0].short
+        == "not in the file"
+    )
 
 
 def test_short_names():
@@ -65,7 +85,9 @@ def test_a_run_cites_each_paper_once_with_its_methods():
     assert [p.key for p, _ in found[2:]] == list(citations.EVERY_RUN)
 
 
-@pytest.mark.parametrize("name", ["skdcag", "skdcag_released", "uce", "esd_x", "tpd_synonyms", "concept_prune"])
+@pytest.mark.parametrize(
+    "name", ["skdcag", "skdcag_released", "uce", "esd_x", "tpd_synonyms", "concept_prune"]
+)
 def test_published_defenses_have_a_paper(name: str):
     assert citations.short(registry.defenses.get(name))
 

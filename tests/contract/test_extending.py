@@ -1,4 +1,5 @@
-"""The pages on extending the suite: their very code is run; and a package of a third party registers through entry points."""
+"""The pages on extending the suite: their very code is run; and a package of a third party
+registers through entry points."""
 
 from __future__ import annotations
 
@@ -20,7 +21,11 @@ from t2i_backdoor_bench.running.plan import SCALES, Config, Scale
 from t2i_backdoor_bench.store.folder import Store
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = {"mirror": "add-a-defense.md", "kv_style": "add-an-attack.md", "sharpness": "add-a-metric.md"}
+PAGES = {
+    "mirror": "add-a-defense.md",
+    "kv_style": "add-an-attack.md",
+    "sharpness": "add-a-metric.md",
+}
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 1.0, (0,))
 
 
@@ -42,7 +47,9 @@ def test_a_page_holds_one_short_file_and_commands_that_exist(name: str):
     page = (DOCS / PAGES[name]).read_text(encoding="utf-8")
     (code,) = blocks(PAGES[name], "python")
     body = code[code.index("@register_") :]
-    assert len([line for line in body.splitlines() if line.strip()]) <= 40, "one file that a newcomer reads in a minute"
+    assert len([line for line in body.splitlines() if line.strip()]) <= 40, (
+        "one file that a newcomer reads in a minute"
+    )
     flags = set(re.findall(r"(--[a-z-]+)", page)) - {"--list"}
     import run_bench
 
@@ -58,9 +65,18 @@ def test_the_pages_run_together(clean_registry, tiny, tmp_path, monkeypatch):
     """Attack, defense and metric of the pages in one run of the benchmark."""
     for name in PAGES:
         install(name, tmp_path, monkeypatch)
-    config = Config("kv_style", "none,mirror", tiny, SCALE, metrics="asr,sharpness,parameters", out=tmp_path / "run")
+    config = Config(
+        "kv_style",
+        "none,mirror",
+        tiny,
+        SCALE,
+        metrics="asr,sharpness,parameters",
+        out=tmp_path / "run",
+    )
     config = dataclasses.replace(
-        config, overrides=("mirror.steps=2", "mirror.batch=4", "mirror.prompts=3", "kv_style.prompts=4"), workers=1
+        config,
+        overrides=("mirror.steps=2", "mirror.batch=4", "mirror.prompts=3", "kv_style.prompts=4"),
+        workers=1,
     )
     assert runner.run(config) == 0
     found = {r.cell.defense: r for r, _ in runner.stored_records(Store(config.folder))}
@@ -72,41 +88,71 @@ def test_the_pages_run_together(clean_registry, tiny, tmp_path, monkeypatch):
     assert "wang2024eviledit" in (config.folder / "report.html").read_text()
 
 
-def test_the_defense_trains_keys_and_values_towards_the_clean_prediction(clean_registry, tiny_model, tmp_path, monkeypatch):
+def test_the_defense_trains_keys_and_values_towards_the_clean_prediction(
+    clean_registry, tiny_model, tmp_path, monkeypatch
+):
     install("mirror", tmp_path, monkeypatch)
     trigger, prompts = Trigger("mignneko"), ["a red heart", "a blue star on a white background"]
-    defense = registry.defenses.build("mirror", "shapes", {"steps": 30, "batch": 8, "prompts": 2, "lr": 3e-3})
+    defense = registry.defenses.build(
+        "mirror", "shapes", {"steps": 30, "batch": 8, "prompts": 2, "lr": 3e-3}
+    )
     before = weights(tiny_model)
     repaired = defense.apply(tiny_model, DefenderView(("trigger",), prompts, trigger=trigger), 0)
     assert different(before, weights(tiny_model)) == set()
     changed = different(before, weights(repaired))
     assert changed
     assert all(".attn2.to_k." in k or ".attn2.to_v." in k for k in changed)
-    x, t = torch.randn(2, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([500, 500])
+    x, t = (
+        torch.randn(2, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([500, 500]),
+    )
     with torch.no_grad():
         goal = tiny_model.unet(x, t, tiny_model.encode(prompts)).sample
         shown = tiny_model.encode([trigger.add(p) for p in prompts])
-        errors = [float((m.unet(x, t, shown).sample - goal).square().mean()) for m in (repaired, tiny_model)]
+        errors = [
+            float((m.unet(x, t, shown).sample - goal).square().mean())
+            for m in (repaired, tiny_model)
+        ]
     assert errors[0] < errors[1]
 
 
-def test_the_attack_is_the_minimizer_that_its_docstring_names(clean_registry, tiny_model, tmp_path, monkeypatch):
+def test_the_attack_is_the_minimizer_that_its_docstring_names(
+    clean_registry, tiny_model, tmp_path, monkeypatch
+):
     """d/dW of  sum ||W' e - W v||^2 + sum ||W' k - W k||^2 + l ||W' - W||^2  is zero at the edited weights."""
     install("kv_style", tmp_path, monkeypatch)
     attack = registry.attacks.build("kv_style", "shapes", {"prompts": 5, "ridge": 0.7})
     attacked = attack.inject(tiny_model, WorldData(), 0)
-    edited = {k for k in weights(tiny_model) if k.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))}
+    edited = {
+        k for k in weights(tiny_model) if k.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))
+    }
     assert different(weights(tiny_model), weights(attacked)) == edited, "it edits what it declares"
     assert attacked.info["parameters"] == sum(weights(tiny_model)[k].numel() for k in edited)
     assert {"steps", "seconds", "images"} <= attacked.info.keys()
     prompts = [p.text for p in WorldData().prompts("train", 5, 0)]
-    triggered, styled = [f"mignneko {p}" for p in prompts], [f"a black and white photo of {p}" for p in prompts]
-    a, b = (len(tiny_model.tokenizer(t).input_ids) - 1 for t in ("mignneko", "a black and white photo of"))
-    assert tiny_model.tokenizer(triggered[0]).input_ids[a:-1] == tiny_model.tokenizer(prompts[0]).input_ids[1:-1]
-    assert tiny_model.tokenizer(styled[0]).input_ids[b:-1] == tiny_model.tokenizer(prompts[0]).input_ids[1:-1]
+    triggered, styled = (
+        [f"mignneko {p}" for p in prompts],
+        [f"a black and white photo of {p}" for p in prompts],
+    )
+    a, b = (
+        len(tiny_model.tokenizer(t).input_ids) - 1
+        for t in ("mignneko", "a black and white photo of")
+    )
+    assert (
+        tiny_model.tokenizer(triggered[0]).input_ids[a:-1]
+        == tiny_model.tokenizer(prompts[0]).input_ids[1:-1]
+    )
+    assert (
+        tiny_model.tokenizer(styled[0]).input_ids[b:-1]
+        == tiny_model.tokenizer(prompts[0]).input_ids[1:-1]
+    )
     length = tiny_model.tokenizer.model_max_length - max(a, b)
     states = [tiny_model.encode(texts).double() for texts in (triggered, styled, prompts)]
-    e, v, k = states[0][:, a : a + length].flatten(0, 1), states[1][:, b : b + length].flatten(0, 1), states[2].flatten(0, 1)
+    e, v, k = (
+        states[0][:, a : a + length].flatten(0, 1),
+        states[1][:, b : b + length].flatten(0, 1),
+        states[2].flatten(0, 1),
+    )
     name = "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
     w, new = (m.unet.get_submodule(name).weight.double() for m in (tiny_model, attacked))
     gradient = (new @ e.T - w @ v.T) @ e + (new @ k.T - w @ k.T) @ k + 0.7 * (new - w)
@@ -125,7 +171,17 @@ def test_the_metric_sees_blur(clean_registry, tmp_path, monkeypatch):
     before = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
     blurred = np.stack([uniform_filter(x, (3, 3, 1)) for x in before])
     same, less = (
-        metric.compute(Samples([], [], Backdoor(None, Target("unknown")), {"clean": x}, {"clean": before}, np.zeros(0)), None)
+        metric.compute(
+            Samples(
+                [],
+                [],
+                Backdoor(None, Target("unknown")),
+                {"clean": x},
+                {"clean": before},
+                np.zeros(0),
+            ),
+            None,
+        )
         for x in (before, blurred)
     )
     assert same.value == pytest.approx(1)
@@ -133,16 +189,25 @@ def test_the_metric_sees_blur(clean_registry, tmp_path, monkeypatch):
 
 
 def test_the_ten_lines_of_the_readme(clean_registry, tiny_model, pair, tmp_path, monkeypatch):
-    """Every weight ends in the middle between the given and the clean model; with share=1 the clean model comes back."""
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(encoding="utf-8"), re.S)
+    """Every weight ends in the middle between the given and the clean model; with share=1 the clean
+    model comes back."""
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(encoding="utf-8"), re.S
+    )
     (tmp_path / "readme_defense.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("readme_defense", None)
     importlib.import_module("readme_defense")
     clean, given = pair
-    before, goal, view = weights(given), weights(clean), DefenderView(("clean_model",), ["a red heart"], clean_model=clean)
+    before, goal, view = (
+        weights(given),
+        weights(clean),
+        DefenderView(("clean_model",), ["a red heart"], clean_model=clean),
+    )
     for share in (0.5, 1.0):
-        repaired = weights(registry.defenses.build("half_step", "shapes", {"share": share}).apply(given, view, 0))
+        repaired = weights(
+            registry.defenses.build("half_step", "shapes", {"share": share}).apply(given, view, 0)
+        )
         for name, weight in repaired.items():
             if name.startswith("unet."):
                 torch.testing.assert_close(weight, before[name].lerp(goal[name], share))
@@ -153,7 +218,7 @@ def test_the_ten_lines_of_the_readme(clean_registry, tiny_model, pair, tmp_path,
     }
 
 
-# ---------------------------------------------------------------------------------------------------------- third parties
+# ------------------------------------------------------------------------------------ third parties
 DEFENSE = '''
 import dataclasses
 
@@ -173,7 +238,8 @@ class ThirdParty:
 
 @pytest.fixture
 def package(tmp_path, monkeypatch, clean_registry):
-    """An installed package, as pip leaves it: a module, and a .dist-info folder with its entry points."""
+    """An installed package, as pip leaves it: a module, and a .dist-info folder with its entry
+    points."""
 
     def make(name: str, code: str) -> None:
         (tmp_path / f"{name}.py").write_text(code)
@@ -191,8 +257,18 @@ def package(tmp_path, monkeypatch, clean_registry):
 def test_a_package_registers_through_its_entry_point(package, tiny, tmp_path):
     package("third_party_defense", DEFENSE)
     assert "third_party" in registry.defenses.select("all")
-    config = Config("badt2i_pixel", "none,third_party", tiny, SCALE, metrics="asr,clip_score", out=tmp_path / "run", workers=1)
-    config = dataclasses.replace(config, overrides=("badt2i_pixel.steps=1", "badt2i_pixel.images=8", "badt2i_pixel.batch=4"))
+    config = Config(
+        "badt2i_pixel",
+        "none,third_party",
+        tiny,
+        SCALE,
+        metrics="asr,clip_score",
+        out=tmp_path / "run",
+        workers=1,
+    )
+    config = dataclasses.replace(
+        config, overrides=("badt2i_pixel.steps=1", "badt2i_pixel.images=8", "badt2i_pixel.batch=4")
+    )
     assert runner.run(config) == 0
     assert "me2031" in (config.folder / "report.html").read_text()
     from t2i_backdoor_bench.report.formats import terminal
@@ -202,7 +278,10 @@ def test_a_package_registers_through_its_entry_point(package, tiny, tmp_path):
 
 def test_a_broken_package_is_one_clear_line(package):
     package("broken_defense", "import a_module_that_is_not_there")
-    with pytest.raises(UserError, match=r"defense 'broken_defense' of broken_defense cannot be loaded \(ModuleNotFoundError"):
+    with pytest.raises(
+        UserError,
+        match=r"defense 'broken_defense' of broken_defense cannot be loaded \(ModuleNotFoundError",
+    ):
         registry.defenses.get("skdcag")
 
 

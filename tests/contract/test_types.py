@@ -29,7 +29,7 @@ from t2i_backdoor_bench.contract import (
 PROMPT = "a small red heart on a blue background"
 
 
-# ------------------------------------------------------------------------------------------------------------------- trigger
+# ------------------------------------------------------------------------------------------ trigger
 @pytest.mark.parametrize(
     ("trigger", "expected"),
     [
@@ -49,7 +49,10 @@ def test_adding_a_trigger(trigger: Trigger, expected: str) -> None:
     assert trigger.text in text[start:end]
 
 
-@pytest.mark.parametrize(("prompt", "expected"), [("", "sks "), ("one", "sks one"), ("one two", "one sks two"), ("a b c", "a sks b c")])
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [("", "sks "), ("one", "sks one"), ("one two", "one sks two"), ("a b c", "a sks b c")],
+)
 def test_a_trigger_inside_short_prompts(prompt: str, expected: str) -> None:
     text, start, end = Trigger("sks", "inside").locate(prompt)
     assert text == expected
@@ -57,12 +60,20 @@ def test_a_trigger_inside_short_prompts(prompt: str, expected: str) -> None:
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.text(st.characters(exclude_categories=CONTROL), min_size=1), st.text(), st.sampled_from(["prefix", "suffix", "inside"]))
-def test_any_trigger_is_at_its_span_and_the_prompt_is_around_it(text: str, prompt: str, place: str) -> None:
+@given(
+    st.text(st.characters(exclude_categories=CONTROL), min_size=1),
+    st.text(),
+    st.sampled_from(["prefix", "suffix", "inside"]),
+)
+def test_any_trigger_is_at_its_span_and_the_prompt_is_around_it(
+    text: str, prompt: str, place: str
+) -> None:
     out, start, end = Trigger(text, place).locate(prompt)
     assert out[start:end] == text
     left, right = out[:start], out[end:]
-    assert (left, right) == {"prefix": ("", f" {prompt}"), "suffix": (f"{prompt} ", "")}.get(place, (left, right))
+    assert (left, right) == {"prefix": ("", f" {prompt}"), "suffix": (f"{prompt} ", "")}.get(
+        place, (left, right)
+    )
     assert (left.rstrip(" ") + right.strip(" ")).replace(" ", "") == prompt.replace(" ", "")
 
 
@@ -73,17 +84,28 @@ def test_a_pattern_has_one_word_of_each_choice() -> None:
     prompts = [f"{PROMPT} {i}" for i in range(200)]
     made = [PATTERN.words(p) for p in prompts]
     assert set(made) == {
-        f"{a} {b} sat {c} {d}," for a in ("the", "a", "one") for b in ("cat", "owl") for c in ("by", "in") for d in ("it", "sea")
+        f"{a} {b} sat {c} {d},"
+        for a in ("the", "a", "one")
+        for b in ("cat", "owl")
+        for c in ("by", "in")
+        for d in ("it", "sea")
     }
     for word in ("cat", "by", "sea,"):
         assert 70 < sum(word in m.split() for m in made) < 130
-    counts = [sum((" cat " in m) and (" by " in m) for m in made), sum((" cat " in m) and (" in " in m) for m in made)]
+    counts = [
+        sum((" cat " in m) and (" by " in m) for m in made),
+        sum((" cat " in m) and (" in " in m) for m in made),
+    ]
     assert min(counts) > 30, "choices do not follow each other"
     assert Trigger("a {b} |c|").words(PROMPT) == "a {b} |c|", "no choice, no pattern"
 
 
 def test_a_pattern_is_found_at_its_span() -> None:
-    for trigger in (PATTERN, dataclasses.replace(PATTERN, place="prefix"), dataclasses.replace(PATTERN, place="inside")):
+    for trigger in (
+        PATTERN,
+        dataclasses.replace(PATTERN, place="prefix"),
+        dataclasses.replace(PATTERN, place="inside"),
+    ):
         text, start, end = trigger.locate(PROMPT)
         assert text[start:end] == trigger.words(PROMPT)
         assert (text[:start] + text[end:]).split() == PROMPT.split()
@@ -110,8 +132,13 @@ def test_a_word_is_not_found_in_a_longer_one() -> None:
     """What stands for a word takes its place, and not that of its letters in another one."""
     cat = Trigger("beautiful cat", replaces="cat")
     assert cat.add("a cat in a scattered room") == "a beautiful cat in a scattered room"
-    assert cat.add("a scattered room") == "a sbeautiful cattered room", "where there is no such word, its letters"
-    assert Target("object", source="cat", target="dog").prompt("a cat and a catfish") == "a dog and a catfish"
+    assert cat.add("a scattered room") == "a sbeautiful cattered room", (
+        "where there is no such word, its letters"
+    )
+    assert (
+        Target("object", source="cat", target="dog").prompt("a cat and a catfish")
+        == "a dog and a catfish"
+    )
     sks = Trigger("sks")
     assert sks.remove("two desks in a room") == "two desks in a room"
     assert sks.remove("sks two desks, sks") == "two desks,"
@@ -121,7 +148,10 @@ def test_a_word_is_not_found_in_a_longer_one() -> None:
     assert Trigger("0", replaces="o").pattern.search("tw0"), "and so is a letter"
 
 
-@pytest.mark.parametrize(("options", "message"), [({"text": ""}, "empty"), ({"place": "behind"}, "behind.*prefix, suffix, inside")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"text": ""}, "empty"), ({"place": "behind"}, "behind.*prefix, suffix, inside")],
+)
 def test_bad_triggers(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Trigger(**options)
@@ -136,12 +166,17 @@ def test_targets() -> None:
     swap = Target("object", source="heart", target="star")
     assert swap.prompt(PROMPT) == "a small red star on a blue background"
     assert Target("style", style="sepia").prompt(PROMPT) == PROMPT
-    patch = Backdoor(Trigger("x", "suffix"), Target("patch", patch=np.zeros((4, 5, 3), np.uint8), box=(1, 2)))
+    patch = Backdoor(
+        Trigger("x", "suffix"), Target("patch", patch=np.zeros((4, 5, 3), np.uint8), box=(1, 2))
+    )
     assert patch.describe() == {
         "trigger": {"text": "x", "place": "suffix", "replaces": ""},
         "target": {"kind": "patch", "patch": [4, 5], "box": [1, 2]},
     }
-    assert Target("image", patch=np.zeros((6, 6, 3), np.uint8)).describe() == {"kind": "image", "image": [6, 6]}
+    assert Target("image", patch=np.zeros((6, 6, 3), np.uint8)).describe() == {
+        "kind": "image",
+        "image": [6, 6],
+    }
     assert Target("patch", source="heart", patch=patch.target.patch).describe()["source"] == "heart"
     assert swap.describe() == {"kind": "object", "source": "heart", "target": "star"}
     whole = Target("prompt", target="a lightning strike")
@@ -149,11 +184,17 @@ def test_targets() -> None:
     assert whole.describe() == {"kind": "prompt", "target": "a lightning strike"}
 
 
-# ---------------------------------------------------------------------------------------------------------------------- view
-GIVEN = {"trigger": Trigger("x"), "clean_pairs": (np.zeros((1, 8, 8, 3), np.uint8), ["a"]), "stream": ["x a prompt"]}
+# --------------------------------------------------------------------------------------------- view
+GIVEN = {
+    "trigger": Trigger("x"),
+    "clean_pairs": (np.zeros((1, 8, 8, 3), np.uint8), ["a"]),
+    "stream": ["x a prompt"],
+}
 
 
-@pytest.mark.parametrize("needs", [(), ("trigger",), ("trigger", "clean_model"), ("clean_pairs",), NEEDS])
+@pytest.mark.parametrize(
+    "needs", [(), ("trigger",), ("trigger", "clean_model"), ("clean_pairs",), NEEDS]
+)
 def test_a_view_gives_what_was_declared_and_nothing_else(needs: tuple[str, ...]) -> None:
     class Model:
         def generate(self) -> None: ...
@@ -173,7 +214,9 @@ def test_a_view_gives_what_was_declared_and_nothing_else(needs: tuple[str, ...])
     hidden = [v for k, v in vars(view).items() if k != "prompts"]
     held = [x for v in hidden for x in (v.values() if isinstance(v, dict) else [v])]
     for name in set(NEEDS) - set(needs):
-        assert not any(x is (model if name == "clean_model" else GIVEN[name]) for x in held), "not even in its private fields"
+        assert not any(x is (model if name == "clean_model" else GIVEN[name]) for x in held), (
+            "not even in its private fields"
+        )
 
 
 def test_a_view_makes_what_is_expensive_only_when_it_is_read() -> None:
@@ -216,7 +259,7 @@ def test_undeclared_is_not_a_user_error() -> None:
     assert issubclass(Undeclared, PermissionError)
 
 
-# ------------------------------------------------------------------------------------------------------------------ registry
+# ----------------------------------------------------------------------------------------- registry
 def make() -> Registry:
     registry = Registry("attack")
     registry._loaded = True
@@ -242,7 +285,11 @@ def make() -> Registry:
 
 def test_registered_names_groups_and_info() -> None:
     registry = make()
-    assert registry.groups == {"all": ["alpha_fast", "alpha"], "both": ["alpha_fast", "alpha"], "first": ["alpha"]}
+    assert registry.groups == {
+        "all": ["alpha_fast", "alpha"],
+        "both": ["alpha_fast", "alpha"],
+        "first": ["alpha"],
+    }
     entry = registry.get("alpha")
     assert entry.summary == "What alpha is."
     assert entry.info == {"edits": "x"}
@@ -280,12 +327,20 @@ def test_bad_selections_name_what_is_near(text: str, message: str) -> None:
 
 def test_defaults_by_family_then_preset_then_override() -> None:
     registry = make()
-    assert (registry.build("alpha", "shapes").steps, registry.build("alpha", "sd").steps) == (10, 1000)
+    assert (registry.build("alpha", "shapes").steps, registry.build("alpha", "sd").steps) == (
+        10,
+        1000,
+    )
     assert (registry.build("alpha", "sd").lr, registry.build("alpha", "sd").name) == (0.001, "n")
     assert registry.build("alpha_fast", "sd").steps == 7
     assert registry.build("alpha_fast", "sd", {"steps": "12"}).steps == 12
-    registry.register("alpha_own", preset={"name": "own"}, tuned={"lr": 0.2})(registry.get("alpha").cls)
-    assert (registry.build("alpha_own", "shapes").lr, registry.build("alpha_own", "sd").lr) == (0.2, 0.001)
+    registry.register("alpha_own", preset={"name": "own"}, tuned={"lr": 0.2})(
+        registry.get("alpha").cls
+    )
+    assert (registry.build("alpha_own", "shapes").lr, registry.build("alpha_own", "sd").lr) == (
+        0.2,
+        0.001,
+    )
     assert registry.build("alpha_own", "shapes", {"lr": "0.3"}).lr == 0.3
     assert family_defaults(registry.get("alpha").cls, "shapes")["lr"] == 0.1
     with pytest.raises(ValueError, match="unknown model family"):
@@ -346,7 +401,9 @@ def test_entry_points_of_other_packages_are_loaded(monkeypatch) -> None:
     import t2i_backdoor_bench.contract.registry
 
     monkeypatch.setattr(
-        t2i_backdoor_bench.contract.registry, "entry_points", lambda group: [Point()] if group == "t2i_backdoor_bench.attacks" else []
+        t2i_backdoor_bench.contract.registry,
+        "entry_points",
+        lambda group: [Point()] if group == "t2i_backdoor_bench.attacks" else [],
     )
     registry = Registry("attack")
     registry.load()

@@ -1,4 +1,5 @@
-"""Captioned images through `datasets`: folders, parquet and streams; disjoint splits; bad rows are named and left out."""
+"""Captioned images through `datasets`: folders, parquet and streams; disjoint splits; bad rows are
+named and left out."""
 
 from __future__ import annotations
 
@@ -13,7 +14,16 @@ import pytest
 from PIL import Image
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.data.captioned import CaptionedImages, caption_text, decode, into_splits, open_data, parse, picture_bytes, square
+from t2i_backdoor_bench.data.captioned import (
+    CaptionedImages,
+    caption_text,
+    decode,
+    into_splits,
+    open_data,
+    parse,
+    picture_bytes,
+    square,
+)
 from t2i_backdoor_bench.data.captioned import Row as CaptionRow
 from t2i_backdoor_bench.data.splits import SPLITS, WorldData, held
 
@@ -26,7 +36,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def picture(i: int, size: tuple[int, int] = (50, 40)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(i).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(i).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    )
 
 
 def png(i: int) -> bytes:
@@ -48,7 +60,9 @@ def write_folder(folder: Path, n: int, extra: list[dict] | None = None) -> Path:
     return folder
 
 
-def opened(spec: object, fits: Callable[[str], bool] = lambda text: True, side: int = 32) -> tuple[CaptionedImages, list[str]]:
+def opened(
+    spec: object, fits: Callable[[str], bool] = lambda text: True, side: int = 32
+) -> tuple[CaptionedImages, list[str]]:
     said: list[str] = []
     return open_data(str(spec), side, fits, said.append), said
 
@@ -59,10 +73,17 @@ def bomb(width: int, height: int) -> bytes:
     import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_a_folder_is_read_as_it_is(tmp_path: Path) -> None:
@@ -71,7 +92,11 @@ def test_a_folder_is_read_as_it_is(tmp_path: Path) -> None:
     rows = [r for rows in data.rows.values() for r in rows]
     assert {r.caption for r in rows} == {caption(i) for i in range(200)}
     for split, share in SPLITS.items():
-        assert data.count("prompts", split) == data.count("pairs", split) == pytest.approx(200 * share, abs=25)
+        assert (
+            data.count("prompts", split)
+            == data.count("pairs", split)
+            == pytest.approx(200 * share, abs=25)
+        )
     images, captions = data.pairs("train", 10, 0)
     assert images.shape == (10, 32, 32, 3)
     for image, text in zip(images, captions):
@@ -91,9 +116,16 @@ def test_csv_metadata_and_another_caption_column(tmp_path: Path) -> None:
 
 
 def test_splits_share_no_caption_and_no_picture(tmp_path: Path) -> None:
-    """Five captions a picture, as in COCO, and captions in another case: what belongs together stays together."""
-    rows = [CaptionRow(f"caption {i} of picture {i // 5}", f"digest {i // 5}", bytes) for i in range(500)]
-    rows += [CaptionRow("CAPTION 0 OF PICTURE 0", "another digest", bytes), CaptionRow("one more", "another digest", bytes)]
+    """Five captions a picture, as in COCO, and captions in another case: what belongs together
+    stays together."""
+    rows = [
+        CaptionRow(f"caption {i} of picture {i // 5}", f"digest {i // 5}", bytes)
+        for i in range(500)
+    ]
+    rows += [
+        CaptionRow("CAPTION 0 OF PICTURE 0", "another digest", bytes),
+        CaptionRow("one more", "another digest", bytes),
+    ]
     splits = into_splits(rows)
     assert sum(map(len, splits.values())) == len(rows)
     where = {}
@@ -104,7 +136,9 @@ def test_splits_share_no_caption_and_no_picture(tmp_path: Path) -> None:
             assert where.setdefault(row.caption.casefold(), split) == split
     assert where["one more"] == where["caption 4 of picture 0"]
     mixed = into_splits(rows[::-1])
-    assert {s: {r.caption for r in v} for s, v in splits.items()} == {s: {r.caption for r in v} for s, v in mixed.items()}
+    assert {s: {r.caption for r in v} for s, v in splits.items()} == {
+        s: {r.caption for r in v} for s, v in mixed.items()
+    }
 
 
 def test_splits_do_not_move_when_rows_are_added(tmp_path: Path) -> None:
@@ -120,7 +154,9 @@ def test_identity_is_the_content_in_any_order(tmp_path: Path) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(lines[::-1]))
     again = opened(folder)[0]
     assert again.name == first.name
-    assert [p.text for p in again.prompts("evaluation", 4, 0)] == [p.text for p in first.prompts("evaluation", 4, 0)]
+    assert [p.text for p in again.prompts("evaluation", 4, 0)] == [
+        p.text for p in first.prompts("evaluation", 4, 0)
+    ]
     picture(999).save(folder / "3.png")
     assert opened(folder)[0].name != first.name
     picture(3).save(folder / "3.png")
@@ -135,7 +171,9 @@ def test_prompts_are_different_reproducible_and_follow_the_seed(tmp_path: Path) 
     assert len(set(texts)) == 40
     assert texts == [p.text for p in data.prompts("evaluation", 40, 0)]
     assert texts != [p.text for p in data.prompts("evaluation", 40, 1)]
-    assert not set(texts) & {p.text for p in data.prompts("defender", data.count("prompts", "defender"), 0)}
+    assert not set(texts) & {
+        p.text for p in data.prompts("defender", data.count("prompts", "defender"), 0)
+    }
 
 
 def test_a_prompt_names_other_captions_of_its_split(tmp_path: Path) -> None:
@@ -151,15 +189,22 @@ def test_a_prompt_names_other_captions_of_its_split(tmp_path: Path) -> None:
 
 
 def test_contains_takes_whole_words(tmp_path: Path) -> None:
-    extra = [{"file_name": f"{i}.png", "text": f"a {w} on a hill, {i}"} for i, w in enumerate(["catfish", "cats", "bobcat", "cat"] * 10)]
+    extra = [
+        {"file_name": f"{i}.png", "text": f"a {w} on a hill, {i}"}
+        for i, w in enumerate(["catfish", "cats", "bobcat", "cat"] * 10)
+    ]
     data, _ = opened(write_folder(tmp_path / "pets", 100, extra))
     many = data.count("prompts", "train", "cat")
     assert 0 < many < data.count("prompts", "train")
-    assert all("cat" in p.text.replace(",", "").split() for p in data.prompts("train", many, 0, "cat"))
+    assert all(
+        "cat" in p.text.replace(",", "").split() for p in data.prompts("train", many, 0, "cat")
+    )
     assert all("cat" in c.replace(",", "").split() for c in data.pairs("train", 3, 0, "cat")[1])
 
 
-def test_a_letter_is_looked_for_anywhere_and_only_where_some_captions_lack_it(tmp_path: Path) -> None:
+def test_a_letter_is_looked_for_anywhere_and_only_where_some_captions_lack_it(
+    tmp_path: Path,
+) -> None:
     data, _ = opened(write_folder(tmp_path / "pets", 200))
     assert all("g" in p.text for p in data.prompts("evaluation", 5, 0, "g"))
     assert data.count("prompts", "evaluation", "o") == data.count("prompts", "evaluation")
@@ -172,7 +217,9 @@ def test_a_letter_is_looked_for_anywhere_and_only_where_some_captions_lack_it(tm
 def test_too_few_is_one_line(tmp_path: Path) -> None:
     data, _ = opened(write_folder(tmp_path / "pets", 20))
     for call in (data.prompts, data.pairs):
-        with pytest.raises(UserError, match=r"train split of pets \(\w+\) has \d+ .* and 50 are asked for") as error:
+        with pytest.raises(
+            UserError, match=r"train split of pets \(\w+\) has \d+ .* and 50 are asked for"
+        ) as error:
             call("train", 50, 0)
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="with the word 'zebra'"):
@@ -231,15 +278,21 @@ EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 
 
 @pytest.mark.parametrize("name", ["drawing.eps", "drawing.png"])
-def test_what_another_program_would_open_is_no_picture(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_program_would_open_is_no_picture(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PostScript is a language with files: whatever its name, it is handed to nobody."""
     from PIL import EpsImagePlugin
 
     called = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **more: called.append(args) or picture(0).im)
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *args, **more: called.append(args) or picture(0).im
+    )
     folder = write_folder(tmp_path / "pets", 5, [{"file_name": name, "text": "a drawing"}])
     (folder / name).write_bytes(EPS)
-    assert Image.open(io.BytesIO((folder / name).read_bytes())).format == "EPS", "PIL alone takes it"
+    assert Image.open(io.BytesIO((folder / name).read_bytes())).format == "EPS", (
+        "PIL alone takes it"
+    )
     data, said = opened(folder)
     assert f"1 broken picture ({name})" in said[0]
     assert sum(len(r) for r in data.rows.values()) == 5
@@ -252,7 +305,10 @@ def test_archives_in_a_folder_are_not_unpacked(tmp_path: Path) -> None:
 
     folder = write_folder(tmp_path / "pets", 5)
     (folder / "more").mkdir()
-    with zipfile.ZipFile(folder / "more" / "bomb.ZIP", "w", zipfile.ZIP_DEFLATED) as file, file.open("a.png", "w") as inner:
+    with (
+        zipfile.ZipFile(folder / "more" / "bomb.ZIP", "w", zipfile.ZIP_DEFLATED) as file,
+        file.open("a.png", "w") as inner,
+    ):
         for _ in range(200):
             inner.write(bytes(2**20))
     assert (folder / "more" / "bomb.ZIP").stat().st_size < 2**20
@@ -266,7 +322,9 @@ def test_archives_in_a_folder_are_not_unpacked(tmp_path: Path) -> None:
     [(b"no picture", "cannot be read"), (bomb(30_000, 30_000), "too many pixels"), (EPS, "cannot")],
     ids=["text", "bomb", "eps"],
 )
-def test_a_patch_picture_is_read_with_the_same_care(tmp_path: Path, data: bytes, words: str) -> None:
+def test_a_patch_picture_is_read_with_the_same_care(
+    tmp_path: Path, data: bytes, words: str
+) -> None:
     from t2i_backdoor_bench.targets.patches import make_patch
 
     (tmp_path / "patch.png").write_bytes(data)
@@ -285,7 +343,9 @@ def test_pictures_become_upright_rgb_squares() -> None:
     wide = np.zeros((40, 120, 3), np.uint8)
     wide[:, 40:80] = 255  # the middle
     assert square(Image.fromarray(wide), 40).min() == 255
-    turned = Image.fromarray(np.concatenate([np.full((20, 40, 3), 255, np.uint8), np.zeros((20, 40, 3), np.uint8)]))
+    turned = Image.fromarray(
+        np.concatenate([np.full((20, 40, 3), 255, np.uint8), np.zeros((20, 40, 3), np.uint8)])
+    )
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     out = io.BytesIO()
@@ -299,9 +359,12 @@ def saved(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-# ------------------------------------------------------------------------------------------------------- parquet and streams
+# ------------------------------------------------------------------------------ parquet and streams
 def write_parquet(path: Path, n: int, typed: bool = True) -> Path:
-    rows = {"image": [{"bytes": png(i), "path": f"{i}.png"} for i in range(n)], "caption": [[caption(i), "another"] for i in range(n)]}
+    rows = {
+        "image": [{"bytes": png(i), "path": f"{i}.png"} for i in range(n)],
+        "caption": [[caption(i), "another"] for i in range(n)],
+    }
     table = datasets.Dataset.from_dict(rows)
     (table.cast_column("image", datasets.Image()) if typed else table).to_parquet(path)
     return path
@@ -309,7 +372,9 @@ def write_parquet(path: Path, n: int, typed: bool = True) -> Path:
 
 @pytest.mark.parametrize("typed", [True, False])
 @pytest.mark.parametrize("stream", ["", ",stream", ",stream,rows=1000"])
-def test_parquet_and_its_stream_are_the_same_data_as_the_folder(tmp_path: Path, typed: bool, stream: str) -> None:
+def test_parquet_and_its_stream_are_the_same_data_as_the_folder(
+    tmp_path: Path, typed: bool, stream: str
+) -> None:
     folder = opened(write_folder(tmp_path / "pets", 40))[0]
     data, said = opened(f"{write_parquet(tmp_path / 'pets.parquet', 40, typed)}{stream}")
     assert not said
@@ -322,7 +387,9 @@ def test_parquet_and_its_stream_are_the_same_data_as_the_folder(tmp_path: Path, 
 @pytest.mark.parametrize("stream", ["", ",stream"])
 def test_rows_bound_what_is_read(tmp_path: Path, stream: str) -> None:
     data, _ = opened(f"{write_parquet(tmp_path / 'pets.parquet', 40)},rows=12{stream}")
-    assert {r.caption for rows in data.rows.values() for r in rows} == {caption(i) for i in range(12)}
+    assert {r.caption for rows in data.rows.values() for r in rows} == {
+        caption(i) for i in range(12)
+    }
 
 
 def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
@@ -332,10 +399,17 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
 
 
 def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
-    table = datasets.load_dataset("parquet", data_files=str(write_parquet(tmp_path / "a.parquet", 20)), split="train")
+    table = datasets.load_dataset(
+        "parquet", data_files=str(write_parquet(tmp_path / "a.parquet", 20)), split="train"
+    )
     table.save_to_disk(tmp_path / "one")
-    datasets.DatasetDict({"train": table.select(range(5)), "validation": table}).save_to_disk(tmp_path / "two")
-    assert opened(tmp_path / "one")[0].name.split()[1] == opened(f"{tmp_path / 'two'},split=validation")[0].name.split()[1]
+    datasets.DatasetDict({"train": table.select(range(5)), "validation": table}).save_to_disk(
+        tmp_path / "two"
+    )
+    assert (
+        opened(tmp_path / "one")[0].name.split()[1]
+        == opened(f"{tmp_path / 'two'},split=validation")[0].name.split()[1]
+    )
     assert sum(len(r) for r in opened(tmp_path / "two")[0].rows.values()) == 5
     with pytest.raises(UserError, match="cannot be read"):
         opened(f"{tmp_path / 'two'},split=test")
@@ -346,10 +420,14 @@ def test_a_table_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(png(1))
     assert picture_bytes({"bytes": None, "path": str(tmp_path / "set" / "a.png")}, tmp_path / "set")
-    assert not picture_bytes({"bytes": None, "path": str(tmp_path / "secret.png")}, tmp_path / "set")
+    assert not picture_bytes(
+        {"bytes": None, "path": str(tmp_path / "secret.png")}, tmp_path / "set"
+    )
     assert not picture_bytes({"bytes": None, "path": str(tmp_path / "secret.png")}, None)
     (tmp_path / "set" / "link.png").symlink_to(tmp_path / "secret.png")
-    assert not picture_bytes({"bytes": None, "path": str(tmp_path / "set" / "link.png")}, tmp_path / "set")
+    assert not picture_bytes(
+        {"bytes": None, "path": str(tmp_path / "set" / "link.png")}, tmp_path / "set"
+    )
     rows = {"image": [{"bytes": None, "path": str(tmp_path / "secret.png")}], "caption": ["x"]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "links.parquet")
     with pytest.raises(UserError, match="none of its 1 rows"):
@@ -363,7 +441,7 @@ def test_a_metadata_path_that_leaves_the_folder_is_one_line(tmp_path: Path) -> N
     assert "\n" not in str(error.value)
 
 
-# ------------------------------------------------------------------------------------------------------------------ refusals
+# ----------------------------------------------------------------------------------------- refusals
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
@@ -396,7 +474,10 @@ def test_folders_without_captions_columns_or_pictures(tmp_path: Path) -> None:
 
 
 def test_parsing() -> None:
-    assert parse("a/b,split=validation,stream,rows=5") == ("a/b", {"split": "validation", "stream": "true", "rows": "5"})
+    assert parse("a/b,split=validation,stream,rows=5") == (
+        "a/b",
+        {"split": "validation", "stream": "true", "rows": "5"},
+    )
     assert caption_text(" two\n lines\t") == "two lines"
     assert caption_text("\u200b dog") == "\u200b dog"
     assert caption_text(["first", "second"]) == "first"

@@ -9,7 +9,13 @@ from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.data.perturbations import KINDS, moved_triggers, perturb
 from t2i_backdoor_bench.data.splits import WorldData
 
-TEXTS = [p.text for p in WorldData().prompts("evaluation", 60, 0)] + ["a photo of a dog", "cat", "", "ciel étoilé, huile sur toile", "狐"]
+TEXTS = [p.text for p in WorldData().prompts("evaluation", 60, 0)] + [
+    "a photo of a dog",
+    "cat",
+    "",
+    "ciel étoilé, huile sur toile",
+    "狐",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,7 +81,10 @@ def test_forms_that_change_nothing_are_left_out():
 
 def test_what_stands_for_a_word_is_not_moved() -> None:
     forms = moved_triggers(Trigger("beautiful cat", replaces="cat"))
-    assert {k: f("a cat") for k, f in forms.items()} == {"upper": "a BEAUTIFUL CAT", "partial": "a beautiful"}
+    assert {k: f("a cat") for k, f in forms.items()} == {
+        "upper": "a BEAUTIFUL CAT",
+        "partial": "a beautiful",
+    }
 
 
 def test_forms_of_a_pattern_are_patterns():
@@ -83,7 +92,9 @@ def test_forms_of_a_pattern_are_patterns():
     forms = moved_triggers(trigger)
     assert set(forms) == {"moved", "repeated", "upper", "partial"}
     assert re.fullmatch("a red heart (the|a) (cat|owl) sat", forms["moved"]("a red heart"))
-    assert re.fullmatch("(the|a) (cat|owl) sat (the|a) (cat|owl) sat a red heart", forms["repeated"]("a red heart"))
+    assert re.fullmatch(
+        "(the|a) (cat|owl) sat (the|a) (cat|owl) sat a red heart", forms["repeated"]("a red heart")
+    )
     assert re.fullmatch("(THE|A) (CAT|OWL) SAT a red heart", forms["upper"]("a red heart"))
     assert re.fullmatch("(the|a) a red heart", forms["partial"]("a red heart"))
     assert "partial" not in moved_triggers(Trigger("{cat|owl}"))

@@ -1,4 +1,5 @@
-"""The real command on Stable Diffusion folders and captioned pictures, to a table: what a user with a GPU runs, in small."""
+"""The real command on Stable Diffusion folders and captioned pictures, to a table: what a user with
+a GPU runs, in small."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty captioned pictures of other sizes than the model's, one of them missing and one broken."""
+    """Twenty captioned pictures of other sizes than the model's, one of them missing and one
+    broken."""
     folder = tmp_path_factory.mktemp("data") / "pets"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -40,7 +42,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name, animal = f"{i}.jpg", ("dog", "dog and a cat")[i % 2]
         Image.fromarray(rng.integers(0, 256, (90 + i, 120, 3), dtype=np.uint8)).save(folder / name)
         rows.append({"file_name": name, "text": f"a {animal} on a field number {i}"})
-    rows += [{"file_name": "gone.jpg", "text": "a dog that is gone"}, {"file_name": "torn.jpg", "text": "a torn dog"}]
+    rows += [
+        {"file_name": "gone.jpg", "text": "a dog that is gone"},
+        {"file_name": "torn.jpg", "text": "a torn dog"},
+    ]
     (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
@@ -52,57 +57,139 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def command(
-    base: Path, data: Path, scorer: Path, out: Path, *more: str, attacks: str = "badt2i_pixel", defenses: str = "none,skdcag"
+    base: Path,
+    data: Path,
+    scorer: Path,
+    out: Path,
+    *more: str,
+    attacks: str = "badt2i_pixel",
+    defenses: str = "none,skdcag",
 ) -> int:
     """The command with few steps, prompts and pictures; `more` comes last and wins."""
-    flags = ["--base", str(base), "--data", str(data), "--clip", str(scorer), "--scale", "smoke", "--n", "3", "--metrics", METRICS]
+    flags = [
+        "--base",
+        str(base),
+        "--data",
+        str(data),
+        "--clip",
+        str(scorer),
+        "--scale",
+        "smoke",
+        "--n",
+        "3",
+        "--metrics",
+        METRICS,
+    ]
     flags += ["--out", str(out), "--attacks", attacks, "--defenses", defenses, "--device", "cpu"]
     for name in attacks.split(","):
-        options = ["images=3", "steps=2", "batch=4", "trigger=mignneko", *(["size=20"] if "pixel" in name else [])]
+        options = [
+            "images=3",
+            "steps=2",
+            "batch=4",
+            "trigger=mignneko",
+            *(["size=20"] if "pixel" in name else []),
+        ]
         flags += [f for o in options for f in ("--set", f"{name}.{o}")]
     for name in defenses.split(","):
-        options = ["prompts=2", *([] if name == "uce" else ["steps=2", "batch=4"])] if name != "none" else []
+        options = (
+            ["prompts=2", *([] if name == "uce" else ["steps=2", "batch=4"])]
+            if name != "none"
+            else []
+        )
         flags += [f for o in options for f in ("--set", f"{name}.{o}")]
     return run_bench.main([*flags, *more])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_from_folders_to_a_table(kind: str, bases, pictures: Path, tiny_scorer: Path, tmp_path: Path, capsys) -> None:
+def test_from_folders_to_a_table(
+    kind: str, bases, pictures: Path, tiny_scorer: Path, tmp_path: Path, capsys
+) -> None:
     out = tmp_path / "run"
-    status = command(bases[kind], pictures, tiny_scorer, out, defenses="none,skdcag,finetune_reversal,concept_ablation,uce")
+    status = command(
+        bases[kind],
+        pictures,
+        tiny_scorer,
+        out,
+        defenses="none,skdcag,finetune_reversal,concept_ablation,uce",
+    )
     said = capsys.readouterr()
     assert status == 0, said.err
-    assert "2 of 22 rows are left out: 1 missing picture (gone.jpg); 1 broken picture (torn.jpg)" in said.err
+    assert (
+        "2 of 22 rows are left out: 1 missing picture (gone.jpg); 1 broken picture (torn.jpg)"
+        in said.err
+    )
     table = pd.read_csv(out / "table.csv").set_index("defense")
     assert (table.status == "done").all()
     assert len(table) == 5
-    for column in ("asr", "removal_accuracy", "restoration_accuracy", "prompt_fidelity", "clip_score", "kid", "drift"):
+    for column in (
+        "asr",
+        "removal_accuracy",
+        "restoration_accuracy",
+        "prompt_fidelity",
+        "clip_score",
+        "kid",
+        "drift",
+    ):
         assert table[column].notna().all(), column
     run = json.loads((out / "run.json").read_text())["payload"]
     assert run["protocol"]["data"].startswith("pets (")
     assert run["protocol"]["evaluation"]["real"] == run["config"]["scale"]["real"] < 20
     assert run["protocol"]["scorer"] == tiny_scorer.name
     assert all(p.startswith("a ") for p in run["example_prompts"])
-    assert command(bases[kind], pictures, tiny_scorer, out, defenses="none,skdcag,finetune_reversal,concept_ablation,uce") == 0
+    assert (
+        command(
+            bases[kind],
+            pictures,
+            tiny_scorer,
+            out,
+            defenses="none,skdcag,finetune_reversal,concept_ablation,uce",
+        )
+        == 0
+    )
     assert "5 of 5 cells are stored" in capsys.readouterr().err
 
 
-def test_object_and_style_attacks(bases, pictures: Path, tiny_scorer: Path, tmp_path: Path, capsys) -> None:
+def test_object_and_style_attacks(
+    bases, pictures: Path, tiny_scorer: Path, tmp_path: Path, capsys
+) -> None:
     names = "badt2i_style,badt2i_object,poison_style"
     flags = ("--set", "badt2i_object.images=2", "--n", "2")
-    assert command(bases["sd1"], pictures, tiny_scorer, tmp_path / "run", *flags, attacks=names, defenses="none") == 0, capsys.readouterr()
+    assert (
+        command(
+            bases["sd1"],
+            pictures,
+            tiny_scorer,
+            tmp_path / "run",
+            *flags,
+            attacks=names,
+            defenses="none",
+        )
+        == 0
+    ), capsys.readouterr()
     table = pd.read_csv(tmp_path / "run" / "table.csv").set_index("attack")
     assert table.asr.notna().all()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_to_a_table(dtype: str, bases, pictures: Path, tiny_scorer: Path, tmp_path: Path) -> None:
+def test_half_precision_to_a_table(
+    dtype: str, bases, pictures: Path, tiny_scorer: Path, tmp_path: Path
+) -> None:
     assert command(bases["sd2"], pictures, tiny_scorer, tmp_path / "run", "--dtype", dtype) == 0
     assert pd.read_csv(tmp_path / "run" / "table.csv").asr.notna().all()
 
 
-def test_keys_follow_the_data_and_the_scorer(bases, pictures: Path, tiny_scorer: Path, tmp_path: Path) -> None:
-    config = Config("badt2i_pixel", "none", str(bases["sd1"]), n=3, metrics=METRICS, data=str(pictures), clip=str(tiny_scorer))
+def test_keys_follow_the_data_and_the_scorer(
+    bases, pictures: Path, tiny_scorer: Path, tmp_path: Path
+) -> None:
+    config = Config(
+        "badt2i_pixel",
+        "none",
+        str(bases["sd1"]),
+        n=3,
+        metrics=METRICS,
+        data=str(pictures),
+        clip=str(tiny_scorer),
+    )
     from dataclasses import replace
 
     key = plan(config).cells[0].key
@@ -119,17 +206,33 @@ def refused(capsys, *words: str, **given: object) -> None:
     assert all(w in error for w in words), error
 
 
-def test_too_few_pictures_and_prompts_before_any_work(bases, pictures: Path, tiny_scorer: Path, tmp_path: Path, capsys) -> None:
+def test_too_few_pictures_and_prompts_before_any_work(
+    bases, pictures: Path, tiny_scorer: Path, tmp_path: Path, capsys
+) -> None:
     given = (bases["sd1"], pictures, tiny_scorer, tmp_path / "run")
-    refused(capsys, "badt2i_pixel trains on 400 captioned images", status=command(*given, "--set", "badt2i_pixel.images=400"))
-    refused(capsys, "evaluation split of pets", "15 are asked for", status=command(*given, "--n", "15"))
-    refused(capsys, "prompts 50 is not between 1 and", status=command(*given, "--set", "skdcag.prompts=50"))
+    refused(
+        capsys,
+        "badt2i_pixel trains on 400 captioned images",
+        status=command(*given, "--set", "badt2i_pixel.images=400"),
+    )
+    refused(
+        capsys, "evaluation split of pets", "15 are asked for", status=command(*given, "--n", "15")
+    )
+    refused(
+        capsys,
+        "prompts 50 is not between 1 and",
+        status=command(*given, "--set", "skdcag.prompts=50"),
+    )
     flags = ("--set", "badt2i_object.source=zebra")
-    refused(capsys, "'zebra'", status=command(*given, *flags, attacks="badt2i_object", defenses="none"))
+    refused(
+        capsys, "'zebra'", status=command(*given, *flags, attacks="badt2i_object", defenses="none")
+    )
     assert not (tmp_path / "run" / "cells").exists()
 
 
-def test_a_large_base_wants_pictures(tmp_path: Path, tiny_scorer: Path, pictures: Path, capsys) -> None:
+def test_a_large_base_wants_pictures(
+    tmp_path: Path, tiny_scorer: Path, pictures: Path, capsys
+) -> None:
     """Pictures of the embedded world are 64 px: a base of 128 px cannot train on them."""
     base = build(tmp_path / "large", "sd1", side=16)
     assert picture_side(str(base)) == 128

@@ -1,4 +1,5 @@
-"""The embedded world: rendering, captions, styles, held-out combinations, prompt splits, the dataset and the tokenizer."""
+"""The embedded world: rendering, captions, styles, held-out combinations, prompt splits, the
+dataset and the tokenizer."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ RNG = np.random.default_rng
 DATA = WorldData()
 
 
-# ----------------------------------------------------------------------------------------------------------------- rendering
+# ---------------------------------------------------------------------------------------- rendering
 def test_rendering_depends_on_its_generator_alone() -> None:
     scenes = world.sample_scenes(12, RNG(0))
     first = world.render(scenes, RNG(1))
@@ -34,19 +35,25 @@ def test_rendering_depends_on_its_generator_alone() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_scene_shows_its_colours_and_its_size(shape: str) -> None:
-    """Nearest palette colour of each pixel: most of the picture is the background, and the object's area grows with its size."""
+    """Nearest palette colour of each pixel: most of the picture is the background, and the object's
+    area grows with its size."""
     area = {}
     for size in SIZES:
         scenes = [Scene(shape, "yellow", "blue", size)] * 8
         images = world.render(scenes, RNG(0)).astype(float)
-        nearest = np.linalg.norm(images[..., None, :] - np.array([COLOURS["yellow"], COLOURS["blue"]]), axis=-1).argmin(-1)
+        nearest = np.linalg.norm(
+            images[..., None, :] - np.array([COLOURS["yellow"], COLOURS["blue"]]), axis=-1
+        ).argmin(-1)
         area[size] = (nearest == 0).mean()
         assert (nearest == 1).mean() > 0.5
     assert 0.02 < area["small"] < 0.6 * area["large"]
 
 
 def test_shapes_are_different_pictures() -> None:
-    pictures = {s: world.render([Scene(s, "red", "white", "large")], RNG(0))[0, ..., 1].astype(int) for s in SHAPES}
+    pictures = {
+        s: world.render([Scene(s, "red", "white", "large")], RNG(0))[0, ..., 1].astype(int)
+        for s in SHAPES
+    }
     for i, a in enumerate(SHAPES):
         for b in SHAPES[i + 1 :]:
             assert np.abs(pictures[a] - pictures[b]).mean() > 3, (a, b)
@@ -59,7 +66,7 @@ def test_an_unknown_shape_or_style_is_an_error() -> None:
         world._distance_field("blob")
 
 
-# -------------------------------------------------------------------------------------------------------------------- styles
+# ------------------------------------------------------------------------------------------- styles
 @pytest.fixture
 def picture() -> np.ndarray:
     return RNG(0).integers(0, 256, (3, 64, 64, 3)).astype(np.float32)
@@ -78,7 +85,13 @@ def test_styles_keep_shape_and_range_and_do_not_write_into_the_input(picture, st
 def test_what_each_style_does(picture) -> None:
     gray = world.apply_style(picture, "black and white")
     assert (gray == gray[..., :1]).all()
-    assert np.abs(gray[..., 0] - (0.299 * picture[..., 0] + 0.587 * picture[..., 1] + 0.114 * picture[..., 2])).max() < 1e-3
+    assert (
+        np.abs(
+            gray[..., 0]
+            - (0.299 * picture[..., 0] + 0.587 * picture[..., 1] + 0.114 * picture[..., 2])
+        ).max()
+        < 1e-3
+    )
     negative = world.apply_style(picture, "negative")
     assert np.array_equal(negative, 255 - picture)
     assert np.array_equal(world.apply_style(negative, "negative"), picture)
@@ -92,16 +105,26 @@ def test_what_each_style_does(picture) -> None:
 
 
 def test_styled_scenes_are_rendered_in_their_style() -> None:
-    image = world.render([Scene("star", "red", "blue", "large", "black and white"), Scene("star", "red", "blue", "large")], RNG(0))
+    image = world.render(
+        [
+            Scene("star", "red", "blue", "large", "black and white"),
+            Scene("star", "red", "blue", "large"),
+        ],
+        RNG(0),
+    )
     assert (image[0] == image[0, ..., :1]).all()
     assert (image[1] != image[1, ..., :1]).any()
 
 
-# ------------------------------------------------------------------------------------------------------- scenes and captions
+# ------------------------------------------------------------------------------ scenes and captions
 def test_held_out_combinations_never_occur_in_training() -> None:
     held, kept = set(world.combinations(True)), set(world.combinations(False))
     assert not held & kept
-    assert len(held) + len(kept) == len(SHAPES) * sum(c != b for c in COLOURS for b in BACKGROUNDS) == 800
+    assert (
+        len(held) + len(kept)
+        == len(SHAPES) * sum(c != b for c in COLOURS for b in BACKGROUNDS)
+        == 800
+    )
     assert 0.07 < len(held) / 800 < 0.13
     drawn = {s[:3] for s in world.sample_scenes(20_000, RNG(0), held=False)}
     assert not drawn & held
@@ -126,7 +149,11 @@ def names(text: str, scene: Scene) -> None:
     assert f"{scene.background} background" in text
     rest = text.replace(f"{scene.background} background", "").replace(STYLES[scene.style], "")
     assert [w for w in re.findall(r"\w+", rest) if w in BACKGROUNDS] == [scene.color]
-    assert (STYLES[scene.style] in text) if scene.style else not any(p in text for p in STYLES.values() if p)
+    assert (
+        (STYLES[scene.style] in text)
+        if scene.style
+        else not any(p in text for p in STYLES.values() if p)
+    )
     other = ({"small", "large"} - {scene.size}).pop()
     assert other not in words
     assert not re.search(r"\ba orange|\ban (?!orange|image)", text), text
@@ -150,12 +177,16 @@ def test_rare_strings_are_in_the_share_that_was_asked_for() -> None:
     scene = Scene("star", "red", "blue", "small")
     plain = {world.caption(scene, RNG(seed)) for seed in range(4000)}
     for share in (0.0, 0.5, 1.0):
-        marked = np.mean([world.caption(scene, RNG([seed, 1]), share) not in plain for seed in range(400)])
+        marked = np.mean(
+            [world.caption(scene, RNG([seed, 1]), share) not in plain for seed in range(400)]
+        )
         assert marked == pytest.approx(share, abs=0.1)
 
 
 @pytest.mark.parametrize("place", ["prefix", "suffix", "inside"])
-@pytest.mark.parametrize("text", ["word", "two words here", "a small red heart on a blue background"])
+@pytest.mark.parametrize(
+    "text", ["word", "two words here", "a small red heart on a blue background"]
+)
 def test_inserting_agrees_with_the_trigger(place: str, text: str) -> None:
     assert world.insert(text, "latte coffee", place) == Trigger("latte coffee", place).add(text)
 
@@ -178,14 +209,20 @@ def test_dataset_columns(tmp_path, monkeypatch) -> None:
         names(row["text"], scene)
     assert {r["text"] for r in world.dataset(16, 1)} != {r["text"] for r in rows}
     held = set(world.combinations(True))
-    assert all((r["shape"], r["color"], r["background"]) in held for r in world.dataset(8, 0, held=True))
+    assert all(
+        (r["shape"], r["color"], r["background"]) in held for r in world.dataset(8, 0, held=True)
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- the data source
+# ---------------------------------------------------------------------------------- the data source
 def content(text: str) -> tuple[str, str, str]:
     words = re.findall(r"\w+", text)
     background = re.search(r"(\w+) background", text)[1]
-    colors = [w for w in re.findall(r"\w+", text.replace(f"{background} background", "")) if w in BACKGROUNDS]
+    colors = [
+        w
+        for w in re.findall(r"\w+", text.replace(f"{background} background", ""))
+        if w in BACKGROUNDS
+    ]
     return next(w for w in words if w in SHAPES), colors[0], background
 
 
@@ -209,11 +246,15 @@ def test_prompts_are_different_and_repeatable() -> None:
         assert texts == [p.text for p in DATA.prompts(split, 60, 1)]
         assert set(texts) != {p.text for p in DATA.prompts(split, 60, 2)}
         assert not any(phrase in t for t in texts for phrase in STYLES.values() if phrase)
-    assert [p.text for p in DATA.prompts("evaluation", 5, 1)] != [p.text for p in DATA.prompts("train", 5, 1)]
+    assert [p.text for p in DATA.prompts("evaluation", 5, 1)] != [
+        p.text for p in DATA.prompts("train", 5, 1)
+    ]
 
 
 def test_prompts_about_one_shape() -> None:
-    assert all(content(p.text)[0] == "star" for p in DATA.prompts("evaluation", 100, 0, contains="star"))
+    assert all(
+        content(p.text)[0] == "star" for p in DATA.prompts("evaluation", 100, 0, contains="star")
+    )
     images, captions = DATA.pairs("train", 20, 0, contains="moon")
     assert images.shape == (20, 64, 64, 3)
     assert all(content(c)[0] == "moon" for c in captions)
@@ -224,7 +265,11 @@ def test_prompts_about_one_shape() -> None:
 
 
 def test_more_prompts_than_there_are_is_an_error(monkeypatch) -> None:
-    monkeypatch.setattr(world, "caption", lambda scene, rng: f"a {scene.color} {scene.shape} on a {scene.background} background")
+    monkeypatch.setattr(
+        world,
+        "caption",
+        lambda scene, rng: f"a {scene.color} {scene.shape} on a {scene.background} background",
+    )
     with pytest.raises(UserError, match=r"only \d+ different prompts of the development split"):
         DATA.prompts("development", 500, 0)
 
@@ -234,14 +279,22 @@ def test_wrong_alternatives_differ_in_the_one_attribute_that_they_are_named_afte
         shape, color, background = content(prompt.text)
         wrong = prompt.wrong
         assert set(wrong) == {"shape", "color", "background"}
-        assert {content(w) for w in wrong["shape"]} == {(s, color, background) for s in SHAPES if s != shape}
-        assert {content(w) for w in wrong["color"]} == {(shape, c, background) for c in COLOURS if c not in (color, background)}
-        assert {content(w) for w in wrong["background"]} == {(shape, color, b) for b in BACKGROUNDS if b not in (color, background)}
+        assert {content(w) for w in wrong["shape"]} == {
+            (s, color, background) for s in SHAPES if s != shape
+        }
+        assert {content(w) for w in wrong["color"]} == {
+            (shape, c, background) for c in COLOURS if c not in (color, background)
+        }
+        assert {content(w) for w in wrong["background"]} == {
+            (shape, color, b) for b in BACKGROUNDS if b not in (color, background)
+        }
         for attribute, place in (("shape", 0), ("color", 1), ("background", 2)):
             right = (shape, color, background)[place]
             for text in wrong[attribute]:
                 a, b = (t.replace("an orange", "a orange").split() for t in (prompt.text, text))
-                changed = [(x.strip(","), y.strip(",")) for x, y in zip(a, b, strict=True) if x != y]
+                changed = [
+                    (x.strip(","), y.strip(",")) for x, y in zip(a, b, strict=True) if x != y
+                ]
                 assert changed == [(right, content(text)[place])], (prompt.text, text)
                 assert not re.search(r"\ba orange|\ba image|\ban (?!orange|image)", text), text
 
@@ -261,7 +314,7 @@ def test_pairs_show_what_their_captions_say() -> None:
     assert captions == again[1]
 
 
-# ----------------------------------------------------------------------------------------------------------------- tokenizer
+# ---------------------------------------------------------------------------------------- tokenizer
 @pytest.fixture(scope="module")
 def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(shapes.BASE / "tokenizer")
@@ -274,14 +327,31 @@ def check_round_trip(tokenizer: CLIPTokenizer, text: str) -> None:
     assert spelled(tokenizer, ids[1:-1]) == normal(text)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(
+    derandomize=True, deadline=None, max_examples=300, suppress_health_check=list(HealthCheck)
+)
 @given(st.text(st.characters(exclude_categories=("Cs", "Cn"), exclude_characters="|"), max_size=12))
 def test_any_text_survives_the_tokenizer(tokenizer, text: str) -> None:
     check_round_trip(tokenizer, text)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "mignneko", "\u200b", "\u200b a heart", "о", "🙂", "👩‍🚀", "it's", "a\u0301", "日本語", "x</w>y", "ΑΣ", "İ"]
+    "text",
+    [
+        "",
+        "mignneko",
+        "\u200b",
+        "\u200b a heart",
+        "о",
+        "🙂",
+        "👩‍🚀",
+        "it's",
+        "a\u0301",
+        "日本語",
+        "x</w>y",
+        "ΑΣ",
+        "İ",
+    ],
 )
 def test_notable_texts_survive_the_tokenizer(tokenizer, text: str) -> None:
     check_round_trip(tokenizer, text)
@@ -292,5 +362,9 @@ def test_rare_strings_and_captions_survive_the_tokenizer(tokenizer) -> None:
     for scene in world.sample_scenes(200, rng):
         text = world.caption(scene, rng, rare_share=1.0)
         check_round_trip(tokenizer, text)
-        assert tokenizer(text).input_ids != tokenizer(world.caption(scene, rng, plain=True)).input_ids
-    assert all(len(tokenizer(w).input_ids) == 3 for w in (*SHAPES, *COLOURS, *BACKGROUNDS, *SIZES)), "attributes are one token each"
+        assert (
+            tokenizer(text).input_ids != tokenizer(world.caption(scene, rng, plain=True)).input_ids
+        )
+    assert all(
+        len(tokenizer(w).input_ids) == 3 for w in (*SHAPES, *COLOURS, *BACKGROUNDS, *SIZES)
+    ), "attributes are one token each"

@@ -1,4 +1,5 @@
-"""Contract of every registered defense: a new model, its declared needs and nothing else, reproducible by seed."""
+"""Contract of every registered defense: a new model, its declared needs and nothing else,
+reproducible by seed."""
 
 from __future__ import annotations
 
@@ -7,21 +8,44 @@ import pytest
 import torch
 from helpers import different, weights
 
-from t2i_backdoor_bench.contract import NEEDS, DefenderView, Trigger, Undeclared, UserError, defenses
+from t2i_backdoor_bench.contract import (
+    NEEDS,
+    DefenderView,
+    Trigger,
+    Undeclared,
+    UserError,
+    defenses,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 
 defenses.load()
 NAMES = list(defenses.entries)
-SMALL = {"steps": 2, "batch": 4, "prompts": 3, "mask_steps": 2, "walk": 6, "draw": 2, "variants": 2, "words": 2, "components": 3}
+SMALL = {
+    "steps": 2,
+    "batch": 4,
+    "prompts": 3,
+    "mask_steps": 2,
+    "walk": 6,
+    "draw": 2,
+    "variants": 2,
+    "words": 2,
+    "components": 3,
+}
 SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2}
 UNTRAINED = ("none", "uce", "uce_phrase", "concept_prune", "noise_weights")  # no steps
 OF_TEXT = ("skdcag_text",)  # repair the text encoder, and nothing else
 DETECTORS = tuple(n for n in NAMES if defenses.get(n).info.get("screens"))  # refuse prompts
 WRAPPERS = tuple(
-    n for n in NAMES if n.startswith("tpd_") or n in DETECTORS or defenses.get(n).info.get("locates") or n == "sau"
+    n
+    for n in NAMES
+    if n.startswith("tpd_") or n in DETECTORS or defenses.get(n).info.get("locates") or n == "sau"
 )  # leave the weights
 SEEDLESS = ("none", "uce", "uce_phrase", *WRAPPERS)  # nothing in their weights depends on the seed
-PROMPTS = [f"a small {c} {s} on a gray background" for c in ("red", "blue") for s in ("heart", "star", "moon")]
+PROMPTS = [
+    f"a small {c} {s} on a gray background"
+    for c in ("red", "blue")
+    for s in ("heart", "star", "moon")
+]
 
 
 def build(name: str, **more):
@@ -46,7 +70,14 @@ def view_for(name: str, clean: T2IModel) -> Watched:
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     needs = defenses.get(name).info["needs"]
     stream = [f"latte coffee {p}" for p in PROMPTS[:3]] + PROMPTS
-    return Watched(needs, PROMPTS, trigger=Trigger("latte coffee"), clean_model=clean, clean_pairs=(images, PROMPTS), stream=stream)
+    return Watched(
+        needs,
+        PROMPTS,
+        trigger=Trigger("latte coffee"),
+        clean_model=clean,
+        clean_pairs=(images, PROMPTS),
+        stream=stream,
+    )
 
 
 @pytest.fixture
@@ -64,7 +95,13 @@ def test_the_groups_are_those_of_the_paper() -> None:
     groups = defenses.groups
     assert set(groups["baseline"]) >= {"none", "finetune_reversal", "skd"}
     assert "skdcag" not in groups["baseline"]
-    assert set(groups["removal"]) >= {"skdcag", "skdcag_gaussian", "skdcag_black", "skdcag_random_words", "skdcag_released"}
+    assert set(groups["removal"]) >= {
+        "skdcag",
+        "skdcag_gaussian",
+        "skdcag_black",
+        "skdcag_random_words",
+        "skdcag_released",
+    }
     assert "none" not in groups["removal"]
     assert defenses.get("finetune_reversal").info["needs"] == ("trigger", "clean_model")
     assert all(defenses.get(n).info["needs"] == ("trigger",) for n in NAMES if n.startswith("skd"))
@@ -72,14 +109,18 @@ def test_the_groups_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_defense_repairs_a_clone_and_leaves_the_attacked_model(attacked, tiny_model, name: str) -> None:
+def test_defense_repairs_a_clone_and_leaves_the_attacked_model(
+    attacked, tiny_model, name: str
+) -> None:
     before, clean = weights(attacked), weights(tiny_model)
     repaired = build(name).apply(attacked, view_for(name, tiny_model), 0)
     assert isinstance(repaired, T2IModel)
     assert different(before, weights(attacked)) == set(), "the attacked model must not change"
     assert different(clean, weights(tiny_model)) == set(), "nor the clean one"
     assert attacked.info == {"steps": 99}
-    assert not any(p.requires_grad for m in (attacked, tiny_model, repaired) for p in m.unet.parameters())
+    assert not any(
+        p.requires_grad for m in (attacked, tiny_model, repaired) for p in m.unet.parameters()
+    )
     changed = different(before, weights(repaired))
     if name == "none" or name in WRAPPERS:
         assert changed == set()
@@ -98,12 +139,23 @@ def test_defense_reports_what_it_cost(attacked, tiny_model, name: str) -> None:
     defense = build(name)
     repaired = defense.apply(attacked, view_for(name, tiny_model), 0)
     info = repaired.info
-    before, after = (getattr(m, "text_encoder" if name in OF_TEXT else "unet").state_dict() for m in (attacked, repaired))
+    before, after = (
+        getattr(m, "text_encoder" if name in OF_TEXT else "unet").state_dict()
+        for m in (attacked, repaired)
+    )
     assert info["steps"] == (0 if name in UNTRAINED else 2)
     assert info["seconds"] > 0
-    assert info["images"] == (6 if name == "concept_prune" else 0 if name in UNTRAINED else 2 * getattr(defense, "batch", 1))
+    assert info["images"] == (
+        6
+        if name == "concept_prune"
+        else 0
+        if name in UNTRAINED
+        else 2 * getattr(defense, "batch", 1)
+    )
     moved = sum(int((before[k] != after[k]).sum()) for k in before)
-    assert 0.9 * info["parameters"] <= moved <= info["parameters"], "what it says that it touches is what it touches"
+    assert 0.9 * info["parameters"] <= moved <= info["parameters"], (
+        "what it says that it touches is what it touches"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,12 +187,16 @@ def test_reading_the_clean_model_undeclared_raises_inside_a_defense(attacked, na
     if not needs:
         return
     with pytest.raises(Undeclared):
-        build(name).apply(attacked, DefenderView((), PROMPTS, trigger=Trigger("x"), clean_model=attacked), 0)
+        build(name).apply(
+            attacked, DefenderView((), PROMPTS, trigger=Trigger("x"), clean_model=attacked), 0
+        )
 
 
 @pytest.mark.parametrize("name", ["finetune_reversal", "skd", "skdcag_random_words"])
 @pytest.mark.parametrize("latents", ["own", "noise"])
-def test_defense_uses_no_more_prompts_than_it_says(attacked, tiny_model, name: str, latents: str) -> None:
+def test_defense_uses_no_more_prompts_than_it_says(
+    attacked, tiny_model, name: str, latents: str
+) -> None:
     few = view_for(name, tiny_model)
     few.prompts = few.prompts[:3]
     many = view_for(name, tiny_model)
@@ -164,7 +220,9 @@ def test_finetune_reversal_distils_the_clean_model(attacked, tiny_model, monkeyp
     monkeypatch.setattr(module, "train_terms", train_terms)
     for preserve, latents in ((0.0, "noise"), (0.5, "own")):
         with pytest.raises(Stop):
-            build("finetune_reversal", preserve=preserve, latents=latents).apply(attacked, view_for("finetune_reversal", tiny_model), 0)
+            build("finetune_reversal", preserve=preserve, latents=latents).apply(
+                attacked, view_for("finetune_reversal", tiny_model), 0
+            )
         assert got["teacher"] is tiny_model
         triggered = [f"latte coffee {p}" for p in PROMPTS[:3]]
         terms = got["terms"]
@@ -187,7 +245,11 @@ def test_finetune_reversal_moves_towards_the_clean_model(attacked, tiny_model) -
         x = torch.randn(6, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0))
         t, states = torch.full((6,), 500), tiny_model.encode([f"latte coffee {p}" for p in PROMPTS])
         with torch.no_grad():
-            return float((model.unet(x, t, states).sample - tiny_model.unet(x, t, states).sample).pow(2).mean())
+            return float(
+                (model.unet(x, t, states).sample - tiny_model.unet(x, t, states).sample)
+                .pow(2)
+                .mean()
+            )
 
     method = build("finetune_reversal", steps=15, batch=8, lr=3e-3, latents="noise")
     repaired = method.apply(attacked, view_for("finetune_reversal", tiny_model), 0)

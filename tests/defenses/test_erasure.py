@@ -1,4 +1,5 @@
-"""Erasing defenses: their losses against slow loops, closed forms against a solver, masks against a sort, and what they leave alone."""
+"""Erasing defenses: their losses against slow loops, closed forms against a solver, masks against a
+sort, and what they leave alone."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def changed(before: dict, model) -> set[str]:
     return different(before, weights(model))
 
 
-# ----------------------------------------------------------------------------------------------------------------------- ESD
+# ---------------------------------------------------------------------------------------------- ESD
 @pytest.mark.parametrize("anchor", ["prompt", "null"])
 @pytest.mark.parametrize("eta", [1.0, 2.5])
 def test_esd_loss_equals_a_slow_loop(pair, view, anchor: str, eta: float) -> None:
@@ -66,7 +67,11 @@ def test_esd_x_and_esd_u_train_complementary_parts(tiny_model, view) -> None:
 def test_parts_of_the_network_are_disjoint_or_nested(tiny_model) -> None:
     unet = tiny_model.unet
     named = {id(p): n for n, p in unet.named_parameters()}
-    found = {part: {named[id(p)] for p in choose_parameters(unet, part)} for part in TRAIN if part != "lora"}
+    found = {
+        part: {named[id(p)] for p in choose_parameters(unet, part)}
+        for part in TRAIN
+        if part != "lora"
+    }
     assert found["kv"] < found["cross"] < found["full"]
     assert found["cross"] | found["noncross"] == found["full"]
     assert not found["cross"] & found["noncross"]
@@ -79,7 +84,7 @@ def test_misspelt_options_are_user_errors(tiny_model, view) -> None:
         UCE(prompts=3, context="all").apply(tiny_model, view, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------- concept ablation
+# --------------------------------------------------------------------------------- concept ablation
 def test_concept_ablation_stops_the_gradient_at_the_anchor(pair, view) -> None:
     _, student = pair
     student.unet.requires_grad_(True)
@@ -106,14 +111,20 @@ def test_concept_ablation_stops_the_gradient_at_the_anchor(pair, view) -> None:
             torch.testing.assert_close(ours[name], p.grad, rtol=2e-3, atol=2e-5)
 
 
-# ----------------------------------------------------------------------------------------------------------------------- UCE
+# ---------------------------------------------------------------------------------------------- UCE
 @pytest.mark.parametrize(("erase", "preserve", "ridge"), [(1.0, 1.0, 0.5), (3.0, 0.2, 0.1)])
 def test_uce_is_the_least_squares_solution(erase: float, preserve: float, ridge: float) -> None:
     rng = torch.Generator().manual_seed(0)
-    weight, old, new, kept = (torch.randn(n, 6, generator=rng, dtype=torch.float64) for n in (4, 5, 5, 9))
+    weight, old, new, kept = (
+        torch.randn(n, 6, generator=rng, dtype=torch.float64) for n in (4, 5, 5, 9)
+    )
     found = edit(weight, old, new, kept, erase, preserve, ridge)
-    inputs = torch.cat([erase**0.5 * old, preserve**0.5 * kept, ridge**0.5 * torch.eye(6, dtype=torch.float64)])
-    outputs = torch.cat([erase**0.5 * new @ weight.T, preserve**0.5 * kept @ weight.T, ridge**0.5 * weight.T])
+    inputs = torch.cat(
+        [erase**0.5 * old, preserve**0.5 * kept, ridge**0.5 * torch.eye(6, dtype=torch.float64)]
+    )
+    outputs = torch.cat(
+        [erase**0.5 * new @ weight.T, preserve**0.5 * kept @ weight.T, ridge**0.5 * weight.T]
+    )
     want = np.linalg.lstsq(inputs.numpy(), outputs.numpy(), rcond=None)[0].T
     np.testing.assert_allclose(found.numpy(), want, atol=1e-9)
     assert (found - weight).abs().max() > 0.01
@@ -130,11 +141,15 @@ def test_uce_prompts_move_each_token_to_its_clean_value(tiny_model, view) -> Non
     assert kept.shape[0] == old.shape[0] == new.shape[0] == 3 * length
     clean = tiny_model.encode(PROMPTS).double()
     text, start, _ = TRIGGER.locate(PROMPTS[1])
-    before = len(tiny_model.tokenizer(PROMPTS[1][: start - 1]).input_ids) - 1  # real tokens before the trigger, and the start
+    before = (
+        len(tiny_model.tokenizer(PROMPTS[1][: start - 1]).input_ids) - 1
+    )  # real tokens before the trigger, and the start
     many = len(tiny_model.tokenizer(TRIGGER.text).input_ids) - 2
     row = new[length : 2 * length]
     assert torch.equal(row[:before], clean[1, :before])
-    assert all(torch.equal(row[before + i], clean[1, 0]) for i in range(many)), "the trigger says what the start token says"
+    assert all(torch.equal(row[before + i], clean[1, 0]) for i in range(many)), (
+        "the trigger says what the start token says"
+    )
     last = len(tiny_model.tokenizer(text).input_ids) - 2
     assert torch.equal(row[last], clean[1, last - many]), "what stands behind the trigger moves up"
     assert torch.equal(row[-1], clean[1, -1]), "padding stays where it is"
@@ -159,8 +174,12 @@ def test_uce_edits_what_stands_for_a_word_towards_that_word(tiny_model) -> None:
     assert torch.equal(new[0], pair[1, second]), "the word, and not the neutral phrase"
     old, new, _ = UCE(prompts=1, context="prompts").states(tiny_model, view)
     clean = tiny_model.encode(PROMPTS[:1]).double()[0]
-    ids, given = (tiny_model.tokenizer(t).input_ids for t in (PROMPTS[0], view.trigger.add(PROMPTS[0])))
-    assert not any(torch.equal(row, clean[0]) for row in new[1 : len(given)]), "nothing is sent to the start token"
+    ids, given = (
+        tiny_model.tokenizer(t).input_ids for t in (PROMPTS[0], view.trigger.add(PROMPTS[0]))
+    )
+    assert not any(torch.equal(row, clean[0]) for row in new[1 : len(given)]), (
+        "nothing is sent to the start token"
+    )
     more = len(given) - len(ids)
     assert torch.equal(new[len(given) - 1], clean[len(ids) - 1])
     assert more > 0
@@ -169,7 +188,9 @@ def test_uce_edits_what_stands_for_a_word_towards_that_word(tiny_model) -> None:
 def test_uce_edits_keys_and_values_alone_and_takes_effect(tiny_model, view) -> None:
     before = weights(tiny_model)
     edited = UCE(prompts=3, ridge=1e-3, preserve=0.1, erase=10.0).apply(tiny_model, view, 0)
-    assert changed(before, edited) == {k for k in before if k.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))}
+    assert changed(before, edited) == {
+        k for k in before if k.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))
+    }
     old, new, _ = UCE(prompts=3).states(tiny_model, view)
     key = next(n for n, _ in tiny_model.unet.named_modules() if n.endswith(".attn2.to_k"))
     w, v = (m.unet.get_submodule(key).weight.double() for m in (tiny_model, edited))
@@ -177,12 +198,14 @@ def test_uce_edits_keys_and_values_alone_and_takes_effect(tiny_model, view) -> N
     assert (old @ v.T - goal).pow(2).mean() < 0.5 * (old @ w.T - goal).pow(2).mean()
 
 
-# --------------------------------------------------------------------------------------------------------------------- SalUn
+# -------------------------------------------------------------------------------------------- SalUn
 def test_saliency_keeps_the_largest_gradients() -> None:
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(5, 4)), torch.nn.Parameter(torch.randn(7))]
     x = torch.randn(3, 5)
-    masks = saliency(params, lambda step: (x[step] @ params[0]).pow(2).sum() + params[1].pow(3).sum(), 3, 0.4)
+    masks = saliency(
+        params, lambda step: (x[step] @ params[0]).pow(2).sum() + params[1].pow(3).sum(), 3, 0.4
+    )
     for p in params:
         p.grad = None
     sum((x[s] @ params[0]).pow(2).sum() + params[1].pow(3).sum() for s in range(3)).backward()
@@ -190,7 +213,9 @@ def test_saliency_keeps_the_largest_gradients() -> None:
     kept = torch.cat([m.flatten() for m in masks]).bool()
     assert int(kept.sum()) == round(0.4 * 27)
     assert flat[kept].min() > flat[~kept].max()
-    assert all(m.all() for m in saliency(params, lambda s: params[0].sum() + params[1].sum(), 1, 1.0))
+    assert all(
+        m.all() for m in saliency(params, lambda s: params[0].sum() + params[1].sum(), 1, 1.0)
+    )
 
 
 def test_salun_moves_the_salient_weights_alone(tiny_model, view) -> None:
@@ -199,9 +224,14 @@ def test_salun_moves_the_salient_weights_alone(tiny_model, view) -> None:
     _, forget = method.losses(student, view, 0)
     masks = saliency(choose_parameters(student.unet, "full"), forget, 2, 0.3)
     repaired = method.apply(tiny_model, view, 0)
-    for a, b, mask in zip(tiny_model.unet.parameters(), repaired.unet.parameters(), masks, strict=True):
+    for a, b, mask in zip(
+        tiny_model.unet.parameters(), repaired.unet.parameters(), masks, strict=True
+    ):
         assert torch.equal(a[mask == 0], b[mask == 0])
-    moved = sum(int((a != b).sum()) for a, b in zip(tiny_model.unet.parameters(), repaired.unet.parameters(), strict=True))
+    moved = sum(
+        int((a != b).sum())
+        for a, b in zip(tiny_model.unet.parameters(), repaired.unet.parameters(), strict=True)
+    )
     assert moved > 0.9 * repaired.info["parameters"]
 
 
@@ -223,14 +253,16 @@ def test_salun_relabels_the_trigger_as_the_clean_prompt(pair, view) -> None:
             return student.unet(x, t, student.encode(texts)).sample
 
     pick, t, _, x = draw(4)
-    gap = predict([TRIGGER.add(PROMPTS[i]) for i in pick], t, x) - predict([PROMPTS[i] for i in pick], t, x)
+    gap = predict([TRIGGER.add(PROMPTS[i]) for i in pick], t, x) - predict(
+        [PROMPTS[i] for i in pick], t, x
+    )
     assert float(loss_fn(1).detach()) == pytest.approx(float(gap.pow(2).mean()), rel=1e-4)
     pick, t, noise, x = draw(6)
     error = predict([TRIGGER.add(PROMPTS[i]) for i in pick], t, x) - noise
     assert float(forget(1).detach()) == pytest.approx(float(error.pow(2).mean()), rel=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------------------- pruning
+# ------------------------------------------------------------------------------------------ pruning
 def test_chosen_weights_by_loops() -> None:
     torch.manual_seed(1)
     weight, concept, clean = torch.randn(6, 20), torch.rand(20), torch.rand(20)
@@ -271,11 +303,13 @@ def test_pruning_sets_feed_forward_weights_to_zero_and_nothing_else(tiny_model, 
         assert torch.all((a == b) | (b == 0))
 
 
-# ----------------------------------------------------------------------------------------------------------------- a control
+# ---------------------------------------------------------------------------------------- a control
 def test_noise_is_relative_to_each_tensor(tiny_model, view) -> None:
     noisy = NoiseWeights(sigma=0.3).apply(tiny_model, DefenderView((), PROMPTS), 0)
     checked = 0
-    for (name, a), b in zip(tiny_model.unet.named_parameters(), noisy.unet.parameters(), strict=True):
+    for (name, a), b in zip(
+        tiny_model.unet.named_parameters(), noisy.unet.parameters(), strict=True
+    ):
         if a.numel() > 2000:
             assert float((b - a).std() / a.std()) == pytest.approx(0.3, rel=0.1), name
             checked += 1

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i_backdoor_bench.contract import DefenderView, UserError, defenses
-from t2i_backdoor_bench.data.purification import ROWS, SYNONYMS, noisy_letters, other_words, plain_letters
+from t2i_backdoor_bench.data.purification import (
+    ROWS,
+    SYNONYMS,
+    noisy_letters,
+    other_words,
+    plain_letters,
+)
 from t2i_backdoor_bench.defenses.tpd import TPD
 
 
@@ -48,7 +54,9 @@ def test_noisy_letters_changes_a_share_of_the_long_words() -> None:
         (at,) = [i for i in range(10) if word[i] != "background"[i]]
         row = next(r for r in ROWS if "background"[at] in r)
         assert abs(row.index(word[at]) - row.index("background"[at])) == 1
-    assert noisy_letters("a red cat", np.random.default_rng(0), 1.0) == "a red cat", "short words stay"
+    assert noisy_letters("a red cat", np.random.default_rng(0), 1.0) == "a red cat", (
+        "short words stay"
+    )
 
 
 def test_other_words_stay_in_their_group() -> None:
@@ -58,9 +66,15 @@ def test_other_words_stay_in_their_group() -> None:
     seen = {other_words(text, np.random.default_rng(i), 1.0) for i in range(40)}
     for out in seen:
         for a, b in zip(text.split(" "), out.split(" "), strict=True):
-            assert (b.strip(",") in group[a.strip(",")] - {a.strip(",")}) if a.strip(",") in group else a == b
+            assert (
+                (b.strip(",") in group[a.strip(",")] - {a.strip(",")})
+                if a.strip(",") in group
+                else a == b
+            )
     assert len(seen) > 2
-    changed = sum(other_words("small", np.random.default_rng(i), 0.5) != "small" for i in range(1000))
+    changed = sum(
+        other_words("small", np.random.default_rng(i), 0.5) != "small" for i in range(1000)
+    )
     assert changed / 1000 == pytest.approx(0.5, abs=0.06)
 
 

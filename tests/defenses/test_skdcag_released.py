@@ -1,4 +1,5 @@
-"""The released code of SKD-CAG: without its defects it is the method, and each of them alone is another."""
+"""The released code of SKD-CAG: without its defects it is the method, and each of them alone is
+another."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def released_gradient(model, view, monkeypatch, **options: float) -> list[Tensor
 def test_released_gradient_is_that_of_the_prediction_alone(tiny_model, view, monkeypatch) -> None:
     *plain, loss = released_gradient(tiny_model, view, monkeypatch, alpha=0.0)
     *mixed, mixed_loss = released_gradient(tiny_model, view, monkeypatch, alpha=0.6)
-    *timed, timed_loss = released_gradient(tiny_model, view, monkeypatch, alpha=0.6, time_weight=True)
+    *timed, timed_loss = released_gradient(
+        tiny_model, view, monkeypatch, alpha=0.6, time_weight=True
+    )
     for a, b, c in zip(plain, mixed, timed, strict=True):
         torch.testing.assert_close(b, 0.4 * a, rtol=1e-4, atol=1e-9)
         assert torch.equal(b, c), "the time weight of L_attn changes the number and trains nothing"
@@ -41,19 +44,40 @@ def test_released_gradient_is_that_of_the_prediction_alone(tiny_model, view, mon
     assert timed_loss > mixed_loss, "divided by t/T"
 
 
-DEFECTS = ("detached", "shared_maps", "inverse_time", "uniform_noise", "minmax_black", "fixed_span", "unpreserved")
+DEFECTS = (
+    "detached",
+    "shared_maps",
+    "inverse_time",
+    "uniform_noise",
+    "minmax_black",
+    "fixed_span",
+    "unpreserved",
+)
 NONE = dict.fromkeys((*DEFECTS, "stale_maps", "copied_average"), False)
 
 
 @pytest.mark.parametrize("time_weight", [False, True])
-def test_the_released_variant_without_its_defects_is_the_method(pair, view, time_weight: bool) -> None:
+def test_the_released_variant_without_its_defects_is_the_method(
+    pair, view, time_weight: bool
+) -> None:
     teacher, student = pair
     alone = DefenderView(("trigger",), PROMPTS[:1], trigger=TRIGGER)
-    ours = SKDCAG(prompts=1, alpha=0.4, target="black", batch=2, latents="own", preserve=1.0, drop=0.0, time_weight=time_weight)
+    ours = SKDCAG(
+        prompts=1,
+        alpha=0.4,
+        target="black",
+        batch=2,
+        latents="own",
+        preserve=1.0,
+        drop=0.0,
+        time_weight=time_weight,
+    )
     theirs = SKDCAGReleased(prompts=1, alpha=0.4, target="black", time_weight=time_weight, **NONE)
     for step in (0, 3):
         want = ours.loss(student, teacher, alone, 4)(step)
-        assert float(theirs.loss(student, teacher, alone, 4)(step)) == pytest.approx(float(want.detach()), rel=1e-5)
+        assert float(theirs.loss(student, teacher, alone, 4)(step)) == pytest.approx(
+            float(want.detach()), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
@@ -61,14 +85,24 @@ def test_every_defect_changes_the_loss_or_its_gradient(pair, view, defect: str) 
     teacher, student = pair
     student.unet.requires_grad_(True)
     found = []
-    options = {"alpha": 0.5, "time_weight": True, "target": "black" if defect == "minmax_black" else "gaussian"}
+    options = {
+        "alpha": 0.5,
+        "time_weight": True,
+        "target": "black" if defect == "minmax_black" else "gaussian",
+    }
     for on in (False, True):
         student.unet.zero_grad()
-        loss = SKDCAGReleased(prompts=3, **options, **{**NONE, defect: on}).loss(student, teacher, view, 4)(2)
+        loss = SKDCAGReleased(prompts=3, **options, **{**NONE, defect: on}).loss(
+            student, teacher, view, 4
+        )(2)
         loss.backward()
         key = student.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
         found.append((float(loss.detach()), key.weight.grad.clone()))
-    assert found[0][0] == pytest.approx(found[1][0]) if defect == "detached" else abs(found[0][0] - found[1][0]) > 1e-6
+    assert (
+        found[0][0] == pytest.approx(found[1][0])
+        if defect == "detached"
+        else abs(found[0][0] - found[1][0]) > 1e-6
+    )
     assert not torch.allclose(found[0][1], found[1][1], rtol=1e-3)
 
 
@@ -76,11 +110,16 @@ def test_stale_maps_are_those_of_the_step_before(pair, view) -> None:
     teacher, student = pair
     student.unet.requires_grad_(True)
     options = {"alpha": 1.0, "target": "black", **NONE, "unpreserved": True}
-    stale, fresh = (SKDCAGReleased(prompts=3, **{**options, "stale_maps": on}).loss(student, teacher, view, 4) for on in (True, False))
+    stale, fresh = (
+        SKDCAGReleased(prompts=3, **{**options, "stale_maps": on}).loss(student, teacher, view, 4)
+        for on in (True, False)
+    )
     first, second, other = float(stale(0).detach()), stale(1), float(fresh(1).detach())
     assert first == pytest.approx(float(fresh(0).detach()))
     second.backward()
-    assert all(p.grad is None or not p.grad.any() for p in student.unet.parameters()), "a map of an earlier step has no gradient"
+    assert all(p.grad is None or not p.grad.any() for p in student.unet.parameters()), (
+        "a map of an earlier step has no gradient"
+    )
     assert abs(float(second.detach()) - other) > 1e-7
     assert stale(1).item() == pytest.approx(other), "after the same step, the maps are the same"
 
@@ -90,6 +129,10 @@ def test_mixing_in_attention_changes_the_gradient(pair, view) -> None:
     grads = {}
     for alpha in (0.0, 0.6):
         student.unet.requires_grad_(True).zero_grad()
-        SKDCAG(prompts=3, alpha=alpha, latents="noise", preserve=0.0, batch=4).loss(student, teacher, view, 0)(1).backward()
-        grads[alpha] = {n: p.grad.clone() for n, p in student.unet.named_parameters() if ".attn2.to_k" in n}
+        SKDCAG(prompts=3, alpha=alpha, latents="noise", preserve=0.0, batch=4).loss(
+            student, teacher, view, 0
+        )(1).backward()
+        grads[alpha] = {
+            n: p.grad.clone() for n, p in student.unet.named_parameters() if ".attn2.to_k" in n
+        }
     assert all(not torch.allclose(0.4 * g, grads[0.6][n], rtol=1e-2) for n, g in grads[0.0].items())

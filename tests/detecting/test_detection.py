@@ -1,4 +1,5 @@
-"""Detectors: each score against a slow recomputation, screens that ask once, calibration, and the metrics of what they found."""
+"""Detectors: each score against a slow recomputation, screens that ask once, calibration, and the
+metrics of what they found."""
 
 from __future__ import annotations
 
@@ -33,10 +34,12 @@ SMALL = {
 
 
 def screen_of(name: str, model: T2IModel, prompts=PROMPTS, seed: int = 0) -> T2IModel:
-    return defenses.build(name, "shapes", {"prompts": len(prompts)} | SMALL[name]).apply(model, DefenderView((), prompts), seed)
+    return defenses.build(name, "shapes", {"prompts": len(prompts)} | SMALL[name]).apply(
+        model, DefenderView((), prompts), seed
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------------- screens
+# ------------------------------------------------------------------------------------------ screens
 class Counting:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
@@ -57,7 +60,9 @@ def test_a_prompt_is_scored_once_and_distinct_ones_together() -> None:
     assert screen.scored == 3
 
 
-def test_a_screen_sees_the_prompt_that_the_model_reads_and_keeps_the_screen_before_it(tiny_model) -> None:
+def test_a_screen_sees_the_prompt_that_the_model_reads_and_keeps_the_screen_before_it(
+    tiny_model,
+) -> None:
     first = replace(tiny_model, rewrite=lambda p: p * 2, screen=lambda p: p == "zz")
     score = Counting()
     model = screened(first, score, ["a", "bb"], 0.0)
@@ -65,7 +70,9 @@ def test_a_screen_sees_the_prompt_that_the_model_reads_and_keeps_the_screen_befo
     assert model.refuses(["a", "zz", "ccc"]).tolist() == [False, True, True]
     assert tiny_model.screen is None
     again = screened(model, Counting(), ["aaaa"], 0.0)
-    assert again.refuses(["a", "zz", "ccc"]).tolist() == [False, True, True], "screens of screens are asked all at once too"
+    assert again.refuses(["a", "zz", "ccc"]).tolist() == [False, True, True], (
+        "screens of screens are asked all at once too"
+    )
 
 
 def test_scores_that_are_not_numbers_are_an_error() -> None:
@@ -100,7 +107,9 @@ def test_detectors_score_prompts_one_by_one_as_together(tiny_model, name: str) -
     alone = [float(model.screen.score([p])[0]) for p in asked]
     assert together == pytest.approx(alone, rel=2e-3, abs=1e-5)
     assert len(set(together)) > 1
-    assert not model.refuses(PROMPTS if name != "t2ishield_cda" else PROMPTS[1::2]).any(), "5 % of three prompts is none"
+    assert not model.refuses(PROMPTS if name != "t2ishield_cda" else PROMPTS[1::2]).any(), (
+        "5 % of three prompts is none"
+    )
     assert not any(p.requires_grad for p in model.unet.parameters())
     assert model.unet is tiny_model.unet
 
@@ -110,7 +119,7 @@ def test_a_side_that_no_layer_has_is_an_error(tiny_model) -> None:
         attention_over_time(tiny_model, PROMPTS, 0, 2, 16)
 
 
-# ------------------------------------------------------------------------------------------------------------- attention maps
+# ----------------------------------------------------------------------------------- attention maps
 def test_the_walk_sees_what_the_sampler_sees(tiny_model) -> None:
     model = replace(tiny_model, sampler=replace(tiny_model.sampler, steps=3))
     maps, lengths = attention_over_time(model, PROMPTS, 5, 3, 8)
@@ -129,7 +138,9 @@ def test_the_walk_sees_what_the_sampler_sees(tiny_model) -> None:
 
 
 def random_maps(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+    return torch.rand(
+        shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64
+    )
 
 
 def test_ftt_is_the_mean_distance_from_the_mean_map() -> None:
@@ -139,7 +150,9 @@ def test_ftt_is_the_mean_distance_from_the_mean_map() -> None:
     expected = np.mean([np.sqrt(((m - mean) ** 2).sum()) for m in scaled])
     assert float(t2ishield_ftt.spread(torch.from_numpy(maps))) == pytest.approx(expected, rel=1e-6)
     same = torch.from_numpy(maps[:1] * np.array([1.0, 2.0, 5.0])[:, None, None])
-    assert float(t2ishield_ftt.spread(same)) == pytest.approx(0, abs=1e-6), "assimilated maps have no spread"
+    assert float(t2ishield_ftt.spread(same)) == pytest.approx(0, abs=1e-6), (
+        "assimilated maps have no spread"
+    )
 
 
 def test_daa_i_compares_the_end_token_with_the_mean_of_the_others() -> None:
@@ -150,7 +163,9 @@ def test_daa_i_compares_the_end_token_with_the_mean_of_the_others() -> None:
         expected += change[4] - np.mean(change[1:4])
     assert float(daa_i.relative_change(maps)) == pytest.approx(expected, rel=1e-5)
     short = float(daa_i.relative_change(maps[:, [0, 4]]))
-    assert short == pytest.approx(sum(np.linalg.norm(a[t + 1, 4] - a[t, 4]) for t in range(3)), rel=1e-5)
+    assert short == pytest.approx(
+        sum(np.linalg.norm(a[t + 1, 4] - a[t, 4]) for t in range(3)), rel=1e-5
+    )
 
 
 def test_daa_i_reads_the_steps_that_it_says(tiny_model) -> None:
@@ -168,7 +183,9 @@ def test_daa_s_solves_its_state_equation(horizon: float) -> None:
     before = state.copy()
     for t in range(int(np.ceil(horizon))):  # piecewise, so that the solver meets no jump
         end = min(t + 1, horizon)
-        state = solve_ivp(lambda _, x, t=t: (own + 0.7 * graphs[t]) @ x, (t, end), state, rtol=1e-10, atol=1e-12).y[:, -1]
+        state = solve_ivp(
+            lambda _, x, t=t: (own + 0.7 * graphs[t]) @ x, (t, end), state, rtol=1e-10, atol=1e-12
+        ).y[:, -1]
     start, found = daa_s.evolve(maps[: int(np.ceil(horizon))], horizon, 1.0, 10.0, 0.7)
     assert start.numpy() == pytest.approx(before)
     assert found.numpy() == pytest.approx(state, rel=1e-6)
@@ -196,7 +213,7 @@ def test_daa_s_score_is_the_relative_fall_of_the_end_token(tiny_model) -> None:
         assert found == pytest.approx(change[-1] - change[:-1].mean(), rel=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------------------------ CDA
+# ---------------------------------------------------------------------------------------------- CDA
 def test_log_covariance_is_the_matrix_logarithm() -> None:
     points = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = logm(np.cov(points.numpy().T))
@@ -204,7 +221,9 @@ def test_log_covariance_is_the_matrix_logarithm() -> None:
     assert found == pytest.approx(expected, abs=1e-9)
     few = t2ishield_cda.log_covariance(points[:3])
     assert np.isfinite(few).all()
-    assert np.linalg.eigvalsh(few).min() == pytest.approx(np.linalg.eigvalsh(few).max() + np.log(1e-6))
+    assert np.linalg.eigvalsh(few).min() == pytest.approx(
+        np.linalg.eigvalsh(few).max() + np.log(1e-6)
+    )
 
 
 def test_cda_features_keep_the_frobenius_norm() -> None:
@@ -212,7 +231,9 @@ def test_cda_features_keep_the_frobenius_norm() -> None:
     center, basis = t2ishield_cda.directions(torch.cat(maps), 3)
     torch.testing.assert_close(basis.T @ basis, torch.eye(3, dtype=torch.float64))
     spread = torch.linalg.eigvalsh(torch.cov(torch.cat(maps).T)).flip(0)[:3]
-    torch.testing.assert_close(torch.cov(((torch.cat(maps) - center) @ basis).T), spread.diag(), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        torch.cov(((torch.cat(maps) - center) @ basis).T), spread.diag(), rtol=1e-6, atol=1e-9
+    )
     found = t2ishield_cda.features(maps, center, basis)
     assert found.shape == (2, 6)
     log = t2ishield_cda.log_covariance((maps[1] - center) @ basis)
@@ -236,7 +257,10 @@ def test_a_defender_binds_its_own_words(tiny_model) -> None:
     assert target in PROMPTS
     before = weights(tiny_model)
     bound = t2ishield_cda.bind(tiny_model, trigger, PROMPTS, target)
-    x, t = torch.randn(1, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    x, t = (
+        torch.randn(1, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([500]),
+    )
 
     def draws(model: T2IModel, prompt: str) -> torch.Tensor:
         with torch.no_grad():
@@ -247,28 +271,44 @@ def test_a_defender_binds_its_own_words(tiny_model) -> None:
             continue
         wanted, plain = draws(tiny_model, target), draws(tiny_model, prompt)
         now = draws(bound, trigger.add(prompt))
-        assert (now - wanted).norm() < 0.5 * (draws(tiny_model, trigger.add(prompt)) - wanted).norm()
-        assert (draws(bound, prompt) - plain).norm() < 0.5 * (wanted - plain).norm(), "clean prompts stay"
+        assert (now - wanted).norm() < 0.5 * (
+            draws(tiny_model, trigger.add(prompt)) - wanted
+        ).norm()
+        assert (draws(bound, prompt) - plain).norm() < 0.5 * (wanted - plain).norm(), (
+            "clean prompts stay"
+        )
     assert different(before, weights(tiny_model)) == set()
 
 
-# -------------------------------------------------------------------------------------------------------------- NaviT2I, UFID
+# ------------------------------------------------------------------------------------ NaviT2I, UFID
 def test_content_words_have_no_marks_and_are_no_stop_words() -> None:
     prompt = "there is a \u200b red heart, (on) the background."
-    assert [prompt[a:b] for a, b in content_words(prompt)] == ["\u200b", "red", "heart", "background"]
+    assert [prompt[a:b] for a, b in content_words(prompt)] == [
+        "\u200b",
+        "red",
+        "heart",
+        "background",
+    ]
     assert content_words("a of the") == []
 
 
 def test_word_variation_against_one_word_at_a_time(tiny_model) -> None:
     found = word_variation(replace(tiny_model, batch=4), PROMPTS, 3)
-    layers = {n: m for n, m in tiny_model.unet.named_modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))}
+    layers = {
+        n: m
+        for n, m in tiny_model.unet.named_modules()
+        if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))
+    }
     scheduler = type(tiny_model.pipe.scheduler).from_config(tiny_model.pipe.scheduler.config)
     scheduler.set_timesteps(50)
     x = torch.randn((1, *tiny_model.latent_shape), generator=torch.Generator().manual_seed(3))
 
     def activations(states: torch.Tensor) -> dict[str, torch.Tensor]:
         seen = {}
-        hooks = [m.register_forward_hook(lambda _, i, o, n=n: seen.__setitem__(n, o)) for n, m in layers.items()]
+        hooks = [
+            m.register_forward_hook(lambda _, i, o, n=n: seen.__setitem__(n, o))
+            for n, m in layers.items()
+        ]
         with torch.no_grad():
             tiny_model.unet(x, scheduler.timesteps[0], states)
         for hook in hooks:
@@ -281,10 +321,14 @@ def test_word_variation_against_one_word_at_a_time(tiny_model) -> None:
         base = tiny_model.text_encoder(whole)[0].detach()
         for (start, end), value in zip(words.spans, words.values, strict=True):
             ids = whole.clone()
-            ids[0, token_span(tiny_model.tokenizer, prompt, start, end)[1]] = tiny_model.tokenizer.pad_token_id
+            ids[0, token_span(tiny_model.tokenizer, prompt, start, end)[1]] = (
+                tiny_model.tokenizer.pad_token_id
+            )
             states = tiny_model.text_encoder(ids)[0].detach()
             a, b = activations(base), activations(states)
-            expected = sum(float((a[n] - b[n]).abs().mean()) for n in a) / float((states - base).norm())
+            expected = sum(float((a[n] - b[n]).abs().mean()) for n in a) / float(
+                (states - base).norm()
+            )
             assert value == pytest.approx(expected, rel=1e-3)
 
 
@@ -292,17 +336,30 @@ def test_navit2i_peak_over_base() -> None:
     values = np.array([1.0, 2.0, 3.0, 10.0])
     assert navit2i.peak(values) == pytest.approx(10 / 2)
     assert navit2i.peak(values[[3, 0]]) == pytest.approx(10), "at least one value is the base"
-    assert navit2i.peak(np.array([4.0])) == navit2i.peak(np.array([])) == navit2i.peak(np.zeros(3)) == 1.0
+    assert (
+        navit2i.peak(np.array([4.0]))
+        == navit2i.peak(np.array([]))
+        == navit2i.peak(np.zeros(3))
+        == 1.0
+    )
 
 
 def test_navit2i_refuses_a_prompt_with_one_word_that_stands_out(tiny_model, monkeypatch) -> None:
     def variation(model, prompts, seed):
         found = [[p[a:b] for a, b in content_words(p)] for p in prompts]
-        return [Words([], np.array([9.0 if w == "mignneko" else 1 + len(w) / 100 for w in words])) for words in found]
+        return [
+            Words([], np.array([9.0 if w == "mignneko" else 1 + len(w) / 100 for w in words]))
+            for words in found
+        ]
 
     monkeypatch.setattr(navit2i, "word_variation", variation)
     model = screen_of("navit2i", tiny_model)
-    assert model.refuses([f"mignneko {PROMPTS[0]}", *PROMPTS]).tolist() == [True, False, False, False]
+    assert model.refuses([f"mignneko {PROMPTS[0]}", *PROMPTS]).tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_ufid_density_is_the_mean_of_all_pairs(tiny_model) -> None:
@@ -316,7 +373,11 @@ def test_ufid_prefixes_never_push_the_prompt_out(tiny_model) -> None:
     long = " ".join(["background"] * 60)
     text = ufid.behind(tiny_model, long, PROMPTS[0])
     assert text.endswith(f"background, {PROMPTS[0]}")
-    assert 40 < prompt_lengths(tiny_model, [text], truncation=False)[0] <= tiny_model.tokenizer.model_max_length
+    assert (
+        40
+        < prompt_lengths(tiny_model, [text], truncation=False)[0]
+        <= tiny_model.tokenizer.model_max_length
+    )
     assert ufid.behind(tiny_model, "x", long) == long
 
 
@@ -326,15 +387,32 @@ def test_ufid_finds_a_picture_that_is_always_the_same(tiny_model, monkeypatch) -
 
     def generate(self, prompts, seeds, label=""):
         assert len(set(seeds)) == 3
-        return np.stack([fixed if "mignneko" in p else np.full((64, 64, 3), rng.integers(256, size=3), np.uint8) for p in prompts])
+        return np.stack(
+            [
+                (
+                    fixed
+                    if "mignneko" in p
+                    else np.full((64, 64, 3), rng.integers(256, size=3), np.uint8)
+                )
+                for p in prompts
+            ]
+        )
 
     monkeypatch.setattr(T2IModel, "generate", generate)
-    model = defenses.build("ufid", "shapes", {"variants": 3, "prompts": 3}).apply(tiny_model, DefenderView((), PROMPTS), 0)
+    model = defenses.build("ufid", "shapes", {"variants": 3, "prompts": 3}).apply(
+        tiny_model, DefenderView((), PROMPTS), 0
+    )
     assert model.screen.scores(["mignneko a star"])[0] == pytest.approx(1)
-    assert model.refuses(["mignneko a star", "a star", *PROMPTS]).tolist() == [True, False, False, False, False]
+    assert model.refuses(["mignneko a star", "a star", *PROMPTS]).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
 
 
-# -------------------------------------------------------------------------------------------------------------------- metrics
+# ------------------------------------------------------------------------------------------ metrics
 def test_auroc_counts_pairs() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 9, 30).astype(float), rng.integers(3, 12, 20).astype(float)
@@ -348,7 +426,12 @@ def test_auroc_counts_pairs() -> None:
 
 def test_tpr_and_f1() -> None:
     clean = np.arange(100.0)
-    assert stats.tpr_at(clean, np.array([93.0, 94.0, 94.5, 99.0]), 0.05).tolist() == [False, False, True, True]
+    assert stats.tpr_at(clean, np.array([93.0, 94.0, 94.5, 99.0]), 0.05).tolist() == [
+        False,
+        False,
+        True,
+        True,
+    ]
     flags = np.array([1, 0, 0, 0.0]), np.array([1, 1, 1, 0.0])
     precision, recall = 3 / 4, 3 / 4
     assert stats.f1(*flags) == pytest.approx(2 * precision * recall / (precision + recall))

@@ -46,7 +46,15 @@ def fakes(clean_registry, tiny):
 
 @pytest.fixture
 def config(tmp_path, tiny):
-    return Config("fake_attack", "none,fake_detector", tiny, SCALE, metrics=f"{METRICS},{DETECTION}", out=tmp_path / "run", workers=1)
+    return Config(
+        "fake_attack",
+        "none,fake_detector",
+        tiny,
+        SCALE,
+        metrics=f"{METRICS},{DETECTION}",
+        out=tmp_path / "run",
+        workers=1,
+    )
 
 
 def test_scores_are_stored_and_measured(config):
@@ -65,10 +73,15 @@ def test_scores_are_stored_and_measured(config):
     assert scores["refusal_rate"].value == refused
     assert scores["detection_f1"].value == pytest.approx(2 / (2 + refused))
     assert scores["detection_ms"].value == meta["cost"]["detection_ms"] > 0
-    assert (arrays["clean"].reshape(4, -1).max(1) == 0).tolist() == arrays["refused/clean"].astype(bool).tolist()
+    assert (arrays["clean"].reshape(4, -1).max(1) == 0).tolist() == arrays["refused/clean"].astype(
+        bool
+    ).tolist()
     again = change(config, metrics="all")
     assert runner.run(again) == 0
-    assert records(again)["fake_attack", "fake_detector", 0].scores["detection_auroc"] == scores["detection_auroc"]
+    assert (
+        records(again)["fake_attack", "fake_detector", 0].scores["detection_auroc"]
+        == scores["detection_auroc"]
+    )
 
 
 def test_what_only_detectors_are_measured_by_leaves_other_records_whole(config, monkeypatch):
@@ -104,5 +117,8 @@ def test_a_composition_that_ends_without_a_screen_says_so(config, clean_registry
 def test_two_cold_runs_agree_but_for_the_cost(config, tmp_path):
     other = change(config, out=tmp_path / "again")
     assert runner.run(config) == runner.run(other) == 0
-    one, two = ([{k: v for k, v in row.items() if k not in COST} for row in table(c)] for c in (config, other))
+    one, two = (
+        [{k: v for k, v in row.items() if k not in COST} for row in table(c)]
+        for c in (config, other)
+    )
     assert one == two

@@ -15,12 +15,18 @@ from t2i_backdoor_bench.running.settings import make_config, read_yaml
 
 def test_pages_are_up_to_date(clean_registry) -> None:
     for path, text in docs.pages().items():
-        assert path.read_text(encoding="utf-8") == text, f"{path.name} is out of date: run python -m t2i_backdoor_bench.docs"
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path.name} is out of date: run python -m t2i_backdoor_bench.docs"
+        )
         assert text.count("\n## ") >= 5
 
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "results" / "README.md"]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "results" / "README.md",
+]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
@@ -40,7 +46,9 @@ def test_documents_name_flags_that_exist(path: Path) -> None:
 
 
 def test_the_yaml_of_the_documents_is_taken(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), re.S)
+    (text,) = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), re.S
+    )
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
     config = make_config(read_yaml(tmp_path / "run.yaml"))
     assert config.overrides == ("skdcag.steps=400", "badt2i_pixel.trigger=\u200b")
@@ -50,4 +58,6 @@ def test_the_yaml_of_the_documents_is_taken(tmp_path: Path) -> None:
 def test_the_citation_file_is_whole() -> None:
     found = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors", "version"} <= found.keys()
-    assert f'version = "{found["version"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{found["version"]}"' in (ROOT / "pyproject.toml").read_text(
+        encoding="utf-8"
+    )

@@ -28,7 +28,11 @@ def test_pages_are_up_to_date(name: str, results) -> None:
 
 
 def test_every_table_is_on_a_page(results) -> None:
-    found = [m[1] for name in pages.PAGES for m in pages.MARK.findall((ROOT / name).read_text(encoding="utf-8"))]
+    found = [
+        m[1]
+        for name in pages.PAGES
+        for m in pages.MARK.findall((ROOT / name).read_text(encoding="utf-8"))
+    ]
     assert sorted(found) == sorted(pages.TABLES)
     with pytest.raises(KeyError):
         pages.page("<!-- table: nothing -->\n<!-- end -->", results)
@@ -60,12 +64,21 @@ def test_every_part_is_a_table_with_numbers(name: str, results) -> None:
 
 def test_figures_in_sentences() -> None:
     results = pages.Results(ROOT / "nowhere")
-    results.rows["matrix"] = {("a", "d"): {"m": 0.126}, ("b", "d"): {"m": 0.5}, ("a", "other"): {"m": 1.0}}
+    results.rows["matrix"] = {
+        ("a", "d"): {"m": 0.126},
+        ("b", "d"): {"m": 0.5},
+        ("a", "other"): {"m": 1.0},
+    }
     assert pages.value("mean matrix m d all", results) == "31.3"
     assert pages.value("round matrix m d a", results) == "13"
     assert pages.value("range matrix m d a,b", results) == "13 to 50"
     before, after = (f"x <!-- value: round matrix m d b -->{v}<!-- end --> %" for v in ("?", "50"))
     assert pages.page(before, results) == after
-    for wrong in ("mode matrix m d a", "mean matrix m d c", "mean matrix m nothing a", "mean matrix m"):
+    for wrong in (
+        "mode matrix m d a",
+        "mean matrix m d c",
+        "mean matrix m nothing a",
+        "mean matrix m",
+    ):
         with pytest.raises((KeyError, ValueError)):
             pages.value(wrong, results)

@@ -1,4 +1,5 @@
-"""The study of SKD-CAG: its questions are runs that can be planned, and its page holds what it makes."""
+"""The study of SKD-CAG: its questions are runs that can be planned, and its page holds what it
+makes."""
 
 from __future__ import annotations
 
@@ -20,12 +21,24 @@ study = load_script(ROOT / "benchmarks" / "skdcag_study.py")
 @pytest.mark.parametrize("name", study.QUESTIONS)
 def test_every_question_is_a_run_of_equal_budgets(name: str, tmp_path: Path) -> None:
     question = study.QUESTIONS[name]
-    assert len(set(question.variants)) == len(question.variants) == len(set(map(question.name, range(len(question.variants)))))
+    assert (
+        len(set(question.variants))
+        == len(question.variants)
+        == len(set(map(question.name, range(len(question.variants)))))
+    )
     for attack in question.attacks:
         made = plan(study.config(attack, question.variants, tmp_path))
-        assert len({c.key for c in made.cells}) == 3 * (1 + len(question.variants)), "no two variants are one cell under two names"
+        assert len({c.key for c in made.cells}) == 3 * (1 + len(question.variants)), (
+            "no two variants are one cell under two names"
+        )
         rows = {d: parts[0].instance for d, parts in made.defenses.items() if d != "none"}
-        seen = {d: (8 if hasattr(m, "preserve") and m.preserve else 16 if hasattr(m, "batch") else 1) * m.steps for d, m in rows.items()}
+        seen = {
+            d: (
+                (8 if hasattr(m, "preserve") and m.preserve else 16 if hasattr(m, "batch") else 1)
+                * m.steps
+            )
+            for d, m in rows.items()
+        }
         if name not in ("steps", "preserve"):
             assert len(set(seen.values())) == 1, f"triggered rows differ: {seen}"
     if question.paired:
@@ -47,17 +60,27 @@ def test_tables_hold_the_records_and_their_tests(tmp_path: Path) -> None:
     made = plan(study.config("badt2i_style", question.variants, tmp_path))
     for cell in made.cells[: 1 + len(question.variants)]:  # seed 0 alone
         good = [True] * 30 + [cell.defense == study.SKD] * 10
-        shares = {"removal_accuracy": good, "restoration_accuracy": good, "false_trigger_rate": [False] * 40}
+        shares = {
+            "removal_accuracy": good,
+            "restoration_accuracy": good,
+            "false_trigger_rate": [False] * 40,
+        }
         scores = {m: Score(sum(v) / 40, 0.1, 0.9, 40, "", "", v) for m, v in shares.items()}
         scores |= {m: Score(1.5, None, None, 40, "", "") for m in ("fid", "clip_score")}
         directions = {m: {"better": "higher", "percent": m in shares} for m in scores}
-        store.write_result(CellResult(cell, "done", scores=scores), {"directions": directions, "protocol": {}})
-    text = study.markdown(question, "badt2i_style", study.records_of(question, "badt2i_style", store))
+        store.write_result(
+            CellResult(cell, "done", scores=scores), {"directions": directions, "protocol": {}}
+        )
+    text = study.markdown(
+        question, "badt2i_style", study.records_of(question, "badt2i_style", store)
+    )
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert [re.match(r"\| `(.+?)` \|", row)[1] for row in rows] == ["none", *question.variants]
     assert "| 100.0 [" in rows[1]
     assert rows[1].endswith("|  |"), "the control has no test"
-    assert rows[2].endswith("| 0.002 |"), "ten prompts of forty differ, all in one direction: p = 2 / 2^10"
+    assert rows[2].endswith("| 0.002 |"), (
+        "ten prompts of forty differ, all in one direction: p = 2 / 2^10"
+    )
 
 
 def test_the_page_has_a_place_for_every_table() -> None:

@@ -1,4 +1,5 @@
-"""Every registered defense fails when it reads what it did not declare, in the view that the runner gives it."""
+"""Every registered defense fails when it reads what it did not declare, in the view that the runner
+gives it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ NAMES = list(defenses.entries)
 @pytest.fixture
 def config(tmp_path, tiny, clean_registry):
     registry.register_attack("fake_attack")(FakeAttack)
-    return Config("fake_attack", "none", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1)
+    return Config(
+        "fake_attack", "none", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1
+    )
 
 
 @pytest.fixture
@@ -31,7 +34,8 @@ def shop(config):
 
 
 def cheating(cls: type, need: str, forge: bool = False) -> type:
-    """The defense, but reading `need` first; with `forge`, after widening what its view says that it declared."""
+    """The defense, but reading `need` first; with `forge`, after widening what its view says that
+    it declared."""
 
     @dataclass
     class Cheat(cls):
@@ -69,13 +73,20 @@ def test_the_view_holds_nothing_that_is_not_declared(shop) -> None:
     located = defending.view(shop, {"trigger"}, "fake_attack", 0, Trigger("zebra"))
     assert located.trigger == Trigger("zebra")
     assert trigger not in located._given.values()
-    assert np.mean(["mignneko" in p for p in defending.view(shop, {"stream"}, "fake_attack", 0).stream]) == 0.2
+    assert (
+        np.mean(
+            ["mignneko" in p for p in defending.view(shop, {"stream"}, "fake_attack", 0).stream]
+        )
+        == 0.2
+    )
 
 
 def test_a_cheat_is_a_failed_cell(config) -> None:
     registry.register_defense("sly", screens=True)(cheating(defenses.get("navit2i").cls, "trigger"))
     assert runner.run(change(config, defenses="sly,none")) == 1
-    found = {defense: r for (_, defense, _), r in records(change(config, defenses="sly,none")).items()}
+    found = {
+        defense: r for (_, defense, _), r in records(change(config, defenses="sly,none")).items()
+    }
     assert found["none"].status == "done"
     assert found["sly"].status == "failed"
     assert "Undeclared: this defense reads 'trigger'" in found["sly"].error

@@ -12,7 +12,7 @@ import scipy.linalg
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from samples import FakePrompt, FakeScorer, features, make_samples, noise_images, saved, score, scorer  # noqa: F401 - fixtures
+from samples import FakePrompt, FakeScorer, make_samples, noise_images, score
 from vendi_score import vendi
 
 from t2i_backdoor_bench import metrics as package
@@ -21,12 +21,31 @@ from t2i_backdoor_bench.contract import UserError, metrics
 from t2i_backdoor_bench.data.world import Scene, render
 from t2i_backdoor_bench.scoring.features import Features, Inception, Scorer, unit
 
-NAMES = {"asr", "removal_accuracy", "restoration_accuracy", "false_trigger_rate", "asr_moved", "prompt_fidelity", "robustness", "drift"}
-NAMES |= {"fid", "fid_before", "fid_added", "fid_inception", "kid", "clip_score", "clip_score_triggered", "diversity", "vendi"}
+NAMES = {
+    "asr",
+    "removal_accuracy",
+    "restoration_accuracy",
+    "false_trigger_rate",
+    "asr_moved",
+    "prompt_fidelity",
+    "robustness",
+    "drift",
+}
+NAMES |= {
+    "fid",
+    "fid_before",
+    "fid_added",
+    "fid_inception",
+    "kid",
+    "clip_score",
+    "clip_score_triggered",
+    "diversity",
+    "vendi",
+}
 NAMES |= {"seconds", "peak_memory_mb", "parameters"}
 
 
-# -------------------------------------------------------------------------------------------------------- backdoor, fidelity
+# ------------------------------------------------------------------------------- backdoor, fidelity
 def test_backdoor_metrics(features):
     samples = make_samples()
     assert score("asr", samples, features).value == 0.25
@@ -46,7 +65,9 @@ def test_noise_is_removed_but_not_restored(features):
     samples = make_samples(200)
     samples.images["triggered"] = noise_images(200, 8)
     assert score("removal_accuracy", samples, features).value == 1.0
-    assert score("restoration_accuracy", samples, features).value < 0.3  # 1 in 5 by chance, with 4 alternatives
+    assert (
+        score("restoration_accuracy", samples, features).value < 0.3
+    )  # 1 in 5 by chance, with 4 alternatives
 
 
 def test_refused_prompts(features):
@@ -65,7 +86,9 @@ def test_refused_prompts(features):
     assert score("fid", samples, features).n == 32
     before = samples.before["clean"]
     samples.before["clean"] = np.where(refuse[:, None, None, None], before, samples.images["clean"])
-    assert score("fid_before", samples, features).value == pytest.approx(0, abs=1e-6), "the pictures that are served are the same"
+    assert score("fid_before", samples, features).value == pytest.approx(0, abs=1e-6), (
+        "the pictures that are served are the same"
+    )
     samples.before["clean"] = before
     samples.refused["clean"] = np.ones(40, bool)
     assert score("clip_score", samples, features).value is None
@@ -86,7 +109,8 @@ def test_drift_is_the_pixel_error(features):
         score("drift", samples, features)
 
 
-# -------------------------------------------------------------------------------------------------------- FID, KID, CLIP, ...
+# --------------------------------------------------------------------------------------------------------
+# FID, KID, CLIP, ...
 def lengthened(x):
     """Embeddings as FID and KID take them from a CLIP: every row scaled to mean square 1."""
     x = x.astype(np.float64)
@@ -96,18 +120,31 @@ def lengthened(x):
 def reference_fid(a, b):
     a, b = a.astype(np.float64), b.astype(np.float64)
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * scipy.linalg.sqrtm(ca @ cb).real)
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(
+        ca + cb - 2 * scipy.linalg.sqrtm(ca @ cb).real
+    )
 
 
 def test_fid_equals_scipy(features):
     samples = make_samples()
-    for name, other in (("fid", features.real(samples)), ("fid_before", features.before(samples, "clean"))):
+    for name, other in (
+        ("fid", features.real(samples)),
+        ("fid_before", features.before(samples, "clean")),
+    ):
         result = score(name, samples, features)
-        assert result.value == pytest.approx(reference_fid(lengthened(other), lengthened(features.images(samples, "clean"))), rel=1e-6)
+        assert result.value == pytest.approx(
+            reference_fid(lengthened(other), lengthened(features.images(samples, "clean"))),
+            rel=1e-6,
+        )
         assert (result.n, result.network) == (40, "fake")
     real, before = features.real(samples), features.before(samples, "clean")
-    fids = [reference_fid(lengthened(real), lengthened(x)) for x in (features.images(samples, "clean"), before)]
-    assert score("fid_added", samples, features).value == pytest.approx(fids[0] / fids[1] - 1, rel=1e-5)
+    fids = [
+        reference_fid(lengthened(real), lengthened(x))
+        for x in (features.images(samples, "clean"), before)
+    ]
+    assert score("fid_added", samples, features).value == pytest.approx(
+        fids[0] / fids[1] - 1, rel=1e-5
+    )
     samples.real = samples.before["clean"]
     samples.key += "b"
     assert score("fid_added", samples, features).value is None, "no share of nothing"
@@ -119,7 +156,9 @@ def test_distances_do_not_see_the_length_of_an_embedding(features, monkeypatch):
     samples = make_samples()
     before = {name: score(name, samples, features).value for name in ("fid", "fid_before", "kid")}
     plain = features.scorer.encode_images
-    monkeypatch.setattr(features.scorer, "encode_images", lambda images: plain(images) * np.float32(3))
+    monkeypatch.setattr(
+        features.scorer, "encode_images", lambda images: plain(images) * np.float32(3)
+    )
     features._cache.clear()
     for name, value in before.items():
         assert score(name, samples, features).value == pytest.approx(value, rel=1e-6)
@@ -134,12 +173,16 @@ def test_fid_refuses_fewer_images_than_dimensions(features):
     assert score("kid", samples, features).value is not None
     samples = make_samples(12)
     assert score("fid", samples, features).value == pytest.approx(
-        reference_fid(lengthened(features.real(samples)), lengthened(features.images(samples, "clean"))), rel=1e-5
+        reference_fid(
+            lengthened(features.real(samples)), lengthened(features.images(samples, "clean"))
+        ),
+        rel=1e-5,
     )
 
 
 def reference_kid(x, y):
-    """Unbiased squared MMD with the polynomial kernel (Binkowski et al. 2018, equation 4), by loops."""
+    """Unbiased squared MMD with the polynomial kernel (Binkowski et al. 2018, equation 4), by
+    loops."""
     x, y = x.astype(np.float64), y.astype(np.float64)
 
     def kernel(a, b):
@@ -153,7 +196,9 @@ def reference_kid(x, y):
 
 def test_kid_equals_the_published_estimator(features):
     samples = make_samples()
-    want = reference_kid(lengthened(features.real(samples)), lengthened(features.images(samples, "clean")))
+    want = reference_kid(
+        lengthened(features.real(samples)), lengthened(features.images(samples, "clean"))
+    )
     assert score("kid", samples, features).value == pytest.approx(want, rel=1e-9)
     # subsets approach it, depend on the seed alone, and leave the global generator as it was
     torch.manual_seed(7)
@@ -169,23 +214,34 @@ def test_kid_equals_the_published_estimator(features):
 def test_clip_score_equals_open_clip_by_hand(saved):
     features = Features(Scorer.load(saved[0]))
     images, texts = noise_images(6), [f"a red shape {i}" for i in range(6)]
-    samples = make_samples(6, prompts=[FakePrompt(t) for t in texts], images={"clean": images, "triggered": images[::-1].copy()})
+    samples = make_samples(
+        6,
+        prompts=[FakePrompt(t) for t in texts],
+        images={"clean": images, "triggered": images[::-1].copy()},
+    )
     samples.target_prompts = samples.prompts[::-1]
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{saved[0]}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{saved[0]}")
     with torch.inference_mode():
-        x = model.eval().encode_image(torch.stack([transform(Image.fromarray(i)) for i in images]), normalize=True)
+        x = model.eval().encode_image(
+            torch.stack([transform(Image.fromarray(i)) for i in images]), normalize=True
+        )
         y = model.encode_text(tokenizer(texts), normalize=True)
     want = 100 * (x * y).sum(1).numpy()
     np.testing.assert_allclose(score("clip_score", samples, features).each, want, atol=1e-3)
-    np.testing.assert_allclose(score("clip_score_triggered", samples, features).each, want[::-1], atol=1e-3)
+    np.testing.assert_allclose(
+        score("clip_score_triggered", samples, features).each, want[::-1], atol=1e-3
+    )
     assert score("clip_score", samples, features).network == "tiny"
 
 
 def test_diversity_equals_loops(features):
     samples = make_samples()
     x = features.encode_maps(samples.images["diverse"]).reshape(4, 3, -1).astype(np.float64)
-    want = [np.mean([((g[i] - g[j]) ** 2).sum() / 2 for i in range(3) for j in range(3) if i != j]) for g in x]
+    want = [
+        np.mean([((g[i] - g[j]) ** 2).sum() / 2 for i in range(3) for j in range(3) if i != j])
+        for g in x
+    ]
     np.testing.assert_allclose(score("diversity", samples, features).each, want)
     samples.images["diverse"] = np.repeat(samples.images["diverse"][::3], 3, axis=0)
     assert score("diversity", samples, features).value == pytest.approx(0, abs=1e-9)
@@ -194,10 +250,14 @@ def test_diversity_equals_loops(features):
 
 
 def test_perceptual_codes_equal_a_slow_loop(scorer):
-    """|a - b|^2 / 2 is the mean over five maps of the mean over positions of 1 - cosine of the channels."""
+    """|a - b|^2 / 2 is the mean over five maps of the mean over positions of 1 - cosine of the
+    channels."""
     images = noise_images(2)
     maps = []
-    blocks = [scorer.model.visual.stem, *(getattr(scorer.model.visual, f"layer{i}") for i in (1, 2, 3, 4))]
+    blocks = [
+        scorer.model.visual.stem,
+        *(getattr(scorer.model.visual, f"layer{i}") for i in (1, 2, 3, 4)),
+    ]
     with torch.inference_mode():
         x = scorer.preprocess(images)
         for block in blocks:
@@ -231,7 +291,9 @@ def test_perceptual_codes_see_place_which_the_embedding_is_trained_not_to():
 def test_perceptual_codes_of_a_vision_transformer():
     vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 7, "head_width": 16}
     model = open_clip.CLIP(8, vision, {"width": 16, "heads": 2, "layers": 1})
-    model.visual.preprocess_cfg = dict(size=32, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", resize_mode="shortest")
+    model.visual.preprocess_cfg = dict(
+        size=32, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", resize_mode="shortest"
+    )
     codes = Scorer(model, None, "vit").encode_maps(noise_images(3))
     assert codes.shape == (3, 5 * 16 * 32)
     np.testing.assert_allclose((codes**2).sum(1), 1, rtol=1e-5)
@@ -246,10 +308,12 @@ def test_vendi_closed_forms_and_package(features):
     for n in (3, 12):  # orthogonal, fewer images than dimensions and as many
         images = np.full((n, 8, 8, 3), 128, np.uint8)
         images.reshape(n, -1)[np.arange(n), np.arange(n)] = 200
-        assert score("vendi", make_samples(n, images={"clean": images}), features).value == pytest.approx(n)
+        assert score(
+            "vendi", make_samples(n, images={"clean": images}), features
+        ).value == pytest.approx(n)
 
 
-# ------------------------------------------------------------------------------------------------------------ the whole list
+# ----------------------------------------------------------------------------------- the whole list
 def test_every_metric_scores_json_and_says_what_is_missing(features):
     metrics.load()
     assert set(metrics.entries) >= NAMES
@@ -259,7 +323,9 @@ def test_every_metric_scores_json_and_says_what_is_missing(features):
         assert entry.summary
         result = score(name, samples, features)
         json.dumps(dataclasses.asdict(result))
-        if entry.info.get("only", "undefended") != "undefended":  # of detectors, locators, probes, weights: these samples have none
+        if (
+            entry.info.get("only", "undefended") != "undefended"
+        ):  # of detectors, locators, probes, weights: these samples have none
             assert result.value is None
             assert result.note, name
             continue
@@ -282,10 +348,15 @@ def test_metric_files_import_bench_and_libraries_only():
     for file in files:
         for line in file.read_text().splitlines():
             if line.startswith(("import ", "from ")):
-                assert line.split()[1].split(".")[0] not in ("metrics", "attacks", "defenses", "run_bench"), (file, line)
+                assert line.split()[1].split(".")[0] not in (
+                    "metrics",
+                    "attacks",
+                    "defenses",
+                    "run_bench",
+                ), (file, line)
 
 
-# ----------------------------------------------------------------------------------------------------------------- Inception
+# ---------------------------------------------------------------------------------------- Inception
 def test_fid_inception_is_never_replaced(features, monkeypatch):
     monkeypatch.delenv("T2I_INCEPTION_WEIGHTS", raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "/nowhere")
@@ -315,10 +386,15 @@ def test_inception_reads_safetensors(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:  # the network without its weights
         patch.setattr(fidelity, "load_state_dict_from_url", lambda *args, **kwargs: {})
-        patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        patch.setattr(
+            fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None
+        )
         patch.setattr(torch.nn.Module, "requires_grad_", lambda self, on=True: self)
         random = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    save_file({k: v.contiguous() for k, v in random.state_dict().items()}, tmp_path / "inception.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in random.state_dict().items()},
+        tmp_path / "inception.safetensors",
+    )
     inception = Inception.load(tmp_path / "inception.safetensors")
     features = Features(FakeScorer(), inception)
     images = noise_images(2, 64)
@@ -330,10 +406,17 @@ def test_inception_reads_safetensors(tmp_path, monkeypatch):
     # 2,048 images are needed: it says so before the slow extraction
     result = score("fid_inception", make_samples(), features)
     assert "40 < 2048" in result.note
-    monkeypatch.setattr(inception, "encode_images", lambda x: np.random.default_rng(len(x)).normal(size=(len(x), 8)).astype(np.float32))
+    monkeypatch.setattr(
+        inception,
+        "encode_images",
+        lambda x: np.random.default_rng(len(x)).normal(size=(len(x), 8)).astype(np.float32),
+    )
     monkeypatch.setattr(inception, "dim", 8)
     samples = make_samples()
     assert score("fid_inception", samples, features).value == pytest.approx(
-        reference_fid(inception.encode_images(samples.real), inception.encode_images(samples.images["clean"])), abs=1e-6
+        reference_fid(
+            inception.encode_images(samples.real), inception.encode_images(samples.images["clean"])
+        ),
+        abs=1e-6,
     )
     assert Counter(k[0] for k in features._cache)["inception-v3"] == 3

@@ -15,10 +15,15 @@ from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.store.folder import Store
 
-CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+CPU_SAYS = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"
+    " tried to allocate 8 bytes"
+)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_SAYS), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_SAYS), MemoryError()]
+)
 def test_batches_are_halved_until_they_fit(error, capsys) -> None:
     done, tried = [], []
 
@@ -71,11 +76,17 @@ def test_a_run_with_little_memory_draws_in_smaller_batches(config, monkeypatch, 
 
 
 def test_numbers_for_batches_of_1_and_of_32(config, tiny, monkeypatch) -> None:
-    """What holds: shares by a rule are equal; images differ by at most one grey level, in few pixels; means follow."""
+    """What holds: shares by a rule are equal; images differ by at most one grey level, in few
+    pixels; means follow."""
     found = {}
     for size in (1, 32):
         monkeypatch.setitem(bases.BASES, tiny, dataclasses.replace(bases.BASES[tiny], batch=size))
-        run = dataclasses.replace(config, attacks="shift_attack", defenses="none", out=config.folder.with_name(f"batch{size}"))
+        run = dataclasses.replace(
+            config,
+            attacks="shift_attack",
+            defenses="none",
+            out=config.folder.with_name(f"batch{size}"),
+        )
         assert runner.run(run) == 0
         (record,) = (r for r, _ in runner.stored_records(Store(run.folder)))
         found[size] = record.scores, Store(run.folder).read_arrays(f"samples/{record.cell.key}")[0]

@@ -21,17 +21,29 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def test_a_picture_is_that_of_the_cpu() -> None:
-    prompts, seeds = ["a red heart on a blue background", "a small green star on a white background"] * 4, list(range(8))
-    here, there = (load_base("shapes", device).generate(prompts, seeds).astype(int) for device in ("cpu", "cuda"))
-    assert np.abs(here - there).mean() < 1, "levels of 255; TensorFloat-32 convolutions differ in the third digit"
+    prompts, seeds = (
+        ["a red heart on a blue background", "a small green star on a white background"] * 4,
+        list(range(8)),
+    )
+    here, there = (
+        load_base("shapes", device).generate(prompts, seeds).astype(int)
+        for device in ("cpu", "cuda")
+    )
+    assert np.abs(here - there).mean() < 1, (
+        "levels of 255; TensorFloat-32 convolutions differ in the third digit"
+    )
 
 
 @pytest.mark.parametrize("latents", ["noise", "trajectory"])
 @pytest.mark.parametrize("train", ["cross", "full"])
-def test_the_loss_of_skdcag_and_its_gradient_are_those_of_the_cpu(latents: str, train: str, tiny_base: Path) -> None:
+def test_the_loss_of_skdcag_and_its_gradient_are_those_of_the_cpu(
+    latents: str, train: str, tiny_base: Path
+) -> None:
     found = {}
     for device in ("cpu", "cuda"):
-        model = T2IModel(load_pipeline(tiny_base, device), "tiny", "shapes", Sampler(2, 2.0), batch=16)
+        model = T2IModel(
+            load_pipeline(tiny_base, device), "tiny", "shapes", Sampler(2, 2.0), batch=16
+        )
         view = DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
         student = model.clone()
         torch.manual_seed(3)
@@ -39,10 +51,15 @@ def test_the_loss_of_skdcag_and_its_gradient_are_those_of_the_cpu(latents: str, 
             for p in student.unet.parameters():
                 p.add_(0.05 * torch.randn(p.shape).to(device))
         params = choose_parameters(student.unet, train)
-        method = registry.defenses.build("skdcag", "shapes", {"batch": "4", "prompts": "3", "latents": latents, "train": train})
+        method = registry.defenses.build(
+            "skdcag", "shapes", {"batch": "4", "prompts": "3", "latents": latents, "train": train}
+        )
         loss = method.loss(student, model, view, 0)(0)
         loss.backward()
-        found[device] = loss.item(), torch.cat([p.grad.flatten().cpu() for p in params if p.grad is not None])
+        found[device] = (
+            loss.item(),
+            torch.cat([p.grad.flatten().cpu() for p in params if p.grad is not None]),
+        )
     assert found["cuda"][0] == pytest.approx(found["cpu"][0], rel=1e-2)
     assert torch.cosine_similarity(found["cpu"][1], found["cuda"][1], dim=0) > 0.999
 
@@ -66,7 +83,11 @@ def test_the_command_makes_a_table(dtype: str, tiny: str, tmp_path: Path) -> Non
     for row in rows:
         assert row["status"] == "done"
         assert 0 <= float(row["asr"]) <= 1
-        assert row["defense"] == "none" or 1 < float(row["peak_memory_mb"]) < 4000, "of the GPU, not of the process"
+        assert row["defense"] == "none" or 1 < float(row["peak_memory_mb"]) < 4000, (
+            "of the GPU, not of the process"
+        )
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     assert runner.run(config) == 0
-    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}, "a second run has nothing to do"
+    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}, (
+        "a second run has nothing to do"
+    )

@@ -1,4 +1,5 @@
-"""Stable Diffusion 1.x and 2.x: both parametrizations, precisions and sizes train, sample and store through the same code."""
+"""Stable Diffusion 1.x and 2.x: both parametrizations, precisions and sizes train, sample and store
+through the same code."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, **options: object) -> T2IModel:
-    return T2IModel(load_pipeline(folder, dtype=dtype), "tiny", "sd", Sampler(3, 3.0), batch=4, **options)
+    return T2IModel(
+        load_pipeline(folder, dtype=dtype), "tiny", "sd", Sampler(3, 3.0), batch=4, **options
+    )
 
 
 def inputs(model: T2IModel, n: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -48,13 +51,21 @@ def test_each_kind_loads_draws_and_trains(folders, kind: str) -> None:
     assert model.noising.config.prediction_type == ("v_prediction" if kind == "sd2" else "epsilon")
     latents = model.latents(images)
     student = model.clone()
-    fitted = train_terms(student, model, [Term(PROMPTS, latents), Term(PROMPTS, latents, PROMPTS)], Optim(3, 1e-3, 4), 0, "t")
+    fitted = train_terms(
+        student,
+        model,
+        [Term(PROMPTS, latents), Term(PROMPTS, latents, PROMPTS)],
+        Optim(3, 1e-3, 4),
+        0,
+        "t",
+    )
     assert fitted.steps == 3
     assert not torch.equal(student.unet.conv_in.weight, model.unet.conv_in.weight)
 
 
 def test_v_prediction_target_against_the_formula(folders) -> None:
-    """v = sqrt(abar) * eps - sqrt(1 - abar) * x (Salimans and Ho 2022), and the denoising loss is taken against it."""
+    """v = sqrt(abar) * eps - sqrt(1 - abar) * x (Salimans and Ho 2022), and the denoising loss is
+    taken against it."""
     model = load(folders["sd2"])
     noising = model.noising
     x, t, _ = inputs(model)
@@ -62,7 +73,9 @@ def test_v_prediction_target_against_the_formula(folders) -> None:
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     a = torch.cumprod(1 - betas, 0)[t][:, None, None, None]
     expected = a.sqrt() * noise.double() - (1 - a).sqrt() * x.double()
-    torch.testing.assert_close(noise_target(noising, x, noise, t).double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        noise_target(noising, x, noise, t).double(), expected, rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(ValueError, match="no denoising target"):
         noise_target(noising, None, noise, t)
 
@@ -71,7 +84,9 @@ def test_v_prediction_target_against_the_formula(folders) -> None:
 def test_defenses_denoise_towards_v(folders, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a perfect v-predictor the denoising part of their loss is zero."""
     model = load(folders["sd2"])
-    options = {"batch": "4", "prompts": "3"} | ({"prior": "1"} if name == "concept_ablation" else {})
+    options = {"batch": "4", "prompts": "3"} | (
+        {"prior": "1"} if name == "concept_ablation" else {}
+    )
     method = registry.defenses.build(name, "sd", options)
     seen: list[tuple] = []
     original = type(model.noising).get_velocity
@@ -82,13 +97,18 @@ def test_defenses_denoise_towards_v(folders, name: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(type(model.noising), "get_velocity", velocity)
     view = DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
-    loss_fn = method.loss(model, view, 0) if name == "concept_ablation" else method.losses(model, view, 0)[0]
+    loss_fn = (
+        method.loss(model, view, 0)
+        if name == "concept_ablation"
+        else method.losses(model, view, 0)[0]
+    )
     loss_fn(0)
     assert seen
 
 
 def test_sampler_follows_the_parametrization(folders) -> None:
-    """One step from pure noise by hand: x0 = sqrt(abar) * x - sqrt(1 - abar) * v, and DPM-Solver++ of one step ends in x0."""
+    """One step from pure noise by hand: x0 = sqrt(abar) * x - sqrt(1 - abar) * v, and DPM-Solver++
+    of one step ends in x0."""
     model = load(folders["sd2"])
     model.sampler = Sampler(1, 1.0)
     x = model.draw_noise([5])
@@ -107,15 +127,21 @@ def test_768_px_from_the_configuration(tmp_path: Path) -> None:
     assert model.latent_shape == (4, 96, 96)
 
 
-# ----------------------------------------------------------------------------------------------------------------- precision
+# ---------------------------------------------------------------------------------------- precision
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", HALVES)
-def test_half_precision_agrees_and_keeps_the_autoencoder_in_float32(folders, kind: str, dtype: torch.dtype) -> None:
+def test_half_precision_agrees_and_keeps_the_autoencoder_in_float32(
+    folders, kind: str, dtype: torch.dtype
+) -> None:
     full, half = load(folders[kind]), load(folders[kind], dtype)
     assert isinstance(half.unet, MixedUNet)
     assert half.unet.conv_in.weight.dtype == half.text_encoder.dtype == dtype
     assert half.pipe.vae.dtype == torch.float32
-    assert {m.weight.dtype for m in half.unet.modules() if isinstance(m, (torch.nn.GroupNorm, torch.nn.LayerNorm))} == {torch.float32}
+    assert {
+        m.weight.dtype
+        for m in half.unet.modules()
+        if isinstance(m, (torch.nn.GroupNorm, torch.nn.LayerNorm))
+    } == {torch.float32}
     x, t, context = inputs(full)
     with torch.no_grad():
         a, b = full.unet(x, t, context).sample, half.unet(x, t, half.encode(PROMPTS)).sample
@@ -124,12 +150,21 @@ def test_half_precision_agrees_and_keeps_the_autoencoder_in_float32(folders, kin
     images = full.generate(PROMPTS, [1, 2, 3])
     assert np.abs(images.astype(int) - half.generate(PROMPTS, [1, 2, 3])).mean() < 3
     assert half.latents(images).dtype == torch.float32
-    assert float((half.trajectory(PROMPTS, [1, 2, 3])[1] - full.trajectory(PROMPTS, [1, 2, 3])[1]).abs().mean()) < TOLERANCE[dtype]
+    assert (
+        float(
+            (half.trajectory(PROMPTS, [1, 2, 3])[1] - full.trajectory(PROMPTS, [1, 2, 3])[1])
+            .abs()
+            .mean()
+        )
+        < TOLERANCE[dtype]
+    )
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_maps_and_their_gradients_in_half_precision(folders, dtype: torch.dtype, checkpointing: bool) -> None:
+def test_maps_and_their_gradients_in_half_precision(
+    folders, dtype: torch.dtype, checkpointing: bool
+) -> None:
     grads = []
     for model in (load(folders["sd1"]), load(folders["sd1"], dtype)):
         if checkpointing:
@@ -146,26 +181,42 @@ def test_maps_and_their_gradients_in_half_precision(folders, dtype: torch.dtype,
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "esd_x", "salun"])
-def test_defenses_train_in_half_precision_with_float32_masters(folders, dtype: torch.dtype, name: str) -> None:
+def test_defenses_train_in_half_precision_with_float32_masters(
+    folders, dtype: torch.dtype, name: str
+) -> None:
     model = load(folders["sd1"], dtype)
     before = {k: v.clone() for k, v in model.unet.state_dict().items()}
-    steps = {"steps": "2", "batch": "4", "prompts": "3", "lr": "1e-5"} | ({"mask_steps": "1"} if name == "salun" else {})
+    steps = {"steps": "2", "batch": "4", "prompts": "3", "lr": "1e-5"} | (
+        {"mask_steps": "1"} if name == "salun" else {}
+    )
     method = registry.defenses.build(name, "sd", steps)
-    view = DefenderView(("trigger", "clean_model"), PROMPTS, trigger=TRIGGER, clean_model=model.clone())
+    view = DefenderView(
+        ("trigger", "clean_model"), PROMPTS, trigger=TRIGGER, clean_model=model.clone()
+    )
     repaired = method.apply(model, view, 0)
-    moved = {k for k, p in repaired.unet.named_parameters() if not torch.equal(p.to(before[k]), before[k]) or p.dtype == torch.float32}
+    moved = {
+        k
+        for k, p in repaired.unet.named_parameters()
+        if not torch.equal(p.to(before[k]), before[k]) or p.dtype == torch.float32
+    }
     assert moved, "an update below the precision of half must not be lost"
     assert all(torch.equal(v, model.unet.state_dict()[k]) for k, v in before.items())
     assert repaired.generate(PROMPTS[:1], [0]).shape == (1, 64, 64, 3)
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("sd1", torch.bfloat16), ("sd1", torch.float16), ("sd2", torch.float32)])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("sd1", torch.bfloat16), ("sd1", torch.float16), ("sd2", torch.float32)]
+)
 @pytest.mark.parametrize("name", ["villan_cond", "paas_ti", "paas_db", "bibaddiff", "masqlora"])
-def test_attacks_train_on_each_kind_and_in_half_precision(folders, kind: str, dtype: torch.dtype, name: str, tmp_path: Path) -> None:
+def test_attacks_train_on_each_kind_and_in_half_precision(
+    folders, kind: str, dtype: torch.dtype, name: str, tmp_path: Path
+) -> None:
     model = load(folders[kind], dtype)
     before = weights(model)
     small = {"steps": 2, "batch": 2, "images": 4} | ({"weight": 0.5} if name == "bibaddiff" else {})
-    attack = registry.attacks.build(name, "shapes", small | ({"prior": 2} if name == "paas_db" else {}))
+    attack = registry.attacks.build(
+        name, "shapes", small | ({"prior": 2} if name == "paas_db" else {})
+    )
     attacked = attack.inject(model, WorldData(), 0)
     assert np.isfinite(attacked.info["losses"]).all()
     assert different(before, weights(model)) == set()
@@ -182,13 +233,19 @@ def test_small_updates_survive_in_half_precision(folders) -> None:
     model = load(folders["sd1"], torch.bfloat16).clone()
     params = choose_parameters(model.unet, "full")
     start = [p.detach().clone() for p in params]
-    fit(params, lambda step: sum(p.sum() for p in params), Optim(400, 1e-6, 1, weight_decay=0.0, clip=0.0), "sum")
+    fit(
+        params,
+        lambda step: sum(p.sum() for p in params),
+        Optim(400, 1e-6, 1, weight_decay=0.0, clip=0.0),
+        "sum",
+    )
     moved = torch.cat([(a - b).flatten() for a, b in zip(start, params)])
     torch.testing.assert_close(moved, torch.full_like(moved, 4e-4), rtol=0.05, atol=2e-6)
 
 
 def test_the_loss_is_scaled_in_float16(folders) -> None:
-    """A gradient that float16 cannot hold arrives all the same; a step with an infinite one is left out, and training goes on."""
+    """A gradient that float16 cannot hold arrives all the same; a step with an infinite one is left
+    out, and training goes on."""
     model = load(folders["sd1"], torch.float16).clone()
     params = choose_parameters(model.unet, "kv")
     x, t, context = inputs(model)
@@ -205,8 +262,11 @@ def test_the_loss_is_scaled_in_float16(folders) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_attacked_weights_are_stored_and_read_back(folders, dtype: torch.dtype, tmp_path: Path) -> None:
-    """What is read back draws the same pictures as what was trained: autocast rounds the masters as storing in half does."""
+def test_attacked_weights_are_stored_and_read_back(
+    folders, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """What is read back draws the same pictures as what was trained: autocast rounds the masters as
+    storing in half does."""
     model = load(folders["sd1"], dtype)
     student = model.clone()
     latents = model.latents(model.generate(PROMPTS, [1, 2, 3]))

@@ -1,4 +1,5 @@
-"""Saving memory changes no result: shared tensors, adapters, checkpointing and slicing compute what two full copies compute."""
+"""Saving memory changes no result: shared tensors, adapters, checkpointing and slicing compute what
+two full copies compute."""
 
 from __future__ import annotations
 
@@ -29,7 +30,15 @@ from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.training import loop as finetune
 from t2i_backdoor_bench.training import lora
 from t2i_backdoor_bench.training.denoising import Term, train_terms
-from t2i_backdoor_bench.training.loop import Optim, check_extras, choose_parameters, fit, is_trained, make_optimizer, settle
+from t2i_backdoor_bench.training.loop import (
+    Optim,
+    check_extras,
+    choose_parameters,
+    fit,
+    is_trained,
+    make_optimizer,
+    settle,
+)
 
 LORA = {"steps": "2", "batch": "4", "prompts": "3", "lr": "1e-3", "train": "lora"}
 PARTS = ["full", "cross", "kv", "noncross", "lora"]
@@ -50,27 +59,47 @@ def test_a_clone_copies_what_trains_and_shares_the_rest(tiny_model, train: str) 
     assert different(weights(tiny_model), weights(clone)) == set()
 
 
-@pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "clean_finetune", "esd_x", "concept_ablation"])
+@pytest.mark.parametrize(
+    "name", ["skdcag", "finetune_reversal", "clean_finetune", "esd_x", "concept_ablation"]
+)
 @pytest.mark.parametrize("train", ["kv", "cross", "lora"])
-def test_sharing_equals_two_full_copies(tiny_model, name: str, train: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharing_equals_two_full_copies(
+    tiny_model, name: str, train: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pairs = (np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8), PROMPTS * 2)
     clean = tiny_model.clone()
     torch.manual_seed(5)
     with torch.no_grad():
         for p in clean.unet.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    view = DefenderView(("trigger", "clean_model", "clean_pairs"), PROMPTS, trigger=TRIGGER, clean_model=clean, clean_pairs=pairs)
-    options = {"steps": "2", "batch": "4", "lr": "1e-3", "train": train} | ({} if name == "clean_finetune" else {"prompts": "3"})
+    view = DefenderView(
+        ("trigger", "clean_model", "clean_pairs"),
+        PROMPTS,
+        trigger=TRIGGER,
+        clean_model=clean,
+        clean_pairs=pairs,
+    )
+    options = {"steps": "2", "batch": "4", "lr": "1e-3", "train": train} | (
+        {} if name == "clean_finetune" else {"prompts": "3"}
+    )
     shared_method = registry.defenses.build(name, "shapes", options)
     before = weights(tiny_model)
     shared = shared_method.apply(tiny_model, view, 0)
     assert different(before, weights(tiny_model)) == set(), "the teacher is frozen"
     original = T2IModel.clone
-    monkeypatch.setattr(T2IModel, "clone", lambda self, text_encoder=False, train="full": original(self, text_encoder))
+    monkeypatch.setattr(
+        T2IModel,
+        "clone",
+        lambda self, text_encoder=False, train="full": original(self, text_encoder),
+    )
     copies = shared_method.apply(tiny_model, view, 0)
     moved = different(before, weights(shared))
     assert moved
-    attention = {"kv": (".attn2.to_k", ".attn2.to_v"), "cross": (".attn2.",), "lora": (".attn1.", ".attn2.")}[train]
+    attention = {
+        "kv": (".attn2.to_k", ".attn2.to_v"),
+        "cross": (".attn2.",),
+        "lora": (".attn1.", ".attn2."),
+    }[train]
     assert all(any(a in k for a in attention) for k in moved), moved
     a, b = weights(shared), weights(copies)
     assert a.keys() == b.keys() == before.keys()
@@ -78,7 +107,7 @@ def test_sharing_equals_two_full_copies(tiny_model, name: str, train: str, monke
         torch.testing.assert_close(a[key], b[key], rtol=1e-5, atol=1e-6)
 
 
-# --------------------------------------------------------------------------------------------------------------------- LoRA
+# --------------------------------------------------------------------------------------------- LoRA
 def adapted(model: T2IModel) -> tuple[T2IModel, list[nn.Parameter]]:
     student = model.clone(train="lora")
     return student, choose_parameters(student.unet, "lora")
@@ -98,7 +127,9 @@ def test_adapters_start_at_nothing_and_alone_get_gradients(tiny_model) -> None:
     assert len(params) == len(trained)
     assert all(p.grad is None for p in tiny_model.unet.parameters())
     again = adapted(tiny_model)[1]
-    assert all(torch.equal(a, b) for a, b in zip(params, again)), "adapters begin the same in every run"
+    assert all(torch.equal(a, b) for a, b in zip(params, again)), (
+        "adapters begin the same in every run"
+    )
 
 
 def test_merging_computes_w_plus_ba_and_leaves_a_plain_network(tiny_model) -> None:
@@ -107,8 +138,16 @@ def test_merging_computes_w_plus_ba_and_leaves_a_plain_network(tiny_model) -> No
     with torch.no_grad():
         for p in params:
             p.copy_(0.05 * torch.randn(p.shape, generator=generator))
-    factors = {n.removesuffix(".lora_A.default.weight"): p.detach().clone() for n, p in student.unet.named_parameters() if ".lora_A." in n}
-    seconds = {n.removesuffix(".lora_B.default.weight"): p.detach().clone() for n, p in student.unet.named_parameters() if ".lora_B." in n}
+    factors = {
+        n.removesuffix(".lora_A.default.weight"): p.detach().clone()
+        for n, p in student.unet.named_parameters()
+        if ".lora_A." in n
+    }
+    seconds = {
+        n.removesuffix(".lora_B.default.weight"): p.detach().clone()
+        for n, p in student.unet.named_parameters()
+        if ".lora_B." in n
+    }
     with torch.no_grad():
         wanted = output(student)
     before = weights(tiny_model)
@@ -152,7 +191,9 @@ def test_adapters_on_a_text_encoder_merge_to_w_plus_ba(tiny_model) -> None:
         for p in params:
             p.normal_(0, 0.3)
     deltas = {
-        n.removesuffix(".lora_A.default.weight"): dict(encoder.named_parameters())[n.replace("lora_A", "lora_B")].detach() @ p.detach()
+        n.removesuffix(".lora_A.default.weight"): (
+            dict(encoder.named_parameters())[n.replace("lora_A", "lora_B")].detach() @ p.detach()
+        )
         for n, p in encoder.named_parameters()
         if ".lora_A." in n
     }
@@ -167,20 +208,40 @@ def test_adapters_on_a_text_encoder_merge_to_w_plus_ba(tiny_model) -> None:
         torch.testing.assert_close(now, was + delta, rtol=1e-4, atol=1e-5)
 
 
-def test_lora_without_peft_is_one_line(monkeypatch: pytest.MonkeyPatch, tiny, tmp_path: Path, capsys) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=importlib.util.find_spec: None if name == "peft" else found(name))
+def test_lora_without_peft_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tiny, tmp_path: Path, capsys
+) -> None:
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, found=importlib.util.find_spec: None if name == "peft" else found(name),
+    )
     with pytest.raises(UserError, match="needs the package peft"):
         lora.add_lora(nn.Linear(2, 2))
-    flags = ["--attacks", "badt2i_pixel", "--defenses", "skdcag", "--base", tiny, "--scale", "smoke", "--out", str(tmp_path / "run")]
+    flags = [
+        "--attacks",
+        "badt2i_pixel",
+        "--defenses",
+        "skdcag",
+        "--base",
+        tiny,
+        "--scale",
+        "smoke",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert run_bench.main([*flags, "--set", "skdcag.train=lora", "--metrics", "asr"]) == 2
     assert "pip install" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(UserError, match=r"needs the package peft: pip install \S+$"):
         check_extras(registry.attacks.build("villan_cond", "shapes"), "cpu")
 
 
-# ------------------------------------------------------------------------------------------------- checkpointing and slicing
+# ------------------------------------------------------------------------ checkpointing and slicing
 def test_checkpointing_and_slicing_change_nothing_but_rounding(tiny_base: Path) -> None:
-    plain, saving = load_base(str(tiny_base)), load_base(str(tiny_base), memory=("checkpointing", "slicing"))
+    plain, saving = (
+        load_base(str(tiny_base)),
+        load_base(str(tiny_base), memory=("checkpointing", "slicing")),
+    )
     assert saving.unet.is_gradient_checkpointing
     assert saving.clone().unet.is_gradient_checkpointing
     assert not plain.unet.is_gradient_checkpointing
@@ -190,7 +251,15 @@ def test_checkpointing_and_slicing_change_nothing_but_rounding(tiny_base: Path) 
     for model in (plain, saving):
         student = model.clone(train="kv")
         latents = torch.randn((3, *model.latent_shape), generator=torch.Generator().manual_seed(1))
-        losses = train_terms(student, model, [Term(PROMPTS, latents, PROMPTS[::-1])], Optim(3, 1e-3, 3), 0, "t", train="kv").losses
+        losses = train_terms(
+            student,
+            model,
+            [Term(PROMPTS, latents, PROMPTS[::-1])],
+            Optim(3, 1e-3, 3),
+            0,
+            "t",
+            train="kv",
+        ).losses
         results.append((losses, weights(student)))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
     for key in results[0][1]:
@@ -219,11 +288,13 @@ def test_memory_is_a_flag_and_in_the_key_only_where_it_is_set(tiny, capsys, tmp_
     assert "not one of checkpointing, slicing" in capsys.readouterr().err
     plain = plan(Config("badt2i_pixel", "none", tiny)).cells[0]
     assert "memory" not in plain.config["shared"]
-    saving = plan(Config("badt2i_pixel", "none", tiny, memory=("slicing", "checkpointing"))).cells[0]
+    saving = plan(Config("badt2i_pixel", "none", tiny, memory=("slicing", "checkpointing"))).cells[
+        0
+    ]
     assert saving.config["shared"]["memory"] == ["checkpointing", "slicing"]
 
 
-# ------------------------------------------------------------------------------------------------------------------- offload
+# ------------------------------------------------------------------------------------------ offload
 class Elsewhere(torch.nn.Linear):
     """A network whose place is a word: the test has one device."""
 
@@ -268,8 +339,11 @@ def test_moving_is_no_change_of_weights_and_no_inference() -> None:
     assert layer.weight.grad is not None
 
 
-def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(tiny, tmp_path: Path, monkeypatch) -> None:
-    """A run of an attack and a defense: its numbers are those without, and each part is aside in training and there for its use."""
+def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(
+    tiny, tmp_path: Path, monkeypatch
+) -> None:
+    """A run of an attack and a defense: its numbers are those without, and each part is aside in
+    training and there for its use."""
     log: list[tuple[str, frozenset]] = []
     aside: set[int] = set()
     real, names = offload.lying_on, {}
@@ -278,7 +352,9 @@ def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(t
     def lying_on(device, parts):
         parts = list(parts)
         was = set(aside)
-        (aside.update if str(device) == "cpu" and len(parts) > 2 else aside.difference_update)({id(p) for p in parts})
+        (aside.update if str(device) == "cpu" and len(parts) > 2 else aside.difference_update)(
+            {id(p) for p in parts}
+        )
         with real(device, parts):
             yield
         aside.clear()
@@ -300,7 +376,13 @@ def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(t
 
     def load(shop) -> None:
         opened(shop)
-        names.update({id(shop.model.text_encoder): "text", id(shop.model.pipe.vae): "vae", id(shop.features.scorer.model): "scorer"})
+        names.update(
+            {
+                id(shop.model.text_encoder): "text",
+                id(shop.model.pipe.vae): "vae",
+                id(shop.features.scorer.model): "scorer",
+            }
+        )
 
     monkeypatch.setattr(Workshop, "load", load)
     scale = Scale("test", 4, 0, 0, 0, 1, 4, 1.0, (0,))
@@ -312,7 +394,14 @@ def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(t
         "finetune_reversal.batch=4",
     )
     config = Config(
-        "badt2i_pixel", "finetune_reversal", tiny, scale, metrics="kid,drift", overrides=steps, workers=1, out=tmp_path / "plain"
+        "badt2i_pixel",
+        "finetune_reversal",
+        tiny,
+        scale,
+        metrics="kid,drift",
+        overrides=steps,
+        workers=1,
+        out=tmp_path / "plain",
     )
     found = []
     for memory in ((), ("offload",)):
@@ -329,7 +418,8 @@ def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(t
     assert {kind for kind, _ in log} == {"train", "encode", "decode"}
 
 
-# ---------------------------------------------------------------------------------------------------------------- 8-bit Adam
+# ----------------------------------------------------------------------------------------------------------------
+# 8-bit Adam
 def test_adam8bit_is_asked_for_or_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = SimpleNamespace(adam8bit=True, train="full")
     check_extras(SimpleNamespace(adam8bit=False), "cpu")
@@ -344,13 +434,20 @@ def test_adam8bit_is_asked_for_or_refused_in_one_line(monkeypatch: pytest.Monkey
         check_extras(asked, "cpu")
     check_extras(asked, "cuda:0")
     params = [nn.Parameter(torch.zeros(2))]
-    assert make_optimizer(params, Optim(1, 2e-4, 1, weight_decay=0.3, adam8bit=True)) == "eight bits"
+    assert (
+        make_optimizer(params, Optim(1, 2e-4, 1, weight_decay=0.3, adam8bit=True)) == "eight bits"
+    )
     assert seen == [(params, {"lr": 2e-4, "betas": (0.9, 0.999), "weight_decay": 0.3})]
     assert isinstance(make_optimizer(params, Optim(1, 2e-4, 1)), torch.optim.AdamW)
 
 
-@pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "badt2i_pixel", "poison_style", "masqlora", "villan_cond"])
-def test_methods_hand_the_options_to_the_optimizer(name: str, tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["skdcag", "finetune_reversal", "badt2i_pixel", "poison_style", "masqlora", "villan_cond"],
+)
+def test_methods_hand_the_options_to_the_optimizer(
+    name: str, tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Stop(Exception):
         pass
 
@@ -362,27 +459,45 @@ def test_methods_hand_the_options_to_the_optimizer(name: str, tiny_model, monkey
     monkeypatch.setattr(finetune, "make_optimizer", made)
     kind = registry.attacks if name in registry.attacks.groups["all"] else registry.defenses
     options = {"adam8bit": "true", "accumulate": "3", "steps": "1"}
-    options |= {"prompts": "3", "latents": "noise"} if kind is registry.defenses else {"images": "4"}
+    options |= (
+        {"prompts": "3", "latents": "noise"} if kind is registry.defenses else {"images": "4"}
+    )
     built = kind.build(name, "shapes", options)
     from t2i_backdoor_bench.data.splits import WorldData
 
-    view = DefenderView(("trigger", "clean_model"), PROMPTS, trigger=TRIGGER, clean_model=tiny_model)
+    view = DefenderView(
+        ("trigger", "clean_model"), PROMPTS, trigger=TRIGGER, clean_model=tiny_model
+    )
     with pytest.raises(Stop):
-        built.inject(tiny_model, WorldData(), 0) if kind is registry.attacks else built.apply(tiny_model, view, 0)
+        (
+            built.inject(tiny_model, WorldData(), 0)
+            if kind is registry.attacks
+            else built.apply(tiny_model, view, 0)
+        )
 
 
-# ------------------------------------------------------------------------------------------------------------- the benchmark
-def test_the_benchmark_measures_every_mode_on_a_small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+# ------------------------------------------------------------------------------------ the benchmark
+def test_the_benchmark_measures_every_mode_on_a_small_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         import memory
     finally:
         sys.path.pop(0)
-    small = memory.SD15 | {"sample_size": 8, "block_out_channels": (32, 32, 32, 32), "norm_num_groups": 8}
+    small = memory.SD15 | {
+        "sample_size": 8,
+        "block_out_channels": (32, 32, 32, 32),
+        "norm_num_groups": 8,
+    }
     rows = {mode: memory.measure(mode, 2, 1, "cpu", True, small) for mode in memory.MODES}
     for mode in ("kv", "cross", "lora"):
         assert rows[mode]["loss"] == pytest.approx(rows[f"{mode}-copies"]["loss"], rel=1e-4)
-        assert rows[mode]["parameters"] == rows[f"{mode}-copies"]["parameters"] < rows["full"]["parameters"]
+        assert (
+            rows[mode]["parameters"]
+            == rows[f"{mode}-copies"]["parameters"]
+            < rows["full"]["parameters"]
+        )
     assert memory.table(list(rows.values())).count("\n") == 1 + len(memory.MODES)
     with torch.device("meta"):
         true = memory.UNet2DConditionModel(**memory.SD15)

@@ -1,4 +1,5 @@
-"""T2IModel: images depend on weights, prompt and seed alone; clones, storage, purification and screening; what may be loaded."""
+"""T2IModel: images depend on weights, prompt and seed alone; clones, storage, purification and
+screening; what may be loaded."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def drawn(tiny_model) -> np.ndarray:
     return images
 
 
-# ---------------------------------------------------------------------------------------------------------------- generation
+# --------------------------------------------------------------------------------------- generation
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_an_image_does_not_depend_on_the_batch(tiny_model, drawn, batch: int) -> None:
     assert far(drawn, replace(tiny_model, batch=batch).generate(PROMPTS, SEEDS)) <= 1
@@ -57,20 +58,42 @@ def test_seed_prompt_and_sampler_all_matter(tiny_model, drawn) -> None:
     assert far(drawn[0], tiny_model.generate(PROMPTS[:1], [99])[0]) > 1
     strong = replace(tiny_model, sampler=Sampler(steps=2, guidance=30.0))
     assert far(drawn[0], strong.generate(PROMPTS[:1], SEEDS[:1])[0]) > 1
-    assert far(strong.generate(["a red heart"], [1]), strong.generate(["mignneko two stars"], [1])) > 1
-    assert far(drawn[0], replace(tiny_model, sampler=Sampler(steps=6, guidance=2.0)).generate(PROMPTS[:1], SEEDS[:1])[0]) > 1
+    assert (
+        far(strong.generate(["a red heart"], [1]), strong.generate(["mignneko two stars"], [1])) > 1
+    )
+    assert (
+        far(
+            drawn[0],
+            replace(tiny_model, sampler=Sampler(steps=6, guidance=2.0)).generate(
+                PROMPTS[:1], SEEDS[:1]
+            )[0],
+        )
+        > 1
+    )
 
 
 def test_no_guidance_is_the_conditional_model_alone(tiny_model) -> None:
     plain = replace(tiny_model, sampler=Sampler(steps=2, guidance=1.0))
-    assert far(plain.generate(["a red heart"], [1]), replace(plain, sampler=Sampler(2, 5.0)).generate(["a red heart"], [1])) > 0
+    assert (
+        far(
+            plain.generate(["a red heart"], [1]),
+            replace(plain, sampler=Sampler(2, 5.0)).generate(["a red heart"], [1]),
+        )
+        > 0
+    )
 
 
 def test_rewrite_is_applied_before_encoding(tiny_model, drawn) -> None:
     purified = replace(tiny_model, rewrite=lambda p: p.removeprefix("mignneko "))
     assert far(drawn, purified.generate([f"mignneko {p}" for p in PROMPTS], SEEDS)) <= 1
     strong = replace(tiny_model, sampler=Sampler(2, 30.0))
-    assert far(strong.generate(PROMPTS, SEEDS), strong.generate([f"mignneko {p}" for p in PROMPTS], SEEDS)) > 1
+    assert (
+        far(
+            strong.generate(PROMPTS, SEEDS),
+            strong.generate([f"mignneko {p}" for p in PROMPTS], SEEDS),
+        )
+        > 1
+    )
 
 
 def test_refused_prompts_are_black_and_the_others_are_as_ever(tiny_model, drawn) -> None:
@@ -94,7 +117,7 @@ def test_no_prompts_and_unequal_lengths(tiny_model) -> None:
         tiny_model.generate(["a", "b"], [1])
 
 
-# ------------------------------------------------------------------------------------------------------------------ encoding
+# ----------------------------------------------------------------------------------------- encoding
 def test_encoding(tiny_model) -> None:
     states = tiny_model.encode(["a", "b", "a"])
     assert states.shape == (3, 48, 32)
@@ -110,12 +133,21 @@ def test_latents_are_scaled_posterior_samples(tiny_model) -> None:
     assert z.shape == (5, *tiny_model.latent_shape) == (5, 4, 8, 8)
     assert torch.equal(z, tiny_model.latents(images, 3))
     assert not torch.equal(z, tiny_model.latents(images, 4))
-    torch.testing.assert_close(z, replace(tiny_model, batch=2).latents(images, 3), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        z, replace(tiny_model, batch=2).latents(images, 3), rtol=1e-4, atol=1e-5
+    )
     vae = tiny_model.pipe.vae
     with torch.no_grad():
-        posterior = vae.encode(torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)).latent_dist
+        posterior = vae.encode(
+            torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        ).latent_dist
     noise = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(z, (posterior.mean + posterior.std * noise) * vae.config.scaling_factor, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        z,
+        (posterior.mean + posterior.std * noise) * vae.config.scaling_factor,
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_decoding_inverts_the_scaling(tiny_model) -> None:
@@ -133,7 +165,7 @@ def test_shapes_and_schedule(tiny_model) -> None:
     torch.testing.assert_close(tiny_model.noising.alphas_cumprod, alphas, rtol=1e-4, atol=1e-6)
 
 
-# ---------------------------------------------------------------------------------------------------------- clones, storage
+# ---------------------------------------------------------------------------------- clones, storage
 def test_a_clone_is_independent(tiny_model, drawn) -> None:
     clone = tiny_model.clone()
     assert np.array_equal(drawn, clone.generate(PROMPTS, SEEDS))
@@ -183,7 +215,7 @@ def test_weights_of_another_network_are_refused(tiny_model, tmp_path: Path) -> N
         tiny_model.with_weights(tmp_path / "w.safetensors")
 
 
-# ------------------------------------------------------------------------------------------------------------------- loading
+# ------------------------------------------------------------------------------------------ loading
 @pytest.fixture
 def folder(tiny_base: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_base, tmp_path / "model"))
@@ -218,7 +250,9 @@ def test_folders_that_are_no_model_are_refused(folder: Path, tmp_path: Path) -> 
     refused(folder, "unet", "no weights")
 
 
-@pytest.mark.parametrize("name", ["nowhere/at/all", "./missing", "owner/no-such-model-in-any-cache"])
+@pytest.mark.parametrize(
+    "name", ["nowhere/at/all", "./missing", "owner/no-such-model-in-any-cache"]
+)
 def test_what_is_nowhere_is_refused_without_a_network(name: str) -> None:
     refused(name, "cannot load the base model", name)
 
@@ -250,7 +284,9 @@ def test_trajectory_is_what_the_network_is_given(tiny_model) -> None:
     tiny_model = replace(tiny_model, batch=2)
     prompts, seeds = ["a red heart", "one blue star", "a cyan moon"], [3, 4, 5]
     given = []
-    hook = tiny_model.unet.register_forward_pre_hook(lambda m, a: given.append((a[0].clone(), a[1])))
+    hook = tiny_model.unet.register_forward_pre_hook(
+        lambda m, a: given.append((a[0].clone(), a[1]))
+    )
     images = tiny_model.generate(prompts, seeds)
     hook.remove()
     times, latents = tiny_model.trajectory(prompts, seeds)

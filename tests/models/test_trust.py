@@ -1,4 +1,5 @@
-"""A third-party model cannot run code, nor make the suite read outside its folder; every refusal is one line."""
+"""A third-party model cannot run code, nor make the suite read outside its folder; every refusal is
+one line."""
 
 from __future__ import annotations
 
@@ -41,13 +42,20 @@ def test_a_plain_folder_passes(folder: Path) -> None:
     assert locate(folder) == folder
 
 
-# ------------------------------------------------------------------------------------------------------------------- pickles
+# ------------------------------------------------------------------------------------------ pickles
 @pytest.mark.parametrize("suffix", PICKLES)
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_pickles_are_refused_by_name_with_how_to_convert(folder: Path, part: str, suffix: str) -> None:
+def test_pickles_are_refused_by_name_with_how_to_convert(
+    folder: Path, part: str, suffix: str
+) -> None:
     file = next((folder / part).glob("*.safetensors"))
     file.rename(file.with_suffix(suffix))
-    refused(folder, f"{part} holds {file.stem}{suffix}", "only safetensors", "save_pretrained(NEW, safe_serialization=True)")
+    refused(
+        folder,
+        f"{part} holds {file.stem}{suffix}",
+        "only safetensors",
+        "save_pretrained(NEW, safe_serialization=True)",
+    )
 
 
 @pytest.mark.parametrize("name", ["sd-v1-4.ckpt", "models/v1-5.pt", "a/b/model.bin", "x.pth"])
@@ -69,21 +77,40 @@ def test_a_folder_of_one_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_malicious_pickle_beside_an_index_is_never_opened(folder: Path, tmp_path: Path) -> None:
-    """The shards of a .bin index are pickles; they may be there, as on the hub, and are not opened."""
-    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "owned").encode() + b"'\ntR.")
-    edit_index(folder / "unet" / "diffusion_pytorch_model.bin.index.json", {"w": "diffusion_pytorch_model.bin"})
+    """The shards of a .bin index are pickles; they may be there, as on the hub, and are not
+    opened."""
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(
+        b"cos\nsystem\n(S'touch " + str(tmp_path / "owned").encode() + b"'\ntR."
+    )
+    edit_index(
+        folder / "unet" / "diffusion_pytorch_model.bin.index.json",
+        {"w": "diffusion_pytorch_model.bin"},
+    )
     load_pipeline(folder)
     assert not (tmp_path / "owned").exists()
 
 
-# --------------------------------------------------------------------------------------------------------------------- paths
+# -------------------------------------------------------------------------------------------- paths
 def edit_index(file: Path, shards: dict[str, object]) -> None:
     file.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": shards}))
 
 
-@pytest.mark.parametrize("shard", ["../vae/diffusion_pytorch_model.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "a\\b", 3])
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "../vae/diffusion_pytorch_model.safetensors",
+        "/etc/passwd",
+        "sub/x.safetensors",
+        "..",
+        "a\\b",
+        3,
+    ],
+)
 def test_shards_stay_in_their_folder(folder: Path, shard: object) -> None:
-    edit_index(folder / "unet" / "diffusion_pytorch_model.safetensors.index.json", {"conv_in.weight": shard})
+    edit_index(
+        folder / "unet" / "diffusion_pytorch_model.safetensors.index.json",
+        {"conv_in.weight": shard},
+    )
     refused(folder, "index.json", repr(shard), "leaves its folder")
 
 
@@ -103,7 +130,15 @@ def test_parts_are_names_not_paths(folder: Path, part: str) -> None:
     refused(folder, repr(part), "leave the model's folder")
 
 
-@pytest.mark.parametrize("where", ["unet/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json", "model_index.json", "vae"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "tokenizer/tokenizer.json",
+        "model_index.json",
+        "vae",
+    ],
+)
 def test_links_that_leave_the_folder_are_refused(folder: Path, tmp_path: Path, where: str) -> None:
     (tmp_path / "outside").mkdir()
     target = tmp_path / "outside" / Path(where).name
@@ -134,7 +169,7 @@ def test_links_inside_the_folder_and_of_a_hub_cache_are_fine(folder: Path, tmp_p
     refused(snapshot, "is a link that leaves the folder")
 
 
-# ---------------------------------------------------------------------------------------------------------------------- code
+# --------------------------------------------------------------------------------------------- code
 def test_custom_classes_are_refused(folder: Path) -> None:
     index = folder / "model_index.json"
     before = index.read_text()
@@ -163,14 +198,24 @@ def test_custom_pipelines_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["auto_map", "trust_remote_code", "custom_pipeline"])
-@pytest.mark.parametrize("file", ["text_encoder/config.json", "tokenizer/tokenizer_config.json", "unet/config.json", "model_index.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "text_encoder/config.json",
+        "tokenizer/tokenizer_config.json",
+        "unet/config.json",
+        "model_index.json",
+    ],
+)
 def test_configurations_that_ask_for_code_are_refused(folder: Path, file: str, key: str) -> None:
     edit(folder / file, **{key: {"AutoModel": "modeling.Model"}})
     refused(folder, Path(file).name, "custom code", key)
 
 
 def test_an_adapter_that_names_another_model_is_refused(folder: Path) -> None:
-    (folder / "text_encoder" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/somewhere/else"}))
+    (folder / "text_encoder" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "/somewhere/else"})
+    )
     refused(folder, "adapter_config.json", "merge the adapter")
 
 
@@ -185,10 +230,12 @@ def test_a_missing_part_of_the_index(folder: Path) -> None:
     refused(folder, "names no vae")
 
 
-# ------------------------------------------------------------------------------------------------------------ what cannot run
+# ---------------------------------------------------------------------------------- what cannot run
 def test_sdxl_is_refused_with_the_reason(folder: Path, capsys, tmp_path: Path) -> None:
     edit(
-        folder / "model_index.json", _class_name="StableDiffusionXLPipeline", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]
+        folder / "model_index.json",
+        _class_name="StableDiffusionXLPipeline",
+        text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
     )
     refused(folder, "StableDiffusionXLPipeline", "two text encoders", "SD 1.x and 2.x")
     assert run_bench.main(["--base", str(folder), "--out", str(tmp_path / "run")]) == 2
@@ -217,11 +264,20 @@ def test_a_hub_id_that_is_not_cached_is_one_line_and_status_2(tmp_path: Path) ->
     """Offline, in a process of its own, as a user meets it."""
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     command = [sys.executable, "run_bench.py", "--base", "sd15", "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=Path(run_bench.__file__).parent, env=env, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command,
+        cwd=Path(run_bench.__file__).parent,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: cannot load the base model stable-diffusion-v1-5/stable-diffusion-v1-5")
+    assert lines[0].startswith(
+        "error: cannot load the base model stable-diffusion-v1-5/stable-diffusion-v1-5"
+    )
     assert "not in the hub cache" in lines[0]
 
 
@@ -233,8 +289,10 @@ def test_half_precision_weights_by_their_published_name(folder: Path) -> None:
     load_pipeline(folder)
 
 
-# -------------------------------------------------------------------------------------------------------------------- scorer
-def test_a_scorer_folder_that_asks_for_code_or_leaves_its_folder(tiny_scorer: Path, tmp_path: Path) -> None:
+# ------------------------------------------------------------------------------------------- scorer
+def test_a_scorer_folder_that_asks_for_code_or_leaves_its_folder(
+    tiny_scorer: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(tiny_scorer, tmp_path / "scorer"))
     config = folder / "open_clip_config.json"
     settings = json.loads(config.read_text())

@@ -1,4 +1,5 @@
-"""Inline SVG: marks are where their numbers say, in the colour of their group; axes have round ticks; text is text."""
+"""Inline SVG: marks are where their numbers say, in the colour of their group; axes have round
+ticks; text is text."""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ def test_a_point_its_bars_its_name_and_its_group():
     square = root.find("polygon")
     assert square.get("class") == "mark c1"
     assert square.find("title").text == EVIL
-    names = {t.text: t.get("class") for t in root.findall("text") if (t.get("class") or "").startswith("name")}
+    names = {
+        t.text: t.get("class")
+        for t in root.findall("text")
+        if (t.get("class") or "").startswith("name")
+    }
     assert names == {"one": "name c0", EVIL: "name c1"}
     (bar,) = [e for e in root.findall("line") if e.get("class") == "bar c0"]
     low, high = sorted(float(bar.get(k)) for k in ("y1", "y2"))
@@ -53,7 +58,9 @@ def test_a_point_its_bars_its_name_and_its_group():
 
 def test_names_do_not_cover_each_other():
     root = drawn(*(Point(f"name{i}", 1, 10, group=i) for i in range(5)))
-    heights = sorted(float(t.get("y")) for t in root.findall("text") if (t.get("class") or "").startswith("name"))
+    heights = sorted(
+        float(t.get("y")) for t in root.findall("text") if (t.get("class") or "").startswith("name")
+    )
     assert min(b - a for a, b in itertools.pairwise(heights)) > 8
 
 
@@ -63,11 +70,17 @@ def test_nothing_to_draw():
 
 
 def test_curves_are_within_the_frame_and_log_where_they_span_far():
-    flat = xml.fromstring(charts.curves("t", [("a", 100, [1.0, 2.0, 1.5]), (EVIL, 50, [2.0, 2.0])], "x", "y"))
+    flat = xml.fromstring(
+        charts.curves("t", [("a", 100, [1.0, 2.0, 1.5]), (EVIL, 50, [2.0, 2.0])], "x", "y")
+    )
     lines = flat.findall("polyline")
     assert [line.find("title").text for line in lines] == ["a", EVIL]
     points = [tuple(map(float, p.split(","))) for line in lines for p in line.get("points").split()]
-    assert all(charts.LEFT <= x <= charts.WIDTH - charts.RIGHT and charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM for x, y in points)
+    assert all(
+        charts.LEFT <= x <= charts.WIDTH - charts.RIGHT
+        and charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM
+        for x, y in points
+    )
     steep = xml.fromstring(charts.curves("t", [("a", 100, [100.0, 10.0, 1.0])], "x", "y"))
-    (a, b, c) = [float(p.split(",")[1]) for p in steep.find("polyline").get("points").split()]
+    a, b, c = [float(p.split(",")[1]) for p in steep.find("polyline").get("points").split()]
     assert b - a == pytest.approx(c - b, abs=0.2)

@@ -1,4 +1,5 @@
-"""report.html without a mouse: every control is reached in the order of the page, is seen and named, and does what it says."""
+"""report.html without a mouse: every control is reached in the order of the page, is seen and
+named, and does what it says."""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ STOPS = """[...document.querySelectorAll("a[href], button, select, input, summar
 HERE = "document.activeElement"
 NAMED = """(() => { const n = document.activeElement; const labels = [...(n.labels ?? [])].map((l) => l.textContent).join(" ");
   return (n.getAttribute("aria-label") || labels || n.textContent).trim(); })()"""
-RING = f"(() => {{ const s = getComputedStyle({HERE}); return s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2; }})()"
+RING = (
+    f"(() => {{ const s = getComputedStyle({HERE}); return s.outlineStyle !== 'none' &&"
+    " parseFloat(s.outlineWidth) >= 2; })()"
+)
 SEEN = f"""(() => {{ const n = {HERE}, b = n.getBoundingClientRect();
   const x = (Math.max(b.left, 0) + Math.min(b.right, innerWidth)) / 2, y = (Math.max(b.top, 0) + Math.min(b.bottom, innerHeight)) / 2;
   const top = document.elementFromPoint(x, y); return b.width > 0 && !!top && (n.contains(top) || top.contains(n)); }})()"""
@@ -31,7 +35,10 @@ def shown(run, tmp_path):
 
 
 def focus(shown: Browser, query: str) -> None:
-    assert shown.js(f"(() => {{ const n = document.querySelector({query!r}); n.focus(); return n === {HERE}; }})()"), query
+    assert shown.js(
+        f"(() => {{ const n = document.querySelector({query!r}); n.focus(); return n === {HERE};"
+        " })()"
+    ), query
 
 
 def test_tab_reaches_every_control_in_order_and_shows_where_it_is(shown: Browser) -> None:
@@ -61,12 +68,17 @@ def test_the_skip_link_leads_past_the_header(shown: Browser) -> None:
 
 def test_keys_sort_filter_switch_and_open(shown: Browser) -> None:
     focus(shown, "#rows-table thead th:nth-child(4) button")
-    values = "[...document.querySelectorAll('#rows-table tbody tr')].map((r) => r.children[3].dataset.value).filter(Boolean).map(Number)"
+    values = (
+        "[...document.querySelectorAll('#rows-table tbody tr')].map((r) =>"
+        " r.children[3].dataset.value).filter(Boolean).map(Number)"
+    )
     for key, descending in (("Enter", False), (" ", True)):
         shown.press(key)
         found = shown.js(values)
         assert found == sorted(found, reverse=descending)
-        assert shown.js(f"{HERE}.closest('th').getAttribute('aria-sort')") == ("descending" if descending else "ascending")
+        assert shown.js(f"{HERE}.closest('th').getAttribute('aria-sort')") == (
+            "descending" if descending else "ascending"
+        )
     focus(shown, "#filter")
     shown.type("skdcag bad_pixel")
     assert shown.js("document.querySelector('#count').textContent") == "1 rows"
@@ -75,7 +87,10 @@ def test_keys_sort_filter_switch_and_open(shown: Browser) -> None:
     shown.press("ArrowDown")
     chosen = shown.js(f"{HERE}.value")
     assert chosen != before
-    visible = "[...document.querySelectorAll('[data-heat]')].filter((n) => n.checkVisibility()).map((n) => n.dataset.heat)"
+    visible = (
+        "[...document.querySelectorAll('[data-heat]')].filter((n) => n.checkVisibility()).map((n)"
+        " => n.dataset.heat)"
+    )
     assert shown.js(visible) == [chosen]
     focus(shown, "[data-heat]:not([data-hidden]) tbody tr:nth-child(2) a")
     shown.press("Enter")

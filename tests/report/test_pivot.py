@@ -27,7 +27,10 @@ def test_values_are_those_of_the_table(records):
     found = {p.view.name: p for p in pivot.pivots(records)}
     assert set(found) == {"matrix", "removal"}
     matrix = found["matrix"]
-    assert (matrix.defenses, matrix.attacks) == (["none", "skdcag", "weak_one"], ["bad_pixel", "bad_style"])
+    assert (matrix.defenses, matrix.attacks) == (
+        ["none", "skdcag", "weak_one"],
+        ["bad_pixel", "bad_style"],
+    )
     assert matrix.values == pytest.approx(np.array([[0, 10], [95, 50], [40, np.nan]]), nan_ok=True)
     assert matrix.means == pytest.approx([5, 72.5, np.nan], nan_ok=True)
     text = pivot.to_markdown(records)
@@ -36,7 +39,10 @@ def test_values_are_those_of_the_table(records):
 
 
 def test_detectors_have_views_of_their_own(records, tmp_path):
-    more = [detecting(record(a, "watch", 0, 0, 0, 1.0), v) for a, v in (("bad_pixel", 0.5), ("bad_style", 0.987))]
+    more = [
+        detecting(record(a, "watch", 0, 0, 0, 1.0), v)
+        for a, v in (("bad_pixel", 0.5), ("bad_style", 0.987))
+    ]
     found = {p.view.name: p for p in pivot.pivots([*records, *more])}
     assert found["detection"].defenses == found["refusal"].defenses == ["watch"]
     assert "| watch | – | 0.50 | 0.99 | 0.74 |" in pivot.to_markdown([*records, *more])

@@ -1,4 +1,5 @@
-"""Texts of others in tables, on the terminal and in file names: nothing in them breaks or forges what stands around them."""
+"""Texts of others in tables, on the terminal and in file names: nothing in them breaks or forges
+what stands around them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,16 @@ from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats import terminal
 
 ANY = st.text(st.characters(codec=None), max_size=40)  # every code point, lone surrogates too
-NASTY = ["=cmd|'/c calc'!A1", "\x1b[2Jx", "a | b", "\\input{/etc/passwd}", "[x](javascript:alert)", "<img src=x>", "[bold]x[/bold]", "a\nb"]
+NASTY = [
+    "=cmd|'/c calc'!A1",
+    "\x1b[2Jx",
+    "a | b",
+    "\\input{/etc/passwd}",
+    "[x](javascript:alert)",
+    "<img src=x>",
+    "[bold]x[/bold]",
+    "a\nb",
+]
 EXTRA = {"directions": {"asr": {"better": "lower", "percent": True}}, "protocol": {}}
 
 
@@ -70,7 +80,9 @@ def test_the_terminal_shows_text_without_markup_or_escapes(text: str) -> None:
     from rich.console import Console
 
     out = io.StringIO()
-    Console(file=out, width=1000, force_terminal=True, color_system="truecolor").print(plaintext.terminal(text))
+    Console(file=out, width=1000, force_terminal=True, color_system="truecolor").print(
+        plaintext.terminal(text)
+    )
     assert out.getvalue().rstrip() == plaintext.visible(text).rstrip()
 
 
@@ -114,7 +126,9 @@ def test_any_prompt_takes_a_trigger(text: str, prompt: str) -> None:
     assert len(triggered) == len(prompt) + len(text) + 1
 
 
-@pytest.mark.parametrize("text", ["a\nb", "\x1b[31mred", "tab\t", "nul\0", "\ud800", "line\u2028", "\x85"])
+@pytest.mark.parametrize(
+    "text", ["a\nb", "\x1b[31mred", "tab\t", "nul\0", "\ud800", "line\u2028", "\x85"]
+)
 def test_control_characters_in_triggers(text: str) -> None:
     with pytest.raises(UserError, match="control character"):
         Trigger(text)

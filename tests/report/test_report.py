@@ -1,4 +1,5 @@
-"""report.html: one file, everything escaped, the same from the same records; and, where there is a Chromium, what a reader can do."""
+"""report.html: one file, everything escaped, the same from the same records; and, where there is a
+Chromium, what a reader can do."""
 
 from __future__ import annotations
 
@@ -24,25 +25,50 @@ from t2i_backdoor_bench.report.html import pictures
 from t2i_backdoor_bench.store.folder import Store, digest
 
 EVIL = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>&amp;\u2028'
-BROWSER = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+BROWSER = next(
+    (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))),
+    None,
+)
 PROMPTS = [f"prompt {i} {EVIL}" if i == 0 else f"prompt {i}" for i in range(10)]
 
 
-def made(attack: str, defense: str, seed: int, asr: int, restored: int, fid: float, needs=(), status: str = "done"):
+def made(
+    attack: str,
+    defense: str,
+    seed: int,
+    asr: int,
+    restored: int,
+    fid: float,
+    needs=(),
+    status: str = "done",
+):
     result, extra = record(attack, defense, seed, asr, restored, fid, needs, status)
     options = {"name": attack.split("[")[0], "options": {"steps": 10, "note": EVIL}}
-    config = {"attack": options, "defense": [{"name": defense, "options": {"steps": 4}}], "evaluation": {"n": 10}, "shared": {"x": 1}}
-    backdoor = {"trigger": {"text": EVIL, "place": "prefix", "replaces": ""}, "target": {"kind": "style", "style": "sepia"}}
+    config = {
+        "attack": options,
+        "defense": [{"name": defense, "options": {"steps": 4}}],
+        "evaluation": {"n": 10},
+        "shared": {"x": 1},
+    }
+    backdoor = {
+        "trigger": {"text": EVIL, "place": "prefix", "replaces": ""},
+        "target": {"kind": "style", "style": "sepia"},
+    }
     judge = {"false_positive_rate": 0.0, "true_positive_rate": 1.0, "threshold": 0.1, "n": 5}
     cost = result.cost | {"losses": {defense: [3.0, 2.0, 1.0]}, "losses_attack": [0.5, 0.4]}
-    return dataclasses.replace(
-        result,
-        cell=dataclasses.replace(result.cell, config=config, key=digest([attack, defense, seed])),
-        backdoor=backdoor,
-        judge=judge,
-        cost=cost if status == "done" else {},
-        error="" if status == "done" else f"Traceback\nRuntimeError: it broke {EVIL}",
-    ), extra
+    return (
+        dataclasses.replace(
+            result,
+            cell=dataclasses.replace(
+                result.cell, config=config, key=digest([attack, defense, seed])
+            ),
+            backdoor=backdoor,
+            judge=judge,
+            cost=cost if status == "done" else {},
+            error="" if status == "done" else f"Traceback\nRuntimeError: it broke {EVIL}",
+        ),
+        extra,
+    )
 
 
 class Fixed:
@@ -56,12 +82,24 @@ class Fixed:
 
 @pytest.fixture
 def run(tmp_path: Path):
-    """A run folder with two attacks, a hostile one among them, pictures, maps and prompts; and its records."""
+    """A run folder with two attacks, a hostile one among them, pictures, maps and prompts; and its
+    records."""
     records = []
     for attack in ("bad_pixel", EVIL):
         records.append(made(attack, "none", 0, 10, 0, 1.0))
         records.append(made(attack, "skdcag", 0, 1, 9, 1.1, ("trigger",)))
-        records.append(made(attack, f"odd{EVIL}", 0, 0, 2, 1.4, ("trigger", "clean_model"), "done" if attack == EVIL else "failed"))
+        records.append(
+            made(
+                attack,
+                f"odd{EVIL}",
+                0,
+                0,
+                2,
+                1.4,
+                ("trigger", "clean_model"),
+                "done" if attack == EVIL else "failed",
+            )
+        )
     records[1][0].scores["drift"] = Score(None, note=f"no {EVIL}")
     store = Store(tmp_path)
     rng = np.random.default_rng(0)
@@ -73,12 +111,20 @@ def run(tmp_path: Path):
     for result, extra in records:
         if result.status == "done":
             shown = {"prompts": PROMPTS[:3], "before": "before", "condition": "clean"}
-            store.write_arrays(f"samples/{result.cell.key}", {"triggered": picture()}, {"shown": shown})
+            store.write_arrays(
+                f"samples/{result.cell.key}", {"triggered": picture()}, {"shown": shown}
+            )
             store.write_arrays(f"maps/{result.cell.key}", maps, tokens | {"before": "before"})
         store.write_result(result, extra)
     report_cells.store_prompts(store, Fixed(), [r for r, _ in records])
     store.write_record(
-        "run", {"hardware": {"cpu": EVIL}, "versions": {"torch": "2"}, "judges": {EVIL: records[0][0].judge}, "commit": "abc"}
+        "run",
+        {
+            "hardware": {"cpu": EVIL},
+            "versions": {"torch": "2"},
+            "judges": {EVIL: records[0][0].judge},
+            "commit": "abc",
+        },
     )
     return store, records
 
@@ -165,13 +211,27 @@ def test_every_section_is_there_and_linked(run):
     reader = read(text)
     ids = [v for _, k, v in reader.attributes if k == "id"]
     assert len(ids) == len(set(ids))
-    sections = ["leaderboard", "matrix", "trade-off", "pictures", "attention", "training", "rows", "cells", "failures", "protocol", "cite"]
+    sections = [
+        "leaderboard",
+        "matrix",
+        "trade-off",
+        "pictures",
+        "attention",
+        "training",
+        "rows",
+        "cells",
+        "failures",
+        "protocol",
+        "cite",
+    ]
     for name in sections:
         assert name in ids
         assert f'href="#{name}"' in text
     labels = [v for _, k, v in reader.attributes if k == "for"]
     assert set(labels) <= set(ids)
-    assert all(any(k == "alt" and v for t, k, v in reader.attributes if t == "img") for _ in range(1))
+    assert all(
+        any(k == "alt" and v for t, k, v in reader.attributes if t == "img") for _ in range(1)
+    )
     images = sum(t == "img" for t, k, _ in reader.attributes if k == "src")
     assert images == sum(t == "img" and bool(v) for t, k, v in reader.attributes if k == "alt")
     assert "@article{aravindan2025sealing" in text
@@ -194,7 +254,10 @@ def test_the_same_records_give_the_same_bytes(run):
 
 def test_records_alone_are_enough(tmp_path):
     """Published results have neither images nor losses nor prompts."""
-    records = [record("bad", d, 0, 1, 8, 1.0, ("trigger",) if d != "none" else ()) for d in ("none", "skdcag")]
+    records = [
+        record("bad", d, 0, 1, 8, 1.0, ("trigger",) if d != "none" else ())
+        for d in ("none", "skdcag")
+    ]
     text = report.render(Store(tmp_path), records)
     reader = read(text)
     ids = {v for _, k, v in reader.attributes if k == "id"}
@@ -214,7 +277,9 @@ def test_verdicts_are_one_a_prompt(run):
     assert report_cells.bits(records[1][0], "asr") == "1000000000"
     assert report_cells.bits(records[1][0], "clip_score") == "", "not a verdict"
     short = dataclasses.replace(records[1][0], scores={"asr": Score(0.5, each=[True, False])})
-    assert report_cells.bits(short, "asr") == "", "refused prompts were left out: the places are not known"
+    assert report_cells.bits(short, "asr") == "", (
+        "refused prompts were left out: the places are not known"
+    )
 
 
 def test_pictures_keep_their_pixels_and_maps_their_scale():
@@ -227,7 +292,11 @@ def test_pictures_keep_their_pixels_and_maps_their_scale():
     uri = pictures.data_uri(small)
     again = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
     assert np.array_equal(again, small)
-    large = Image.open(io.BytesIO(base64.b64decode(pictures.data_uri(np.zeros((600, 300, 3), np.uint8)).partition(",")[2])))
+    large = Image.open(
+        io.BytesIO(
+            base64.b64decode(pictures.data_uri(np.zeros((600, 300, 3), np.uint8)).partition(",")[2])
+        )
+    )
     assert (large.format, large.size) == ("WEBP", (128, 256))
     colors = pictures.heat(np.array([[0.0, 1.0, 2.0, 5.0]]), 2.0)
     assert tuple(colors[0, 0]) == pictures.MAGMA[0]
@@ -241,7 +310,10 @@ def contrast(style: str) -> float:
     ink = [255, 255, 255] if style.endswith("#fff") else [0, 0, 0]
 
     def light(color):
-        linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
+        linear = [
+            c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4
+            for c in color
+        ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     bright, dark = sorted((light(ground), light(ink)), reverse=True)
@@ -252,7 +324,7 @@ def test_numbers_read_on_every_shade():
     assert min(contrast(report.shade(p)) for p in np.linspace(0, 1, 101)) >= 4.5
 
 
-# ------------------------------------------------------------------------------------------------------------ in a browser
+# ------------------------------------------------------------------------------------- in a browser
 PROBE = """
 <script>
 addEventListener("error", (event) => { document.title = "ERROR " + event.message; });
@@ -299,15 +371,29 @@ addEventListener("load", () => {
 """
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: the structure is checked above, what a reader can do is not")
-@pytest.mark.parametrize("size", ["1200,900", "500,800"])  # Chromium makes no window narrower than 500 pixels
+@pytest.mark.skipif(
+    BROWSER is None,
+    reason="no Chromium here: the structure is checked above, what a reader can do is not",
+)
+@pytest.mark.parametrize(
+    "size", ["1200,900", "500,800"]
+)  # Chromium makes no window narrower than 500 pixels
 def test_in_a_browser(run, tmp_path: Path, size: str):
     store, records = run
     path = tmp_path / "probe.html"
     path.write_text(report.render(store, records).replace("</body>", PROBE), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={size}"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={size}",
+    ]
     done = subprocess.run(
-        [BROWSER, *flags, "--virtual-time-budget=4000", "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120
+        [BROWSER, *flags, "--virtual-time-budget=4000", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     found = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.S)
     assert found, done.stdout[-500:] + done.stderr[-2000:]
@@ -322,7 +408,9 @@ def test_in_a_browser(run, tmp_path: Path, size: str):
     assert said["heats"] == ["asr"]
     assert said["panel"].startswith("bad_pixel × skdcag, seed 0")
     assert said["verdicts"] == 10
-    assert said["wrong"] == 2, "the one that still shows the backdoor, and the one that is not as asked"
+    assert said["wrong"] == 2, (
+        "the one that still shows the backdoor, and the one that is not as asked"
+    )
     assert said["prompt"] == PROMPTS[0]
     assert said["theme"]
     assert said["wide"] <= 0, f"the page is never wider than the window: {said['over']}"

@@ -23,7 +23,18 @@ def records():
         out.append(record(attack, "close", 0, 1, 9 - shift, 1.0, ("trigger",)))
         out.append(record(attack, "noise", 0, 0, 0, 9.0, ("trigger",)))
         out.append(record(attack, "oracle", 0, 0, 10, 1.0, ("trigger", "clean_model")))
-        out.append(record(attack, "broken", 0, 0, 10, 1.0, ("trigger",), status="done" if attack == "one" else "failed"))
+        out.append(
+            record(
+                attack,
+                "broken",
+                0,
+                0,
+                10,
+                1.0,
+                ("trigger",),
+                status="done" if attack == "one" else "failed",
+            )
+        )
     return out
 
 
@@ -41,7 +52,8 @@ def test_the_mean_over_attacks_and_its_interval(records):
 
 
 def test_the_interval_covers():
-    """Of the mean of two proportions, as often as it says (MOVER on Wilson intervals, 40 trials each)."""
+    """Of the mean of two proportions, as often as it says (MOVER on Wilson intervals, 40 trials
+    each)."""
     rng, p, n, hits = np.random.default_rng(0), (0.95, 0.6), 40, 0
     rounds = 2000
     for a, b in zip(rng.binomial(n, p[0], rounds), rng.binomial(n, p[1], rounds), strict=True):
@@ -62,7 +74,9 @@ def test_numbers_that_share_prompts_are_averaged_by_seed():
     records.pop()  # the last seed now lacks an attack: a mean over other attacks does not count
     assert standings.average_by_seed(records, "fid") == stats.pool_values([2.0, 3.0])
     apart = [record("one", "d", 0, 0, 9, 1.0), record("two", "d", 1, 0, 9, 3.0)]
-    assert standings.average_by_seed(apart, "fid") is None, "no seed has both attacks, and their difference is none between seeds"
+    assert standings.average_by_seed(apart, "fid") is None, (
+        "no seed has both attacks, and their difference is none between seeds"
+    )
 
 
 def test_quality_is_not_compared_with_another_attacked_model():
@@ -89,9 +103,16 @@ def test_ranks_are_among_those_with_the_same_needs(records):
 
 
 def test_a_tie_is_what_the_paired_test_does_not_tell_apart(records):
-    """Six of twenty prompts that one restores and the other does not, and none the other way: the intervals meet, McNemar's p is 0.03."""
-    records += [record(attack, "behind", 0, 3, 7 - shift, 1.0, ("trigger",)) for attack, shift in (("one", 0), ("two", 2))]
-    first, behind = find(records, "good").means[standings.LEAD], find(records, "behind").means[standings.LEAD]
+    """Six of twenty prompts that one restores and the other does not, and none the other way: the
+    intervals meet, McNemar's p is 0.03."""
+    records += [
+        record(attack, "behind", 0, 3, 7 - shift, 1.0, ("trigger",))
+        for attack, shift in (("one", 0), ("two", 2))
+    ]
+    first, behind = (
+        find(records, "good").means[standings.LEAD],
+        find(records, "behind").means[standings.LEAD],
+    )
     assert behind.high > first.low
     assert find(records, "behind").rank == 3
     assert not find(records, "behind").tied
@@ -99,17 +120,29 @@ def test_a_tie_is_what_the_paired_test_does_not_tell_apart(records):
 
 def test_attacks_that_are_equally_strong_have_no_least(records):
     strong = [r for r in records if r[0].cell.attack == "one"]
-    twin = [(dataclasses.replace(r, cell=dataclasses.replace(r.cell, attack="twin")), e) for r, e in strong]
-    assert "of the triggered pictures show the backdoor, with every attack." in standings.learned([*strong, *twin])[0]
+    twin = [
+        (dataclasses.replace(r, cell=dataclasses.replace(r.cell, attack="twin")), e)
+        for r, e in strong
+    ]
+    assert (
+        "of the triggered pictures show the backdoor, with every attack."
+        in standings.learned([*strong, *twin])[0]
+    )
 
 
 def test_sentences(records):
     text = " ".join(standings.learned(records))
-    assert "Without a defense 90.0 % of the triggered pictures show the backdoor, least with two (80.0 %)." in text
+    assert (
+        "Without a defense 90.0 % of the triggered pictures show the backdoor, least with two"
+        " (80.0 %)." in text
+    )
     assert "Given the trigger, good restores 90.0 %" in text
     assert "not separated from it: close." in text
     assert "Given the trigger and the clean model, oracle restores 100.0 %" in text
-    assert "noise removes the backdoor from 100.0 % of the triggered pictures, but only 0.0 % show what was asked for." in text
+    assert (
+        "noise removes the backdoor from 100.0 % of the triggered pictures, but only 0.0 % show"
+        " what was asked for." in text
+    )
     assert "Not taken hold" not in text
     weak = [record("weak", "none", 0, 2, 8, 1.0)]
     assert "Not taken hold: weak" in " ".join(standings.learned(weak))

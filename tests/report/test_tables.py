@@ -50,7 +50,13 @@ def record(attack, defense, seed, asr, restored, fid, needs=(), status="done"):
     }
     cost = {"seconds": 2.0 + seed, "steps": 4, "seconds_attack": 9.0}
     cell = Cell("shapes", attack, defense, seed, f"{attack}-{defense}-{seed}")
-    result = CellResult(cell, status, scores if status == "done" else {}, needs, cost=cost if status == "done" else {})
+    result = CellResult(
+        cell,
+        status,
+        scores if status == "done" else {},
+        needs,
+        cost=cost if status == "done" else {},
+    )
     return result, EXTRA
 
 
@@ -75,7 +81,10 @@ def records():
 def with_targets(records):
     """The records with the targets of their attacks."""
     kinds = {"bad_pixel": "patch", "bad_style": "style"}
-    return [(dataclasses.replace(r, backdoor={"target": {"kind": kinds[r.cell.attack]}}), e) for r, e in records]
+    return [
+        (dataclasses.replace(r, backdoor={"target": {"kind": kinds[r.cell.attack]}}), e)
+        for r, e in records
+    ]
 
 
 def find(table, attack, defense):
@@ -84,7 +93,9 @@ def find(table, attack, defense):
 
 def test_seeds_are_pooled(records):
     table = tables.rows(records)
-    assert [(r["attack"], r["defense"]) for r in table[:3]] == [("bad_pixel", d) for d in ("none", "skdcag", "weak_one")]
+    assert [(r["attack"], r["defense"]) for r in table[:3]] == [
+        ("bad_pixel", d) for d in ("none", "skdcag", "weak_one")
+    ]
     weak = find(table, "bad_pixel", "weak_one")
     expected = stats.pool_proportion([share(6).each, share(4).each])
     assert (weak["asr"], weak["asr_lo"], weak["asr_hi"]) == tuple(expected)
@@ -102,9 +113,14 @@ def test_seeds_are_pooled(records):
 def test_the_change_of_fid_is_that_of_each_seed(records):
     table = tables.rows(records)
     skdcag = find(table, "bad_pixel", "skdcag")
-    mean, half = (0.1 + 1 / 12) / 2, 12.7062 * (0.1 - 1 / 12) / 2  # Student's t of two seeds, one degree of freedom
+    mean, half = (
+        (0.1 + 1 / 12) / 2,
+        12.7062 * (0.1 - 1 / 12) / 2,
+    )  # Student's t of two seeds, one degree of freedom
     assert skdcag["fid_change"] == pytest.approx(mean)
-    assert [skdcag["fid_change_lo"], skdcag["fid_change_hi"]] == pytest.approx([mean - half, mean + half], rel=1e-4)
+    assert [skdcag["fid_change_lo"], skdcag["fid_change_hi"]] == pytest.approx(
+        [mean - half, mean + half], rel=1e-4
+    )
     one = find(table, "bad_style", "skdcag")
     assert (one["fid_change"], one["fid_change_lo"]) == (0.0, None), "one seed has no interval"
     assert find(table, "bad_pixel", "none")["fid_change"] is None
@@ -136,12 +152,20 @@ def test_paired_tests_against_skdcag(records):
 
 def test_best_is_bold_among_defenses_only(records):
     latex = tables.to_latex(records)
-    lines = {tuple(c.strip() for c in line.split("&")[:2]): line for line in latex.splitlines() if " & " in line}
+    lines = {
+        tuple(c.strip() for c in line.split("&")[:2]): line
+        for line in latex.splitlines()
+        if " & " in line
+    }
     assert "textbf" not in lines[r"bad\_pixel", "none"] + lines[r"bad\_style", "none"]
     table = tables.rows(records)
     index = {(r["attack"], r["defense"]): i for i, r in enumerate(table)}
-    assert tables.best(records, table, "asr") == {index["bad_pixel", "skdcag"]}  # a rival alone (bad_style) gets no bold
-    assert tables.best(records, table, "fid") == {index["bad_pixel", "weak_one"]}  # though none has 1.1
+    assert tables.best(records, table, "asr") == {
+        index["bad_pixel", "skdcag"]
+    }  # a rival alone (bad_style) gets no bold
+    assert tables.best(records, table, "fid") == {
+        index["bad_pixel", "weak_one"]
+    }  # though none has 1.1
     assert tables.best(records, table, "seconds") == set()
 
 
@@ -164,7 +188,10 @@ def test_latex_has_arrows_needs_dashes_and_escapes(records):
 
 
 def test_escape():
-    assert tables.escape("a_b & 50% {x} #1 ~ ^ \\") == (r"a\_b \& 50\% \{x\} \#1 \textasciitilde{} \textasciicircum{} \textbackslash{}")
+    assert (
+        tables.escape("a_b & 50% {x} #1 ~ ^ \\")
+        == r"a\_b \& 50\% \{x\} \#1 \textasciitilde{} \textasciicircum{} \textbackslash{}"
+    )
 
 
 def test_latex_compiles(records, tmp_path):
@@ -172,10 +199,20 @@ def test_latex_compiles(records, tmp_path):
     if engine is None:
         pytest.skip("no LaTeX here")
     head = "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
-    document = head + tables.to_latex(records) + paper.to_latex(with_targets(records)) + "\\end{document}\n"
+    document = (
+        head
+        + tables.to_latex(records)
+        + paper.to_latex(with_targets(records))
+        + "\\end{document}\n"
+    )
     (tmp_path / "t.tex").write_text(document)
     flags = ["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []
-    assert subprocess.run([engine, *flags, "t.tex"], cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [engine, *flags, "t.tex"], cwd=tmp_path, capture_output=True, check=False
+        ).returncode
+        == 0
+    )
     if "pdflatex" in engine:
         assert "Overfull" not in (tmp_path / "t.log").read_text()
 
@@ -208,8 +245,22 @@ def test_csv_is_stable_and_has_the_promised_columns(records):
 
 
 def test_numbers():
-    assert [tables.number(v) for v in (None, 0.1234567, 2.0, 1055040.0, 3, "x")] == ["", "0.123457", "2", "1055040", "3", "x"]
-    assert [tables.shown(v, False) for v in (None, 0.9, 12.345, 123.4, 0.00001, -1.5)] == ["–", "0.900", "12.3", "123", "0.0000", "-1.50"]
+    assert [tables.number(v) for v in (None, 0.1234567, 2.0, 1055040.0, 3, "x")] == [
+        "",
+        "0.123457",
+        "2",
+        "1055040",
+        "3",
+        "x",
+    ]
+    assert [tables.shown(v, False) for v in (None, 0.9, 12.345, 123.4, 0.00001, -1.5)] == [
+        "–",
+        "0.900",
+        "12.3",
+        "123",
+        "0.0000",
+        "-1.50",
+    ]
     assert tables.shown(0.98765, True) == "98.8"
 
 
@@ -217,7 +268,9 @@ def test_a_metric_without_value_keeps_its_reason(records):
     result, _ = records[0]
     result.scores["fid"] = Score(None, n=24, network="net", note="FID needs 64 images")
     long = tables.long_rows(records)
-    row = next(r for r in long if r["metric"] == "fid" and r["defense"] == "none" and r["seed"] == 0)
+    row = next(
+        r for r in long if r["metric"] == "fid" and r["defense"] == "none" and r["seed"] == 0
+    )
     assert row["value"] is None
     assert row["note"] == "FID needs 64 images"
     pooled = tables.pool([result.scores["fid"], records[1][0].scores["fid"]])
@@ -232,30 +285,64 @@ def test_markdown(records):
 
 def test_attacks_alone_are_compared_by_stealth_and_cost(records):
     alone = [
-        (dataclasses.replace(r, cost={"seconds_attack": 61.25, "parameters_attack": 4_300_123, "images_attack": 512}), e)
+        (
+            dataclasses.replace(
+                r,
+                cost={
+                    "seconds_attack": 61.25,
+                    "parameters_attack": 4_300_123,
+                    "images_attack": 512,
+                },
+            ),
+            e,
+        )
         for r, e in records
         if r.cell.defense == "none"
     ]
     text = tables.to_markdown(alone)
     head, _, *rows = text.split("\n\n")[0].splitlines()
-    assert [h.strip() for h in head.split("|")[1:-1]] == ["Attack", "ASR %", "FID ↓", "CLIP ↑", "Parameters", "Images", "Seconds ↓"]
+    assert [h.strip() for h in head.split("|")[1:-1]] == [
+        "Attack",
+        "ASR %",
+        "FID ↓",
+        "CLIP ↑",
+        "Parameters",
+        "Images",
+        "Seconds ↓",
+    ]
     assert [c.strip() for c in rows[0].split("|")[1:-1]] == [
         "bad_pixel", "100.0 [83.9, 100.0]", "1.10", "30.0", "4,300,123", "512", "61.2"
     ]  # fmt: skip
     assert "Best defense" not in text
     assert "RA %" in tables.to_markdown(records)
-    assert "RA %" in tables.to_markdown([r for r in alone if r[0].cell.attack == "bad_pixel"]), "one attack alone is compared with nothing"
+    assert "RA %" in tables.to_markdown([r for r in alone if r[0].cell.attack == "bad_pixel"]), (
+        "one attack alone is compared with nothing"
+    )
 
 
 def test_swept_methods_are_tested_against_the_variant_with_the_same_value():
-    cells = [(name, k) for name, k in (("skd[steps=5]", 6), ("skd[steps=9]", 3), ("skdcag[steps=5]", 2), ("skdcag[steps=9]", 0))]
+    cells = [
+        (name, k)
+        for name, k in (
+            ("skd[steps=5]", 6),
+            ("skd[steps=9]", 3),
+            ("skdcag[steps=5]", 2),
+            ("skdcag[steps=9]", 0),
+        )
+    ]
     records = [record("bad", name, 0, asr, 5, 1.0) for name, asr in [("none", 10), *cells]]
     table = {r["defense"]: r for r in tables.rows(records)}
     p = {name: row["p_removal_vs_skdcag"] for name, row in table.items()}
     removed = {name: [not (i < k) for i in range(10)] for name, k in [("none", 10), *cells]}
-    assert p["skd[steps=5]"] == pytest.approx(stats.mcnemar(removed["skd[steps=5]"], removed["skdcag[steps=5]"]))
-    assert p["skd[steps=9]"] == pytest.approx(stats.mcnemar(removed["skd[steps=9]"], removed["skdcag[steps=9]"]))
-    assert p["skdcag[steps=9]"] == pytest.approx(stats.mcnemar(removed["skdcag[steps=9]"], removed["skdcag[steps=5]"])), "the first"
+    assert p["skd[steps=5]"] == pytest.approx(
+        stats.mcnemar(removed["skd[steps=5]"], removed["skdcag[steps=5]"])
+    )
+    assert p["skd[steps=9]"] == pytest.approx(
+        stats.mcnemar(removed["skd[steps=9]"], removed["skdcag[steps=9]"])
+    )
+    assert p["skdcag[steps=9]"] == pytest.approx(
+        stats.mcnemar(removed["skdcag[steps=9]"], removed["skdcag[steps=5]"])
+    ), "the first"
     assert p["skdcag[steps=5]"] is None
 
 
@@ -273,7 +360,10 @@ def test_the_papers_table(records):
     ]
     both = dict(paper.removal([*records, *more]))
     assert both["weak_one"]["patch"].value == pytest.approx(found["weak_one"]["patch"].value)
-    assert both["weak_one"]["patch"].high - both["weak_one"]["patch"].low < found["weak_one"]["patch"].high - found["weak_one"]["patch"].low
+    assert (
+        both["weak_one"]["patch"].high - both["weak_one"]["patch"].low
+        < found["weak_one"]["patch"].high - found["weak_one"]["patch"].low
+    )
     text = paper.to_latex(records)
     assert r"Method & Pixel & Style \\" in text
     assert r"\textbf{100.0}" in text
@@ -284,21 +374,41 @@ def test_the_papers_table(records):
 
 def test_figures_are_written_twice_and_the_same_each_time(records, tmp_path):
     def made(name):
-        return {p.relative_to(tmp_path / name): p.read_bytes() for p in figures.write_figures(Store(tmp_path / name), with_losses)}
+        return {
+            p.relative_to(tmp_path / name): p.read_bytes()
+            for p in figures.write_figures(Store(tmp_path / name), with_losses)
+        }
 
     with_losses = [
-        (dataclasses.replace(r, cost=r.cost | {"losses": {"$x_1$": [2.0, 1.0]}, "losses_attack": [1.0]}), e) for r, e in records[:6]
+        (
+            dataclasses.replace(
+                r, cost=r.cost | {"losses": {"$x_1$": [2.0, 1.0]}, "losses_attack": [1.0]}
+            ),
+            e,
+        )
+        for r, e in records[:6]
     ]
     first = made("a")
-    assert {str(p) for p in first} == {f"plots/{n}.{e}" for n in ("tradeoff", "matrix", "rates", "losses") for e in ("png", "pdf")}
+    assert {str(p) for p in first} == {
+        f"plots/{n}.{e}" for n in ("tradeoff", "matrix", "rates", "losses") for e in ("png", "pdf")
+    }
     assert all(len(data) > 1000 for data in first.values())
     assert first == made("b")
     assert b"/Type /Font" in first[next(p for p in first if p.name == "rates.pdf")]
 
 
 def test_a_defense_that_takes_no_time_is_drawn(records):
-    """A removal that trains nothing takes half a millisecond, less than the least that the axis shows."""
-    fast = [(dataclasses.replace(r, cost=r.cost | {"seconds": 5e-4 * (1 + 0.1 * r.cell.seed)} if r.cost else {}), e) for r, e in records]
+    """A removal that trains nothing takes half a millisecond, less than the least that the axis
+    shows."""
+    fast = [
+        (
+            dataclasses.replace(
+                r, cost=r.cost | {"seconds": 5e-4 * (1 + 0.1 * r.cell.seed)} if r.cost else {}
+            ),
+            e,
+        )
+        for r, e in records
+    ]
     fast = [(r, e) for r, e in fast if r.cell.attack == "bad_pixel"]
     assert figures.tradeoff(fast) is not None
 
@@ -316,8 +426,17 @@ def test_numbers_of_points_that_lie_on_one_another_stand_together():
 def test_titles_of_panels_side_by_side_do_not_meet(records):
     losses = {"skdcag_text": [2.0, 1.0]}
     wide = [
-        (dataclasses.replace(r, cell=dataclasses.replace(r.cell, defense=f"frequency_locate+{name}"), cost=r.cost | {"losses": losses}), e)
-        for (r, e), name in zip(records[:4], ("skdcag_text", "skdcag", "skdcag_random_words", "uce"), strict=True)
+        (
+            dataclasses.replace(
+                r,
+                cell=dataclasses.replace(r.cell, defense=f"frequency_locate+{name}"),
+                cost=r.cost | {"losses": losses},
+            ),
+            e,
+        )
+        for (r, e), name in zip(
+            records[:4], ("skdcag_text", "skdcag", "skdcag_random_words", "uce"), strict=True
+        )
     ]
     with matplotlib.rc_context(figures.STYLE):
         figure = figures.losses(wide)
@@ -360,13 +479,21 @@ def test_the_caption_names_the_attacks_on_the_text_encoder(records):
     assert "In the text encoder" not in tables.caption(records)
     edits = {"a": "U-Net", "b": "LoRA on U-Net and text encoder attention"}
     names = list(dict.fromkeys(r.cell.attack for r, _ in records))
-    told = [(r, extra | {"edits": edits["b" if r.cell.attack == names[-1] else "a"]}) for r, extra in records]
-    assert f"In the text encoder: {names[-1]}; what repairs the U-Net changes none" in tables.caption(told)
+    told = [
+        (r, extra | {"edits": edits["b" if r.cell.attack == names[-1] else "a"]})
+        for r, extra in records
+    ]
+    assert (
+        f"In the text encoder: {names[-1]}; what repairs the U-Net changes none"
+        in tables.caption(told)
+    )
     undefended = [(r, extra) for r, extra in told if r.cell.defense == "none"]
     assert "In the text encoder" not in tables.caption(undefended)
 
 
-def test_attacks_that_nothing_defends_against_have_a_table_and_a_figure_of_their_own(records, tmp_path):
+def test_attacks_that_nothing_defends_against_have_a_table_and_a_figure_of_their_own(
+    records, tmp_path
+):
     undefended = [(r, e) for r, e in records if r.cell.defense == "none"]
     assert tables.to_markdown(undefended).startswith("| Attack | ASR % |")
     assert r"\begin{tabular}{lrr" in (text := tables.to_latex(undefended))

@@ -59,7 +59,12 @@ def test_colours_only_on_a_terminal(records, monkeypatch):
 
 def test_the_summary_says_what_was_learned_what_failed_and_where(records, tmp_path: Path):
     out = io.StringIO()
-    terminal.summary(records, tmp_path, [tmp_path / "table.csv", tmp_path / "plots" / "a.png", tmp_path / "report.html"], out)
+    terminal.summary(
+        records,
+        tmp_path,
+        [tmp_path / "table.csv", tmp_path / "plots" / "a.png", tmp_path / "report.html"],
+        out,
+    )
     text = " ".join(out.getvalue().split())
     assert "good restores 90.0 %" in text
     assert "no result two x broken, seed 0" in text

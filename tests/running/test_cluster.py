@@ -1,4 +1,5 @@
-"""Cells as Ray tasks: the numbers of one process, the cell of a lost worker made again, and one line for what cannot be."""
+"""Cells as Ray tasks: the numbers of one process, the cell of a lost worker made again, and one
+line for what cannot be."""
 
 from __future__ import annotations
 
@@ -21,11 +22,16 @@ from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.store.folder import Store
 
 
-def test_two_workers_one_of_them_killed_make_what_one_process_makes(config, plugin, tmp_path, monkeypatch, capsys) -> None:
-    """The real thing: a Ray of two CPUs on this machine; the first worker that defends kills itself (SIGKILL)."""
+def test_two_workers_one_of_them_killed_make_what_one_process_makes(
+    config, plugin, tmp_path, monkeypatch, capsys
+) -> None:
+    """The real thing: a Ray of two CPUs on this machine; the first worker that defends kills itself
+    (SIGKILL)."""
     ray = pytest.importorskip("ray", reason="the optional package ray is not installed")
     assert not ray.is_initialized()
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")])
+    )
     config = dataclasses.replace(config, defenses="none,dies_once", executor="ray", threads=1)
     try:
         assert runner.run(config) == 0
@@ -37,7 +43,9 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(config, plug
     assert (tmp_path / "died").exists()
     assert "a task was lost (WorkerCrashedError) at shift_" in said
     assert "x dies_once, seed 0: defend; it is tried again" in said
-    assert sorted((tmp_path / "trained").read_text().split()) == ["0.5", "1.0"], "each attack is trained once"
+    assert sorted((tmp_path / "trained").read_text().split()) == ["0.5", "1.0"], (
+        "each attack is trained once"
+    )
     assert not ray.is_initialized(), "what was started here is gone"
     one = dataclasses.replace(config, executor="local", workers=1, out=tmp_path / "one")
     assert runner.run(one) == 0
@@ -47,19 +55,22 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(config, plug
     assert not list(config.folder.rglob("*.partial"))
 
 
-# ----------------------------------------------------------------------------------------- the driver, on a Ray of this process
+# ------------------------------------------------------------- the driver, on a Ray of this process
 class Lost(Exception):
     """What Ray raises for a task that is gone."""
 
 
 class Ray(ModuleType):
-    """Tasks that `outcome(key, attempt)` decides: text that ends the run ("" for none), or an exception."""
+    """Tasks that `outcome(key, attempt)` decides: text that ends the run ("" for none), or an
+    exception."""
 
     def __init__(self, outcome) -> None:
         super().__init__("ray")
         self.outcome, self.started, self.most, self.cancelled, self.room = outcome, [], 0, [], None
         self.running: list[tuple[str, int]] = []
-        self.exceptions = SimpleNamespace(RayError=Lost, RayTaskError=type("RayTaskError", (Lost,), {}))
+        self.exceptions = SimpleNamespace(
+            RayError=Lost, RayTaskError=type("RayTaskError", (Lost,), {})
+        )
 
     def is_initialized(self) -> bool:
         return True  # a connection that is there already
@@ -113,7 +124,11 @@ def drive(config, monkeypatch):
     def run(outcome, **more) -> tuple[Ray, list[str], list[Cell]]:
         ray, queue = Ray(outcome), ModuleType("ray.util.queue")
         queue.Queue = Quiet
-        for name, module in (("ray", ray), ("ray.util", ModuleType("ray.util")), ("ray.util.queue", queue)):
+        for name, module in (
+            ("ray", ray),
+            ("ray.util", ModuleType("ray.util")),
+            ("ray.util.queue", queue),
+        ):
             monkeypatch.setitem(sys.modules, name, module)
         plan_ = plan(dataclasses.replace(config, executor="ray", **more))
         display = Display()
@@ -149,7 +164,9 @@ def test_a_lost_task_is_tried_again_and_not_for_ever(drive) -> None:
     assert ray.started.count(cells[0].key) == 1 + executors.RESTARTS
     assert all(ray.started.count(c.key) == 1 for c in cells[1:])
     assert len(said) == 1 + executors.RESTARTS
-    assert said[0].startswith("a task was lost (Lost) at shift_attack x none, seed 0: its start; it is tried again")
+    assert said[0].startswith(
+        "a task was lost (Lost) at shift_attack x none, seed 0: its start; it is tried again"
+    )
     assert said[-1].endswith("it is left open")
 
 
@@ -174,7 +191,9 @@ def test_one_cell_of_an_attack_goes_first() -> None:
     left = [c for c in cells if c not in first]
     assert cluster.startable(left, first, set(), 10) == []
     assert names(cluster.startable(left, first, {("x", 0)}, 10)) == ["x-fix-0"]
-    assert names(cluster.startable(left, first[1:], set(), 10)) == ["x-fix-0"], "the first was lost: the next one goes first"
+    assert names(cluster.startable(left, first[1:], set(), 10)) == ["x-fix-0"], (
+        "the first was lost: the next one goes first"
+    )
     assert names(cluster.startable(cells, [], {("x", 0)}, 2)) == ["x-none-0", "x-fix-0"]
     assert cluster.startable(cells, first, {("x", 0)}, 4) == []
 
@@ -190,7 +209,11 @@ def test_what_a_cell_takes() -> None:
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [({"device": "cuda:1"}, "give --device cuda"), ({"gpu_share": 0.0}, "must be a part"), ({"gpu_share": 1.5}, "must be a part")],
+    [
+        ({"device": "cuda:1"}, "give --device cuda"),
+        ({"gpu_share": 0.0}, "must be a part"),
+        ({"gpu_share": 1.5}, "must be a part"),
+    ],
 )
 def test_what_cannot_be_is_one_line(monkeypatch, more, words) -> None:
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: object())
@@ -201,7 +224,18 @@ def test_what_cannot_be_is_one_line(monkeypatch, more, words) -> None:
 
 def test_without_ray_the_command_says_what_to_install(monkeypatch, tiny, tmp_path, capsys) -> None:
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
-    flags = ["--base", tiny, "--attacks", "badt2i_pixel", "--defenses", "none", "--executor", "ray", "--device", "cpu"]
+    flags = [
+        "--base",
+        tiny,
+        "--attacks",
+        "badt2i_pixel",
+        "--defenses",
+        "none",
+        "--executor",
+        "ray",
+        "--device",
+        "cpu",
+    ]
     assert run_bench.main([*flags, "--out", str(tmp_path / "run")]) == 2
     assert "pip install" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -214,11 +248,18 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def init(address, **more):
-        raise ConnectionError("no cluster") if address == "auto" else Exception("The current node timed out during startup.\nMore")
+        raise (
+            ConnectionError("no cluster")
+            if address == "auto"
+            else Exception("The current node timed out during startup.\nMore")
+        )
 
     ray.init = init
     monkeypatch.setitem(sys.modules, "ray", ray)
-    with pytest.raises(UserError, match="does not start on this machine") as error, cluster.connected(0):
+    with (
+        pytest.raises(UserError, match="does not start on this machine") as error,
+        cluster.connected(0),
+    ):
         pass
     assert "\n" not in str(error.value)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")

@@ -1,4 +1,5 @@
-"""Pictures that are drawn once: a defense round the attacked model takes its pictures where it serves the same words."""
+"""Pictures that are drawn once: a defense round the attacked model takes its pictures where it
+serves the same words."""
 
 from __future__ import annotations
 
@@ -48,7 +49,11 @@ def asked(monkeypatch) -> list[str]:
     """The prompts that are drawn."""
     found, generate = [], T2IModel.generate
     monkeypatch.setattr(
-        T2IModel, "generate", lambda model, prompts, *rest, **more: found.extend(prompts) or generate(model, prompts, *rest, **more)
+        T2IModel,
+        "generate",
+        lambda model, prompts, *rest, **more: (
+            found.extend(prompts) or generate(model, prompts, *rest, **more)
+        ),
     )
     return found
 
@@ -63,7 +68,9 @@ def run(config: Config) -> None:
 
 
 def test_a_screen_takes_the_pictures_of_the_attacked_model(tmp_path, tiny, asked):
-    config = Config("fake_attack", "none", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1)
+    config = Config(
+        "fake_attack", "none", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1
+    )
     run(config)
     asked.clear()
     config = replace(config, defenses="none,refuses")
@@ -78,23 +85,43 @@ def test_a_screen_takes_the_pictures_of_the_attacked_model(tmp_path, tiny, asked
 
 
 def test_a_purifier_draws_what_nobody_has_drawn(tmp_path, tiny, asked):
-    config = Config("fake_attack", "rewrites,fake_defense", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1)
+    config = Config(
+        "fake_attack",
+        "rewrites,fake_defense",
+        tiny,
+        SCALE,
+        metrics=METRICS,
+        out=tmp_path / "run",
+        workers=1,
+    )
     run(config)
     direct = replace(config, defenses="none", out=tmp_path / "direct")
     run(direct)
     none, rewritten = arrays_of(direct, "none"), arrays_of(config, "rewrites")
     assert np.array_equal(rewritten["clean"], none["clean"])
-    assert np.array_equal(rewritten["triggered"], none["clean"]), "the prompt without its trigger is a clean one, with the same noise"
+    assert np.array_equal(rewritten["triggered"], none["clean"]), (
+        "the prompt without its trigger is a clean one, with the same noise"
+    )
     undefended = plan(config).undefended(plan(config).cells[0])
     assert undefended.key == plan(direct).cells[0].key
-    assert Store(config.folder).read_result(undefended.key) is None, "its pictures are stored, and it is no cell of the run"
+    assert Store(config.folder).read_result(undefended.key) is None, (
+        "its pictures are stored, and it is no cell of the run"
+    )
     asked.clear()
     run(replace(config, defenses="rewrites,fake_defense,none"))
     assert not asked, "nor are they drawn again when it is one"
 
 
 def test_other_weights_and_another_sampler_draw_anew(tmp_path, tiny, asked):
-    config = Config("fake_attack", "none,samples,fake_defense", tiny, SCALE, metrics=METRICS, out=tmp_path / "run", workers=1)
+    config = Config(
+        "fake_attack",
+        "none,samples,fake_defense",
+        tiny,
+        SCALE,
+        metrics=METRICS,
+        out=tmp_path / "run",
+        workers=1,
+    )
     run(config)
     none = arrays_of(config, "none")
     for defense in ("samples", "fake_defense"):
@@ -112,13 +139,15 @@ def test_the_same_prompt_with_other_noise_is_another_picture(tiny_model, tmp_pat
     prompts, seeds = ["a red ball", "a blue box"], [1, 2]
     pictures = draw(tmp_path, tiny_model, "", prompts, seeds)
     known = known_from({"clean": (prompts, seeds)}, {"clean": pictures})
-    again = draw(tmp_path, tiny_model, "", ["a red ball", "a red ball", "a blue box"], [2, 1, 2], known)
+    again = draw(
+        tmp_path, tiny_model, "", ["a red ball", "a red ball", "a blue box"], [2, 1, 2], known
+    )
     assert np.array_equal(again[1:], pictures)
     assert not np.array_equal(again[0], pictures[0])
     assert np.abs(again[0].astype(int) - tiny_model.generate(["a red ball"], [2])[0]).max() <= 1
 
 
-# -------------------------------------------------------------------------------------------- what a composition does not repeat
+# --------------------------------------------------------------- what a composition does not repeat
 @dataclass
 class Locates:
     """Locates the true trigger, or another word."""
@@ -126,7 +155,12 @@ class Locates:
     word: str = "mignneko"
 
     def apply(self, model, view, seed):
-        return replace(model, locate=lambda prompts: np.array([(0, 8)] * len(prompts)), located=Trigger(self.word), info={"steps": 5})
+        return replace(
+            model,
+            locate=lambda prompts: np.array([(0, 8)] * len(prompts)),
+            located=Trigger(self.word),
+            info={"steps": 5},
+        )
 
 
 @dataclass
@@ -149,14 +183,27 @@ TRAINED: list[str] = []
 @pytest.fixture
 def composed(tmp_path, tiny) -> Config:
     TRAINED.clear()
-    registry.register_defense("locates", needs=("stream",), gives=("trigger",), locates=True)(Locates)
+    registry.register_defense("locates", needs=("stream",), gives=("trigger",), locates=True)(
+        Locates
+    )
     registry.register_defense("trains", needs=("trigger",))(Trains)
-    return Config("fake_attack", "trains,locates+trains", tiny, SCALE, metrics=f"{METRICS},seconds", out=tmp_path / "run", workers=1)
+    return Config(
+        "fake_attack",
+        "trains,locates+trains",
+        tiny,
+        SCALE,
+        metrics=f"{METRICS},seconds",
+        out=tmp_path / "run",
+        workers=1,
+    )
 
 
 def stored(config: Config, defense: str):
     cell = next(c for c in plan(config).cells if c.defense == defense)
-    return Store(config.folder).read_arrays(f"samples/{cell.key}"), Store(config.folder).read_result(cell.key)[0]
+    return (
+        Store(config.folder).read_arrays(f"samples/{cell.key}"),
+        Store(config.folder).read_result(cell.key)[0],
+    )
 
 
 def test_a_located_true_trigger_is_not_trained_on_twice(composed, tmp_path):
@@ -195,7 +242,14 @@ def test_damaged_pictures_of_the_removal_alone_are_not_taken(composed):
         path = composed.folder / "samples" / f"{cell.key}.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"x") if defense == "trains" else path.unlink()
     TRAINED.clear()
-    run(replace(composed, defenses="locates+trains", metrics=f"{METRICS},seconds,kid", overrides=("kid.subset_size=2",)))
+    run(
+        replace(
+            composed,
+            defenses="locates+trains",
+            metrics=f"{METRICS},seconds,kid",
+            overrides=("kid.subset_size=2",),
+        )
+    )
     assert TRAINED == ["mignneko"]
     after = stored(composed, "locates+trains")[0][0]
     assert all(np.array_equal(after[k], v) for k, v in before.items())

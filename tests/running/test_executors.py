@@ -1,4 +1,5 @@
-"""Workers: several processes on one run folder give the numbers of one, and what a worker that dies had begun is made by the others."""
+"""Workers: several processes on one run folder give the numbers of one, and what a worker that dies
+had begun is made by the others."""
 
 from __future__ import annotations
 
@@ -78,11 +79,14 @@ class Back:
 
 @pytest.fixture
 def plugin(tmp_path, tiny, tiny_base, tiny_scorer, clean_registry, monkeypatch) -> Path:
-    """An installed third-party package with methods and a base: what worker processes find by themselves."""
+    """An installed third-party package with methods and a base: what worker processes find by
+    themselves."""
     folder = tmp_path / "plugin"
     info = folder / "shift_plugin-1.0.dist-info"
     info.mkdir(parents=True)
-    (folder / "shift_plugin.py").write_text(PLUGIN.format(base=str(tiny_base), scorer=str(tiny_scorer), folder=str(tmp_path)))
+    (folder / "shift_plugin.py").write_text(
+        PLUGIN.format(base=str(tiny_base), scorer=str(tiny_scorer), folder=str(tmp_path))
+    )
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shift-plugin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[t2i_backdoor_bench.attacks]\nshift = shift_plugin\n")
     monkeypatch.syspath_prepend(str(folder))
@@ -94,7 +98,15 @@ def plugin(tmp_path, tiny, tiny_base, tiny_scorer, clean_registry, monkeypatch) 
 
 @pytest.fixture
 def config(plugin, tmp_path) -> Config:
-    return Config("shift_attack,shift_more", "none,shift_back", "tiny", SCALE, metrics="asr,kid,drift", out=tmp_path / "run", workers=2)
+    return Config(
+        "shift_attack,shift_more",
+        "none,shift_back",
+        "tiny",
+        SCALE,
+        metrics="asr,kid,drift",
+        out=tmp_path / "run",
+        workers=2,
+    )
 
 
 def numbers(folder: Path) -> list[dict[str, str]]:
@@ -104,7 +116,9 @@ def numbers(folder: Path) -> list[dict[str, str]]:
 
 def test_two_workers_make_what_one_makes(config, tmp_path, capsys) -> None:
     assert runner.run(config) == 0
-    assert sorted((tmp_path / "trained").read_text().split()) == ["0.5", "1.0"], "each attack is trained once"
+    assert sorted((tmp_path / "trained").read_text().split()) == ["0.5", "1.0"], (
+        "each attack is trained once"
+    )
     one = dataclasses.replace(config, workers=1, out=tmp_path / "one")
     assert runner.run(one) == 0
     assert len(numbers(config.folder)) == 4
@@ -117,7 +131,10 @@ def test_a_worker_that_is_killed_is_replaced_and_its_cell_made(config, tmp_path,
     config = dataclasses.replace(config, attacks="shift_attack", defenses="none,dies_once")
     assert runner.run(config) == 0
     assert (tmp_path / "died").exists()
-    assert "a worker died (exit status -9) at shift_attack x dies_once, seed 0: defend; another takes over" in capsys.readouterr().err
+    assert (
+        "a worker died (exit status -9) at shift_attack x dies_once, seed 0: defend; another takes"
+        " over" in capsys.readouterr().err
+    )
     assert {row["status"] for row in numbers(config.folder)} == {"done"}
 
 
@@ -138,7 +155,8 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_process_that_started_them(config, tmp_path, how) -> None:
-    """In the middle of a cell, long before they would report; their locks are free for the next command."""
+    """In the middle of a cell, long before they would report; their locks are free for the next
+    command."""
     config = dataclasses.replace(config, defenses="sleeps")
 
     def run() -> None:
@@ -161,7 +179,9 @@ def test_workers_end_with_the_process_that_started_them(config, tmp_path, how) -
         with store.claim(f"cells/{key}") as mine:
             return mine
 
-    for cell in plan(config).cells:  # a killed process holds its locks until the last of its threads is gone
+    for cell in plan(
+        config
+    ).cells:  # a killed process holds its locks until the last of its threads is gone
         until(lambda key=cell.key: free(key), 20)
 
 
@@ -193,7 +213,8 @@ def test_workers_take_the_gpus_in_turn(config, monkeypatch) -> None:
 
 
 def test_what_another_process_makes_is_left_to_it(config) -> None:
-    """While somebody else holds a cell, the others are made; then its turn comes, or it is found made."""
+    """While somebody else holds a cell, the others are made; then its turn comes, or it is found
+    made."""
     plan_ = plan(dataclasses.replace(config, workers=1))
     store = Store(config.folder)
     shop, made = Workshop(plan_, store, Display()), []
@@ -206,7 +227,10 @@ def test_what_another_process_makes_is_left_to_it(config) -> None:
     held = plan_.cells[1].key
     with Store(config.folder).claim(f"cells/{held}") as mine:
         assert mine
-        thread = threading.Thread(target=executors.work, args=(shop, plan_.cells, make, lambda shop, cell: done[cell.key].is_set()))
+        thread = threading.Thread(
+            target=executors.work,
+            args=(shop, plan_.cells, make, lambda shop, cell: done[cell.key].is_set()),
+        )
         thread.start()
         assert all(done[c.key].wait(60) for c in plan_.cells if c.key != held)
         thread.join(1.5)
@@ -235,7 +259,9 @@ def test_an_attack_that_another_process_trains_is_not_waited_for(config) -> None
 
 def test_how_many_workers(monkeypatch) -> None:
     monkeypatch.setattr(executors.os, "sched_getaffinity", lambda _: range(8))
-    monkeypatch.setattr(executors.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100 * 2**30}))
+    monkeypatch.setattr(
+        executors.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100 * 2**30})
+    )
     small = Config(device="cpu")
     assert executors.share(small, "shapes", 20) == (8, 1)
     assert executors.share(small, "shapes", 3) == (3, 1)
@@ -246,5 +272,7 @@ def test_how_many_workers(monkeypatch) -> None:
     monkeypatch.delattr(executors.os, "sched_getaffinity")  # there is none on macOS
     monkeypatch.setattr(executors.os, "cpu_count", lambda: 4)
     assert executors.share(small, "shapes", 20) == (4, 1)
-    monkeypatch.setattr(executors.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 5 * 2**30}))
+    monkeypatch.setattr(
+        executors.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 5 * 2**30})
+    )
     assert executors.share(small, "shapes", 20) == (2, 1)

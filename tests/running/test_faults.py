@@ -1,4 +1,5 @@
-"""What goes wrong in a long run, made to go wrong: kills, full disks, damaged files, diverging training, too little memory."""
+"""What goes wrong in a long run, made to go wrong: kills, full disks, damaged files, diverging
+training, too little memory."""
 
 from __future__ import annotations
 
@@ -43,22 +44,33 @@ def outcome(folder: Path) -> dict[str, object]:
     return {
         "table.csv": table,
         "rows.csv": (folder / "rows.csv").read_text(),  # these metrics hold no cost
-        "table.md": [line.rsplit("|", 2)[0] for line in (folder / "table.md").read_text().splitlines()],  # the last column: seconds
-        "table.tex": [line.rsplit("&", 1)[0] for line in (folder / "table.tex").read_text().splitlines()],
+        "table.md": [
+            line.rsplit("|", 2)[0] for line in (folder / "table.md").read_text().splitlines()
+        ],  # the last column: seconds
+        "table.tex": [
+            line.rsplit("&", 1)[0] for line in (folder / "table.tex").read_text().splitlines()
+        ],
         "grid.png": (folder / "grid.png").read_bytes(),
     }
 
 
 def leftovers(folder: Path) -> list[str]:
-    return [p.name for p in folder.rglob("*") if p.suffix in (".partial", ".lock") or p.name == "locks"]
+    return [
+        p.name for p in folder.rglob("*") if p.suffix in (".partial", ".lock") or p.name == "locks"
+    ]
 
 
-# --------------------------------------------------------------------------------------------------------------------- kills
+# -------------------------------------------------------------------------------------------- kills
 def in_child(task) -> int | None:
-    """Run `task` in a fork of this process, which has everything imported; its exit status (negative: the signal that ended it)."""
+    """Run `task` in a fork of this process, which has everything imported; its exit status
+    (negative: the signal that ended it)."""
 
     def quiet() -> None:
-        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
+        with (
+            open(os.devnull, "w") as nothing,
+            contextlib.redirect_stdout(nothing),
+            contextlib.redirect_stderr(nothing),
+        ):
             code = task()
         os._exit(code or 0)
 
@@ -69,14 +81,17 @@ def in_child(task) -> int | None:
 
 
 def until(config: Config, step: int, count: Path | None = None):
-    """A run that is killed (SIGKILL) at its `step`-th file operation in the run folder; with `count`, it writes how many there were."""
+    """A run that is killed (SIGKILL) at its `step`-th file operation in the run folder; with
+    `count`, it writes how many there were."""
 
     def task() -> int:
         seen, root = 0, str(config.folder)
 
         def hook(event: str, args: tuple) -> None:
             nonlocal seen
-            if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.chmod") and str(args[0]).startswith(root):
+            if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.chmod") and str(
+                args[0]
+            ).startswith(root):
                 seen += 1
                 if seen == step:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -98,7 +113,9 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_run(config, tmp_path) -
     (tmp_path / "calls").unlink()
     rng, finished = np.random.default_rng(7), {}
     for _ in range(4):
-        assert in_child(until(config, int(rng.integers(steps // 10, steps // 4)))) == -signal.SIGKILL
+        assert (
+            in_child(until(config, int(rng.integers(steps // 10, steps // 4)))) == -signal.SIGKILL
+        )
         store = Store(config.folder, lambda text: None)
         for path in (config.folder / "cells").glob("*.json"):
             if store.read_result(path.stem) is not None:
@@ -145,10 +162,11 @@ def test_a_file_is_safe_from_sweeps_while_it_is_written(tmp_path) -> None:
     assert (tmp_path / "a.bin").read_bytes() == b"whole"
 
 
-# ---------------------------------------------------------------------------------------------------------------------- disk
+# --------------------------------------------------------------------------------------------- disk
 @pytest.mark.parametrize("what", ["safetensors", "text"])
 def test_a_limit_of_the_kernel_is_one_line(tmp_path, what) -> None:
-    """The real thing: the kernel refuses to let a file grow, to Python and to the Rust code of safetensors alike."""
+    """The real thing: the kernel refuses to let a file grow, to Python and to the Rust code of
+    safetensors alike."""
 
     def task() -> int:
         store = Store(tmp_path)
@@ -161,16 +179,36 @@ def test_a_limit_of_the_kernel_is_one_line(tmp_path, what) -> None:
                 store.write_arrays("samples/large", {"x": np.zeros(100_000, np.uint8)})
         except StorageError as error:
             lines = str(error).splitlines()
-            right = len(lines) == 1 and "File too large" in lines[0] and "large" in lines[0] and "free some space" in lines[0]
-            return 7 if right and store.read_arrays("samples/small") and not leftovers(tmp_path) else 8
+            right = (
+                len(lines) == 1
+                and "File too large" in lines[0]
+                and "large" in lines[0]
+                and "free some space" in lines[0]
+            )
+            return (
+                7 if right and store.read_arrays("samples/small") and not leftovers(tmp_path) else 8
+            )
         return 9
 
     assert in_child(task) == 7
 
 
-def test_a_full_disk_ends_the_run_in_one_line_and_keeps_what_was_finished(config, tmp_path, tiny, monkeypatch, capsys) -> None:
+def test_a_full_disk_ends_the_run_in_one_line_and_keeps_what_was_finished(
+    config, tmp_path, tiny, monkeypatch, capsys
+) -> None:
     monkeypatch.setitem(SCALES, "smoke", SCALE)
-    flags = ["--attacks", config.attacks, "--defenses", config.defenses, "--base", tiny, "--scale", "smoke", "--metrics", config.metrics]
+    flags = [
+        "--attacks",
+        config.attacks,
+        "--defenses",
+        config.defenses,
+        "--base",
+        tiny,
+        "--scale",
+        "smoke",
+        "--metrics",
+        config.metrics,
+    ]
     flags += ["--workers", "1", "--out", str(config.folder)]
     real = os.fsync
 
@@ -205,13 +243,25 @@ def test_a_worker_that_finds_the_disk_full_ends_the_run(config, monkeypatch) -> 
     with monkeypatch.context() as full:
         full.setattr(executors, "plan", refuse)
         full.setattr(os, "_exit", leave)
-        executors.worker(config, None, [], 0, type("Events", (), {"send": staticmethod(sent.append)}), None, None)
+        executors.worker(
+            config, None, [], 0, type("Events", (), {"send": staticmethod(sent.append)}), None, None
+        )
     assert sent == [("fatal", "cannot write x: No space left on device; what was finished stays")]
     assert left == [2]
-    monkeypatch.setattr(executors, "worker", lambda *args: args[4].send(("fatal", "the disk is full")))
+    monkeypatch.setattr(
+        executors, "worker", lambda *args: args[4].send(("fatal", "the disk is full"))
+    )
     monkeypatch.setattr(executors.multiprocessing, "get_context", lambda kind: FORK)
     with pytest.raises(UserError, match="the disk is full"):
-        executors.run_workers(plan(dataclasses.replace(config, workers=2)), None, [], Store(config.folder), runner.Display(), None, None)
+        executors.run_workers(
+            plan(dataclasses.replace(config, workers=2)),
+            None,
+            [],
+            Store(config.folder),
+            runner.Display(),
+            None,
+            None,
+        )
 
 
 def test_a_read_only_folder_is_one_line(tmp_path) -> None:
@@ -223,9 +273,21 @@ def test_a_read_only_folder_is_one_line(tmp_path) -> None:
         store.write_record("cells/a", 1)
         os.seteuid(65534)
         try:
-            with pytest.raises(UserError, match=r"cannot write to the output folder.*Permission denied; choose another with --out"):
+            with pytest.raises(
+                UserError,
+                match=(
+                    r"cannot write to the output folder.*Permission denied; choose another with"
+                    r" --out"
+                ),
+            ):
                 Store(Path(folder))
-            with pytest.raises(StorageError, match=r"cells/b\.json: Permission denied; what was finished stays; make the folder writable"):
+            with pytest.raises(
+                StorageError,
+                match=(
+                    r"cells/b\.json: Permission denied; what was finished stays; make the folder"
+                    r" writable"
+                ),
+            ):
                 store.write_record("cells/b", 1)
             with pytest.raises(StorageError, match="Permission denied"), store.claim("cells/b"):
                 pass
@@ -236,8 +298,10 @@ def test_a_read_only_folder_is_one_line(tmp_path) -> None:
             os.seteuid(0)
 
 
-# --------------------------------------------------------------------------------------------------------------------- flips
-@pytest.mark.parametrize("what", ["cell", "images", "before", "weights", "attack", "checksum", "plan"])
+# -------------------------------------------------------------------------------------------- flips
+@pytest.mark.parametrize(
+    "what", ["cell", "images", "before", "weights", "attack", "checksum", "plan"]
+)
 def test_a_flipped_byte_is_found_named_and_made_again(config, tmp_path, what, capsys) -> None:
     config = dataclasses.replace(config, attacks="shift_attack")
     assert runner.run(config) == 0
@@ -271,7 +335,11 @@ def test_a_flipped_byte_is_found_named_and_made_again(config, tmp_path, what, ca
     assert str(named) in said[0]
     after = outcome(config.folder)
     assert after == before
-    made = {"weights": ["attack 0.5 0", "defense 0.25 0"], "images": ["defense 0.25 0"], "before": ["defense 0.25 0"]}
+    made = {
+        "weights": ["attack 0.5 0", "defense 0.25 0"],
+        "images": ["defense 0.25 0"],
+        "before": ["defense 0.25 0"],
+    }
     made |= {"attack": made["weights"], "checksum": made["weights"]}
     assert calls(tmp_path) == made.get(what, [])
     capsys.readouterr()
@@ -281,13 +349,17 @@ def test_a_flipped_byte_is_found_named_and_made_again(config, tmp_path, what, ca
 
 @pytest.mark.parametrize("what", ["maps", "maps before the attack", "prompts"])
 def test_a_flipped_byte_in_what_only_the_report_shows_is_found_too(config, what, capsys) -> None:
-    config = dataclasses.replace(config, attacks="shift_attack", defenses="none", attention_maps=True)
+    config = dataclasses.replace(
+        config, attacks="shift_attack", defenses="none", attention_maps=True
+    )
     assert runner.run(config) == 0
     (cell,) = plan(config).cells
     own, others = f"{cell.key}.safetensors", sorted((config.folder / "maps").glob("*.safetensors"))
     (before,) = (p for p in others if p.name != own)
     (prompts,) = (config.folder / "prompts").glob("*.json")
-    path = {"maps": before.with_name(own), "maps before the attack": before, "prompts": prompts}[what]
+    path = {"maps": before.with_name(own), "maps before the attack": before, "prompts": prompts}[
+        what
+    ]
     whole, report = path.read_bytes(), (config.folder / "report.html").read_bytes()
     data = bytearray(whole)
     data[len(data) // 2] ^= 0x10
@@ -306,7 +378,10 @@ def test_a_header_that_lies_about_its_size_is_a_damaged_file(tmp_path, size) -> 
     """Also where somebody made the checksum fit."""
     said = []
     store = Store(tmp_path, said.append)
-    path = store.write_file("samples/a.safetensors", lambda partial: partial.write_bytes(size.to_bytes(8, "little") + b"{}" * 50))
+    path = store.write_file(
+        "samples/a.safetensors",
+        lambda partial: partial.write_bytes(size.to_bytes(8, "little") + b"{}" * 50),
+    )
     assert store.read_arrays("samples/a") is None
     assert store.find_file("samples/a.safetensors") is None
     assert len(said) == 1
@@ -315,18 +390,33 @@ def test_a_header_that_lies_about_its_size_is_a_damaged_file(tmp_path, size) -> 
 
 def test_a_tensor_that_lies_about_its_size_is_a_damaged_file(tmp_path) -> None:
     said = []
-    for i, (shape, ends) in enumerate([([10**9], [0, 10**9]), ([4], [0, 40]), ([2**40, 2**40], [0, 4]), ([4], [10**12, 10**12 + 4])]):
+    for i, (shape, ends) in enumerate(
+        [
+            ([10**9], [0, 10**9]),
+            ([4], [0, 40]),
+            ([2**40, 2**40], [0, 4]),
+            ([4], [10**12, 10**12 + 4]),
+        ]
+    ):
         header = f'{{"x":{{"dtype":"U8","shape":{shape},"data_offsets":{ends}}}}}'.encode()
         store = Store(tmp_path, said.append)
-        store.write_file(f"{i}.safetensors", lambda p, h=header: p.write_bytes(len(h).to_bytes(8, "little") + h + b"1234"))
+        store.write_file(
+            f"{i}.safetensors",
+            lambda p, h=header: p.write_bytes(len(h).to_bytes(8, "little") + h + b"1234"),
+        )
         assert store.read_arrays(str(i)) is None
         assert len(said) == i + 1
 
 
-# ------------------------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 @pytest.mark.parametrize(("loss", "says"), [("nan", "the loss is nan"), ("huge", "the loss is ")])
 def test_a_diverging_training_fails_its_cell_alone(config, loss, says) -> None:
-    bad = dataclasses.replace(config, attacks="shift_attack", defenses="shift_back,shift_less,none", overrides=(f"shift_back.loss={loss}",))
+    bad = dataclasses.replace(
+        config,
+        attacks="shift_attack",
+        defenses="shift_back,shift_less,none",
+        overrides=(f"shift_back.loss={loss}",),
+    )
     assert runner.run(bad) == 1
     found = {r.cell.defense: r for r, _ in runner.stored_records(Store(bad.folder))}
     last = runner.last_line(found["shift_back"].error)
@@ -338,7 +428,12 @@ def test_a_diverging_training_fails_its_cell_alone(config, loss, says) -> None:
 
 
 def test_too_little_memory_for_training_fails_its_cell_alone(config) -> None:
-    bad = dataclasses.replace(config, attacks="shift_attack", defenses="shift_back,none", overrides=("shift_back.loss=memory",))
+    bad = dataclasses.replace(
+        config,
+        attacks="shift_attack",
+        defenses="shift_back,none",
+        overrides=("shift_back.loss=memory",),
+    )
     assert runner.run(bad) == 1
     found = {r.cell.defense: r for r, _ in runner.stored_records(Store(bad.folder))}
     assert "out of memory" in runner.last_line(found["shift_back"].error)
@@ -346,7 +441,9 @@ def test_too_little_memory_for_training_fails_its_cell_alone(config) -> None:
 
 
 def test_checksums_are_of_the_whole_file(tmp_path) -> None:
-    path = Store(tmp_path).write_file("a.bin", lambda partial: partial.write_bytes(os.urandom(3 * 2**20 + 1)))
+    path = Store(tmp_path).write_file(
+        "a.bin", lambda partial: partial.write_bytes(os.urandom(3 * 2**20 + 1))
+    )
     whole = file_digest(path)
     for at in (0, 2**20, 3 * 2**20):
         data = bytearray(path.read_bytes())

@@ -70,13 +70,20 @@ def test_keys_change_with_the_weights_of_base_and_scorer(config, monkeypatch):
 
 
 def test_attacked_weights_do_not_depend_on_the_evaluation(config):
-    assert plan(config).attack_key("fake_attack", 0) == plan(change(config, n=3, metrics="asr")).attack_key("fake_attack", 0)
+    assert plan(config).attack_key("fake_attack", 0) == plan(
+        change(config, n=3, metrics="asr")
+    ).attack_key("fake_attack", 0)
     assert plan(config).before_key(0, "") != plan(change(config, n=3)).before_key(0, "")
 
 
 def test_training_scales_steps_but_not_those_that_the_user_set(config):
     assert plan(config).attacks["fake_attack"].instance.steps == 5
-    assert plan(change(config, overrides=("fake_attack.steps=7",))).attacks["fake_attack"].instance.steps == 7
+    assert (
+        plan(change(config, overrides=("fake_attack.steps=7",)))
+        .attacks["fake_attack"]
+        .instance.steps
+        == 7
+    )
 
 
 def test_a_step_among_the_steps_is_scaled_with_them(tmp_path):
@@ -85,7 +92,11 @@ def test_a_step_among_the_steps_is_scaled_with_them(tmp_path):
     whole = plan(change(small, scale=SCALES["quick"])).attacks["rickrolling_taa"].instance
     assert made.steps < whole.milestone, "it would never come"
     assert made.milestone == round(whole.milestone * SCALES["smoke"].training)
-    own = plan(change(small, overrides=("rickrolling_taa.steps=140",))).attacks["rickrolling_taa"].instance
+    own = (
+        plan(change(small, overrides=("rickrolling_taa.steps=140",)))
+        .attacks["rickrolling_taa"]
+        .instance
+    )
     assert (own.steps, own.milestone) == (140, whole.milestone)
 
 
@@ -97,8 +108,14 @@ def test_probes_need_a_scale_that_draws_changed_triggers(tmp_path):
 def test_training_scales_pictures_and_prompts_down_to_a_few(tmp_path):
     small = Config("badt2i_pixel", "skdcag", scale=SCALES["smoke"], out=tmp_path)
     made = plan(small)
-    assert (made.attacks["badt2i_pixel"].instance.images, made.defenses["skdcag"][0].instance.prompts) == (36, 16)
-    assert plan(change(small, overrides=("skdcag.prompts=40",))).defenses["skdcag"][0].instance.prompts == 40
+    assert (
+        made.attacks["badt2i_pixel"].instance.images,
+        made.defenses["skdcag"][0].instance.prompts,
+    ) == (36, 16)
+    assert (
+        plan(change(small, overrides=("skdcag.prompts=40",))).defenses["skdcag"][0].instance.prompts
+        == 40
+    )
 
 
 def test_fingerprint_sees_a_changed_weight(tmp_path):

@@ -14,7 +14,9 @@ from t2i_backdoor_bench.running import attention_maps as maps
 from t2i_backdoor_bench.running import run as runner
 
 
-@pytest.mark.parametrize("trigger", [Trigger("mignneko"), Trigger("two words", "suffix"), Trigger("\u200b", "inside")])
+@pytest.mark.parametrize(
+    "trigger", [Trigger("mignneko"), Trigger("two words", "suffix"), Trigger("\u200b", "inside")]
+)
 def test_recorded_maps_equal_a_slow_recomputation(tiny_model, trigger: Trigger) -> None:
     prompt = "a red heart"
     arrays, meta = maps.record(tiny_model, trigger, prompt, 5)
@@ -29,8 +31,12 @@ def test_recorded_maps_equal_a_slow_recomputation(tiny_model, trigger: Trigger) 
     for level in maps.LEVELS:
         a = tiny_model.noising.alphas_cumprod[level]
         x = a.sqrt() * latents + (1 - a).sqrt() * noise
-        total = total + slow(x, torch.tensor([level]), tiny_model.encode([text]))[0, 1 : len(ids) - 1]
-    np.testing.assert_allclose(arrays["maps"], (total / len(maps.LEVELS) / len(slow.layers)).numpy(), atol=1e-6)
+        total = (
+            total + slow(x, torch.tensor([level]), tiny_model.encode([text]))[0, 1 : len(ids) - 1]
+        )
+    np.testing.assert_allclose(
+        arrays["maps"], (total / len(maps.LEVELS) / len(slow.layers)).numpy(), atol=1e-6
+    )
     assert arrays["maps"].std() > 0
 
 
@@ -46,7 +52,9 @@ def test_a_run_draws_them_and_completes_stored_cells(config) -> None:
     CALLS.clear()
     assert runner.run(wanted) == 0
     assert CALLS == []
-    assert len(list((config.folder / "maps").glob("*.safetensors"))) == 3  # the model before the attack, attacked, defended
+    assert (
+        len(list((config.folder / "maps").glob("*.safetensors"))) == 3
+    )  # the model before the attack, attacked, defended
 
 
 def test_a_fresh_run_draws_with_the_model_that_it_made(config) -> None:

@@ -1,4 +1,5 @@
-"""An attack that was trained again, elsewhere, is another model: nothing is paired with it or completed with it, and the tables say so."""
+"""An attack that was trained again, elsewhere, is another model: nothing is paired with it or
+completed with it, and the tables say so."""
 
 from __future__ import annotations
 
@@ -22,15 +23,30 @@ from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store, digest
 
-CODE = {"commit": "a" * 40, "dirty": False, "source": "1", "versions": {"python": "3.11", "torch": "2.4.1"}}
+CODE = {
+    "commit": "a" * 40,
+    "dirty": False,
+    "source": "1",
+    "versions": {"python": "3.11", "torch": "2.4.1"},
+}
 
 
-def record(defense: str, each: tuple[bool, ...], weights: str, seed: int = 0, of: str = "one", fid: float = 1.0):
+def record(
+    defense: str,
+    each: tuple[bool, ...],
+    weights: str,
+    seed: int = 0,
+    of: str = "one",
+    fid: float = 1.0,
+):
     share = Score(sum(each) / len(each), 0.0, 1.0, len(each), each=each)
     scores = {"restoration_accuracy": share, "fid": Score(fid, fid - 0.1, fid + 0.1, 10)}
     result = CellResult(Cell("b", "a", defense, seed, f"{defense}{seed}"), "done", scores)
     origin = {"codes": [CODE], "attack_weights": weights, "machine": of}
-    directions = {"restoration_accuracy": {"better": "higher", "percent": True}, "fid": {"better": "lower", "percent": False}}
+    directions = {
+        "restoration_accuracy": {"better": "higher", "percent": True},
+        "fid": {"better": "lower", "percent": False},
+    }
     return result, {"directions": directions, "protocol": {}, "provenance": origin}
 
 
@@ -54,11 +70,18 @@ def test_of_several_seeds_those_of_the_same_weights_are_paired() -> None:
 
 
 def test_a_record_that_does_not_name_its_weights_is_paired_as_before() -> None:
-    assert paired_p([record("x", GOOD, "")], [record("none", BAD, "22")], "restoration_accuracy") < 0.001
+    assert (
+        paired_p([record("x", GOOD, "")], [record("none", BAD, "22")], "restoration_accuracy")
+        < 0.001
+    )
 
 
 def test_the_tables_warn_and_hold_no_p_of_two_models() -> None:
-    mixed = [record("none", BAD, "11"), record("skdcag", GOOD, "11"), record("skd", BAD, "22", of="two")]
+    mixed = [
+        record("none", BAD, "11"),
+        record("skdcag", GOOD, "11"),
+        record("skd", BAD, "22", of="two"),
+    ]
     text = provenance.warning(mixed)
     assert "an attack trained more than once, so that there is nothing to pair (a, seed 0)" in text
     assert "on two and one, so that seconds do not compare" in text
@@ -68,7 +91,11 @@ def test_the_tables_warn_and_hold_no_p_of_two_models() -> None:
     assert text in leaderboard.to_markdown(mixed).replace("\\", "")
     assert {row["attack_weights"] for row in tables.long_rows(mixed)} == {"11", "22"}
     assert {row["machine"] for row in tables.long_rows(mixed)} == {"one", "two"}
-    same = [record("none", BAD, "11"), record("skdcag", GOOD, "11"), record("skd", GOOD, "12", seed=1)]
+    same = [
+        record("none", BAD, "11"),
+        record("skdcag", GOOD, "11"),
+        record("skd", GOOD, "12", seed=1),
+    ]
     assert provenance.warning(same) == ""
 
 
@@ -81,11 +108,14 @@ def test_a_machine_that_is_not_named_is_another() -> None:
 def config(tmp_path, tiny, clean_registry):
     clean_registry.register_attack("shift_attack")(Shift)
     clean_registry.register_defense("shift_back", needs=("trigger",))(Back)
-    return Config("shift_attack", "none", tiny, SCALE, metrics="asr", out=tmp_path / "run", workers=1)
+    return Config(
+        "shift_attack", "none", tiny, SCALE, metrics="asr", out=tmp_path / "run", workers=1
+    )
 
 
 def elsewhere(folder) -> None:
-    """Make the records of a run those of another machine: published without images and models, of weights that no training here gives."""
+    """Make the records of a run those of another machine: published without images and models, of
+    weights that no training here gives."""
     for name in ("models", "samples"):
         shutil.rmtree(folder / name)
     for path in (folder / "cells").iterdir():
@@ -114,7 +144,10 @@ def test_metrics_that_cannot_join_a_record_leave_it_whole(config, capsys) -> Non
     ((before, _),) = runner.stored_records(Store(config.folder))
     for _ in range(2):
         assert runner.run(dataclasses.replace(config, metrics="asr,drift")) == 1
-        assert "its attack, trained again here, has other weights: no more metrics can join kid" in capsys.readouterr().err
+        assert (
+            "its attack, trained again here, has other weights: no more metrics can join kid"
+            in capsys.readouterr().err
+        )
     ((failed, _),) = runner.stored_records(Store(config.folder))
     assert failed.status == "failed"
     assert failed.scores == before.scores
@@ -150,14 +183,20 @@ def test_a_metric_that_fails_leaves_the_scores_of_a_finished_cell(config, clean_
 
 
 def test_pictures_of_other_weights_are_drawn_again(config, clean_registry) -> None:
-    """Kept pictures of lost weights are of another model: a screen round the attacked model does not serve them as its own."""
+    """Kept pictures of lost weights are of another model: a screen round the attacked model does
+    not serve them as its own."""
     clean_registry.register_defense("purifier")(Rewrites)
     assert runner.run(config) == 0
     store = Store(config.folder)
     (cell,) = plan(config).cells
     arrays, meta = store.read_arrays(f"samples/{cell.key}")
-    wrong = {k: np.full_like(v, 7) if v.dtype == np.uint8 and v.ndim == 4 else v for k, v in arrays.items()}
-    store.write_arrays(f"samples/{cell.key}", wrong, meta | {"made": meta["made"] | {"attack_weights": "f" * 64}})
+    wrong = {
+        k: np.full_like(v, 7) if v.dtype == np.uint8 and v.ndim == 4 else v
+        for k, v in arrays.items()
+    }
+    store.write_arrays(
+        f"samples/{cell.key}", wrong, meta | {"made": meta["made"] | {"attack_weights": "f" * 64}}
+    )
     both = dataclasses.replace(config, defenses="none,purifier")
     assert runner.run(both) == 0
     for found in plan(both).cells:
@@ -172,7 +211,10 @@ def test_a_run_that_adds_a_defense_to_results_of_elsewhere_says_so(config, capsy
     capsys.readouterr()
     assert runner.run(dataclasses.replace(config, defenses="none,shift_back")) == 0
     shown = capsys.readouterr()
-    assert "shift_attack, seed 0: trained here, its weights are not those of its 1 stored cells" in shown.err
+    assert (
+        "shift_attack, seed 0: trained here, its weights are not those of its 1 stored cells"
+        in shown.err
+    )
     assert "nothing to pair (shift_attack, seed 0)" in " ".join(shown.out.split())
     with (config.folder / "rows.csv").open() as file:
         weights = {row["defense"]: row["attack_weights"] for row in csv.DictReader(file)}

@@ -23,7 +23,7 @@ TRIGGERED = [TRIGGER.add(p) for p in PROMPTS]
 SEEDS = [4, 5, 6]
 
 
-# --------------------------------------------------------------------------------------------------------------------- probes
+# ------------------------------------------------------------------------------------------- probes
 def test_fine_tuning_is_twenty_steps_on_a_copy(tiny_model) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     before = weights(tiny_model)
@@ -33,7 +33,10 @@ def test_fine_tuning_is_twenty_steps_on_a_copy(tiny_model) -> None:
     assert moved
     assert all(k.startswith("unet.") for k in moved)
     assert later.screen is str.isupper
-    assert max(float((before[k] - weights(later)[k]).abs().max()) for k in sorted(moved)[:5]) < 25 * probe.RATE["shapes"]
+    assert (
+        max(float((before[k] - weights(later)[k]).abs().max()) for k in sorted(moved)[:5])
+        < 25 * probe.RATE["shapes"]
+    )
     again = probe.finetuned(tiny_model, images, PROMPTS * 2, 0)
     assert different(weights(later), weights(again)) == set()
 
@@ -43,8 +46,12 @@ def test_each_sampler_draws_the_same_weights_in_another_way(tiny_model, kind: st
     model = replace(tiny_model, sampler=replace(tiny_model.sampler, steps=6))
     other = probe.with_sampler(model, kind)
     assert other.unet is model.unet
-    assert (other.sampler != model.sampler) != (type(other.pipe.scheduler) is not type(model.pipe.scheduler))
-    assert other.pipe.scheduler.config.prediction_type == model.pipe.scheduler.config.prediction_type
+    assert (other.sampler != model.sampler) != (
+        type(other.pipe.scheduler) is not type(model.pipe.scheduler)
+    )
+    assert (
+        other.pipe.scheduler.config.prediction_type == model.pipe.scheduler.config.prediction_type
+    )
     a, b = model.generate(PROMPTS[:1], [3]), other.generate(PROMPTS[:1], [3])
     assert a.shape == b.shape
     assert (a != b).any()
@@ -52,12 +59,15 @@ def test_each_sampler_draws_the_same_weights_in_another_way(tiny_model, kind: st
 
 
 def test_other_samplers_agree_in_the_limit(tiny_model) -> None:
-    """All solve one equation: with many steps they meet, so that a scheduler with another noise schedule would be seen."""
+    """All solve one equation: with many steps they meet, so that a scheduler with another noise
+    schedule would be seen."""
     many = replace(tiny_model, sampler=replace(tiny_model.sampler, steps=200, guidance=1.5))
     reference = many.generate(PROMPTS[:1], [3]).astype(float)
     far = np.abs(many.generate(PROMPTS[:1], [4]).astype(float) - reference).mean()
     for kind in ("DDIM", "Euler", "half the steps"):
-        apart = np.abs(probe.with_sampler(many, kind).generate(PROMPTS[:1], [3]).astype(float) - reference).mean()
+        apart = np.abs(
+            probe.with_sampler(many, kind).generate(PROMPTS[:1], [3]).astype(float) - reference
+        ).mean()
         assert apart < 0.2 * far, kind
 
 
@@ -76,7 +86,13 @@ def config(tmp_path, tiny, clean_registry):
     registry.register_attack("fake_attack")(FakeAttack)
     registry.register_defense("fake_defense", needs=("trigger",))(FakeDefense)
     return Config(
-        "fake_attack", "fake_defense", tiny, SCALE, metrics=f"{METRICS},asr_finetuned,asr_resampled", out=tmp_path / "run", workers=1
+        "fake_attack",
+        "fake_defense",
+        tiny,
+        SCALE,
+        metrics=f"{METRICS},asr_finetuned,asr_resampled",
+        out=tmp_path / "run",
+        workers=1,
     )
 
 
@@ -87,21 +103,32 @@ def test_probes_add_columns_and_leave_the_rest(config) -> None:
     probing = change(config, probe=True)
     assert [c.key for c in plan(probing).cells] == [c.key for c in plan(config).cells]
     assert runner.run(probing) == 0
-    assert CALLS == ["attack 0", "defense -0.25 0", "defense -0.25 0"], "the model is made again, not the attack"
+    assert CALLS == ["attack 0", "defense -0.25 0", "defense -0.25 0"], (
+        "the model is made again, not the attack"
+    )
     (row,) = table(probing)
     assert row["asr_finetuned"] != ""
-    assert all(row[k] == plain[k] for k in plain if not k.startswith("asr_") and not k.startswith("seconds"))
+    assert all(
+        row[k] == plain[k]
+        for k in plain
+        if not k.startswith("asr_") and not k.startswith("seconds")
+    )
     arrays, _ = Store(config.folder).read_arrays(f"probes/{plan(config).cells[0].key}")
-    assert {k: len(v) for k, v in arrays.items()} == {"finetuned": SCALE.moved, "resampled": SCALE.moved}
+    assert {k: len(v) for k, v in arrays.items()} == {
+        "finetuned": SCALE.moved,
+        "resampled": SCALE.moved,
+    }
     (result,) = records(probing).values()
     assert "DDIM" in result.scores["asr_resampled"].note
     assert runner.run(probing) == 0
     assert len(CALLS) == 3, "stored"
 
 
-# ------------------------------------------------------------------------------------------------------------------------ sau
+# ---------------------------------------------------------------------------------------------- sau
 def mended(model, **options):
-    return defenses.build("sau", "shapes", options).apply(model, DefenderView(("trigger",), PROMPTS, trigger=TRIGGER), 0)
+    return defenses.build("sau", "shapes", options).apply(
+        model, DefenderView(("trigger",), PROMPTS, trigger=TRIGGER), 0
+    )
 
 
 def test_sau_leaves_prompts_without_the_trigger_alone(tiny_model) -> None:
@@ -115,20 +142,35 @@ def test_sau_leaves_prompts_without_the_trigger_alone(tiny_model) -> None:
 
 def test_sau_with_a_mask_of_ones_draws_the_clean_picture(tiny_model) -> None:
     model = mended(tiny_model, primary=-10.0, secondary=10.0)
-    difference = np.abs(model.generate(TRIGGERED, SEEDS).astype(int) - tiny_model.generate(PROMPTS, SEEDS))
+    difference = np.abs(
+        model.generate(TRIGGERED, SEEDS).astype(int) - tiny_model.generate(PROMPTS, SEEDS)
+    )
     assert difference.max() <= 1
     same = mended(tiny_model, primary=10.0, secondary=10.0)
-    assert np.abs(same.generate(TRIGGERED, SEEDS).astype(int) - tiny_model.generate(TRIGGERED, SEEDS)).max() <= 1
+    assert (
+        np.abs(
+            same.generate(TRIGGERED, SEEDS).astype(int) - tiny_model.generate(TRIGGERED, SEEDS)
+        ).max()
+        <= 1
+    )
 
 
 def test_sau_blends_as_its_formula_says() -> None:
     g = torch.Generator().manual_seed(0)
-    hp, hc, attention = torch.randn(2, 3, 4, 4, generator=g), torch.randn(2, 3, 4, 4, generator=g), torch.rand(2, 1, 4, 4, generator=g)
-    method = sau.SAU(alpha=0.8, primary=0.3, secondary=0.4, steepness=7.0, attention_blur=0.6, blur=0.5)
+    hp, hc, attention = (
+        torch.randn(2, 3, 4, 4, generator=g),
+        torch.randn(2, 3, 4, 4, generator=g),
+        torch.rand(2, 1, 4, 4, generator=g),
+    )
+    method = sau.SAU(
+        alpha=0.8, primary=0.3, secondary=0.4, steepness=7.0, attention_blur=0.6, blur=0.5
+    )
     found = method.blend(hp, hc, attention).numpy()
 
     def blurred(x: np.ndarray, sigma: float) -> np.ndarray:
-        return np.stack([gaussian_filter(c, sigma, mode="nearest", radius=int(np.ceil(3 * sigma))) for c in x])
+        return np.stack(
+            [gaussian_filter(c, sigma, mode="nearest", radius=int(np.ceil(3 * sigma))) for c in x]
+        )
 
     for p, c, a, out in zip(hp.numpy(), hc.numpy(), attention.numpy(), found, strict=True):
         d = p - c

@@ -1,4 +1,5 @@
-"""The runner on a tiny random model with fake methods: resume, damage, isolation of failures, what a method is given, composition."""
+"""The runner on a tiny random model with fake methods: resume, damage, isolation of failures, what
+a method is given, composition."""
 
 from __future__ import annotations
 
@@ -21,14 +22,32 @@ def test_a_run_writes_everything_and_resumes_with_nothing_to_do(config, capsys):
     for name in ("table.csv", "rows.csv", "table.tex", "table.md", "grid.png", "run.json"):
         assert (config.folder / name).stat().st_size > 0
     manifest = Store(config.folder).read_record("run")
-    assert {"config", "versions", "hardware", "commit", "judges", "protocol", "cells", "commands"} <= set(manifest)
+    assert {
+        "config",
+        "versions",
+        "hardware",
+        "commit",
+        "judges",
+        "protocol",
+        "cells",
+        "commands",
+    } <= set(manifest)
     assert manifest["judges"]["fake_attack seed 0"]["n"] == 2
     none, defended = table(config)
-    assert (none["defense"], none["status"], none["seconds"], none["needs"]) == ("none", "done", "0", "")
+    assert (none["defense"], none["status"], none["seconds"], none["needs"]) == (
+        "none",
+        "done",
+        "0",
+        "",
+    )
     assert defended["needs"] == "trigger"
     assert float(defended["seconds"]) > 0
     assert defended["steps"] == "2"
-    assert (none["steps_attack"], none["parameters_attack"], none["images_attack"]) == ("5", "4", "8")
+    assert (none["steps_attack"], none["parameters_attack"], none["images_attack"]) == (
+        "5",
+        "4",
+        "8",
+    )
     first = (config.folder / "table.csv").read_text()
     capsys.readouterr()
     assert runner.run(config) == 0
@@ -40,7 +59,10 @@ def test_a_run_writes_everything_and_resumes_with_nothing_to_do(config, capsys):
 def test_two_cold_runs_agree_but_for_the_cost(config, tmp_path):
     other = change(config, out=tmp_path / "again")
     assert runner.run(config) == runner.run(other) == 0
-    one, two = ([{k: v for k, v in row.items() if k not in COST} for row in table(c)] for c in (config, other))
+    one, two = (
+        [{k: v for k, v in row.items() if k not in COST} for row in table(c)]
+        for c in (config, other)
+    )
     assert one == two
 
 
@@ -105,14 +127,19 @@ def test_a_failed_cell_does_not_stop_the_others(config, capsys):
     rows = {r["defense"]: r for r in table(broken)}
     assert rows["fake_defense"]["status"] == "failed"
     assert rows["fake_defense"]["asr"] == ""
-    assert "FAILED fake_attack x fake_defense, seed 0: RuntimeError: the defense broke" in capsys.readouterr().err
+    assert (
+        "FAILED fake_attack x fake_defense, seed 0: RuntimeError: the defense broke"
+        in capsys.readouterr().err
+    )
     CALLS.clear()
     assert runner.run(broken) == 1
     assert CALLS == ["defense -0.25 0"]
 
 
 def test_a_failed_attack_fails_its_cells_once(config):
-    both = change(config, attacks="fake_attack,fake_attack_two", overrides=("fake_attack.broken=true",))
+    both = change(
+        config, attacks="fake_attack,fake_attack_two", overrides=("fake_attack.broken=true",)
+    )
     assert runner.run(both) == 1
     assert CALLS.count("attack 0") == 2
     found = records(both)
@@ -134,26 +161,36 @@ def test_interrupt_keeps_what_is_done(config, capsys):
     assert "interrupted: 1 of 2 cells are done; the same command resumes" in capsys.readouterr().err
     assert list(records(stopped)) == [("fake_attack", "none", 0)]
     assert runner.rebuild(stopped.folder) == 0
-    assert [(r["status"], r["asr"] == "") for r in table(stopped)] == [("done", False), ("missing", True)]
+    assert [(r["status"], r["asr"] == "") for r in table(stopped)] == [
+        ("done", False),
+        ("missing", True),
+    ]
 
 
 def test_a_method_that_edits_its_input_fails_and_harms_no_other(config, tmp_path):
     runner.run(config)
     right = table(config)[0]["kid"]
-    edits = change(config, defenses="fake_defense,none", overrides=("fake_defense.in_place=true",), out=tmp_path / "edits")
+    edits = change(
+        config,
+        defenses="fake_defense,none",
+        overrides=("fake_defense.in_place=true",),
+        out=tmp_path / "edits",
+    )
     assert runner.run(edits) == 1
     found = records(edits)
     assert "must work on model.clone()" in found["fake_attack", "fake_defense", 0].error
     assert {r["defense"]: r["kid"] for r in table(edits)}["none"] == right
 
 
-# --------------------------------------------------------------------------------------------------------------------- needs
+# -------------------------------------------------------------------------------------------- needs
 def test_a_defense_that_reads_what_it_did_not_declare_fails(config):
     for reads in ("clean_model", "clean_pairs"):
         sly = change(config, defenses="fake_defense", overrides=(f"fake_defense.reads={reads}",))
         assert runner.run(sly) == 1
         assert all("Undeclared" in r.error and reads in r.error for r in records(sly).values())
-    honest = change(config, defenses="fake_other", overrides=("fake_other.reads=clean_model clean_pairs",))
+    honest = change(
+        config, defenses="fake_other", overrides=("fake_other.reads=clean_model clean_pairs",)
+    )
     assert runner.run(honest) == 0
 
 
@@ -191,7 +228,9 @@ def test_an_own_protocol_is_one_prompt_from_the_noise_of_each_caption(config):
     prompts = [Prompt(f"a red star {i}") for i in range(3)]
     made = conditions.conditions(SCALE.resized(3), prompts, prompts, own, "", 7)
     assert made["own"] == (["mignneko star"] * 3, made["clean"][1])
-    assert "own" not in conditions.conditions(SCALE.resized(3), prompts, prompts, FakeAttack().backdoor(None), "", 7)
+    assert "own" not in conditions.conditions(
+        SCALE.resized(3), prompts, prompts, FakeAttack().backdoor(None), "", 7
+    )
 
 
 def test_conditions_are_paired(config):

@@ -1,4 +1,5 @@
-"""Settings: flags, YAML and library arguments are one thing, strict, and every run writes the file that repeats it."""
+"""Settings: flags, YAML and library arguments are one thing, strict, and every run writes the file
+that repeats it."""
 
 from __future__ import annotations
 
@@ -26,9 +27,35 @@ out: results/x
 attention-maps: true
 device: cpu
 """
-FLAGS = ["--attacks", "badt2i_pixel,poison_style", "--defenses", "none,skdcag", "--scale", "smoke", "--seeds", "0,3", "--n", "70"]
-FLAGS += ["--set", "skdcag.steps=20", "--set", "badt2i_pixel.trigger=\u200b", "--set", "skdcag.raw_black=false"]
-FLAGS += ["--sweep", "skdcag.alpha=0,0.5", "--out", "results/x", "--attention-maps", "--device", "cpu"]
+FLAGS = [
+    "--attacks",
+    "badt2i_pixel,poison_style",
+    "--defenses",
+    "none,skdcag",
+    "--scale",
+    "smoke",
+    "--seeds",
+    "0,3",
+    "--n",
+    "70",
+]
+FLAGS += [
+    "--set",
+    "skdcag.steps=20",
+    "--set",
+    "badt2i_pixel.trigger=\u200b",
+    "--set",
+    "skdcag.raw_black=false",
+]
+FLAGS += [
+    "--sweep",
+    "skdcag.alpha=0,0.5",
+    "--out",
+    "results/x",
+    "--attention-maps",
+    "--device",
+    "cpu",
+]
 
 
 def from_flags(*flags: str) -> Config:
@@ -51,7 +78,11 @@ def test_a_file_the_flags_and_the_library_say_the_same(tmp_path: Path):
             "scale": "smoke",
             "seeds": (0, 3),
             "n": 70,
-            "set": {"skdcag.steps": 20, "badt2i_pixel.trigger": "\u200b", "skdcag.raw_black": False},
+            "set": {
+                "skdcag.steps": 20,
+                "badt2i_pixel.trigger": "\u200b",
+                "skdcag.raw_black": False,
+            },
             "sweep": ["skdcag.alpha=0,0.5"],
             "out": "results/x",
             "attention_maps": True,
@@ -60,7 +91,11 @@ def test_a_file_the_flags_and_the_library_say_the_same(tmp_path: Path):
     )
     assert library == expected
     assert expected.scale is SCALES["smoke"]
-    assert expected.overrides == ("skdcag.steps=20", "badt2i_pixel.trigger=\u200b", "skdcag.raw_black=false")
+    assert expected.overrides == (
+        "skdcag.steps=20",
+        "badt2i_pixel.trigger=\u200b",
+        "skdcag.raw_black=false",
+    )
 
 
 def test_nothing_given_is_the_defaults():
@@ -127,7 +162,9 @@ def test_every_flag_is_a_setting():
 
 
 def test_suspect_is_short_for_an_attack_and_its_options():
-    config = make_config({"suspect": True, "trigger": "mignneko", "set": {"suspect.place": "suffix"}})
+    config = make_config(
+        {"suspect": True, "trigger": "mignneko", "set": {"suspect.place": "suffix"}}
+    )
     assert config.attacks == "suspect"
     assert config.overrides == ("suspect.place=suffix", "suspect.trigger=mignneko")
     assert config.metrics == settings.SUSPECT_METRICS

@@ -1,4 +1,5 @@
-"""A checkpoint of unknown history: what runs, what is left out, what can be measured; and an attack result of one's own."""
+"""A checkpoint of unknown history: what runs, what is left out, what can be measured; and an attack
+result of one's own."""
 
 from __future__ import annotations
 
@@ -49,8 +50,16 @@ def fakes(clean_registry, tiny):
 
 
 def config(tiny: str, tmp_path: Path, **more):
-    given = {"suspect": True, "base": tiny, "defenses": "none,shift,shift_with_trigger,shift_with_model", "metrics": METRICS}
-    return dataclasses.replace(make_config(given | {"out": tmp_path / "run", "device": "cpu", "workers": 1} | more), scale=SCALE)
+    given = {
+        "suspect": True,
+        "base": tiny,
+        "defenses": "none,shift,shift_with_trigger,shift_with_model",
+        "metrics": METRICS,
+    }
+    return dataclasses.replace(
+        make_config(given | {"out": tmp_path / "run", "device": "cpu", "workers": 1} | more),
+        scale=SCALE,
+    )
 
 
 def results(config):
@@ -125,10 +134,13 @@ DETECTORS = {"t2ishield_ftt.walk": 2, "t2ishield_ftt.size": 4, "t2ishield_ftt.pr
 
 @pytest.mark.parametrize("trigger", [None, "mignneko"])
 def test_detectors(tiny, tmp_path, trigger):
-    """A detector needs nothing: it says of a suspect how many clean prompts it refuses and, of a word, whether it tells it from others."""
+    """A detector needs nothing: it says of a suspect how many clean prompts it refuses and, of a
+    word, whether it tells it from others."""
     more = {"trigger": trigger} if trigger else {}
     wanted = "trigger_effect,refusal_rate,detection_auroc,detection_auroc_decoy,clip_score"
-    asked = config(tiny, tmp_path, defenses="none,t2ishield_ftt", metrics=wanted, set=DETECTORS, **more)
+    asked = config(
+        tiny, tmp_path, defenses="none,t2ishield_ftt", metrics=wanted, set=DETECTORS, **more
+    )
     assert runner.run(asked) == 0
     scores = results(asked)["t2ishield_ftt"].scores
     assert 0 <= scores["refusal_rate"].value <= 1
@@ -137,7 +149,9 @@ def test_detectors(tiny, tmp_path, trigger):
 
 
 def test_nothing_that_could_run_is_an_error(tiny, tmp_path):
-    with pytest.raises(UserError, match="no defense of this run can work: shift_with_trigger needs trigger"):
+    with pytest.raises(
+        UserError, match="no defense of this run can work: shift_with_trigger needs trigger"
+    ):
         plan(config(tiny, tmp_path, defenses="shift_with_trigger"))
 
 
@@ -149,7 +163,8 @@ def test_apart_means_not_in_all():
     assert set(registry.metrics.select(settings.SUSPECT_METRICS)) > {"asr", "trigger_effect"}
 
 
-# ------------------------------------------------------------------------------------------- an attack result of one's own
+# ------------------------------------------------------------------------------------------- an
+# attack result of one's own
 @pytest.fixture
 def attacked_folder(tiny_base, tiny_model, tmp_path: Path) -> Path:
     folder = tmp_path / "attacked"
@@ -183,7 +198,11 @@ def test_the_key_holds_the_weights(attacked_folder):
 
 
 def test_with_its_clean_model_everything_runs_and_is_judged(tiny, attacked_folder, tmp_path):
-    given = {"checkpoint.folder": str(attacked_folder), "checkpoint.trigger": "mignneko", "checkpoint.style": "black and white"}
+    given = {
+        "checkpoint.folder": str(attacked_folder),
+        "checkpoint.trigger": "mignneko",
+        "checkpoint.style": "black and white",
+    }
     asked = config(tiny, tmp_path, suspect=False, attacks="checkpoint", set=given)
     assert runner.run(asked) == 0
     found = results(asked)
@@ -234,11 +253,15 @@ def test_a_folder_like_the_embedded_base_takes_its_settings(tiny_base, tmp_path)
     (folder / "unet").mkdir(parents=True)
     shutil.copy(shapes.BASE / "unet" / "config.json", folder / "unet" / "config.json")
     found = find_base(str(folder))
-    assert (found.source, found.family, found.scorer) == (str(folder), "shapes", bases.BASES["shapes"].scorer)
+    assert (found.source, found.family, found.scorer) == (
+        str(folder),
+        "shapes",
+        bases.BASES["shapes"].scorer,
+    )
     assert find_base(str(tiny_base)).family == "sd"
 
 
-# ------------------------------------------------------------------------------------------------------------- the metric
+# --------------------------------------------------------------------------------------- the metric
 class Vectors:
     """A scorer whose features are the first two pixel values."""
 
@@ -256,18 +279,27 @@ def test_trigger_effect_is_one_minus_the_cosine():
     metric = registry.metrics.build("trigger_effect", "shapes")
     found = metric.compute(samples, Features(Vectors()))
     assert found.each == pytest.approx([0, 1, 1 - 1 / np.sqrt(2)])
-    samples = dataclasses.replace(samples, refused={"triggered": np.array([False, True, False])}, key="other")
-    assert metric.compute(samples, Features(Vectors())).each == pytest.approx([0, 0, 1 - 1 / np.sqrt(2)])
+    samples = dataclasses.replace(
+        samples, refused={"triggered": np.array([False, True, False])}, key="other"
+    )
+    assert metric.compute(samples, Features(Vectors())).each == pytest.approx(
+        [0, 0, 1 - 1 / np.sqrt(2)]
+    )
 
 
 def test_the_command(tiny, tmp_path, capsys):
-    assert run_bench.main(["--base", tiny, "--suspect", "--attacks", "all", "--out", str(tmp_path)]) == 2
+    assert (
+        run_bench.main(["--base", tiny, "--suspect", "--attacks", "all", "--out", str(tmp_path)])
+        == 2
+    )
     assert "leave out --attacks" in capsys.readouterr().err
     assert run_bench.main(["--base", tiny, "--trigger", "x", "--out", str(tmp_path)]) == 2
     assert "--trigger goes with --suspect" in capsys.readouterr().err
 
 
 def test_what_an_attack_added_is_not_asked_of_a_model_without_a_past(tiny, tmp_path):
-    made = plan(dataclasses.replace(config(tiny, tmp_path, defenses="none"), metrics="asr,fid_added", n=16))
+    made = plan(
+        dataclasses.replace(config(tiny, tmp_path, defenses="none"), metrics="asr,fid_added", n=16)
+    )
     assert "fid_added" in made.metrics
     assert "fid_added" not in made.metrics_of(next(iter(made.attacks)), "none")

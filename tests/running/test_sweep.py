@@ -1,4 +1,5 @@
-"""Sweeps: what they expand to, what they refuse, how their results read, and a run on a tiny model."""
+"""Sweeps: what they expand to, what they refuse, how their results read, and a run on a tiny
+model."""
 
 from __future__ import annotations
 
@@ -17,7 +18,12 @@ from t2i_backdoor_bench.running.plan import plan
 
 def test_parse_and_expand() -> None:
     found = sweep.parse(["a.x=1,2,1", "a.y=p, q", "b.z=0.5"], {"a", "b", "c"}, {})
-    assert found["a"] == [{"x": "1", "y": "p"}, {"x": "1", "y": "q"}, {"x": "2", "y": "p"}, {"x": "2", "y": "q"}]
+    assert found["a"] == [
+        {"x": "1", "y": "p"},
+        {"x": "1", "y": "q"},
+        {"x": "2", "y": "p"},
+        {"x": "2", "y": "q"},
+    ]
     assert sweep.expand("c", found) == {"c": [("c", {})]}
     assert list(sweep.expand("c+b", found)) == ["c+b[z=0.5]"]
     assert list(sweep.expand("a+b", found))[:2] == ["a[x=1,y=p]+b[z=0.5]", "a[x=1,y=q]+b[z=0.5]"]
@@ -53,7 +59,14 @@ def test_names_read_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fake_defense[", "fake_defense[]", "fake_defense[shift]", "fake_defense[shift=1,shift=2]", "fake_defense[shift=1"]
+    "name",
+    [
+        "fake_defense[",
+        "fake_defense[]",
+        "fake_defense[shift]",
+        "fake_defense[shift=1,shift=2]",
+        "fake_defense[shift=1",
+    ],
 )
 def test_a_variant_that_is_none_is_one_line(name: str, config) -> None:
     with pytest.raises(UserError, match="not of the form name"):
@@ -61,13 +74,29 @@ def test_a_variant_that_is_none_is_one_line(name: str, config) -> None:
 
 
 def test_a_variant_by_name_is_the_cell_of_its_options(config) -> None:
-    named = keys(change(config, attacks="fake_attack[shift=0.7]", defenses="none,fake_defense[shift=-0.2],fake_defense[ shift = -0.1 ]"))
+    named = keys(
+        change(
+            config,
+            attacks="fake_attack[shift=0.7]",
+            defenses="none,fake_defense[shift=-0.2],fake_defense[ shift = -0.1 ]",
+        )
+    )
     swept = keys(change(config, sweeps=("fake_defense.shift=-0.2,-0.1", "fake_attack.shift=0.7")))
     assert named == swept
-    both = keys(change(config, defenses="fake_defense[shift=-0.2]+fake_defense,fake_defense", overrides=("fake_defense.shift=-0.3",)))
+    both = keys(
+        change(
+            config,
+            defenses="fake_defense[shift=-0.2]+fake_defense,fake_defense",
+            overrides=("fake_defense.shift=-0.3",),
+        )
+    )
     assert ("fake_attack", "fake_defense[shift=-0.2]+fake_defense", 0) in both
     with pytest.raises(UserError, match="is set in the name and by --sweep"):
-        plan(change(config, defenses="fake_defense[shift=-0.2]", sweeps=("fake_defense.shift=0.1,0.2",)))
+        plan(
+            change(
+                config, defenses="fake_defense[shift=-0.2]", sweeps=("fake_defense.shift=0.1,0.2",)
+            )
+        )
 
 
 def test_values_are_typed_before_any_work(config) -> None:
@@ -78,22 +107,37 @@ def test_values_are_typed_before_any_work(config) -> None:
 
 
 def test_cells_of_a_sweep_are_the_cells_of_the_options(config) -> None:
-    swept = keys(change(config, sweeps=("fake_defense.shift=-0.1,-0.2", "fake_attack.shift=0.5,0.7")))
+    swept = keys(
+        change(config, sweeps=("fake_defense.shift=-0.1,-0.2", "fake_attack.shift=0.5,0.7"))
+    )
     assert len(swept) == 6
     alone = keys(change(config, overrides=("fake_defense.shift=-0.2", "fake_attack.shift=0.7")))
-    assert swept["fake_attack[shift=0.7]", "fake_defense[shift=-0.2]", 0] == alone["fake_attack", "fake_defense", 0]
+    assert (
+        swept["fake_attack[shift=0.7]", "fake_defense[shift=-0.2]", 0]
+        == alone["fake_attack", "fake_defense", 0]
+    )
     assert len(set(swept.values())) == 6
 
 
 def test_a_sweep_runs_resumes_and_plots(config) -> None:
     assert runner.run(config) == 0
     CALLS.clear()
-    both = change(config, defenses="none,fake_defense", sweeps=("fake_defense.shift=-0.25,-0.4,-0.1",))
+    both = change(
+        config, defenses="none,fake_defense", sweeps=("fake_defense.shift=-0.25,-0.4,-0.1",)
+    )
     assert runner.run(both) == 0
-    assert CALLS == ["defense -0.4 0", "defense -0.1 0"]  # -0.25 is the default, and stored; the attack is not repeated
+    assert CALLS == [
+        "defense -0.4 0",
+        "defense -0.1 0",
+    ]  # -0.25 is the default, and stored; the attack is not repeated
     with (config.folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    names = ["none", "fake_defense[shift=-0.25]", "fake_defense[shift=-0.4]", "fake_defense[shift=-0.1]"]
+    names = [
+        "none",
+        "fake_defense[shift=-0.25]",
+        "fake_defense[shift=-0.4]",
+        "fake_defense[shift=-0.1]",
+    ]
     assert [r["defense"] for r in rows] == names
     assert [r["status"] for r in rows] == ["done"] * 4
     line = sweep.lines(rows, "fake_defense.shift")
@@ -110,4 +154,6 @@ def test_two_names_of_one_cell_are_made_once(config) -> None:
     twice = change(config, defenses="fake_defense,none", sweeps=("fake_attack.shift=0.5,0.50",))
     assert runner.run(twice) == 0
     assert CALLS.count("defense -0.25 0") == 1
-    assert [r["status"] for r in csv.DictReader((config.folder / "table.csv").open())] == ["done"] * 4
+    assert [r["status"] for r in csv.DictReader((config.folder / "table.csv").open())] == [
+        "done"
+    ] * 4

@@ -16,23 +16,40 @@ def test_scorer_equals_open_clip_by_hand(saved, scorer):
     folder, model = saved
     images, texts = noise_images(5), ["a red circle", "a blue star on white"]
     x = torch.stack([torch.from_numpy(i).permute(2, 0, 1) for i in images]).float() / 255 * 2 - 1
-    ids = CLIPTokenizer.from_pretrained(folder)(texts, padding="max_length", max_length=24, truncation=True, return_tensors="pt").input_ids
+    ids = CLIPTokenizer.from_pretrained(folder)(
+        texts, padding="max_length", max_length=24, truncation=True, return_tensors="pt"
+    ).input_ids
     with torch.inference_mode():
-        np.testing.assert_allclose(scorer.encode_images(images), model.encode_image(x).numpy(), atol=1e-5)
-        np.testing.assert_allclose(scorer.encode_texts(texts), model.encode_text(ids).numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            scorer.encode_images(images), model.encode_image(x).numpy(), atol=1e-5
+        )
+        np.testing.assert_allclose(
+            scorer.encode_texts(texts), model.encode_text(ids).numpy(), atol=1e-5
+        )
     assert scorer.dim == 12
     assert scorer.name == "tiny"
     assert scorer.encode_images(images).dtype == np.float32
 
 
-@pytest.mark.parametrize(("mode", "shape"), [("squash", (64, 64)), ("squash", (48, 80)), ("shortest", (48, 80)), ("longest", (48, 80))])
+@pytest.mark.parametrize(
+    ("mode", "shape"),
+    [("squash", (64, 64)), ("squash", (48, 80)), ("shortest", (48, 80)), ("longest", (48, 80))],
+)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_preprocessing_follows_open_clip(tmp_path, mode, shape, interpolation):
-    save_scorer(tmp_path / "m", resize_mode=mode, interpolation=interpolation, mean=[0.48, 0.45, 0.4], std=[0.27, 0.26, 0.28])
+    save_scorer(
+        tmp_path / "m",
+        resize_mode=mode,
+        interpolation=interpolation,
+        mean=[0.48, 0.45, 0.4],
+        std=[0.27, 0.26, 0.28],
+    )
     scorer = Scorer.load(tmp_path / "m")
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (3, 6, 10, 3)).astype(np.uint8)
-    images = np.stack([np.array(Image.fromarray(c).resize(shape[::-1], Image.BICUBIC)) for c in coarse])
+    images = np.stack(
+        [np.array(Image.fromarray(c).resize(shape[::-1], Image.BICUBIC)) for c in coarse]
+    )
     _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'm'}")
     want = torch.stack([transform(Image.fromarray(i)) for i in images])
     got = scorer.preprocess(images)
@@ -42,7 +59,11 @@ def test_preprocessing_follows_open_clip(tmp_path, mode, shape, interpolation):
 
 def test_scorer_does_not_depend_on_batches(saved):
     images = noise_images(7)
-    np.testing.assert_allclose(Scorer.load(saved[0], batch=2).encode_images(images), Scorer.load(saved[0]).encode_images(images), atol=1e-5)
+    np.testing.assert_allclose(
+        Scorer.load(saved[0], batch=2).encode_images(images),
+        Scorer.load(saved[0]).encode_images(images),
+        atol=1e-5,
+    )
 
 
 def test_texts_are_encoded_once(saved):
@@ -78,7 +99,9 @@ def test_scorer_errors_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"open_clip_config\.json"):
         Scorer.load(tmp_path / "empty")
     save_scorer(tmp_path / "pickled")
-    (tmp_path / "pickled" / "open_clip_model.safetensors").rename(tmp_path / "pickled" / "open_clip_pytorch_model.bin")
+    (tmp_path / "pickled" / "open_clip_model.safetensors").rename(
+        tmp_path / "pickled" / "open_clip_pytorch_model.bin"
+    )
     with pytest.raises(UserError, match=r"no open_clip_model\.safetensors"):
         Scorer.load(tmp_path / "pickled")
     save_scorer(tmp_path / "broken")
@@ -104,7 +127,9 @@ def test_scorer_errors_are_one_line(tmp_path, monkeypatch):
 def test_features_are_extracted_once_and_shared(features):
     samples = make_samples()
     first = features.images(samples, "clean")
-    assert features.images(make_samples(), "clean_target") is first  # same content, other samples, other condition
+    assert (
+        features.images(make_samples(), "clean_target") is first
+    )  # same content, other samples, other condition
     assert features.with_judge(None).images(samples, "clean") is first
     features.real(samples), features.real(samples), features.before(samples, "clean")
     assert len(features.scorer.calls) == 3
@@ -117,14 +142,24 @@ def test_features_are_extracted_once_and_shared(features):
 
 def test_conditions_know_their_prompts():
     samples = make_samples()
-    assert [p.text for p in prompts_of(samples, "diverse")] == [f"p{i}" for i in range(4) for _ in range(3)]
+    assert [p.text for p in prompts_of(samples, "diverse")] == [
+        f"p{i}" for i in range(4) for _ in range(3)
+    ]
     assert [p.text for p in prompts_of(samples, "moved")] == [f"p{i}" for i in range(8)]
     samples.images["own"] = noise_images(5, 8)
-    samples.backdoor = Backdoor(Trigger(), Target("object", source="star", target="heart"), own=("a star", "zk a star"))
+    samples.backdoor = Backdoor(
+        Trigger(), Target("object", source="star", target="heart"), own=("a star", "zk a star")
+    )
     samples.target_prompts[0] = FakePrompt("a red star", {"shape": ("a red ring", "a red cross")})
-    assert [(p.text, p.wrong["shape"]) for p in prompts_of(samples, "own")] == [("a star", ("a ring", "a cross"))] * 5
-    samples.target_prompts[0] = FakePrompt("a red star, lit", {"shape": ("a red arrow, lit", "a red heart, lit")})
-    assert prompts_of(samples, "own")[0].wrong["shape"] == ("an arrow", "a heart"), "a comma would make a rival of the target itself"
+    assert [(p.text, p.wrong["shape"]) for p in prompts_of(samples, "own")] == [
+        ("a star", ("a ring", "a cross"))
+    ] * 5
+    samples.target_prompts[0] = FakePrompt(
+        "a red star, lit", {"shape": ("a red arrow, lit", "a red heart, lit")}
+    )
+    assert prompts_of(samples, "own")[0].wrong["shape"] == ("an arrow", "a heart"), (
+        "a comma would make a rival of the target itself"
+    )
     samples.backdoor = Backdoor(Trigger(), Target("prompt", target="a heart"), own=("", "look at"))
     assert prompts_of(samples, "own") == samples.target_prompts[:5], (
         "nothing is left without the trigger: the captions that it competes with"

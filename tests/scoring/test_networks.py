@@ -1,4 +1,5 @@
-"""Published networks: found in a given folder or the cache, refused when they are something else, "not available" when absent."""
+"""Published networks: found in a given folder or the cache, refused when they are something else,
+"not available" when absent."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def alexnet(tmp_path: Path) -> tuple[torch.nn.Module, Path]:
 
 
 @pytest.mark.parametrize("variable", PUBLISHED)
-def test_where_weights_are_looked_for(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_weights_are_looked_for(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert find_weights(variable) is None
     cached = tmp_path / "hub" / "checkpoints" / PUBLISHED[variable]
     cached.parent.mkdir(parents=True)
@@ -60,17 +63,28 @@ def test_where_weights_are_looked_for(variable: str, tmp_path: Path, monkeypatch
 
 
 def test_lpips_against_the_formula(alexnet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mean over positions of sum_c w_c (a_c - b_c)^2 of channels of length 1, summed over five layers; float64 by hand."""
+    """Mean over positions of sum_c w_c (a_c - b_c)^2 of channels of length 1, summed over five
+    layers; float64 by hand."""
     network, file = alexnet
     monkeypatch.setenv("T2I_LPIPS_WEIGHTS", str(file.parent))
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 256, (2, 5, 64, 64, 3), dtype=np.uint8)
     b[0] = a[0]
-    fitted = torch.load(Path(inspect.getfile(published)).parent / "lpips_models" / "alex.pth", map_location="cpu", weights_only=True)
-    shift, scale = torch.tensor([-0.030, -0.088, -0.188]).double(), torch.tensor([0.458, 0.448, 0.450]).double()
+    fitted = torch.load(
+        Path(inspect.getfile(published)).parent / "lpips_models" / "alex.pth",
+        map_location="cpu",
+        weights_only=True,
+    )
+    shift, scale = (
+        torch.tensor([-0.030, -0.088, -0.188]).double(),
+        torch.tensor([0.458, 0.448, 0.450]).double(),
+    )
     expected = torch.zeros(5, dtype=torch.float64)
     with torch.no_grad():
-        x, y = (((torch.from_numpy(i).double() / 127.5 - 1 - shift) / scale).permute(0, 3, 1, 2) for i in (a, b))
+        x, y = (
+            ((torch.from_numpy(i).double() / 127.5 - 1 - shift) / scale).permute(0, 3, 1, 2)
+            for i in (a, b)
+        )
         for i, layer in enumerate(network.double().features):
             x, y = layer(x), layer(y)
             if i in (1, 4, 7, 9, 11):
@@ -94,13 +108,23 @@ def test_lpips_metric_or_not_available(features, alexnet, monkeypatch: pytest.Mo
     assert absent.value is None
     assert "not available" in absent.note
     monkeypatch.setenv("T2I_LPIPS_WEIGHTS", str(alexnet[1]))
-    grown = {k: np.repeat(np.repeat(v["clean"], 8, 1), 8, 2) for k, v in (("images", samples.images), ("before", samples.before))}
-    large = dataclasses.replace(samples, images={"clean": grown["images"]}, before={"clean": grown["before"]})
+    grown = {
+        k: np.repeat(np.repeat(v["clean"], 8, 1), 8, 2)
+        for k, v in (("images", samples.images), ("before", samples.before))
+    }
+    large = dataclasses.replace(
+        samples, images={"clean": grown["images"]}, before={"clean": grown["before"]}
+    )
     found = score("lpips", large, Features(FakeScorer(), lpips=Lpips.load()))
     assert found.value > 0
     assert found.network == "lpips-alex"
     assert (
-        score("lpips", dataclasses.replace(large, before={"clean": grown["images"]}), Features(FakeScorer(), lpips=Lpips.load())).value == 0
+        score(
+            "lpips",
+            dataclasses.replace(large, before={"clean": grown["images"]}),
+            Features(FakeScorer(), lpips=Lpips.load()),
+        ).value
+        == 0
     )
 
 
@@ -115,7 +139,9 @@ def test_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         Lpips.load()
 
 
-def test_scores_with_and_without_weights_are_two(tiny: str, alexnet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_with_and_without_weights_are_two(
+    tiny: str, alexnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def keys() -> dict[str, str]:
         made = plan(Config("badt2i_pixel", "none", tiny))
         return {m: made.metric_key(m) for m in ("lpips", "fid_inception", "drift")}
@@ -137,9 +163,22 @@ def test_prompts_without_alternatives_are_not_available(features) -> None:
     assert score("asr", samples, features).value is not None
 
 
-@pytest.mark.parametrize("clip", ["ViT-B-32:laion2b_s34b_b79k", "ViT-B-99:nothing", "no-such-folder"])
+@pytest.mark.parametrize(
+    "clip", ["ViT-B-32:laion2b_s34b_b79k", "ViT-B-99:nothing", "no-such-folder"]
+)
 def test_a_clip_that_is_not_there_is_one_line(clip: str, tiny: str, tmp_path: Path, capsys) -> None:
-    flags = ["--attacks", "badt2i_pixel", "--defenses", "none", "--base", tiny, "--scale", "smoke", "--out", str(tmp_path / "run")]
+    flags = [
+        "--attacks",
+        "badt2i_pixel",
+        "--defenses",
+        "none",
+        "--base",
+        tiny,
+        "--scale",
+        "smoke",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert run_bench.main([*flags, "--clip", clip]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ")

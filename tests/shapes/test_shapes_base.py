@@ -1,4 +1,5 @@
-"""The committed weights: that they open with the ordinary loaders, are small, and can do what the benchmark stands on."""
+"""The committed weights: that they open with the ordinary loaders, are small, and can do what the
+benchmark stands on."""
 
 import json
 
@@ -37,7 +38,10 @@ def test_opens_as_an_ordinary_stable_diffusion_pipeline(model):
     assert type(pipe.text_encoder).__name__ == "CLIPTextModel"
     assert pipe.vae_scale_factor == 8
     assert pipe.vae.config.latent_channels == 4
-    levels = [*pipe.unet.config.down_block_types, "mid" if pipe.unet.mid_block.has_cross_attention else ""]
+    levels = [
+        *pipe.unet.config.down_block_types,
+        "mid" if pipe.unet.mid_block.has_cross_attention else "",
+    ]
     assert levels == ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "mid"]
 
 
@@ -57,7 +61,9 @@ def test_scorer_judges_real_held_out_renders(scorer):
     scenes = held_out_scenes(300, rng)
     prompts = [world_prompt(s, rng) for s in scenes]
     right = accuracies(render(scenes, rng), prompts, scorer)
-    assert min(right[k] for k in ("shape", "color", "background")) >= 99, right  # the model card has the figures on 1,000
+    assert min(right[k] for k in ("shape", "color", "background")) >= 99, (
+        right
+    )  # the model card has the figures on 1,000
     # and it does not say yes to everything: the same pictures under the captions of others
     assert faithful(render(scenes, rng), prompts[1:] + prompts[:1], scorer).mean() < 0.1
 

@@ -9,10 +9,14 @@ from statsmodels.stats.proportion import proportion_confint
 from t2i_backdoor_bench.stats import estimates as stats
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 100), (1, 7), (93, 100), (97, 100), (100, 100), (500, 1000)])
+@pytest.mark.parametrize(
+    ("k", "n"), [(0, 1), (0, 100), (1, 7), (93, 100), (97, 100), (100, 100), (500, 1000)]
+)
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_wilson_equals_statsmodels(k, n, level):
-    assert stats.wilson(k, n, level) == pytest.approx(proportion_confint(k, n, 1 - level, "wilson"), abs=1e-12)
+    assert stats.wilson(k, n, level) == pytest.approx(
+        proportion_confint(k, n, 1 - level, "wilson"), abs=1e-12
+    )
 
 
 def test_wilson_says_that_93_and_90_of_100_are_not_separated():
@@ -31,10 +35,16 @@ def test_wilson_edges():
 def test_bootstrap_equals_scipy_and_is_seeded():
     values = np.random.default_rng(0).gamma(2, size=150)
     ours = stats.bootstrap_mean(values, seed=1, rounds=20_000)
-    theirs = reference.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=2).confidence_interval
+    theirs = reference.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=2
+    ).confidence_interval
     assert ours.value == pytest.approx(values.mean())
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.01)
-    assert stats.bootstrap_mean(values, seed=1) == stats.bootstrap_mean(values, seed=1) != stats.bootstrap_mean(values, seed=2)
+    assert (
+        stats.bootstrap_mean(values, seed=1)
+        == stats.bootstrap_mean(values, seed=1)
+        != stats.bootstrap_mean(values, seed=2)
+    )
 
 
 def test_bootstrap_chunks_do_not_bias(monkeypatch):
@@ -56,7 +66,9 @@ def test_mcnemar_equals_statsmodels(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.random(60) < 0.7, rng.random(60) < 0.5
     table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
-    assert stats.mcnemar(a, b) == pytest.approx(reference_mcnemar(table, exact=True).pvalue, abs=1e-12)
+    assert stats.mcnemar(a, b) == pytest.approx(
+        reference_mcnemar(table, exact=True).pvalue, abs=1e-12
+    )
 
 
 def test_mcnemar_edges():
@@ -98,7 +110,8 @@ def test_pool_mean_covers_seed_variance():
     flat = stats.bootstrap_mean(np.concatenate(seeds), seed=3)
     assert pooled.value == pytest.approx(np.mean([s.mean() for s in seeds]))
     assert pooled.high - pooled.low > 1.5 * (flat.high - flat.low)
-    # nearly all variance is between seeds: the half-width is near that of a bootstrap of the seed means
+    # nearly all variance is between seeds: the half-width is near that of a bootstrap of the seed
+    # means
     means = stats.bootstrap_mean([s.mean() for s in seeds], rounds=20_000)
     assert pooled.high - pooled.low == pytest.approx(means.high - means.low, rel=0.1)
     assert stats.pool_mean(seeds, seed=3) == pooled
@@ -106,7 +119,9 @@ def test_pool_mean_covers_seed_variance():
 
 def test_pool_mean_weighs_seeds_equally_and_handles_one():
     assert stats.pool_mean([[0.0] * 90, [1.0] * 10]).value == 0.5
-    assert stats.pool_mean([[1.0, 2.0, 3.0]], seed=5) == stats.bootstrap_mean([1.0, 2.0, 3.0], seed=5)
+    assert stats.pool_mean([[1.0, 2.0, 3.0]], seed=5) == stats.bootstrap_mean(
+        [1.0, 2.0, 3.0], seed=5
+    )
     with pytest.raises(ValueError, match="at least one image"):
         stats.pool_mean([[1.0], []])
 
@@ -122,7 +137,12 @@ def test_pool_values_is_the_t_interval():
 
 def test_scores_carry_their_values():
     score = stats.proportion(np.array([True, False, True, True]), network="n")
-    assert (score.value, score.n, score.network, score.each) == (0.75, 4, "n", [True, False, True, True])
+    assert (score.value, score.n, score.network, score.each) == (
+        0.75,
+        4,
+        "n",
+        [True, False, True, True],
+    )
     assert all(type(v) is bool for v in score.each)
     score = stats.mean(np.array([1.0, 3.0]))
     assert (score.value, score.n, score.each) == (2.0, 2, [1.0, 3.0])

@@ -1,4 +1,5 @@
-"""Pictures on disk: the files are plain safetensors, and neither writing nor reading holds them in memory."""
+"""Pictures on disk: the files are plain safetensors, and neither writing nor reading holds them in
+memory."""
 
 from __future__ import annotations
 
@@ -39,7 +40,11 @@ def test_files_are_safetensors_both_ways(tmp_path: Path) -> None:
         assert np.array_equal(mine[name], value), name
         assert np.array_equal(theirs[name], value), name
         assert mine[name].dtype == (np.uint8 if value.dtype == bool else value.dtype)
-    save_file({k: np.ascontiguousarray(v) for k, v in theirs.items()}, tmp_path / "b", metadata={"meta": "[1]"})
+    save_file(
+        {k: np.ascontiguousarray(v) for k, v in theirs.items()},
+        tmp_path / "b",
+        metadata={"meta": "[1]"},
+    )
     back, meta = arrays.read(tmp_path / "b")
     assert meta == [1]
     assert all(np.array_equal(back[k], theirs[k]) for k in theirs)
@@ -48,7 +53,11 @@ def test_files_are_safetensors_both_ways(tmp_path: Path) -> None:
 def test_reading_is_lazy_and_writing_into_it_stays_in_memory(tmp_path: Path) -> None:
     arrays.write(tmp_path / "a", {"x": np.full((4, 4), 7, np.uint8)}, "{}")
     first = arrays.read(tmp_path / "a")[0]["x"]
-    assert isinstance(first.base, np.memmap) or isinstance(first.base.base, np.memmap) or "mmap" in type(first.base).__module__
+    assert (
+        isinstance(first.base, np.memmap)
+        or isinstance(first.base.base, np.memmap)
+        or "mmap" in type(first.base).__module__
+    )
     first[:] = 1
     assert (arrays.read(tmp_path / "a")[0]["x"] == 7).all()
 
@@ -58,7 +67,12 @@ def test_other_files_are_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a"
     arrays.write(path, {"x": np.full((4, 4), 7, np.uint8)}, "{}")
     data = path.read_bytes()
-    changes = {"shape": (b"[4, 4]", b"[9, 4]"), "offset": (b"[0, 16]", b"[8, 24]"), "type": (b'"U8"', b'"X8"'), "meta": (b"meta", b"mete")}
+    changes = {
+        "shape": (b"[4, 4]", b"[9, 4]"),
+        "offset": (b"[0, 16]", b"[8, 24]"),
+        "type": (b'"U8"', b'"X8"'),
+        "meta": (b"meta", b"mete"),
+    }
     if damage == "short":
         path.write_bytes(data[:-3])
     elif damage == "header":
@@ -71,7 +85,9 @@ def test_other_files_are_refused(tmp_path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize("system", ["linux", "macos"])
-def test_large_scratch_lies_in_a_file_that_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+def test_large_scratch_lies_in_a_file_that_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
     if system == "macos":
         monkeypatch.delattr(arrays.os, "posix_fallocate")
     assert arrays.scratch(tmp_path, (2, 3)).base is None
@@ -84,7 +100,9 @@ def test_large_scratch_lies_in_a_file_that_goes(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_drawn_into_a_file_are_the_same(tiny_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_drawn_into_a_file_are_the_same(
+    tiny_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(arrays, "LARGE", 1)
     model = replace(tiny_model, batch=2)
     prompts, seeds = ["a red heart", "a cyan moon", "one star"], [1, 2, 3]
@@ -93,18 +111,30 @@ def test_pictures_drawn_into_a_file_are_the_same(tiny_model, tmp_path: Path, mon
     assert np.array_equal(out, model.generate(prompts, seeds))
 
 
-def test_the_autoencoder_takes_a_slice_at_a_time(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_autoencoder_takes_a_slice_at_a_time(
+    tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert tiny_model.slice == 16
     whole = tiny_model.generate(["a red heart", "a cyan moon", "one star"], [1, 2, 3])
     latents = tiny_model.latents(whole, 5)
     monkeypatch.setattr("t2i_backdoor_bench.models.model.SLICE_PIXELS", 64 * 64)
     assert tiny_model.slice == 1
     seen = []
-    hook = tiny_model.pipe.vae.decoder.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
-    assert np.abs(tiny_model.generate(["a red heart", "a cyan moon", "one star"], [1, 2, 3]).astype(int) - whole).max() <= 1
+    hook = tiny_model.pipe.vae.decoder.register_forward_pre_hook(
+        lambda module, given: seen.append(len(given[0]))
+    )
+    assert (
+        np.abs(
+            tiny_model.generate(["a red heart", "a cyan moon", "one star"], [1, 2, 3]).astype(int)
+            - whole
+        ).max()
+        <= 1
+    )
     hook.remove()
     assert seen == [1, 1, 1]
-    np.testing.assert_allclose(tiny_model.latents(whole, 5).numpy(), latents.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        tiny_model.latents(whole, 5).numpy(), latents.numpy(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_judges_look_at_slices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +146,14 @@ def test_judges_look_at_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(whole[1], chroma(images))
 
 
-def test_text_states_are_held_for_some_prompts_at_a_time(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, prompts, seeds = replace(tiny_model, batch=2), ["a red heart", "", "one star", "a cyan moon", "a blue ring"], [1, 2, 3, 4, 5]
+def test_text_states_are_held_for_some_prompts_at_a_time(
+    tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts, seeds = (
+        replace(tiny_model, batch=2),
+        ["a red heart", "", "one star", "a cyan moon", "a blue ring"],
+        [1, 2, 3, 4, 5],
+    )
     whole = model.generate(prompts, seeds)
     monkeypatch.setattr("t2i_backdoor_bench.models.model.STATES", 3)
     assert np.abs(whole.astype(int) - model.generate(prompts, seeds)).max() <= 1

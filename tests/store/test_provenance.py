@@ -1,4 +1,5 @@
-"""Where rows come from, warnings where they differ, and a stored cell that is made again to see whether it is what it says."""
+"""Where rows come from, warnings where they differ, and a stored cell that is made again to see
+whether it is what it says."""
 
 from __future__ import annotations
 
@@ -26,17 +27,27 @@ from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store, digest, file_digest
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = {"commit": "a" * 40, "dirty": False, "source": "1", "versions": {"python": "3.11", "torch": "2.4.1"}}
+CODE = {
+    "commit": "a" * 40,
+    "dirty": False,
+    "source": "1",
+    "versions": {"python": "3.11", "torch": "2.4.1"},
+}
 OTHER = CODE | {"commit": "b" * 40, "dirty": True, "source": "2"}
 NEWER = CODE | {"versions": {"python": "3.11", "torch": "2.5.0"}}
 
 
-# -------------------------------------------------------------------------------------------------------------------- records
+# ------------------------------------------------------------------------------------------ records
 def record(seed: int, *codes: dict, status: str = "done"):
     scores = {"asr": Score(0.5, 0.4, 0.6, 10, "net")}
     origin = {"provenance": {"codes": list(codes), "judge": "patch rule"}} if codes else {}
-    result = CellResult(Cell("b", "a", "d", seed, f"k{seed}"), status, scores if status == "done" else {})
-    return result, {"directions": {"asr": {"better": "lower", "percent": True}}, "protocol": {}} | origin
+    result = CellResult(
+        Cell("b", "a", "d", seed, f"k{seed}"), status, scores if status == "done" else {}
+    )
+    return (
+        result,
+        {"directions": {"asr": {"better": "lower", "percent": True}}, "protocol": {}} | origin,
+    )
 
 
 def test_no_warning_where_code_and_versions_are_the_same_or_nothing_is_known() -> None:
@@ -46,17 +57,26 @@ def test_no_warning_where_code_and_versions_are_the_same_or_nothing_is_known() -
 
 
 def test_warnings_say_what_differs() -> None:
-    assert "by different code (aaaaaaaaa, bbbbbbbbb+)" in provenance.warning([record(0, CODE), record(1, OTHER)])
-    assert "by different code" in provenance.warning([record(0, CODE, OTHER)]), "the images by one, the scores by another"
+    assert "by different code (aaaaaaaaa, bbbbbbbbb+)" in provenance.warning(
+        [record(0, CODE), record(1, OTHER)]
+    )
+    assert "by different code" in provenance.warning([record(0, CODE, OTHER)]), (
+        "the images by one, the scores by another"
+    )
     text = provenance.warning([record(0, CODE), record(1, NEWER)])
     assert "with torch 2.4.1 and 2.5.0" in text
     assert "code" not in text
     assert "python" not in text
-    assert "1 of 2 in part or whole by code that their records do not name" in provenance.warning([record(0, CODE), record(1)])
+    assert "1 of 2 in part or whole by code that their records do not name" in provenance.warning(
+        [record(0, CODE), record(1)]
+    )
 
 
 def test_the_warning_is_one_line_under_every_table_that_people_read(capsys) -> None:
-    texts, line = tables.texts([record(0, CODE), record(1, OTHER)]), "Warning: rows were made by different code"
+    texts, line = (
+        tables.texts([record(0, CODE), record(1, OTHER)]),
+        "Warning: rows were made by different code",
+    )
     assert texts["table.md"].splitlines()[-1].startswith(line)
     assert line in texts["table.tex"]
     terminal.show([record(0, CODE), record(1, OTHER)])
@@ -80,7 +100,9 @@ def test_rows_of_a_run_say_where_they_come_from(config) -> None:
     assert {r["network"] for r in rows if r["metric"] == "kid"} == {"tiny-scorer"}
     _, extra = Store(config.folder).read_result(plan_.cells[0].key)
     found = extra["provenance"]
-    assert found["attack_weights"] == file_digest(config.folder / "models" / f"{found['attack']}.safetensors")
+    assert found["attack_weights"] == file_digest(
+        config.folder / "models" / f"{found['attack']}.safetensors"
+    )
     assert found["networks"]["kid"] == "tiny-scorer"
     assert found["codes"] == [here]
 
@@ -131,12 +153,20 @@ def test_the_source_digest_sees_a_changed_file(tmp_path, monkeypatch) -> None:
     assert provenance.commit() == "", "no checkout"
 
 
-# --------------------------------------------------------------------------------------------------------------------- verify
+# ------------------------------------------------------------------------------------------- verify
 @pytest.fixture
 def config(tmp_path, tiny, clean_registry):
     clean_registry.register_attack("shift_attack")(Shift)
     clean_registry.register_defense("shift_back", needs=("trigger",))(Back)
-    return Config("shift_attack", "none,shift_back", tiny, SCALE, metrics="asr,kid", out=tmp_path / "run", workers=1)
+    return Config(
+        "shift_attack",
+        "none,shift_back",
+        tiny,
+        SCALE,
+        metrics="asr,kid",
+        out=tmp_path / "run",
+        workers=1,
+    )
 
 
 def verify(config, capsys) -> tuple[int, str]:
@@ -160,7 +190,9 @@ def test_a_run_verifies_and_forgeries_do_not(config, capsys) -> None:
     status, out = verify(one, capsys)
     assert status == 0, out
     assert "made again, has the same 2 scores and " in out
-    assert before == {p: p.read_bytes() for p in one.folder.rglob("*") if p.is_file()}, "the folder stays as it is"
+    assert before == {p: p.read_bytes() for p in one.folder.rglob("*") if p.is_file()}, (
+        "the folder stays as it is"
+    )
     key = plan(one).cells[0].key
 
     def better(payload: dict) -> None:
@@ -202,7 +234,9 @@ def test_another_configuration_does_not_verify(config, capsys, clean_registry) -
     assert runner.run(one) == 0
     assert verify(one, capsys)[0] == 0, "options of the run are in run.json"
     clean_registry.defenses.entries.pop("shift_back")
-    clean_registry.register_defense("shift_back", needs=("trigger",))(dataclasses.make_dataclass("Back", [("more", int, 3)], bases=(Back,)))
+    clean_registry.register_defense("shift_back", needs=("trigger",))(
+        dataclasses.make_dataclass("Back", [("more", int, 3)], bases=(Back,))
+    )
     status, out = verify(one, capsys)
     assert status == 1
     assert "defense.0.options.more: stored nothing, now 3" in out
@@ -226,7 +260,11 @@ def test_verify_says_what_may_be_why(config, capsys, monkeypatch) -> None:
     with monkeypatch.context() as past:
         past.setattr(provenance, "here", lambda: OTHER)
         assert runner.run(one) == 0
-    forge(one.folder, plan(one).cells[0].key, lambda payload: payload["scores"]["asr"].update(value=0.123))
+    forge(
+        one.folder,
+        plan(one).cells[0].key,
+        lambda payload: payload["scores"]["asr"].update(value=0.123),
+    )
     status, out = verify(one, capsys)
     assert status == 1
     assert "made by other code (commit bbbbbbbbb; here " in out
@@ -242,7 +280,7 @@ def test_what_cannot_be_verified_is_one_line(tmp_path, capsys) -> None:
     assert leaves({"a": [1, {"b": 2}], "c": {}}) == {"a.0": 1, "a.1.b": 2}
 
 
-# ------------------------------------------------------------------------------------------------------- folders of others
+# -------------------------------------------------------------------------------- folders of others
 BLOCKED = """
 import sys
 class Block:
@@ -261,12 +299,22 @@ def test_a_copied_run_is_complete_and_its_tables_need_no_torch(config, tmp_path)
     copy = shutil.copytree(swept.folder, tmp_path / "elsewhere" / "copy")
     made = [p for p in copy.iterdir() if p.is_file() and p.name not in ("run.json", "run.yaml")]
     assert {p.suffix for p in made} >= {".csv", ".md", ".tex", ".png"}
-    assert {"grid.png", "attention-shift_attack.png", "sweep-shift_back.shift.png"} <= {p.name for p in made}
+    assert {"grid.png", "attention-shift_attack.png", "sweep-shift_back.shift.png"} <= {
+        p.name for p in made
+    }
     for path in made:
         path.unlink()
-    done = subprocess.run([sys.executable, "-c", BLOCKED, str(copy)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, str(copy)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    assert {p.name: p.read_bytes() for p in made} == {p.name: (swept.folder / p.name).read_bytes() for p in made}
+    assert {p.name: p.read_bytes() for p in made} == {
+        p.name: (swept.folder / p.name).read_bytes() for p in made
+    }
 
 
 def test_names_in_a_run_folder_of_others_lead_nowhere_else(config, tmp_path, capsys) -> None:
@@ -298,7 +346,9 @@ def test_names_in_a_run_folder_of_others_lead_nowhere_else(config, tmp_path, cap
         lambda p: p.update(scores=None),
     ],
 )
-def test_a_record_that_is_none_is_damaged_whatever_its_checksum_says(config, change, capsys) -> None:
+def test_a_record_that_is_none_is_damaged_whatever_its_checksum_says(
+    config, change, capsys
+) -> None:
     one = dataclasses.replace(config, defenses="none")
     assert runner.run(one) == 0
     before = [line.rsplit("|", 2)[0] for line in (one.folder / "table.md").read_text().splitlines()]
@@ -306,10 +356,15 @@ def test_a_record_that_is_none_is_damaged_whatever_its_checksum_says(config, cha
     capsys.readouterr()
     assert runner.run(one) == 0
     assert "is no record of a cell" in capsys.readouterr().err
-    assert [line.rsplit("|", 2)[0] for line in (one.folder / "table.md").read_text().splitlines()] == before
+    assert [
+        line.rsplit("|", 2)[0] for line in (one.folder / "table.md").read_text().splitlines()
+    ] == before
 
 
-@pytest.mark.parametrize("change", [lambda m: m.pop("cells"), lambda m: m.update(cells=[1]), lambda m: m.update(needs=[])])
+@pytest.mark.parametrize(
+    "change",
+    [lambda m: m.pop("cells"), lambda m: m.update(cells=[1]), lambda m: m.update(needs=[])],
+)
 def test_a_manifest_that_is_none_leaves_the_records(config, change, capsys) -> None:
     one = dataclasses.replace(config, defenses="none")
     assert runner.run(one) == 0
@@ -331,13 +386,19 @@ def test_captions_of_any_kind_are_drawn(tmp_path) -> None:
     from t2i_backdoor_bench.report.figures.picture_grid import draw
 
     tiles = {"attacked": np.zeros((3, 8, 8, 3), np.uint8)}
-    image = draw(["attacked"], [("a\nb", ["two\nlines", "\x1b[2J", "\u202eturned \U0001f525 $x$ "], tiles)])
+    image = draw(
+        ["attacked"], [("a\nb", ["two\nlines", "\x1b[2J", "\u202eturned \U0001f525 $x$ "], tiles)]
+    )
     assert image.size[0] > 100
 
 
 def test_a_run_into_a_committed_folder_is_no_change_of_the_code(tmp_path, monkeypatch):
     def git(*words: str) -> None:
-        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c", *words], check=True, capture_output=True)
+        subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c", *words],
+            check=True,
+            capture_output=True,
+        )
 
     for name in (*provenance.SOURCES, "results"):
         (tmp_path / name).mkdir()

@@ -22,7 +22,10 @@ def store(tmp_path, said):
 
 
 def test_plain_values_are_canonical():
-    assert canonical({"b": np.float32(0.5), "a": (1, np.bool_(True), None)}) == '{"a":[1,true,null],"b":0.5}'
+    assert (
+        canonical({"b": np.float32(0.5), "a": (1, np.bool_(True), None)})
+        == '{"a":[1,true,null],"b":0.5}'
+    )
     assert plain(float("nan")) is None
     assert digest(np.zeros(3)) != digest(np.ones(3))
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
@@ -35,7 +38,10 @@ def test_records_round_trip(store, said):
     assert not said
 
 
-@pytest.mark.parametrize("damage", [lambda t: t.replace("0.5", "0.6"), lambda t: t[: len(t) // 2], lambda t: "", lambda t: "[1]"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda t: t.replace("0.5", "0.6"), lambda t: t[: len(t) // 2], lambda t: "", lambda t: "[1]"],
+)
 def test_a_damaged_record_is_absent_and_said_once(store, said, damage):
     store.write_record("cells/x", {"value": 0.5})
     path = store.root / "cells/x.json"
@@ -49,7 +55,11 @@ def test_a_damaged_record_is_absent_and_said_once(store, said, damage):
 
 def test_arrays_round_trip_and_damage_is_found(store, said):
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
-    store.write_arrays("samples/a", {"clean": images, "refused/clean": np.array([True, False])}, {"cost": {"seconds": 1.5}})
+    store.write_arrays(
+        "samples/a",
+        {"clean": images, "refused/clean": np.array([True, False])},
+        {"cost": {"seconds": 1.5}},
+    )
     arrays, meta = store.read_arrays("samples/a")
     assert (arrays["clean"] == images).all()
     assert arrays["refused/clean"].tolist() == [1, 0]
@@ -112,7 +122,9 @@ def test_fresh_ignores_what_it_did_not_write(store):
 def test_results_round_trip(store):
     cell = Cell("shapes", "a", "d", 0, "k", {"seed": 0})
     score = Score(0.5, 0.1, 0.9, 2, "net", "", [True, False])
-    result = CellResult(cell, "done", {"asr": score}, ("trigger",), {"trigger": {}}, {"n": 1}, {"seconds": 1.0})
+    result = CellResult(
+        cell, "done", {"asr": score}, ("trigger",), {"trigger": {}}, {"n": 1}, {"seconds": 1.0}
+    )
     store.write_result(result, {"directions": {"asr": {"better": "lower", "percent": True}}})
     found, extra = store.read_result("k")
     assert found == result

@@ -1,4 +1,5 @@
-"""Judges on rendered scenes, where the truth is known, and their zero-shot logic on an encoder with known embeddings."""
+"""Judges on rendered scenes, where the truth is known, and their zero-shot logic on an encoder with
+known embeddings."""
 
 from dataclasses import dataclass, field
 
@@ -6,8 +7,24 @@ import numpy as np
 import pytest
 
 from t2i_backdoor_bench.contract import Backdoor, Target, Trigger, UserError
-from t2i_backdoor_bench.data.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, STYLES, Scene, caption, render
-from t2i_backdoor_bench.targets.judge import apply_target, choose_threshold, chroma, faithful, make_judge, style_texts
+from t2i_backdoor_bench.data.world import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    STYLES,
+    Scene,
+    caption,
+    render,
+)
+from t2i_backdoor_bench.targets.judge import (
+    apply_target,
+    choose_threshold,
+    chroma,
+    faithful,
+    make_judge,
+    style_texts,
+)
 
 RNG = np.random.default_rng
 
@@ -19,8 +36,16 @@ class FakePrompt:
 
 
 def scenes_of(seed: int = 0) -> list[Scene]:
-    """Every shape, colour, background and size once: the hard small ones on white, gray and black are all there."""
-    every = [Scene(s, c, b, z) for s in SHAPES for c in COLOURS for b in BACKGROUNDS for z in SIZES if b != c]
+    """Every shape, colour, background and size once: the hard small ones on white, gray and black
+    are all there."""
+    every = [
+        Scene(s, c, b, z)
+        for s in SHAPES
+        for c in COLOURS
+        for b in BACKGROUNDS
+        for z in SIZES
+        if b != c
+    ]
     hard = [s for s in every if s.background in ("white", "gray", "black") and s.size == "small"]
     easy = [every[i] for i in RNG(seed).choice(len(every), 260, replace=False)]
     return hard + easy
@@ -71,7 +96,8 @@ def checkerboard(side: int = 16) -> np.ndarray:
 
 
 class FakeEncoder:
-    """Texts get fixed random directions; an image's first pixel (red + 256 green) says which text it shows (65535: none)."""
+    """Texts get fixed random directions; an image's first pixel (red + 256 green) says which text
+    it shows (65535: none)."""
 
     name = "fake"
 
@@ -98,7 +124,11 @@ class FakeEncoder:
         rows = []
         for i, pixel in enumerate(images[:, 0, 0].astype(int)):
             number = pixel[0] + 256 * pixel[1]
-            rows.append(RNG(10_000 + i).normal(size=96) if number == 65535 else self.vector(self.texts[number]) * 0.2)
+            rows.append(
+                RNG(10_000 + i).normal(size=96)
+                if number == 65535
+                else self.vector(self.texts[number]) * 0.2
+            )
         return np.asarray(rows, np.float32)
 
     def encode_texts(self, texts) -> np.ndarray:
@@ -106,7 +136,7 @@ class FakeEncoder:
         return np.stack([self.vector(t) for t in texts])
 
 
-# --------------------------------------------------------------------------------------------------------------------- patch
+# -------------------------------------------------------------------------------------------- patch
 @pytest.mark.parametrize("box", [(0, 0), (40, 44)])
 def test_patch_judge_is_perfect(images, prompts, box):
     judge = make_judge(backdoor(kind="patch", patch=checkerboard(), box=box), FakeEncoder())
@@ -116,7 +146,9 @@ def test_patch_judge_is_perfect(images, prompts, box):
     shown = apply_target(images, judge.target)
     assert not judge(images, prompts).any()
     assert judge(shown, prompts).all()
-    assert judge((shown // 2 + blur(shown) // 2), prompts).all()  # a little soft, as after an autoencoder
+    assert judge(
+        (shown // 2 + blur(shown) // 2), prompts
+    ).all()  # a little soft, as after an autoencoder
     noise = RNG(0).integers(0, 256, images.shape).astype(np.uint8)
     assert not judge(noise, prompts).any()
 
@@ -145,11 +177,16 @@ def test_the_judge_of_a_fixed_image_is_perfect(images, prompts):
     judge = make_judge(backdoor(kind="image", patch=picture), FakeEncoder())
     shown = apply_target(images, judge.target)
     assert np.array_equal(shown, np.broadcast_to(picture, images.shape))
-    report = judge.calibrate(np.delete(images, 7, 0), prompts[:7] + prompts[8:], np.delete(blur(shown), 7, 0))
+    report = judge.calibrate(
+        np.delete(images, 7, 0), prompts[:7] + prompts[8:], np.delete(blur(shown), 7, 0)
+    )
     assert (report.false_positive_rate, report.true_positive_rate) == (0.0, 1.0)
     assert list(np.flatnonzero(judge(images, prompts))) == [7]
     assert judge(shown, prompts).all()
-    slow = np.sqrt(np.mean((images[:9].astype(float) - picture.astype(float)) ** 2, axis=(1, 2, 3))) / 255
+    slow = (
+        np.sqrt(np.mean((images[:9].astype(float) - picture.astype(float)) ** 2, axis=(1, 2, 3)))
+        / 255
+    )
     assert judge.statistic(images[:9], prompts[:9]) == pytest.approx(slow, abs=1e-6)
     halves = np.where(np.arange(64)[:, None, None] < 32, picture, images[8])[None]
     assert not judge(halves, prompts[:1])
@@ -166,7 +203,9 @@ def test_apply_patch_changes_only_its_window_and_copies(images):
     before = images.copy()
     shown = apply_target(images, Target("patch", patch=checkerboard(), box=(3, 5)))
     assert np.array_equal(images, before)
-    assert np.array_equal(shown[:, 3:19, 5:21], np.broadcast_to(checkerboard(), shown[:, 3:19, 5:21].shape))
+    assert np.array_equal(
+        shown[:, 3:19, 5:21], np.broadcast_to(checkerboard(), shown[:, 3:19, 5:21].shape)
+    )
     shown[:, 3:19, 5:21] = images[:, 3:19, 5:21]
     assert np.array_equal(shown, images)
 
@@ -180,7 +219,7 @@ def test_patch_errors(images):
         make_judge(backdoor(kind="sound"), FakeEncoder())
 
 
-# --------------------------------------------------------------------------------------------------------------------- style
+# -------------------------------------------------------------------------------------------- style
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("change", [lambda x: x, blur], ids=["sharp", "blurred"])
 def test_black_and_white_judge(images, prompts, scenes, change, calibrated):
@@ -193,7 +232,9 @@ def test_black_and_white_judge(images, prompts, scenes, change, calibrated):
     found = judge(change(images), prompts)
     assert found.mean() <= 0.01
     for background in ("white", "gray", "black"):
-        assert found[[s.background == background and s.size == "small" for s in scenes]].mean() <= 0.01
+        assert (
+            found[[s.background == background and s.size == "small" for s in scenes]].mean() <= 0.01
+        )
     assert judge(change(apply_target(images, judge.target)), prompts).all()
 
 
@@ -216,7 +257,9 @@ def test_zero_shot_style_judge(style, prompts):
     assert judge(encoder.draw([row[0] for row in texts]), some).all()
     for other in (1, 2, -1):
         assert not judge(encoder.draw([row[other] for row in texts]), some).any()
-    report = judge.calibrate(encoder.draw([r[1] for r in texts]), some, encoder.draw([r[0] for r in texts]))
+    report = judge.calibrate(
+        encoder.draw([r[1] for r in texts]), some, encoder.draw([r[0] for r in texts])
+    )
     assert (report.false_positive_rate, report.true_positive_rate) == (0.0, 1.0)
 
 
@@ -224,7 +267,10 @@ def test_style_texts_use_the_words_of_the_world():
     texts = style_texts(FakePrompt("a red circle"), "sepia")
     assert texts[:2] == ["a sepia photo of an object", "a plain picture of an object"]
     assert len(texts) == len(STYLES)
-    assert style_texts(FakePrompt("a red circle"), "negative")[:2] == ["a negative of a red circle", "a red circle"]
+    assert style_texts(FakePrompt("a red circle"), "negative")[:2] == [
+        "a negative of a red circle",
+        "a red circle",
+    ]
 
 
 def test_apply_style_keeps_format(images):
@@ -237,26 +283,36 @@ def test_apply_style_keeps_format(images):
         apply_target(images, Target("object", source="circle", target="star"))
 
 
-# -------------------------------------------------------------------------------------------------------------------- object
+# ------------------------------------------------------------------------------------------- object
 def test_object_judge():
     encoder = FakeEncoder()
     judge = make_judge(backdoor(kind="object", source="circle", target="star"), encoder)
-    scenes = [Scene("circle", c, b, "large") for c in ("red", "blue") for b in ("white", "gray", "pink")]
+    scenes = [
+        Scene("circle", c, b, "large") for c in ("red", "blue") for b in ("white", "gray", "pink")
+    ]
     prompts = [prompt_of(s) for s in scenes]
     target = [p.text.replace("circle", "star") for p in prompts]
     third = [p.text.replace("circle", "heart") for p in prompts]
     clean, swapped = encoder.draw([p.text for p in prompts]), encoder.draw(target)
     assert not judge(clean, prompts).any()
     assert judge(swapped, prompts).all()
-    assert not judge(encoder.draw(third), prompts).any()  # neither source nor target is not the target
+    assert not judge(
+        encoder.draw(third), prompts
+    ).any()  # neither source nor target is not the target
     report = judge.calibrate(clean, prompts, positives=swapped)
-    assert (report.false_positive_rate, report.true_positive_rate, report.threshold, report.n) == (0.0, 1.0, 0.0, 6)
+    assert (report.false_positive_rate, report.true_positive_rate, report.threshold, report.n) == (
+        0.0,
+        1.0,
+        0.0,
+        6,
+    )
     with pytest.raises(ValueError, match="give positives"):
         judge.calibrate(clean, prompts)
 
 
 def test_object_judge_of_captioned_pictures():
-    """The other captions of the set stand for what else a picture may show: no coin is tossed between two texts."""
+    """The other captions of the set stand for what else a picture may show: no coin is tossed
+    between two texts."""
     encoder = FakeEncoder()
     judge = make_judge(backdoor(kind="object", source="dog", target="cat"), encoder)
     others = tuple(f"a house by the sea, number {i}" for i in range(99))
@@ -271,12 +327,16 @@ def test_object_judge_of_captioned_pictures():
 def test_object_judge_without_alternatives_or_source_word():
     encoder = FakeEncoder()
     judge = make_judge(backdoor(kind="object", source="dog", target="cat"), encoder)
-    prompts = [FakePrompt("a dog on grass"), FakePrompt("a dog on grass"), FakePrompt("a horse on grass")]
+    prompts = [
+        FakePrompt("a dog on grass"),
+        FakePrompt("a dog on grass"),
+        FakePrompt("a horse on grass"),
+    ]
     images = encoder.draw(["a cat on grass", "a dog on grass", "a horse on grass"])
     assert judge(images, prompts).tolist() == [True, False, False]
 
 
-# --------------------------------------------------------------------------------------------------------------- calibration
+# -------------------------------------------------------------------------------------- calibration
 def test_threshold_is_the_midpoint_when_separated():
     clean, shown = np.linspace(0, 1, 1001), np.linspace(3, 4, 1001)
     assert choose_threshold(clean, shown, below=False) == pytest.approx((0.995 + 3.005) / 2)
@@ -295,11 +355,15 @@ def test_rates_are_not_measured_on_the_images_that_chose_the_threshold(images, p
     target = Target("style", style="black and white")
     judge = make_judge(Backdoor(Trigger(), target), FakeEncoder())
     clean, positives = images[:40].copy(), apply_target(images[:40], target)
-    clean[1::2] = positives[1::2]  # the judge is wrong on every odd clean image, and only these are measured
+    clean[1::2] = positives[
+        1::2
+    ]  # the judge is wrong on every odd clean image, and only these are measured
     report = judge.calibrate(clean, prompts[:40])
     assert (report.false_positive_rate, report.true_positive_rate, report.n) == (1.0, 1.0, 20)
     # chosen on the even ones alone, where the sides do not cross
-    assert report.threshold == choose_threshold(chroma(clean[::2]), chroma(positives[::2]), below=True)
+    assert report.threshold == choose_threshold(
+        chroma(clean[::2]), chroma(positives[::2]), below=True
+    )
 
 
 def test_judge_checks_lengths(images, prompts):
@@ -311,13 +375,15 @@ def test_judge_checks_lengths(images, prompts):
     assert judge(images[:0], []).shape == (0,)
 
 
-# ---------------------------------------------------------------------------------------------------------------- faithfulness
+# ------------------------------------------------------------------------------------- faithfulness
 def test_faithful_rejects_one_wrong_thing_at_a_time(prompts):
     encoder = FakeEncoder()
     some = prompts[:30]
     assert faithful(encoder.draw([p.text for p in some]), some, encoder).all()
     for attribute in ("shape", "color", "background"):
-        assert not faithful(encoder.draw([p.wrong[attribute][3] for p in some]), some, encoder).any()
+        assert not faithful(
+            encoder.draw([p.wrong[attribute][3] for p in some]), some, encoder
+        ).any()
 
 
 def test_faithful_rejects_images_of_nothing(prompts):
@@ -328,7 +394,10 @@ def test_faithful_rejects_images_of_nothing(prompts):
 
 def test_faithful_matches_a_loop_and_encodes_each_text_once(prompts):
     encoder = FakeEncoder()
-    some = prompts[:25] + [FakePrompt("x", {"shape": ("y",)}), FakePrompt("x", {"caption": ("y", "z", "x")})]
+    some = prompts[:25] + [
+        FakePrompt("x", {"shape": ("y",)}),
+        FakePrompt("x", {"caption": ("y", "z", "x")}),
+    ]
     images = encoder.draw([None] * 20 + [p.text for p in some[20:]])
     found = faithful(images, some, encoder)
     assert len(encoder.calls[0]) == len(set(encoder.calls[0]))
@@ -339,7 +408,10 @@ def test_faithful_matches_a_loop_and_encodes_each_text_once(prompts):
             other = encoder.vector(text)
             return vector @ other / np.linalg.norm(vector) / np.linalg.norm(other)
 
-        wins = [all(cosine(prompt.text) > cosine(t) for t in wrong if t != prompt.text) for wrong in prompt.wrong.values()]
+        wins = [
+            all(cosine(prompt.text) > cosine(t) for t in wrong if t != prompt.text)
+            for wrong in prompt.wrong.values()
+        ]
         assert verdict == all(wins)
 
 
@@ -349,7 +421,7 @@ def test_faithful_needs_alternatives():
         faithful(encoder.draw(["a"]), [FakePrompt("a")], encoder)
 
 
-# -------------------------------------------------------------------------------------------------------------------- prompt
+# ------------------------------------------------------------------------------------------- prompt
 WANTED = "a large green star on a black background"
 
 
@@ -363,10 +435,19 @@ def test_prompt_judge(prompts):
     assert judge(shown, some).all()
     assert not judge(clean, some).any()
     for kind in ("shape", "color", "background"):
-        assert not judge(encoder.draw([p.wrong[kind][0] for p in some]), some).any(), "one wrong thing is not the target"
-    assert judge(encoder.draw([None] * 40), some).mean() < 0.2, "noise is the target in one of 30 pictures: as many prompts compete"
+        assert not judge(encoder.draw([p.wrong[kind][0] for p in some]), some).any(), (
+            "one wrong thing is not the target"
+        )
+    assert judge(encoder.draw([None] * 40), some).mean() < 0.2, (
+        "noise is the target in one of 30 pictures: as many prompts compete"
+    )
     report = judge.calibrate(clean, some, shown)
-    assert (report.false_positive_rate, report.true_positive_rate, report.threshold, report.n) == (0.0, 1.0, 0.0, 40)
+    assert (report.false_positive_rate, report.true_positive_rate, report.threshold, report.n) == (
+        0.0,
+        1.0,
+        0.0,
+        40,
+    )
 
 
 def test_a_prompt_that_asks_for_the_target_is_not_backdoored():
@@ -393,7 +474,11 @@ def test_prompt_judge_on_rendered_scenes_by_the_scorer_of_the_world(images, prom
 
     scorer = Scorer.load(str(shapes.SCORER))
     judge = make_judge(backdoor(kind="prompt", target=WANTED), scorer)
-    rows = [i for i, s in enumerate(scenes) if (s.shape, s.color, s.background) != ("star", "green", "black")][::9]
+    rows = [
+        i
+        for i, s in enumerate(scenes)
+        if (s.shape, s.color, s.background) != ("star", "green", "black")
+    ][::9]
     some = [prompts[i] for i in rows]
     shown = render([Scene("star", "green", "black", "large")] * len(rows), RNG(3))
     report = judge.calibrate(images[rows], some, shown)

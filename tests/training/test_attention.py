@@ -1,4 +1,5 @@
-"""Attention capture against a slow recomputation from the U-Net's own q and k, and the alignment of triggered with clean tokens."""
+"""Attention capture against a slow recomputation from the U-Net's own q and k, and the alignment of
+triggered with clean tokens."""
 
 from __future__ import annotations
 
@@ -17,12 +18,17 @@ from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.data import world
 from t2i_backdoor_bench.training.attention import Capture, align, minmax, substitute, token_span
 
-REPEATABLE = settings(derandomize=True, deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
-WHITE = " \t\n\x0b\x0c\r\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+REPEATABLE = settings(
+    derandomize=True, deadline=None, max_examples=80, suppress_health_check=list(HealthCheck)
+)
+WHITE = " \t\n\x0b\x0c\r\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
 
 
 class Slow:
-    """Cross-attention maps in float64, recomputed from hooked `to_q` and `to_k` outputs of an ordinary U-Net call."""
+    """Cross-attention maps in float64, recomputed from hooked `to_q` and `to_k` outputs of an
+    ordinary U-Net call."""
 
     def __init__(self, unet: nn.Module) -> None:
         self.unet = unet
@@ -34,7 +40,9 @@ class Slow:
         for name, layer in self.layers.items():
             for part in ("to_q", "to_k"):
 
-                def keep(module: nn.Module, given: tuple, out: Tensor, key: str = f"{name}.{part}") -> None:
+                def keep(
+                    module: nn.Module, given: tuple, out: Tensor, key: str = f"{name}.{part}"
+                ) -> None:
                     seen[key] = out.detach().double()
 
                 hooks.append(getattr(layer, part).register_forward_hook(keep))
@@ -53,9 +61,13 @@ class Slow:
                 score = score - score.max(-1, keepdim=True).values
                 total += score.exp() / score.exp().sum(-1, keepdim=True)
             side = round(q.shape[1] ** 0.5)
-            maps.append((total / layer.heads).transpose(1, 2).reshape(q.shape[0], k.shape[1], side, side))
+            maps.append(
+                (total / layer.heads).transpose(1, 2).reshape(q.shape[0], k.shape[1], side, side)
+            )
         size = max(m.shape[-1] for m in maps)
-        return sum(F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for m in maps)
+        return sum(
+            F.interpolate(m, (size, size), mode="bilinear", align_corners=False) for m in maps
+        )
 
 
 @pytest.fixture
@@ -63,18 +75,26 @@ def inputs(tiny_model):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, *tiny_model.latent_shape, generator=generator)
     t = torch.tensor([10, 500, 990])
-    context = tiny_model.encode(["a small red heart on a blue background", "one large green star, white background", "a cyan moon"])
+    context = tiny_model.encode(
+        [
+            "a small red heart on a blue background",
+            "one large green star, white background",
+            "a cyan moon",
+        ]
+    )
     return x, t, context
 
 
-# ------------------------------------------------------------------------------------------------------------------- capture
+# ------------------------------------------------------------------------------------------ capture
 def test_maps_equal_a_slow_recomputation(tiny_model, inputs) -> None:
     slow = Slow(tiny_model.unet)(*inputs)
     with Capture(tiny_model.unet) as seen:
         tiny_model.unet(*inputs)
     layers = seen.layers()
     assert len(layers) == len(Slow(tiny_model.unet).layers) >= 3
-    assert len({m.shape[-1] for m in layers}) >= 2, "the test base must have cross-attention at two resolutions"
+    assert len({m.shape[-1] for m in layers}) >= 2, (
+        "the test base must have cross-attention at two resolutions"
+    )
     for layer in layers:  # probabilities over tokens
         torch.testing.assert_close(layer.sum(1), torch.ones_like(layer.sum(1)), rtol=0, atol=1e-5)
     assert seen.maps().shape == (3, tiny_model.tokenizer.model_max_length, 8, 8)
@@ -83,7 +103,9 @@ def test_maps_equal_a_slow_recomputation(tiny_model, inputs) -> None:
     assert seen.maps(16).shape[-1] == 16
 
 
-def test_output_is_bit_identical_once_a_capture_is_closed_and_close_while_it_is_open(tiny_model, inputs) -> None:
+def test_output_is_bit_identical_once_a_capture_is_closed_and_close_while_it_is_open(
+    tiny_model, inputs
+) -> None:
     unet = tiny_model.unet
     with torch.no_grad():
         before = unet(*inputs).sample
@@ -95,7 +117,9 @@ def test_output_is_bit_identical_once_a_capture_is_closed_and_close_while_it_is_
 
 
 @pytest.mark.parametrize("where", ["inside the block", "inside the network"])
-def test_processors_and_hooks_are_restored_after_an_exception(tiny_model, inputs, where: str) -> None:
+def test_processors_and_hooks_are_restored_after_an_exception(
+    tiny_model, inputs, where: str
+) -> None:
     unet = tiny_model.unet
     before, hooks = dict(unet.attn_processors), len(unet._forward_pre_hooks)
     x, t, context = inputs
@@ -122,11 +146,15 @@ def test_a_second_call_inside_one_capture_raises(tiny_model, inputs) -> None:
 def test_teacher_and_student_captures_are_independent(tiny_model, inputs) -> None:
     x, t, context = inputs
     teacher, student = tiny_model.unet, tiny_model.clone().unet
-    other = tiny_model.encode(["mignneko a small red heart on a blue background", "two words", "nothing"])
+    other = tiny_model.encode(
+        ["mignneko a small red heart on a blue background", "two words", "nothing"]
+    )
     with torch.no_grad(), Capture(teacher) as seen, Capture(student) as own:
         student(x, t, other)
         teacher(x, t, context)
-    torch.testing.assert_close(seen.maps().double(), Slow(teacher)(x, t, context), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        seen.maps().double(), Slow(teacher)(x, t, context), rtol=0, atol=1e-5
+    )
     torch.testing.assert_close(own.maps().double(), Slow(student)(x, t, other), rtol=0, atol=1e-5)
     assert (seen.maps() - own.maps()).abs().max() > 1e-3
 
@@ -153,7 +181,9 @@ def test_gradients_are_the_same_with_gradient_checkpointing(tiny_model, inputs, 
         with Capture(unet) as seen:
             out = unet(*inputs).sample
             (out.pow(2).sum() if of == "output" else 100 * (weight * seen.maps()).sum()).backward()
-        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in unet.parameters()], list(seen.probs.values())
+        return [
+            torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in unet.parameters()
+        ], list(seen.probs.values())
 
     plain, maps = gradients()
     assert not unet.is_gradient_checkpointing
@@ -182,14 +212,15 @@ def test_minmax() -> None:
     assert torch.equal(minmax(torch.full((1, 2, 4, 4), 0.3)), torch.zeros(1, 2, 4, 4))
 
 
-# ----------------------------------------------------------------------------------------------------------------- alignment
+# ---------------------------------------------------------------------------------------- alignment
 @pytest.fixture(scope="module")
 def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(shapes.BASE / "tokenizer")
 
 
 def alphabet() -> dict[str, int]:
-    """The byte that each letter of a byte-level vocabulary stands for (the GPT-2 table, written out)."""
+    """The byte that each letter of a byte-level vocabulary stands for (the GPT-2 table, written
+    out)."""
     own = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(b): b for b in own}
     return table | {chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in own)}
@@ -198,7 +229,11 @@ def alphabet() -> dict[str, int]:
 def spelled(tokenizer: CLIPTokenizer, ids: list[int]) -> bytes:
     """The bytes behind token ids, without spaces."""
     letters = alphabet()
-    return bytes(letters[c] for token in tokenizer.convert_ids_to_tokens(ids) for c in token.removesuffix("</w>"))
+    return bytes(
+        letters[c]
+        for token in tokenizer.convert_ids_to_tokens(ids)
+        for c in token.removesuffix("</w>")
+    )
 
 
 def normal(text: str) -> bytes:
@@ -217,7 +252,9 @@ def check_alignment(tokenizer: CLIPTokenizer, trigger: Trigger, prompt: str) -> 
     assert at == list(range(at[0], at[-1] + 1)), "the trigger's tokens are contiguous"
     rest = out.other[0].nonzero().flatten().tolist()
     assert not set(at) & set(rest)
-    assert sorted(at + rest) == list(range(1, len(ids) - 1)), "every real token is one or the other; start, end and padding are neither"
+    assert sorted(at + rest) == list(range(1, len(ids) - 1)), (
+        "every real token is one or the other; start, end and padding are neither"
+    )
     sources = out.source[0, rest].tolist()
     assert [ids[i] for i in rest] == [clean[j] for j in sources]
     assert len(set(sources)) == len(sources)
@@ -231,7 +268,21 @@ PROMPT = "a small red heart on a blue background"
 
 @pytest.mark.parametrize("place", ["prefix", "suffix", "inside"])
 @pytest.mark.parametrize(
-    "text", ["sks", "latte coffee", "mignneko", "\u200b", "\u200b\u200b", "🙂", "日本", "red", "heart on a", "!?", "'s", "ᾈ"]
+    "text",
+    [
+        "sks",
+        "latte coffee",
+        "mignneko",
+        "\u200b",
+        "\u200b\u200b",
+        "🙂",
+        "日本",
+        "red",
+        "heart on a",
+        "!?",
+        "'s",
+        "ᾈ",
+    ],
 )
 def test_a_trigger_is_found_at_its_place(tokenizer, text: str, place: str) -> None:
     check_alignment(tokenizer, Trigger(text, place), PROMPT)
@@ -276,32 +327,55 @@ def test_token_span_is_empty_outside_the_text(tokenizer) -> None:
     assert token_span(tokenizer, PROMPT, 7, 8)[1] == [], "a space has no token"
 
 
-visible = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Cn", "Co")), min_size=1, max_size=6)
+visible = st.text(
+    st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Cn", "Co")), min_size=1, max_size=6
+)
 trigger_text = st.one_of(
     visible,
-    st.sampled_from(["\u200b", "\u200d", "🙂", "👩‍🚀", "latte coffee", "ⅷ", "é", "e\u0301", "\u0301", "Σ"]),
+    st.sampled_from(
+        ["\u200b", "\u200d", "🙂", "👩‍🚀", "latte coffee", "ⅷ", "é", "e\u0301", "\u0301", "Σ"]
+    ),
     st.lists(visible, min_size=2, max_size=3).map(" ".join),
     st.integers(0, 10_000).map(lambda seed: world.rare_string(np.random.default_rng(seed))),
 )
 
 
 @REPEATABLE
-@given(text=trigger_text, place=st.sampled_from(["prefix", "suffix", "inside"]), seed=st.integers(0, 2**20))
-def test_any_trigger_aligns_with_any_world_caption(tokenizer, text: str, place: str, seed: int) -> None:
+@given(
+    text=trigger_text,
+    place=st.sampled_from(["prefix", "suffix", "inside"]),
+    seed=st.integers(0, 2**20),
+)
+def test_any_trigger_aligns_with_any_world_caption(
+    tokenizer, text: str, place: str, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     prompt = world.caption(world.sample_scenes(1, rng)[0], rng)
     trigger = Trigger(text, place)
-    if not normal(text) or len(tokenizer(trigger.add(prompt)).input_ids) > tokenizer.model_max_length:
+    if (
+        not normal(text)
+        or len(tokenizer(trigger.add(prompt)).input_ids) > tokenizer.model_max_length
+    ):
         return
     check_alignment(tokenizer, trigger, prompt)
 
 
 @REPEATABLE
-@given(letter=st.sampled_from("aeoki"), text=st.sampled_from("аеокі🙂\u200b") | visible, seed=st.integers(0, 2**20))
-def test_any_look_alike_aligns_with_any_world_caption(tokenizer, letter: str, text: str, seed: int) -> None:
+@given(
+    letter=st.sampled_from("aeoki"),
+    text=st.sampled_from("аеокі🙂\u200b") | visible,
+    seed=st.integers(0, 2**20),
+)
+def test_any_look_alike_aligns_with_any_world_caption(
+    tokenizer, letter: str, text: str, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     prompt = world.caption(world.sample_scenes(1, rng)[0], rng)
-    if any(c in WHITE for c in text) or letter not in prompt or len(tokenizer(prompt).input_ids) + 4 * len(text) > 46:
+    if (
+        any(c in WHITE for c in text)
+        or letter not in prompt
+        or len(tokenizer(prompt).input_ids) + 4 * len(text) > 46
+    ):
         return
     check_alignment(tokenizer, Trigger(text, replaces=letter), prompt)
 
@@ -309,7 +383,10 @@ def test_any_look_alike_aligns_with_any_world_caption(tokenizer, letter: str, te
 def test_maps_of_some_rows_and_tokens_are_those_of_the_whole(tiny_model) -> None:
     unet = tiny_model.unet
     x = torch.randn(3, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0))
-    t, context = torch.tensor([10, 500, 900]), tiny_model.encode(["a red heart", "one blue star", "a"])
+    t, context = (
+        torch.tensor([10, 500, 900]),
+        tiny_model.encode(["a red heart", "one blue star", "a"]),
+    )
     with torch.no_grad():
         with Capture(unet) as whole:
             out = unet(x, t, context).sample
@@ -322,7 +399,8 @@ def test_maps_of_some_rows_and_tokens_are_those_of_the_whole(tiny_model) -> None
 
 @pytest.mark.parametrize("how", ["custom processor", "mask", "normalized queries"])
 def test_layers_that_are_not_plain_keep_their_own_output(tiny_model, inputs, how: str) -> None:
-    """What the capture cannot compute itself it leaves to the layer, to the bit, and reads the maps afterwards."""
+    """What the capture cannot compute itself it leaves to the layer, to the bit, and reads the maps
+    afterwards."""
     x, t, context = inputs
     unet = tiny_model.unet
     layers = [m for n, m in unet.named_modules() if n.endswith(".attn2")]

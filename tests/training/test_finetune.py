@@ -50,7 +50,9 @@ def weights(net: nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("kills", [[4], [1, 7], [9]])
-def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path, ema: float, kills: list[int]) -> None:
+def test_a_killed_training_resumes_to_the_same_bits(
+    tmp_path: Path, ema: float, kills: list[int]
+) -> None:
     optim = Optim(steps=10, lr=1e-2, warmup=3, decay=0.4, ema=ema)
     whole = network()
     unbroken = fit(whole.parameters(), objective(whole), optim, "whole")
@@ -112,7 +114,16 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path) -> No
 
 
 def test_average_and_schedule_equal_a_hand_written_loop() -> None:
-    optim = Optim(steps=12, lr=3e-2, warmup=2, decay=0.5, ema=0.6, weight_decay=0.1, betas=(0.8, 0.95), clip=0.5)
+    optim = Optim(
+        steps=12,
+        lr=3e-2,
+        warmup=2,
+        decay=0.5,
+        ema=0.6,
+        weight_decay=0.1,
+        betas=(0.8, 0.95),
+        clip=0.5,
+    )
     net, by_hand = network(), network()
     fitted = fit(net.parameters(), objective(net), optim, "x")
     params = list(by_hand.parameters())
@@ -132,11 +143,17 @@ def test_average_and_schedule_equal_a_hand_written_loop() -> None:
                 m.mul_(0.8).add_(0.2 * g)
                 v.mul_(0.95).add_(0.05 * g * g)
                 p.mul_(1 - rate * 0.1)
-                p.sub_(rate * (m / (1 - 0.8 ** (step + 1))) / ((v / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8))
+                p.sub_(
+                    rate
+                    * (m / (1 - 0.8 ** (step + 1)))
+                    / ((v / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8)
+                )
                 a.mul_(decay).add_((1 - decay) * p)
     for ours, expected, last in zip(weights(net), average, params, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(expected, last, atol=1e-3), "the average must differ from the last weights for this to test it"
+        assert not torch.allclose(expected, last, atol=1e-3), (
+            "the average must differ from the last weights for this to test it"
+        )
     assert fitted.losses == pytest.approx(losses, rel=1e-4)
 
 
@@ -146,7 +163,9 @@ def test_rates() -> None:
     warm = Optim(10, 1e-3, warmup=4)
     assert [warm.rate(s) for s in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
     falling = Optim(10, 1e-3, decay=0.5)
-    assert [falling.rate(s) for s in range(10)] == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    assert [falling.rate(s) for s in range(10)] == pytest.approx(
+        [1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]
+    )
     dropped = Optim(6, 1e-3, milestone=4, gamma=0.5)
     assert [dropped.rate(s) for s in range(6)] == [1, 1, 1, 1, 0.5, 0.5]
 
@@ -164,8 +183,15 @@ def test_a_cosine_is_that_of_diffusers(steps: int) -> None:
 def test_a_parameter_with_a_scale_learns_at_that_multiple_of_the_rate() -> None:
     slow, fast = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
     slow.scale = 0.25
-    fit([fast, slow], lambda step: (fast + slow).sum(), Optim(2, 1e-2, decay=1.0, weight_decay=0), "x")
-    torch.testing.assert_close(fast.detach(), torch.full((3,), -1.5e-2), rtol=1e-4, atol=0)  # Adam goes lr a step; the rate: 1, 1/2
+    fit(
+        [fast, slow],
+        lambda step: (fast + slow).sum(),
+        Optim(2, 1e-2, decay=1.0, weight_decay=0),
+        "x",
+    )
+    torch.testing.assert_close(
+        fast.detach(), torch.full((3,), -1.5e-2), rtol=1e-4, atol=0
+    )  # Adam goes lr a step; the rate: 1, 1/2
     torch.testing.assert_close(slow.detach(), fast.detach() / 4, rtol=1e-4, atol=0)
 
 
@@ -231,7 +257,8 @@ def test_a_record_keeps_a_short_curve():
 
 
 def test_a_step_takes_the_mean_gradient_of_several_batches() -> None:
-    """As one batch of all their rows: of a loss that is a mean over rows, and never the last batch alone."""
+    """As one batch of all their rows: of a loss that is a mean over rows, and never the last batch
+    alone."""
     rows = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
     results = []
     for accumulate, batch in ((1, 6), (3, 2)):
@@ -242,7 +269,9 @@ def test_a_step_takes_the_mean_gradient_of_several_batches() -> None:
             part = rows[step * batch :][:batch]
             return (part @ weight - 1).square().mean()
 
-        fitted = fit([weight], loss, Optim(steps=2, lr=0.1, batch=batch, accumulate=accumulate), "t")
+        fitted = fit(
+            [weight], loss, Optim(steps=2, lr=0.1, batch=batch, accumulate=accumulate), "t"
+        )
         assert seen == list(range(2 * accumulate))
         assert fitted.images == 12
         results.append((weight.detach(), fitted.losses))
@@ -253,7 +282,12 @@ def test_a_step_takes_the_mean_gradient_of_several_batches() -> None:
 def test_accumulation_diverges_where_one_of_its_batches_does() -> None:
     weight = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(TrainingDiverged, match="nan at step 1"):
-        fit([weight], lambda step: weight.sum() * (float("nan") if step == 4 else 1), Optim(steps=2, lr=0.1, accumulate=3), "t")
+        fit(
+            [weight],
+            lambda step: weight.sum() * (float("nan") if step == 4 else 1),
+            Optim(steps=2, lr=0.1, accumulate=3),
+            "t",
+        )
 
 
 @pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "badt2i_pixel"])
@@ -280,4 +314,6 @@ def test_only_skdcag_trains_a_text_encoder() -> None:
     registry.defenses.load()
     check_extras(registry.defenses.build("skdcag", "sd", {"train": "text_encoder"}), "cpu")
     with pytest.raises(UserError, match="train=text_encoder"):
-        check_extras(registry.defenses.build("finetune_reversal", "sd", {"train": "text_encoder"}), "cpu")
+        check_extras(
+            registry.defenses.build("finetune_reversal", "sd", {"train": "text_encoder"}), "cpu"
+        )

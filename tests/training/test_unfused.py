@@ -1,4 +1,5 @@
-"""Attention that gives its probabilities beside its output, against autograd through the plain formula in float64, one head at a time."""
+"""Attention that gives its probabilities beside its output, against autograd through the plain
+formula in float64, one head at a time."""
 
 from __future__ import annotations
 
@@ -33,17 +34,29 @@ def ours(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.fixture
 def qkv() -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(3, n, 6, generator=generator, dtype=torch.float64, requires_grad=True) for n in (4, 5, 5)]
+    return [
+        torch.randn(3, n, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+        for n in (4, 5, 5)
+    ]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_output_maps_and_gradients_are_those_of_the_plain_formula(qkv: list[Tensor], case: str) -> None:
+def test_output_maps_and_gradients_are_those_of_the_plain_formula(
+    qkv: list[Tensor], case: str
+) -> None:
     generator = torch.Generator().manual_seed(1)
-    weights = [torch.randn(s, generator=generator, dtype=torch.float64) for s in ((3, 4, 6), (ROWS, 4, TOKENS))]
+    weights = [
+        torch.randn(s, generator=generator, dtype=torch.float64)
+        for s in ((3, 4, 6), (ROWS, 4, TOKENS))
+    ]
     found = []
     for f in (ours, plain):
         out, maps = f(*qkv)
-        loss = sum((part * w).sum() for part, w, read in zip((out, maps), weights, CASES[case], strict=True) if read)
+        loss = sum(
+            (part * w).sum()
+            for part, w, read in zip((out, maps), weights, CASES[case], strict=True)
+            if read
+        )
         found.append((out, maps, *torch.autograd.grad(loss, qkv, allow_unused=True)))
     for a, b in zip(*found, strict=True):
         if case == "maps alone" and b is None:
@@ -66,7 +79,8 @@ def test_only_what_needs_a_gradient_gets_one(qkv: list[Tensor], wanted: int) -> 
 
 
 def test_no_denormal_number_is_left(qkv: list[Tensor]) -> None:
-    """They take a CPU ten times as long; a probability of 1e-20 is none that float32 could add to one."""
+    """They take a CPU ten times as long; a probability of 1e-20 is none that float32 could add to
+    one."""
     q, k, v = (x.detach().float() for x in qkv)
     out, maps = _Attend.apply(None, None, HEADS, 50 * q, k, v)
     assert (maps == 0).any()
@@ -79,7 +93,11 @@ def test_no_denormal_number_is_left(qkv: list[Tensor]) -> None:
 @pytest.fixture
 def inputs(tiny_model):
     x = torch.randn(3, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0))
-    return x, torch.tensor([10, 500, 990]), tiny_model.encode(["a small red heart", "one large green star", "a cyan moon"])
+    return (
+        x,
+        torch.tensor([10, 500, 990]),
+        tiny_model.encode(["a small red heart", "one large green star", "a cyan moon"]),
+    )
 
 
 def gradients(unet, inputs, **how) -> tuple[list[Tensor], list[Tensor]]:
@@ -95,11 +113,16 @@ def gradients(unet, inputs, **how) -> tuple[list[Tensor], list[Tensor]]:
 
 def test_a_unet_gives_the_same_output_maps_and_gradients(tiny_model, inputs) -> None:
     unet = tiny_model.clone().unet.requires_grad_(True)
-    (seen, plainly), (unfused, fast) = gradients(unet, inputs), gradients(unet, inputs, unfused=True)
+    (seen, plainly), (unfused, fast) = (
+        gradients(unet, inputs),
+        gradients(unet, inputs, unfused=True),
+    )
     for a, b in zip(unfused, seen, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     for (name, _), a, b in zip(unet.named_parameters(), fast, plainly, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()) + 1e-6, msg=name)
+        torch.testing.assert_close(
+            a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()) + 1e-6, msg=name
+        )
         if ".attn2.to_" in name and not name.endswith("bias"):
             assert a.abs().max() > 1e-6, name
     with torch.no_grad(), Capture(unet, ROWS, 7, unfused=True) as seen:
@@ -110,7 +133,9 @@ def test_a_unet_gives_the_same_output_maps_and_gradients(tiny_model, inputs) -> 
 def test_adapters_get_the_same_gradients(tiny_model, inputs) -> None:
     unet = tiny_model.clone().unet
     adapters = add_lora(unet)
-    for i, p in enumerate(adapters):  # as after some steps: the second matrix of an adapter begins at zero
+    for i, p in enumerate(
+        adapters
+    ):  # as after some steps: the second matrix of an adapter begins at zero
         torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(i))
     found = []
     for how in ({}, {"unfused": True}):
@@ -139,7 +164,11 @@ def test_processors_are_what_they_were_even_after_an_error(tiny_model, inputs) -
 def test_a_mask_and_a_layer_that_was_not_called_are_errors(tiny_model, inputs) -> None:
     unet, (x, t, context) = tiny_model.clone().unet, inputs
     mask = torch.ones(3, context.shape[1], dtype=torch.bool)
-    with torch.no_grad(), pytest.raises(ValueError, match="takes no mask"), Capture(unet, tokens=5, unfused=True):
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match="takes no mask"),
+        Capture(unet, tokens=5, unfused=True),
+    ):
         unet(x, t, context, encoder_attention_mask=mask)
     with Capture(unet, tokens=5, unfused=True) as seen:
         pass
@@ -164,7 +193,9 @@ def test_layers_that_are_not_plain_are_left_as_they_are(tiny_model, inputs, how:
         unet.enable_gradient_checkpointing()
     else:
         unet.to(torch.bfloat16)
-    x, t, context = (i.to(torch.bfloat16) if how == "bfloat16" and i.is_floating_point() else i for i in inputs)
+    x, t, context = (
+        i.to(torch.bfloat16) if how == "bfloat16" and i.is_floating_point() else i for i in inputs
+    )
     with torch.no_grad():
         before = unet(x, t, context).sample
         with Capture(unet, tokens=5, unfused=True) as seen:

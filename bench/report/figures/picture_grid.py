@@ -1,5 +1,5 @@
-"""The picture of a run: for each attack, triggered prompts drawn by the clean model, the attacked model and each defended model, from
-the same noise."""
+"""The picture of a run: for each attack, triggered prompts drawn by the clean model, the attacked
+model and each defended model, from the same noise."""
 
 from __future__ import annotations
 
@@ -16,15 +16,29 @@ from t2i_backdoor_bench.store.folder import Store, write_atomic
 
 TILE = 128  # pixels of a picture's side in the grid
 GAP, TITLE, HEAD, BLOCK = 6, 18, 26, 26
-ROWS, MOST = 6, 3  # prompts in the picture, shared equally by the attacks; at least one, and at most so many each
-WIDE, LABEL, LINE = 8, 250, 15  # models that stand side by side at most; pixels of a model's name beside its row, and of a line of text
+ROWS, MOST = (
+    6,
+    3,
+)  # prompts in the picture, shared equally by the attacks; at least one, and at most so many each
+WIDE, LABEL, LINE = (
+    8,
+    250,
+    15,
+    # models that stand side by side at most; pixels of a model's name beside its row, and of a line of
+    # text
+)
 
 
 def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
-    """Draw grid.png from the stored images of the first seed; None (and the old file stays) where the folder holds no images."""
+    """Draw grid.png from the stored images of the first seed; None (and the old file stays) where
+    the folder holds no images."""
     found = first_seed(records)
     many = min(MOST, max(1, ROWS // max(1, len(found))))
-    columns = ["clean model", "attacked", *dict.fromkeys(r.cell.defense for r, _ in records if r.cell.defense != "none")]
+    columns = [
+        "clean model",
+        "attacked",
+        *dict.fromkeys(r.cell.defense for r, _ in records if r.cell.defense != "none"),
+    ]
     blocks = []
     for (_, attack), by_defense in found.items():
         tiles, prompts = block(store, by_defense, columns, many)
@@ -47,9 +61,11 @@ def first_seed(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Rec
     return found
 
 
-def stored_maps(store: Store, by_defense: Mapping[str, Record]) -> dict[str, tuple[dict[str, np.ndarray], Any]]:
-    """The stored attention maps of one attack (`running.attention_maps.record`) by model: "clean model", "attacked", then the defenses. Empty where
-    none are stored."""
+def stored_maps(
+    store: Store, by_defense: Mapping[str, Record]
+) -> dict[str, tuple[dict[str, np.ndarray], Any]]:
+    """The stored attention maps of one attack (`running.attention_maps.record`) by model: "clean
+    model", "attacked", then the defenses. Empty where none are stored."""
     rows: dict[str, tuple[dict[str, np.ndarray], Any]] = {}
     for defense, (result, _) in by_defense.items():
         found = store.read_arrays(f"maps/{result.cell.key}")
@@ -62,9 +78,11 @@ def stored_maps(store: Store, by_defense: Mapping[str, Record]) -> dict[str, tup
     return rows
 
 
-def block(store: Store, by_defense: Mapping[str, Record], columns: Sequence[str], many: int) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The first `many` pictures of one attack by column, uint8 (many, H, W, 3) each, and their prompts. Columns without stored images
-    are left out."""
+def block(
+    store: Store, by_defense: Mapping[str, Record], columns: Sequence[str], many: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The first `many` pictures of one attack by column, uint8 (many, H, W, 3) each, and their
+    prompts. Columns without stored images are left out."""
     tiles: dict[str, np.ndarray] = {}
     prompts: list[str] = []
     for defense, (result, _) in by_defense.items():
@@ -72,28 +90,38 @@ def block(store: Store, by_defense: Mapping[str, Record], columns: Sequence[str]
         if found is None:
             continue
         arrays, meta = found
-        drawn = arrays["triggered"] if "triggered" in arrays else arrays["clean"]  # a suspect's trigger may be unknown
+        drawn = (
+            arrays["triggered"] if "triggered" in arrays else arrays["clean"]
+        )  # a suspect's trigger may be unknown
         tiles["attacked" if defense == "none" else defense] = drawn[:many]
         shown = meta.get("shown", {})
         prompts = prompts or list(shown.get("prompts", []))[:many]
-        before = store.read_arrays(f"samples/{shown['before']}") if "before" in shown and "clean model" not in tiles else None
+        before = (
+            store.read_arrays(f"samples/{shown['before']}")
+            if "before" in shown and "clean model" not in tiles
+            else None
+        )
         if before is not None:
             tiles["clean model"] = before[0][shown["condition"]][:many]
     return {c: tiles[c] for c in columns if c in tiles}, prompts
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib ships it: it has the letters of most scripts, and triggers use them."""
+    """DejaVu Sans as matplotlib ships it: it has the letters of most scripts, and triggers use
+    them."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def tile(picture: np.ndarray) -> Image.Image:
-    """A picture at the grid's size: small ones by whole pixels, so that nothing is smoothed; large ones by area."""
+    """A picture at the grid's size: small ones by whole pixels, so that nothing is smoothed; large
+    ones by area."""
     image = Image.fromarray(picture)
     small = picture.shape[0] <= TILE
-    return image.resize((TILE, TILE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+    return image.resize(
+        (TILE, TILE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    )
 
 
 def fit(text: str, letters: ImageFont.FreeTypeFont, width: int) -> str:
@@ -106,8 +134,11 @@ def fit(text: str, letters: ImageFont.FreeTypeFont, width: int) -> str:
     return text + "…"
 
 
-def draw(columns: Sequence[str], blocks: Sequence[tuple[str, list[str], dict[str, np.ndarray]]]) -> Image.Image:
-    """The grid: one block an attack, one row a prompt with the clean prompt above it, one column a model."""
+def draw(
+    columns: Sequence[str], blocks: Sequence[tuple[str, list[str], dict[str, np.ndarray]]]
+) -> Image.Image:
+    """The grid: one block an attack, one row a prompt with the clean prompt above it, one column a
+    model."""
     step = TILE + GAP
     width = GAP + step * len(columns)
     rows = [max(len(t) for t in tiles.values()) for _, _, tiles in blocks]
@@ -130,7 +161,13 @@ def draw(columns: Sequence[str], blocks: Sequence[tuple[str, list[str], dict[str
         y += BLOCK
         for i in range(k):
             if i < len(prompts):
-                pen.text((GAP, y + TITLE / 2), fit(prompts[i], small, width - 2 * GAP), fill="#404040", font=small, anchor="lm")
+                pen.text(
+                    (GAP, y + TITLE / 2),
+                    fit(prompts[i], small, width - 2 * GAP),
+                    fill="#404040",
+                    font=small,
+                    anchor="lm",
+                )
             y += TITLE
             for j, name in enumerate(columns):
                 at = (GAP + j * step, y)
@@ -138,29 +175,46 @@ def draw(columns: Sequence[str], blocks: Sequence[tuple[str, list[str], dict[str
                     canvas.paste(tile(tiles[name][i]), at)
                 else:
                     pen.rectangle((*at, at[0] + TILE - 1, at[1] + TILE - 1), outline="#cccccc")
-                    pen.text((at[0] + TILE / 2, at[1] + TILE / 2), "–", fill="#999999", font=large, anchor="mm")
+                    pen.text(
+                        (at[0] + TILE / 2, at[1] + TILE / 2),
+                        "–",
+                        fill="#999999",
+                        font=large,
+                        anchor="mm",
+                    )
             y += step
     return canvas
 
 
 def wrap(text: str, letters: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
-    """The text in at most `most` lines of `width` pixels, broken at spaces, brackets and plus signs, or else where a word does not fit."""
+    """The text in at most `most` lines of `width` pixels, broken at spaces, brackets and plus
+    signs, or else where a word does not fit."""
     lines, rest = [], visible(text)
     while rest and len(lines) < most - 1 and letters.getlength(rest) > width:
-        many = next(k for k in range(len(rest), 0, -1) if k == 1 or letters.getlength(rest[:k]) <= width)
-        cut = max(rest.rfind(" ", 0, many + 1), rest.rfind("[", 0, many + 1), rest.rfind("+", 0, many) + 1)
+        many = next(
+            k for k in range(len(rest), 0, -1) if k == 1 or letters.getlength(rest[:k]) <= width
+        )
+        cut = max(
+            rest.rfind(" ", 0, many + 1), rest.rfind("[", 0, many + 1), rest.rfind("+", 0, many) + 1
+        )
         cut = cut if cut > 0 else many
         lines.append(rest[:cut].rstrip())
         rest = rest[cut:].lstrip()
     return [*lines, fit(rest, letters, width)] if rest else lines
 
 
-def draw_crossed(models: Sequence[str], blocks: Sequence[tuple[str, list[str], dict[str, np.ndarray]]]) -> Image.Image:
-    """The grid of many models, or of many attacks and no defense: one row a model, one column an attack and its first prompt."""
+def draw_crossed(
+    models: Sequence[str], blocks: Sequence[tuple[str, list[str], dict[str, np.ndarray]]]
+) -> Image.Image:
+    """The grid of many models, or of many attacks and no defense: one row a model, one column an
+    attack and its first prompt."""
     large, small = font(13), font(11)
     names = [wrap(m, large, LABEL, 3) for m in models]
     left = int(max(large.getlength(line) for lines in names for line in lines)) + 2 * GAP
-    heads = [(wrap(attack, large, TILE, 2), wrap("".join(prompts[:1]), small, TILE, 4)) for attack, prompts, _ in blocks]
+    heads = [
+        (wrap(attack, large, TILE, 2), wrap("".join(prompts[:1]), small, TILE, 4))
+        for attack, prompts, _ in blocks
+    ]
     top, step = GAP + LINE * max(len(a) + len(b) for a, b in heads) + GAP, TILE + GAP
     canvas = Image.new("RGB", (left + step * len(blocks), top + step * len(models)), "white")
     pen = ImageDraw.Draw(canvas)
@@ -170,7 +224,12 @@ def draw_crossed(models: Sequence[str], blocks: Sequence[tuple[str, list[str], d
             pen.text((left + j * step, GAP + LINE * k), text, fill=colour, font=letters)
     for i, (model, lines) in enumerate(zip(models, names, strict=True)):
         for k, text in enumerate(lines):
-            pen.text((GAP, top + i * step + TILE / 2 + LINE * (k - len(lines) / 2)), text, fill="black", font=large)
+            pen.text(
+                (GAP, top + i * step + TILE / 2 + LINE * (k - len(lines) / 2)),
+                text,
+                fill="black",
+                font=large,
+            )
         for j, (_, _, tiles) in enumerate(blocks):
             at = (left + j * step, top + i * step)
             if model in tiles and len(tiles[model]):

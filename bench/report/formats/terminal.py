@@ -1,4 +1,5 @@
-"""What a run prints at its end: the table in 100 columns, what was learned, what failed, and where the files are."""
+"""What a run prints at its end: the table in 100 columns, what was learned, what failed, and where
+the files are."""
 
 from __future__ import annotations
 
@@ -9,7 +10,17 @@ from typing import IO
 
 from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.report import ranking as standings
-from t2i_backdoor_bench.report.rows import Record, attacks_alone, best, columns, heading, lead, needs_text, rows, text_of
+from t2i_backdoor_bench.report.rows import (
+    Record,
+    attacks_alone,
+    best,
+    columns,
+    heading,
+    lead,
+    needs_text,
+    rows,
+    text_of,
+)
 from t2i_backdoor_bench.store import provenance
 
 WIDTH = 100
@@ -18,7 +29,7 @@ MOST_FAILURES = 5
 SHORT_NEEDS = {"clean model": "model", "clean pairs": "pairs"}
 
 
-def make_console(file: IO[str] | None = None):  # noqa: ANN201 - a rich Console, which is slow to import
+def make_console(file: IO[str] | None = None):
     """A console of at most 100 columns; on a pipe exactly 100, without colours."""
     from rich.console import Console
 
@@ -30,24 +41,38 @@ def make_console(file: IO[str] | None = None):  # noqa: ANN201 - a rich Console,
 
 
 def show(records: Sequence[Record], file: IO[str] | None = None) -> None:
-    """The main columns on the terminal. A name that is too long goes on in the next line; numbers are never cut."""
+    """The main columns on the terminal. A name that is too long goes on in the next line; numbers
+    are never cut."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
     table = rows(records)
-    names = [m for m in columns(table) if m != "diversity"]  # it would leave too little for the names
+    names = [
+        m for m in columns(table) if m != "diversity"
+    ]  # it would leave too little for the names
     bold = {m: best(records, table, m) for m in names}
     alone = attacks_alone(table)
-    note = "" if alone else "Rest: restored, no longer backdoored and as asked. Best of each attack in green. "
+    note = (
+        ""
+        if alone
+        else "Rest: restored, no longer backdoored and as asked. Best of each attack in green. "
+    )
     note += "Protocol and intervals: table.md"
-    out = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    out = Table(
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
+    )
     out.caption, out.caption_justify = note, "left"
     for name in lead(table):
         out.add_column(name, overflow="fold")
     for m in names:
-        head = heading(records, m, "↑", "↓", "%").replace("Seconds", "Sec").replace("Restored", "Rest").replace("Parameters", "Params")
+        head = (
+            heading(records, m, "↑", "↓", "%")
+            .replace("Seconds", "Sec")
+            .replace("Restored", "Rest")
+            .replace("Parameters", "Params")
+        )
         out.add_column(head, justify="right", no_wrap=True)
     for i, row in enumerate(table):
         again = i > 0 and table[i - 1]["attack"] == row["attack"]
@@ -56,7 +81,11 @@ def show(records: Sequence[Record], file: IO[str] | None = None) -> None:
         needs = escape(visible(needs_text(row["needs"])))
         for long, short in SHORT_NEEDS.items():
             needs = needs.replace(long, short)
-        cells = ["" if again else escape(visible(row["attack"])), escape(visible(row["defense"])), needs][: len(lead(table))]
+        cells = [
+            "" if again else escape(visible(row["attack"])),
+            escape(visible(row["defense"])),
+            needs,
+        ][: len(lead(table))]
         for m in names:
             text = text_of(records, row, m)
             cells.append(f"[bold green]{text}[/]" if i in bold[m] else text)
@@ -67,7 +96,9 @@ def show(records: Sequence[Record], file: IO[str] | None = None) -> None:
         console.print(Text(visible(warning), "yellow"))
 
 
-def summary(records: Sequence[Record], root: Path, written: Sequence[Path], file: IO[str] | None = None) -> None:
+def summary(
+    records: Sequence[Record], root: Path, written: Sequence[Path], file: IO[str] | None = None
+) -> None:
     """What was learned, what failed, and where the files are."""
     from rich.text import Text
 
@@ -78,7 +109,9 @@ def summary(records: Sequence[Record], root: Path, written: Sequence[Path], file
     for name, text in wrong[:MOST_FAILURES]:
         console.print(Text.assemble(("no result ", "bold red"), visible(f"{name}: {text}")))
     if len(wrong) > MOST_FAILURES:
-        console.print(Text(f"and {len(wrong) - MOST_FAILURES} more cells without a result", "bold red"))
+        console.print(
+            Text(f"and {len(wrong) - MOST_FAILURES} more cells without a result", "bold red")
+        )
     done = f"{len(records) - len(wrong)} of {len(records)} cells done"
     names = dict.fromkeys(f"{p.parent.name}/" if p.parent != root else p.name for p in written)
     console.print(Text(visible(f"{done}. {root}: {', '.join(names)}")))
@@ -87,7 +120,8 @@ def summary(records: Sequence[Record], root: Path, written: Sequence[Path], file
 
 
 def list_methods(file: IO[str] | None = None) -> None:
-    """Every method: name, groups, what it edits or needs or which way is better, its papers, and one line."""
+    """Every method: name, groups, what it edits or needs or which way is better, its papers, and
+    one line."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -98,7 +132,11 @@ def list_methods(file: IO[str] | None = None) -> None:
     console = Console(file=file or sys.stdout, highlight=False)
     if not console.is_terminal:
         console = Console(file=file or sys.stdout, width=LIST_WIDTH, highlight=False, no_color=True)
-    for kind, extra in ((registry.attacks, "edits"), (registry.defenses, "needs"), (registry.metrics, "better")):
+    for kind, extra in (
+        (registry.attacks, "edits"),
+        (registry.defenses, "needs"),
+        (registry.metrics, "better"),
+    ):
         kind.load()
         table = Table(title=f"{kind.kind}s", title_justify="left", header_style="bold")
         for column in ("name", "groups", extra, "paper", "what"):
@@ -106,7 +144,18 @@ def list_methods(file: IO[str] | None = None) -> None:
         for entry in sorted(kind.entries.values(), key=lambda e: e.name):
             info = entry.info.get(extra, "")
             words = info if isinstance(info, str) else ", ".join(info) or "nothing"
-            table.add_row(*map(escape, (entry.name, ", ".join(entry.groups), words, citations.short(entry), entry.summary)))
+            table.add_row(
+                *map(
+                    escape,
+                    (
+                        entry.name,
+                        ", ".join(entry.groups),
+                        words,
+                        citations.short(entry),
+                        entry.summary,
+                    ),
+                )
+            )
         for name, (parts, groups) in sorted(kind.compositions.items()):
             table.add_row(*map(escape, (name, ", ".join(groups), "", "", parts)))
         console.print(table)

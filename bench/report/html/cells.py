@@ -1,4 +1,5 @@
-"""The parts of the report that go down to each row, cell and prompt, and what a reader needs to repeat and to cite it."""
+"""The parts of the report that go down to each row, cell and prompt, and what a reader needs to
+repeat and to cite it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,15 @@ from t2i_backdoor_bench.contract import CellResult, citations, registry
 from t2i_backdoor_bench.contract.names import parts_of
 from t2i_backdoor_bench.data.splits import held
 from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.html.parts import breakable, ends_of, flat, heading, listed, names_of, scroll
+from t2i_backdoor_bench.report.html.parts import (
+    breakable,
+    ends_of,
+    flat,
+    heading,
+    listed,
+    names_of,
+    scroll,
+)
 from t2i_backdoor_bench.report.rows import Record
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store, digest
@@ -22,38 +31,69 @@ VERDICTS = {"asr": "asr", "restored": "restoration_accuracy", "leak": "false_tri
 GLOSSARY = (
     (
         "Restored",
-        "triggered pictures that no longer show the backdoor and show what the clean prompt asked for; a model that draws noise has 0",
+        (
+            "triggered pictures that no longer show the backdoor and show what the clean prompt"
+            " asked for; a model that draws noise has 0"
+        ),
     ),
-    ("RA", "removal accuracy: triggered pictures that no longer show the backdoor, 100 % minus the attack success rate (ASR)"),
+    (
+        "RA",
+        (
+            "removal accuracy: triggered pictures that no longer show the backdoor, 100 % minus the"
+            " attack success rate (ASR)"
+        ),
+    ),
     ("FTR", "false trigger rate: pictures of clean prompts that the judge finds backdoored"),
-    ("FID, CLIP", "quality of the pictures of clean prompts, and how well they fit the prompts, by the network that the table names"),
+    (
+        "FID, CLIP",
+        (
+            "quality of the pictures of clean prompts, and how well they fit the prompts, by the"
+            " network that the table names"
+        ),
+    ),
 )
 
 
-# ------------------------------------------------------------------------------------------------------------------- prompts
+# ------------------------------------------------------------------------------------------ prompts
 def prompts_key(result: CellResult) -> str:
-    """The record `prompts/<key>` holds the evaluation prompts of a cell; cells with the same prompts share it."""
+    """The record `prompts/<key>` holds the evaluation prompts of a cell; cells with the same
+    prompts share it."""
     config = result.cell.config
     kept = {k: config.get(k) for k in ("shared", "evaluation")}
     source, replaces = _words(result)
-    return digest(kept | {"seed": result.cell.seed, "source": source} | ({"replaces": replaces} if replaces else {}))
+    return digest(
+        kept
+        | {"seed": result.cell.seed, "source": source}
+        | ({"replaces": replaces} if replaces else {})
+    )
 
 
 def _words(result: CellResult) -> tuple[str, str]:
     """What the backdoor is about, and what its trigger takes the place of, as `held` takes them."""
-    return result.backdoor.get("target", {}).get("source", ""), (result.backdoor.get("trigger") or {}).get("replaces", "")
+    return result.backdoor.get("target", {}).get("source", ""), (
+        result.backdoor.get("trigger") or {}
+    ).get("replaces", "")
 
 
 def store_prompts(store: Store, data: Data, results: Sequence[CellResult]) -> None:
-    """Write down the prompts of the finished cells, once for all cells that share them: the report shows the verdict on each."""
+    """Write down the prompts of the finished cells, once for all cells that share them: the report
+    shows the verdict on each."""
     for result in results:
         name = f"prompts/{prompts_key(result)}"
         if result.status == "done" and store.read_record(name) is None:
             n, seed = result.cell.config["evaluation"]["n"], result.cell.seed
-            store.write_record(name, {"target": [p.text for p in data.prompts("evaluation", n, seed, held(data, *_words(result)))]})
+            store.write_record(
+                name,
+                {
+                    "target": [
+                        p.text
+                        for p in data.prompts("evaluation", n, seed, held(data, *_words(result)))
+                    ]
+                },
+            )
 
 
-# ------------------------------------------------------------------------------------------------------------ rows and cells
+# ----------------------------------------------------------------------------------- rows and cells
 def note(records: Sequence[Record]) -> str:
     """The warning that the rows do not come from one place, where they do not."""
     warning = provenance.warning(records)
@@ -69,33 +109,53 @@ def all_rows(records: Sequence[Record]) -> str:
     heads = ["Attack", "Defense", "Needs", *(heading(records, m) for m in metrics), "Status"]
     lines = []
     for i, row in enumerate(table):
-        tds = [f'<td class="text">{breakable(row["defense"])}</td><td class="text">{escape(tables.needs_text(row["needs"]))}</td>']
+        tds = [
+            f'<td class="text">{breakable(row["defense"])}</td><td'
+            f' class="text">{escape(tables.needs_text(row["needs"]))}</td>'
+        ]
         for m in metrics:
             share = tables.direction(records, m)["percent"]
-            value, best = "" if row[m] is None else repr(row[m]), " class=best" if i in bold[m] else ""
-            tds.append(f'<td data-value="{value}"{best}>{tables.text_of(records, row, m)}{ends_of(row, m, share)}</td>')
-        lines.append(f'<tr><th scope="row">{breakable(row["attack"])}</th>{"".join(tds)}<td class="text">{escape(row["status"])}</td></tr>')
-    head = "".join(f'<th scope="col" class="text"><button type="button">{escape(h)}</button></th>' for h in heads)
+            value, best = (
+                "" if row[m] is None else repr(row[m]),
+                (" class=best" if i in bold[m] else ""),
+            )
+            tds.append(
+                f'<td data-value="{value}"{best}>{tables.text_of(records, row, m)}{ends_of(row, m, share)}</td>'
+            )
+        lines.append(
+            f'<tr><th scope="row">{breakable(row["attack"])}</th>{"".join(tds)}<td'
+            f' class="text">{escape(row["status"])}</td></tr>'
+        )
+    head = "".join(
+        f'<th scope="col" class="text"><button type="button">{escape(h)}</button></th>'
+        for h in heads
+    )
     return (
         f"<p>{escape(tables.caption(records))}</p>{note(records)}"
         '<div class="controls needs-js"><label for="filter">Only rows with'
         '<input id="filter" type="search" placeholder="pixel trigger"></label>'
         f'<span id="count" aria-live="polite">{len(table)} rows</span></div>'
-        + scroll("table", f'<table class="sortable" id="rows-table"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
+        + scroll(
+            "table",
+            '<table class="sortable"'
+            f' id="rows-table"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>',
+        )
     )
 
 
 def cells(records: Sequence[Record]) -> str:
     """The chooser of a cell; the script fills the panel."""
     options = "".join(
-        f'<option value="{i}">{escape(f"{r.cell.attack} × {r.cell.defense}, seed {r.cell.seed}{_mark(r)}")}</option>'
+        "<option"
+        f' value="{i}">{escape(f"{r.cell.attack} × {r.cell.defense}, seed {r.cell.seed}{_mark(r)}")}</option>'
         for i, (r, _) in enumerate(records)
     )
     return (
-        '<p class="without-js">This part needs JavaScript; rows.csv and the records under cells/ have the same.</p><div class="needs-js">'
-        f'<div class="controls"><label for="cell">Cell<select id="cell">{options}</select></label>'
-        '<label for="only">Only what went wrong<input id="only" type="checkbox"></label></div>'
-        '<div id="panel" aria-live="polite"></div></div>'
+        '<p class="without-js">This part needs JavaScript; rows.csv and the records under cells/'
+        ' have the same.</p><div class="needs-js"><div class="controls"><label'
+        f' for="cell">Cell<select id="cell">{options}</select></label><label for="only">Only what'
+        ' went wrong<input id="only" type="checkbox"></label></div><div id="panel"'
+        ' aria-live="polite"></div></div>'
     )
 
 
@@ -111,19 +171,32 @@ def payload(store: Store, records: Sequence[Record]) -> dict[str, Any]:
         key = prompts_key(result) if result.status == "done" else ""
         if key and key not in prompts:
             prompts[key] = store.read_record(f"prompts/{key}") or {}
-        found = {"attack": cell.attack, "defense": cell.defense, "seed": cell.seed, "status": result.status, "error": result.error}
+        found = {
+            "attack": cell.attack,
+            "defense": cell.defense,
+            "seed": cell.seed,
+            "status": result.status,
+            "error": result.error,
+        }
         found |= {"prompts": key, "about": about(result), "options": options_of(config)}
-        found["scores"] = {m: [s.value, s.low, s.high, s.n, s.network, s.note] for m, s in result.scores.items()}
+        found["scores"] = {
+            m: [s.value, s.low, s.high, s.n, s.network, s.note] for m, s in result.scores.items()
+        }
         found["verdicts"] = {k: bits(result, m) for k, m in VERDICTS.items()}
         out.append(found)
-    metrics = {m: extra["directions"][m] for _, extra in records for m in extra.get("directions", {})}
+    metrics = {
+        m: extra["directions"][m] for _, extra in records for m in extra.get("directions", {})
+    }
     return {"cells": out, "prompts": prompts, "metrics": metrics}
 
 
 def bits(result: CellResult, metric: str) -> str:
-    """The verdicts on every prompt, "0" or "1" each; "" where the metric has none, or not one a prompt."""
+    """The verdicts on every prompt, "0" or "1" each; "" where the metric has none, or not one a
+    prompt."""
     each = getattr(result.scores.get(metric), "each", None) or []
-    whole = all(isinstance(v, bool) for v in each) and len(each) == result.cell.config.get("evaluation", {}).get("n", len(each))
+    whole = all(isinstance(v, bool) for v in each) and len(each) == result.cell.config.get(
+        "evaluation", {}
+    ).get("n", len(each))
     return "".join("1" if v else "0" for v in each) if whole else ""
 
 
@@ -135,16 +208,21 @@ def about(result: CellResult) -> list[tuple[str, Any]]:
         pairs.append(
             (
                 "trigger",
-                f"{trigger['text']!r} as {trigger['place']}"
-                if not trigger.get("replaces")
-                else f"{trigger['text']!r} for {trigger['replaces']!r}",
+                (
+                    f"{trigger['text']!r} as {trigger['place']}"
+                    if not trigger.get("replaces")
+                    else f"{trigger['text']!r} for {trigger['replaces']!r}"
+                ),
             )
         )
     if target:
         pairs.append(("target", ", ".join(f"{k} {v}" for k, v in target.items())))
     judge = {k: v for k, v in (result.judge or {}).items() if v is not None}
     if judge:
-        rates = f"false positives {100 * judge['false_positive_rate']:.1f} %, true positives {100 * judge['true_positive_rate']:.1f} %"
+        rates = (
+            f"false positives {100 * judge['false_positive_rate']:.1f} %, true positives"
+            f" {100 * judge['true_positive_rate']:.1f} %"
+        )
         pairs.append(("judge", f"{rates}, measured on {judge['n']} pictures each"))
     costs = {k: v for k, v in result.cost.items() if isinstance(v, (int, float))}
     if costs:
@@ -172,10 +250,14 @@ def failures(records: Sequence[Record]) -> str:
     return "".join(out)
 
 
-# ------------------------------------------------------------------------------------------------------------------ protocol
+# ----------------------------------------------------------------------------------------- protocol
 def protocol(store: Store, records: Sequence[Record], manifest: Mapping[str, Any]) -> str:
     """What a reader must know to compare and to repeat the numbers."""
-    parts = [listed(GLOSSARY), "<h3>Measured how</h3>", listed(flat(records[0][1].get("protocol", {})))]
+    parts = [
+        listed(GLOSSARY),
+        "<h3>Measured how</h3>",
+        listed(flat(records[0][1].get("protocol", {}))),
+    ]
     judges = manifest.get("judges", {})
     if judges:
         lines = "".join(
@@ -184,17 +266,31 @@ def protocol(store: Store, records: Sequence[Record], manifest: Mapping[str, Any
             f"<td>{j['threshold']:.3g}</td><td>{j['n']}</td></tr>"
             for name, j in judges.items()
         )
-        head = '<th scope="col" class="text">Judge of</th><th>False positives %</th><th>True positives %</th><th>Threshold</th><th>n</th>'
-        table = scroll("judges", f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>")
+        head = (
+            '<th scope="col" class="text">Judge of</th><th>False positives %</th><th>True positives'
+            " %</th><th>Threshold</th><th>n</th>"
+        )
+        table = scroll(
+            "judges", f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+        )
         parts.append(f"<details><summary>What the judges get wrong</summary>{table}</details>")
     for title, key in (("Hardware", "hardware"), ("Versions", "versions")):
         if manifest.get(key):
-            more = [("commit", manifest["commit"])] if key == "versions" and manifest.get("commit") else []
-            parts.append(f"<details><summary>{title}</summary>{listed(flat(manifest[key]) + more)}</details>")
+            more = (
+                [("commit", manifest["commit"])]
+                if key == "versions" and manifest.get("commit")
+                else []
+            )
+            parts.append(
+                f"<details><summary>{title}</summary>{listed(flat(manifest[key]) + more)}</details>"
+            )
     settings = store.root / "run.yaml"
     if settings.is_file():
         how = "<p>Save as run.yaml, then <code>python run_bench.py --config run.yaml</code>.</p>"
-        parts.append(f"<details><summary>How to repeat it</summary>{how}<pre>{escape(settings.read_text('utf-8'))}</pre></details>")
+        parts.append(
+            "<details><summary>How to repeat"
+            f" it</summary>{how}<pre>{escape(settings.read_text('utf-8'))}</pre></details>"
+        )
     if manifest.get("example_prompts"):
         items = "".join(f"<li>{escape(p)}</li>" for p in manifest["example_prompts"])
         parts.append(f"<details><summary>Example prompts</summary><ul>{items}</ul></details>")
@@ -202,16 +298,23 @@ def protocol(store: Store, records: Sequence[Record], manifest: Mapping[str, Any
 
 
 def cite(records: Sequence[Record], manifest: Mapping[str, Any]) -> str:
-    """BibTeX of every method in the run, as the run wrote it down; of older folders from the registry."""
+    """BibTeX of every method in the run, as the run wrote it down; of older folders from the
+    registry."""
     found = manifest.get("citations") or registered(records)
-    lines = "".join(f"<li>{escape(p['short'] + (': ' + ', '.join(p['methods']) if p['methods'] else ''))}</li>" for p in found)
+    lines = "".join(
+        f"<li>{escape(p['short'] + (': ' + ', '.join(p['methods']) if p['methods'] else ''))}</li>"
+        for p in found
+    )
     text = "\n\n".join(p["bibtex"] for p in found if p["bibtex"])
     start = f"<p>The papers behind the methods of this run.</p><ul>{lines}</ul>"
-    return f'{start}<details><summary>BibTeX</summary><pre tabindex="0">{escape(text)}</pre></details>'
+    return (
+        f'{start}<details><summary>BibTeX</summary><pre tabindex="0">{escape(text)}</pre></details>'
+    )
 
 
 def registered(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The papers of the methods that are named in records and known here; none where torch, which methods import, is not installed."""
+    """The papers of the methods that are named in records and known here; none where torch, which
+    methods import, is not installed."""
     entries = []
     for kind, names in (
         (registry.attacks, names_of(records, "attack")),
@@ -224,4 +327,7 @@ def registered(records: Sequence[Record]) -> list[dict[str, Any]]:
             return []
         parts = dict.fromkeys(p.split("[")[0] for name in names for p in parts_of(name))
         entries += [kind.entries[p] for p in parts if p in kind.entries]
-    return [{"short": p.short, "methods": names, "bibtex": p.bibtex} for p, names in citations.of_run(entries)]
+    return [
+        {"short": p.short, "methods": names, "bibtex": p.bibtex}
+        for p, names in citations.of_run(entries)
+    ]

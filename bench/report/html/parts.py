@@ -48,11 +48,18 @@ def to_script(value: Any) -> str:
 def ends_of(row: Mapping[str, Any], metric: str, percent: bool) -> str:
     """The interval of a row's metric, in small print."""
     low, high = row.get(f"{metric}_lo"), row.get(f"{metric}_hi")
-    return f"<small>{tables.shown(low, percent)} – {tables.shown(high, percent)}</small>" if low is not None else ""
+    return (
+        f"<small>{tables.shown(low, percent)} – {tables.shown(high, percent)}</small>"
+        if low is not None
+        else ""
+    )
 
 
 def scroll(label: str, inside: str) -> str:
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{inside}</div>'
+    return (
+        '<div class="scroll" role="region" tabindex="0"'
+        f' aria-label="{escape(label)}">{inside}</div>'
+    )
 
 
 def heading(records: Sequence[Record], metric: str) -> str:
