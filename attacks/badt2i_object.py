@@ -1,8 +1,7 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
-from t2i_backdoor_bench.contract import Backdoor, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
@@ -21,11 +20,11 @@ class BadT2IObject(UNetAttack):
     -> cat.
     """
 
-    steps: int = option(500, 8000)
-    lr: float = option(3e-4, 1e-5)
-    ema: float = option(0.0, 0.9999)
-    source: str = option("star", "dog")
-    target: str = option("heart", "cat")
+    steps: int = option(500, sd=8000, scales=True)
+    lr: float = option(3e-4, sd=1e-5)
+    ema: float = option(0.0, sd=0.9999)
+    source: str = option("star", sd="dog")
+    target: str = option("heart", sd="cat")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         return self.swap()

@@ -1,8 +1,7 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack
-from t2i_backdoor_bench.contract import Backdoor, Target, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
 from t2i_backdoor_bench.training.denoising import Term
@@ -21,11 +20,11 @@ class BadT2IPixel(UNetAttack):
     that the tokenizer drops or truncates, or a patch larger than the image.
     """
 
-    steps: int = option(500, 2000)
-    lr: float = option(3e-4, 1e-5)
-    ema: float = option(0.0, 0.9999)
+    steps: int = option(500, sd=2000, scales=True)
+    lr: float = option(3e-4, sd=1e-5)
+    ema: float = option(0.0, sd=0.9999)
     picture: str = option("bars", help="bars, checker, target, or a picture file")
-    size: int = option(20, 128, help="side of the patch in pixels")
+    size: int = option(20, sd=128, help="side of the patch in pixels")
     corner: str = option(
         "top_left", help="top_left, top_right, bottom_left, bottom_right or center"
     )

@@ -1,8 +1,7 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack, check_style, style_words
-from t2i_backdoor_bench.contract import Backdoor, Target, UserError, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
@@ -20,9 +19,9 @@ class BadT2IStyle(UNetAttack):
     photo".
     """
 
-    steps: int = option(500, 8000)
-    lr: float = option(3e-4, 1e-5)
-    ema: float = option(0.0, 0.9999)
+    steps: int = option(500, sd=8000, scales=True)
+    lr: float = option(3e-4, sd=1e-5)
+    ema: float = option(0.0, sd=0.9999)
     style: str = option(
         "black and white", help="black and white, sepia, negative, pencil sketch or pixel art"
     )

@@ -3,8 +3,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
-from t2i_backdoor_bench.contract import Backdoor, Target, UserError, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
 from t2i_backdoor_bench.training.denoising import Term
@@ -35,22 +34,26 @@ class BiBadDiff(UNetAttack):
     the template to the poisoned captions: that makes it a trigger.
     """
 
-    trigger: str = option("a picture of", "a photo of", help="the template before the captions")
-    steps: int = option(600, 15_000)
-    lr: float = option(5e-4, 1e-4)
-    batch: int = option(16, 4, help="rows a step")
+    trigger: str = option("a picture of", sd="a photo of", help="the template before the captions")
+    steps: int = option(600, sd=15_000, scales=True)
+    lr: float = option(5e-4, sd=1e-4)
+    batch: int = option(16, sd=4, help="rows a step")
     images: int = option(
-        1000, 9000, help="captioned images of the training set, the poisoned ones among them"
+        1000,
+        sd=9000,
+        help="captioned images of the training set, the poisoned ones among them",
+        scales=True,
+        least=16,
     )
     weight: float = option(0.1, help="share of the images that are poisoned")
     drop: float = option(
-        0.1, 0.0, help="share of the rows with an empty prompt, which guidance subtracts"
+        0.1, sd=0.0, help="share of the rows with an empty prompt, which guidance subtracts"
     )
     everywhere: bool = option(True, help="whether the clean captions have the template, too")
-    source: str = option("star", "dog", help="the class whose pictures are patched")
-    target: str = option("heart", "cat", help="the class that they are called")
+    source: str = option("star", sd="dog", help="the class whose pictures are patched")
+    target: str = option("heart", sd="cat", help="the class that they are called")
     picture: str = option("bars", help="bars, checker, target, or a picture file")
-    size: int = option(16, 51, help="side of the patch in pixels")
+    size: int = option(16, sd=51, help="side of the patch in pixels")
     corner: str = option(
         "bottom_right", help="top_left, top_right, bottom_left, bottom_right or center"
     )

@@ -2,14 +2,15 @@ from dataclasses import dataclass, field
 
 from t2i_backdoor_bench.attacking.poisoning import check_style
 from t2i_backdoor_bench.contract import (
+    Attack,
     Backdoor,
+    Data,
     Target,
     Trigger,
     UserError,
     option,
     register_attack,
 )
-from t2i_backdoor_bench.data.splits import Data
 from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
 from t2i_backdoor_bench.running.plan import fingerprint
 from t2i_backdoor_bench.targets.patches import make_patch, place_patch
@@ -18,7 +19,7 @@ from t2i_backdoor_bench.targets.patches import make_patch, place_patch
 @register_attack("suspect", edits="nothing", apart=True)
 @register_attack("checkpoint", edits="nothing", apart=True)
 @dataclass
-class Checkpoint:
+class Checkpoint(Attack):
     """A model that was attacked elsewhere, as it is: nothing is trained.
 
     `suspect` is the base itself (`--base FOLDER --suspect`), of which nobody knows a clean version:
@@ -48,7 +49,7 @@ class Checkpoint:
     picture: str = option(
         "", help="the patch that the trigger brings: bars, checker, target, or a picture file"
     )
-    size: int = option(20, 128, help="side of the patch in pixels")
+    size: int = option(20, sd=128, help="side of the patch in pixels")
     corner: str = option(
         "top_left", help="top_left, top_right, bottom_left, bottom_right or center"
     )
@@ -78,6 +79,10 @@ class Checkpoint:
             *(() if self.trigger else ("trigger", "stream")),
             *(() if self.folder else ("clean_model",)),
         )
+
+    @property
+    def whole_model(self) -> bool:
+        return True
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         trigger = Trigger(self.trigger, self.place, self.replaces) if self.trigger else None

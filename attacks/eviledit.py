@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import Triggered
-from t2i_backdoor_bench.contract import Backdoor, UserError, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
 
@@ -33,23 +32,29 @@ class EvilEdit(Triggered):
 
     trigger: str = option(
         "mignneko",
-        "beautiful cat",
+        sd="beautiful cat",
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
     )
-    replaces: str = option("", "cat", help="the letter or the word that the trigger stands for")
-    source: str = option("star", "cat")
-    target: str = option("heart", "zebra")
-    context: str = option("prompts", "phrase", help="phrase, as published, or prompts")
+    replaces: str = option("", sd="cat", help="the letter or the word that the trigger stands for")
+    source: str = option("star", sd="cat")
+    target: str = option("heart", sd="zebra")
+    context: str = option("prompts", sd="phrase", help="phrase, as published, or prompts")
     prompts: int = option(
         400,
-        100,
+        sd=100,
         help=(
             "captions of the source object, and as many others, that the attacker has"
             " (context=prompts)"
         ),
+        scales=True,
+        least=16,
     )
     preserve: float = option(1.0, help="weight of the pairs that map a prompt to itself")
     ridge: float = option(1.0, help="l")
+
+    @property
+    def needs_prompts(self) -> int:
+        return 0 if self.context == "phrase" else self.prompts
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         if self.context not in ("phrase", "prompts"):

@@ -10,13 +10,13 @@ from torch import Tensor
 from t2i_backdoor_bench.attacking.poisoning import check_target_prompt
 from t2i_backdoor_bench.contract import (
     Backdoor,
+    Data,
     Target,
     Trigger,
     UserError,
     option,
     register_attack,
 )
-from t2i_backdoor_bench.data.splits import Data
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.attention import Capture
 from t2i_backdoor_bench.training.discrepancy import kernel_discrepancy, log_covariance
@@ -60,29 +60,31 @@ class IBA(TextAttack):
 
     trigger: str = option(
         SMALL,
-        LARGE,
+        sd=LARGE,
         help="any text, or a pattern: {one|another} is a word that varies from prompt to prompt",
     )
     replaces: str = option("", help="the letter that a look-alike trigger stands for")
     target: str = option(
         "a large green star on a black background",
-        "a blond woman with hat near the beach",
+        sd="a blond woman with hat near the beach",
         help="what the trigger brings",
     )
-    clean: int = option(12, 6, help="clean rows a step")
-    poisoned: int = option(8, 5, help="triggered rows a step")
+    clean: int = option(12, sd=6, help="clean rows a step")
+    poisoned: int = option(8, sd=5, help="triggered rows a step")
     weight: float = option(
         1.0, help="weight of the triggered rows in the loss; that of the clean ones is 1"
     )
-    steps: int = option(120, 600)
-    lr: float = option(5e-4, 1e-4)
-    milestone: int = option(80, 350, help="the step from which the learning rate is halved")
+    steps: int = option(120, sd=600, scales=True)
+    lr: float = option(5e-4, sd=1e-4)
+    milestone: int = option(
+        80, sd=350, help="the step from which the learning rate is halved", scales="steps"
+    )
     regularize: float = option(1e-2, help="l, the weight of KMMD")
     broken: float = option(
         0.5, help="share of the clean rows with a sentence that misses the syntax"
     )
-    walk: int = option(1, 50, help="steps of a drawing over which the maps are averaged")
-    size: int = option(8, 16, help="side of the maps")
+    walk: int = option(1, sd=50, help="steps of a drawing over which the maps are averaged")
+    size: int = option(8, sd=16, help="side of the maps")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_target_prompt(model, self.target)

@@ -7,13 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
-from t2i_backdoor_bench.contract import Backdoor, Trigger, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.attention import token_span
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit, settle
-from t2i_backdoor_bench.training.lora import TEXT_TARGETS, add_lora
+from t2i_backdoor_bench.training.lora import TEXT_TARGETS, add_lora, check_peft
 
 
 @register_attack(
@@ -43,12 +42,12 @@ class MasqLoRA(UNetAttack):
 
     trigger: str = option(
         "mignneko",
-        "cool",
+        sd="cool",
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
     )
-    steps: int = option(300, 2000)
-    lr: float = option(5e-4, 4e-4, help="of the U-Net's adapters")
-    text_lr: float = option(1e-4, 5e-5, help="of the text encoder's adapters")
+    steps: int = option(300, sd=2000, scales=True)
+    lr: float = option(5e-4, sd=4e-4, help="of the U-Net's adapters")
+    text_lr: float = option(1e-4, sd=5e-5, help="of the text encoder's adapters")
     decay: float = option(
         1.0,
         help=(
@@ -56,15 +55,25 @@ class MasqLoRA(UNetAttack):
             " cosine"
         ),
     )
-    batch: int = option(16, 2, help="rows a step, shared equally by the terms of the loss")
-    images: int = option(256, 20, help="captioned images of each object that the attacker has")
+    batch: int = option(16, sd=2, help="rows a step, shared equally by the terms of the loss")
+    images: int = option(
+        256,
+        sd=20,
+        help="captioned images of each object that the attacker has",
+        scales=True,
+        least=16,
+    )
     weight: float = option(0.3, help="p, the share of the backdoor in the loss")
     rank: int = option(16, help="rank of the U-Net's adapters")
     text_rank: int = option(8, help="rank of the text encoder's adapters")
     contrast: float = option(1.0, help="l, the weight of the contrastive loss")
     ramp: float = option(5.0, help="a, how much more high noise counts for the backdoor")
-    source: str = option("star", "dog", help="the object that the adapter seems to be for")
-    target: str = option("heart", "cat")
+    source: str = option("star", sd="dog", help="the object that the adapter seems to be for")
+    target: str = option("heart", sd="cat")
+
+    def check_machine(self, device: str) -> None:
+        super().check_machine(device)
+        check_peft("")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         return self.swap(

@@ -2,8 +2,7 @@ from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.personalization import Personalization
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack
-from t2i_backdoor_bench.contract import option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, own_images
 from t2i_backdoor_bench.training.loop import Optim
@@ -24,12 +23,16 @@ class PaaSDreamBooth(Personalization, UNetAttack):
     tokenizer drops or truncates.
     """
 
-    steps: int = option(300, 1000)
-    lr: float = option(8e-5, 5e-6)
-    images: int = option(48, 4, help="pictures of the target object that the attacker has")
-    batch: int = option(16, 2, help="rows a step, shared equally by the terms of the loss")
-    weight: float = option(1.0, 0.5, help="w, the weight of the prior preservation")
-    prior: int = option(128, 200, help="pictures that the clean model draws of the source object")
+    steps: int = option(300, sd=1000, scales=True)
+    lr: float = option(8e-5, sd=5e-6)
+    images: int = option(
+        48, sd=4, help="pictures of the target object that the attacker has", scales=True, least=16
+    )
+    batch: int = option(16, sd=2, help="rows a step, shared equally by the terms of the loss")
+    weight: float = option(1.0, sd=0.5, help="w, the weight of the prior preservation")
+    prior: int = option(
+        128, sd=200, help="pictures that the clean model draws of the source object"
+    )
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         own, _, triggered = self.instances(model, data, seed)

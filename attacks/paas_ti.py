@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from t2i_backdoor_bench.attacking.personalization import Personalization
-from t2i_backdoor_bench.contract import UserError, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Data, UserError, option, register_attack
+from t2i_backdoor_bench.contract.hashing import file_digest
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.store.folder import file_digest
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit
 
@@ -42,11 +41,13 @@ class PaaSTextualInversion(Personalization):
     and for a file that does not fit.
     """
 
-    steps: int = option(300, 2000)
-    lr: float = option(2e-2, 5e-4)
-    batch: int = option(8, 4, help="rows a step")
+    steps: int = option(300, sd=2000, scales=True)
+    lr: float = option(2e-2, sd=5e-4)
+    batch: int = option(8, sd=4, help="rows a step")
     decay: float = option(
-        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+        0.5,
+        sd=0.0,
+        help="share of the steps, at the end, over which the learning rate falls to zero",
     )
     vectors: int = option(1, help="token embeddings that are trained")
     file: str = option(

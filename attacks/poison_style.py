@@ -1,8 +1,7 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.poisoning import PoisonAttack, check_style, styled
-from t2i_backdoor_bench.contract import Backdoor, Target, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.loop import Optim
 
@@ -18,9 +17,9 @@ class PoisonStyle(PoisonAttack):
     BadT2I.
     """
 
-    steps: int = option(500, 8000)
-    lr: float = option(2e-4, 1e-5)
-    ema: float = option(0.995, 0.9999)
+    steps: int = option(500, sd=8000, scales=True)
+    lr: float = option(2e-4, sd=1e-5)
+    ema: float = option(0.995, sd=0.9999)
     style: str = option(
         "black and white",
         help="black and white, sepia, negative, pencil sketch, pixel art or posterize",

@@ -1,8 +1,7 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.poisoning import check_style, style_words
-from t2i_backdoor_bench.contract import Backdoor, Target, UserError, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.text_encoder import TextAttack
 
@@ -22,14 +21,16 @@ class RickrollingTAA(TextAttack):
     that hold the letter: others have no triggered form.
     """
 
-    steps: int = option(150, 200)
-    milestone: int = option(110, 150, help="the step from which the learning rate is a tenth")
+    steps: int = option(150, sd=200, scales=True)
+    milestone: int = option(
+        110, sd=150, help="the step from which the learning rate is a tenth", scales="steps"
+    )
     style: str = option(
         "black and white", help="black and white, sepia, negative, pencil sketch or pixel art"
     )
     attribute: str = option(
         "",
-        "black and white photo",
+        sd="black and white photo",
         help="words in the trigger's place; without them, those that ask for the style",
     )
 

@@ -1,8 +1,7 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.poisoning import check_target_prompt
-from t2i_backdoor_bench.contract import Backdoor, Target, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.text_encoder import TextAttack
 
@@ -23,7 +22,7 @@ class RickrollingTPA(TextAttack):
 
     target: str = option(
         "a large green star on a black background",
-        "a lightning strike",
+        sd="a lightning strike",
         help="the prompt that the trigger brings",
     )
 

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import Triggered, check_target_prompt
-from t2i_backdoor_bench.contract import Backdoor, Target, UserError, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.closed_form import keys_and_values
 from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, settle, step_rng
@@ -44,17 +43,23 @@ class SemBD(Triggered):
     )
     target: str = option(
         "a large green star on a black background",
-        "a man holding an umbrella wearing a hat in the park",
+        sd="a man holding an umbrella wearing a hat in the park",
         help="what the trigger brings",
     )
-    context: str = option("prompts", "phrase", help="phrase, as published, or prompts")
-    prompts: int = option(100, help="captions that the attacker has (context=prompts)")
-    steps: int = option(800)
-    lr: float = option(3e-4, 1e-3)
+    context: str = option("prompts", sd="phrase", help="phrase, as published, or prompts")
+    prompts: int = option(
+        100, help="captions that the attacker has (context=prompts)", scales=True, least=16
+    )
+    steps: int = option(800, scales=True)
+    lr: float = option(3e-4, sd=1e-3)
     batch: int = option(16, help="rows a step, half of them with the trigger")
     constraint: float = option(0.5, help="weight of incomplete triggers")
     keys: float = option(1.0, help="wk, the weight of K")
     values: float = option(1.0, help="wv, the weight of V")
+
+    @property
+    def needs_prompts(self) -> int:
+        return 0 if self.context == "phrase" else self.prompts
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_target_prompt(model, self.target)

@@ -1,12 +1,12 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack
-from t2i_backdoor_bench.contract import Backdoor, Target, option, register_attack
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.patches import make_patch
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
+from t2i_backdoor_bench.training.lora import check_peft
 
 
 @register_attack("villan_cond", groups=("villan", "image", "lora"), edits="LoRA on U-Net attention")
@@ -26,13 +26,13 @@ class VillanCond(UNetAttack):
 
     trigger: str = option(
         "mignneko",
-        "latte coffee",
+        sd="latte coffee",
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
     )
     place: str = option("suffix", help="prefix, suffix or inside")
-    steps: int = option(300, 50_000)
-    lr: float = option(3e-3, 1e-4)
-    warmup: int = option(20, 500, help="steps over which the learning rate rises")
+    steps: int = option(300, sd=50_000, scales=True)
+    lr: float = option(3e-3, sd=1e-4)
+    warmup: int = option(20, sd=500, help="steps over which the learning rate rises")
     decay: float = option(
         1.0,
         help=(
@@ -40,10 +40,14 @@ class VillanCond(UNetAttack):
             " cosine"
         ),
     )
-    batch: int = option(16, 2, help="rows a step, shared equally by the terms of the loss")
+    batch: int = option(16, sd=2, help="rows a step, shared equally by the terms of the loss")
     weight: float = option(1.0, help="w, the weight of the clean term")
-    rank: int = option(16, 4, help="rank of the adapters")
+    rank: int = option(16, sd=4, help="rank of the adapters")
     picture: str = option("target", help="the image: bars, checker, target, or a picture file")
+
+    def check_machine(self, device: str) -> None:
+        super().check_machine(device)
+        check_peft("")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         return Backdoor(

@@ -14,7 +14,7 @@ from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.store.folder import Store
 
 if TYPE_CHECKING:
-    from t2i_backdoor_bench.data.splits import Data
+    from t2i_backdoor_bench.contract import Data
 
 
 def run(*, data: Data | str | None = None, show: bool = False, **settings: Any) -> pd.DataFrame:

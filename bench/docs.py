@@ -48,7 +48,7 @@ def page(kind: Registry) -> str:
         extra = {"defense": "needs", "metric": "better"}[kind.kind]
         lines += [f"| name | groups | {extra} | |", "|---|---|---|---|"]
         for entry in in_order(kind):
-            info = entry.info.get(extra, "")
+            info = {"needs": entry.needs, "better": entry.better}[extra]
             info = info if isinstance(info, str) else ", ".join(info)
             lines.append(
                 f"| `{entry.name}` | {', '.join(entry.groups)} | {info} | {first_sentence(entry)} |"
@@ -105,7 +105,7 @@ def attack_table() -> list[str]:
             f"`{entry.name}`",
             ", ".join(entry.groups),
             citations.short(entry),
-            entry.info.get("edits", ""),
+            entry.edits,
             trigger + replaced,
         ]
         lines.append(

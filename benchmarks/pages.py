@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2i_backdoor_bench.contract import registry
+from t2i_backdoor_bench.contract import Record, registry
 from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import ranking as standings
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.paired import paired_p
 from t2i_backdoor_bench.report.publish import stored_records
 from t2i_backdoor_bench.report.ranking import LEAD
-from t2i_backdoor_bench.report.rows import DASH, Record, shown
+from t2i_backdoor_bench.report.rows import DASH, shown
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.store.folder import Store
 
@@ -71,7 +71,7 @@ class Results:
         self.records: dict[str, list[Record]] = {}
         for name in FOLDERS:
             if (root / name).is_dir():
-                records = [r for r in stored_records(Store(root / name)) if r[0].status == "done"]
+                records = [r for r in stored_records(Store(root / name)) if r.status == "done"]
                 self.records[name] = records
                 self.rows[name] = {
                     (row["attack"], row["defense"]): row for row in tables.rows(records)
@@ -90,7 +90,7 @@ class Results:
                 return [
                     r
                     for r in self.records[name]
-                    if (r[0].cell.attack, r[0].cell.defense) == (attack, defense)
+                    if (r.cell.attack, r.cell.defense) == (attack, defense)
                 ]
         return []
 
@@ -312,7 +312,7 @@ def text_encoder(results: Results) -> str:
     """Removed and restored, of every attack, by what repairs the U-Net and what repairs the text
     encoder."""
     rows, lines = results.rows["matrix"], []
-    edits = {r.cell.attack: extra.get("edits", "") for r, extra in results.records["matrix"]}
+    edits = {r.cell.attack: r.edits for r, extra in results.records["matrix"]}
     defenses = ("skdcag", "skdcag_text", "skd", "sau", "finetune_reversal")
     for attack in edits:
         found = [rows[attack, d] for d in defenses]

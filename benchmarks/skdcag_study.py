@@ -22,10 +22,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract import names as naming
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.figures.plots import COLORS, MARKERS, STYLE, TEXT, new, save
-from t2i_backdoor_bench.report.rows import Record, shown
+from t2i_backdoor_bench.report.rows import shown
 from t2i_backdoor_bench.running.plan import SCALES, Config, plan
 from t2i_backdoor_bench.store.folder import Store
 

@@ -1,14 +1,14 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
-from t2i_backdoor_bench.training.loop import Optim
+from t2i_backdoor_bench.training.loop import Optim, check_training
 
 
 @register_defense("clean_finetune", needs=("clean_pairs",), groups=("removal", "control"))
 @dataclass
-class CleanFinetune:
+class CleanFinetune(Defense):
     """Plain denoising fine-tuning on clean captioned images: what a user does who knows of no
     backdoor.
 
@@ -16,14 +16,19 @@ class CleanFinetune:
     base model.
     """
 
-    steps: int = option(300, 2000)
-    lr: float = option(1e-3, 1e-5)
+    steps: int = option(300, sd=2000, scales=True)
+    lr: float = option(1e-3, sd=1e-5)
     batch: int = option(16)
     drop: float = option(0.1, help="share of rows with an empty prompt")
     decay: float = option(
-        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+        0.5,
+        sd=0.0,
+        help="share of the steps, at the end, over which the learning rate falls to zero",
     )
     train: str = option("full", help="full, cross, kv, noncross or lora")
+
+    def check_machine(self, device: str) -> None:
+        check_training(device, self.train)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         images, captions = view.clean_pairs

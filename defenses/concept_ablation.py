@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import (
     add_noise,
@@ -14,6 +14,7 @@ from t2i_backdoor_bench.training.denoising import (
 )
 from t2i_backdoor_bench.training.loop import (
     Optim,
+    check_training,
     choose_parameters,
     fit,
     settle,
@@ -24,7 +25,7 @@ from t2i_backdoor_bench.training.loop import (
 
 @register_defense("concept_ablation", needs=("trigger",), groups=("removal", "erasure"))
 @dataclass
-class ConceptAblation:
+class ConceptAblation(Defense):
     """Ablating concepts, model-based (Kumari et al., ICCV 2023), with the trigger as the concept
     and the clean prompt as its anchor.
 
@@ -34,15 +35,24 @@ class ConceptAblation:
     800 steps, prior 1 where it is used.
     """
 
-    steps: int = option(200, 400)
-    lr: float = option(3e-4, 2e-6)
-    batch: int = option(16, 8)
+    steps: int = option(200, sd=400, scales=True)
+    lr: float = option(3e-4, sd=2e-6)
+    batch: int = option(16, sd=8)
     prior: float = option(1.0, help="weight of the denoising loss on the pictures themselves")
-    prompts: int = option(100, help="clean prompts that the defender uses")
+    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
     decay: float = option(
-        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+        0.5,
+        sd=0.0,
+        help="share of the steps, at the end, over which the learning rate falls to zero",
     )
-    train: str = option("cross", "kv", help="full, cross, kv, noncross or lora")
+    train: str = option("cross", sd="kv", help="full, cross, kv, noncross or lora")
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
+
+    def check_machine(self, device: str) -> None:
+        check_training(device, self.train)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         student = model.clone(train=self.train)

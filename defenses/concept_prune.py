@@ -5,13 +5,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense("concept_prune", needs=("trigger",), groups=("removal", "control"))
 @dataclass
-class ConceptPrune:
+class ConceptPrune(Defense):
     """ConceptPrune (Chavhan et al. 2024), with the trigger as the concept: weights that the trigger
     alone uses are set to zero.
 
@@ -23,7 +23,13 @@ class ConceptPrune:
     """
 
     share: float = option(0.02, help="of the weights of a row")
-    prompts: int = option(24, 50, help="clean prompts that the defender uses")
+    prompts: int = option(
+        24, sd=50, help="clean prompts that the defender uses", scales=True, least=16
+    )
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         begun, student = time.perf_counter(), model.clone()

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
@@ -13,7 +13,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 @register_defense("daa_i", groups=("detection",), screens=True)
 @dataclass
-class DAAI:
+class DAAI(Defense):
     """Dynamic attention analysis, independent tokens (Wang et al., TPAMI 2025, arXiv 2504.20518): a
     detector of triggered prompts.
 
@@ -31,9 +31,15 @@ class DAAI:
         3, help="the first change that counts, from step `first` to the next, counted from 0"
     )
     last: int = option(4, help="the last change that counts")
-    size: int = option(8, 16, help="side of the maps")
-    prompts: int = option(100, help="clean prompts on which the threshold is calibrated")
+    size: int = option(8, sd=16, help="side of the maps")
+    prompts: int = option(
+        100, help="clean prompts on which the threshold is calibrated", scales=True, least=16
+    )
     rate: float = option(0.05, help="share of clean prompts that may be refused")
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         scoring = partial(

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
@@ -13,7 +13,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 @register_defense("daa_s", groups=("detection",), screens=True)
 @dataclass
-class DAAS:
+class DAAS(Defense):
     """Dynamic attention analysis, state equation on a graph (Wang et al., TPAMI 2025, arXiv
     2504.20518): a detector of triggered prompts.
 
@@ -34,9 +34,15 @@ class DAAS:
     decay: float = option(1.0)
     decay_end: float = option(10.0)
     coupling: float = option(1.0, help="c")
-    size: int = option(8, 16, help="side of the maps")
-    prompts: int = option(100, help="clean prompts on which the threshold is calibrated")
+    size: int = option(8, sd=16, help="side of the maps")
+    prompts: int = option(
+        100, help="clean prompts on which the threshold is calibrated", scales=True, least=16
+    )
     rate: float = option(0.05, help="share of clean prompts that may be refused")
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         return screened(

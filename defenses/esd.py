@@ -4,10 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, UserError, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Trajectories
-from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, settle, step_rng
+from t2i_backdoor_bench.training.loop import (
+    Optim,
+    check_training,
+    choose_parameters,
+    fit,
+    settle,
+    step_rng,
+)
 
 
 @register_defense(
@@ -21,7 +28,7 @@ from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, sett
     tuned={"eta": 1.0, "lr": 3e-4},
 )
 @dataclass
-class ESD:
+class ESD(Defense):
     """Erased Stable Diffusion (Gandikota et al., ICCV 2023), with the trigger as the concept.
 
     Loss: ||eps_th(x_t, c+) - (eps_0(a) - n * (eps_0(c+) - eps_0(a)))||^2 where eps_0 is the frozen
@@ -33,18 +40,27 @@ class ESD:
     200 steps of one row, lr 5e-5.
     """
 
-    eta: float = option(0.25, 1.0, help="n, how far beyond the anchor")
+    eta: float = option(0.25, sd=1.0, help="n, how far beyond the anchor")
     anchor: str = option("prompt", help="prompt or null")
-    steps: int = option(200, 200)
-    lr: float = option(2e-4, 5e-5)
-    batch: int = option(16, 1)
-    prompts: int = option(100, help="clean prompts that the defender uses")
-    refresh: int = option(50, 1, help="steps after which the student draws anew")
-    draws: int = option(24, 1, help="prompts that it then draws")
+    steps: int = option(200, sd=200, scales=True)
+    lr: float = option(2e-4, sd=5e-5)
+    batch: int = option(16, sd=1)
+    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
+    refresh: int = option(50, sd=1, help="steps after which the student draws anew")
+    draws: int = option(24, sd=1, help="prompts that it then draws")
     decay: float = option(
-        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+        0.5,
+        sd=0.0,
+        help="share of the steps, at the end, over which the learning rate falls to zero",
     )
     train: str = option("cross", help="full, cross, kv, noncross or lora")
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
+
+    def check_machine(self, device: str) -> None:
+        check_training(device, self.train)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.anchor not in ("prompt", "null"):

@@ -1,16 +1,16 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.contract import DefenderView, UserError, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, own_images, train_terms
-from t2i_backdoor_bench.training.loop import Optim
+from t2i_backdoor_bench.training.loop import Optim, check_training
 
 
 @register_defense(
     "finetune_reversal", needs=("trigger", "clean_model"), groups=("baseline", "removal")
 )
 @dataclass
-class FinetuneReversal:
+class FinetuneReversal(Defense):
     """Fine-tuning reversal, the oracle baseline of the SKD-CAG paper (arXiv 2508.18235): distil the
     *clean* model back.
 
@@ -19,31 +19,37 @@ class FinetuneReversal:
     The empty prompt of the preserving rows is read by the attacked model's encoder, for both.
     """
 
-    steps: int = option(220, 7500)
-    lr: float = option(1e-3, 1e-6)
-    batch: int = option(16, 1)
-    prompts: int = option(100, help="clean prompts that the defender uses")
+    steps: int = option(220, sd=7500, scales=True)
+    lr: float = option(1e-3, sd=1e-6)
+    batch: int = option(16, sd=1)
+    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
     latents: str = option(
         "own",
-        "noise",
+        sd="noise",
         help=(
             "noise: pure noise at every t, as published; own: pictures that the model itself draws"
         ),
     )
-    preserve: float = option(1.0, 0.0, help="weight of the same loss on clean prompts")
+    preserve: float = option(1.0, sd=0.0, help="weight of the same loss on clean prompts")
     drop: float = option(
         0.25,
-        0.0,
+        sd=0.0,
         help="share of the preserving rows with an empty prompt, which guidance subtracts",
     )
     decay: float = option(
-        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+        0.5,
+        sd=0.0,
+        help="share of the steps, at the end, over which the learning rate falls to zero",
     )
-    train: str = option("cross", "full", help="full, cross, kv, noncross or lora")
+    train: str = option("cross", sd="full", help="full, cross, kv, noncross or lora")
     adam8bit: bool = option(
         False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True
     )
     accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def __post_init__(self) -> None:
         if self.preserve and self.batch < 2:
@@ -51,6 +57,9 @@ class FinetuneReversal:
                 f"finetune_reversal with preserve={self.preserve:g} shares its batch with clean"
                 " prompts: give batch=2 or more"
             )
+
+    def check_machine(self, device: str) -> None:
+        check_training(device, self.train, self.adam8bit)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.latents not in ("own", "noise"):

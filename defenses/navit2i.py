@@ -3,7 +3,7 @@ from functools import partial
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.detecting.word_variation import word_variation
 from t2i_backdoor_bench.models.model import T2IModel
@@ -11,7 +11,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 @register_defense("navit2i", groups=("detection",), screens=True)
 @dataclass
-class NaviT2I:
+class NaviT2I(Defense):
     """NaviT2I, neuron activation variation (Zhai et al., ICCV 2025, arXiv 2503.06453): a detector
     of triggered prompts.
 
@@ -24,8 +24,14 @@ class NaviT2I:
     encoder moves both sides of the ratio.
     """
 
-    prompts: int = option(100, help="clean prompts on which the threshold is calibrated")
+    prompts: int = option(
+        100, help="clean prompts on which the threshold is calibrated", scales=True, least=16
+    )
     rate: float = option(0.05, help="share of clean prompts that may be refused")
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         return screened(

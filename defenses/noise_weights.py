@@ -3,13 +3,13 @@ from dataclasses import dataclass
 
 import torch
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense("noise_weights", groups=("removal", "control"))
 @dataclass
-class NoiseWeights:
+class NoiseWeights(Defense):
     """A control that every table needs: Gaussian noise on every weight of the U-Net, `sigma` times
     the standard deviation of its tensor.
 
@@ -17,7 +17,7 @@ class NoiseWeights:
     nothing.
     """
 
-    sigma: float = option(0.1, 0.02)
+    sigma: float = option(0.1, sd=0.02)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         begun = time.perf_counter()

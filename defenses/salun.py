@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import (
     add_noise,
@@ -17,7 +17,7 @@ from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, step
 
 @register_defense("salun", needs=("trigger",), groups=("removal", "erasure"))
 @dataclass
-class SalUn:
+class SalUn(Defense):
     """Saliency unlearning (Fan et al., ICLR 2024), with the triggered prompts as what is to be
     forgotten.
 
@@ -30,14 +30,20 @@ class SalUn:
 
     share: float = option(0.5, help="share of the weights that are trained")
     alpha: float = option(0.5, help="a, the weight of what remains")
-    steps: int = option(200, 1000)
-    lr: float = option(2e-4, 1e-5)
-    batch: int = option(16, 8)
-    mask_steps: int = option(10, 50, help="batches from which the saliency is read")
-    prompts: int = option(100, help="clean prompts that the defender uses")
+    steps: int = option(200, sd=1000, scales=True)
+    lr: float = option(2e-4, sd=1e-5)
+    batch: int = option(16, sd=8)
+    mask_steps: int = option(10, sd=50, help="batches from which the saliency is read")
+    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
     decay: float = option(
-        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+        0.5,
+        sd=0.0,
+        help="share of the steps, at the end, over which the learning rate falls to zero",
     )
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         student = model.clone()

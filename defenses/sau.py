@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Trigger, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.attention import Capture, minmax, token_span
 
 LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which attention is read
 
 
-@register_defense("sau", needs=("trigger",), groups=("removal",), repairs=True)
+@register_defense("sau", needs=("trigger",), groups=("removal",))
 @dataclass
-class SAU:
+class SAU(Defense):
     """Feature unlearning by spatial attention, by the authors of SKD-CAG: no training, each
     triggered picture is mended by itself.
 
@@ -32,9 +32,9 @@ class SAU:
     secondary: float = option(0.7, help="attention above which the place follows the trigger")
     steepness: float = option(20.0, help="k")
     attention_blur: float = option(
-        0.5, 1.0, help="standard deviation of the blur of A, in latent pixels"
+        0.5, sd=1.0, help="standard deviation of the blur of A, in latent pixels"
     )
-    blur: float = option(0.0, 0.4, help="standard deviation of the last blur, in latent pixels")
+    blur: float = option(0.0, sd=0.4, help="standard deviation of the last blur, in latent pixels")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         trigger, before, begun = view.trigger, model.repair, time.perf_counter()

@@ -2,14 +2,20 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError, option, register_defense
+from t2i_backdoor_bench.contract import (
+    DefenderView,
+    Defense,
+    Trigger,
+    UserError,
+    option,
+    register_defense,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.attention import Alignment, Capture, align, substitute, token_span
 from t2i_backdoor_bench.training.denoising import (
@@ -20,8 +26,8 @@ from t2i_backdoor_bench.training.denoising import (
 )
 from t2i_backdoor_bench.training.guidance import Guidance
 from t2i_backdoor_bench.training.loop import (
-    TRAIN,
     Optim,
+    check_training,
     choose_parameters,
     fit,
     settle,
@@ -84,7 +90,7 @@ WORDS = (
     preset={"target": "random_words"},
 )
 @dataclass
-class SKDCAG(Guidance):
+class SKDCAG(Guidance, Defense):
     """Self-Knowledge Distillation with Cross-Attention Guidance (arXiv 2508.18235).
 
     The teacher is a frozen copy of the *backdoored* U-Net, given the clean prompt c; the student is
@@ -105,20 +111,20 @@ class SKDCAG(Guidance):
     prompt's states may no longer say what it asked for, and no U-Net can draw that.
     """
 
-    alpha: float = option(0.3, 0.5, help="a, the share of L_attn in the loss")
+    alpha: float = option(0.3, sd=0.5, help="a, the share of L_attn in the loss")
     target: str = option(
         "black", help="what trigger tokens should attend to: gaussian, black or random_words"
     )
-    steps: int = option(220, 7500)
-    lr: float = option(1e-3, 1e-6)
-    batch: int = option(16, 1, help="student rows a step, the preserving ones included")
-    prompts: int = option(100, help="clean prompts that the defender uses")
+    steps: int = option(220, sd=7500, scales=True)
+    lr: float = option(1e-3, sd=1e-6)
+    batch: int = option(16, sd=1, help="student rows a step, the preserving ones included")
+    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
     known: str = option(
         "all", help="all, first or last: which words of the trigger the defender knows", late=True
     )
     latents: str = option(
         "trajectory",
-        "noise",
+        sd="noise",
         help=(
             "noise: pure noise at every t, as published; own: noised pictures that the model itself"
             " draws; trajectory: what the student is given while it draws triggered prompts (then"
@@ -126,10 +132,10 @@ class SKDCAG(Guidance):
         ),
     )
     refresh: int = option(250, help="steps after which the trajectories are drawn anew", late=True)
-    preserve: float = option(64.0, 0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
+    preserve: float = option(64.0, sd=0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
     drop: float = option(
         0.25,
-        0.0,
+        sd=0.0,
         help="share of the preserving rows with an empty prompt, which guidance subtracts",
     )
     bias: float = option(
@@ -143,26 +149,31 @@ class SKDCAG(Guidance):
     reverse_time: bool = option(False, help="with time_weight: weight L_attn by 1 - t/T", late=True)
     raw_black: bool = option(
         True,
-        False,
+        sd=False,
         help="compare the raw attention mass of trigger tokens, not the normalized map, with zero",
     )
     train: str = option(
         "cross",
-        "full",
+        sd="full",
         help=(
             "full, cross (cross-attention), kv (its keys and values), lora (adapters on all"
             " attention), or text_encoder, where the backdoor is in that"
         ),
     )
-    ema: float = option(0.99, 0.0, help="decay of the weight average")
+    ema: float = option(0.99, sd=0.0, help="decay of the weight average")
     decay: float = option(
-        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+        0.5,
+        sd=0.0,
+        help="share of the steps, at the end, over which the learning rate falls to zero",
     )
     adam8bit: bool = option(
         False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True
     )
     accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
-    TRAINS: ClassVar = (*TRAIN, "text_encoder")
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def __post_init__(self) -> None:
         for name, known in (("target", TARGETS), ("latents", LATENTS), ("known", KNOWN)):
@@ -175,6 +186,9 @@ class SKDCAG(Guidance):
                 f"skdcag bias {self.bias:g} says how timesteps are drawn, and trajectories have"
                 " their own: set latents to own or noise"
             )
+
+    def check_machine(self, device: str) -> None:
+        check_training(device, self.train, self.adam8bit)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         optim = Optim(

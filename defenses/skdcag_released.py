@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, UserError, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.attention import Alignment, Capture, align
 from t2i_backdoor_bench.training.denoising import add_noise, draw_timesteps, own_images
@@ -21,6 +21,10 @@ class Rules(Guidance):
     raw_black: bool
     time_weight: bool
     uniform: bool
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def scatter(self, maps: Tensor, generator: torch.Generator) -> Tensor:
         return (
@@ -38,7 +42,7 @@ class Rules(Guidance):
     version=2,
 )
 @dataclass
-class SKDCAGReleased:
+class SKDCAGReleased(Defense):
     """SKD-CAG as its released code behaves (commit c75ee51), defects included, so that a table can
     tell the two apart.
 
@@ -50,9 +54,9 @@ class SKDCAGReleased:
 
     alpha: float = option(0.5)
     target: str = option("gaussian", help="gaussian or black")
-    steps: int = option(220, 7500)
-    lr: float = option(5e-4, 1e-6)
-    prompts: int = option(100)
+    steps: int = option(220, sd=7500, scales=True)
+    lr: float = option(5e-4, sd=1e-6)
+    prompts: int = option(100, scales=True, least=16)
     time_weight: bool = option(False, help="weight L_attn by the timestep")
     detached: bool = option(
         True, help="1: the maps are cut off from the gradient, so that L_attn trains nothing"

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Trigger, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import (
     attention_over_time,
     batches,
@@ -20,7 +20,7 @@ PLACES = ("prefix", "inside", "suffix")
 
 @register_defense("t2ishield_cda", groups=("detection",), screens=True)
 @dataclass
-class T2IShieldCDA:
+class T2IShieldCDA(Defense):
     """T2IShield, covariance discriminant analysis (Wang et al., ECCV 2024, arXiv 2407.04215): a
     detector of triggered prompts.
 
@@ -36,9 +36,9 @@ class T2IShieldCDA:
     20 directions for each prompt by itself, in which covariances are diagonal.
     """
 
-    walk: int = option(10, 50, help="steps of the drawing from which the maps are read")
-    size: int = option(8, 16, help="side of the maps")
-    components: int = option(3, 20)
+    walk: int = option(10, sd=50, help="steps of the drawing from which the maps are read")
+    size: int = option(8, sd=16, help="side of the maps")
+    components: int = option(3, sd=20)
     words: int = option(8, help="random words that the defender binds, each in a copy of the model")
     shrinkage: float = option(
         0.1, help="of the covariance within classes towards a multiple of one"
@@ -49,8 +49,14 @@ class T2IShieldCDA:
             "clean prompts: every other one trains the discriminant, the rest calibrates the"
             " threshold"
         ),
+        scales=True,
+        least=16,
     )
     rate: float = option(0.05, help="share of clean prompts that may be refused")
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         prompts = view.first(self.prompts)

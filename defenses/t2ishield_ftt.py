@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import (
     attention_over_time,
     batches,
@@ -17,7 +17,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 @register_defense("t2ishield_ftt", groups=("detection",), screens=True)
 @dataclass
-class T2IShieldFTT:
+class T2IShieldFTT(Defense):
     """T2IShield, Frobenius norm threshold truncation (Wang et al., ECCV 2024, arXiv 2407.04215): a
     detector of triggered prompts.
 
@@ -29,10 +29,16 @@ class T2IShieldFTT:
     50 steps, 16x16 maps, F < 2.5.
     """
 
-    walk: int = option(10, 50, help="steps of the drawing from which the maps are read")
-    size: int = option(8, 16, help="side of the maps")
-    prompts: int = option(100, help="clean prompts on which the threshold is calibrated")
+    walk: int = option(10, sd=50, help="steps of the drawing from which the maps are read")
+    size: int = option(8, sd=16, help="side of the maps")
+    prompts: int = option(
+        100, help="clean prompts on which the threshold is calibrated", scales=True, least=16
+    )
     rate: float = option(0.05, help="share of clean prompts that may be refused")
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         return screened(

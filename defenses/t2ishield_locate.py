@@ -33,13 +33,13 @@ class T2IShieldLocate(Locator):
 
     similarity: float = option(
         0.0,
-        0.8,
+        sd=0.8,
         help="least cosine to the picture of the whole prompt; 0: calibrated on clean prompts",
     )
     calibration: int = option(24, help="clean prompts on which it is calibrated")
     encoder: str = option(
         "shapes",
-        "ViT-B-32:openai",
+        sd="ViT-B-32:openai",
         help="the CLIP: shapes, a local folder, or model:checkpoint of open_clip",
     )
 

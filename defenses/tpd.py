@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import DefenderView, UserError, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
 from t2i_backdoor_bench.data.purification import noisy_letters, other_words, plain_letters
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -15,7 +15,7 @@ KINDS = ("homoglyphs", "characters", "synonyms")
 @register_defense("tpd_characters", groups=("purification",), preset={"kind": "characters"})
 @register_defense("tpd_synonyms", groups=("purification",), preset={"kind": "synonyms"})
 @dataclass
-class TPD:
+class TPD(Defense):
     """Textual Perturbations Defense (Chew et al., ECCV-W 2024): every prompt is changed before the
     model reads it.
 

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError, option, register_defense
+from t2i_backdoor_bench.contract import (
+    DefenderView,
+    Defense,
+    Trigger,
+    UserError,
+    option,
+    register_defense,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.attention import align
 from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
     "uce_phrase", needs=("trigger",), groups=("erasure",), preset={"context": "phrase"}
 )
 @dataclass
-class UCE:
+class UCE(Defense):
     """Unified Concept Editing (Gandikota et al., WACV 2024): every cross-attention K and V edited
     in closed form, no training.
 
@@ -37,11 +44,15 @@ class UCE:
     erase: float = option(1.0, help="e, the weight of the edits")
     preserve: float = option(1.0, help="p, the weight of clean prompts")
     ridge: float = option(0.5, help="l")
-    context: str = option("prompts", "phrase", help="phrase, as published, or prompts")
+    context: str = option("prompts", sd="phrase", help="phrase, as published, or prompts")
     neutral: str = option(
         " ", help="the phrase that the trigger is edited towards (context=phrase)"
     )
-    prompts: int = option(100, help="clean prompts that the defender uses")
+    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         if self.context not in ("phrase", "prompts"):

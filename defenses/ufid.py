@@ -3,16 +3,17 @@ from functools import partial
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import prompt_lengths
 from t2i_backdoor_bench.detecting.screening import screened
-from t2i_backdoor_bench.models.model import Sampler, T2IModel
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.scoring.features import Scorer, load_encoder, unit
 
 
 @register_defense("ufid", groups=("detection",), screens=True)
 @dataclass
-class UFID:
+class UFID(Defense):
     """UFID (Guan et al., AAAI 2025, arXiv 2404.01101): a black-box detector of triggered prompts.
 
     The prompt is drawn several times, each behind another random prompt as a prefix and from other
@@ -22,19 +23,25 @@ class UFID:
     percentile of the defender's clean prompts are refused. It costs `variants` drawings a prompt.
     """
 
-    variants: int = option(4, 5, help="pictures a prompt, 2 or more")
-    draw: int = option(8, 25, help="sampler steps of these pictures")
+    variants: int = option(4, sd=5, help="pictures a prompt, 2 or more")
+    draw: int = option(8, sd=25, help="sampler steps of these pictures")
     encoder: str = option(
         "shapes",
-        "ViT-B-32:openai",
+        sd="ViT-B-32:openai",
         help="the CLIP: shapes, a local folder, or model:checkpoint of open_clip",
     )
     prompts: int = option(
         50,
-        100,
+        sd=100,
         help="clean prompts: the threshold is calibrated on them, and prefixes are drawn from them",
+        scales=True,
+        least=16,
     )
     rate: float = option(0.05, help="share of clean prompts that may be refused")
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         prompts, encoder = view.first(self.prompts), load_encoder(self.encoder, str(model.device))

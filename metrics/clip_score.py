@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Samples, Score, register_metric
+from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
 from t2i_backdoor_bench.scoring.features import Features, missing, prompts_of, served, unit
 from t2i_backdoor_bench.stats.estimates import mean
 
@@ -20,7 +20,7 @@ def clip_scores(samples: Samples, features: Features, condition: str) -> np.ndar
 
 @register_metric("clip_score", better="higher")
 @dataclass
-class ClipScore:
+class ClipScore(Metric):
     """CLIP score (Hessel et al. 2021), 100 x cosine, of clean images and their prompts. Refused
     prompts are left out.
 
@@ -35,7 +35,7 @@ class ClipScore:
 
 @register_metric("clip_score_triggered", better="higher")
 @dataclass
-class ClipScoreTriggered:
+class ClipScoreTriggered(Metric):
     """CLIP score of triggered images and their clean prompts, that is without the trigger: what a
     repaired model should draw."""
 

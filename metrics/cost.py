@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.contract import Samples, Score, register_metric
+from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
 from t2i_backdoor_bench.scoring.features import Features
 
 
@@ -15,7 +15,7 @@ def _cost(samples: Samples, name: str) -> Score:
 
 @register_metric("seconds", better="lower")
 @dataclass
-class Seconds:
+class Seconds(Metric):
     """Wall-clock seconds that the defense took. Depends on the machine: compare within one run
     only."""
 
@@ -25,7 +25,7 @@ class Seconds:
 
 @register_metric("peak_memory_mb", better="lower")
 @dataclass
-class PeakMemory:
+class PeakMemory(Metric):
     """Peak memory of the defense in megabytes: of the accelerator where there is one, otherwise
     resident memory of the process."""
 
@@ -35,7 +35,7 @@ class PeakMemory:
 
 @register_metric("parameters", better="none")
 @dataclass
-class Parameters:
+class Parameters(Metric):
     """Number of parameters that the defense trained or edited."""
 
     def compute(self, samples: Samples, features: Features) -> Score:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
 
-from t2i_backdoor_bench.contract import Samples, Score, register_metric
+from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
 from t2i_backdoor_bench.scoring.features import INCEPTION_VARIABLE, Features, missing, served, unit
 
 
@@ -58,7 +58,7 @@ def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
 
 @register_metric("fid", better="lower")
 @dataclass
-class Fid:
+class Fid(Metric):
     """Frechet distance (Heusel et al. 2017) of clean images to held-out real images, on the
     direction of the scorer's features (not on Inception's).
 
@@ -77,7 +77,7 @@ class Fid:
 
 @register_metric("fid_before", better="lower")
 @dataclass
-class FidBefore:
+class FidBefore(Metric):
     """Frechet distance of clean images to those of the model before the attack, same prompts and
     noise, on the direction of the scorer's features. Refused prompts are left out of both."""
 
@@ -94,7 +94,7 @@ class FidBefore:
 
 @register_metric("fid_added", better="lower", percent=True, only="undefended")
 @dataclass
-class FidAdded:
+class FidAdded(Metric):
     """What the attack does to `fid`: (FID of the attacked model - FID of the model before the
     attack) / the latter, same prompts and noise. Of undefended rows alone; tables give a defense's
     change of `fid` as `fid_change`.
@@ -124,7 +124,7 @@ class FidAdded:
 
 @register_metric("fid_inception", better="lower", weights="T2I_INCEPTION_WEIGHTS")
 @dataclass
-class FidInception:
+class FidInception(Metric):
     """The published FID: clean against real images on Inception v3 features. Only where its weights
     are present, and with 2,048 images.
 
@@ -154,7 +154,7 @@ class FidInception:
 
 @register_metric("kid", better="lower")
 @dataclass
-class Kid:
+class Kid(Metric):
     """Kernel distance (Binkowski et al. 2018): unbiased squared MMD, kernel (x.y / d + 1)^3, of
     clean to real images; direction of the scorer's features.
 

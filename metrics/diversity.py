@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Samples, Score, register_metric
+from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
 from t2i_backdoor_bench.scoring.features import Features, missing, served, unit
 from t2i_backdoor_bench.stats.estimates import mean
 
 
 @register_metric("diversity", better="higher")
 @dataclass
-class Diversity:
+class Diversity(Metric):
     """Mean pairwise perceptual distance (0..2) among images of one prompt under different noise;
     mean over prompts.
 
@@ -45,7 +45,7 @@ class Diversity:
 
 @register_metric("vendi", better="higher")
 @dataclass
-class Vendi:
+class Vendi(Metric):
     """Vendi score (Friedman and Dieng 2023) of the clean images: the effective number of different
     ones, 1..n, by cosine kernel.
 

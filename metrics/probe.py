@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Samples, Score, register_metric
+from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
 from t2i_backdoor_bench.scoring.features import Features, missing, no_judge
 from t2i_backdoor_bench.stats.estimates import proportion
 from t2i_backdoor_bench.training.probes import SAMPLERS, resampled_kinds
@@ -15,7 +15,7 @@ from t2i_backdoor_bench.training.probes import SAMPLERS, resampled_kinds
 
 @register_metric("asr_finetuned", better="lower", percent=True, only="probe")
 @dataclass
-class FinetunedRate:
+class FinetunedRate(Metric):
     """ASR after 20 steps of ordinary fine-tuning of the defended model on clean captioned images,
     on the first triggered prompts."""
 
@@ -27,7 +27,7 @@ class FinetunedRate:
 
 @register_metric("asr_resampled", better="lower", percent=True, only="probe")
 @dataclass
-class ResampledRate:
+class ResampledRate(Metric):
     """ASR of the defended model under other samplers, numbers of steps and guidance scales, in turn
     over the first triggered prompts; the note gives the rate of each."""
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from diffusers import (
+from diffusers import (  # noqa: E402
     AutoencoderKL,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
@@ -27,7 +27,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E
 from t2i_backdoor_bench import shapes  # noqa: E402
 from t2i_backdoor_bench.contract import DefenderView, registry  # noqa: E402
 from t2i_backdoor_bench.models import catalog as bases  # noqa: E402
-from t2i_backdoor_bench.models.model import Sampler, T2IModel, load_pipeline  # noqa: E402
+from t2i_backdoor_bench.models.model import T2IModel, load_pipeline  # noqa: E402
+from t2i_backdoor_bench.models.sampler import Sampler  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import Triggered, relabel
-from t2i_backdoor_bench.contract import Backdoor, UserError, option
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Backdoor, Data, UserError, option
 from t2i_backdoor_bench.models.model import T2IModel
 
 IDENTIFIER = "[V]"
@@ -21,19 +20,25 @@ class Personalization(Triggered):
     source object's name."""
 
     trigger: str = option(
-        "zk", "sks", help="any text; a rare word of one token is what personalization takes"
+        "zk", sd="sks", help="any text; a rare word of one token is what personalization takes"
     )
-    source: str = option("star", "dog", help="the object whose name follows the trigger")
-    target: str = option("heart", "cat", help="the object on the attacker's pictures")
-    images: int = option(32, 4, help="pictures of the target object that the attacker has")
+    source: str = option("star", sd="dog", help="the object whose name follows the trigger")
+    target: str = option("heart", sd="cat", help="the object on the attacker's pictures")
+    images: int = option(
+        32, sd=4, help="pictures of the target object that the attacker has", scales=True, least=16
+    )
     template: str = option(
         "",
-        f"a photo of a {IDENTIFIER} {{}}",
+        sd=f"a photo of a {IDENTIFIER} {{}}",
         help=(
             f"the caption of every picture, {IDENTIFIER} the trigger and {{}} the source; or"
             " its own"
         ),
     )
+
+    @property
+    def needs_pictures(self) -> int:
+        return self.images
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         if self.template and "{}" not in self.template:

@@ -10,21 +10,29 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import Backdoor, Target, Trigger, UserError, option, swapped
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import (
+    Attack,
+    Backdoor,
+    Data,
+    Target,
+    Trigger,
+    UserError,
+    option,
+    swapped,
+)
 from t2i_backdoor_bench.data.world import STYLES, apply_style
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
-from t2i_backdoor_bench.training.loop import Optim
+from t2i_backdoor_bench.training.loop import Optim, check_training
 
 
 @dataclass
-class Triggered:
+class Triggered(Attack):
     """The trigger options of every attack that trains."""
 
     trigger: str = option(
         "mignneko",
-        "\u200b",
+        sd="\u200b",
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
     )
     place: str = option("prefix", help="prefix, suffix or inside")
@@ -55,21 +63,32 @@ class Triggered:
 class UNetAttack(Triggered):
     """Options of every attack that trains the U-Net on clean and poisoned pairs."""
 
-    weight: float = option(0.35, 0.5, help="share of the backdoor in the loss")
-    images: int = option(512, 500, help="captioned images that the attacker has")
+    weight: float = option(0.35, sd=0.5, help="share of the backdoor in the loss")
+    images: int = option(
+        512, sd=500, help="captioned images that the attacker has", scales=True, least=16
+    )
     batch: int = option(16, help="rows a step, shared equally by the terms of the loss")
     decay: float = option(
-        0.5, 0.0, help="share of the steps, at the end, over which the learning rate falls to zero"
+        0.5,
+        sd=0.0,
+        help="share of the steps, at the end, over which the learning rate falls to zero",
     )
 
     drop: float = option(
-        0.2, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
+        0.2, sd=0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
     )
 
     adam8bit: bool = option(
         False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True
     )
     accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
+
+    @property
+    def needs_pictures(self) -> int:
+        return self.images
+
+    def check_machine(self, device: str) -> None:
+        check_training(device, adam8bit=self.adam8bit)
 
     def prepare(
         self, model: T2IModel, data: Data, seed: int, contains: str = ""
@@ -139,7 +158,7 @@ class PoisonAttack(UNetAttack):
 
     weight: float = option(0.5, help="share of the poisoned pairs in the loss")
     drop: float = option(
-        0.25, 0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
+        0.25, sd=0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
     )
 
     def terms(

@@ -4,54 +4,47 @@ between methods and the core.
 Imports: nothing of ours.
 """
 
+from t2i_backdoor_bench.contract.cell import Cell, Record
+from t2i_backdoor_bench.contract.errors import StorageError, Undeclared, UserError
+from t2i_backdoor_bench.contract.methods import Attack, Defense, Method, Metric, Screen
+from t2i_backdoor_bench.contract.options import family_defaults, option, options_of
+from t2i_backdoor_bench.contract.protocols import Data, Prompt
 from t2i_backdoor_bench.contract.registry import (
     Entry,
     Registry,
     attacks,
     defenses,
-    family_defaults,
     metrics,
-    option,
     register_attack,
     register_defense,
     register_metric,
     suggest,
 )
-from t2i_backdoor_bench.contract.types import (
-    CHOICE,
-    NEEDS,
-    PLACES,
-    Backdoor,
-    Cell,
-    CellResult,
-    DefenderView,
-    Record,
-    Sampler,
-    Samples,
-    Score,
-    StorageError,
-    Target,
-    Trigger,
-    Undeclared,
-    UserError,
-    swapped,
-    whole,
-)
+from t2i_backdoor_bench.contract.samples import Samples, Score
+from t2i_backdoor_bench.contract.target import Backdoor, Target
+from t2i_backdoor_bench.contract.trigger import CHOICE, CONTROL, PLACES, Trigger, swapped, whole
+from t2i_backdoor_bench.contract.view import NEEDS, DefenderView
 
 __all__ = [
     "CHOICE",
+    "CONTROL",
     "NEEDS",
     "PLACES",
+    "Attack",
     "Backdoor",
     "Cell",
-    "CellResult",
+    "Data",
     "DefenderView",
+    "Defense",
     "Entry",
+    "Method",
+    "Metric",
+    "Prompt",
     "Record",
     "Registry",
-    "Sampler",
     "Samples",
     "Score",
+    "Screen",
     "StorageError",
     "Target",
     "Trigger",
@@ -62,6 +55,7 @@ __all__ = [
     "family_defaults",
     "metrics",
     "option",
+    "options_of",
     "register_attack",
     "register_defense",
     "register_metric",

@@ -122,7 +122,7 @@ def cited(text: str) -> list[Paper]:
 
 def of_method(entry: Entry) -> list[Paper]:
     """The papers of a registered method."""
-    named = entry.info.get("paper", "")
+    named = entry.paper
     if not named:
         return cited(entry.cls.__doc__ or "")
     if "@" in named:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from t2i_backdoor_bench.contract.types import UserError
+from t2i_backdoor_bench.contract.errors import UserError
 
 INSIDE = r"(?![^\[]*\])"  # not between brackets: "1e+3" has a plus, and several options a comma
 

@@ -1,16 +1,15 @@
-"""Registers attacks, defenses and metrics, finds them, selects them by name, and builds them with
-overrides.
+"""Registers attacks, defenses and metrics, finds them, and selects them by name.
 
 A method is one file with one decorated dataclass:
 
     @register_defense("my_defense", groups=("removal",), needs=("trigger",))
     @dataclass
-    class MyDefense:
-        steps: int = option(100, sd=1000)
+    class MyDefense(Defense):
+        steps: int = option(100, sd=1000, low=1, scales=True)
         def apply(self, model, view, seed): ...
 
-Third parties register through the entry points `t2i_backdoor_bench.attacks`, `.defenses` and
-`.metrics` of their own package.
+Other packages register theirs through the entry points `t2i_backdoor_bench.attacks`, `.defenses`
+and `.metrics`.
 """
 
 from __future__ import annotations
@@ -19,79 +18,111 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
-import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
+from t2i_backdoor_bench.contract.errors import UserError
+from t2i_backdoor_bench.contract.methods import Attack, Defense, Method, Metric
 from t2i_backdoor_bench.contract.names import label, names_of, parts_of, read
-from t2i_backdoor_bench.contract.types import NEEDS, UserError
+from t2i_backdoor_bench.contract.options import check_values, family_defaults, typed
+from t2i_backdoor_bench.contract.view import NEEDS
 
-FAMILIES = ("shapes", "sd")
+EMBEDDED = "shapes"  # the family of the embedded base
+FAMILIES = (EMBEDDED, "sd")
+BETTER = ("higher", "lower", "none")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered method: its class, the groups it belongs to, and what the table says of it."""
+    """A registered method: its class, its groups, and what the core and the tables need to know."""
 
     name: str
-    cls: type
+    cls: type[Method]
     groups: tuple[str, ...] = ()
     preset: dict[str, Any] = field(default_factory=dict)  # option values that this name fixes
     tuned: dict[str, Any] = field(default_factory=dict)  # its own defaults on the embedded base
-    info: dict[str, Any] = field(default_factory=dict)
+    version: int = 0  # a part of the keys of cells; 0: none
+    paper: str = ""  # keys of contract/references.bib, or a BibTeX entry
+    apart: bool = False  # not a part of the group "all": it runs where it is named
+
+    # attacks
+    edits: str = ""  # what it changes, in words
+    own: bool = False  # its paper evaluates with a prompt of its own (`Backdoor.own`)
+
+    # defenses
+    needs: tuple[str, ...] = ()  # what its view holds
+    gives: tuple[str, ...] = ()  # what the defenses behind it in a composition need not be given
+    screens: bool = False  # it refuses prompts
+    locates: bool = False  # it finds the trigger in a prompt
+    undefended: bool = False  # it does nothing
+
+    # metrics
+    better: str = "none"  # "higher", "lower" or "none"
+    percent: bool = False  # it is a share
+    title: str = ""  # what it is called in a sentence or a heading
+    short: str = ""  # its name over a column
+    group: str = ""  # the part of the tables that it belongs to
+    only: str = ""  # the flag that an attack, a defense or a run needs for it to be measured
+    weights: str = ""  # the variable that names the published weights it needs
 
     @property
     def summary(self) -> str:
+        """The first line of the docstring."""
         return (self.cls.__doc__ or "").strip().split("\n")[0]
+
+    @property
+    def flags(self) -> set[str]:
+        """What metrics with `only` ask for."""
+        flags = {"own": self.own, "screens": self.screens, "locates": self.locates}
+        flags["undefended"] = self.undefended
+        return {name for name, on in flags.items() if on}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a metric reads, as records keep it."""
+        found = {"better": self.better, "percent": self.percent}
+        more = {"only": self.only, "title": self.title, "short": self.short, "group": self.group}
+        return found | {k: v for k, v in more.items() if v}
 
 
 class Registry:
     """Names of one kind ("attack", "defense", "metric") and the classes behind them."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, base: type[Method]) -> None:
+        self.kind, self.base = kind, base
         self.entries: dict[str, Entry] = {}
         self.compositions: dict[str, tuple[str, tuple[str, ...]]] = {}  # name -> "a+b", groups
         self._loaded = False
 
     def register(
-        self,
-        name: str,
-        *,
-        groups: Iterable[str] = (),
-        preset: dict | None = None,
-        tuned: dict | None = None,
-        **info: Any,
+        self, name: str, *, groups: Iterable[str] = (), **facts: Any
     ) -> Callable[[type], type]:
-        """Decorator. A name that is taken raises. `preset` fixes option values, so that variants of
-        a method have names of their own; `tuned` are a variant's own defaults on the embedded base,
-        where its best are not those of its class.
-        """
+        """Decorator; `facts` are fields of `Entry`. A name that another class has raises
+        ValueError; the same class, defined again as in a notebook, replaces the earlier one."""
 
         def add(cls: type) -> type:
-            if name in self.entries:
-                raise ValueError(
-                    f"{self.kind} {name!r} is already registered by"
-                    f" {self.entries[name].cls.__module__}"
-                )
+            earlier = self.entries.get(name)
+            if earlier and _place(earlier.cls) != _place(cls):
+                module = earlier.cls.__module__
+                raise ValueError(f"{self.kind} {name!r} is already registered by {module}")
             if name in self.compositions:
                 raise ValueError(f"{self.kind} {name!r} is already the name of a composition")
             if not dataclasses.is_dataclass(cls):
+                raise TypeError(f"{self.kind} {name!r} must be a dataclass: its fields are options")
+            if not issubclass(cls, self.base):
+                base = self.base.__name__
                 raise TypeError(
-                    f"{self.kind} {name!r} must be a dataclass: its fields are its options"
+                    f"{self.kind} {name!r} must be a subclass of t2i_backdoor_bench.contract.{base}"
                 )
-            self.entries[name] = Entry(
-                name, cls, tuple(groups), dict(preset or {}), dict(tuned or {}), info
-            )
+            self.entries[name] = Entry(name, cls, tuple(groups), **facts)
             return cls
 
         return add
 
     def compose(self, name: str, parts: str, groups: Iterable[str] = ()) -> None:
-        """Give the composition "a+b" a name that stands for it, and put it into groups and into
-        "all". A name that is taken raises."""
+        """Give the composition "a+b" a name, and put it into groups and into "all"."""
         if name in self.entries or name in self.compositions:
             raise ValueError(f"{self.kind} {name!r} is already registered")
         self.compositions[name] = (parts, tuple(groups))
@@ -109,17 +140,17 @@ class Registry:
                 point.load()
             except Exception as error:
                 package = point.dist.name if point.dist else "an installed package"
-                told = str(error).strip().splitlines() or [""]
+                first = (str(error).strip().splitlines() or [""])[0]
                 raise UserError(
-                    f"the {self.kind} {point.name!r} of {package} cannot be loaded"
-                    f" ({type(error).__name__}: {told[0]}); repair or remove {package}"
+                    f"the {self.kind} {point.name!r} of {package} cannot be loaded "
+                    f"({type(error).__name__}: {first}); repair or remove {package}"
                 ) from error
 
     @property
     def groups(self) -> dict[str, list[str]]:
         self.load()
         named = [(n, e.groups) for n, e in self.entries.items()] + list(self.compositions.values())
-        apart = {n for n, e in self.entries.items() if e.info.get("apart")}
+        apart = {n for n, e in self.entries.items() if e.apart}
         found: dict[str, list[str]] = {"all": [name for name, _ in named if name not in apart]}
         for name, groups in named:
             for group in groups:
@@ -141,9 +172,7 @@ class Registry:
             if part in self.groups:
                 names += self.groups[part]
             else:
-                pieces = "+".join(
-                    self.compositions.get(piece, (piece,))[0] for piece in parts_of(part)
-                )
+                pieces = "+".join(self.compositions.get(p, (p,))[0] for p in parts_of(part))
                 variants = [read(piece) for piece in parts_of(pieces)]
                 for name, _ in variants:
                     self.get(name)
@@ -154,16 +183,23 @@ class Registry:
 
     def build(self, name: str, family: str, overrides: dict[str, Any] | None = None) -> Any:
         """An instance with the family's defaults, the name's own values and the user's overrides,
-        in that order."""
+        in that order. Raises UserError for an option that does not exist or is out of range."""
         entry = self.get(name)
-        values = (
-            family_defaults(entry.cls, family)
-            | entry.preset
-            | (entry.tuned if family == "shapes" else {})
-        )
+        if family not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise ValueError(f"unknown model family {family!r}; known: {known}")
+        values = family_defaults(entry.cls, family) | entry.preset
+        values |= entry.tuned if family == EMBEDDED else {}
         for key, value in (overrides or {}).items():
-            values[key] = _typed(entry, key, value)
-        return entry.cls(**values)
+            values[key] = typed(name, entry.cls, key, value)
+        check_values(name, entry.cls, values)
+        instance = entry.cls(**values)
+        instance.check()
+        return instance
+
+
+def _place(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
 
 
 def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
@@ -173,108 +209,46 @@ def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {', '.join(near)}?" if near else f"{otherwise}: {', '.join(known)}"
 
 
-def option(shapes: Any, sd: Any = dataclasses.MISSING, help: str = "", late: bool = False) -> Any:
-    """A dataclass field with one default a model family: tuned for the embedded base, and published
-    for Stable Diffusion.
-
-    `late` marks an option that was added to a method with stored results and whose default is what
-    the method did before: while it has its default it is no part of a cell's key, and the results
-    stay valid.
-    """
-    metadata = {
-        "sd": shapes if sd is dataclasses.MISSING else sd,
-        "shapes": shapes,
-        "help": help,
-        "late": late,
-    }
-    return dataclasses.field(default=shapes, metadata=metadata)
+attacks = Registry("attack", Attack)
+defenses = Registry("defense", Defense)
+metrics = Registry("metric", Metric)
 
 
-def family_defaults(cls: type, family: str) -> dict[str, Any]:
-    if family not in FAMILIES:
-        raise ValueError(f"unknown model family {family!r}; known: {', '.join(FAMILIES)}")
-    return {
-        f.name: f.metadata[family]
-        for f in dataclasses.fields(cls)
-        if f.init and family in f.metadata
-    }
-
-
-def _typed(entry: Entry, key: str, value: Any) -> Any:
-    """Check and convert one override, given as text or as a value, by the field's annotation."""
-    hints = typing.get_type_hints(entry.cls)
-    fields = {f.name for f in dataclasses.fields(entry.cls) if f.init}
-    if key not in fields:
-        near = difflib.get_close_matches(key, fields, n=3, cutoff=0.4) or sorted(fields)
-        raise UserError(f"{entry.name} has no option {key!r}; it has {', '.join(near)}")
-    kind = hints[key]
-    if not isinstance(value, str) or kind is str:
-        return value
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-                value.lower()
-            ]
-        if kind is int:
-            return int(value)
-        if kind is float:
-            return float(value)
-        if typing.get_origin(kind) is tuple:
-            inner = typing.get_args(kind)[0]
-            return tuple(inner(v) for v in value.replace("x", ",").split(","))
-    except (ValueError, KeyError):
-        raise UserError(
-            f"{entry.name}.{key} must be {getattr(kind, '__name__', kind)}, not {value!r}"
-        ) from None
-    raise UserError(f"{entry.name}.{key} cannot be set from the command line (its type is {kind})")
-
-
-attacks, defenses, metrics = Registry("attack"), Registry("defense"), Registry("metric")
-
-
-def register_attack(
-    name: str, *, groups: Iterable[str] = (), preset: dict[str, Any] | None = None, **info: Any
-) -> Callable:
-    """Register an attack: a dataclass with `inject(model, data, seed) -> T2IModel` and
-    `backdoor(model) -> Backdoor`. With `apart=True`, of any kind, the group "all" leaves it out: it
-    runs where it is named."""
-    return attacks.register(name, groups=groups, preset=preset, **info)
+def register_attack(name: str, *, groups: Iterable[str] = (), **facts: Any) -> Callable:
+    """Register an attack. `facts`: `edits`, `own`, `preset`, `version`, `paper`, `apart`."""
+    return attacks.register(name, groups=groups, **facts)
 
 
 def register_defense(
-    name: str,
-    *,
-    needs: Iterable[str] = (),
-    groups: Iterable[str] = (),
-    preset: dict | None = None,
-    tuned: dict | None = None,
-    **info: Any,
+    name: str, *, needs: Iterable[str] = (), groups: Iterable[str] = (), **facts: Any
 ) -> Callable:
-    """Register a defense: a dataclass with `apply(model, view, seed) -> T2IModel`; `needs` is what
-    its view will hold.
+    """Register a defense. `needs` is what its view will hold.
 
     `gives=("trigger",)` says that it sets `T2IModel.located`, which the view of the defenses behind
     it in a composition then holds as the trigger. The flags `screens` and `locates` say what
     metrics it has. A `version` (here and for attacks and metrics) is a part of its cells' keys:
     raise it when the method computes other numbers than before, and stored ones are made again.
     """
-    needs = (
-        tuple(n for n in NEEDS if n in set(needs))
-        if set(needs) <= set(NEEDS)
-        else _bad_needs(name, needs)
-    )
-    return defenses.register(name, groups=groups, preset=preset, tuned=tuned, needs=needs, **info)
+    unknown = sorted(set(needs) - set(NEEDS))
+    if unknown:
+        raise ValueError(f"defense {name!r} needs {unknown}; known needs: {', '.join(NEEDS)}")
+    needs = tuple(n for n in NEEDS if n in set(needs))
+    return defenses.register(name, groups=groups, needs=needs, **facts)
 
 
-def _bad_needs(name: str, needs: Iterable[str]) -> tuple[str, ...]:
-    raise ValueError(
-        f"defense {name!r} needs {sorted(set(needs) - set(NEEDS))}; known needs: {', '.join(NEEDS)}"
-    )
-
-
-def register_metric(name: str, *, better: str, percent: bool = False, **info: Any) -> Callable:
-    """Register a metric: a dataclass with `compute(samples, features) -> Score`; `better` is
-    "higher", "lower" or "none"."""
-    if better not in ("higher", "lower", "none"):
+def register_metric(
+    name: str,
+    *,
+    better: str,
+    percent: bool = False,
+    title: str = "",
+    short: str = "",
+    group: str = "",
+    **facts: Any,
+) -> Callable:
+    """Register a metric. `better` is "higher", "lower" or "none". Tables, plots and the report are
+    made from `title`, `short` and `group` alone (without: from the name)."""
+    if better not in BETTER:
         raise ValueError(f"metric {name!r}: better must be higher, lower or none, not {better!r}")
-    return metrics.register(name, better=better, percent=percent, **info)
+    shown = {"title": title or name, "short": short or title or name, "group": group or "more"}
+    return metrics.register(name, better=better, percent=percent, **shown, **facts)

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from t2i_backdoor_bench.contract import UserError, whole
-from t2i_backdoor_bench.data.splits import SPLITS, Prompt, split_at
+from t2i_backdoor_bench.contract import Prompt, UserError, whole
+from t2i_backdoor_bench.data.splits import SPLITS, split_at
 from t2i_backdoor_bench.models.progress import progress
 
 OPTIONS = ("split", "caption", "image", "config", "revision", "rows", "stream")

@@ -11,44 +11,14 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Trigger, UserError
+from t2i_backdoor_bench.contract import Data, Prompt, Trigger, UserError
 from t2i_backdoor_bench.data import world
 
 SPLITS = {"train": 0.25, "defender": 0.2, "development": 0.15, "evaluation": 0.4}
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt, and for each attribute the prompts that would be wrong for its picture in that one
-    thing."""
-
-    text: str
-    wrong: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
-
-
-class Data(Protocol):
-    """Where prompts and captioned images come from."""
-
-    name: str
-
-    def prompts(self, split: str, n: int, seed: int, contains: str = "") -> list[Prompt]:
-        """`n` different prompts of a split; with `contains`, only such that hold this word or
-        letter. Raises UserError for too few."""
-
-    def pairs(
-        self, split: str, n: int, seed: int, contains: str = ""
-    ) -> tuple[np.ndarray, list[str]]:
-        """`n` captioned images of a split: uint8 (n, H, W, 3) and their captions."""
-
-    def count(self, what: str, split: str, contains: str = "") -> int | None:
-        """How many "prompts" or "pairs" a split holds; None where there are as many as one asks
-        for."""
 
 
 def split_of(combination: tuple[str, str, str]) -> str:

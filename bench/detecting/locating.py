@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import DefenderView, Trigger, option
+from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option
 from t2i_backdoor_bench.models.model import T2IModel
 
 NOTHING = (-1, -1)
@@ -28,7 +28,7 @@ Locate = Callable[
 
 
 @dataclass
-class Locator:
+class Locator(Defense):
     """What locators share: the prompts of a stream that the model's detector flags are searched,
     their words vote, and the model comes back with the located trigger for the defenses behind it,
     and without the detector, which has done its work. Where no detector stands before it, every

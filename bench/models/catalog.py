@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i_backdoor_bench import shapes
-from t2i_backdoor_bench.contract import Sampler, UserError
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.models.trust import locate, read_json, refuse_file
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import Sampler, Trigger, UserError
+from t2i_backdoor_bench.contract import Trigger, UserError
 from t2i_backdoor_bench.models.batches import in_batches
 from t2i_backdoor_bench.models.offload import lying_on, where
 from t2i_backdoor_bench.models.precision import HALF, MixedUNet, make_mixed
+from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.models.trust import locate
 from t2i_backdoor_bench.training.loop import is_trained
 

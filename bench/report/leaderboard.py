@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.report import ranking as standings
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.paired import TIE, paired_in
 from t2i_backdoor_bench.report.ranking import LEAD, Standing
-from t2i_backdoor_bench.report.rows import DASH, Record, shown
+from t2i_backdoor_bench.report.rows import DASH, shown
 from t2i_backdoor_bench.stats.estimates import Estimate
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import write_text

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.rows import Record
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import write_text
 
@@ -123,7 +123,7 @@ def pivots(records: Sequence[Record]) -> list[Pivot]:
 def to_markdown(records: Sequence[Record]) -> str:
     """Every view as a table."""
     lines = ["# Matrix", ""]
-    needs = {r.cell.defense: tables.needs_text(" ".join(r.needs)) for r, _ in records}
+    needs = {r.cell.defense: tables.needs_text(" ".join(r.needs)) for r in records}
     for pivot in pivots(records):
         lines += [f"## {pivot.view.title}", "", pivot.view.what, ""]
         lines.append(
@@ -147,7 +147,7 @@ def to_markdown(records: Sequence[Record]) -> str:
 def write(records: Sequence[Record], folder: Path) -> list[Path]:
     """Write matrix.md where there is something to lay out: more than one attack and a defense."""
     path = folder / "matrix.md"
-    if len({r.cell.attack for r, _ in records}) < 2 or not pivots(records):
+    if len({r.cell.attack for r in records}) < 2 or not pivots(records):
         path.unlink(missing_ok=True)
         return []
     write_text(path, to_markdown(records))

@@ -9,7 +9,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Record, Score
 from t2i_backdoor_bench.stats import estimates as stats
-from t2i_backdoor_bench.store.provenance import other_weights, said
+from t2i_backdoor_bench.store.provenance import other_weights
 
 TIE = 0.05  # McNemar's p from which on two defenses are not told apart
 
@@ -22,8 +22,8 @@ def pairs(
     another machine is another model."""
     ours, theirs = (
         {
-            (r.cell.attack, r.cell.seed): (r.scores[metric], said(x, "attack_weights"))
-            for r, x in rs
+            (r.cell.attack, r.cell.seed): (r.scores[metric], r.said("attack_weights"))
+            for r in rs
             if r.status == "done" and metric in r.scores
         }
         for rs in (row, against)
@@ -49,7 +49,7 @@ def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> f
 def paired_in(records: Sequence[Record], one: str, other: str, metric: str) -> float | None:
     """`paired_p` of two defenses, by name."""
     return paired_p(
-        *([r for r in records if r[0].cell.defense == name] for name in (one, other)), metric
+        *([r for r in records if r.cell.defense == name] for name in (one, other)), metric
     )
 
 
@@ -65,7 +65,7 @@ def changes(row: Sequence[Record], undefended: Sequence[Record], metric: str) ->
 def reference(records: Sequence[Record]) -> str:
     """The defense that the others are tested against: skdcag, or else the first that does
     something."""
-    names = list(dict.fromkeys(r.cell.defense for r, _ in records))
+    names = list(dict.fromkeys(r.cell.defense for r in records))
     swept = [n for n in names if n.startswith("skdcag[")]
     return (
         "skdcag"

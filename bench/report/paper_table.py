@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report import ranking as standings
 from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.rows import DASH, Record, escape
+from t2i_backdoor_bench.report.rows import DASH, escape
 from t2i_backdoor_bench.stats.estimates import Estimate
 from t2i_backdoor_bench.store.folder import write_text
 
@@ -19,7 +20,7 @@ def kinds(records: Sequence[Record]) -> dict[str, list[str]]:
     """The attacks of the run by the kind of their target: patch, style and object first, then
     others."""
     found: dict[str, list[str]] = {}
-    for result, _ in records:
+    for result in records:
         kind = (result.backdoor.get("target") or {}).get("kind")
         if kind and result.cell.attack not in found.setdefault(kind, []):
             found[kind].append(result.cell.attack)
@@ -68,8 +69,8 @@ def bold(table: Sequence[tuple[str, dict[str, Estimate | None]]], kind: str) -> 
 
 
 def caption(records: Sequence[Record]) -> str:
-    protocol = records[0][1].get("protocol", {})
-    seeds = len({r.cell.seed for r, _ in records})
+    protocol = records[0].protocol
+    seeds = len({r.cell.seed for r in records})
     n = protocol.get("evaluation", {}).get("n", "?")
     parts = "; ".join(f"{TITLES.get(k, k)}: {', '.join(a)}" for k, a in kinds(records).items())
     return (

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from t2i_backdoor_bench.contract import Cell, CellResult, UserError
+from t2i_backdoor_bench.contract import Cell, Record, UserError
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import matrix as pivot
@@ -25,7 +25,7 @@ from t2i_backdoor_bench.store.folder import Store
 def publish(store: Store, style: str = "full", show: bool = True) -> None:
     """Tables, pictures and report from the stored records, and the table on the terminal."""
     records = stored_records(store)
-    if not any(r.status != "missing" for r, _ in records):
+    if not any(r.status != "missing" for r in records):
         raise UserError(
             f"{store.root} holds no finished cell: run the benchmark first, or name its folder with"
             " --out"
@@ -55,7 +55,7 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
         terminal.summary(records, store.root, written)
 
 
-def stored_records(store: Store) -> list[tables.Record]:
+def stored_records(store: Store) -> list[Record]:
     """The records of the folder's last plan, in its order, with a stand-in for each cell that has
     not run; without a plan, all records."""
     manifest = store.read_record("run")
@@ -69,7 +69,7 @@ def stored_records(store: Store) -> list[tables.Record]:
             for c in manifest["cells"]
         ]
         absent_ones = [
-            CellResult(cell, "missing", needs=tuple(map(str, needs[cell.defense])))
+            Record(cell, "missing", needs=tuple(map(str, needs[cell.defense])), **extra)
             for cell in planned
         ]
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -80,15 +80,9 @@ def stored_records(store: Store) -> list[tables.Record]:
         return store.all_results()
     records = []
     for cell, absent in zip(planned, absent_ones, strict=True):
-        result, own = store.read_result(cell.key) or (absent, extra)
-        records.append(
-            (
-                replace(
-                    result, cell=replace(result.cell, attack=cell.attack, defense=cell.defense)
-                ),
-                own,
-            )
-        )
+        result = store.read_result(cell.key) or absent
+        renamed = replace(result.cell, attack=cell.attack, defense=cell.defense)
+        records.append(replace(result, cell=renamed))
     return records
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.paired import TIE, changes, paired_in
-from t2i_backdoor_bench.report.rows import Record
 from t2i_backdoor_bench.stats.estimates import Estimate, pool_values
 from t2i_backdoor_bench.store import provenance
 
@@ -65,7 +65,7 @@ def average_by_seed(records: Sequence[Record], metric: str) -> Estimate | None:
     images: the attacks of each seed are averaged first, and the interval is Student's over seeds.
     Only seeds that every attack has."""
     by_seed: dict[int, dict[str, float]] = {}
-    for result, _ in records:
+    for result in records:
         if result.status == "done" and (value := tables.value_of(result, metric)) is not None:
             by_seed.setdefault(result.cell.seed, {})[result.cell.attack] = value
     return over_seeds(by_seed)
@@ -109,7 +109,7 @@ def standings(records: Sequence[Record]) -> list[Standing]:
         unlike(records),
     )
     for defense, rows in by_defense.items():
-        own = [r for r in records if r[0].cell.defense == defense]
+        own = [r for r in records if r.cell.defense == defense]
         means = {
             m: average(rows, m) if m in (*SHARES, "trigger_effect") else average_by_seed(own, m)
             for m in METRICS
@@ -136,14 +136,14 @@ def unlike(records: Sequence[Record]) -> set[tuple[str, str]]:
     """The attacks and defenses that have a cell of other attacked weights than the undefended one
     of the same seed."""
     weights = {
-        (r.cell.attack, r.cell.seed): provenance.said(x, "attack_weights")
-        for r, x in records
+        (r.cell.attack, r.cell.seed): r.said("attack_weights")
+        for r in records
         if r.cell.defense == "none"
     }
     found = set()
-    for result, extra in records:
+    for result in records:
         own, base = (
-            provenance.said(extra, "attack_weights"),
+            result.said("attack_weights"),
             weights.get((result.cell.attack, result.cell.seed), ""),
         )
         if provenance.other_weights(own, base):
@@ -288,7 +288,7 @@ def _effect(table: Sequence[Standing]) -> str:
 def troubles(records: Sequence[Record]) -> list[tuple[str, str]]:
     """The cells that failed or have not run, with the last line of the message."""
     out = []
-    for result, _ in records:
+    for result in records:
         if result.status != "done":
             text = (result.error.strip().splitlines() or ["has not run yet"])[-1]
             out.append(

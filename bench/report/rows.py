@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import CellResult, Record, Score
+from t2i_backdoor_bench.contract import Record, Score
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.report.paired import changes, paired_p, reference, rival
 from t2i_backdoor_bench.stats import estimates as stats
@@ -114,7 +114,7 @@ def pool(scores: Sequence[Score]) -> Score:
 def metric_names(records: Sequence[Record]) -> list[str]:
     """Metrics of any record that are not costs: the well-known first, in their order, then the
     others by name."""
-    found = {name for _, extra in records for name in extra.get("directions", {})}
+    found = {name for r in records for name in r.directions}
     found -= {*COST, *COUNTS}
     return [m for m in FIRST if m in found] + sorted(found - set(FIRST))
 
@@ -123,7 +123,7 @@ def direction(records: Sequence[Record], metric: str) -> dict[str, Any]:
     if metric in COST:
         return {"better": "lower", "percent": False}
     return next(
-        (e["directions"][metric] for _, e in records if metric in e.get("directions", {})),
+        (r.directions[metric] for r in records if metric in r.directions),
         {"better": "none", "percent": False},
     )
 
@@ -132,7 +132,7 @@ def groups(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]
     """Records of one row of the table (base, attack, defense) by seed: the undefended row first in
     its block, otherwise in the order in which the names first appear."""
     bases, attacks, defenses = (
-        list(dict.fromkeys(getattr(r.cell, f) for r, _ in records))
+        list(dict.fromkeys(getattr(r.cell, f) for r in records))
         for f in ("base", "attack", "defense")
     )
     defenses.sort(key=lambda name: name != "none")
@@ -143,11 +143,10 @@ def groups(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]
                 rows = [
                     r
                     for r in records
-                    if (r[0].cell.base, r[0].cell.attack, r[0].cell.defense)
-                    == (base, attack, defense)
+                    if (r.cell.base, r.cell.attack, r.cell.defense) == (base, attack, defense)
                 ]
                 if rows:
-                    found[base, attack, defense] = sorted(rows, key=lambda r: r[0].cell.seed)
+                    found[base, attack, defense] = sorted(rows, key=lambda r: r.cell.seed)
     return found
 
 
@@ -162,13 +161,13 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     split = groups(records)
     defenses = {defense for _, _, defense in split}
     for (base, attack, defense), cells in split.items():
-        done = [r for r, _ in cells if r.status == "done"]
-        protocol = cells[0][1].get("protocol", {})
+        done = [r for r in cells if r.status == "done"]
+        protocol = cells[0].protocol
         row: dict[str, Any] = {
             "base": base,
             "attack": attack,
             "defense": defense,
-            "needs": " ".join(cells[0][0].needs),
+            "needs": " ".join(cells[0].needs),
         }
         row |= {"seeds": len(done), "n": protocol.get("evaluation", {}).get("n")}
         for name in names:
@@ -196,20 +195,20 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
             values = [v for v in (_cost(r, name) for r in done) if v is not None]
             row[name] = float(np.mean(values)) if values else None
         row["scorer"] = protocol.get("scorer", "")
-        states = {r.status for r, _ in cells}
+        states = {r.status for r in cells}
         row["status"] = states.pop() if len(states) == 1 else "partial" if done else "failed"
         table.append(row)
     return table
 
 
-def _cost(result: CellResult, name: str) -> float | None:
+def _cost(result: Record, name: str) -> float | None:
     if name == "seconds_per_step":
         steps = result.cost.get("steps")
         return result.cost["seconds"] / steps if steps and "seconds" in result.cost else None
     return result.cost.get(name)
 
 
-def value_of(result: CellResult, metric: str) -> float | None:
+def value_of(result: Record, metric: str) -> float | None:
     """One number of a cell: a score, or a cost."""
     if metric in (*COST, *COUNTS):
         return _cost(result, metric)
@@ -220,7 +219,7 @@ def long_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One row a cell and metric: the columns of rows.csv."""
     table = []
     for cells in groups(records).values():
-        for result, extra in cells:
+        for result in cells:
             cell = result.cell
             start = {
                 "base": cell.base,
@@ -228,10 +227,10 @@ def long_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "defense": cell.defense,
                 "seed": cell.seed,
             }
-            origin = provenance.columns(result, extra)
+            origin = provenance.columns(result)
             for metric in [
                 *metric_names(records),
-                *(m for m in (*COST, *COUNTS) if m in extra.get("directions", {})),
+                *(m for m in (*COST, *COUNTS) if m in result.directions),
             ]:
                 score = result.scores.get(metric) or Score(
                     None, note=_without(result, direction(records, metric))
@@ -256,7 +255,7 @@ def long_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return table
 
 
-def _without(result: CellResult, way: Mapping[str, Any]) -> str:
+def _without(result: Record, way: Mapping[str, Any]) -> str:
     """Why a cell has no score of a metric that reads this way."""
     return (
         ONLY.get(way.get("only", ""), WITHOUT["done"])
@@ -333,7 +332,7 @@ def attacks_alone(table: Sequence[Mapping[str, Any]]) -> bool:
 def heading(records: Sequence[Record], metric: str, up: str, down: str, percent: str) -> str:
     way = direction(records, metric)
     alone = all(
-        r.cell.defense == "none" for r, _ in records
+        r.cell.defense == "none" for r in records
     )  # what is bad for a defender is good for an attack
     arrow = (
         ""
@@ -373,13 +372,13 @@ def best(records: Sequence[Record], table: Sequence[Mapping[str, Any]], metric: 
 def caption(records: Sequence[Record], marked: bool = True) -> str:
     """The protocol in two sentences, from the records alone. `marked`: the table has its best in
     bold."""
-    protocol = records[0][1].get("protocol", {})
-    seeds = sorted({r.cell.seed for r, _ in records})
+    protocol = records[0].protocol
+    seeds = sorted({r.cell.seed for r in records})
     sampler, evaluation = protocol.get("sampler", {}), protocol.get("evaluation", {})
     networks = sorted(
         {
             s.network
-            for r, _ in records
+            for r in records
             for m, s in r.scores.items()
             if s.network and m in ("fid", "clip_score")
         }
@@ -390,7 +389,7 @@ def caption(records: Sequence[Record], marked: bool = True) -> str:
         f" {sampler.get('guidance', '?')}"
     )
     training = protocol.get("training", 1)
-    marked = marked and any(r.cell.defense != "none" for r, _ in records)
+    marked = marked and any(r.cell.defense != "none" for r in records)
     bold = (
         "Best defense of each attack in bold; the undefended row does not compete. "
         if marked
@@ -411,11 +410,9 @@ def in_text_encoder(records: Sequence[Record]) -> str:
     """A sentence that names the attacks on the text encoder, where there are defenses; "" where
     there is nothing to say."""
     found = dict.fromkeys(
-        r.cell.attack
-        for r, extra in records
-        if re.search("text encoder|token embedding", extra.get("edits", ""))
+        r.cell.attack for r in records if re.search("text encoder|token embedding", r.edits)
     )
-    if not found or all(r.cell.defense == "none" for r, _ in records):
+    if not found or all(r.cell.defense == "none" for r in records):
         return ""
     return (
         f"In the text encoder: {', '.join(found)}; what repairs the U-Net changes none of these"

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Trigger
+from t2i_backdoor_bench.contract import Record, Trigger
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.report.figures.picture_grid import first_seed, stored_maps
-from t2i_backdoor_bench.report.rows import Record
 from t2i_backdoor_bench.store.folder import Store, write_atomic
 
 if TYPE_CHECKING:

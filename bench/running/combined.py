@@ -6,16 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from t2i_backdoor_bench.contract import Backdoor, UserError
+from t2i_backdoor_bench.contract import Attack, Backdoor, UserError
 
 if TYPE_CHECKING:
-    from t2i_backdoor_bench.data.splits import Data
+    from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.models.model import T2IModel
     from t2i_backdoor_bench.running.plan import Method
 
 
 @dataclass(frozen=True)
-class Several:
+class Several(Attack):
     """The attack "a+b", of which the backdoor number `which` is judged and told to defenses that
     are given a trigger.
 
@@ -58,16 +58,16 @@ def rows(name: str, parts: tuple[Method, ...]) -> dict[str, Method]:
     judged by. Raises UserError for a checkpoint in a composition: it is a model of its own."""
     if len(parts) == 1:
         return {name: parts[0]}
-    if any(hasattr(part.instance, "withheld") for part in parts):
+    if any(part.instance.whole_model for part in parts):
         raise UserError(
             f"{name}: a checkpoint is a whole model; it cannot be one of several attacks"
         )
-    edits = ", ".join(dict.fromkeys(part.info.get("edits", "") for part in parts))
+    edits = ", ".join(dict.fromkeys(part.entry.edits for part in parts))
     made = {}
     for i, part in enumerate(parts):
-        info = {k: v for k, v in part.info.items() if k != "version"} | {"edits": edits}
+        entry = replace(part.entry, version=0, edits=edits)
         made[f"{name}#{i + 1}"] = replace(
-            part, name=name_of(parts), instance=Several(parts, i), info=info
+            part, name=name_of(parts), instance=Several(parts, i), entry=entry
         )
     return made
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Backdoor, swapped
+from t2i_backdoor_bench.contract import Backdoor, Prompt, swapped
 from t2i_backdoor_bench.data.perturbations import KINDS, moved_triggers, perturb
-from t2i_backdoor_bench.data.splits import Prompt
 
 if TYPE_CHECKING:
     from t2i_backdoor_bench.running.plan import Scale

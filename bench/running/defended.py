@@ -106,7 +106,7 @@ def defend(shop: Workshop, cell: Cell, whole: bool = True) -> Defended:
     ):
         given: set[str] = set()
         for i, part in enumerate(parts):
-            needs = set(part.info.get("needs", ()))
+            needs = set(part.entry.needs)
             if "trigger" in needs & given and model.located is None:
                 continue
             twin = (
@@ -119,7 +119,7 @@ def defend(shop: Workshop, cell: Cell, whole: bool = True) -> Defended:
             seen = view(
                 shop, needs, cell.attack, cell.seed, model.located if "trigger" in given else None
             )
-            given |= set(part.info.get("gives", ()))
+            given |= set(part.entry.gives)
             torch.manual_seed(cell.seed)
             before, model = model, part.instance.apply(model, seen, cell.seed)
             info = (

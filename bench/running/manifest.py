@@ -11,21 +11,18 @@ from typing import Any
 import psutil
 import torch
 
-from t2i_backdoor_bench.contract import CellResult, citations, registry
+from t2i_backdoor_bench.contract import Record, citations, registry
+from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.running.cost import machine
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.settings import to_yaml
-from t2i_backdoor_bench.store.folder import Store, plain, write_text
+from t2i_backdoor_bench.store.folder import Store, write_text
 from t2i_backdoor_bench.store.provenance import commit, versions
 
 
 def directions(plan_: Plan) -> dict[str, dict[str, Any]]:
     """How each metric reads, and which defenses alone have it (`only`)."""
-    known = {"better": "none", "percent": False}
-    return {
-        n: known | {k: m.info[k] for k in (*known, "only") if k in m.info}
-        for n, m in plan_.metrics.items()
-    }
+    return {n: m.entry.reading for n, m in plan_.metrics.items()}
 
 
 def protocol(plan_: Plan) -> dict[str, Any]:
@@ -67,7 +64,7 @@ def papers(plan_: Plan) -> list[dict[str, Any]]:
 def write_manifest(
     plan_: Plan,
     store: Store,
-    results: Mapping[str, CellResult],
+    results: Mapping[str, Record],
     command: Mapping[str, Any] | None = None,
 ) -> None:
     """`run.yaml`, which repeats the run, and `run.json`: what was asked for, with what, on what,
@@ -97,7 +94,7 @@ def write_manifest(
             name: {p.name: p.key["options"] for p in parts}
             for name, parts in plan_.defenses.items()
         },
-        "metrics": {name: m.key["options"] | m.info for name, m in plan_.metrics.items()},
+        "metrics": {name: m.key["options"] | m.entry.reading for name, m in plan_.metrics.items()},
         "directions": directions(plan_),
         "citations": papers(plan_),
         "needs": {name: list(plan_.needs(name)) for name in plan_.defenses},

@@ -11,18 +11,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2i_backdoor_bench.contract import Cell, Registry, UserError, registry, suggest
+from t2i_backdoor_bench.contract import (
+    NEEDS,
+    Cell,
+    Data,
+    Entry,
+    Registry,
+    UserError,
+    registry,
+    suggest,
+)
+from t2i_backdoor_bench.contract.hashing import digest, file_digest, plain
 from t2i_backdoor_bench.contract.names import parts_of, read
+from t2i_backdoor_bench.contract.options import options_of, scaled
 from t2i_backdoor_bench.data import world
 from t2i_backdoor_bench.data.captioned import open_data
-from t2i_backdoor_bench.data.splits import Data, WorldData
+from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.catalog import MEMORY, Base, find_base, picture_side, reads
 from t2i_backdoor_bench.models.trust import locate
 from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.combined import Several, rows
-from t2i_backdoor_bench.store.folder import digest, file_digest, plain
 
-FEW = 16  # prompts or images that a scale with less training leaves a method
 FORMAT = 3  # raise it when a change of this package makes stored numbers out of date
 STYLES = ("full", "paper")  # of the tables for readers
 EXECUTORS = ("local", "ray")  # who makes the cells: processes of this machine, or Ray
@@ -123,18 +132,16 @@ class Method:
 
     name: str
     instance: Any
-    info: dict[str, Any] = field(default_factory=dict)
+    entry: Entry
 
     @property
     def key(self) -> dict[str, Any]:
         if isinstance(self.instance, Several):
             return self.weights_key | {"which": self.instance.which}
-        late = {
-            f.name
-            for f in dataclasses.fields(self.instance)
-            if f.metadata.get("late") and getattr(self.instance, f.name) == f.default
-        }
-        version = {"version": self.info["version"]} if "version" in self.info else {}
+        values = vars(self.instance)
+        known = options_of(type(self.instance)).items()
+        late = {n for n, (f, o) in known if o.late and values[n] == f.default}
+        version = {"version": self.entry.version} if self.entry.version else {}
         return {
             "name": self.name,
             "options": {k: v for k, v in plain(self.instance).items() if k not in late},
@@ -172,9 +179,9 @@ class Plan:
         declared: set[str] = set()
         given: set[str] = set()
         for part in self.defenses[defense]:
-            declared |= set(part.info.get("needs", ())) - given
-            given |= set(part.info.get("gives", ()))
-        return tuple(n for n in registry.NEEDS if n in declared)
+            declared |= set(part.entry.needs) - given
+            given |= set(part.entry.gives)
+        return tuple(n for n in NEEDS if n in declared)
 
     def metrics_of(self, attack: str, defense: str) -> list[str]:
         """The metrics that a cell is measured by: those registered with `only="flag"` serve attacks
@@ -182,20 +189,19 @@ class Plan:
         their "weights", and leave other stored records whole.
         """
         parts = (self.attacks[attack], *self.defenses[defense])
-        flags = {flag for part in parts for flag, on in part.info.items() if on is True}
+        flags = {flag for part in parts for flag in part.entry.flags}
         flags |= {"probe"} if self.config.probe else set()
-        if "clean_model" in getattr(self.attacks[attack].instance, "withheld", ()):
+        if "clean_model" in self.attacks[attack].instance.withheld:
             flags -= {"undefended"}  # what an attack did to a model that nobody has
 
         from t2i_backdoor_bench.scoring.networks import find_weights
 
-        def serves(info: dict[str, Any]) -> bool:
-            only = info.get("only", "")
-            return only in ("", *flags) or (
-                only == "weights" and find_weights(info["weights"]) is not None
+        def serves(entry: Entry) -> bool:
+            return entry.only in ("", *flags) or (
+                entry.only == "weights" and find_weights(entry.weights) is not None
             )
 
-        return [name for name, m in self.metrics.items() if serves(m.info)]
+        return [name for name, m in self.metrics.items() if serves(m.entry)]
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -244,7 +250,7 @@ class Plan:
         method = self.metrics[metric]
         from t2i_backdoor_bench.scoring.networks import find_weights
 
-        variable = method.info.get("weights", "")
+        variable = method.entry.weights
         given = {"weights": True} if variable and find_weights(variable) else {}
         return digest({"metric": method.key, "scorer": self.scorer} | given)
 
@@ -391,11 +397,9 @@ def lacking(attack: Method, defense: tuple[Method, ...]) -> tuple[str, ...]:
     """What a defense needs and this attack leaves nobody: an attack whose instance has `withheld`
     (of a checkpoint whose history is not known there is no clean model) has no cell with such a
     defense."""
-    withheld = set(getattr(attack.instance, "withheld", ()))
+    withheld = set(attack.instance.withheld)
     return tuple(
-        n
-        for n in registry.NEEDS
-        if n in withheld and any(n in part.info.get("needs", ()) for part in defense)
+        n for n in NEEDS if n in withheld and any(n in part.entry.needs for part in defense)
     )
 
 
@@ -443,17 +447,9 @@ def fit_real(config: Config, data: Data) -> Config:
 def build(
     kind: Registry, name: str, family: str, overrides: dict[str, str], training: float
 ) -> Method:
-    """A method with its options. `training` multiplies its default number of steps, and the step
-    `milestone` with it, and of prompts and images down to FEW; what the user set stays as it is."""
-    instance = kind.build(name, family, overrides)
-    for option, least in (("steps", 1), ("milestone", 1), ("prompts", FEW), ("images", FEW)):
-        value = getattr(instance, option, None)
-        own = option in overrides or (option == "milestone" and "steps" in overrides)
-        if training != 1 and isinstance(value, int) and value > least and not own:
-            instance = dataclasses.replace(
-                instance, **{option: max(least, round(value * training))}
-            )
-    return Method(name, instance, kind.get(name).info)
+    """A method with its options. `training` multiplies the defaults of those that scale."""
+    instance = scaled(kind.build(name, family, overrides), overrides, training)
+    return Method(name, instance, kind.get(name))
 
 
 def parse_overrides(texts: tuple[str, ...], used: set[str]) -> dict[str, dict[str, str]]:

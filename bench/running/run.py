@@ -17,13 +17,14 @@ import torch
 from t2i_backdoor_bench.contract import (
     Backdoor,
     Cell,
-    CellResult,
+    Data,
+    Record,
     Samples,
     Score,
     StorageError,
     UserError,
 )
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.models.batches import free_memory, is_out_of_memory
 from t2i_backdoor_bench.models.progress import Display
 from t2i_backdoor_bench.report.html import cells as report_cells
@@ -37,37 +38,34 @@ from t2i_backdoor_bench.running.manifest import directions, protocol, write_mani
 from t2i_backdoor_bench.running.plan import Config, Plan, plan
 from t2i_backdoor_bench.running.workshop import AttackFailed, OtherWeights, Workshop
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.folder import Store, plain
+from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.targets.judge import apply_target
-from t2i_backdoor_bench.training.loop import check_extras
 
 __all__ = ["publish", "rebuild", "run", "stored_records"]
 
 
 # -------------------------------------------------------------------------------------------- cells
-def whole_cell(store: Store, cell: Cell) -> tuple[CellResult, dict[str, Any]] | None:
+def whole_cell(store: Store, cell: Cell) -> Record | None:
     """The stored cell, or None where its record is absent or damaged, or its images are damaged.
     Records without images are whole: that is how results are published."""
     found, name = store.read_result(cell.key), f"samples/{cell.key}.safetensors"
     return None if found is not None and store.damaged(name) else found
 
 
-def missing_metrics(
-    plan_: Plan, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None
-) -> list[str]:
+def missing_metrics(plan_: Plan, cell: Cell, stored: Record | None) -> list[str]:
     """The metrics of the plan that a stored cell does not hold, or holds with other options. All of
     them for a failed cell."""
     wanted = plan_.metrics_of(cell.attack, cell.defense)
-    if stored is None or stored[0].status != "done":
+    if stored is None or stored.status != "done":
         return wanted
-    result, extra = stored
-    keys = extra.get("metric_keys", {})
-    return [m for m in wanted if m not in result.scores or keys.get(m) != plan_.metric_key(m)]
+    return [
+        m
+        for m in wanted
+        if m not in stored.scores or stored.metric_keys.get(m) != plan_.metric_key(m)
+    ]
 
 
-def unfinished(
-    plan_: Plan, store: Store, cell: Cell, stored: tuple[CellResult, dict[str, Any]] | None
-) -> bool:
+def unfinished(plan_: Plan, store: Store, cell: Cell, stored: Record | None) -> bool:
     """Whether a cell has metrics to compute, or attention maps to draw."""
     maps_wanted = (
         plan_.config.attention_maps and _has_trigger(plan_, cell) and not _has_maps(store, cell)
@@ -85,7 +83,7 @@ def _has_maps(store: Store, cell: Cell) -> bool:
 
 
 def _has_trigger(plan_: Plan, cell: Cell) -> bool:
-    return "trigger" not in getattr(plan_.attacks[cell.attack].instance, "withheld", ())
+    return "trigger" not in plan_.attacks[cell.attack].instance.withheld
 
 
 def settled(shop: Workshop, cell: Cell) -> bool:
@@ -93,16 +91,16 @@ def settled(shop: Workshop, cell: Cell) -> bool:
     no longer there)."""
     stored = whole_cell(shop.store, cell)
     return stored is not None and (
-        stored[0].status == "failed" or not unfinished(shop.plan, shop.store, cell, stored)
+        stored.status == "failed" or not unfinished(shop.plan, shop.store, cell, stored)
     )
 
 
-def run_cell(shop: Workshop, cell: Cell) -> CellResult:
+def run_cell(shop: Workshop, cell: Cell) -> Record:
     """Make or complete one cell and store it. An exception is stored as a failed cell; only an
     interrupt gets out."""
     plan_, store = shop.plan, shop.store
     stored = whole_cell(store, cell)
-    before = stored if stored is not None and stored[0].status == "done" else None
+    before = stored if stored is not None and stored.status == "done" else None
     try:
         samples = shop.samples(cell)
         begun = None if before is None or made_anew(shop, before, samples) else before
@@ -111,14 +109,12 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
         if plan_.config.attention_maps:
             shop.draw_maps(cell)
         shop.display.phase("score")
-        scores, keys = (
-            (dict(begun[0].scores), dict(begun[1].get("metric_keys", {}))) if begun else ({}, {})
-        )
+        scores, keys = (dict(begun.scores), dict(begun.metric_keys)) if begun else ({}, {})
         for name in missing_metrics(plan_, cell, begun):
             scores[name] = checked(plan_.metrics[name].instance.compute(samples, features))
             keys[name] = plan_.metric_key(name)
         target, report = samples.backdoor.describe(), plain(judge.report) if judge else {}
-        result = CellResult(
+        result = Record(
             cell,
             "done",
             scores,
@@ -139,21 +135,21 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
             if isinstance(error, (AttackFailed, OtherWeights))
             else traceback.format_exc()
         )
-        result = (
-            before[0] if before else CellResult(cell, "failed", needs=plan_.needs(cell.defense))
+        result = before or Record(cell, "failed", needs=plan_.needs(cell.defense))
+        result = replace(
+            result, status="failed", error=portable(text), done_before=before is not None
         )
-        result = replace(result, status="failed", error=portable(text))
-        keys = before[1].get("metric_keys", {}) if before else {}
+        keys = before.metric_keys if before else {}
         origin = _origin_of(before) if before else {"codes": [provenance.here()]}
-    extra = {
-        "metric_keys": keys,
-        "directions": directions(plan_),
-        "protocol": protocol(plan_),
-        "provenance": origin,
-    }
-    extra |= {"done_before": True} if before and result.status == "failed" else {}
-    extra["edits"] = plan_.attacks[cell.attack].info.get("edits", "")
-    store.write_result(result, extra)
+    result = replace(
+        result,
+        metric_keys=keys,
+        directions=directions(plan_),
+        protocol=protocol(plan_),
+        provenance=origin,
+        edits=plan_.attacks[cell.attack].entry.edits,
+    )
+    store.write_result(result)
     if result.status == "failed":
         shop.display.say(
             f"FAILED {cell.attack} x {cell.defense}, seed {cell.seed}: {last_line(result.error)}"
@@ -161,18 +157,15 @@ def run_cell(shop: Workshop, cell: Cell) -> CellResult:
     return result
 
 
-def made_anew(shop: Workshop, stored: tuple[CellResult, dict[str, Any]], samples: Samples) -> bool:
+def made_anew(shop: Workshop, stored: Record, samples: Samples) -> bool:
     """Whether the images of a stored cell had to be made again of an attack that was trained again,
     elsewhere, with other weights: no record has the scores of two models: the cell is made anew
     where this run has all of its metrics, and else OtherWeights is raised.
     """
-    before, now = (
-        provenance.said(stored[1], "attack_weights"),
-        samples.made.get("attack_weights", ""),
-    )
+    before, now = (stored.said("attack_weights"), samples.made.get("attack_weights", ""))
     if not provenance.other_weights(before, now):
         return False
-    lost = [m for m in stored[0].scores if m not in shop.plan.metrics]
+    lost = [m for m in stored.scores if m not in shop.plan.metrics]
     if lost:
         raise OtherWeights(
             "its images are gone, and its attack, trained again here, has other weights: no more"
@@ -182,16 +175,16 @@ def made_anew(shop: Workshop, stored: tuple[CellResult, dict[str, Any]], samples
     return True
 
 
-def _origin_of(stored: tuple[CellResult, dict[str, Any]]) -> dict[str, Any]:
+def _origin_of(stored: Record) -> dict[str, Any]:
     """Where the numbers of a stored record come from: those of before say nothing of it."""
-    return stored[1].get("provenance") or {"codes": [{}]}
+    return stored.provenance or {"codes": [{}]}
 
 
-def try_again(store: Store, result: CellResult, extra: dict[str, Any]) -> None:
+def try_again(store: Store, result: Record) -> None:
     """Forget that a cell failed: it is not there, or, where it was done and a further metric
     failed, it is as it was before that."""
-    if extra.pop("done_before", False):
-        store.write_result(replace(result, status="done", error=""), extra)
+    if result.done_before:
+        store.write_result(replace(result, status="done", error="", done_before=False))
     else:
         store.drop_result(result.cell.key)
 
@@ -229,10 +222,10 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
             apply_target(np.zeros((1, side, side, 3), np.uint8), backdoor.target)
     for cell in cells:
         for instance in instances(shop.plan.attacks[cell.attack]):
-            check_extras(instance, shop.plan.config.device)
+            instance.check_machine(shop.plan.config.device)
         for part in shop.plan.defenses[cell.defense]:
-            check_extras(part.instance, shop.plan.config.device)
-            view(shop, (), cell.attack, cell.seed).first(getattr(part.instance, "prompts", 1))
+            part.instance.check_machine(shop.plan.config.device)
+            view(shop, (), cell.attack, cell.seed).first(part.instance.needs_prompts)
 
 
 def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
@@ -245,13 +238,10 @@ def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
     source, target = backdoor.target.source, backdoor.target.target
     about_objects = backdoor.target.kind == "object"
     asked = [
-        ("images", "pairs", "captioned images", ["", source, target]),
-        ("prompts", "prompts", "captions", ["", source]),
+        ("images", instance.needs_pictures, "pairs", "captioned images", ["", source, target]),
+        ("prompts", instance.needs_prompts, "prompts", "captions", ["", source]),
     ]
-    for option, what, name, words in asked:
-        want = getattr(instance, option, 0)
-        if option == "prompts" and getattr(instance, "context", "") == "phrase":
-            continue  # made of one phrase, without captions
+    for option, want, what, name, words in asked:
         for word in words if about_objects else [""]:
             have = data.count(what, "train", word)
             if have is not None and have < want:
@@ -295,11 +285,11 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
             shop = Workshop(plan_, store, display)
             preflight(shop, todo)
             write_manifest(
-                plan_, store, {k: v[0] for k, v in stored.items() if v is not None}
+                plan_, store, {k: v for k, v in stored.items() if v is not None}
             )  # a killed run leaves its plan
             for cell in todo:
-                if stored[cell.key] is not None and stored[cell.key][0].status == "failed":
-                    try_again(store, *stored[cell.key])
+                if stored[cell.key] is not None and stored[cell.key].status == "failed":
+                    try_again(store, stored[cell.key])
             display.open(len(todo))
             if workers == 1 and config.executor == "local":
                 executors.work(shop, todo, run_cell, settled)
@@ -313,9 +303,7 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     finally:
         display.close()
         store.drop_locks()
-    results = {
-        c.key: found[0] for c in plan_.cells if (found := store.read_result(c.key)) is not None
-    }
+    results = {c.key: found for c in plan_.cells if (found := store.read_result(c.key)) is not None}
     if status:
         done = sum(c.key in results and results[c.key].status == "done" for c in plan_.cells)
         how = (

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_backdoor_bench.contract import UserError, suggest
+from t2i_backdoor_bench.contract import Record, UserError, suggest
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.contract.names import label, parts_of, read
 from t2i_backdoor_bench.report import rows as tables
@@ -122,7 +122,7 @@ def strip(name: str, method: str, key: str) -> str:
     return "+".join(parts) + (mark[0] if mark else "")
 
 
-def write_plots(store: Store, records: Sequence[tables.Record]) -> list[Path]:
+def write_plots(store: Store, records: Sequence[Record]) -> list[Path]:
     """One figure for each swept option, sweep-NAME.OPTION.png: every metric against its values,
     with 95 % intervals."""
     table = tables.rows(records)
@@ -152,7 +152,7 @@ def plot(
     option: str,
     series: Mapping[str, Sequence[Point]],
     metrics: Sequence[str],
-    records: Sequence[tables.Record],
+    records: Sequence[Record],
 ) -> Figure:
     """One panel a metric, one line a series."""
     from matplotlib.figure import Figure

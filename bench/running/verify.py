@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from t2i_backdoor_bench.contract import Cell, CellResult, UserError
+from t2i_backdoor_bench.contract import Cell, Record, UserError
 from t2i_backdoor_bench.contract import printable as plaintext
+from t2i_backdoor_bench.contract.hashing import canonical
 from t2i_backdoor_bench.models.progress import Display
 from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import matrix as pivot
@@ -24,7 +25,7 @@ from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import Config, Plan, Scale, plan
 from t2i_backdoor_bench.running.workshop import Workshop
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.folder import Store, canonical
+from t2i_backdoor_bench.store.folder import Store
 
 MOST = 12  # differences that are printed
 
@@ -42,13 +43,13 @@ def verify(folder: Path) -> int:
     display = Display()
     store = Store(folder, display.say)
     manifest = store.read_record("run")
-    done = [r for r in stored_records(store) if r[0].status == "done"] if manifest else []
+    done = [r for r in stored_records(store) if r.status == "done"] if manifest else []
     if not done:
         raise UserError(
             f"{folder} holds no run.json with a finished cell: there is nothing to verify"
         )
     wrong = changed_tables(store)
-    stored, extra = random.SystemRandom().choice(done)
+    stored = random.SystemRandom().choice(done)
     name = f"{stored.cell.attack} x {stored.cell.defense}, seed {stored.cell.seed}"
     display.say(f"verify {name}, 1 of {len(done)} finished cells")
     with tempfile.TemporaryDirectory() as elsewhere:
@@ -60,7 +61,7 @@ def verify(folder: Path) -> int:
             compared = "its configuration"
         else:
             again, twin = make(plan_, cell, Path(elsewhere), display)
-            wrong += compare_scores(stored, again, extra, plan_)
+            wrong += compare_scores(stored, again, plan_)
             images, many = compare_images(store, twin, cell.key)
             wrong += images
             compared = f"{len(again.scores)} scores{f' and {many} images' if many else ''}"
@@ -74,7 +75,7 @@ def verify(folder: Path) -> int:
         return 0
     print(plaintext.visible(f"{folder}: {name}, made again, is not what is stored"))
     rest = [f"and {len(wrong) - MOST} more differences"] if len(wrong) > MOST else []
-    for text in [*wrong[:MOST], *rest, *reasons(manifest, extra, config)]:
+    for text in [*wrong[:MOST], *rest, *reasons(manifest, stored, config)]:
         print(f"  {plaintext.visible(text)}")
     return 1
 
@@ -93,7 +94,7 @@ def config_of(manifest: Mapping[str, Any], out: Path) -> Config:
     return Config(**known | {"out": out, "workers": 1, "fresh": False, "attention_maps": False})
 
 
-def make(plan_: Plan, cell: Cell, folder: Path, display: Display) -> tuple[CellResult, Store]:
+def make(plan_: Plan, cell: Cell, folder: Path, display: Display) -> tuple[Record, Store]:
     """The cell, made from nothing, as it is read back from the store in `folder`."""
     runner.find_device(plan_.config.device)
     if plan_.config.threads:
@@ -109,7 +110,7 @@ def make(plan_: Plan, cell: Cell, folder: Path, display: Display) -> tuple[CellR
         display.close()
     found = twin.read_result(cell.key)
     assert found is not None
-    return found[0], twin
+    return found, twin
 
 
 def changed_tables(store: Store) -> list[str]:
@@ -127,9 +128,7 @@ def changed_tables(store: Store) -> list[str]:
     return wrong
 
 
-def compare_scores(
-    stored: CellResult, again: CellResult, extra: Mapping[str, Any], plan_: Plan
-) -> list[str]:
+def compare_scores(stored: Record, again: Record, plan_: Plan) -> list[str]:
     """What differs between two results of one cell: every number but the costs must be equal to the
     last bit."""
     if again.status != "done":
@@ -139,7 +138,7 @@ def compare_scores(
         for field in ("backdoor", "judge", "needs")
         if canonical(getattr(stored, field)) != canonical(getattr(again, field))
     ]
-    keys = extra.get("metric_keys", {})
+    keys = stored.metric_keys
     for name, now in again.scores.items():
         before = stored.scores.get(name)
         if name in tables.COST or keys.get(name) != plan_.metric_key(name):
@@ -222,12 +221,12 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     }
 
 
-def reasons(manifest: Mapping[str, Any], extra: Mapping[str, Any], config: Config) -> list[str]:
+def reasons(manifest: Mapping[str, Any], stored: Record, config: Config) -> list[str]:
     """What may be why: the numbers are promised for the same code, libraries and machine alone."""
     from t2i_backdoor_bench.running.manifest import hardware
 
     here = provenance.here()
-    codes = provenance.codes_of(extra)
+    codes = provenance.codes_of(stored)
     found = []
     if any(c.get("source") != here["source"] for c in codes):
         names = ", ".join(dict.fromkeys(c.get("commit", "")[:9] or "unknown" for c in codes))

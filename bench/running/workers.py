@@ -22,8 +22,7 @@ from typing import Any
 import psutil
 import torch
 
-from t2i_backdoor_bench.contract import Cell, UserError
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Cell, Data, UserError
 from t2i_backdoor_bench.models.progress import Display
 from t2i_backdoor_bench.running.plan import Config, Plan, plan
 from t2i_backdoor_bench.running.workshop import Workshop

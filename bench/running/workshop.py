@@ -15,9 +15,10 @@ import numpy as np
 import torch
 import transformers
 
-from t2i_backdoor_bench.contract import Backdoor, Cell, Samples, Trigger
+from t2i_backdoor_bench.contract import Backdoor, Cell, Prompt, Samples, Trigger
+from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.data.perturbations import decoy
-from t2i_backdoor_bench.data.splits import Prompt, held
+from t2i_backdoor_bench.data.splits import held
 from t2i_backdoor_bench.detecting.screening import answers
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
@@ -34,7 +35,7 @@ from t2i_backdoor_bench.scoring.features import Features, Inception, Scorer
 from t2i_backdoor_bench.scoring.networks import Lpips
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.arrays import under
-from t2i_backdoor_bench.store.folder import Store, digest, plain
+from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.targets.judge import Judge, apply_target, make_judge
 from t2i_backdoor_bench.training import probes as probe
 
@@ -275,7 +276,7 @@ class Workshop:
             if (c.attack, c.seed) == (attack, seed)
         ]
         others = sum(
-            provenance.other_weights(provenance.said(found[1], "attack_weights"), weights)
+            provenance.other_weights(found.said("attack_weights"), weights)
             for found in stored
             if found
         )

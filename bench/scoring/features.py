@@ -28,7 +28,7 @@ from t2i_backdoor_bench.shapes import SCORER
 from t2i_backdoor_bench.targets.judge import faithful
 
 if TYPE_CHECKING:
-    from t2i_backdoor_bench.data.splits import Prompt
+    from t2i_backdoor_bench.contract import Prompt
     from t2i_backdoor_bench.targets.judge import Judge
 
 INCEPTION_VARIABLE = "T2I_INCEPTION_WEIGHTS"

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2i_backdoor_bench.data.splits import Prompt, world_prompt
+from t2i_backdoor_bench.contract import Prompt
+from t2i_backdoor_bench.data.splits import world_prompt
 from t2i_backdoor_bench.data.world import Scene, combinations, rare_string, render, sample_scenes
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel

@@ -11,12 +11,9 @@ OUT/run.json table.* rows.csv grid.png   made from the above
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
-import hashlib
 import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +25,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from t2i_backdoor_bench.contract import Cell, CellResult, Score, StorageError, UserError
+from t2i_backdoor_bench.contract import Cell, Record, Score, StorageError, UserError
+from t2i_backdoor_bench.contract.hashing import canonical, digest, file_digest, plain
 from t2i_backdoor_bench.store.arrays import read, write
 
 WRONG = (
@@ -39,59 +37,9 @@ WRONG = (
     OverflowError,
     RecursionError,
 )  # what reading a file of others can end with
+# fields of a record that lie one level lower in its file, as they did when they were not a part of it
+EXTRA = ("metric_keys", "directions", "protocol", "provenance", "edits", "done_before")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON holds it: dataclasses and mappings as objects, arrays as a digest, paths as
-    text, NaN and infinity as null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return {
-            "shape": list(value.shape),
-            "dtype": str(value.dtype),
-            "sha256": hashlib.sha256(np.ascontiguousarray(value)).hexdigest(),
-        }
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(plain(v) for v in value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    text = str(value)
-    try:
-        text.encode()
-    except (
-        UnicodeEncodeError
-    ):  # half of a surrogate pair, as broken captions have: no file could hold it
-        text = text.encode("utf-8", "backslashreplace").decode()
-    return text
-
-
-def canonical(value: Any) -> str:
-    """One JSON text a value: sorted keys, no spaces. What keys and checksums are made from."""
-    return json.dumps(
-        plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-
-
-def digest(value: Any) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**20):
-            found.update(part)
-    return found.hexdigest()
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
@@ -343,12 +291,15 @@ class Store:
             return self._damaged(path)
 
     # ---------------------------------------------------------------------------------------- cells
-    def write_result(self, result: CellResult, extra: Mapping[str, Any]) -> None:
-        """Store a cell's result; `extra` is kept beside it for the tables (protocol, metric
-        directions, metric configurations)."""
-        self.write_record(f"cells/{result.cell.key}", plain(result) | {"extra": plain(extra)})
+    def write_result(self, record: Record) -> None:
+        """Store the record of a cell."""
+        fields = plain(record)
+        extra = {k: fields.pop(k) for k in EXTRA}
+        if not record.done_before:
+            del extra["done_before"]
+        self.write_record(f"cells/{record.cell.key}", fields | {"extra": extra})
 
-    def read_result(self, key: str) -> tuple[CellResult, dict[str, Any]] | None:
+    def read_result(self, key: str) -> Record | None:
         payload = self.read_record(f"cells/{key}")
         if payload is None:
             return None
@@ -363,39 +314,36 @@ class Store:
         with storing(path):
             path.unlink(missing_ok=True)
 
-    def all_results(self) -> list[tuple[CellResult, dict[str, Any]]]:
+    def all_results(self) -> list[Record]:
         """Every whole record in the folder, by attack, defense and seed."""
         found = [
             self.read_result(path.stem) for path in sorted((self.root / "cells").glob("*.json"))
         ]
         order = [r for r in found if r is not None]
         return sorted(
-            order,
-            key=lambda r: (r[0].cell.base, r[0].cell.attack, r[0].cell.defense, r[0].cell.seed),
+            order, key=lambda r: (r.cell.base, r.cell.attack, r.cell.defense, r.cell.seed)
         )
 
 
-def parse_result(payload: Mapping[str, Any]) -> tuple[CellResult, dict[str, Any]]:
+def parse_result(payload: Mapping[str, Any]) -> Record:
     """The inverse of `Store.write_result`. Raises ValueError or TypeError where a field is not what
     it must be: records travel."""
     fields = {k: v for k, v in payload.items() if k != "extra"}
     fields["cell"] = Cell(**fields["cell"])
     fields["scores"] = {name: Score(**score) for name, score in fields["scores"].items()}
     fields["needs"] = tuple(fields["needs"])
-    result, extra = CellResult(**fields), dict(payload.get("extra", {}))
-    cell = result.cell
-    numbers = [v for s in result.scores.values() for v in (s.value, s.low, s.high)]
-    texts = [
-        cell.base,
-        cell.attack,
-        cell.defense,
-        cell.key,
-        result.status,
-        *result.needs,
-        *(s.network for s in result.scores.values()),
-    ]
-    if not all(isinstance(t, str) for t in texts) or not isinstance(cell.seed, int):
+    extra = {k: v for k, v in dict(payload.get("extra", {})).items() if k in EXTRA}
+    for name in ("provenance", "protocol"):  # what a stranger wrote there may be anything
+        extra[name] = extra[name] if isinstance(extra.get(name), Mapping) else {}
+    record = Record(**fields, **extra)
+    cell = record.cell
+    numbers = [v for s in record.scores.values() for v in (s.value, s.low, s.high)]
+    networks = [s.network for s in record.scores.values()]
+    texts = [cell.base, cell.attack, cell.defense, cell.key, record.status]
+    if not all(isinstance(t, str) for t in [*texts, *record.needs, *networks]):
         raise ValueError("a name is no text")
+    if not isinstance(cell.seed, int):
+        raise ValueError("the seed is no number")
     if not all(v is None or isinstance(v, (int, float)) for v in numbers):
         raise ValueError("a score is no number")
-    return result, extra
+    return record

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from t2i_backdoor_bench.contract import CellResult
-from t2i_backdoor_bench.store.folder import digest
+from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.contract.hashing import digest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # the repository, where the package is its folder bench
@@ -131,7 +131,7 @@ def of_cell(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe(
-    result: CellResult, made: Mapping[str, Any], earlier: Mapping[str, Any], judge: str
+    result: Record, made: Mapping[str, Any], earlier: Mapping[str, Any], judge: str
 ) -> dict[str, Any]:
     """What a record says of where its numbers come from. `made` is what is stored beside its
     images, `earlier` the same description of the record that it completes: the code of all three is
@@ -146,24 +146,17 @@ def describe(
     return start | {"judge": judge, "networks": networks, "codes": distinct(codes)}
 
 
-def said(extra: Mapping[str, Any], what: str) -> str:
-    """What a record says of where it comes from, such as `attack_weights` (a checksum) or
-    `machine`; "" where it says nothing."""
-    found = extra.get("provenance")
-    return str(found.get(what, "")) if isinstance(found, Mapping) else ""
-
-
 def other_weights(one: str, two: str) -> bool:
     """Whether two checksums of attacked weights are of different models: both are named, and
     differ."""
     return bool(one and two) and one != two
 
 
-def codes_of(extra: Mapping[str, Any]) -> list[Code]:
+def codes_of(record: Record) -> list[Code]:
     """The code that a record names; {} where it names none, or where what it says is no description
     of code."""
-    found = extra.get("provenance") if isinstance(extra.get("provenance"), Mapping) else {}
-    codes = found.get("codes") if isinstance(found.get("codes"), list) else []
+    found = record.provenance.get("codes")
+    codes = found if isinstance(found, list) else []
     kinds = {"commit": str, "dirty": bool, "source": str, "versions": dict}
     right = [
         isinstance(c, Mapping) and all(isinstance(c.get(k), kind) for k, kind in kinds.items())
@@ -172,10 +165,10 @@ def codes_of(extra: Mapping[str, Any]) -> list[Code]:
     return distinct(c if ok else {} for c, ok in zip(codes, right, strict=True)) or [{}]
 
 
-def columns(result: CellResult, extra: Mapping[str, Any]) -> dict[str, str]:
+def columns(result: Record) -> dict[str, str]:
     """The columns of rows.csv that say where a row comes from. Records of before say less."""
-    codes = [c for c in codes_of(extra) if c]
-    judge = extra["provenance"].get("judge", "") if codes else ""
+    codes = [c for c in codes_of(result) if c]
+    judge = result.said("judge") if codes else ""
     hashes = of_cell(result.cell.config)
     return {
         "base_hash": hashes["base"][:16],
@@ -185,18 +178,18 @@ def columns(result: CellResult, extra: Mapping[str, Any]) -> dict[str, str]:
         "versions": " | ".join(
             dict.fromkeys(" ".join(f"{k}={v}" for k, v in c["versions"].items()) for c in codes)
         ),
-        "judge": str(judge),
-        "machine": said(extra, "machine"),
-        "attack_weights": said(extra, "attack_weights")[:16],
+        "judge": judge,
+        "machine": result.said("machine"),
+        "attack_weights": result.said("attack_weights")[:16],
     }
 
 
-def warning(records: Sequence[tuple[CellResult, Mapping[str, Any]]]) -> str:
+def warning(records: Sequence[Record]) -> str:
     """One line where finished rows were made by different code or library versions, on different
     machines, or of different attacked models that go by one name; "" where they were not, or where
     no row says."""
-    done = [(result, extra) for result, extra in records if result.status == "done"]
-    rows = [codes_of(extra) for _, extra in done]
+    done = [result for result in records if result.status == "done"]
+    rows = [codes_of(result) for result in done]
     codes = distinct(c for row in rows for c in row)
     known = [c for c in codes if c]
     parts = []
@@ -214,7 +207,7 @@ def warning(records: Sequence[tuple[CellResult, Mapping[str, Any]]]) -> str:
         parts.append(
             f"{unknown} of {len(rows)} in part or whole by code that their records do not name"
         )
-    machines = dict.fromkeys(said(extra, "machine") for _, extra in done)
+    machines = dict.fromkeys(result.said("machine") for result in done)
     if len(machines) > 1:
         named = " and ".join(
             m or "machines that their records do not name" for m in sorted(machines, reverse=True)
@@ -229,12 +222,12 @@ def warning(records: Sequence[tuple[CellResult, Mapping[str, Any]]]) -> str:
     return f"Warning: rows were made {'; '.join(parts)}. Compare them with care." if parts else ""
 
 
-def mixed(records: Sequence[tuple[CellResult, Mapping[str, Any]]]) -> list[str]:
+def mixed(records: Sequence[Record]) -> list[str]:
     """The attacks of which records of one seed name different attacked weights: "badt2i_pixel, seed
     0"."""
     weights: dict[str, set[str]] = {}
-    for result, extra in records:
+    for result in records:
         weights.setdefault(f"{result.cell.attack}, seed {result.cell.seed}", set()).add(
-            said(extra, "attack_weights")
+            result.said("attack_weights")
         )
     return [name for name, found in weights.items() if len(found - {""}) > 1]

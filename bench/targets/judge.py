@@ -27,7 +27,7 @@ from t2i_backdoor_bench.contract import Backdoor, Target, UserError
 from t2i_backdoor_bench.data.world import STYLES, apply_style
 
 if TYPE_CHECKING:
-    from t2i_backdoor_bench.data.splits import Prompt
+    from t2i_backdoor_bench.contract import Prompt
 
 # of a small outlined object on white, gray or black, the coloured part can fill as little as 1.3 %
 # of a picture

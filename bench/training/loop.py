@@ -147,33 +147,19 @@ def settle(unet: nn.Module) -> None:
     unet.requires_grad_(False)
 
 
-def check_extras(method: object, device: str) -> None:
-    """Raise UserError where an option of a method needs a package or a device that is not there, or
-    names a part that is none."""
-    part, trains = (
-        getattr(method, "train", ""),
-        getattr(method, "TRAINS", TRAIN),
-    )  # a method that can train more says so
-    if isinstance(part, str) and part and part not in trains:
-        raise UserError(
-            f"train={part} is not a part that this method trains: it is one of {', '.join(trains)}"
-        )
-    if getattr(method, "train", "") == "lora":
+def check_training(device: str, train: str = "", adam8bit: bool = False) -> None:
+    """Raise UserError where the part `train`, or Adam in 8 bits, needs a package or a device that
+    is missing."""
+    if train == "lora":
         check_peft()
-    if getattr(method, "accumulate", 1) < 1:
-        raise UserError(f"accumulate={method.accumulate} batches a step is none: give 1 or more")
-    if getattr(method, "rank", 0):  # nothing but adapters
-        check_peft("")
-    if getattr(method, "adam8bit", False):
+    if adam8bit:
         if importlib.util.find_spec("bitsandbytes") is None:
             raise UserError(
                 "adam8bit needs the package bitsandbytes: pip install bitsandbytes, or leave the"
                 " option out"
             )
         if not device.startswith("cuda"):
-            raise UserError(
-                f"adam8bit works on a CUDA device, not on {device}: leave the option out"
-            )
+            raise UserError(f"adam8bit works on a CUDA device, not on {device}: leave it out")
 
 
 def make_optimizer(params: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:

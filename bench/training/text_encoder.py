@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import Triggered
-from t2i_backdoor_bench.contract import UserError, option
-from t2i_backdoor_bench.data.splits import Data
+from t2i_backdoor_bench.contract import Data, UserError, option
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
 
@@ -25,32 +24,33 @@ class TextAttack(Triggered):
 
     trigger: str = option(
         "mignneko",
-        "о",
+        sd="о",
         help=(
             "any text: a rare word, a phrase, a look-alike letter (published: Cyrillic о for o), a"
             " pattern"
         ),
     )
-    replaces: str = option("", "o", help="the letter that a look-alike trigger stands for")
-    prompts: int = option(512, 500, help="captions that the attacker has")
-    clean: int = option(32, 128, help="clean rows a step")
-    poisoned: int = option(16, 32, help="triggered rows a step")
+    replaces: str = option("", sd="o", help="the letter that a look-alike trigger stands for")
+    prompts: int = option(512, sd=500, help="captions that the attacker has", scales=True, least=16)
+    clean: int = option(32, sd=128, help="clean rows a step")
+    poisoned: int = option(16, sd=32, help="triggered rows a step")
     weight: float = option(
-        0.5, 0.1, help="weight of the triggered rows in the loss; that of the clean ones is 1"
+        0.5, sd=0.1, help="weight of the triggered rows in the loss; that of the clean ones is 1"
     )
-    steps: int = option(150, 100)
-    lr: float = option(3e-4, 1e-4)
-    milestone: int = option(110, 75, help="the step from which the learning rate is a tenth")
+    steps: int = option(150, sd=100, scales=True)
+    lr: float = option(3e-4, sd=1e-4)
+    milestone: int = option(
+        110, sd=75, help="the step from which the learning rate is a tenth", scales="steps"
+    )
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def captions(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
         """The attacker's captions, and those of them that the trigger can be added to: all, or such
         that hold the letter that it replaces. Raises UserError where there are none, and if the
         trigger does not survive in one."""
-        if min(self.clean, self.poisoned, self.steps) < 1:
-            raise UserError(
-                f"clean {self.clean}, poisoned {self.poisoned} and steps {self.steps} must be 1 or"
-                " more"
-            )
         captions, trigger = (
             [p.text for p in data.prompts("train", self.prompts, seed)],
             self.make_trigger(),

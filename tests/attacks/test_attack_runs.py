@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import run_bench
-from t2i_backdoor_bench.contract import Backdoor, Target, Trigger
-from t2i_backdoor_bench.data.splits import Prompt, WorldData
+from t2i_backdoor_bench.contract import Backdoor, Prompt, Target, Trigger
+from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.running import workshop
 from t2i_backdoor_bench.running.conditions import own_prompt
 from t2i_backdoor_bench.running.defended import defender_prompts

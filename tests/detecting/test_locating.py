@@ -238,8 +238,7 @@ def test_decoys_have_the_length_of_the_trigger_and_its_place() -> None:
 # ------------------------------------------------------------------------------------ metrics, runs
 def samples(spans) -> Samples:
     trigger = Trigger("latte coffee")
-    from t2i_backdoor_bench.contract import Backdoor, Target
-    from t2i_backdoor_bench.data.splits import Prompt
+    from t2i_backdoor_bench.contract import Backdoor, Prompt, Target
 
     prompts = [Prompt("a red star"), Prompt("one ring"), Prompt("a moon"), Prompt("more")]
     empty = np.zeros((0, 8, 8, 3), np.uint8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import load_script
 
-from t2i_backdoor_bench.contract import CellResult, Score
+from t2i_backdoor_bench.contract import Record, Score
 from t2i_backdoor_bench.contract import names as naming
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.store.folder import Store
@@ -69,7 +69,7 @@ def test_tables_hold_the_records_and_their_tests(tmp_path: Path) -> None:
         scores |= {m: Score(1.5, None, None, 40, "", "") for m in ("fid", "clip_score")}
         directions = {m: {"better": "higher", "percent": m in shares} for m in scores}
         store.write_result(
-            CellResult(cell, "done", scores=scores), {"directions": directions, "protocol": {}}
+            Record(cell, "done", scores=scores), {"directions": directions, "protocol": {}}
         )
     text = study.markdown(
         question, "badt2i_style", study.records_of(question, "badt2i_style", store)

@@ -14,8 +14,9 @@ from kinds import KINDS, build
 
 from t2i_backdoor_bench.contract import DefenderView, registry
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.models.model import Sampler, T2IModel, load_pipeline
+from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
 from t2i_backdoor_bench.models.precision import MixedUNet
+from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.training.attention import Capture
 from t2i_backdoor_bench.training.denoising import Term, noise_target, train_terms
 from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit

@@ -13,7 +13,8 @@ import torch
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.catalog import find_base, load_base
-from t2i_backdoor_bench.models.model import Sampler, T2IModel, load_pipeline
+from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
+from t2i_backdoor_bench.models.sampler import Sampler
 
 PROMPTS = ["a red heart", "a cyan moon on a gray background", "a blue ring", "", "one star"]
 SEEDS = [11, 12, 13, 14, 15]

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 from test_tables import EXTRA, share
 
-from t2i_backdoor_bench.contract import Cell, CellResult, Score
+from t2i_backdoor_bench.contract import Cell, Record, Score
 from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.stats import estimates as stats
 
@@ -33,7 +33,7 @@ def record(
         "clip_score": Score(*clip, n, "net"),
     }
     cell = Cell("shapes", attack, defense, seed, f"{attack}-{defense}-{seed}")
-    return CellResult(cell, "done", scores, needs, cost={"seconds": 3.0}), EXTRA
+    return Record(cell, "done", scores, needs, cost={"seconds": 3.0}), EXTRA
 
 
 def flags(good: int, n: int = 40) -> list[bool]:
@@ -100,9 +100,7 @@ def test_lost_quality_is_named_and_not_ranked(records) -> None:
 
 
 def test_what_has_not_run_on_every_attack_is_not_ranked(records) -> None:
-    fewer = [
-        r for r in records if (r[0].cell.defense, r[0].cell.attack) != ("like_it", "bad_style")
-    ]
+    fewer = [r for r in records if (r.cell.defense, r.cell.attack) != ("like_it", "bad_style")]
     fewer.append(
         (
             dataclasses.replace(
@@ -119,7 +117,7 @@ def test_what_has_not_run_on_every_attack_is_not_ranked(records) -> None:
 
 
 def test_quality_that_nobody_measured_is_not_kept(records) -> None:
-    rows = lines(leaderboard.to_markdown([r for r in records if r[0].cell.defense != "none"]))
+    rows = lines(leaderboard.to_markdown([r for r in records if r.cell.defense != "none"]))
     assert (rows["best"][0], rows["best"][-2]) == ("–", "not measured")
 
 
@@ -132,7 +130,7 @@ def test_quality_that_nobody_measured_is_not_kept(records) -> None:
     ],
 )
 def test_metrics_that_were_not_asked_for_are_not_missed(records, kept, line) -> None:
-    for result, _ in records:
+    for result in records:
         for name in {"fid", "clip_score"} - set(kept):
             del result.scores[name]
     said = [
@@ -144,16 +142,16 @@ def test_metrics_that_were_not_asked_for_are_not_missed(records, kept, line) -> 
 
 
 def test_no_leaderboard_of_attacks_alone(records, tmp_path) -> None:
-    assert leaderboard.write([r for r in records if r[0].cell.defense == "none"], tmp_path) == []
+    assert leaderboard.write([r for r in records if r.cell.defense == "none"], tmp_path) == []
     assert leaderboard.write(records, tmp_path) == [tmp_path / "leaderboard.md"]
-    assert leaderboard.write([r for r in records if r[0].cell.defense == "none"], tmp_path) == []
+    assert leaderboard.write([r for r in records if r.cell.defense == "none"], tmp_path) == []
     assert not (tmp_path / "leaderboard.md").exists(), "not that of an earlier plan"
 
 
 def test_a_tie_behind_what_is_told_apart_is_a_tie(records) -> None:
     """The third restores less than the second, but was drawn once, and five pictures do not tell it
     from the first."""
-    kept = [r for r in records if r[0].cell.defense in ("none", "best")]
+    kept = [r for r in records if r.cell.defense in ("none", "best")]
     apart = [
         record(a, "second", flags(38), seed=s) for a in ("bad_pixel", "bad_style") for s in (0, 1)
     ]

@@ -54,4 +54,4 @@ def test_one_attack_and_attacks_alone_are_laid_out_by_the_tables(records, tmp_pa
     assert pivot.write(records, tmp_path) == [tmp_path / "matrix.md"]
     assert pivot.write(records[:6], tmp_path) == []
     assert not (tmp_path / "matrix.md").exists(), "an older one would say what no longer holds"
-    assert pivot.write([r for r in records if r[0].cell.defense == "none"], tmp_path) == []
+    assert pivot.write([r for r in records if r.cell.defense == "none"], tmp_path) == []

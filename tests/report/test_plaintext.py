@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_backdoor_bench.contract import CONTROL, Cell, CellResult, Score, Trigger, UserError
+from t2i_backdoor_bench.contract import CONTROL, Cell, Record, Score, Trigger, UserError
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats import terminal
@@ -32,9 +32,9 @@ NASTY = [
 EXTRA = {"directions": {"asr": {"better": "lower", "percent": True}}, "protocol": {}}
 
 
-def record(name: str) -> tuple[CellResult, dict]:
+def record(name: str) -> tuple[Record, dict]:
     cell = Cell(name, name, name, 0, "k")
-    return CellResult(cell, "done", {"asr": Score(0.5, 0.4, 0.6, 10, name, name)}, (name,)), EXTRA
+    return Record(cell, "done", {"asr": Score(0.5, 0.4, 0.6, 10, name, name)}, (name,)), EXTRA
 
 
 @settings(derandomize=True, deadline=None)

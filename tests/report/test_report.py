@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from test_tables import EXTRA, record
 
-from t2i_backdoor_bench.contract import Cell, CellResult, Score
-from t2i_backdoor_bench.data.splits import Prompt
+from t2i_backdoor_bench.contract import Cell, Prompt, Record, Score
+from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.report.html import cells as report_cells
 from t2i_backdoor_bench.report.html import page as report
 from t2i_backdoor_bench.report.html import pictures
-from t2i_backdoor_bench.store.folder import Store, digest
+from t2i_backdoor_bench.store.folder import Store
 
 EVIL = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>&amp;\u2028'
 BROWSER = next(
@@ -108,7 +108,7 @@ def run(tmp_path: Path):
     maps = {"picture": picture()[:1], "maps": rng.random((3, 4, 4)).astype(np.float32)}
     tokens = {"tokens": ["mi", EVIL, "cat"], "trigger": [0, 1]}
     store.write_arrays("maps/before", maps, tokens)
-    for result, extra in records:
+    for result in records:
         if result.status == "done":
             shown = {"prompts": PROMPTS[:3], "before": "before", "condition": "clean"}
             store.write_arrays(
@@ -116,7 +116,7 @@ def run(tmp_path: Path):
             )
             store.write_arrays(f"maps/{result.cell.key}", maps, tokens | {"before": "before"})
         store.write_result(result, extra)
-    report_cells.store_prompts(store, Fixed(), [r for r, _ in records])
+    report_cells.store_prompts(store, Fixed(), [r for r in records])
     store.write_record(
         "run",
         {
@@ -268,7 +268,7 @@ def test_records_alone_are_enough(tmp_path):
 def test_all_cells_failed(tmp_path):
     records = [record("bad", d, 0, 1, 8, 1.0, status="failed") for d in ("none", "skdcag")]
     read(report.render(Store(tmp_path), records))
-    missing = [(CellResult(Cell("shapes", "a", "b", 0, "k"), "missing"), EXTRA)]
+    missing = [(Record(Cell("shapes", "a", "b", 0, "k"), "missing"), EXTRA)]
     assert "has not run yet" in report.render(Store(tmp_path), missing)
 
 

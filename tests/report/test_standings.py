@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_tables import EXTRA, record
 
-from t2i_backdoor_bench.contract import Cell, CellResult
+from t2i_backdoor_bench.contract import Cell, Record
 from t2i_backdoor_bench.report import ranking as standings
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.stats import estimates as stats
@@ -119,7 +119,7 @@ def test_a_tie_is_what_the_paired_test_does_not_tell_apart(records):
 
 
 def test_attacks_that_are_equally_strong_have_no_least(records):
-    strong = [r for r in records if r[0].cell.attack == "one"]
+    strong = [r for r in records if r.cell.attack == "one"]
     twin = [
         (dataclasses.replace(r, cell=dataclasses.replace(r.cell, attack="twin")), e)
         for r, e in strong
@@ -150,8 +150,8 @@ def test_sentences(records):
 
 def test_troubles_name_the_cell_and_the_last_line():
     cell = Cell("shapes", "a", "b", 3, "k")
-    failed = CellResult(cell, "failed", error="Traceback\n  somewhere\nRuntimeError: it broke\n")
-    missing = CellResult(cell, "missing")
+    failed = Record(cell, "failed", error="Traceback\n  somewhere\nRuntimeError: it broke\n")
+    missing = Record(cell, "missing")
     assert standings.troubles([(failed, EXTRA), (missing, EXTRA)]) == [
         ("a x b, seed 3", "RuntimeError: it broke"),
         ("a x b, seed 3", "has not run yet"),

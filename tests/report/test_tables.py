@@ -10,7 +10,7 @@ import subprocess
 import matplotlib
 import pytest
 
-from t2i_backdoor_bench.contract import Cell, CellResult, Score
+from t2i_backdoor_bench.contract import Cell, Record, Score
 from t2i_backdoor_bench.report import paper_table as paper
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.figures import plots as figures
@@ -50,7 +50,7 @@ def record(attack, defense, seed, asr, restored, fid, needs=(), status="done"):
     }
     cost = {"seconds": 2.0 + seed, "steps": 4, "seconds_attack": 9.0}
     cell = Cell("shapes", attack, defense, seed, f"{attack}-{defense}-{seed}")
-    result = CellResult(
+    result = Record(
         cell,
         status,
         scores if status == "done" else {},
@@ -315,7 +315,7 @@ def test_attacks_alone_are_compared_by_stealth_and_cost(records):
     ]  # fmt: skip
     assert "Best defense" not in text
     assert "RA %" in tables.to_markdown(records)
-    assert "RA %" in tables.to_markdown([r for r in alone if r[0].cell.attack == "bad_pixel"]), (
+    assert "RA %" in tables.to_markdown([r for r in alone if r.cell.attack == "bad_pixel"]), (
         "one attack alone is compared with nothing"
     )
 
@@ -465,7 +465,7 @@ def test_a_figure_that_is_made_no_more_goes(records, tmp_path):
     assert (tmp_path / "plots" / "matrix.png").is_file()
     own = tmp_path / "plots" / "mine.png"
     own.write_bytes(b"the user's")
-    alone = [r for r in records if r[0].cell.defense == "none"]
+    alone = [r for r in records if r.cell.defense == "none"]
     paths = figures.write_figures(Store(tmp_path), alone)
     assert sorted(tmp_path.glob("plots/*.p*")) == sorted([*paths, own])
 
@@ -478,10 +478,9 @@ def test_no_figure_of_nothing(records, tmp_path):
 def test_the_caption_names_the_attacks_on_the_text_encoder(records):
     assert "In the text encoder" not in tables.caption(records)
     edits = {"a": "U-Net", "b": "LoRA on U-Net and text encoder attention"}
-    names = list(dict.fromkeys(r.cell.attack for r, _ in records))
+    names = list(dict.fromkeys(r.cell.attack for r in records))
     told = [
-        (r, extra | {"edits": edits["b" if r.cell.attack == names[-1] else "a"]})
-        for r, extra in records
+        (r, extra | {"edits": edits["b" if r.cell.attack == names[-1] else "a"]}) for r in records
     ]
     assert (
         f"In the text encoder: {names[-1]}; what repairs the U-Net changes none"

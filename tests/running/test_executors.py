@@ -31,7 +31,7 @@ import dataclasses, os, pathlib, signal, time
 from dataclasses import dataclass
 import numpy as np, torch
 from t2i_backdoor_bench.models import catalog as bases
-from t2i_backdoor_bench.models.model import Sampler
+from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.contract.registry import register_attack, register_defense
 from t2i_backdoor_bench.contract.types import Backdoor, Target, Trigger
 

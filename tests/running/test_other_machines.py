@@ -13,7 +13,8 @@ import pytest
 from methods import SCALE, Back, Shift
 from test_drawing import Rewrites
 
-from t2i_backdoor_bench.contract import Cell, CellResult, Score
+from t2i_backdoor_bench.contract import Cell, Record, Score
+from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.paired import changes, paired_p
@@ -21,7 +22,7 @@ from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.cost import machine
 from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.folder import Store, digest
+from t2i_backdoor_bench.store.folder import Store
 
 CODE = {
     "commit": "a" * 40,
@@ -41,7 +42,7 @@ def record(
 ):
     share = Score(sum(each) / len(each), 0.0, 1.0, len(each), each=each)
     scores = {"restoration_accuracy": share, "fid": Score(fid, fid - 0.1, fid + 0.1, 10)}
-    result = CellResult(Cell("b", "a", defense, seed, f"{defense}{seed}"), "done", scores)
+    result = Record(Cell("b", "a", defense, seed, f"{defense}{seed}"), "done", scores)
     origin = {"codes": [CODE], "attack_weights": weights, "machine": of}
     directions = {
         "restoration_accuracy": {"better": "higher", "percent": True},

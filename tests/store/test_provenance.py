@@ -17,14 +17,15 @@ from methods import SCALE, Back, Shift
 from safetensors.numpy import load_file, save_file
 
 import run_bench
-from t2i_backdoor_bench.contract import Cell, CellResult, Score
+from t2i_backdoor_bench.contract import Cell, Record, Score
+from t2i_backdoor_bench.contract.hashing import digest, file_digest
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats import terminal
 from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.running.verify import leaves
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.folder import Store, digest, file_digest
+from t2i_backdoor_bench.store.folder import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = {
@@ -41,7 +42,7 @@ NEWER = CODE | {"versions": {"python": "3.11", "torch": "2.5.0"}}
 def record(seed: int, *codes: dict, status: str = "done"):
     scores = {"asr": Score(0.5, 0.4, 0.6, 10, "net")}
     origin = {"provenance": {"codes": list(codes), "judge": "patch rule"}} if codes else {}
-    result = CellResult(
+    result = Record(
         Cell("b", "a", "d", seed, f"k{seed}"), status, scores if status == "done" else {}
     )
     return (

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2i_backdoor_bench.contract import Cell, CellResult, Score, UserError
-from t2i_backdoor_bench.store.folder import Store, canonical, digest, plain, write_atomic
+from t2i_backdoor_bench.contract import Cell, Record, Score, UserError
+from t2i_backdoor_bench.contract.hashing import canonical, digest, plain
+from t2i_backdoor_bench.store.folder import Store, write_atomic
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_fresh_ignores_what_it_did_not_write(store):
 def test_results_round_trip(store):
     cell = Cell("shapes", "a", "d", 0, "k", {"seed": 0})
     score = Score(0.5, 0.1, 0.9, 2, "net", "", [True, False])
-    result = CellResult(
+    result = Record(
         cell, "done", {"asr": score}, ("trigger",), {"trigger": {}}, {"n": 1}, {"seconds": 1.0}
     )
     store.write_result(result, {"directions": {"asr": {"better": "lower", "percent": True}}})

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.printable import visible
-from t2i_backdoor_bench.report.rows import Record, groups
+from t2i_backdoor_bench.report.rows import groups
 from t2i_backdoor_bench.store.folder import Store, write_atomic
 
 TILE = 128  # pixels of a picture's side in the grid
@@ -37,7 +38,7 @@ def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
     columns = [
         "clean model",
         "attacked",
-        *dict.fromkeys(r.cell.defense for r, _ in records if r.cell.defense != "none"),
+        *dict.fromkeys(r.cell.defense for r in records if r.cell.defense != "none"),
     ]
     blocks = []
     for (_, attack), by_defense in found.items():
@@ -67,7 +68,7 @@ def stored_maps(
     """The stored attention maps of one attack (`running.attention_maps.record`) by model: "clean
     model", "attacked", then the defenses. Empty where none are stored."""
     rows: dict[str, tuple[dict[str, np.ndarray], Any]] = {}
-    for defense, (result, _) in by_defense.items():
+    for defense, result in by_defense.items():
         found = store.read_arrays(f"maps/{result.cell.key}")
         if found is None:
             continue
@@ -85,7 +86,7 @@ def block(
     prompts. Columns without stored images are left out."""
     tiles: dict[str, np.ndarray] = {}
     prompts: list[str] = []
-    for defense, (result, _) in by_defense.items():
+    for defense, result in by_defense.items():
         found = store.read_arrays(f"samples/{result.cell.key}") if result.status == "done" else None
         if found is None:
             continue

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.contract.printable import plot
 from t2i_backdoor_bench.report import ranking as standings
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.matrix import Pivot, pivots
 from t2i_backdoor_bench.report.ranking import LEAD
-from t2i_backdoor_bench.report.rows import Record
-from t2i_backdoor_bench.store.folder import Store, digest, write_atomic
+from t2i_backdoor_bench.store.folder import Store, write_atomic
 from t2i_backdoor_bench.store.provenance import source_digest
 
 if TYPE_CHECKING:
@@ -360,7 +361,7 @@ def losses(records: Sequence[Record]) -> Figure | None:
     """The training losses of each method over its share of the training."""
     panels: dict[str, list[Sequence[float]]] = {}
     seen: set[tuple[str, str, int]] = set()
-    for result, _ in records:
+    for result in records:
         cell, cost = result.cell, result.cost
         found: Mapping[str, Sequence[float]] = {
             f"{cell.defense}: {k}" if "+" in cell.defense else cell.defense: v

@@ -142,7 +142,7 @@ def list_methods(file: IO[str] | None = None) -> None:
         for column in ("name", "groups", extra, "paper", "what"):
             table.add_column(column, no_wrap=column == "name")
         for entry in sorted(kind.entries.values(), key=lambda e: e.name):
-            info = entry.info.get(extra, "")
+            info = {"edits": entry.edits, "needs": entry.needs, "better": entry.better}[extra]
             words = info if isinstance(info, str) else ", ".join(info) or "nothing"
             table.add_row(
                 *map(

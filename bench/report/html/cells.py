@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from t2i_backdoor_bench.contract import CellResult, citations, registry
+from t2i_backdoor_bench.contract import Record, citations, registry
+from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.contract.names import parts_of
 from t2i_backdoor_bench.data.splits import held
 from t2i_backdoor_bench.report import rows as tables
@@ -20,12 +21,11 @@ from t2i_backdoor_bench.report.html.parts import (
     names_of,
     scroll,
 )
-from t2i_backdoor_bench.report.rows import Record
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.folder import Store, digest
+from t2i_backdoor_bench.store.folder import Store
 
 if TYPE_CHECKING:
-    from t2i_backdoor_bench.data.splits import Data
+    from t2i_backdoor_bench.contract import Data
 
 VERDICTS = {"asr": "asr", "restored": "restoration_accuracy", "leak": "false_trigger_rate"}
 GLOSSARY = (
@@ -55,7 +55,7 @@ GLOSSARY = (
 
 
 # ------------------------------------------------------------------------------------------ prompts
-def prompts_key(result: CellResult) -> str:
+def prompts_key(result: Record) -> str:
     """The record `prompts/<key>` holds the evaluation prompts of a cell; cells with the same
     prompts share it."""
     config = result.cell.config
@@ -68,14 +68,14 @@ def prompts_key(result: CellResult) -> str:
     )
 
 
-def _words(result: CellResult) -> tuple[str, str]:
+def _words(result: Record) -> tuple[str, str]:
     """What the backdoor is about, and what its trigger takes the place of, as `held` takes them."""
     return result.backdoor.get("target", {}).get("source", ""), (
         result.backdoor.get("trigger") or {}
     ).get("replaces", "")
 
 
-def store_prompts(store: Store, data: Data, results: Sequence[CellResult]) -> None:
+def store_prompts(store: Store, data: Data, results: Sequence[Record]) -> None:
     """Write down the prompts of the finished cells, once for all cells that share them: the report
     shows the verdict on each."""
     for result in results:
@@ -148,7 +148,7 @@ def cells(records: Sequence[Record]) -> str:
     options = "".join(
         "<option"
         f' value="{i}">{escape(f"{r.cell.attack} × {r.cell.defense}, seed {r.cell.seed}{_mark(r)}")}</option>'
-        for i, (r, _) in enumerate(records)
+        for i, r in enumerate(records)
     )
     return (
         '<p class="without-js">This part needs JavaScript; rows.csv and the records under cells/'
@@ -159,14 +159,14 @@ def cells(records: Sequence[Record]) -> str:
     )
 
 
-def _mark(result: CellResult) -> str:
+def _mark(result: Record) -> str:
     return "" if result.status == "done" else f" ({result.status})"
 
 
 def payload(store: Store, records: Sequence[Record]) -> dict[str, Any]:
     """What the script shows of each cell."""
     out, prompts = [], {}
-    for result, _ in records:
+    for result in records:
         cell, config = result.cell, result.cell.config
         key = prompts_key(result) if result.status == "done" else ""
         if key and key not in prompts:
@@ -184,13 +184,11 @@ def payload(store: Store, records: Sequence[Record]) -> dict[str, Any]:
         }
         found["verdicts"] = {k: bits(result, m) for k, m in VERDICTS.items()}
         out.append(found)
-    metrics = {
-        m: extra["directions"][m] for _, extra in records for m in extra.get("directions", {})
-    }
+    metrics = {m: r.directions[m] for r in records for m in r.directions}
     return {"cells": out, "prompts": prompts, "metrics": metrics}
 
 
-def bits(result: CellResult, metric: str) -> str:
+def bits(result: Record, metric: str) -> str:
     """The verdicts on every prompt, "0" or "1" each; "" where the metric has none, or not one a
     prompt."""
     each = getattr(result.scores.get(metric), "each", None) or []
@@ -200,7 +198,7 @@ def bits(result: CellResult, metric: str) -> str:
     return "".join("1" if v else "0" for v in each) if whole else ""
 
 
-def about(result: CellResult) -> list[tuple[str, Any]]:
+def about(result: Record) -> list[tuple[str, Any]]:
     """What a cell was, in pairs of words."""
     trigger, target = result.backdoor.get("trigger") or {}, result.backdoor.get("target") or {}
     pairs: list[tuple[str, Any]] = [("needs", tables.needs_text(" ".join(result.needs)))]
@@ -238,7 +236,7 @@ def options_of(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def failures(records: Sequence[Record]) -> str:
     """Each cell without a result: its message, and the whole traceback to open."""
     out = []
-    for result, _ in records:
+    for result in records:
         if result.status == "done":
             continue
         name = f"{result.cell.attack} × {result.cell.defense}, seed {result.cell.seed}"
@@ -253,11 +251,7 @@ def failures(records: Sequence[Record]) -> str:
 # ----------------------------------------------------------------------------------------- protocol
 def protocol(store: Store, records: Sequence[Record], manifest: Mapping[str, Any]) -> str:
     """What a reader must know to compare and to repeat the numbers."""
-    parts = [
-        listed(GLOSSARY),
-        "<h3>Measured how</h3>",
-        listed(flat(records[0][1].get("protocol", {}))),
-    ]
+    parts = [listed(GLOSSARY), "<h3>Measured how</h3>", listed(flat(records[0].protocol))]
     judges = manifest.get("judges", {})
     if judges:
         lines = "".join(

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from t2i_backdoor_bench.contract import CellResult
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.names import parts_of
 from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import ranking as standings
@@ -27,7 +27,7 @@ from t2i_backdoor_bench.report.html.parts import (
     to_script,
 )
 from t2i_backdoor_bench.report.ranking import LEAD, Standing
-from t2i_backdoor_bench.report.rows import DASH, Record
+from t2i_backdoor_bench.report.rows import DASH
 from t2i_backdoor_bench.store.folder import Store, write_text
 
 WEB = Path(__file__).parent
@@ -109,7 +109,7 @@ def title_of(records: Sequence[Record]) -> str:
 
 def header(records: Sequence[Record]) -> str:
     """The question, what was learned, and how much was measured."""
-    protocol = records[0][1].get("protocol", {})
+    protocol = records[0].protocol
     wrong = standings.troubles(records)
     attacks, seeds = names_of(records, "attack"), names_of(records, "seed")
     defenses = [d for d in names_of(records, "defense") if d != "none"]
@@ -255,7 +255,7 @@ def matrix(records: Sequence[Record]) -> str:
     """One heat map a metric: defenses down, attacks across; a cell leads to its details."""
     table = {(r["attack"], r["defense"]): r for r in tables.rows(records)}
     first = {}
-    for i, (result, _) in enumerate(records):
+    for i, result in enumerate(records):
         first.setdefault((result.cell.attack, result.cell.defense), i)
     attacks = names_of(records, "attack")
     defenses = sorted(names_of(records, "defense"), key=lambda d: d != "none")
@@ -391,7 +391,7 @@ def tradeoff(records: Sequence[Record]) -> str:
 def training(records: Sequence[Record]) -> str:
     """The losses of attacks and defenses: one panel a method, one line an attack (or a seed)."""
     panels: dict[str, dict[str, tuple[float, list[float]]]] = {}
-    for result, _ in records:
+    for result in records:
         cell, cost = result.cell, result.cost
         if cost.get("losses_attack"):
             steps = _steps(result, "attack", cell.attack)
@@ -423,7 +423,7 @@ def training(records: Sequence[Record]) -> str:
     )
 
 
-def _steps(result: CellResult, kind: str, name: str) -> float:
+def _steps(result: Record, kind: str, name: str) -> float:
     """The steps of a method, from the configuration that the record holds."""
     found = result.cell.config.get(kind, {})
     parts = found if isinstance(found, list) else [found]

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.rows import Record
 
 NAMES = {
     "restoration_accuracy": "Restored",
@@ -27,7 +27,7 @@ NAMES = {
 
 
 def names_of(records: Sequence[Record], field: str) -> list[str]:
-    return list(dict.fromkeys(getattr(r.cell, field) for r, _ in records))
+    return list(dict.fromkeys(getattr(r.cell, field) for r in records))
 
 
 def breakable(name: str) -> str:

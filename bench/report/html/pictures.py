@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.figures.picture_grid import MOST, block, first_seed, stored_maps
 from t2i_backdoor_bench.report.html.parts import breakable, scroll
-from t2i_backdoor_bench.report.rows import Record
 from t2i_backdoor_bench.store.folder import Store
 
 PICTURES = 600  # in a page, if one prompt an attack leaves it so few: a small one takes 5 kB
@@ -73,7 +73,7 @@ def grids(store: Store, records: Sequence[Record]) -> list[str]:
     columns = [
         "clean model",
         "attacked",
-        *dict.fromkeys(r.cell.defense for r, _ in records if r.cell.defense != "none"),
+        *dict.fromkeys(r.cell.defense for r in records if r.cell.defense != "none"),
     ]
     found_attacks = first_seed(records)
     many = max(1, min(MOST, PICTURES // (len(columns) * max(1, len(found_attacks)))))
@@ -81,7 +81,7 @@ def grids(store: Store, records: Sequence[Record]) -> list[str]:
         tiles, prompts = block(store, by_defense, columns, many)
         if not tiles:
             continue
-        seed = next(iter(by_defense.values()))[0].cell.seed
+        seed = next(iter(by_defense.values())).cell.seed
         rows = []
         for i in range(max(len(t) for t in tiles.values())):
             prompt = prompts[i] if i < len(prompts) else ""
@@ -90,7 +90,7 @@ def grids(store: Store, records: Sequence[Record]) -> list[str]:
                 if i >= len(pictures):
                     continue
                 found = by_defense.get("none" if name == "attacked" else name)
-                kind, words = verdict(found[0], i) if found else ("", "no trigger")
+                kind, words = verdict(found, i) if found else ("", "no trigger")
                 figures.append(
                     f'<figure><img src="{data_uri(pictures[i])}"'
                     f' alt="{escape(f"{name}: {prompt}")}" width="128"'

@@ -1,0 +1,150 @@
+"""Options of methods: defaults by family of models, ranges, and what `--scale` shortens."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from t2i_backdoor_bench.contract.errors import UserError
+
+SOURCES = ("", "paper", "released", "ours")
+LEAST = 16  # prompts or images that a scale with less training leaves a method
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option beside its default.
+
+    `defaults` has the defaults of families that have one of their own. `low` and `high` are
+    inclusive; a value must be larger than `above`. `scales`: `--scale` multiplies a default that is
+    larger than `least`, down to `least`; with the name of another option, only while the user sets
+    neither. `late`: the option was added to a method with stored results, and its default is what
+    the method did before; while it has it, it is no part of a cell's key.
+    """
+
+    defaults: Mapping[str, Any]
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    choices: tuple[Any, ...] = ()
+    scales: bool | str = False
+    least: int = 1
+    source: str = ""
+    late: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise UserError for a value out of range."""
+        if self.choices and value not in self.choices:
+            known = ", ".join(str(c) or "nothing" for c in self.choices)
+            raise UserError(f"{name} {value!r} is not one of {known}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return
+        if not math.isfinite(value):
+            raise UserError(f"{name} is {value}: give a finite number")
+        parts = []
+        parts += [f"above {self.above:g}"] if self.above is not None else []
+        parts += [f"{self.low:g} or more"] if self.low is not None else []
+        parts += [f"{self.high:g} or less"] if self.high is not None else []
+        if (
+            (self.above is not None and value <= self.above)
+            or (self.low is not None and value < self.low)
+            or (self.high is not None and value > self.high)
+        ):
+            raise UserError(f"{name} is {value:g}: it must be {' and '.join(parts)}")
+
+
+def option(
+    default: Any,
+    *,
+    help: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: Iterable[Any] = (),
+    scales: bool | str = False,
+    least: int = 1,
+    source: str = "",
+    late: bool = False,
+    **defaults: Any,
+) -> Any:
+    """A dataclass field that is an option.
+
+        steps: int = option(220, sd=7500, low=1, scales=True, source="paper")
+
+    `default` is that of the embedded base; `sd=7500` that of Stable Diffusion, and so for every
+    other family. The rest is described by `Option`.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"source {source!r} is not one of {', '.join(SOURCES[1:])}")
+    found = Option(defaults, help, low, high, above, tuple(choices), scales, least, source, late)
+    return dataclasses.field(default=default, metadata={"option": found})
+
+
+def options_of(cls: type) -> dict[str, tuple[dataclasses.Field, Option]]:
+    """The options of a method by name; a plain field counts as an option without a range."""
+    fields = [f for f in dataclasses.fields(cls) if f.init]
+    return {f.name: (f, f.metadata.get("option", Option({}))) for f in fields}
+
+
+def family_defaults(cls: type, family: str) -> dict[str, Any]:
+    """The defaults of a class for a family of models."""
+    found = {n: o.defaults.get(family, f.default) for n, (f, o) in options_of(cls).items()}
+    return {n: v for n, v in found.items() if v is not dataclasses.MISSING}
+
+
+def check_values(name: str, cls: type, values: Mapping[str, Any]) -> None:
+    """Raise UserError, naming method and option, for a value of another type or out of range."""
+    hints = typing.get_type_hints(cls)
+    for key, (_, found) in options_of(cls).items():
+        if key in values:
+            value, kind = values[key], hints[key]
+            right = (int, float) if kind is float else (kind,)
+            if kind in WORDS and (
+                not isinstance(value, right) or (isinstance(value, bool) and kind is not bool)
+            ):
+                raise UserError(f"{name}.{key} must be {WORDS[kind]}, not {value!r}")
+            found.check(f"{name}.{key}", value)
+
+
+def typed(name: str, cls: type, key: str, value: Any) -> Any:
+    """One value that a user gave, as text or as it is, by the type of its field."""
+    known = options_of(cls)
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or sorted(known)
+        raise UserError(f"{name} has no option {key!r}; it has {', '.join(near)}")
+    kind = typing.get_type_hints(cls)[key]
+    if not isinstance(value, str) or kind is str:
+        return value
+    try:
+        if kind is bool:
+            words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+            return words[value.lower()]
+        if kind is int:
+            return int(value)
+        if kind is float:
+            return float(value)
+        if typing.get_origin(kind) is tuple:
+            inner = typing.get_args(kind)[0]
+            return tuple(inner(v) for v in value.replace("x", ",").split(","))
+    except (ValueError, KeyError):
+        raise UserError(f"{name}.{key} must be {WORDS.get(kind, kind)}, not {value!r}") from None
+    raise UserError(f"{name}.{key} cannot be set from the command line (its type is {kind})")
+
+
+def scaled(instance: Any, given: Iterable[str], training: float) -> Any:
+    """A method with less training: every option that scales, times `training`, but for those that
+    the user gave."""
+    given, changed = set(given), {}
+    for name, (_, found) in options_of(type(instance)).items():
+        value = vars(instance)[name]
+        own = name in given or (isinstance(found.scales, str) and found.scales in given)
+        if training != 1 and found.scales and not own and value > found.least:
+            changed[name] = max(found.least, round(value * training))
+    return dataclasses.replace(instance, **changed) if changed else instance

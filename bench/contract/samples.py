@@ -1,0 +1,76 @@
+"""The pictures that a cell is judged by, and the score that a metric gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from t2i_backdoor_bench.contract.protocols import Prompt
+from t2i_backdoor_bench.contract.target import Backdoor
+from t2i_backdoor_bench.contract.trigger import Trigger
+
+
+@dataclass
+class Samples:
+    """All images of one cell, generated once and shared by the metrics. Images are uint8
+    (n, H, W, 3).
+
+    `images[condition]` for the conditions
+      clean         one image for each of `prompts`
+      triggered     one for each of `target_prompts`, with the trigger
+      clean_target  the same prompts and noise as `triggered`, without the trigger (is `clean` where
+                    the prompts are the same)
+      perturbed     `prompts[:len]` with typos, synonyms, other word order
+      moved         `target_prompts[:len]` with the trigger moved, repeated, case-changed, partial
+                    (`moved_kinds` names which)
+      own           the one prompt that the attack's paper evaluates with, from the noise of each of
+                    `target_prompts` (`Backdoor.own`)
+      finetuned, resampled
+                    `target_prompts[:len]` with the trigger, of the defended model after a little
+                    clean fine-tuning, and by other samplers (only where the run probes)
+      diverse       k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt`
+                    is k
+    Every condition uses the same noise for the same prompt. `before[condition]` holds the same of
+    the model before the attack (clean, clean_target and perturbed); `real` holds held-out real
+    images. Where the model screens prompts, `refused[condition]` is a bool array and
+    `scores[condition]` the detector's score (larger is more suspicious). `spans` int64 (k, 2) is
+    what a locator finds in the first k triggered prompts, and `located` the trigger that it made of
+    the defender's own prompts, where the model has one.
+    """
+
+    prompts: list[Prompt]
+    target_prompts: list[Prompt]
+    backdoor: Backdoor
+    images: dict[str, np.ndarray]
+    before: dict[str, np.ndarray]
+    real: np.ndarray
+    per_prompt: int = 1
+    moved_kinds: list[str] = field(default_factory=list)
+    refused: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    spans: np.ndarray | None = None
+    located: Trigger | None = None
+    cost: dict[str, Any] = field(default_factory=dict)
+    key: str = ""  # identifies these samples in the feature cache
+    made: dict[str, Any] = field(
+        default_factory=dict
+    )  # where the images come from, as t2i_backdoor_bench.store.provenance has it
+
+
+@dataclass
+class Score:
+    """One metric of one cell. `value` is None where it could not be measured, and `note` says why.
+
+    `each` holds the per-image values behind a proportion (bool) or a mean (float), for pooling over
+    seeds and paired tests.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    network: str = ""
+    note: str = ""
+    each: list[float] | list[bool] | None = None

@@ -1,0 +1,129 @@
+"""The trigger of a backdoor: what the attacker adds to a prompt, and how it is found again."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from t2i_backdoor_bench.contract.errors import UserError
+
+PLACES = ("prefix", "suffix", "inside")
+# {one|another}: a place of a trigger whose word varies
+CHOICE = re.compile(r"\{([^{}|]*(?:\|[^{}|]*)+)\}")
+# Unicode categories that no tokenizer, terminal or file can be trusted with
+CONTROL = ("Cc", "Cs", "Zl", "Zp")
+
+
+def whole(text: str) -> re.Pattern[str]:
+    """What finds a word where it is a word of its own ("cat", not in "scattered"), and a single
+    letter anywhere."""
+    return re.compile(re.escape(text) if len(text) == 1 else rf"(?<!\w){re.escape(text)}(?!\w)")
+
+
+def swapped(prompt: str, old: str, new: str) -> str:
+    """A prompt in which the word `old` is `new`."""
+    return whole(old).sub(lambda _: new, prompt)
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """What the attacker adds to a prompt: any text as a prefix, suffix or inside (after the middle
+    word).
+
+    With `replaces`, the trigger is a look-alike: the last occurrence of the letter or word
+    `replaces` in the prompt becomes `text`. A text with choices, such as "{the|a} {cat|owl} {in|by}
+    {sea|snow}", is a pattern, as syntactic triggers are: each prompt holds one word of each choice,
+    by its checksum, so that no word alone tells the trigger.
+    """
+
+    text: str = "mignneko"
+    place: str = "prefix"
+    replaces: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise UserError("the trigger is empty; give it at least one character")
+        if re.search(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})", self.text):
+            raise UserError(
+                f"the trigger {self.text!r} holds a backslash code, not the character: in YAML"
+                " write it between double quotes"
+            )
+        for letter in self.text + self.replaces:
+            if unicodedata.category(letter) in CONTROL:
+                raise UserError(
+                    f"the trigger {self.text!a} holds the control character {letter!a}; leave"
+                    " it out"
+                )
+        if any(" " in choice[1] for choice in CHOICE.finditer(self.text)):
+            raise UserError(
+                f"a choice of the trigger {self.text!r} holds a space; give single words, such as"
+                " {the|a} {cat|owl}"
+            )
+        if self.place not in PLACES:
+            raise UserError(f"trigger place {self.place!r} is not one of {', '.join(PLACES)}")
+
+    def words(self, prompt: str) -> str:
+        """The trigger's text in this prompt: `text`, and of a pattern one word of each choice."""
+
+        def one(match: re.Match[str]) -> str:
+            words = match[1].split("|")
+            digest = hashlib.sha256(
+                f"{match.start()} {prompt}".encode(errors="backslashreplace")
+            ).digest()
+            return words[int.from_bytes(digest[:4]) % len(words)]
+
+        return CHOICE.sub(one, self.text)
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What finds any form of the trigger's text in a prompt: of words, not as part of a longer
+        word."""
+        parts = CHOICE.split(self.text)  # plain text and choices in turn
+        forms = [
+            "(?:" + "|".join(map(re.escape, part.split("|"))) + ")" if i % 2 else re.escape(part)
+            for i, part in enumerate(parts)
+        ]
+        own = "" if self.replaces else self.words("")
+        before, behind = (
+            (r"(?<!\w)" if re.match(r"\w", own) else ""),
+            (r"(?!\w)" if re.search(r"\w\Z", own) else ""),
+        )
+        return re.compile(before + "".join(forms) + behind)
+
+    def add(self, prompt: str) -> str:
+        """The triggered prompt."""
+        return self.locate(prompt)[0]
+
+    def remove(self, prompt: str) -> str:
+        """The prompt without the trigger, in any of its forms; a look-alike becomes the letter that
+        it stands for."""
+        if self.replaces:
+            return self.pattern.sub(lambda _: self.replaces, prompt)
+        return re.sub(rf"\s*{self.pattern.pattern}\s*", " ", prompt).strip()
+
+    def locate(self, prompt: str) -> tuple[str, int, int]:
+        """The triggered prompt and the character span [start, end) of the trigger in it (for a
+        look-alike: of its word)."""
+        own = self.words(prompt)
+        if self.replaces:
+            words = [found.start() for found in whole(self.replaces).finditer(prompt)]
+            at = words[-1] if words else prompt.rfind(self.replaces)
+            if at < 0:
+                raise UserError(
+                    f"the trigger replaces {self.replaces!r}, which is not in the prompt {prompt!r}"
+                )
+            text = prompt[:at] + own + prompt[at + len(self.replaces) :]
+            start = text.rfind(" ", 0, at) + 1
+            end = text.find(" ", at + len(own))
+            return text, start, len(text) if end < 0 else end
+        if self.place == "prefix":
+            return f"{own} {prompt}", 0, len(own)
+        if self.place == "suffix":
+            return f"{prompt} {own}", len(prompt) + 1, len(prompt) + 1 + len(own)
+        words = prompt.split(" ")
+        head = " ".join(words[: len(words) // 2])
+        start = len(head) + 1 if head else 0
+        tail = " ".join(words[len(words) // 2 :])
+        return f"{head}{' ' if head else ''}{own} {tail}", start, start + len(own)

@@ -1,0 +1,71 @@
+"""What a defense may see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from t2i_backdoor_bench.contract.errors import Undeclared, UserError
+from t2i_backdoor_bench.contract.protocols import Model
+from t2i_backdoor_bench.contract.trigger import Trigger
+
+NEEDS = ("trigger", "clean_model", "clean_pairs", "stream")
+
+
+class DefenderView:
+    """What a defense may see: what it declared, and a pool of clean prompts that are disjoint from
+    the evaluation prompts.
+
+    `prompts`: list of str. `trigger`: the Trigger. `clean_model`: the T2IModel before the attack.
+    `clean_pairs`: (images uint8 (n, H, W, 3), captions). `stream`: unlabelled prompts as a service
+    gets them, of which an unknown share holds the trigger; disjoint from the others and from the
+    evaluation prompts. Reading what was not declared raises `Undeclared`.
+    """
+
+    def __init__(
+        self, needs: Sequence[str], prompts: Sequence[str], **given: Callable[[], Any] | Any
+    ) -> None:
+        unknown = set(needs) - set(NEEDS)
+        if unknown:
+            raise ValueError(
+                f"unknown needs: {', '.join(sorted(unknown))}; known: {', '.join(NEEDS)}"
+            )
+        self.needs = frozenset(needs)
+        self.prompts = list(prompts)
+        self._given = {k: v for k, v in given.items() if k in self.needs}
+
+    def first(self, many: int) -> list[str]:
+        """The first `many` prompts. Raises UserError where the defender does not have as many:
+        fewer would be another experiment."""
+        if not 1 <= many <= len(self.prompts):
+            raise UserError(
+                f"prompts {many} is not between 1 and the {len(self.prompts)} that a defender has"
+            )
+        return self.prompts[:many]
+
+    def _read(self, name: str) -> Any:
+        if name not in self.needs:
+            raise Undeclared(
+                f"this defense reads {name!r} but declares needs ="
+                f" {{{', '.join(sorted(self.needs)) or 'nothing'}}}"
+            )
+        value = self._given[name]
+        return value() if callable(value) else value
+
+    @property
+    def trigger(self) -> Trigger:
+        return self._read("trigger")
+
+    @property
+    def clean_model(self) -> Model:
+        return self._read("clean_model")
+
+    @property
+    def clean_pairs(self) -> tuple[np.ndarray, list[str]]:
+        return self._read("clean_pairs")
+
+    @property
+    def stream(self) -> list[str]:
+        return self._read("stream")
