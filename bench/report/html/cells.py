@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from t2i_backdoor_bench.contract import Record, citations, registry
 from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.contract.names import parts_of
-from t2i_backdoor_bench.data.splits import held
+from t2i_backdoor_bench.data.splits import required_word
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.html.parts import (
     breakable,
@@ -87,7 +87,9 @@ def store_prompts(store: Store, data: Data, results: Sequence[Record]) -> None:
                 {
                     "target": [
                         p.text
-                        for p in data.prompts("evaluation", n, seed, held(data, *_words(result)))
+                        for p in data.prompts(
+                            "evaluation", n, seed, required_word(data, *_words(result))
+                        )
                     ]
                 },
             )
