@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.protocols import Data, Features, Model
 from t2i_backdoor_bench.contract.samples import Samples, Score
 from t2i_backdoor_bench.contract.target import Backdoor
 from t2i_backdoor_bench.contract.view import DefenderView
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Method:
