@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-from t2i_backdoor_bench.contract.registry import Entry
+from typing import Protocol
 
 FILE = Path(__file__).with_name("references.bib")
 EVERY_RUN = (
@@ -25,6 +24,19 @@ EVERY_RUN = (
 _CITED = re.compile(
     r"([^\W\d_][\w-]+)(?: et al\.| and [^\W\d_][\w-]+)[,;]? (?:[A-Z][\w-]*,? )?((?:19|20)\d\d)"
 )
+
+
+class Cites(Protocol):
+    """What may have papers: a `registry.Entry` or a `listing.Listed`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def paper(self) -> str: ...
+
+    @property
+    def doc(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -120,11 +132,11 @@ def cited(text: str) -> list[Paper]:
     return list(dict.fromkeys(paper for _, paper in sorted(places, key=lambda place: place[0])))
 
 
-def of_method(entry: Entry) -> list[Paper]:
-    """The papers of a registered method."""
+def of_method(entry: Cites) -> list[Paper]:
+    """The papers of a method."""
     named = entry.paper
     if not named:
-        return cited(entry.cls.__doc__ or "")
+        return cited(entry.doc)
     if "@" in named:
         return parse(named)
     return [
@@ -132,12 +144,12 @@ def of_method(entry: Entry) -> list[Paper]:
     ]
 
 
-def short(entry: Entry) -> str:
+def short(entry: Cites) -> str:
     """The papers of a method in a few words, for a table; "" where it has none."""
     return ", ".join(paper.short for paper in of_method(entry))
 
 
-def of_run(entries: Iterable[Entry]) -> list[tuple[Paper, list[str]]]:
+def of_run(entries: Iterable[Cites]) -> list[tuple[Paper, list[str]]]:
     """The papers behind a run's methods with the names of those methods; last, those behind every
     run."""
     found: dict[Paper, list[str]] = {}

@@ -32,6 +32,7 @@ from t2i_backdoor_bench.contract.view import NEEDS
 EMBEDDED = "shapes"  # the family of the embedded base
 FAMILIES = (EMBEDDED, "sd")
 BETTER = ("higher", "lower", "none")
+SHOWN = ("title", "short", "group")  # how tables, plots and the report call a metric
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,13 @@ class Entry:
     weights: str = ""  # the variable that names the published weights it needs
 
     @property
+    def doc(self) -> str:
+        return self.cls.__doc__ or ""
+
+    @property
     def summary(self) -> str:
         """The first line of the docstring."""
-        return (self.cls.__doc__ or "").strip().split("\n")[0]
+        return self.doc.strip().split("\n")[0]
 
     @property
     def flags(self) -> set[str]:
@@ -229,11 +234,15 @@ def register_defense(
     metrics it has. A `version` (here and for attacks and metrics) is a part of its cells' keys:
     raise it when the method computes other numbers than before, and stored ones are made again.
     """
-    unknown = sorted(set(needs) - set(NEEDS))
-    if unknown:
+    return defenses.register(name, groups=groups, needs=ordered_needs(name, needs), **facts)
+
+
+def ordered_needs(name: str, needs: Iterable[str]) -> tuple[str, ...]:
+    """`needs` in the order of NEEDS. Raises ValueError for one that is not known."""
+    given = set(needs)
+    if unknown := sorted(given - set(NEEDS)):
         raise ValueError(f"defense {name!r} needs {unknown}; known needs: {', '.join(NEEDS)}")
-    needs = tuple(n for n in NEEDS if n in set(needs))
-    return defenses.register(name, groups=groups, needs=needs, **facts)
+    return tuple(need for need in NEEDS if need in given)
 
 
 def register_metric(
@@ -250,5 +259,10 @@ def register_metric(
     made from `title`, `short` and `group` alone (without: from the name)."""
     if better not in BETTER:
         raise ValueError(f"metric {name!r}: better must be higher, lower or none, not {better!r}")
-    shown = {"title": title or name, "short": short or title or name, "group": group or "more"}
-    return metrics.register(name, better=better, percent=percent, **shown, **facts)
+    facts |= shown(name, title, short, group)
+    return metrics.register(name, better=better, percent=percent, **facts)
+
+
+def shown(name: str, title: str, short: str, group: str) -> dict[str, str]:
+    """How tables, plots and the report call a metric, with defaults for what is not given."""
+    return {"title": title or name, "short": short or title or name, "group": group or "more"}

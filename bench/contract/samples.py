@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.protocols import Prompt
 from t2i_backdoor_bench.contract.target import Backdoor
 from t2i_backdoor_bench.contract.trigger import Trigger
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass

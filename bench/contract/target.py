@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.trigger import Trigger, swapped
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import Undeclared, UserError
 from t2i_backdoor_bench.contract.protocols import Model
 from t2i_backdoor_bench.contract.trigger import Trigger
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NEEDS = ("trigger", "clean_model", "clean_pairs", "stream")
 

@@ -115,7 +115,7 @@ def run(tmp_path: Path):
                 f"samples/{result.cell.key}", {"triggered": picture()}, {"shown": shown}
             )
             store.write_arrays(f"maps/{result.cell.key}", maps, tokens | {"before": "before"})
-        store.write_result(result, extra)
+        store.write_result(result)
     report_cells.store_prompts(store, Fixed(), [r for r in records])
     store.write_record(
         "run",

@@ -480,13 +480,14 @@ def test_the_caption_names_the_attacks_on_the_text_encoder(records):
     edits = {"a": "U-Net", "b": "LoRA on U-Net and text encoder attention"}
     names = list(dict.fromkeys(r.cell.attack for r in records))
     told = [
-        (r, extra | {"edits": edits["b" if r.cell.attack == names[-1] else "a"]}) for r in records
+        dataclasses.replace(r, edits=edits["b" if r.cell.attack == names[-1] else "a"])
+        for r in records
     ]
     assert (
         f"In the text encoder: {names[-1]}; what repairs the U-Net changes none"
         in tables.caption(told)
     )
-    undefended = [(r, extra) for r, extra in told if r.cell.defense == "none"]
+    undefended = [r for r in told if r.cell.defense == "none"]
     assert "In the text encoder" not in tables.caption(undefended)
 
 
