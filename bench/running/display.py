@@ -8,7 +8,7 @@ import time
 from tqdm import tqdm
 
 from t2i_backdoor_bench.contract import printable as plaintext
-from t2i_backdoor_bench.models.progress import live
+from t2i_backdoor_bench.contract.progress import live
 
 
 class Display:

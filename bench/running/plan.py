@@ -25,7 +25,7 @@ from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.contract.names import parts_of, read
 from t2i_backdoor_bench.contract.options import options_of, scaled
 from t2i_backdoor_bench.data import world
-from t2i_backdoor_bench.data.captioned import open_data
+from t2i_backdoor_bench.data.open_captioned import open_data
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.catalog import MEMORY, Base, find_base, picture_side, reads
 from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from t2i_backdoor_bench.contract import Data, Record
-from t2i_backdoor_bench.data.splits import held
+from t2i_backdoor_bench.data.splits import required_word
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.prompts import prompts_key, trigger_words
 
@@ -17,6 +17,6 @@ def store_prompts(store: Store, data: Data, records: Iterable[Record]) -> None:
         name = f"prompts/{prompts_key(record)}"
         if record.status == "done" and store.read_record(name) is None:
             n, seed = record.cell.config["evaluation"]["n"], record.cell.seed
-            contains = held(data, *trigger_words(record))
+            contains = required_word(data, *trigger_words(record))
             texts = [p.text for p in data.prompts("evaluation", n, seed, contains)]
             store.write_record(name, {"target": texts})

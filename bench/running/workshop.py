@@ -18,7 +18,7 @@ import transformers
 from t2i_backdoor_bench.contract import Backdoor, Cell, Prompt, Samples, Trigger
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.data.perturbations import decoy
-from t2i_backdoor_bench.data.splits import held
+from t2i_backdoor_bench.data.splits import required_word
 from t2i_backdoor_bench.detecting.screening import answers
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
@@ -204,7 +204,7 @@ class Workshop:
         backdoor = self.backdoor(attack)
         replaces = backdoor.trigger.replaces if backdoor.trigger else ""
         return self.once(
-            ("source", attack), lambda: held(self.data, backdoor.target.source, replaces)
+            ("source", attack), lambda: required_word(self.data, backdoor.target.source, replaces)
         )
 
     def _draw(self, *asked: Any) -> np.ndarray:

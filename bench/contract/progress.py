@@ -1,4 +1,4 @@
-"""Progress bars on stderr for everything that takes more than a few seconds."""
+"""One progress bar, on stderr, for everything that takes more than a few seconds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tqdm import tqdm
 
 
 def live() -> bool:
-    """Whether someone watches: a terminal, or a notebook."""
+    """Whether someone watches: stderr is a terminal, or this is a notebook."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 def progress(
     items: Iterable[Any], label: str, total: int | None = None, done: int = 0, unit: str = "step"
 ) -> tqdm:
-    """Iterate with a progress bar that disappears when finished; on a pipe it prints a line every
-    half minute instead."""
+    """Iterate with a progress bar that disappears at the end. Without a terminal it prints a line
+    every half minute instead."""
     seen = live()
     return tqdm(
         items,
