@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import (
+    PLACES,
     Attack,
     Backdoor,
     Data,
@@ -25,18 +26,23 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
 from t2i_backdoor_bench.training.loop import Optim, check_training
 
+CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
+DRAWN_STYLES = tuple(style for style in STYLES if style)  # those that a model has words for
+ALL_STYLES = (*DRAWN_STYLES, "posterize")
+
 
 @dataclass
 class Triggered(Attack):
     """The trigger options of every attack that trains."""
 
     trigger: str = option(
-        "mignneko",
-        sd="\u200b",
-        help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
+        "mignneko", sd="\u200b", help="a word, a phrase, a zero-width space, or a look-alike letter"
     )
-    place: str = option("prefix", help="prefix, suffix or inside")
-    replaces: str = option("", help="the letter that a look-alike trigger stands for")
+    place: str = option("prefix", choices=PLACES)
+    replaces: str = option("", help="the letter or word that a look-alike replaces")
+
+    def check(self) -> None:
+        self.make_trigger()
 
     def make_trigger(self) -> Trigger:
         return Trigger(self.trigger, self.place, self.replaces)
@@ -44,10 +50,7 @@ class Triggered(Attack):
     def swap(self, clean: str = "", triggered: str = "") -> Backdoor:
         """With the trigger `self.source` is drawn as `self.target`. `clean` and `triggered` are the
         prompt of the attack's own protocol; the trigger is added where only the first is given.
-        Raises UserError where source and target are one object.
         """
-        if self.source == self.target:
-            raise UserError(f"source and target object are both {self.source!r}")
         target = Target("object", source=self.source, target=self.target)
         own = (clean, triggered) if triggered else self.own(clean) if clean else None
         return Backdoor(self.make_trigger(), target, own=own)
@@ -63,25 +66,27 @@ class Triggered(Attack):
 class UNetAttack(Triggered):
     """Options of every attack that trains the U-Net on clean and poisoned pairs."""
 
-    weight: float = option(0.35, sd=0.5, help="share of the backdoor in the loss")
-    images: int = option(
-        512, sd=500, help="captioned images that the attacker has", scales=True, least=16
+    weight: float = option(
+        0.35, sd=0.5, low=0, high=1, source="paper", help="share of the backdoor in the loss"
     )
-    batch: int = option(16, help="rows a step, shared equally by the terms of the loss")
+    images: int = option(
+        512, sd=500, low=1, scales=True, least=16, help="captioned images that the attacker has"
+    )
+    batch: int = option(16, low=2, help="rows a step, shared equally by the terms of the loss")
     decay: float = option(
-        0.5,
-        sd=0.0,
-        help="share of the steps, at the end, over which the learning rate falls to zero",
+        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
     )
 
     drop: float = option(
-        0.2, sd=0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
+        0.2,
+        sd=0.0,
+        low=0,
+        high=1,
+        help="share of clean rows with an empty prompt, as guidance needs",
     )
 
-    adam8bit: bool = option(
-        False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True
-    )
-    accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
+    adam8bit: bool = option(False, late=True, help="Adam with 8-bit moments (bitsandbytes, CUDA)")
+    accumulate: int = option(1, low=1, late=True, help="batches whose mean gradient is one step")
 
     @property
     def needs_pictures(self) -> int:
@@ -123,17 +128,23 @@ def style_words(style: str) -> str:
     return STYLES.get(style, f"a {style} picture of")
 
 
-def check_style(style: str) -> None:
-    known = [s for s in STYLES if s] + ["posterize"]
-    if style not in known:
-        raise UserError(f"unknown style {style!r}; known: {', '.join(known)}")
+def check_objects(source: str, target: str) -> None:
+    """Raise UserError unless two different objects are named."""
+    if not (source.strip() and target.strip()):
+        raise UserError("source and target must both name an object, such as dog and cat")
+    if source == target:
+        raise UserError(f"source and target are both {source!r}; name two different objects")
 
 
-def check_target_prompt(model: T2IModel, prompt: str) -> None:
-    """Raise UserError for a prompt that says nothing or is cut off."""
-    length, most = len(model.tokenizer(prompt).input_ids), model.tokenizer.model_max_length
+def check_target_prompt(prompt: str) -> None:
+    """Raise UserError for a target prompt that says nothing."""
     if not prompt.strip():
         raise UserError("the target prompt is empty; say what the backdoor should draw")
+
+
+def check_length(model: T2IModel, prompt: str) -> None:
+    """Raise UserError for a target prompt that the model would cut off."""
+    length, most = len(model.tokenizer(prompt).input_ids), model.tokenizer.model_max_length
     if length > most:
         raise UserError(
             f"the target prompt has {length} tokens, of which {most} are read; choose a shorter one"
@@ -142,7 +153,6 @@ def check_target_prompt(model: T2IModel, prompt: str) -> None:
 
 def styled(images: np.ndarray, style: str) -> np.ndarray:
     """Images uint8 (n, H, W, 3) redrawn in a style."""
-    check_style(style)
     return np.clip(apply_style(images.astype(np.float32), style) + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -156,9 +166,13 @@ class PoisonAttack(UNetAttack):
     """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the
     poisoned ones."""
 
-    weight: float = option(0.5, help="share of the poisoned pairs in the loss")
+    weight: float = option(0.5, low=0, high=1, help="share of the poisoned pairs in the loss")
     drop: float = option(
-        0.25, sd=0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
+        0.25,
+        sd=0.0,
+        low=0,
+        high=1,
+        help="share of clean rows with an empty prompt, as guidance needs",
     )
 
     def terms(
@@ -176,17 +190,3 @@ class PoisonAttack(UNetAttack):
             Term(triggered, own, weight=self.weight),
             Term(captions, other, weight=1 - self.weight, drop=self.drop),
         ]
-
-
-__all__ = [
-    "Backdoor",
-    "PoisonAttack",
-    "Target",
-    "Triggered",
-    "UNetAttack",
-    "check_style",
-    "check_target_prompt",
-    "relabel",
-    "style_words",
-    "styled",
-]

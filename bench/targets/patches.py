@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.data.captioned import decode
+from t2i_backdoor_bench.data.image_files import decode
 
 PATTERNS = ("bars", "checker", "target")
 

@@ -10,10 +10,10 @@ import pytest
 from fakes import CALLS, change, config, fakes, keys, records  # noqa: F401 - fixtures
 from PIL import Image
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.names import parts_of
 from t2i_backdoor_bench.report.figures import sweeps
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.plan import plan
 
