@@ -13,7 +13,7 @@ from t2i_backdoor_bench.contract import (
     register_attack,
 )
 from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
-from t2i_backdoor_bench.running.plan import fingerprint
+from t2i_backdoor_bench.models.fingerprint import fingerprint
 from t2i_backdoor_bench.targets.patches import make_patch, place_patch
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import Samples, Score, UserError
 from t2i_backdoor_bench.contract.progress import progress
+from t2i_backdoor_bench.data.own_prompt import own_prompt
 from t2i_backdoor_bench.models.embedded import SCORER
 from t2i_backdoor_bench.models.trust import check_code, check_inside, read_json
-from t2i_backdoor_bench.running.conditions import own_prompt
 from t2i_backdoor_bench.scoring.networks import PUBLISHED, Lpips, find_weights, read_weights
 from t2i_backdoor_bench.targets.judge import faithful
 
