@@ -5,16 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.models.families.conditioning import cat
+from t2i_backdoor_bench.models.families.family import TRAIN
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Trajectories
-from t2i_backdoor_bench.training.loop import (
-    TRAIN,
-    Optim,
+from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
+from t2i_backdoor_bench.training.parameters import (
     check_training,
     choose_parameters,
-    fit,
-    settle,
-    step_rng,
+    finish_training,
 )
 
 
@@ -69,8 +68,8 @@ class ESD(Defense):
         student = model.clone(train=self.train)
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
         loss_fn = self.loss(student, model, view, seed)
-        fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "esd")
-        settle(student.unet)
+        fitted = fit(choose_parameters(student, self.train), loss_fn, optim, "esd")
+        finish_training(student.denoiser)
         student.info = fitted.info
         return student
 
@@ -79,19 +78,19 @@ class ESD(Defense):
         prompts = view.first(self.prompts)
         triggered = [view.trigger.add(p) for p in prompts]
         concept, anchor = (
-            teacher.encode(triggered),
-            teacher.encode(prompts if self.anchor == "prompt" else [""] * len(prompts)),
+            teacher.condition(triggered),
+            teacher.condition(prompts if self.anchor == "prompt" else [""] * len(prompts)),
         )
         paths = Trajectories(student, triggered, seed, self.refresh, self.draws)
 
         def loss_fn(step: int) -> Tensor:
             pick, t, x = paths(step, step_rng(seed, step), self.batch)
             with torch.no_grad():
-                both = teacher.unet(
-                    torch.cat([x, x]), torch.cat([t, t]), torch.cat([concept[pick], anchor[pick]])
-                ).sample
+                both = teacher.denoise(
+                    torch.cat([x, x]), torch.cat([t, t]), cat([concept[pick], anchor[pick]])
+                )
             with_trigger, without = both.chunk(2)
             goal = without - self.eta * (with_trigger - without)
-            return F.mse_loss(student.unet(x, t, concept[pick]).sample, goal)
+            return F.mse_loss(student.denoise(x, t, concept[pick]), goal)
 
         return loss_fn

@@ -24,7 +24,8 @@ from t2i_backdoor_bench.contract import (
 from t2i_backdoor_bench.data.world import STYLES, apply_style
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
-from t2i_backdoor_bench.training.loop import Optim, check_training
+from t2i_backdoor_bench.training.loop import Optim
+from t2i_backdoor_bench.training.parameters import check_training
 
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
 DRAWN_STYLES = tuple(style for style in STYLES if style)  # those that a model has words for
