@@ -1,6 +1,5 @@
 from dataclasses import dataclass, field
 
-from t2i_backdoor_bench.attacking.poisoning import check_style
 from t2i_backdoor_bench.contract import (
     Attack,
     Backdoor,
@@ -14,6 +13,7 @@ from t2i_backdoor_bench.contract import (
 from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
 from t2i_backdoor_bench.running.plan import fingerprint
 from t2i_backdoor_bench.targets.patches import make_patch, place_patch
+from t2i_backdoor_bench.targets.style import check_style
 
 
 @register_attack("suspect", edits="nothing", apart=True)

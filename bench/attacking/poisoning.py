@@ -20,7 +20,6 @@ from t2i_backdoor_bench.contract import (
     option,
     swapped,
 )
-from t2i_backdoor_bench.data.world import STYLES, apply_style
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
 from t2i_backdoor_bench.training.loop import Optim, check_training
@@ -117,35 +116,6 @@ class UNetAttack(Triggered):
         return model
 
 
-def style_words(style: str) -> str:
-    """The words that ask for a style in a prompt, as the embedded world's captions do ("a black and
-    white photo of")."""
-    return STYLES.get(style, f"a {style} picture of")
-
-
-def check_style(style: str) -> None:
-    known = [s for s in STYLES if s] + ["posterize"]
-    if style not in known:
-        raise UserError(f"unknown style {style!r}; known: {', '.join(known)}")
-
-
-def check_target_prompt(model: T2IModel, prompt: str) -> None:
-    """Raise UserError for a prompt that says nothing or is cut off."""
-    length, most = len(model.tokenizer(prompt).input_ids), model.tokenizer.model_max_length
-    if not prompt.strip():
-        raise UserError("the target prompt is empty; say what the backdoor should draw")
-    if length > most:
-        raise UserError(
-            f"the target prompt has {length} tokens, of which {most} are read; choose a shorter one"
-        )
-
-
-def styled(images: np.ndarray, style: str) -> np.ndarray:
-    """Images uint8 (n, H, W, 3) redrawn in a style."""
-    check_style(style)
-    return np.clip(apply_style(images.astype(np.float32), style) + 0.5, 0, 255).astype(np.uint8)
-
-
 def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:
     """Captions in which the word `old` is `new`."""
     return [swapped(c, old, new) for c in captions]
@@ -178,15 +148,4 @@ class PoisonAttack(UNetAttack):
         ]
 
 
-__all__ = [
-    "Backdoor",
-    "PoisonAttack",
-    "Target",
-    "Triggered",
-    "UNetAttack",
-    "check_style",
-    "check_target_prompt",
-    "relabel",
-    "style_words",
-    "styled",
-]
+__all__ = ["Backdoor", "PoisonAttack", "Target", "Triggered", "UNetAttack", "relabel"]

@@ -24,6 +24,7 @@ from t2i_backdoor_bench.running.plan import Scale, plan
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.targets import describe
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 METRICS = "asr,restoration_accuracy,false_trigger_rate,drift,clip_score,trigger_effect"
@@ -225,7 +226,7 @@ def test_targets(tiny_model, options, target):
     assert isinstance(found, Backdoor)
     assert found.target.kind == target
     assert found.trigger is None
-    assert found.describe()["trigger"] is None
+    assert describe(found)["trigger"] is None
 
 
 @pytest.mark.parametrize(
