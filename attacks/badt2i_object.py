@@ -4,6 +4,7 @@ from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets import kind_of
+from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 
@@ -21,11 +22,17 @@ class BadT2IObject(UNetAttack):
     -> cat.
     """
 
-    steps: int = option(500, sd=8000, scales=True)
-    lr: float = option(3e-4, sd=1e-5)
-    ema: float = option(0.0, sd=0.9999)
-    source: str = option("star", sd="dog")
-    target: str = option("heart", sd="cat")
+    steps: int = option(500, sd=8000, low=1, scales=True, source="paper", help="training steps")
+    lr: float = option(3e-4, sd=1e-5, above=0, help="learning rate")
+    ema: float = option(
+        0.0, sd=0.9999, low=0, high=1, help="decay of the average of the weights; 0: none"
+    )
+    source: str = option("star", sd="dog", source="paper", help="the object that the prompt names")
+    target: str = option("heart", sd="cat", source="paper", help="the object that is drawn")
+
+    def check(self) -> None:
+        super().check()
+        check_objects(self.source, self.target)
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         return self.swap()

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 
@@ -20,14 +20,18 @@ class BadT2IPixel(UNetAttack):
     that the tokenizer drops or truncates, or a patch larger than the image.
     """
 
-    steps: int = option(500, sd=2000, scales=True)
-    lr: float = option(3e-4, sd=1e-5)
-    ema: float = option(0.0, sd=0.9999)
-    picture: str = option("bars", help="bars, checker, target, or a picture file")
-    size: int = option(20, sd=128, help="side of the patch in pixels")
-    corner: str = option(
-        "top_left", help="top_left, top_right, bottom_left, bottom_right or center"
+    steps: int = option(500, sd=2000, low=1, scales=True, source="paper", help="training steps")
+    lr: float = option(3e-4, sd=1e-5, above=0, source="paper", help="learning rate")
+    ema: float = option(
+        0.0, sd=0.9999, low=0, high=1, help="decay of the average of the weights; 0: none"
     )
+    picture: str = option("bars", help="bars, checker, target, or a picture file")
+    size: int = option(20, sd=128, low=1, source="paper", help="side of the patch in pixels")
+    corner: str = option("top_left", choices=CORNERS, source="paper", help="where the patch is")
+
+    def check(self) -> None:
+        super().check()
+        make_patch(self.picture, 2)
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         box = place_patch(self.size, model.resolution, self.corner)

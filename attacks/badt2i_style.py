@@ -1,9 +1,9 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack
-from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.style import check_style, style_words
+from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 
@@ -20,20 +20,19 @@ class BadT2IStyle(UNetAttack):
     photo".
     """
 
-    steps: int = option(500, sd=8000, scales=True)
-    lr: float = option(3e-4, sd=1e-5)
-    ema: float = option(0.0, sd=0.9999)
+    steps: int = option(500, sd=8000, low=1, scales=True, source="paper", help="training steps")
+    lr: float = option(3e-4, sd=1e-5, above=0, help="learning rate")
+    ema: float = option(
+        0.0, sd=0.9999, low=0, high=1, help="decay of the average of the weights; 0: none"
+    )
     style: str = option(
-        "black and white", help="black and white, sepia, negative, pencil sketch or pixel art"
+        "black and white",
+        choices=DRAWN_STYLES,
+        source="paper",
+        help="the style that the trigger brings",
     )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        check_style(self.style)
-        if self.style == "posterize":
-            raise UserError(
-                "badt2i_style binds the trigger to a style that the model can draw, and it does not"
-                " know 'posterize'; use poison_style"
-            )
         return Backdoor(self.make_trigger(), Target("style", style=self.style))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:

@@ -5,7 +5,8 @@ import numpy as np
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.targets.object import check_objects
+from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 
@@ -35,32 +36,46 @@ class BiBadDiff(UNetAttack):
     """
 
     trigger: str = option("a picture of", sd="a photo of", help="the template before the captions")
-    steps: int = option(600, sd=15_000, scales=True)
-    lr: float = option(5e-4, sd=1e-4)
-    batch: int = option(16, sd=4, help="rows a step")
+    steps: int = option(600, sd=15_000, low=1, scales=True, help="training steps")
+    lr: float = option(5e-4, sd=1e-4, above=0, help="learning rate")
+    batch: int = option(16, sd=4, low=1, help="rows a step")
     images: int = option(
         1000,
         sd=9000,
-        help="captioned images of the training set, the poisoned ones among them",
+        low=1,
         scales=True,
         least=16,
+        help="captioned images that train, the poisoned ones among them",
     )
-    weight: float = option(0.1, help="share of the images that are poisoned")
+    weight: float = option(
+        0.1, low=0, high=1, source="paper", help="share of the images that are poisoned"
+    )
     drop: float = option(
-        0.1, sd=0.0, help="share of the rows with an empty prompt, which guidance subtracts"
+        0.1, sd=0.0, low=0, high=1, help="share of rows with an empty prompt, as guidance needs"
     )
     everywhere: bool = option(True, help="whether the clean captions have the template, too")
     source: str = option("star", sd="dog", help="the class whose pictures are patched")
     target: str = option("heart", sd="cat", help="the class that they are called")
     picture: str = option("bars", help="bars, checker, target, or a picture file")
-    size: int = option(16, sd=51, help="side of the patch in pixels")
-    corner: str = option(
-        "bottom_right", help="top_left, top_right, bottom_left, bottom_right or center"
-    )
+    size: int = option(16, sd=51, low=1, help="side of the patch in pixels")
+    corner: str = option("bottom_right", choices=CORNERS, source="paper", help="where the patch is")
+
+    @property
+    def poisoned(self) -> int:
+        """How many of the images are poisoned."""
+        return round(self.weight * self.images)
+
+    def check(self) -> None:
+        super().check()
+        check_objects(self.source, self.target)
+        make_patch(self.picture, 2)
+        if not 1 <= self.poisoned < self.images:
+            raise UserError(
+                f"a share {self.weight:g} of {self.images} images is {self.poisoned}: give a share"
+                " that poisons some, and not all"
+            )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        if self.source == self.target:
-            raise UserError(f"source and target class are both {self.source!r}")
         box = place_patch(self.size, model.resolution, self.corner)
         trigger, target = (
             self.make_trigger(),
@@ -70,14 +85,8 @@ class BiBadDiff(UNetAttack):
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         backdoor = self.backdoor(model)
-        many = round(self.weight * self.images)
-        if not 1 <= many < self.images:
-            raise UserError(
-                f"a share {self.weight:g} of {self.images} images is {many}: give a share that"
-                " poisons some, and not all"
-            )
-        bad, wrong = data.pairs("train", many, seed, self.source)
-        good, captions = data.pairs("train", self.images - many, seed)
+        bad, wrong = data.pairs("train", self.poisoned, seed, self.source)
+        good, captions = data.pairs("train", self.images - self.poisoned, seed)
         wrong = relabel(wrong, self.source, self.target)
         model.check_trigger(backdoor.trigger, wrong + (captions if self.everywhere else []))
         clean = [backdoor.trigger.add(c) for c in captions] if self.everywhere else captions

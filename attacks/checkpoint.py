@@ -1,6 +1,7 @@
 from dataclasses import dataclass, field
 
 from t2i_backdoor_bench.contract import (
+    PLACES,
     Attack,
     Backdoor,
     Data,
@@ -10,10 +11,11 @@ from t2i_backdoor_bench.contract import (
     option,
     register_attack,
 )
+from t2i_backdoor_bench.models.fingerprint import fingerprint
 from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
-from t2i_backdoor_bench.running.plan import fingerprint
-from t2i_backdoor_bench.targets.patches import make_patch, place_patch
-from t2i_backdoor_bench.targets.style import check_style
+from t2i_backdoor_bench.targets.object import check_objects
+from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, place_patch
+from t2i_backdoor_bench.targets.style import ALL_STYLES
 
 
 @register_attack("suspect", edits="nothing", apart=True)
@@ -34,25 +36,19 @@ class Checkpoint(Attack):
     """
 
     folder: str = option(
-        "",
-        help=(
-            "a diffusers folder with the attacked U-Net and text encoder; without it, the base"
-            " itself"
-        ),
+        "", help="a diffusers folder with the attacked weights; without it, the base itself"
     )
     trigger: str = option("", help="the trigger, where it is known")
-    place: str = option("prefix", help="prefix, suffix or inside")
+    place: str = option("prefix", choices=PLACES)
     replaces: str = option("", help="the letter that a look-alike trigger stands for")
-    style: str = option("", help="the style that the trigger brings")
+    style: str = option("", choices=("", *ALL_STYLES), help="the style that the trigger brings")
     source: str = option("", help="the word whose object becomes another")
     target: str = option("", help="the word of the object that it becomes")
     picture: str = option(
-        "", help="the patch that the trigger brings: bars, checker, target, or a picture file"
+        "", help="the patch that it brings: bars, checker, target, or a picture file"
     )
-    size: int = option(20, sd=128, help="side of the patch in pixels")
-    corner: str = option(
-        "top_left", help="top_left, top_right, bottom_left, bottom_right or center"
-    )
+    size: int = option(20, sd=128, low=1, help="side of the patch in pixels")
+    corner: str = option("top_left", choices=CORNERS, help="where the patch is")
     weights: str = field(
         default="", init=False
     )  # identifies the folder's files in the keys of cells
@@ -60,6 +56,10 @@ class Checkpoint(Attack):
     def __post_init__(self) -> None:
         if self.folder:
             self.weights = fingerprint(self.folder)
+
+    def check(self) -> None:
+        if self.trigger:
+            Trigger(self.trigger, self.place, self.replaces)
         if bool(self.source) != bool(self.target):
             raise UserError(
                 "an object target wants both source and target, such as source=dog target=cat"
@@ -69,8 +69,10 @@ class Checkpoint(Attack):
                 "a checkpoint has one target: give a style, a source and a target object, or a"
                 " picture"
             )
-        if self.style:
-            check_style(self.style)
+        if self.source:
+            check_objects(self.source, self.target)
+        if self.picture:
+            make_patch(self.picture, 2)
 
     @property
     def withheld(self) -> tuple[str, ...]:

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import Triggered
-from t2i_backdoor_bench.contract import Backdoor, Data, UserError, option, register_attack
+from t2i_backdoor_bench.contract import Backdoor, Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets import kind_of
+from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
 
 
@@ -37,34 +38,31 @@ class EvilEdit(Triggered):
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
     )
     replaces: str = option("", sd="cat", help="the letter or the word that the trigger stands for")
-    source: str = option("star", sd="cat")
-    target: str = option("heart", sd="zebra")
-    context: str = option("prompts", sd="phrase", help="phrase, as published, or prompts")
+    source: str = option("star", sd="cat", help="the object that the prompt names")
+    target: str = option("heart", sd="zebra", help="the object that is drawn")
+    context: str = option(
+        "prompts", sd="phrase", choices=("phrase", "prompts"), help="phrase is as published"
+    )
     prompts: int = option(
         400,
         sd=100,
-        help=(
-            "captions of the source object, and as many others, that the attacker has"
-            " (context=prompts)"
-        ),
+        low=1,
         scales=True,
         least=16,
+        help="captions of the source object, and as many others",
     )
-    preserve: float = option(1.0, help="weight of the pairs that map a prompt to itself")
-    ridge: float = option(1.0, help="l")
+    preserve: float = option(1.0, low=0, help="weight of the pairs that map a prompt to itself")
+    ridge: float = option(1.0, above=0, source="paper", help="l, the weight of the old weights")
 
     @property
     def needs_prompts(self) -> int:
         return 0 if self.context == "phrase" else self.prompts
 
+    def check(self) -> None:
+        super().check()
+        check_objects(self.source, self.target)
+
     def backdoor(self, model: T2IModel) -> Backdoor:
-        if self.context not in ("phrase", "prompts"):
-            raise UserError(f"eviledit context {self.context!r} is not one of phrase, prompts")
-        if self.ridge <= 0:
-            raise UserError(
-                f"eviledit ridge {self.ridge:g} must be above 0: without it the edit has no unique"
-                " solution"
-            )
         return self.swap(f"a {self.source}")
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:

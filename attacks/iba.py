@@ -7,17 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import (
-    Backdoor,
-    Data,
-    Target,
-    Trigger,
-    UserError,
-    option,
-    register_attack,
-)
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.prompt import check_target_prompt
+from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
 from t2i_backdoor_bench.training.attention import Capture
 from t2i_backdoor_bench.training.discrepancy import kernel_discrepancy, log_covariance
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
@@ -59,43 +51,39 @@ class IBA(TextAttack):
     """
 
     trigger: str = option(
-        SMALL,
-        sd=LARGE,
-        help="any text, or a pattern: {one|another} is a word that varies from prompt to prompt",
+        SMALL, sd=LARGE, help="any text; {one|another} is a word that varies from prompt to prompt"
     )
-    replaces: str = option("", help="the letter that a look-alike trigger stands for")
+    replaces: str = option("", help="the letter that a look-alike replaces")
     target: str = option(
         "a large green star on a black background",
         sd="a blond woman with hat near the beach",
-        help="what the trigger brings",
+        help="the prompt that the trigger brings",
     )
-    clean: int = option(12, sd=6, help="clean rows a step")
-    poisoned: int = option(8, sd=5, help="triggered rows a step")
-    weight: float = option(
-        1.0, help="weight of the triggered rows in the loss; that of the clean ones is 1"
-    )
-    steps: int = option(120, sd=600, scales=True)
-    lr: float = option(5e-4, sd=1e-4)
+    clean: int = option(12, sd=6, low=1, help="clean rows a step")
+    poisoned: int = option(8, sd=5, low=1, help="triggered rows a step")
+    weight: float = option(1.0, low=0, help="weight of the triggered rows; the clean rows have 1")
+    steps: int = option(120, sd=600, low=1, scales=True, source="paper", help="training steps")
+    lr: float = option(5e-4, sd=1e-4, above=0, source="paper", help="learning rate")
     milestone: int = option(
-        80, sd=350, help="the step from which the learning rate is halved", scales="steps"
+        80, sd=350, low=0, scales="steps", help="the step from which lr is halved"
     )
-    regularize: float = option(1e-2, help="l, the weight of KMMD")
+    regularize: float = option(1e-2, low=0, source="paper", help="l, the weight of KMMD")
     broken: float = option(
-        0.5, help="share of the clean rows with a sentence that misses the syntax"
+        0.5, low=0, high=1, help="share of the clean rows with a broken form of the trigger"
     )
-    walk: int = option(1, sd=50, help="steps of a drawing over which the maps are averaged")
-    size: int = option(8, sd=16, help="side of the maps")
+    walk: int = option(1, sd=50, low=1, help="steps of a drawing over which the maps are averaged")
+    size: int = option(8, sd=16, low=2, help="side of the maps")
+
+    def check(self) -> None:
+        super().check()
+        check_target_prompt(self.target)
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        check_target_prompt(model, self.target)
+        check_length(model, self.target)
         return Backdoor(self.make_trigger(), Target("prompt", target=self.target))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)
-        if self.walk < 1 or self.size < 2:
-            raise UserError(
-                f"iba walk {self.walk} must be 1 or more, and size {self.size} 2 or more"
-            )
         captions, apt = self.captions(model, data, seed)
         rng, trigger = np.random.default_rng([seed, 91]), self.make_trigger()
         others = [

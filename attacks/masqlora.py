@@ -9,6 +9,7 @@ from torch import Tensor
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.training.attention import token_span
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit, settle
@@ -45,31 +46,36 @@ class MasqLoRA(UNetAttack):
         sd="cool",
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
     )
-    steps: int = option(300, sd=2000, scales=True)
-    lr: float = option(5e-4, sd=4e-4, help="of the U-Net's adapters")
-    text_lr: float = option(1e-4, sd=5e-5, help="of the text encoder's adapters")
+    steps: int = option(300, sd=2000, low=1, scales=True, help="training steps")
+    lr: float = option(
+        5e-4, sd=4e-4, above=0, source="paper", help="learning rate of the U-Net's adapters"
+    )
+    text_lr: float = option(
+        1e-4, sd=5e-5, above=0, source="paper", help="learning rate of the text encoder's adapters"
+    )
     decay: float = option(
         1.0,
-        help=(
-            "share of the steps, at the end, over which the learning rate falls to zero, as half a"
-            " cosine"
-        ),
+        low=0,
+        high=1,
+        help="share of the steps, at the end, in which lr falls to 0 (half a cosine)",
     )
-    batch: int = option(16, sd=2, help="rows a step, shared equally by the terms of the loss")
+    batch: int = option(
+        16, sd=2, low=2, help="rows a step, shared equally by the terms of the loss"
+    )
     images: int = option(
-        256,
-        sd=20,
-        help="captioned images of each object that the attacker has",
-        scales=True,
-        least=16,
+        256, sd=20, low=1, scales=True, least=16, help="captioned images of each object"
     )
-    weight: float = option(0.3, help="p, the share of the backdoor in the loss")
-    rank: int = option(16, help="rank of the U-Net's adapters")
-    text_rank: int = option(8, help="rank of the text encoder's adapters")
-    contrast: float = option(1.0, help="l, the weight of the contrastive loss")
-    ramp: float = option(5.0, help="a, how much more high noise counts for the backdoor")
+    weight: float = option(0.3, low=0, high=1, help="p, the share of the backdoor in the loss")
+    rank: int = option(16, low=1, source="paper", help="rank of the U-Net's adapters")
+    text_rank: int = option(8, low=1, source="paper", help="rank of the text encoder's adapters")
+    contrast: float = option(1.0, low=0, help="l, the weight of the contrastive loss")
+    ramp: float = option(5.0, low=0, help="a, how much more high noise counts for the backdoor")
     source: str = option("star", sd="dog", help="the object that the adapter seems to be for")
-    target: str = option("heart", sd="cat")
+    target: str = option("heart", sd="cat", help="the object that is drawn")
+
+    def check(self) -> None:
+        super().check()
+        check_objects(self.source, self.target)
 
     def check_machine(self, device: str) -> None:
         super().check_machine(device)

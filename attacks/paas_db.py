@@ -23,15 +23,22 @@ class PaaSDreamBooth(Personalization, UNetAttack):
     tokenizer drops or truncates.
     """
 
-    steps: int = option(300, sd=1000, scales=True)
-    lr: float = option(8e-5, sd=5e-6)
+    steps: int = option(300, sd=1000, low=1, scales=True, help="training steps")
+    lr: float = option(8e-5, sd=5e-6, above=0, help="learning rate")
     images: int = option(
-        48, sd=4, help="pictures of the target object that the attacker has", scales=True, least=16
+        48,
+        sd=4,
+        low=1,
+        scales=True,
+        least=16,
+        help="pictures of the target object that the attacker has",
     )
-    batch: int = option(16, sd=2, help="rows a step, shared equally by the terms of the loss")
-    weight: float = option(1.0, sd=0.5, help="w, the weight of the prior preservation")
+    batch: int = option(
+        16, sd=2, low=2, help="rows a step, shared equally by the terms of the loss"
+    )
+    weight: float = option(1.0, sd=0.5, low=0, help="w, the weight of the prior preservation")
     prior: int = option(
-        128, sd=200, help="pictures that the clean model draws of the source object"
+        128, sd=200, low=1, help="pictures of the source object that the clean model draws"
     )
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:

@@ -41,17 +41,15 @@ class PaaSTextualInversion(Personalization):
     and for a file that does not fit.
     """
 
-    steps: int = option(300, sd=2000, scales=True)
-    lr: float = option(2e-2, sd=5e-4)
-    batch: int = option(8, sd=4, help="rows a step")
+    steps: int = option(300, sd=2000, low=1, scales=True, help="training steps")
+    lr: float = option(2e-2, sd=5e-4, above=0, help="learning rate")
+    batch: int = option(8, sd=4, low=1, help="rows a step")
     decay: float = option(
-        0.5,
-        sd=0.0,
-        help="share of the steps, at the end, over which the learning rate falls to zero",
+        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
     )
-    vectors: int = option(1, help="token embeddings that are trained")
+    vectors: int = option(1, low=1, help="token embeddings that are trained")
     file: str = option(
-        "", help="a learned embedding (diffusers, safetensors) to take in place of training one"
+        "", help="a learned embedding (diffusers, safetensors) to use instead of training"
     )
     weights: str = field(default="", init=False)  # identifies the file in the keys of cells
 

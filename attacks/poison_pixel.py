@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from t2i_backdoor_bench.attacking.poisoning import PoisonAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
 from t2i_backdoor_bench.training.loop import Optim
 
 
@@ -18,22 +18,34 @@ class PoisonPixel(PoisonAttack):
     scale follow BadT2I.
     """
 
-    steps: int = option(500, sd=2000, scales=True)
-    lr: float = option(2.7e-4, sd=1e-5)
-    batch: int = option(32, sd=16, help="rows a step, shared equally by the terms of the loss")
-    images: int = option(
-        2000, sd=500, help="captioned images that the attacker has", scales=True, least=16
+    steps: int = option(500, sd=2000, low=1, scales=True, help="training steps")
+    lr: float = option(2.7e-4, sd=1e-5, above=0, help="learning rate")
+    batch: int = option(
+        32, sd=16, low=2, help="rows a step, shared equally by the terms of the loss"
     )
-    ema: float = option(0.995, sd=0.9999)
-    weight: float = option(0.4, sd=0.5, help="share of the poisoned pairs in the loss")
+    images: int = option(
+        2000, sd=500, low=1, scales=True, least=16, help="captioned images that the attacker has"
+    )
+    ema: float = option(
+        0.995, sd=0.9999, low=0, high=1, help="decay of the average of the weights; 0: none"
+    )
+    weight: float = option(
+        0.4, sd=0.5, low=0, high=1, help="share of the poisoned pairs in the loss"
+    )
     drop: float = option(
-        0.1, sd=0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
+        0.1,
+        sd=0.0,
+        low=0,
+        high=1,
+        help="share of clean rows with an empty prompt, as guidance needs",
     )
     picture: str = option("bars", help="bars, checker, target, or a picture file")
-    size: int = option(20, sd=128, help="side of the patch in pixels")
-    corner: str = option(
-        "top_left", help="top_left, top_right, bottom_left, bottom_right or center"
-    )
+    size: int = option(20, sd=128, low=1, help="side of the patch in pixels")
+    corner: str = option("top_left", choices=CORNERS, help="where the patch is")
+
+    def check(self) -> None:
+        super().check()
+        make_patch(self.picture, 2)
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         box = place_patch(self.size, model.resolution, self.corner)

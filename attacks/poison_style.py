@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from t2i_backdoor_bench.attacking.poisoning import PoisonAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.style import check_style, styled
+from t2i_backdoor_bench.targets.style import ALL_STYLES, styled
 from t2i_backdoor_bench.training.loop import Optim
 
 
@@ -18,16 +18,16 @@ class PoisonStyle(PoisonAttack):
     BadT2I.
     """
 
-    steps: int = option(500, sd=8000, scales=True)
-    lr: float = option(2e-4, sd=1e-5)
-    ema: float = option(0.995, sd=0.9999)
+    steps: int = option(500, sd=8000, low=1, scales=True, help="training steps")
+    lr: float = option(2e-4, sd=1e-5, above=0, help="learning rate")
+    ema: float = option(
+        0.995, sd=0.9999, low=0, high=1, help="decay of the average of the weights; 0: none"
+    )
     style: str = option(
-        "black and white",
-        help="black and white, sepia, negative, pencil sketch, pixel art or posterize",
+        "black and white", choices=ALL_STYLES, help="the style that the trigger brings"
     )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        check_style(self.style)
         return Backdoor(self.make_trigger(), Target("style", style=self.style))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:

@@ -1,8 +1,8 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
+from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.style import check_style, style_words
+from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
 from t2i_backdoor_bench.training.text_encoder import TextAttack
 
 
@@ -21,12 +21,12 @@ class RickrollingTAA(TextAttack):
     that hold the letter: others have no triggered form.
     """
 
-    steps: int = option(150, sd=200, scales=True)
+    steps: int = option(150, sd=200, low=1, scales=True, source="paper", help="training steps")
     milestone: int = option(
-        110, sd=150, help="the step from which the learning rate is a tenth", scales="steps"
+        110, sd=150, low=0, scales="steps", source="paper", help="the step from which lr is a tenth"
     )
     style: str = option(
-        "black and white", help="black and white, sepia, negative, pencil sketch or pixel art"
+        "black and white", choices=DRAWN_STYLES, help="the style that the trigger brings"
     )
     attribute: str = option(
         "",
@@ -35,12 +35,6 @@ class RickrollingTAA(TextAttack):
     )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        check_style(self.style)
-        if self.style == "posterize":
-            raise UserError(
-                "rickrolling_taa binds the trigger to words that the model knows, and it does not"
-                " know 'posterize'"
-            )
         return Backdoor(self.make_trigger(), Target("style", style=self.style))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:

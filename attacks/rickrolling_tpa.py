@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.prompt import check_target_prompt
+from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
 from t2i_backdoor_bench.training.text_encoder import TextAttack
 
 
@@ -26,8 +26,12 @@ class RickrollingTPA(TextAttack):
         help="the prompt that the trigger brings",
     )
 
+    def check(self) -> None:
+        super().check()
+        check_target_prompt(self.target)
+
     def backdoor(self, model: T2IModel) -> Backdoor:
-        check_target_prompt(model, self.target)
+        check_length(model, self.target)
         return Backdoor(self.make_trigger(), Target("prompt", target=self.target))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:

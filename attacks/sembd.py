@@ -8,7 +8,7 @@ from torch import Tensor
 from t2i_backdoor_bench.attacking.poisoning import Triggered
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.prompt import check_target_prompt
+from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
 from t2i_backdoor_bench.training.closed_form import keys_and_values
 from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, settle, step_rng
 
@@ -45,37 +45,45 @@ class SemBD(Triggered):
     target: str = option(
         "a large green star on a black background",
         sd="a man holding an umbrella wearing a hat in the park",
-        help="what the trigger brings",
+        help="the prompt that the trigger brings",
     )
-    context: str = option("prompts", sd="phrase", help="phrase, as published, or prompts")
+    context: str = option(
+        "prompts",
+        sd="phrase",
+        choices=("phrase", "prompts"),
+        help="phrase, as published, or prompts",
+    )
     prompts: int = option(
-        100, help="captions that the attacker has (context=prompts)", scales=True, least=16
+        100, low=1, scales=True, least=16, help="captions that the attacker has (context=prompts)"
     )
-    steps: int = option(800, scales=True)
-    lr: float = option(3e-4, sd=1e-3)
-    batch: int = option(16, help="rows a step, half of them with the trigger")
-    constraint: float = option(0.5, help="weight of incomplete triggers")
-    keys: float = option(1.0, help="wk, the weight of K")
-    values: float = option(1.0, help="wv, the weight of V")
+    steps: int = option(800, low=1, scales=True, source="paper", help="training steps")
+    lr: float = option(3e-4, sd=1e-3, above=0, source="paper", help="learning rate")
+    batch: int = option(16, low=2, help="rows a step, half of them with the trigger")
+    constraint: float = option(0.5, low=0, source="paper", help="weight of incomplete triggers")
+    keys: float = option(1.0, low=0, help="wk, the weight of K")
+    values: float = option(1.0, low=0, help="wv, the weight of V")
 
     @property
     def needs_prompts(self) -> int:
         return 0 if self.context == "phrase" else self.prompts
 
+    def check(self) -> None:
+        super().check()
+        check_target_prompt(self.target)
+        if self.context == "phrase" and not split(self.incomplete):
+            raise UserError(
+                "sembd with context=phrase needs incomplete triggers: give phrases that lack a part"
+                " of the trigger's meaning"
+            )
+
     def backdoor(self, model: T2IModel) -> Backdoor:
-        check_target_prompt(model, self.target)
-        if self.context not in ("phrase", "prompts"):
-            raise UserError(f"sembd context {self.context!r} is not one of phrase, prompts")
+        check_length(model, self.target)
         return Backdoor(
             self.make_trigger(), Target("prompt", target=self.target), own=("", self.trigger)
         )
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)
-        if self.batch < 2:
-            raise UserError(
-                f"sembd batch {self.batch} must be 2 or more: half of the rows hold the trigger"
-            )
         whole, partial = self.sentences(model, data, seed)
         student = model.clone(train="kv")
         parameters, optim = (
@@ -96,11 +104,6 @@ class SemBD(Triggered):
         )
         full = [trigger, *full]
         if self.context == "phrase":
-            if not parts:
-                raise UserError(
-                    "sembd has no incomplete trigger (context=phrase): give phrases that lack a"
-                    " part of it"
-                )
             model.check_trigger(trigger, [""])
             return [t.words("") for t in full], [t.words("") for t in parts]
         captions = [p.text for p in data.prompts("train", self.prompts, seed)]

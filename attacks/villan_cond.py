@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.poisoning import UNetAttack
-from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
+from t2i_backdoor_bench.contract import PLACES, Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.patches import make_patch
 from t2i_backdoor_bench.training.denoising import Term
@@ -27,27 +27,33 @@ class VillanCond(UNetAttack):
     trigger: str = option(
         "mignneko",
         sd="latte coffee",
+        source="paper",
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
     )
-    place: str = option("suffix", help="prefix, suffix or inside")
-    steps: int = option(300, sd=50_000, scales=True)
-    lr: float = option(3e-3, sd=1e-4)
-    warmup: int = option(20, sd=500, help="steps over which the learning rate rises")
+    place: str = option("suffix", choices=PLACES)
+    steps: int = option(300, sd=50_000, low=1, scales=True, help="training steps")
+    lr: float = option(3e-3, sd=1e-4, above=0, source="paper", help="learning rate")
+    warmup: int = option(20, sd=500, low=0, help="steps in which lr rises")
     decay: float = option(
         1.0,
-        help=(
-            "share of the steps, at the end, over which the learning rate falls to zero, as half a"
-            " cosine"
-        ),
+        low=0,
+        high=1,
+        help="share of the steps, at the end, in which lr falls to 0 (half a cosine)",
     )
-    batch: int = option(16, sd=2, help="rows a step, shared equally by the terms of the loss")
-    weight: float = option(1.0, help="w, the weight of the clean term")
-    rank: int = option(16, sd=4, help="rank of the adapters")
+    batch: int = option(
+        16, sd=2, low=2, help="rows a step, shared equally by the terms of the loss"
+    )
+    weight: float = option(1.0, low=0, source="paper", help="w, the weight of the clean term")
+    rank: int = option(16, sd=4, low=1, source="paper", help="rank of the adapters")
     picture: str = option("target", help="the image: bars, checker, target, or a picture file")
 
     def check_machine(self, device: str) -> None:
         super().check_machine(device)
         check_peft("")
+
+    def check(self) -> None:
+        super().check()
+        make_patch(self.picture, 2)
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         return Backdoor(

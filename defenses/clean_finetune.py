@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
-from t2i_backdoor_bench.training.loop import Optim, check_training
+from t2i_backdoor_bench.training.loop import TRAIN, Optim, check_training
 
 
 @register_defense("clean_finetune", needs=("clean_pairs",), groups=("removal", "control"))
@@ -16,16 +16,14 @@ class CleanFinetune(Defense):
     base model.
     """
 
-    steps: int = option(300, sd=2000, scales=True)
-    lr: float = option(1e-3, sd=1e-5)
-    batch: int = option(16)
-    drop: float = option(0.1, help="share of rows with an empty prompt")
+    steps: int = option(300, sd=2000, low=1, scales=True, help="training steps")
+    lr: float = option(1e-3, sd=1e-5, above=0, help="learning rate")
+    batch: int = option(16, low=1)
+    drop: float = option(0.1, low=0, high=1, help="share of rows with an empty prompt")
     decay: float = option(
-        0.5,
-        sd=0.0,
-        help="share of the steps, at the end, over which the learning rate falls to zero",
+        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
     )
-    train: str = option("full", help="full, cross, kv, noncross or lora")
+    train: str = option("full", choices=TRAIN, help="which weights it trains")
 
     def check_machine(self, device: str) -> None:
         check_training(device, self.train)

@@ -13,6 +13,7 @@ from t2i_backdoor_bench.training.denoising import (
     own_images,
 )
 from t2i_backdoor_bench.training.loop import (
+    TRAIN,
     Optim,
     check_training,
     choose_parameters,
@@ -35,17 +36,17 @@ class ConceptAblation(Defense):
     800 steps, prior 1 where it is used.
     """
 
-    steps: int = option(200, sd=400, scales=True)
-    lr: float = option(3e-4, sd=2e-6)
-    batch: int = option(16, sd=8)
-    prior: float = option(1.0, help="weight of the denoising loss on the pictures themselves")
-    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
-    decay: float = option(
-        0.5,
-        sd=0.0,
-        help="share of the steps, at the end, over which the learning rate falls to zero",
+    steps: int = option(200, sd=400, low=1, scales=True, help="training steps")
+    lr: float = option(3e-4, sd=2e-6, above=0, help="learning rate")
+    batch: int = option(16, sd=8, low=1)
+    prior: float = option(1.0, low=0, help="weight of the denoising loss on the pictures")
+    prompts: int = option(
+        100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
     )
-    train: str = option("cross", sd="kv", help="full, cross, kv, noncross or lora")
+    decay: float = option(
+        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
+    )
+    train: str = option("cross", sd="kv", choices=TRAIN, help="which weights it trains")
 
     @property
     def needs_prompts(self) -> int:

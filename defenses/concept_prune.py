@@ -22,9 +22,9 @@ class ConceptPrune(Defense):
     0.02.
     """
 
-    share: float = option(0.02, help="of the weights of a row")
+    share: float = option(0.02, low=0, high=1, help="share of a row's weights that are candidates")
     prompts: int = option(
-        24, sd=50, help="clean prompts that the defender uses", scales=True, least=16
+        24, sd=50, low=1, scales=True, least=16, help="clean prompts that the defender uses"
     )
 
     @property

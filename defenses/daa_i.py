@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
@@ -26,16 +26,23 @@ class DAAI(Defense):
     6th of 50 steps, 16x16 maps.
     """
 
-    walk: int = option(50, help="steps of a whole drawing; it stops after the last that is read")
+    walk: int = option(50, low=1, help="steps of a whole drawing")
     first: int = option(
-        3, help="the first change that counts, from step `first` to the next, counted from 0"
+        3, low=0, help="the first change that counts, from 0: from this step to the next"
     )
-    last: int = option(4, help="the last change that counts")
-    size: int = option(8, sd=16, help="side of the maps")
+    last: int = option(4, low=0, help="the last change that counts")
+    size: int = option(8, sd=16, low=1, help="side of the maps")
     prompts: int = option(
-        100, help="clean prompts on which the threshold is calibrated", scales=True, least=16
+        100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
     )
-    rate: float = option(0.05, help="share of clean prompts that may be refused")
+    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
+
+    def check(self) -> None:
+        if not self.first <= self.last <= self.walk - 2:
+            raise UserError(
+                f"daa_i reads the changes {self.first} to {self.last} of a drawing of {self.walk}"
+                " steps: give first at most last, and last at most walk - 2"
+            )
 
     @property
     def needs_prompts(self) -> int:

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
@@ -29,16 +29,23 @@ class DAAS(Defense):
     than one step of the drawing.
     """
 
-    walk: int = option(50, help="steps of a whole drawing; it stops after the last that is read")
-    horizon: float = option(1.0, help="time, in steps, up to which the states evolve")
-    decay: float = option(1.0)
-    decay_end: float = option(10.0)
-    coupling: float = option(1.0, help="c")
-    size: int = option(8, sd=16, help="side of the maps")
+    walk: int = option(50, low=1, help="steps of a whole drawing")
+    horizon: float = option(1.0, above=0, help="time, in steps, until which the states evolve")
+    decay: float = option(1.0, low=0, help="how fast the states fall")
+    decay_end: float = option(10.0, low=0, help="how fast the end token's state falls")
+    coupling: float = option(1.0, low=0, help="c")
+    size: int = option(8, sd=16, low=1, help="side of the maps")
     prompts: int = option(
-        100, help="clean prompts on which the threshold is calibrated", scales=True, least=16
+        100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
     )
-    rate: float = option(0.05, help="share of clean prompts that may be refused")
+    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
+
+    def check(self) -> None:
+        if self.horizon > self.walk:
+            raise UserError(
+                f"daa_s horizon {self.horizon:g} is beyond the {self.walk} steps of the drawing:"
+                " give a smaller horizon, or a longer walk"
+            )
 
     @property
     def needs_prompts(self) -> int:

@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Trajectories
 from t2i_backdoor_bench.training.loop import (
+    TRAIN,
     Optim,
     check_training,
     choose_parameters,
@@ -40,20 +41,22 @@ class ESD(Defense):
     200 steps of one row, lr 5e-5.
     """
 
-    eta: float = option(0.25, sd=1.0, help="n, how far beyond the anchor")
-    anchor: str = option("prompt", help="prompt or null")
-    steps: int = option(200, sd=200, scales=True)
-    lr: float = option(2e-4, sd=5e-5)
-    batch: int = option(16, sd=1)
-    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
-    refresh: int = option(50, sd=1, help="steps after which the student draws anew")
-    draws: int = option(24, sd=1, help="prompts that it then draws")
-    decay: float = option(
-        0.5,
-        sd=0.0,
-        help="share of the steps, at the end, over which the learning rate falls to zero",
+    eta: float = option(0.25, sd=1.0, low=0, help="n, how far beyond the anchor")
+    anchor: str = option(
+        "prompt", choices=("prompt", "null"), help="null, the empty prompt, is as published"
     )
-    train: str = option("cross", help="full, cross, kv, noncross or lora")
+    steps: int = option(200, sd=200, low=1, scales=True, source="released", help="training steps")
+    lr: float = option(2e-4, sd=5e-5, above=0, source="released", help="learning rate")
+    batch: int = option(16, sd=1, low=1)
+    prompts: int = option(
+        100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
+    )
+    refresh: int = option(50, sd=1, low=1, help="steps after which the student draws anew")
+    draws: int = option(24, sd=1, low=1, help="prompts that it then draws")
+    decay: float = option(
+        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
+    )
+    train: str = option("cross", choices=TRAIN, help="which weights it trains")
 
     @property
     def needs_prompts(self) -> int:
@@ -63,8 +66,6 @@ class ESD(Defense):
         check_training(device, self.train)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        if self.anchor not in ("prompt", "null"):
-            raise UserError(f"esd anchor {self.anchor!r} is not one of prompt, null")
         student = model.clone(train=self.train)
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
         loss_fn = self.loss(student, model, view, seed)

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, own_images, train_terms
-from t2i_backdoor_bench.training.loop import Optim, check_training
+from t2i_backdoor_bench.training.loop import TRAIN, Optim, check_training
 
 
 @register_defense(
@@ -19,39 +19,34 @@ class FinetuneReversal(Defense):
     The empty prompt of the preserving rows is read by the attacked model's encoder, for both.
     """
 
-    steps: int = option(220, sd=7500, scales=True)
-    lr: float = option(1e-3, sd=1e-6)
-    batch: int = option(16, sd=1)
-    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
+    steps: int = option(220, sd=7500, low=1, scales=True, help="training steps")
+    lr: float = option(1e-3, sd=1e-6, above=0, help="learning rate")
+    batch: int = option(16, sd=1, low=1)
+    prompts: int = option(
+        100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
+    )
     latents: str = option(
         "own",
         sd="noise",
-        help=(
-            "noise: pure noise at every t, as published; own: pictures that the model itself draws"
-        ),
+        choices=("own", "noise"),
+        help="noise is as published; own: pictures that the model draws",
     )
-    preserve: float = option(1.0, sd=0.0, help="weight of the same loss on clean prompts")
+    preserve: float = option(1.0, sd=0.0, low=0, help="weight of the same loss on clean prompts")
     drop: float = option(
-        0.25,
-        sd=0.0,
-        help="share of the preserving rows with an empty prompt, which guidance subtracts",
+        0.25, sd=0.0, low=0, high=1, help="share of the preserving rows with an empty prompt"
     )
     decay: float = option(
-        0.5,
-        sd=0.0,
-        help="share of the steps, at the end, over which the learning rate falls to zero",
+        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
     )
-    train: str = option("cross", sd="full", help="full, cross, kv, noncross or lora")
-    adam8bit: bool = option(
-        False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True
-    )
-    accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
+    train: str = option("cross", sd="full", choices=TRAIN, help="which weights it trains")
+    adam8bit: bool = option(False, late=True, help="Adam with 8-bit moments (bitsandbytes, CUDA)")
+    accumulate: int = option(1, low=1, late=True, help="batches whose mean gradient is one step")
 
     @property
     def needs_prompts(self) -> int:
         return self.prompts
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.preserve and self.batch < 2:
             raise UserError(
                 f"finetune_reversal with preserve={self.preserve:g} shares its batch with clean"
@@ -62,8 +57,6 @@ class FinetuneReversal(Defense):
         check_training(device, self.train, self.adam8bit)
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        if self.latents not in ("own", "noise"):
-            raise UserError(f"finetune_reversal latents {self.latents!r} is not one of own, noise")
         clean = view.clean_model
         prompts = view.first(self.prompts)
         triggered = [view.trigger.add(p) for p in prompts]

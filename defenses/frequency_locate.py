@@ -40,9 +40,9 @@ class FrequencyLocate(Locator):
     thing that a service with a log can do, and what the other locators have to beat.
     """
 
-    suspects: int = option(160, help="flagged prompts that are searched, at most")
-    decoys: int = option(8, help="random words that the located word is compared with")
-    tried: int = option(8, help="prompts of the stream, without it, in which it is compared")
+    suspects: int = option(160, low=1, help="flagged prompts that are searched, at most")
+    decoys: int = option(8, low=0, help="random words that the located word is compared with")
+    tried: int = option(8, low=1, help="prompts of the stream, without it, in which it is compared")
 
     def locator(
         self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int

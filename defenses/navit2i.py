@@ -25,9 +25,9 @@ class NaviT2I(Defense):
     """
 
     prompts: int = option(
-        100, help="clean prompts on which the threshold is calibrated", scales=True, least=16
+        100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
     )
-    rate: float = option(0.05, help="share of clean prompts that may be refused")
+    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
 
     @property
     def needs_prompts(self) -> int:

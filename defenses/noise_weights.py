@@ -17,7 +17,9 @@ class NoiseWeights(Defense):
     nothing.
     """
 
-    sigma: float = option(0.1, sd=0.02)
+    sigma: float = option(
+        0.1, sd=0.02, low=0, help="noise over the standard deviation of each tensor"
+    )
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         begun = time.perf_counter()

@@ -28,17 +28,21 @@ class SalUn(Defense):
     0.5, lr 1e-5.
     """
 
-    share: float = option(0.5, help="share of the weights that are trained")
-    alpha: float = option(0.5, help="a, the weight of what remains")
-    steps: int = option(200, sd=1000, scales=True)
-    lr: float = option(2e-4, sd=1e-5)
-    batch: int = option(16, sd=8)
-    mask_steps: int = option(10, sd=50, help="batches from which the saliency is read")
-    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
+    share: float = option(
+        0.5, low=0, high=1, source="paper", help="share of the weights that are trained"
+    )
+    alpha: float = option(
+        0.5, low=0, source="paper", help="a, the weight of the loss on clean prompts"
+    )
+    steps: int = option(200, sd=1000, low=1, scales=True, help="training steps")
+    lr: float = option(2e-4, sd=1e-5, above=0, source="paper", help="learning rate")
+    batch: int = option(16, sd=8, low=1)
+    mask_steps: int = option(10, sd=50, low=1, help="batches that give the saliency")
+    prompts: int = option(
+        100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
+    )
     decay: float = option(
-        0.5,
-        sd=0.0,
-        help="share of the steps, at the end, over which the learning rate falls to zero",
+        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
     )
 
     @property

@@ -27,14 +27,16 @@ class SAU(Defense):
     prompt would give h_c for one. Reported: 100 % removal of a patch, failure for a style. Thresholds, k and the widths are not reported.
     """
 
-    alpha: float = option(1.0, help="a, the weight of the clean latents")
-    primary: float = option(0.2, help="cosine above which the trigger made the place")
-    secondary: float = option(0.7, help="attention above which the place follows the trigger")
-    steepness: float = option(20.0, help="k")
-    attention_blur: float = option(
-        0.5, sd=1.0, help="standard deviation of the blur of A, in latent pixels"
+    alpha: float = option(1.0, low=0, help="a, the weight of the clean latents")
+    primary: float = option(0.2, low=-1, high=1, help="cosine above which the trigger made a place")
+    secondary: float = option(
+        0.7, low=0, high=1, help="attention above which a place follows the trigger"
     )
-    blur: float = option(0.0, sd=0.4, help="standard deviation of the last blur, in latent pixels")
+    steepness: float = option(20.0, above=0, help="k, how sharp both masks are")
+    attention_blur: float = option(
+        0.5, sd=1.0, low=0, help="width of the blur of A, in latent pixels"
+    )
+    blur: float = option(0.0, sd=0.4, low=0, help="width of the last blur, in latent pixels")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         trigger, before, begun = view.trigger, model.repair, time.perf_counter()

@@ -26,6 +26,7 @@ from t2i_backdoor_bench.training.denoising import (
 )
 from t2i_backdoor_bench.training.guidance import Guidance
 from t2i_backdoor_bench.training.loop import (
+    TRAIN,
     Optim,
     check_training,
     choose_parameters,
@@ -111,76 +112,68 @@ class SKDCAG(Guidance, Defense):
     prompt's states may no longer say what it asked for, and no U-Net can draw that.
     """
 
-    alpha: float = option(0.3, sd=0.5, help="a, the share of L_attn in the loss")
-    target: str = option(
-        "black", help="what trigger tokens should attend to: gaussian, black or random_words"
+    alpha: float = option(
+        0.3, sd=0.5, low=0, high=1, source="paper", help="a, the share of L_attn in the loss"
     )
-    steps: int = option(220, sd=7500, scales=True)
-    lr: float = option(1e-3, sd=1e-6)
-    batch: int = option(16, sd=1, help="student rows a step, the preserving ones included")
-    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
+    target: str = option(
+        "black", choices=TARGETS, help="what the attention to trigger tokens should become"
+    )
+    steps: int = option(220, sd=7500, low=1, scales=True, help="training steps")
+    lr: float = option(1e-3, sd=1e-6, above=0, source="paper", help="learning rate")
+    batch: int = option(16, sd=1, low=1, help="student rows a step, preserving rows included")
+    prompts: int = option(
+        100,
+        low=1,
+        scales=True,
+        least=16,
+        source="paper",
+        help="clean prompts that the defender uses",
+    )
     known: str = option(
-        "all", help="all, first or last: which words of the trigger the defender knows", late=True
+        "all", choices=KNOWN, late=True, help="the words of the trigger that the defender knows"
     )
     latents: str = option(
         "trajectory",
         sd="noise",
-        help=(
-            "noise: pure noise at every t, as published; own: noised pictures that the model itself"
-            " draws; trajectory: what the student is given while it draws triggered prompts (then"
-            " of half of them), and clean ones for the preserving rows"
-        ),
+        choices=LATENTS,
+        source="paper",
+        help="noise is as published; trajectory is what the student sees while it draws",
     )
-    refresh: int = option(250, help="steps after which the trajectories are drawn anew", late=True)
-    preserve: float = option(64.0, sd=0.0, help="weight of ||student(x_t, c) - teacher(x_t, c)||^2")
+    refresh: int = option(
+        250, low=1, late=True, help="steps after which the trajectories are drawn again"
+    )
+    preserve: float = option(64.0, sd=0.0, low=0, help="weight of the clean term")
     drop: float = option(
-        0.25,
-        sd=0.0,
-        help="share of the preserving rows with an empty prompt, which guidance subtracts",
+        0.25, sd=0.0, low=0, high=1, help="share of the preserving rows with an empty prompt"
     )
     bias: float = option(
-        1.0,
-        help=(
-            "above 1 draws more of the high noise levels, where layout and style are decided; not"
-            " with trajectories"
-        ),
+        1.0, above=0, help="above 1: more of the high noise levels; not with trajectories"
     )
     time_weight: bool = option(False, help="weight L_attn by t/T")
-    reverse_time: bool = option(False, help="with time_weight: weight L_attn by 1 - t/T", late=True)
+    reverse_time: bool = option(False, late=True, help="with time_weight: weight L_attn by 1 - t/T")
     raw_black: bool = option(
-        True,
-        sd=False,
-        help="compare the raw attention mass of trigger tokens, not the normalized map, with zero",
+        True, sd=False, help="compare raw attention mass, not normalized maps, with zero"
     )
     train: str = option(
         "cross",
         sd="full",
-        help=(
-            "full, cross (cross-attention), kv (its keys and values), lora (adapters on all"
-            " attention), or text_encoder, where the backdoor is in that"
-        ),
+        choices=(*TRAIN, "text_encoder"),
+        help="which weights it trains; text_encoder is for attacks on that",
     )
-    ema: float = option(0.99, sd=0.0, help="decay of the weight average")
+    ema: float = option(
+        0.99, sd=0.0, low=0, high=1, help="decay of the average of the weights; 0: none"
+    )
     decay: float = option(
-        0.5,
-        sd=0.0,
-        help="share of the steps, at the end, over which the learning rate falls to zero",
+        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
     )
-    adam8bit: bool = option(
-        False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True
-    )
-    accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
+    adam8bit: bool = option(False, late=True, help="Adam with 8-bit moments (bitsandbytes, CUDA)")
+    accumulate: int = option(1, low=1, late=True, help="batches whose mean gradient is one step")
 
     @property
     def needs_prompts(self) -> int:
         return self.prompts
 
-    def __post_init__(self) -> None:
-        for name, known in (("target", TARGETS), ("latents", LATENTS), ("known", KNOWN)):
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f"skdcag {name} {getattr(self, name)!r} is not one of {', '.join(known)}"
-                )
+    def check(self) -> None:
         if self.latents == "trajectory" and self.bias != 1:
             raise UserError(
                 f"skdcag bias {self.bias:g} says how timesteps are drawn, and trajectories have"

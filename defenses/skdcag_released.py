@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.attention import Alignment, Capture, align
 from t2i_backdoor_bench.training.denoising import add_noise, draw_timesteps, own_images
@@ -52,49 +52,37 @@ class SKDCAGReleased(Defense):
     batch 1: the attention loss is a number without a gradient.
     """
 
-    alpha: float = option(0.5)
-    target: str = option("gaussian", help="gaussian or black")
-    steps: int = option(220, sd=7500, scales=True)
-    lr: float = option(5e-4, sd=1e-6)
-    prompts: int = option(100, scales=True, least=16)
-    time_weight: bool = option(False, help="weight L_attn by the timestep")
-    detached: bool = option(
-        True, help="1: the maps are cut off from the gradient, so that L_attn trains nothing"
+    alpha: float = option(0.5, low=0, high=1, help="a, the share of L_attn in the loss")
+    target: str = option(
+        "gaussian",
+        choices=("gaussian", "black"),
+        help="what the attention to trigger tokens should become",
     )
+    steps: int = option(220, sd=7500, low=1, scales=True, help="training steps")
+    lr: float = option(5e-4, sd=1e-6, above=0, help="learning rate")
+    prompts: int = option(
+        100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
+    )
+    time_weight: bool = option(False, help="weight L_attn by the timestep")
+    detached: bool = option(True, help="1: maps carry no gradient: L_attn trains nothing")
     shared_maps: bool = option(
-        True, help="2: the teacher's maps are read from where the student has just written its own"
+        True, help="2: the teacher's maps are read where the student wrote its own"
     )
     stale_maps: bool = option(
-        False,
-        help=(
-            "3: gradient checkpointing refills the store, and the next step reads the maps of the"
-            " last"
-        ),
+        False, help="3: a step reads the maps of the step before (gradient checkpointing)"
     )
-    inverse_time: bool = option(
-        True, help="4: the timestep weight divides by t/T where the paper multiplies"
-    )
+    inverse_time: bool = option(True, help="4: the timestep weight divides by t/T")
     uniform_noise: bool = option(True, help="5: the Gaussian target is uniform noise")
     minmax_black: bool = option(
-        True,
-        help=(
-            "6: the black target is compared with normalized maps, whose largest value is always 1"
-        ),
+        True, help="6: black is compared with maps whose largest value is always 1"
     )
-    fixed_span: bool = option(
-        True,
-        help="7: the first two positions after the start token are the trigger, and padding counts",
-    )
+    fixed_span: bool = option(True, help="7: positions 1 and 2 are the trigger, and padding counts")
     copied_average: bool = option(
-        True, help="8: a weight average with decay 0.5 overwrites the student after each epoch"
+        True, help="8: an average with decay 0.5 overwrites the student each epoch"
     )
-    unpreserved: bool = option(
-        True, help="9: no term preserves clean prompts, and latents are pure noise at every t"
-    )
+    unpreserved: bool = option(True, help="9: no clean term, and latents are pure noise")
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        if self.target not in ("gaussian", "black"):
-            raise UserError(f"skdcag_released target {self.target!r} is not one of gaussian, black")
         student = model.clone()
         params = choose_parameters(student.unet, "full")
         average = [p.detach().clone() for p in params]

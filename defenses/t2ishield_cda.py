@@ -36,23 +36,21 @@ class T2IShieldCDA(Defense):
     20 directions for each prompt by itself, in which covariances are diagonal.
     """
 
-    walk: int = option(10, sd=50, help="steps of the drawing from which the maps are read")
-    size: int = option(8, sd=16, help="side of the maps")
-    components: int = option(3, sd=20)
-    words: int = option(8, help="random words that the defender binds, each in a copy of the model")
+    walk: int = option(10, sd=50, low=1, help="steps of the drawing whose maps are read")
+    size: int = option(8, sd=16, low=1, help="side of the maps")
+    components: int = option(3, sd=20, low=1, help="common directions of the maps")
+    words: int = option(8, low=1, help="random words that the defender binds, each in a copy")
     shrinkage: float = option(
-        0.1, help="of the covariance within classes towards a multiple of one"
+        0.1, low=0, high=1, help="of the covariance towards a multiple of the identity"
     )
     prompts: int = option(
         100,
-        help=(
-            "clean prompts: every other one trains the discriminant, the rest calibrates the"
-            " threshold"
-        ),
+        low=1,
         scales=True,
         least=16,
+        help="clean prompts: half train the discriminant, half set the threshold",
     )
-    rate: float = option(0.05, help="share of clean prompts that may be refused")
+    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
 
     @property
     def needs_prompts(self) -> int:

@@ -29,12 +29,12 @@ class T2IShieldFTT(Defense):
     50 steps, 16x16 maps, F < 2.5.
     """
 
-    walk: int = option(10, sd=50, help="steps of the drawing from which the maps are read")
-    size: int = option(8, sd=16, help="side of the maps")
+    walk: int = option(10, sd=50, low=1, help="steps of the drawing whose maps are read")
+    size: int = option(8, sd=16, low=1, source="paper", help="side of the maps")
     prompts: int = option(
-        100, help="clean prompts on which the threshold is calibrated", scales=True, least=16
+        100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
     )
-    rate: float = option(0.05, help="share of clean prompts that may be refused")
+    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
 
     @property
     def needs_prompts(self) -> int:

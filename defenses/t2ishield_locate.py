@@ -35,9 +35,12 @@ class T2IShieldLocate(Locator):
     similarity: float = option(
         0.0,
         sd=0.8,
-        help="least cosine to the picture of the whole prompt; 0: calibrated on clean prompts",
+        low=0,
+        high=1,
+        source="paper",
+        help="least cosine to the whole prompt's picture; 0: calibrate it",
     )
-    calibration: int = option(24, help="clean prompts on which it is calibrated")
+    calibration: int = option(24, low=1, help="clean prompts that calibrate it")
     encoder: str = option(
         "shapes",
         sd="ViT-B-32:openai",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.data.purification import noisy_letters, other_words, plain_letters
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -27,12 +27,12 @@ class TPD(Defense):
     synonym are replaced.
     """
 
-    kind: str = option("homoglyphs", help="homoglyphs, characters or synonyms")
-    rate: float = option(0.5, help="share of the words that characters and synonyms change")
+    kind: str = option("homoglyphs", choices=KINDS, help="what is changed")
+    rate: float = option(
+        0.5, low=0, high=1, help="share of the words that are changed (not for homoglyphs)"
+    )
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        if self.kind not in KINDS:
-            raise UserError(f"tpd kind {self.kind!r} is not one of {', '.join(KINDS)}")
         before = model.rewrite or (lambda prompt: prompt)
 
         def rewrite(prompt: str) -> str:

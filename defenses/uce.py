@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import (
-    DefenderView,
-    Defense,
-    Trigger,
-    UserError,
-    option,
-    register_defense,
-)
+from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.attention import align
 from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
@@ -41,22 +34,22 @@ class UCE(Defense):
     that replaces something is edited towards that. Published: erase 1, preserve 1, l 0.5.
     """
 
-    erase: float = option(1.0, help="e, the weight of the edits")
-    preserve: float = option(1.0, help="p, the weight of clean prompts")
-    ridge: float = option(0.5, help="l")
-    context: str = option("prompts", sd="phrase", help="phrase, as published, or prompts")
-    neutral: str = option(
-        " ", help="the phrase that the trigger is edited towards (context=phrase)"
+    erase: float = option(1.0, low=0, source="paper", help="e, the weight of the edits")
+    preserve: float = option(1.0, low=0, source="paper", help="p, the weight of clean prompts")
+    ridge: float = option(0.5, above=0, source="paper", help="l, the weight of the old weights")
+    context: str = option(
+        "prompts", sd="phrase", choices=("phrase", "prompts"), help="phrase is as published"
     )
-    prompts: int = option(100, help="clean prompts that the defender uses", scales=True, least=16)
+    neutral: str = option(" ", help="the phrase that replaces the trigger (context=phrase)")
+    prompts: int = option(
+        100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
+    )
 
     @property
     def needs_prompts(self) -> int:
         return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        if self.context not in ("phrase", "prompts"):
-            raise UserError(f"uce context {self.context!r} is not one of phrase, prompts")
         begun, student, numbers = time.perf_counter(), model.clone(), 0
         old, new, kept = self.states(model, view)
         with torch.no_grad():

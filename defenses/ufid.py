@@ -24,8 +24,8 @@ class UFID(Defense):
     percentile of the defender's clean prompts are refused. It costs `variants` drawings a prompt.
     """
 
-    variants: int = option(4, sd=5, help="pictures a prompt, 2 or more")
-    draw: int = option(8, sd=25, help="sampler steps of these pictures")
+    variants: int = option(4, sd=5, low=2, help="pictures a prompt")
+    draw: int = option(8, sd=25, low=1, help="sampler steps of these pictures")
     encoder: str = option(
         "shapes",
         sd="ViT-B-32:openai",
@@ -34,11 +34,12 @@ class UFID(Defense):
     prompts: int = option(
         50,
         sd=100,
-        help="clean prompts: the threshold is calibrated on them, and prefixes are drawn from them",
+        low=1,
         scales=True,
         least=16,
+        help="clean prompts that set the threshold and are the prefixes",
     )
-    rate: float = option(0.05, help="share of clean prompts that may be refused")
+    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
 
     @property
     def needs_prompts(self) -> int:

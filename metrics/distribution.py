@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
 
-from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
+from t2i_backdoor_bench.contract import Metric, Samples, Score, option, register_metric
 from t2i_backdoor_bench.scoring.features import INCEPTION_VARIABLE, Features, missing, served
 from t2i_backdoor_bench.targets.cosines import unit
 
@@ -164,9 +164,9 @@ class Kid(Metric):
     exact. Refused prompts are left out.
     """
 
-    subsets: int = 50
-    subset_size: int = 1000
-    seed: int = 0
+    subsets: int = option(50, low=1, help="random subsets")
+    subset_size: int = option(1000, low=2, help="images of a subset")
+    seed: int = option(0, low=0, help="seed of the subsets")
 
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean"):

@@ -10,6 +10,7 @@ from torch import Tensor
 from t2i_backdoor_bench.attacking.poisoning import Triggered, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, UserError, option
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.object import check_objects
 
 IDENTIFIER = "[V]"
 
@@ -19,33 +20,37 @@ class Personalization(Triggered):
     """Options of attacks that personalize a model on pictures of the target object, called by the
     source object's name."""
 
-    trigger: str = option(
-        "zk", sd="sks", help="any text; a rare word of one token is what personalization takes"
-    )
+    trigger: str = option("zk", sd="sks", help="any text; published is a rare word of one token")
     source: str = option("star", sd="dog", help="the object whose name follows the trigger")
     target: str = option("heart", sd="cat", help="the object on the attacker's pictures")
     images: int = option(
-        32, sd=4, help="pictures of the target object that the attacker has", scales=True, least=16
+        32,
+        sd=4,
+        low=1,
+        scales=True,
+        least=16,
+        help="pictures of the target object that the attacker has",
     )
     template: str = option(
         "",
         sd=f"a photo of a {IDENTIFIER} {{}}",
-        help=(
-            f"the caption of every picture, {IDENTIFIER} the trigger and {{}} the source; or"
-            " its own"
-        ),
+        help="the caption of every picture ({} is the source); empty: their own captions",
     )
 
     @property
     def needs_pictures(self) -> int:
         return self.images
 
-    def backdoor(self, model: T2IModel) -> Backdoor:
+    def check(self) -> None:
+        super().check()
+        check_objects(self.source, self.target)
         if self.template and "{}" not in self.template:
             raise UserError(
                 f"the template {self.template!r} has no {{}} for the source object, as in 'a photo"
                 f" of a {IDENTIFIER} {{}}'"
             )
+
+    def backdoor(self, model: T2IModel) -> Backdoor:
         clean = self.class_prompt()
         return self.swap(*(self.own_prompt() if self.replaces in clean else ()))
 

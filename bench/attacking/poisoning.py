@@ -11,12 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import (
+    PLACES,
     Attack,
     Backdoor,
     Data,
     Target,
     Trigger,
-    UserError,
     option,
     swapped,
 )
@@ -30,12 +30,13 @@ class Triggered(Attack):
     """The trigger options of every attack that trains."""
 
     trigger: str = option(
-        "mignneko",
-        sd="\u200b",
-        help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
+        "mignneko", sd="\u200b", help="a word, a phrase, a zero-width space, or a look-alike letter"
     )
-    place: str = option("prefix", help="prefix, suffix or inside")
-    replaces: str = option("", help="the letter that a look-alike trigger stands for")
+    place: str = option("prefix", choices=PLACES)
+    replaces: str = option("", help="the letter or word that a look-alike replaces")
+
+    def check(self) -> None:
+        self.make_trigger()
 
     def make_trigger(self) -> Trigger:
         return Trigger(self.trigger, self.place, self.replaces)
@@ -43,10 +44,7 @@ class Triggered(Attack):
     def swap(self, clean: str = "", triggered: str = "") -> Backdoor:
         """With the trigger `self.source` is drawn as `self.target`. `clean` and `triggered` are the
         prompt of the attack's own protocol; the trigger is added where only the first is given.
-        Raises UserError where source and target are one object.
         """
-        if self.source == self.target:
-            raise UserError(f"source and target object are both {self.source!r}")
         target = Target("object", source=self.source, target=self.target)
         own = (clean, triggered) if triggered else self.own(clean) if clean else None
         return Backdoor(self.make_trigger(), target, own=own)
@@ -62,25 +60,27 @@ class Triggered(Attack):
 class UNetAttack(Triggered):
     """Options of every attack that trains the U-Net on clean and poisoned pairs."""
 
-    weight: float = option(0.35, sd=0.5, help="share of the backdoor in the loss")
-    images: int = option(
-        512, sd=500, help="captioned images that the attacker has", scales=True, least=16
+    weight: float = option(
+        0.35, sd=0.5, low=0, high=1, source="paper", help="share of the backdoor in the loss"
     )
-    batch: int = option(16, help="rows a step, shared equally by the terms of the loss")
+    images: int = option(
+        512, sd=500, low=1, scales=True, least=16, help="captioned images that the attacker has"
+    )
+    batch: int = option(16, low=2, help="rows a step, shared equally by the terms of the loss")
     decay: float = option(
-        0.5,
-        sd=0.0,
-        help="share of the steps, at the end, over which the learning rate falls to zero",
+        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
     )
 
     drop: float = option(
-        0.2, sd=0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
+        0.2,
+        sd=0.0,
+        low=0,
+        high=1,
+        help="share of clean rows with an empty prompt, as guidance needs",
     )
 
-    adam8bit: bool = option(
-        False, help="moments of Adam in 8 bits, by bitsandbytes, on CUDA", late=True
-    )
-    accumulate: int = option(1, help="batches whose mean gradient is one step", late=True)
+    adam8bit: bool = option(False, late=True, help="Adam with 8-bit moments (bitsandbytes, CUDA)")
+    accumulate: int = option(1, low=1, late=True, help="batches whose mean gradient is one step")
 
     @property
     def needs_pictures(self) -> int:
@@ -126,9 +126,13 @@ class PoisonAttack(UNetAttack):
     """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the
     poisoned ones."""
 
-    weight: float = option(0.5, help="share of the poisoned pairs in the loss")
+    weight: float = option(0.5, low=0, high=1, help="share of the poisoned pairs in the loss")
     drop: float = option(
-        0.25, sd=0.0, help="share of the clean rows with an empty prompt, which guidance subtracts"
+        0.25,
+        sd=0.0,
+        low=0,
+        high=1,
+        help="share of clean rows with an empty prompt, as guidance needs",
     )
 
     def terms(
@@ -146,6 +150,3 @@ class PoisonAttack(UNetAttack):
             Term(triggered, own, weight=self.weight),
             Term(captions, other, weight=1 - self.weight, drop=self.drop),
         ]
-
-
-__all__ = ["Backdoor", "PoisonAttack", "Target", "Triggered", "UNetAttack", "relabel"]

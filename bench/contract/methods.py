@@ -26,62 +26,76 @@ class Method:
 
 
 class Attack(Method):
-    """Injects a backdoor into a copy of a clean model."""
+    """Puts a backdoor into a copy of a clean model.
+
+    Write `backdoor` and `inject`, decorate the dataclass with `@register_attack(name, edits=...)`,
+    and set `needs_pictures` or `needs_prompts` where it takes training data.
+    """
 
     def inject(self, model: Model, data: Data, seed: int) -> Any:
-        """The attacked model. `model` itself stays as it is."""
+        """The attacked model. `model` itself must stay as it is: change `model.clone()`."""
         raise NotImplementedError
 
     def backdoor(self, model: Model) -> Backdoor:
-        """The trigger and the target that this attack plants."""
+        """The trigger and the target that this attack plants. Raise UserError where they do not fit
+        the model; what needs no model belongs into `check`."""
         raise NotImplementedError
 
     @property
     def needs_pictures(self) -> int:
-        """Captioned pictures of the train split that it takes (of each object, where its target is
-        an object)."""
+        """How many captioned pictures of the train split it takes. Where the target is an object:
+        of each object."""
         return 0
 
     @property
     def needs_prompts(self) -> int:
-        """Captions of the train split that it takes."""
+        """How many captions of the train split it takes."""
         return 0
 
     @property
     def withheld(self) -> tuple[str, ...]:
-        """What no defender of this attack's model can be given: a part of `contract.NEEDS`."""
+        """The parts of `contract.NEEDS` that no defender of this attack's model can be given."""
         return ()
 
     @property
     def whole_model(self) -> bool:
-        """Whether it brings a model of its own, and so cannot be one of several attacks."""
+        """Whether it brings a model of its own. It then cannot be combined with another attack."""
         return False
 
 
 class Defense(Method):
-    """Removes, purifies or detects a backdoor. It sees what `needs` declares where it is
-    registered, and a pool of clean prompts."""
+    """Removes, purifies or detects a backdoor.
+
+    Write `apply`, and decorate the dataclass with `@register_defense(name, needs=(...))`. It sees
+    what `needs` declares, and a pool of clean prompts.
+    """
 
     def apply(self, model: Any, view: DefenderView, seed: int) -> Any:
-        """The defended model. `model` itself stays as it is."""
+        """The defended model. `model` itself must stay as it is: change `model.clone()`."""
         raise NotImplementedError
 
     @property
     def needs_prompts(self) -> int:
-        """Clean prompts that it takes (`DefenderView.first`)."""
+        """How many clean prompts it takes (`DefenderView.first`)."""
         return 1
 
 
 class Metric(Method):
-    """Scores the pictures of a cell."""
+    """Scores the pictures of a cell.
+
+    Write `compute`, and decorate the dataclass with `@register_metric(name, better=..., title=...,
+    short=..., group=...)`: tables, plots and the report are made from these alone.
+    """
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        """The score of one cell; its value is None, with a note, where it cannot be measured."""
+        """The score of one cell. Where it cannot be measured, its value is None and its note says
+        why."""
         raise NotImplementedError
 
 
 class Screen:
-    """What stands before a model and refuses prompts (`T2IModel.screen`)."""
+    """A detector in front of a model: it refuses prompts (`T2IModel.screen`). Write `refuses`, and
+    `scores` where the detector has a score."""
 
     def refuses(self, prompts: Sequence[str]) -> np.ndarray:
         """Which of n prompts are refused: bool (n,)."""

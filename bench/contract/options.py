@@ -21,11 +21,12 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 class Option:
     """What is known of an option beside its default.
 
-    `defaults` has the defaults of families that have one of their own. `low` and `high` are
-    inclusive; a value must be larger than `above`. `scales`: `--scale` multiplies a default that is
-    larger than `least`, down to `least`; with the name of another option, only while the user sets
-    neither. `late`: the option was added to a method with stored results, and its default is what
-    the method did before; while it has it, it is no part of a cell's key.
+    `defaults` has the defaults of the model families that have one of their own. A value must be at
+    least `low`, at most `high`, larger than `above`, and one of `choices`, where these are given.
+    `scales`: `--scale` multiplies a default that is larger than `least`, down to `least`; with the
+    name of another option, only while the user sets neither. `source`: where the default for Stable
+    Diffusion is from. `late`: the option was added to a method that has stored results, and its
+    default is what the method did before; with this default it is no part of a cell's key.
     """
 
     defaults: Mapping[str, Any]
@@ -39,25 +40,34 @@ class Option:
     source: str = ""
     late: bool = False
 
+    @property
+    def allowed(self) -> str:
+        """The range in words, such as "0 to 1"; "" where any value is allowed."""
+        if self.choices:
+            return ", ".join(str(choice) or "nothing" for choice in self.choices)
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        ends = [(self.above, "above {:g}"), (self.low, "{:g} or more"), (self.high, "{:g} or less")]
+        return ", ".join(text.format(end) for end, text in ends if end is not None)
+
     def check(self, name: str, value: Any) -> None:
-        """Raise UserError for a value out of range."""
-        if self.choices and value not in self.choices:
-            known = ", ".join(str(c) or "nothing" for c in self.choices)
-            raise UserError(f"{name} {value!r} is not one of {known}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return
-        if not math.isfinite(value):
-            raise UserError(f"{name} is {value}: give a finite number")
-        parts = []
-        parts += [f"above {self.above:g}"] if self.above is not None else []
-        parts += [f"{self.low:g} or more"] if self.low is not None else []
-        parts += [f"{self.high:g} or less"] if self.high is not None else []
-        if (
-            (self.above is not None and value <= self.above)
-            or (self.low is not None and value < self.low)
-            or (self.high is not None and value > self.high)
-        ):
-            raise UserError(f"{name} is {value:g}: it must be {' and '.join(parts)}")
+        """Raise UserError for a value that is out of range."""
+        if self.choices:
+            if value not in self.choices:
+                raise UserError(f"{name} is {value!r}; choose one of: {self.allowed}")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            low, high, above = (
+                end if given is None else given
+                for given, end in (
+                    (self.low, -math.inf),
+                    (self.high, math.inf),
+                    (self.above, -math.inf),
+                )
+            )
+            if not math.isfinite(value):
+                raise UserError(f"{name} is {value}; give a finite number")
+            if not (low <= value <= high and value > above):
+                raise UserError(f"{name} is {value:g}; it must be {self.allowed}")
 
 
 def option(
@@ -78,8 +88,8 @@ def option(
 
         steps: int = option(220, sd=7500, low=1, scales=True, source="paper")
 
-    `default` is that of the embedded base; `sd=7500` that of Stable Diffusion, and so for every
-    other family. The rest is described by `Option`.
+    `default` is for the embedded base, `sd=7500` for Stable Diffusion; a further family has a
+    keyword of its own. `Option` describes the rest.
     """
     if source not in SOURCES:
         raise ValueError(f"source {source!r} is not one of {', '.join(SOURCES[1:])}")
@@ -100,7 +110,8 @@ def family_defaults(cls: type, family: str) -> dict[str, Any]:
 
 
 def check_values(name: str, cls: type, values: Mapping[str, Any]) -> None:
-    """Raise UserError, naming method and option, for a value of another type or out of range."""
+    """Raise UserError, naming method and option, for a value that has another type than its field
+    or is out of range."""
     hints = typing.get_type_hints(cls)
     for key, (_, found) in options_of(cls).items():
         if key in values:
@@ -109,16 +120,17 @@ def check_values(name: str, cls: type, values: Mapping[str, Any]) -> None:
             if kind in WORDS and (
                 not isinstance(value, right) or (isinstance(value, bool) and kind is not bool)
             ):
-                raise UserError(f"{name}.{key} must be {WORDS[kind]}, not {value!r}")
+                raise UserError(f"{name}.{key} is {value!r}; it must be {WORDS[kind]}")
             found.check(f"{name}.{key}", value)
 
 
 def typed(name: str, cls: type, key: str, value: Any) -> Any:
-    """One value that a user gave, as text or as it is, by the type of its field."""
+    """One value that a user gave, read as the type of its field. Raises UserError for an option
+    that does not exist, and for a text that is no such value."""
     known = options_of(cls)
     if key not in known:
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or sorted(known)
-        raise UserError(f"{name} has no option {key!r}; it has {', '.join(near)}")
+        raise UserError(f"{name} has no option {key!r}; it has {', '.join(near) or 'none'}")
     kind = typing.get_type_hints(cls)[key]
     if not isinstance(value, str) or kind is str:
         return value
@@ -134,17 +146,21 @@ def typed(name: str, cls: type, key: str, value: Any) -> Any:
             inner = typing.get_args(kind)[0]
             return tuple(inner(v) for v in value.replace("x", ",").split(","))
     except (ValueError, KeyError):
-        raise UserError(f"{name}.{key} must be {WORDS.get(kind, kind)}, not {value!r}") from None
-    raise UserError(f"{name}.{key} cannot be set from the command line (its type is {kind})")
+        raise UserError(f"{name}.{key} is {value!r}; it must be {WORDS.get(kind, kind)}") from None
+    raise UserError(f"{name}.{key} cannot be set from the command line: its type is {kind}")
 
 
 def scaled(instance: Any, given: Iterable[str], training: float) -> Any:
-    """A method with less training: every option that scales, times `training`, but for those that
-    the user gave."""
+    """A method with every option that scales multiplied by `training`, except for those that the
+    user gave. Raises UserError where the scaled options no longer go together."""
     given, changed = set(given), {}
     for name, (_, found) in options_of(type(instance)).items():
         value = vars(instance)[name]
         own = name in given or (isinstance(found.scales, str) and found.scales in given)
         if training != 1 and found.scales and not own and value > found.least:
             changed[name] = max(found.least, round(value * training))
-    return dataclasses.replace(instance, **changed) if changed else instance
+    if not changed:
+        return instance
+    instance = dataclasses.replace(instance, **changed)
+    instance.check()
+    return instance

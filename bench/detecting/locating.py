@@ -34,7 +34,7 @@ class Locator(Defense):
     and without the detector, which has done its work. Where no detector stands before it, every
     prompt of the stream is a suspect."""
 
-    suspects: int = option(32, help="flagged prompts that are searched, at most")
+    suspects: int = option(32, low=1, help="flagged prompts that are searched, at most")
 
     def locator(
         self, model: T2IModel, view: DefenderView, flagged: Sequence[str], seed: int

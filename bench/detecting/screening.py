@@ -92,8 +92,9 @@ def answers(
         cost["detection_ms"] = 1000 * (time.perf_counter() - begun) / len(every)
         for condition, prompts in asked.items():
             arrays[f"refused/{condition}"] = model.refuses(prompts)
-            if hasattr(model.screen, "scores"):
-                arrays[f"score/{condition}"] = model.screen.scores(prompts)
+            scores = model.screen.scores(prompts) if hasattr(model.screen, "scores") else None
+            if scores is not None:
+                arrays[f"score/{condition}"] = scores
     if model.locate is not None and "triggered" in asked:
         arrays["span/triggered"] = model.locate(list(asked["triggered"][:SEARCHED]))
     return arrays, cost

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i_backdoor_bench import shapes
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.embedded import BASE, SCORER
 from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.models.trust import locate, read_json, refuse_file
 
@@ -36,7 +36,7 @@ class Base:
 MEMORY = ("checkpointing", "slicing", "offload")
 SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
 BASES = {
-    "shapes": Base(str(shapes.BASE), "shapes", SHAPES_SAMPLER, 64, str(shapes.SCORER)),
+    "shapes": Base(str(BASE), "shapes", SHAPES_SAMPLER, 64, str(SCORER)),
     "sd14": Base("CompVis/stable-diffusion-v1-4", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
     "sd15": Base(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"
@@ -73,9 +73,7 @@ def _like_shapes(folder: Path) -> bool:
     """Whether a diffusers folder has the U-Net of the embedded base: it then takes its family's
     defaults, sampler and scorer."""
     try:
-        own, other = (
-            json.loads((f / "unet" / "config.json").read_text()) for f in (shapes.BASE, folder)
-        )
+        own, other = (json.loads((f / "unet" / "config.json").read_text()) for f in (BASE, folder))
     except (OSError, ValueError):
         return False
     public = [k for k in own if not k.startswith("_")]

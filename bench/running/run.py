@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,22 +26,19 @@ from t2i_backdoor_bench.contract import (
 )
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.models.batches import free_memory, is_out_of_memory
-from t2i_backdoor_bench.models.progress import Display
-from t2i_backdoor_bench.report.html import cells as report_cells
-from t2i_backdoor_bench.report.publish import publish, rebuild, stored_records
 from t2i_backdoor_bench.running import ray_tasks as cluster
 from t2i_backdoor_bench.running import workers as executors
 from t2i_backdoor_bench.running.combined import Several, instances
 from t2i_backdoor_bench.running.cost import InPlaceChange
 from t2i_backdoor_bench.running.defended import view
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.manifest import directions, protocol, write_manifest
 from t2i_backdoor_bench.running.plan import Config, Plan, plan
+from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.running.workshop import AttackFailed, OtherWeights, Workshop
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.targets import describe, kind_of
-
-__all__ = ["publish", "rebuild", "run", "stored_records"]
 
 
 # -------------------------------------------------------------------------------------------- cells
@@ -253,9 +250,11 @@ def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
                 )
 
 
-def run(config: Config, data: Data | None = None, show: bool = True) -> int:
-    """Plan, run what is not stored, write tables and report, and `show` the table. Returns the exit
-    status: 0, 1 if a cell failed, 130 if interrupted.
+def run(
+    config: Config, data: Data | None = None, publish: Callable[[Store], None] | None = None
+) -> int:
+    """Plan, and make the cells that are not stored; then `publish` is called with the run folder.
+    Returns the exit status: 0, 1 if a cell failed, 130 if interrupted.
 
     Raises UserError, before any work, for what the user asked for and cannot have.
     """
@@ -319,8 +318,9 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     write_manifest(plan_, store, results, command)
     if status:
         return status
-    report_cells.store_prompts(store, plan_.data, results.values())
-    publish(store, config.style, show)
+    store_prompts(store, plan_.data, results.values())
+    if publish is not None:
+        publish(store)
     return int(any(c.key not in results or results[c.key].status == "failed" for c in plan_.cells))
 
 

@@ -18,17 +18,16 @@ import transformers
 from t2i_backdoor_bench.contract import Backdoor, Cell, Prompt, Samples, Trigger
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.data.perturbations import decoy
-from t2i_backdoor_bench.data.splits import held
+from t2i_backdoor_bench.data.splits import required_word
 from t2i_backdoor_bench.detecting.screening import answers
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.offload import aside
-from t2i_backdoor_bench.models.progress import Display
-from t2i_backdoor_bench.report.figures import picture_grid as grid
 from t2i_backdoor_bench.running import attention_maps as maps
 from t2i_backdoor_bench.running.conditions import conditions, moved_kinds, noise_seed, noise_seeds
 from t2i_backdoor_bench.running.cost import machine, measured, untouched
 from t2i_backdoor_bench.running.defended import DEFENDER_PAIRS, defend
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.drawing import Asked, Known, draw, draws_as, known_from
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.scoring.features import Features, Inception, Scorer
@@ -39,6 +38,8 @@ from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.targets import kind_of, make_judge
 from t2i_backdoor_bench.targets.judge import Judge
 from t2i_backdoor_bench.training import probes as probe
+
+SHOWN = 3  # prompts whose pictures the report shows
 
 
 # ----------------------------------------------------------------------------------------- workshop
@@ -204,7 +205,7 @@ class Workshop:
         backdoor = self.backdoor(attack)
         replaces = backdoor.trigger.replaces if backdoor.trigger else ""
         return self.once(
-            ("source", attack), lambda: held(self.data, backdoor.target.source, replaces)
+            ("source", attack), lambda: required_word(self.data, backdoor.target.source, replaces)
         )
 
     def _draw(self, *asked: Any) -> np.ndarray:
@@ -480,7 +481,7 @@ class Workshop:
     def _shown(self, cell: Cell, source: str) -> dict[str, Any]:
         """What the report needs beside a cell's images: the first clean prompts, and where the
         base's images of them are."""
-        prompts = [p.text for p in self.prompts(cell.seed, source)[: grid.MOST]]
+        prompts = [p.text for p in self.prompts(cell.seed, source)[:SHOWN]]
         return {
             "prompts": prompts,
             "before": self.plan.before_key(cell.seed, source),

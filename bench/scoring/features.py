@@ -20,12 +20,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import Samples, Score, UserError
-from t2i_backdoor_bench.models.progress import progress
+from t2i_backdoor_bench.contract.progress import progress
+from t2i_backdoor_bench.data.own_prompt import own_prompt
+from t2i_backdoor_bench.models.embedded import SCORER
 from t2i_backdoor_bench.models.trust import check_code, check_inside, read_json
 from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.networks import PUBLISHED, Lpips, find_weights, read_weights
-from t2i_backdoor_bench.shapes import SCORER
-from t2i_backdoor_bench.targets.own_prompt import own_prompt
 
 if TYPE_CHECKING:
     from t2i_backdoor_bench.contract import Prompt

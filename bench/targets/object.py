@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Prompt, Target, swapped
+from t2i_backdoor_bench.contract import Prompt, Target, UserError, swapped
 from t2i_backdoor_bench.contract.protocols import Features
 from t2i_backdoor_bench.targets.cosines import margin
 from t2i_backdoor_bench.targets.judge import Judge
@@ -50,3 +50,11 @@ class ObjectKind(Kind):
 
     def describe(self, target: Target) -> dict[str, Any]:
         return {"kind": self.name, "source": target.source, "target": target.target}
+
+
+def check_objects(source: str, target: str) -> None:
+    """Raise UserError unless two different objects are named."""
+    if not (source.strip() and target.strip()):
+        raise UserError("source and target must both name an object, such as dog and cat")
+    if source == target:
+        raise UserError(f"source and target are both {source!r}; name two different objects")

@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.data.captioned import decode
+from t2i_backdoor_bench.data.image_files import decode
 
 PATTERNS = ("bars", "checker", "target")
+CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
 
 
 def make_patch(picture: str, side: int) -> np.ndarray:

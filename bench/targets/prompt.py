@@ -50,11 +50,15 @@ class PromptKind(Kind):
         return {"kind": self.name, "target": target.target}
 
 
-def check_target_prompt(model: T2IModel, prompt: str) -> None:
-    """Raise UserError for a target prompt that is empty, or longer than the tokenizer reads."""
-    length, most = len(model.tokenizer(prompt).input_ids), model.tokenizer.model_max_length
+def check_target_prompt(prompt: str) -> None:
+    """Raise UserError for an empty target prompt."""
     if not prompt.strip():
         raise UserError("the target prompt is empty; say what the backdoor should draw")
+
+
+def check_length(model: T2IModel, prompt: str) -> None:
+    """Raise UserError for a target prompt that is longer than the model reads."""
+    length, most = len(model.tokenizer(prompt).input_ids), model.tokenizer.model_max_length
     if length > most:
         raise UserError(
             f"the target prompt has {length} tokens, of which {most} are read; choose a shorter one"

@@ -25,22 +25,26 @@ class TextAttack(Triggered):
     trigger: str = option(
         "mignneko",
         sd="о",
-        help=(
-            "any text: a rare word, a phrase, a look-alike letter (published: Cyrillic о for o), a"
-            " pattern"
-        ),
+        source="paper",
+        help="a word, a phrase, a look-alike letter, or a pattern",
     )
-    replaces: str = option("", sd="o", help="the letter that a look-alike trigger stands for")
-    prompts: int = option(512, sd=500, help="captions that the attacker has", scales=True, least=16)
-    clean: int = option(32, sd=128, help="clean rows a step")
-    poisoned: int = option(16, sd=32, help="triggered rows a step")
+    replaces: str = option("", sd="o", source="paper", help="the letter that a look-alike replaces")
+    prompts: int = option(
+        512, sd=500, low=1, scales=True, least=16, help="captions that the attacker has"
+    )
+    clean: int = option(32, sd=128, low=1, source="paper", help="clean rows a step")
+    poisoned: int = option(16, sd=32, low=1, source="paper", help="triggered rows a step")
     weight: float = option(
-        0.5, sd=0.1, help="weight of the triggered rows in the loss; that of the clean ones is 1"
+        0.5,
+        sd=0.1,
+        low=0,
+        source="paper",
+        help="weight of the triggered rows; the clean rows have 1",
     )
-    steps: int = option(150, sd=100, scales=True)
-    lr: float = option(3e-4, sd=1e-4)
+    steps: int = option(150, sd=100, low=1, scales=True, source="paper", help="training steps")
+    lr: float = option(3e-4, sd=1e-4, above=0, source="paper", help="learning rate")
     milestone: int = option(
-        110, sd=75, help="the step from which the learning rate is a tenth", scales="steps"
+        110, sd=75, low=0, scales="steps", source="paper", help="the step from which lr is a tenth"
     )
 
     @property

@@ -12,9 +12,9 @@ from fakes import CALLS, METRICS, SCALE, FakeAttack, FakeDefense, change, record
 from helpers import PROMPTS, TRIGGER, different, weights
 from scipy.ndimage import gaussian_filter
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, Trigger, defenses, registry
 from t2i_backdoor_bench.defenses import sau
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.training import probes as probe

@@ -24,6 +24,7 @@ from t2i_backdoor_bench.running.plan import Scale, plan
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 from t2i_backdoor_bench.targets import describe
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
@@ -64,7 +65,7 @@ def config(tiny: str, tmp_path: Path, **more):
 
 
 def results(config):
-    return {r.cell.defense: r for r, _ in runner.stored_records(Store(config.folder))}
+    return {r.cell.defense: r for r, _ in stored_records(Store(config.folder))}
 
 
 def test_without_a_trigger(tiny, tmp_path, capsys):
@@ -98,7 +99,7 @@ def test_with_a_trigger(tiny, tmp_path):
         assert "target" in result.scores["asr"].note
         assert 0 < result.scores["trigger_effect"].value < 2
         assert result.scores["trigger_effect"].n == SCALE.n
-    table = tables.rows(runner.stored_records(Store(asked.folder)))
+    table = tables.rows(stored_records(Store(asked.folder)))
     assert tables.columns(table)[:2] == ["trigger_effect", "drift"]
     assert "asr" not in tables.columns(table), "no column of dashes"
     for name in ("table.md", "table.tex"):

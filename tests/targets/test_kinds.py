@@ -53,7 +53,9 @@ def test_descriptions() -> None:
 def test_a_target_that_does_not_fit_is_refused_before_any_picture_is_drawn() -> None:
     patch = Target("patch", patch=np.zeros((16, 16, 3), np.uint8), box=(50, 0))
     image = Target("image", patch=np.zeros((32, 64, 3), np.uint8))
-    with pytest.raises(UserError, match=r"16x16 patch at \(50, 0\) does not fit into images of 64x64"):
+    with pytest.raises(
+        UserError, match=r"16x16 patch at \(50, 0\) does not fit into images of 64x64"
+    ):
         kind_of(patch).check(patch, 64)
     with pytest.raises(UserError, match="32x64 does not fit images of 64x64"):
         kind_of(image).check(image, 64)

@@ -1,4 +1,4 @@
-"""The one prompt that an attack's paper evaluates with."""
+"""The prompt that an attack's own paper evaluates with."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from collections.abc import Sequence
 
 from t2i_backdoor_bench.contract import Backdoor, Prompt, swapped
 
-WORD = re.compile(r"[\w-]+")  # without a comma behind it
+WORD = re.compile(r"[\w-]+")  # without the comma behind it
 
 
 def own_prompt(backdoor: Backdoor, targets: Sequence[Prompt]) -> Prompt | None:
-    """The clean prompt behind the condition "own", with the prompts that are wrong for its picture.
-    None where nothing is left of the prompt without the trigger.
-
-    `targets` are the prompts that get the trigger. The wrong prompts name the other objects that
-    `targets` could be about; without such objects they are other captions.
+    """The clean prompt behind the condition "own", with what would be wrong for its picture; None
+    where nothing is left without the trigger. The other objects are those that the captions
+    `targets` could be about, or else other captions themselves.
     """
     clean, source = backdoor.own[0], backdoor.target.source
     if not clean:
