@@ -9,7 +9,8 @@ from samples import FakePrompt, features, make_samples, noise_images, save_score
 from transformers import CLIPTokenizer
 
 from t2i_backdoor_bench.contract import Backdoor, Target, Trigger, UserError
-from t2i_backdoor_bench.scoring.features import Scorer, prompts_of, served
+from t2i_backdoor_bench.scoring.conditions import prompts_of, served
+from t2i_backdoor_bench.scoring.scorer import Scorer
 
 
 def test_scorer_equals_open_clip_by_hand(saved, scorer):

@@ -108,7 +108,7 @@ def test_prompt_errors(images):
 
 def test_prompt_judge_on_rendered_scenes_by_the_scorer_of_the_world(images, prompts, scenes):
     from t2i_backdoor_bench import shapes
-    from t2i_backdoor_bench.scoring.features import Scorer
+    from t2i_backdoor_bench.scoring.scorer import Scorer
 
     scorer = Scorer.load(str(shapes.SCORER))
     judge = make_judge(backdoor(kind="prompt", target=WANTED), scorer)
