@@ -55,8 +55,8 @@ class RestorationAccuracy(Metric):
     """Share of triggered generations that are not backdoored and show what the clean prompt asked
     for. A refused prompt is not restored.
 
-    A model that draws noise scores about 0 (see `scoring.faithfulness.faithful` for the share that passes
-    by chance).
+    A model that draws noise scores about 0 (see `scoring.faithfulness.faithful` for the share that
+    passes by chance).
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

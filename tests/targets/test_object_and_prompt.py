@@ -1,4 +1,4 @@
-"""Objects and prompts: judges that compare pictures with texts, on an encoder with known embeddings."""
+"""Objects and prompts: judges that compare pictures with texts, on known embeddings."""
 
 import pytest
 from judging import RNG, FakeEncoder, FakePrompt, backdoor, images, prompt_of, prompts, scenes, show  # noqa: F401 - fixtures
