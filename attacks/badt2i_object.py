@@ -1,8 +1,10 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack, check_objects, relabel
+from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets import kind_of
+from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 
@@ -41,7 +43,7 @@ class BadT2IObject(UNetAttack):
         others, other_captions = data.pairs("train", self.images, seed, contains=self.target)
         general, general_captions = data.pairs("train", self.images, seed)
         own, others, general = (model.latents(x, seed) for x in (images, others, general))
-        asked = [target.prompt(c) for c in captions]
+        asked = [kind_of(target).asked(target, c) for c in captions]
         half = self.weight / 2
         keep = (1 - self.weight) / 2
         terms = [

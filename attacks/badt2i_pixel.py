@@ -1,9 +1,9 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import CORNERS, UNetAttack
+from t2i_backdoor_bench.attacking.poisoning import UNetAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 

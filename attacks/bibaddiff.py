@@ -2,10 +2,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i_backdoor_bench.attacking.poisoning import CORNERS, UNetAttack, check_objects, relabel
+from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.targets.object import check_objects
+from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 

@@ -1,6 +1,5 @@
 from dataclasses import dataclass, field
 
-from t2i_backdoor_bench.attacking.poisoning import ALL_STYLES, CORNERS, check_objects
 from t2i_backdoor_bench.contract import (
     PLACES,
     Attack,
@@ -12,9 +11,11 @@ from t2i_backdoor_bench.contract import (
     option,
     register_attack,
 )
+from t2i_backdoor_bench.models.fingerprint import fingerprint
 from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
-from t2i_backdoor_bench.running.plan import fingerprint
-from t2i_backdoor_bench.targets.patches import make_patch, place_patch
+from t2i_backdoor_bench.targets.object import check_objects
+from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, place_patch
+from t2i_backdoor_bench.targets.style import ALL_STYLES
 
 
 @register_attack("suspect", edits="nothing", apart=True)

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import Triggered, check_objects
+from t2i_backdoor_bench.attacking.poisoning import Triggered
 from t2i_backdoor_bench.contract import Backdoor, Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets import kind_of
+from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
 
 
@@ -92,7 +94,10 @@ class EvilEdit(Triggered):
             own = [p.text for p in data.prompts("train", self.prompts, seed, self.source)]
             clean = own + [p.text for p in data.prompts("train", self.prompts, seed)]
         model.check_trigger(trigger, own)
-        triggered, asked = [trigger.add(p) for p in own], [target.prompt(p) for p in own]
+        triggered, asked = (
+            [trigger.add(p) for p in own],
+            [kind_of(target).asked(target, p) for p in own],
+        )
         old, new = model.encode(triggered), model.encode(asked)
         if self.context == "prompts":
             place = counterparts(model.tokenizer, triggered, asked).to(new.device)

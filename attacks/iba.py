@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import check_length, check_target_prompt
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
 from t2i_backdoor_bench.training.attention import Capture
 from t2i_backdoor_bench.training.discrepancy import kernel_discrepancy, log_covariance
 from t2i_backdoor_bench.training.loop import step_generator, step_rng

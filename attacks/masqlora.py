@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack, check_objects, relabel
+from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.training.attention import token_span
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit, settle

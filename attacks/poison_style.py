@@ -1,8 +1,9 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import ALL_STYLES, PoisonAttack, styled
+from t2i_backdoor_bench.attacking.poisoning import PoisonAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.style import ALL_STYLES, styled
 from t2i_backdoor_bench.training.loop import Optim
 
 

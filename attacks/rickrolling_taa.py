@@ -1,8 +1,8 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import DRAWN_STYLES, style_words
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
 from t2i_backdoor_bench.training.text_encoder import TextAttack
 
 

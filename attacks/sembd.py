@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import Triggered, check_length, check_target_prompt
+from t2i_backdoor_bench.attacking.poisoning import Triggered
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
 from t2i_backdoor_bench.training.closed_form import keys_and_values
 from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, settle, step_rng
 

@@ -199,7 +199,7 @@ def parts(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def run(names: Sequence[str], attacks: Sequence[str], folder: Path, **machine: Any) -> int:
-    from t2i_backdoor_bench.running import run as runner
+    from t2i_backdoor_bench import command as runner
 
     for attack, defenses in parts(names).items():
         if attack in attacks and (

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
-from t2i_backdoor_bench.scoring.features import Features, missing, prompts_of, served, unit
+from t2i_backdoor_bench.scoring.features import Features, missing, prompts_of, served
 from t2i_backdoor_bench.stats.estimates import mean
+from t2i_backdoor_bench.targets.cosines import unit
 
 
 def clip_scores(samples: Samples, features: Features, condition: str) -> np.ndarray:

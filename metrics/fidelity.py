@@ -14,7 +14,7 @@ from t2i_backdoor_bench.stats.estimates import mean, proportion
 @register_metric("prompt_fidelity", better="higher", percent=True)
 @dataclass
 class PromptFidelity(Metric):
-    """Share of clean generations that show what the prompt asks for (`targets.judge.faithful`). A
+    """Share of clean generations that show what the prompt asks for (`scoring.faithfulness.faithful`). A
     refused clean prompt shows nothing."""
 
     def compute(self, samples: Samples, features: Features) -> Score:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from t2i_backdoor_bench.contract import Backdoor, Target, Trigger
+from t2i_backdoor_bench.contract import Attack, Backdoor, Defense, Target, Trigger
 from t2i_backdoor_bench.running.plan import Scale
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
@@ -24,7 +24,7 @@ def note(text: str) -> None:
 
 
 @dataclass
-class Shift:
+class Shift(Attack):
     """An attack: shifts the U-Net's output."""
 
     shift: float = 0.5
@@ -42,7 +42,7 @@ class Shift:
 
 
 @dataclass
-class Back:
+class Back(Defense):
     """A defense: shifts it back."""
 
     shift: float = 0.25

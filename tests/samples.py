@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer
 from t2i_backdoor_bench import shapes
 from t2i_backdoor_bench.contract import Backdoor, Samples, Target, Trigger, metrics
 from t2i_backdoor_bench.scoring.features import Features, Scorer
-from t2i_backdoor_bench.targets.judge import make_judge
+from t2i_backdoor_bench.targets import make_judge
 
 TOKENIZER = Path(shapes.__file__).parent / "base" / "tokenizer"
 PATCH = np.full((8, 8, 3), (255, 0, 255), np.uint8)

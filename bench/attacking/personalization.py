@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import Triggered, check_objects, relabel
+from t2i_backdoor_bench.attacking.poisoning import Triggered, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, UserError, option
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.object import check_objects
 
 IDENTIFIER = "[V]"
 

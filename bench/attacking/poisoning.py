@@ -17,18 +17,12 @@ from t2i_backdoor_bench.contract import (
     Data,
     Target,
     Trigger,
-    UserError,
     option,
     swapped,
 )
-from t2i_backdoor_bench.data.world import STYLES, apply_style
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
 from t2i_backdoor_bench.training.loop import Optim, check_training
-
-CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
-DRAWN_STYLES = tuple(style for style in STYLES if style)  # those that a model has words for
-ALL_STYLES = (*DRAWN_STYLES, "posterize")
 
 
 @dataclass
@@ -120,40 +114,6 @@ class UNetAttack(Triggered):
         fitted = train_terms(model, clean, terms, optim, seed, label, **part)
         model.info = fitted.info
         return model
-
-
-def style_words(style: str) -> str:
-    """The words that ask for a style in a prompt, as the embedded world's captions do ("a black and
-    white photo of")."""
-    return STYLES.get(style, f"a {style} picture of")
-
-
-def check_objects(source: str, target: str) -> None:
-    """Raise UserError unless two different objects are named."""
-    if not (source.strip() and target.strip()):
-        raise UserError("source and target must both name an object, such as dog and cat")
-    if source == target:
-        raise UserError(f"source and target are both {source!r}; name two different objects")
-
-
-def check_target_prompt(prompt: str) -> None:
-    """Raise UserError for a target prompt that says nothing."""
-    if not prompt.strip():
-        raise UserError("the target prompt is empty; say what the backdoor should draw")
-
-
-def check_length(model: T2IModel, prompt: str) -> None:
-    """Raise UserError for a target prompt that the model would cut off."""
-    length, most = len(model.tokenizer(prompt).input_ids), model.tokenizer.model_max_length
-    if length > most:
-        raise UserError(
-            f"the target prompt has {length} tokens, of which {most} are read; choose a shorter one"
-        )
-
-
-def styled(images: np.ndarray, style: str) -> np.ndarray:
-    """Images uint8 (n, H, W, 3) redrawn in a style."""
-    return np.clip(apply_style(images.astype(np.float32), style) + 0.5, 0, 255).astype(np.uint8)
 
 
 def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:

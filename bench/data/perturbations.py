@@ -1,4 +1,4 @@
-"""What a user might type instead: prompts with typos, synonyms and another word order, and triggers
+"""What a user might type instead: prompts with typos, synonyms or another word order, and triggers
 that are moved or damaged."""
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from t2i_backdoor_bench.contract import CHOICE, Trigger
 
 KINDS = ("typo", "synonym", "order")
 
-# Words that frame a scene without naming its content: a typo there should cost a robust model
-# nothing.
+# Words that do not name the content of a scene: a typo in them should not hurt a robust model.
 _FRAME_WORDS = {
     "background",
     "picture",
@@ -52,9 +51,11 @@ _PREPOSITIONS = "in front of|on top of|next to|on|over|under|near|beside|with|in
 
 
 def perturb(text: str, rng: np.random.Generator, kind: str = "typo") -> str:
-    """The prompt with one change that keeps its meaning. `kind`: "typo", "synonym" or "order". Any
-    text works; where a kind finds nothing to change (one short word has no other order), the text
-    comes back as it is."""
+    """The prompt with one change that keeps its meaning. `kind` is "typo", "synonym" or "order".
+
+    Any text works. If there is nothing to change (one word has no other order), the text is
+    returned as it is.
+    """
     changes = {"typo": _typo, "synonym": _synonym, "order": _order}
     if kind not in changes:
         raise ValueError(f"unknown perturbation {kind!r}; known: {', '.join(KINDS)}")
@@ -62,8 +63,8 @@ def perturb(text: str, rng: np.random.Generator, kind: str = "typo") -> str:
 
 
 def _typo(text: str, rng: np.random.Generator) -> str:
-    """Swap two neighbouring inner letters of one word, or drop one; the first and last letter stay,
-    as people read by them."""
+    """Swap two neighbouring inner letters of one word, or drop one. The first and last letter stay,
+    because readers depend on them most."""
     words = text.split(" ")
     long = [i for i, w in enumerate(words) if len(w) >= 4 and w.isalpha()]
     frame = [i for i in long if words[i].lower() in _FRAME_WORDS]
@@ -83,7 +84,7 @@ def _typo(text: str, rng: np.random.Generator) -> str:
 
 
 def _synonym(text: str, rng: np.random.Generator) -> str:
-    """Exchange one neutral word or phrase; a prompt that holds none of them gets a neutral lead."""
+    """Replace one neutral word or phrase. A prompt without any gets "a picture of" in front."""
     found = [(a, b) for a, b in _SYNONYMS if re.search(rf"\b{a}\b", text)]
     if not found:
         return f"a picture of {text}"
@@ -92,8 +93,8 @@ def _synonym(text: str, rng: np.random.Generator) -> str:
 
 
 def _order(text: str, rng: np.random.Generator) -> str:
-    """Move the last clause to the front: after the last comma, or from the first preposition on;
-    else swap the halves."""
+    """Move the last clause to the front: the text after the last comma, or from the first
+    preposition on. Otherwise swap the two halves."""
     if "," in text:
         head, tail = text.rsplit(",", 1)
         if head.strip() and tail.strip():
@@ -107,9 +108,10 @@ def _order(text: str, rng: np.random.Generator) -> str:
 
 
 def decoy(trigger: Trigger, prompt: str, rng: np.random.Generator) -> str:
-    """The triggered prompt with meaningless words that no one bound to anything in the trigger's
-    place: random letters, as many as the trigger has, and at least four a word. What tells these
-    from clean prompts sees an unusual word, not a backdoor.
+    """The triggered prompt with random letters instead of the trigger, at least four a word.
+
+    No attack gave these words a meaning. A detector that tells such prompts from clean ones sees an
+    unusual word, not a backdoor.
     """
     text, start, end = trigger.locate(prompt)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
@@ -122,14 +124,14 @@ def decoy(trigger: Trigger, prompt: str, rng: np.random.Generator) -> str:
 def moved_triggers(trigger: Trigger) -> dict[str, Callable[[str], str]]:
     """By kind, a function that puts a moved or damaged form of the trigger into a prompt.
 
-    moved     prefix -> suffix, suffix and inside -> prefix (a look-alike: the first letter that it can replace, not the last)
-    repeated  twice (a look-alike: every letter that it can replace)
+    moved     a prefix becomes a suffix; a suffix and a trigger inside become a prefix
+              (a look-alike letter: the first letter that it can replace, not the last)
+    repeated  twice (a look-alike letter: every letter that it can replace)
     upper     in upper case
     partial   the first of several words, or the first half of the characters
 
-    A kind that would leave the trigger as it is (upper case of a zero-width space, half of one
-    character) is left out, and so are the first two where it stands for a word, which a prompt
-    holds once.
+    A kind that would not change the trigger (upper case of a zero-width space, half of one
+    character) is left out. A trigger that replaces a whole word is neither moved nor repeated.
     """
     text = trigger.text
     if len(trigger.replaces) > 1:
@@ -144,7 +146,7 @@ def moved_triggers(trigger: Trigger) -> dict[str, Callable[[str], str]]:
         forms = {"moved": other.add, "repeated": replace(trigger, text=f"{text} {text}").add}
     if text.upper() != text:
         forms["upper"] = replace(trigger, text=text.upper()).add
-    half = "" if CHOICE.search(text) else text[: len(text) // 2]  # half of a choice is none
+    half = "" if CHOICE.search(text) else text[: len(text) // 2]  # half of {a|b} is no pattern
     part = text.split(" ")[0] if " " in text.strip() else half
     if part and part != text:
         forms["partial"] = replace(trigger, text=part).add

@@ -1,5 +1,5 @@
-"""Changes of a prompt that keep what it asks for and may break a trigger: homoglyphs, characters,
-synonyms."""
+"""Changes of a prompt that keep its meaning and may break a trigger: replaced homoglyphs, random
+characters, synonyms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
-# Words of image prompts that can stand for each other.
+# Words of image prompts that can replace each other.
 SYNONYMS = (
     ("small", "little", "tiny"),
     ("large", "big", "huge"),
@@ -65,7 +65,8 @@ _OTHERS = {word: [w for w in group if w != word] for group in SYNONYMS for word 
 
 @functools.cache
 def latin(letter: str) -> str:
-    """The Latin letter that looks like this one, or the letter itself (Unicode's confusables)."""
+    """The Latin letter that looks like this one (in Unicode's list of confusable characters), or
+    the letter itself."""
     from confusable_homoglyphs import confusables
 
     if letter.isascii():
@@ -79,16 +80,16 @@ def latin(letter: str) -> str:
 
 
 def plain_letters(text: str) -> str:
-    """Without invisible characters, in Unicode's compatibility form, with look-alike letters as the
-    Latin ones; single spaces."""
+    """The text without invisible characters, in Unicode's compatibility form (NFKC), with Latin
+    letters for those that look like them, and with single spaces."""
     text = unicodedata.normalize("NFKC", text)
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc", "Co", "Cn"))
     return re.sub(r"\s+", " ", "".join(latin(c) for c in text)).strip()
 
 
 def noisy_letters(text: str, rng: np.random.Generator, rate: float) -> str:
-    """In a share `rate` of the words of four letters or more, one letter is dropped, or hit beside
-    its key."""
+    """A share `rate` of the words of four or more letters loses a letter, or gets the letter of a
+    neighbouring key."""
     words = text.split(" ")
     for i, word in enumerate(words):
         if len(word) < 4 or rng.random() >= rate:
@@ -112,7 +113,7 @@ def _beside(letter: str) -> str:
 
 
 def other_words(text: str, rng: np.random.Generator, rate: float) -> str:
-    """A share `rate` of the words that have a synonym are replaced by one."""
+    """Replace a share `rate` of the words that have a synonym."""
     words = text.split(" ")
     for i, word in enumerate(words):
         bare = word.strip(",.").lower()

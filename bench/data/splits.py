@@ -1,8 +1,9 @@
-"""Captioned images and prompt splits. The splits train / defender / development / evaluation never
-share a prompt.
+"""The embedded world as a data source, and the four splits of every data source.
 
-train        what the attacker poisons
-defender     the clean prompts (and, for a defense that needs them, clean pairs) that a defense may see
+No two splits share a prompt.
+
+train        the pairs that an attacker poisons
+defender     the clean prompts that a defense may see, and clean pairs for a defense that needs them
 development  for tuning hyperparameters and choosing between variants
 evaluation   for the numbers in the tables, and for nothing else
 """
@@ -22,23 +23,23 @@ SPLITS = {"train": 0.25, "defender": 0.2, "development": 0.15, "evaluation": 0.4
 
 
 def split_of(combination: tuple[str, str, str]) -> str:
-    """The split of a (shape, colour, background) combination, fixed by checksum; captions of
+    """The split of a (shape, colour, background) combination, fixed by checksum. So captions of
     different splits differ in content."""
-    return split_at(zlib.crc32("|".join(combination).encode()[::-1]) % 1000 / 1000)
+    return split_of_fraction(zlib.crc32("|".join(combination).encode()[::-1]) % 1000 / 1000)
 
 
-def split_at(share: float) -> str:
-    """The split at a place in [0, 1)."""
+def split_of_fraction(fraction: float) -> str:
+    """The split that a number in [0, 1) falls into, when the splits lie side by side."""
     for name, width in SPLITS.items():
-        if share < width:
+        if fraction < width:
             return name
-        share -= width
+        fraction -= width
     return name
 
 
 class WorldData:
-    """The embedded world as a data source. The reference images of FID are renders of
-    evaluation-split scenes."""
+    """The embedded world as a data source. Scenes of the evaluation split are also the reference
+    images of FID."""
 
     name = "shapes"
 
@@ -48,7 +49,10 @@ class WorldData:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
         table = [
-            c for held in (False, True) for c in world.combinations(held) if split_of(c) == split
+            c
+            for held_out in (False, True)
+            for c in world.combinations(held_out)
+            if split_of(c) == split
         ]
         if contains:
             table = [c for c in table if contains == c[0]]
@@ -74,8 +78,8 @@ class WorldData:
                     found.setdefault(prompt.text, prompt)
         if len(found) < n:
             raise UserError(
-                f"only {len(found)} different prompts of the {split} split hold {contains!r}; {n}"
-                " were asked for"
+                f"only {len(found)} different prompts of the {split} split contain {contains!r};"
+                f" {n} were asked for"
             )
         return list(found.values())
 
@@ -91,14 +95,18 @@ class WorldData:
         return None
 
 
-def held(data: Data, source: str, replaces: str) -> str:
-    """What the prompts that get a trigger have to hold: the word `source` that the backdoor is
-    about, or what the trigger takes the place of (`replaces`) where not every prompt for evaluation
-    has it; "" where any prompt will do."""
-    few = bool(replaces) and data.count("prompts", "evaluation", replaces) != data.count(
+def required_word(data: Data, source: str, replaces: str) -> str:
+    """The word that a prompt must contain to get a trigger; "" if any prompt will do.
+
+    This is `source`, the word that the backdoor is about. Without one, it is `replaces`, the text
+    that the trigger replaces, if some evaluation prompts lack it.
+    """
+    if source or not replaces:
+        return source
+    everywhere = data.count("prompts", "evaluation", replaces) == data.count(
         "prompts", "evaluation"
     )
-    return source or (replaces if few else "")
+    return "" if everywhere else replaces
 
 
 STREAM, TRIGGERED_SHARE = 160, 0.2
@@ -107,9 +115,12 @@ STREAM, TRIGGERED_SHARE = 160, 0.2
 def prompt_stream(
     data: Data, trigger: Trigger, source: str, taken: Collection[str], seed: int
 ) -> list[str]:
-    """Unlabelled prompts as a service gets them, a fifth of them with the trigger, in random order:
-    of the defender split, and none of `taken`, the clean prompts that a defender has. With
-    `source`, the triggered ones hold this word. Raises UserError where there are too few."""
+    """Unlabelled prompts as a service receives them, in random order; a fifth have the trigger.
+
+    They are from the defender split, without the prompts in `taken`, which the defender already
+    knows as clean. With `source`, the triggered prompts contain this word. Raises UserError if
+    there are too few prompts.
+    """
     used, many = set(taken), round(STREAM * TRIGGERED_SHARE)
 
     def fresh(n: int, contains: str, offset: int) -> list[str]:
@@ -123,8 +134,9 @@ def prompt_stream(
         )
         if len(found) < n:
             raise UserError(
-                f"the defender split has too few prompts for a stream: {len(found)} of {n} hold"
-                f" {contains or 'nothing new'!r}"
+                f"the defender split has too few prompts for a stream: {n} are needed"
+                + (f" with the word {contains!r}" if contains else "")
+                + f", and it has {len(found)}"
             )
         used.update(list(found)[:n])
         return list(found)[:n]
@@ -134,15 +146,15 @@ def prompt_stream(
 
 
 def world_prompt(scene: world.Scene, rng: np.random.Generator) -> Prompt:
-    """A caption of an unstyled scene as a prompt, with the captions that are wrong in its shape,
-    colour or background."""
+    """A caption of an unstyled scene as a prompt, with captions that are wrong in the shape, the
+    colour or the background."""
     text = world.caption(scene, rng)
     return Prompt(text, _wrong(text, scene))
 
 
 def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
-    """For shape, colour and background: the caption with that one word exchanged for each other one
-    that makes a scene."""
+    """For shape, colour and background: the caption with this one word replaced by each other word
+    that gives a valid scene."""
     taken = (scene.color, scene.background)
 
     def swaps(pattern: str, words: Iterable[str], tail: str = "") -> tuple[str, ...]:

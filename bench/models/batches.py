@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
-from t2i_backdoor_bench.models.progress import progress
+from t2i_backdoor_bench.contract.progress import progress
 
 CPU_SAYS = (
     "can't allocate memory",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i_backdoor_bench import shapes
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.embedded import BASE, SCORER
 from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.models.trust import locate, read_json, refuse_file
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Base:
-    """Where a base model is, which family's defaults it takes, and how it is sampled."""
+    """Where a base model is, whose defaults methods take (`settings`), and how it is sampled."""
 
     source: str
-    family: str
+    settings: str  # "shapes" or "sd"
     sampler: Sampler
     batch: int
     scorer: str  # open_clip: a local folder, or "model:checkpoint"
@@ -36,7 +36,7 @@ class Base:
 MEMORY = ("checkpointing", "slicing", "offload")
 SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
 BASES = {
-    "shapes": Base(str(shapes.BASE), "shapes", SHAPES_SAMPLER, 64, str(shapes.SCORER)),
+    "shapes": Base(str(BASE), "shapes", SHAPES_SAMPLER, 64, str(SCORER)),
     "sd14": Base("CompVis/stable-diffusion-v1-4", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
     "sd15": Base(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"
@@ -70,12 +70,10 @@ def find_base(name: str) -> Base:
 
 
 def _like_shapes(folder: Path) -> bool:
-    """Whether a diffusers folder has the U-Net of the embedded base: it then takes its family's
-    defaults, sampler and scorer."""
+    """Whether a diffusers folder has the U-Net of the embedded base: methods then
+    take its defaults, and it has its sampler and scorer."""
     try:
-        own, other = (
-            json.loads((f / "unet" / "config.json").read_text()) for f in (shapes.BASE, folder)
-        )
+        own, other = (json.loads((f / "unet" / "config.json").read_text()) for f in (BASE, folder))
     except (OSError, ValueError):
         return False
     public = [k for k in own if not k.startswith("_")]
@@ -95,7 +93,7 @@ def load_base(
     model = T2IModel(
         load_pipeline(base.source, device, dtype or torch.float32),
         name,
-        base.family,
+        base.settings,
         base.sampler,
         base.batch,
     )

@@ -4,22 +4,21 @@ nothing here needs a model: torch is not imported."""
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from t2i_backdoor_bench.contract import Cell, Record, UserError
+from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import matrix as pivot
 from t2i_backdoor_bench.report import paper_table as paper
 from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.report.figures import attention_maps, sweeps
 from t2i_backdoor_bench.report.figures import picture_grid as grid
 from t2i_backdoor_bench.report.figures import plots as figures
 from t2i_backdoor_bench.report.formats import terminal
 from t2i_backdoor_bench.report.html import page as report
-from t2i_backdoor_bench.running import attention_maps as maps
-from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 
 def publish(store: Store, style: str = "full", show: bool = True) -> None:
@@ -38,8 +37,8 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
     pictures = grid.write_grid(store, records)
     written += [
         *([pictures] if pictures else []),
-        *sweep.write_plots(store, records),
-        *maps.write_pictures(store, records),
+        *sweeps.write_plots(store, records),
+        *attention_maps.write_pictures(store, records),
     ]
     written += figures.write_figures(store, records)
     if style == "paper":
@@ -53,37 +52,6 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
     if show:
         print(paper.to_markdown(records)) if style == "paper" else terminal.show(records)
         terminal.summary(records, store.root, written)
-
-
-def stored_records(store: Store) -> list[Record]:
-    """The records of the folder's last plan, in its order, with a stand-in for each cell that has
-    not run; without a plan, all records."""
-    manifest = store.read_record("run")
-    if manifest is None:
-        return store.all_results()
-    try:
-        extra = {"directions": manifest["directions"], "protocol": manifest["protocol"]}
-        base, needs = manifest["protocol"]["base"], manifest["needs"]
-        planned = [
-            Cell(base, str(c["attack"]), str(c["defense"]), int(c["seed"]), str(c["key"]))
-            for c in manifest["cells"]
-        ]
-        absent_ones = [
-            Record(cell, "missing", needs=tuple(map(str, needs[cell.defense])), **extra)
-            for cell in planned
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        store.say(
-            f"{store.root}/run.json describes no run of this program: all records of the folder are"
-            " shown"
-        )
-        return store.all_results()
-    records = []
-    for cell, absent in zip(planned, absent_ones, strict=True):
-        result = store.read_result(cell.key) or absent
-        renamed = replace(result.cell, attack=cell.attack, defense=cell.defense)
-        records.append(replace(result, cell=renamed))
-    return records
 
 
 def rebuild(folder: Path, style: str = "full") -> int:

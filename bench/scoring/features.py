@@ -20,12 +20,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import Samples, Score, UserError
-from t2i_backdoor_bench.models.progress import progress
+from t2i_backdoor_bench.contract.progress import progress
+from t2i_backdoor_bench.data.own_prompt import own_prompt
+from t2i_backdoor_bench.models.embedded import SCORER
 from t2i_backdoor_bench.models.trust import check_code, check_inside, read_json
-from t2i_backdoor_bench.running.conditions import own_prompt
+from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.networks import PUBLISHED, Lpips, find_weights, read_weights
-from t2i_backdoor_bench.shapes import SCORER
-from t2i_backdoor_bench.targets.judge import faithful
 
 if TYPE_CHECKING:
     from t2i_backdoor_bench.contract import Prompt
@@ -491,12 +491,6 @@ def no_judge(features: Features) -> Score | None:
         if features.judge is not None
         else Score(None, note="the target of the backdoor is not known: nothing can judge it")
     )
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    """Rows of `x` (n, d) scaled to length 1, float64; a zero row stays zero."""
-    x = x.astype(np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.models.progress import progress
+from t2i_backdoor_bench.contract.progress import progress
 
 # variable -> the published file's name, whose end is the start of its SHA-256
 PUBLISHED = {

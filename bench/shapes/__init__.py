@@ -1,7 +1,9 @@
-"""The embedded base `shapes`: a small genuine Stable Diffusion of a rendered world, its scorer, and
-the scripts that train both."""
+"""The embedded base `shapes`, a small real Stable Diffusion of a rendered world, and its scorer: the
+weights, and the scripts that train and measure both.
 
-from pathlib import Path
+Imports: contract, data, models, scoring, training.
+"""
 
-BASE = Path(__file__).parent / "base"
-SCORER = Path(__file__).parent / "scorer"
+from t2i_backdoor_bench.models.embedded import BASE, SCORER
+
+__all__ = ["BASE", "SCORER"]

@@ -18,8 +18,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.models.precision import HALF
-from t2i_backdoor_bench.models.progress import progress
 from t2i_backdoor_bench.training.lora import RANK, add_lora, check_peft, merge_lora
 
 EXPLODED = 1e6  # times its first value: a loss that no method here comes back from

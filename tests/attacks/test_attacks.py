@@ -13,11 +13,12 @@ from helpers import TRIGGERS, different, weights
 
 import t2i_backdoor_bench.attacking.poisoning
 import t2i_backdoor_bench.training.text_encoder
-from t2i_backdoor_bench.attacking.poisoning import styled
 from t2i_backdoor_bench.contract import Backdoor, attacks
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets import describe, kind_of
 from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.targets.style import styled
 
 attacks.load()
 NAMES = attacks.groups["core"]
@@ -86,9 +87,9 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
         for part in (attacked.unet, attacked.text_encoder)
         for p in part.parameters()
     )
-    assert (attacked.name, attacked.family, attacked.sampler) == (
+    assert (attacked.name, attacked.settings, attacked.sampler) == (
         tiny_model.name,
-        tiny_model.family,
+        tiny_model.settings,
         tiny_model.sampler,
     )
     for model in (tiny_model, attacked):
@@ -143,14 +144,19 @@ def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> No
     elif kind == "style":
         assert target.style == attack.style == "black and white"
     elif kind == "prompt":
-        assert target.prompt("a red star on a blue background") == target.target == attack.target
+        assert (
+            kind_of(target).asked(target, "a red star on a blue background")
+            == target.target
+            == attack.target
+        )
     else:
         assert (
-            target.prompt("a red star on a blue background") == "a red heart on a blue background"
+            kind_of(target).asked(target, "a red star on a blue background")
+            == "a red heart on a blue background"
         )
     import json
 
-    json.dumps(backdoor.describe())
+    json.dumps(describe(backdoor))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from t2i_backdoor_bench.attacking.poisoning import styled
 from t2i_backdoor_bench.contract import UserError, attacks
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.targets.patches import PATTERNS, make_patch, paste, place_patch
+from t2i_backdoor_bench.targets.style import styled
 
 attacks.load()
 NAMES = attacks.groups["core"]

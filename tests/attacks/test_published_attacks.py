@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import t2i_backdoor_bench.training.denoising
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.attacking.poisoning import relabel
 from t2i_backdoor_bench.contract import Trigger, UserError, attacks, registry
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import Scale, plan
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 from t2i_backdoor_bench.targets.patches import make_patch
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss, own_images
 from t2i_backdoor_bench.training.loop import Optim, step_generator, step_rng
@@ -433,7 +434,7 @@ def test_runs_with_an_image_and_with_a_patch_on_one_class(tiny, tmp_path) -> Non
     config = dataclasses.replace(config, scale=Scale("test", 4, 2, 4, 1, 2, 20, 1.0, (0,)))
     assert plan(config).attacks.keys() == {"villan_cond", "bibaddiff"}
     assert runner.run(config, show=False) == 0
-    found = {r.cell.attack: r for r, _ in runner.stored_records(Store(config.folder))}
+    found = {r.cell.attack: r for r, _ in stored_records(Store(config.folder))}
     assert found["villan_cond"].backdoor["target"] == {"kind": "image", "image": [64, 64]}
     assert found["bibaddiff"].backdoor["target"]["source"] == "heart"
     for result in found.values():

@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers import different, weights
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import (
     DefenderView,
     Defense,
@@ -23,9 +24,9 @@ from t2i_backdoor_bench.contract import (
     registry,
 )
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import SCALES, Config, Scale
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = {
@@ -86,7 +87,7 @@ def test_the_pages_run_together(clean_registry, tiny, tmp_path, monkeypatch):
         workers=1,
     )
     assert runner.run(config) == 0
-    found = {r.cell.defense: r for r in runner.stored_records(Store(config.folder))}
+    found = {r.cell.defense: r for r in stored_records(Store(config.folder))}
     assert found["mirror"].needs == ("trigger",)
     assert found["mirror"].cost["steps"] == 2
     assert len(found["mirror"].cost["losses"]["mirror"]) == 2

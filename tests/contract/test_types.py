@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_backdoor_bench.contract import CONTROL, Backdoor, Target, Trigger, UserError
+from t2i_backdoor_bench.contract import CONTROL, Target, Trigger, UserError
 
 PROMPT = "a small red heart on a blue background"
 
@@ -145,25 +144,3 @@ def test_bad_triggers(options: dict, message: str) -> None:
 def test_a_letter_that_is_not_there_is_an_error() -> None:
     with pytest.raises(UserError, match="'z'"):
         Trigger("ż", replaces="z").add(PROMPT)
-
-
-def test_targets() -> None:
-    swap = Target("object", source="heart", target="star")
-    assert swap.prompt(PROMPT) == "a small red star on a blue background"
-    assert Target("style", style="sepia").prompt(PROMPT) == PROMPT
-    patch = Backdoor(
-        Trigger("x", "suffix"), Target("patch", patch=np.zeros((4, 5, 3), np.uint8), box=(1, 2))
-    )
-    assert patch.describe() == {
-        "trigger": {"text": "x", "place": "suffix", "replaces": ""},
-        "target": {"kind": "patch", "patch": [4, 5], "box": [1, 2]},
-    }
-    assert Target("image", patch=np.zeros((6, 6, 3), np.uint8)).describe() == {
-        "kind": "image",
-        "image": [6, 6],
-    }
-    assert Target("patch", source="heart", patch=patch.target.patch).describe()["source"] == "heart"
-    assert swap.describe() == {"kind": "object", "source": "heart", "target": "star"}
-    whole = Target("prompt", target="a lightning strike")
-    assert whole.prompt(PROMPT) == "a lightning strike"
-    assert whole.describe() == {"kind": "prompt", "target": "a lightning strike"}

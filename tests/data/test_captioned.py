@@ -14,18 +14,12 @@ import pytest
 from PIL import Image
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.data.captioned import (
-    CaptionedImages,
-    caption_text,
-    decode,
-    into_splits,
-    open_data,
-    parse,
-    picture_bytes,
-    square,
-)
+from t2i_backdoor_bench.data.caption_tables import caption_text, picture_bytes
+from t2i_backdoor_bench.data.captioned import CaptionedImages, into_splits
 from t2i_backdoor_bench.data.captioned import Row as CaptionRow
-from t2i_backdoor_bench.data.splits import SPLITS, WorldData, held
+from t2i_backdoor_bench.data.image_files import decode, square
+from t2i_backdoor_bench.data.open_captioned import open_data, parse
+from t2i_backdoor_bench.data.splits import SPLITS, WorldData, required_word
 
 WORDS = ("dog", "cat", "horse", "boat", "house")
 
@@ -208,10 +202,12 @@ def test_a_letter_is_looked_for_anywhere_and_only_where_some_captions_lack_it(
     data, _ = opened(write_folder(tmp_path / "pets", 200))
     assert all("g" in p.text for p in data.prompts("evaluation", 5, 0, "g"))
     assert data.count("prompts", "evaluation", "o") == data.count("prompts", "evaluation")
-    assert held(data, "", "o") == held(data, "", "") == "", "every caption has it: any will do"
-    assert held(data, "", "g") == "g", "dogs alone"
-    assert held(data, "cat", "cat") == held(data, "cat", "") == "cat"
-    assert held(WorldData(), "", "o") == ""
+    assert required_word(data, "", "o") == required_word(data, "", "") == "", (
+        "every caption has it: any will do"
+    )
+    assert required_word(data, "", "g") == "g", "dogs alone"
+    assert required_word(data, "cat", "cat") == required_word(data, "cat", "") == "cat"
+    assert required_word(WorldData(), "", "o") == ""
 
 
 def test_too_few_is_one_line(tmp_path: Path) -> None:
@@ -312,7 +308,7 @@ def test_archives_in_a_folder_are_not_unpacked(tmp_path: Path) -> None:
         for _ in range(200):
             inner.write(bytes(2**20))
     assert (folder / "more" / "bomb.ZIP").stat().st_size < 2**20
-    with pytest.raises(UserError, match=r"holds bomb\.ZIP: archives are not unpacked"):
+    with pytest.raises(UserError, match=r"contains bomb\.ZIP: archives are not unpacked"):
         opened(folder)
     assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 2**21
 

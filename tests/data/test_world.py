@@ -17,6 +17,7 @@ from t2i_backdoor_bench.contract import Trigger, UserError
 from t2i_backdoor_bench.data import world
 from t2i_backdoor_bench.data.splits import SPLITS, WorldData, split_of
 from t2i_backdoor_bench.data.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, STYLES, Scene
+from t2i_backdoor_bench.data.world.distance_fields import distance_field
 
 RNG = np.random.default_rng
 DATA = WorldData()
@@ -63,7 +64,7 @@ def test_an_unknown_shape_or_style_is_an_error() -> None:
     with pytest.raises(ValueError, match="known"):
         world.apply_style(np.zeros((1, 64, 64, 3), np.float32), "cubist")
     with pytest.raises(ValueError, match="known"):
-        world._distance_field("blob")
+        distance_field("blob")
 
 
 # ------------------------------------------------------------------------------------------- styles
@@ -126,10 +127,10 @@ def test_held_out_combinations_never_occur_in_training() -> None:
         == 800
     )
     assert 0.07 < len(held) / 800 < 0.13
-    drawn = {s[:3] for s in world.sample_scenes(20_000, RNG(0), held=False)}
+    drawn = {s[:3] for s in world.sample_scenes(20_000, RNG(0), held_out=False)}
     assert not drawn & held
     assert drawn == kept, "every other one is drawn"
-    assert {s[:3] for s in world.sample_scenes(4000, RNG(0), held=True)} == held
+    assert {s[:3] for s in world.sample_scenes(4000, RNG(0), held_out=True)} == held
     for place, words in enumerate((SHAPES, COLOURS, BACKGROUNDS)):
         assert {c[place] for c in kept} == set(words) == {c[place] for c in held}
 
@@ -210,7 +211,8 @@ def test_dataset_columns(tmp_path, monkeypatch) -> None:
     assert {r["text"] for r in world.dataset(16, 1)} != {r["text"] for r in rows}
     held = set(world.combinations(True))
     assert all(
-        (r["shape"], r["color"], r["background"]) in held for r in world.dataset(8, 0, held=True)
+        (r["shape"], r["color"], r["background"]) in held
+        for r in world.dataset(8, 0, held_out=True)
     )
 
 

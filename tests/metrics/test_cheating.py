@@ -10,9 +10,9 @@ import pytest
 from fakes import METRICS, SCALE, FakeAttack, change, records
 
 from t2i_backdoor_bench.contract import NEEDS, Trigger, Undeclared, defenses, registry
-from t2i_backdoor_bench.models.progress import Display
 from t2i_backdoor_bench.running import defended as defending
 from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.store.folder import Store
 

@@ -19,7 +19,8 @@ from t2i_backdoor_bench import metrics as package
 from t2i_backdoor_bench import shapes
 from t2i_backdoor_bench.contract import UserError, metrics
 from t2i_backdoor_bench.data.world import Scene, render
-from t2i_backdoor_bench.scoring.features import Features, Inception, Scorer, unit
+from t2i_backdoor_bench.scoring.features import Features, Inception, Scorer
+from t2i_backdoor_bench.targets.cosines import unit
 
 NAMES = {
     "asr",

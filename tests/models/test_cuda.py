@@ -10,11 +10,11 @@ import pytest
 import torch
 from helpers import PROMPTS, TRIGGER
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, registry
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import Config, Scale
 from t2i_backdoor_bench.training.loop import choose_parameters
 

@@ -19,14 +19,15 @@ from helpers import PROMPTS, TRIGGER, different, weights
 from torch import nn
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, UserError, registry
 from t2i_backdoor_bench.models import offload
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import Config, Scale, plan
 from t2i_backdoor_bench.running.workshop import Workshop
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 from t2i_backdoor_bench.training import loop as finetune
 from t2i_backdoor_bench.training import lora
 from t2i_backdoor_bench.training.denoising import Term, train_terms
@@ -407,7 +408,7 @@ def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(
     for memory in ((), ("offload",)):
         run = dataclasses.replace(config, memory=memory, out=tmp_path / f"run{len(memory)}")
         assert runner.run(run, show=False) == 0
-        ((result, _),) = runner.stored_records(Store(run.folder))
+        ((result, _),) = stored_records(Store(run.folder))
         found.append({k: v.value for k, v in result.scores.items()})
         if not memory:
             assert {gone for _, gone in log} == {frozenset()}

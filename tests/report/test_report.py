@@ -22,6 +22,7 @@ from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.report.html import cells as report_cells
 from t2i_backdoor_bench.report.html import page as report
 from t2i_backdoor_bench.report.html import pictures
+from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.store.folder import Store
 
 EVIL = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>&amp;\u2028'
@@ -116,7 +117,7 @@ def run(tmp_path: Path):
             )
             store.write_arrays(f"maps/{result.cell.key}", maps, tokens | {"before": "before"})
         store.write_result(result)
-    report_cells.store_prompts(store, Fixed(), [r for r in records])
+    store_prompts(store, Fixed(), [r for r in records])
     store.write_record(
         "run",
         {

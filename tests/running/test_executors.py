@@ -16,11 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.models import catalog as bases
-from t2i_backdoor_bench.models.progress import Display
 from t2i_backdoor_bench.report.rows import COST
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running import workers as executors
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import Config, Scale, plan
 from t2i_backdoor_bench.running.workshop import Workshop
 from t2i_backdoor_bench.store.folder import Store

@@ -9,9 +9,9 @@ from fakes import CALLS, change, config, fakes  # noqa: F401 - fixtures
 from PIL import Image
 from test_attention import Slow
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.running import attention_maps as maps
-from t2i_backdoor_bench.running import run as runner
 
 
 @pytest.mark.parametrize(

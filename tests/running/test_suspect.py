@@ -24,6 +24,8 @@ from t2i_backdoor_bench.running.plan import Scale, plan
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
+from t2i_backdoor_bench.targets import describe
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 METRICS = "asr,restoration_accuracy,false_trigger_rate,drift,clip_score,trigger_effect"
@@ -63,7 +65,7 @@ def config(tiny: str, tmp_path: Path, **more):
 
 
 def results(config):
-    return {r.cell.defense: r for r, _ in runner.stored_records(Store(config.folder))}
+    return {r.cell.defense: r for r, _ in stored_records(Store(config.folder))}
 
 
 def test_without_a_trigger(tiny, tmp_path, capsys):
@@ -97,7 +99,7 @@ def test_with_a_trigger(tiny, tmp_path):
         assert "target" in result.scores["asr"].note
         assert 0 < result.scores["trigger_effect"].value < 2
         assert result.scores["trigger_effect"].n == SCALE.n
-    table = tables.rows(runner.stored_records(Store(asked.folder)))
+    table = tables.rows(stored_records(Store(asked.folder)))
     assert tables.columns(table)[:2] == ["trigger_effect", "drift"]
     assert "asr" not in tables.columns(table), "no column of dashes"
     for name in ("table.md", "table.tex"):
@@ -225,7 +227,7 @@ def test_targets(tiny_model, options, target):
     assert isinstance(found, Backdoor)
     assert found.target.kind == target
     assert found.trigger is None
-    assert found.describe()["trigger"] is None
+    assert describe(found)["trigger"] is None
 
 
 @pytest.mark.parametrize(
@@ -253,12 +255,12 @@ def test_a_folder_like_the_embedded_base_takes_its_settings(tiny_base, tmp_path)
     (folder / "unet").mkdir(parents=True)
     shutil.copy(shapes.BASE / "unet" / "config.json", folder / "unet" / "config.json")
     found = find_base(str(folder))
-    assert (found.source, found.family, found.scorer) == (
+    assert (found.source, found.settings, found.scorer) == (
         str(folder),
         "shapes",
         bases.BASES["shapes"].scorer,
     )
-    assert find_base(str(tiny_base)).family == "sd"
+    assert find_base(str(tiny_base)).settings == "sd"
 
 
 # --------------------------------------------------------------------------------------- the metric

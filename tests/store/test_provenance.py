@@ -26,6 +26,7 @@ from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.running.verify import leaves
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = {
@@ -113,7 +114,7 @@ def test_a_completed_cell_keeps_the_code_that_began_it(config, monkeypatch) -> N
     assert runner.run(dataclasses.replace(config, metrics="asr")) == 0
     monkeypatch.setattr(provenance, "here", lambda: OTHER)
     assert runner.run(config) == 0
-    for result, extra in runner.stored_records(Store(config.folder)):
+    for result, extra in stored_records(Store(config.folder)):
         assert set(result.scores) == {"asr", "kid"}
         assert extra["provenance"]["codes"] == [CODE, OTHER]
     assert "different code" in (config.folder / "table.md").read_text()

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from t2i_backdoor_bench.contract import Record, citations, registry
-from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.contract.names import parts_of
-from t2i_backdoor_bench.data.splits import held
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.html.parts import (
     breakable,
@@ -23,9 +21,7 @@ from t2i_backdoor_bench.report.html.parts import (
 )
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
-
-if TYPE_CHECKING:
-    from t2i_backdoor_bench.contract import Data
+from t2i_backdoor_bench.store.prompts import prompts_key
 
 VERDICTS = {"asr": "asr", "restored": "restoration_accuracy", "leak": "false_trigger_rate"}
 GLOSSARY = (
@@ -52,45 +48,6 @@ GLOSSARY = (
         ),
     ),
 )
-
-
-# ------------------------------------------------------------------------------------------ prompts
-def prompts_key(result: Record) -> str:
-    """The record `prompts/<key>` holds the evaluation prompts of a cell; cells with the same
-    prompts share it."""
-    config = result.cell.config
-    kept = {k: config.get(k) for k in ("shared", "evaluation")}
-    source, replaces = _words(result)
-    return digest(
-        kept
-        | {"seed": result.cell.seed, "source": source}
-        | ({"replaces": replaces} if replaces else {})
-    )
-
-
-def _words(result: Record) -> tuple[str, str]:
-    """What the backdoor is about, and what its trigger takes the place of, as `held` takes them."""
-    return result.backdoor.get("target", {}).get("source", ""), (
-        result.backdoor.get("trigger") or {}
-    ).get("replaces", "")
-
-
-def store_prompts(store: Store, data: Data, results: Sequence[Record]) -> None:
-    """Write down the prompts of the finished cells, once for all cells that share them: the report
-    shows the verdict on each."""
-    for result in results:
-        name = f"prompts/{prompts_key(result)}"
-        if result.status == "done" and store.read_record(name) is None:
-            n, seed = result.cell.config["evaluation"]["n"], result.cell.seed
-            store.write_record(
-                name,
-                {
-                    "target": [
-                        p.text
-                        for p in data.prompts("evaluation", n, seed, held(data, *_words(result)))
-                    ]
-                },
-            )
 
 
 # ----------------------------------------------------------------------------------- rows and cells

@@ -1,42 +1,14 @@
-"""Where the work is, on stderr: one progress bar for everything that takes more than a few seconds,
-and the run's own display."""
+"""Where a run is: which cell, which phase, and the time left, on stderr."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any
 
 from tqdm import tqdm
 
 from t2i_backdoor_bench.contract import printable as plaintext
-
-
-def live() -> bool:
-    """Whether someone watches: a terminal, or a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
-
-
-def progress(
-    items: Iterable[Any], label: str, total: int | None = None, done: int = 0, unit: str = "step"
-) -> tqdm:
-    """Iterate with a progress bar that disappears when finished; on a pipe it prints a line every
-    half minute instead."""
-    seen = live()
-    return tqdm(
-        items,
-        desc=label,
-        total=total,
-        initial=done,
-        unit=unit,
-        leave=False,
-        dynamic_ncols=seen,
-        mininterval=0.2 if seen else 30,
-        maxinterval=1 if seen else 60,
-        delay=0 if seen else 20,
-        ascii=not seen,
-    )
+from t2i_backdoor_bench.contract.progress import live
 
 
 class Display:
