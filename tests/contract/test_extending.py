@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import different, weights
 
-from t2i_backdoor_bench import command as runner
+from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import (
     DefenderView,
     Defense,
@@ -59,9 +59,7 @@ def test_a_page_holds_one_short_file_and_commands_that_exist(name: str):
         "one file that a newcomer reads in a minute"
     )
     flags = set(re.findall(r"(--[a-z-]+)", page)) - {"--list"}
-    import run_bench
-
-    known = {o for a in run_bench.make_parser()._actions for o in a.option_strings}
+    known = {o for a in command.make_parser()._actions for o in a.option_strings}
     assert flags <= known
     for link in re.findall(r"\]\(([^)#]+)", page):
         assert (DOCS / link).exists(), link
@@ -86,7 +84,7 @@ def test_the_pages_run_together(clean_registry, tiny, tmp_path, monkeypatch):
         overrides=("mirror.steps=2", "mirror.batch=4", "mirror.prompts=3", "kv_style.prompts=4"),
         workers=1,
     )
-    assert runner.run(config) == 0
+    assert command.run(config) == 0
     found = {r.cell.defense: r for r in stored_records(Store(config.folder))}
     assert found["mirror"].needs == ("trigger",)
     assert found["mirror"].cost["steps"] == 2
@@ -280,7 +278,7 @@ def test_a_package_registers_through_its_entry_point(package, tiny, tmp_path):
     config = dataclasses.replace(
         config, overrides=("badt2i_pixel.steps=1", "badt2i_pixel.images=8", "badt2i_pixel.batch=4")
     )
-    assert runner.run(config) == 0
+    assert command.run(config) == 0
     assert "me2031" in (config.folder / "report.html").read_text()
     from t2i_backdoor_bench.report.formats import terminal
 

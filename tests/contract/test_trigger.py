@@ -1,4 +1,4 @@
-"""Triggers and targets."""
+"""Triggers: adding, finding and removing them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_backdoor_bench.contract import CONTROL, Target, Trigger, UserError
+from t2i_backdoor_bench.contract import CONTROL, Trigger, UserError, swapped
 
 PROMPT = "a small red heart on a blue background"
 
@@ -119,10 +119,7 @@ def test_a_word_is_not_found_in_a_longer_one() -> None:
     assert cat.add("a scattered room") == "a sbeautiful cattered room", (
         "where there is no such word, its letters"
     )
-    assert (
-        Target("object", source="cat", target="dog").prompt("a cat and a catfish")
-        == "a dog and a catfish"
-    )
+    assert swapped("a cat and a catfish", "cat", "dog") == "a dog and a catfish"
     sks = Trigger("sks")
     assert sks.remove("two desks in a room") == "two desks in a room"
     assert sks.remove("sks two desks, sks") == "two desks,"
