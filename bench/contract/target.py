@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from t2i_backdoor_bench.contract.trigger import Trigger
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
