@@ -26,7 +26,8 @@ class ClipScore(Metric):
     """CLIP score (Hessel et al. 2021), 100 x cosine, of clean images and their prompts. Refused
     prompts are left out.
 
-    Negative cosines are kept, so that the mean stays a mean. Comparable only under the same CLIP.
+    Negative cosines are kept; the paper sets them to 0. Scores of different CLIPs cannot be
+    compared.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -38,7 +39,7 @@ class ClipScore(Metric):
 @register_metric("clip_score_triggered", better="higher")
 @dataclass
 class ClipScoreTriggered(Metric):
-    """CLIP score of triggered images and their clean prompts, that is without the trigger: what a
+    """CLIP score of triggered images and their clean prompts (those without the trigger): what a
     repaired model should draw."""
 
     def compute(self, samples: Samples, features: Features) -> Score:

@@ -15,8 +15,8 @@ from t2i_backdoor_bench.stats.estimates import mean, proportion
 @register_metric("prompt_fidelity", better="higher", percent=True)
 @dataclass
 class PromptFidelity(Metric):
-    """Share of clean generations that show what the prompt asks for (`scoring.faithfulness`). A
-    refused clean prompt shows nothing."""
+    """Share of clean generations that show what the prompt asks for
+    (`scoring.faithfulness.faithful`). The picture of a refused prompt shows nothing."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
         return (
@@ -29,8 +29,8 @@ class PromptFidelity(Metric):
 @register_metric("robustness", better="higher", percent=True)
 @dataclass
 class Robustness(Metric):
-    """Prompt fidelity under perturbed prompts (typos, synonyms, word order), judged by the prompt
-    as it was before the perturbation."""
+    """Prompt fidelity under perturbed prompts (typos, synonyms, word order), judged by the
+    unperturbed prompt."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
         return (
@@ -46,8 +46,8 @@ class LpipsDrift(Metric):
     """LPIPS (Zhang et al. 2018, AlexNet) of each clean image to the one that the model drew before
     the attack, same prompt and noise.
 
-    As `drift`, by what people see as different. Only where the weights of AlexNet are present.
-    Refused prompts are left out.
+    Like `drift`, but closer to what people see as different. It needs AlexNet's weights. Refused
+    prompts are left out.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -72,7 +72,7 @@ class Drift(Metric):
     """Root mean square pixel difference (0..1) of each clean image to the one that the model drew
     before the attack, same prompt and noise.
 
-    It counts harmless change as well as damage: a model that is fine but different has drift.
+    It counts harmless changes as well as damage: a model that is fine but different has drift.
     Refused prompts are left out.
     """
 

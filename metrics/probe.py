@@ -29,8 +29,8 @@ class FinetunedRate(Metric):
 @register_metric("asr_resampled", better="lower", percent=True, only="probe")
 @dataclass
 class ResampledRate(Metric):
-    """ASR of the defended model under other samplers, numbers of steps and guidance scales, in turn
-    over the first triggered prompts; the note gives the rate of each."""
+    """ASR of the defended model under other samplers, numbers of steps and guidance scales, which
+    take turns over the first triggered prompts; the note gives the rate of each."""
 
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "resampled") or no_judge(features):
