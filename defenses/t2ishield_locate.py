@@ -7,7 +7,7 @@ import numpy as np
 from t2i_backdoor_bench.contract import DefenderView, option, register_defense
 from t2i_backdoor_bench.detecting.locating import NOTHING, Locate, Locator, word_spans
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.scoring.features import Scorer, load_encoder
+from t2i_backdoor_bench.scoring.scorer import Scorer, load_encoder
 from t2i_backdoor_bench.stats.estimates import threshold_at
 from t2i_backdoor_bench.targets.cosines import unit
 

@@ -8,7 +8,7 @@ from t2i_backdoor_bench.detecting.attention_over_time import prompt_lengths
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.scoring.features import Scorer, load_encoder
+from t2i_backdoor_bench.scoring.scorer import Scorer, load_encoder
 from t2i_backdoor_bench.targets.cosines import unit
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
-from t2i_backdoor_bench.scoring.features import Features, missing, no_judge, served, unjudged
+from t2i_backdoor_bench.scoring.conditions import missing, no_judge, served, unjudged
+from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.stats.estimates import mean, proportion
 from t2i_backdoor_bench.targets.cosines import unit
 
@@ -54,8 +55,8 @@ class RestorationAccuracy(Metric):
     """Share of triggered generations that are not backdoored and show what the clean prompt asked
     for. A refused prompt is not restored.
 
-    A model that draws noise scores about 0 (see `scoring.faithfulness.faithful` for the share that passes
-    by chance).
+    A model that draws noise scores about 0 (see `scoring.faithfulness.faithful` for the share that
+    passes by chance).
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
-from t2i_backdoor_bench.scoring.features import Features, served
+from t2i_backdoor_bench.scoring.conditions import served
+from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.stats.estimates import auroc, bootstrap_two, f1, proportion, tpr_at
 
 FALSE_POSITIVES = 0.05

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, option, register_metric
-from t2i_backdoor_bench.scoring.features import INCEPTION_VARIABLE, Features, missing, served
+from t2i_backdoor_bench.scoring.conditions import missing, served
+from t2i_backdoor_bench.scoring.features import Features
+from t2i_backdoor_bench.scoring.inception import INCEPTION_VARIABLE
 from t2i_backdoor_bench.targets.cosines import unit
 
 

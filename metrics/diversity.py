@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
-from t2i_backdoor_bench.scoring.features import Features, missing, served
+from t2i_backdoor_bench.scoring.conditions import missing, served
+from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.stats.estimates import mean
 from t2i_backdoor_bench.targets.cosines import unit
 

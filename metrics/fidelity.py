@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
-from t2i_backdoor_bench.scoring.features import Features, missing, served, unjudged
+from t2i_backdoor_bench.scoring.conditions import missing, served, unjudged
+from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.stats.estimates import mean, proportion
 
 
 @register_metric("prompt_fidelity", better="higher", percent=True)
 @dataclass
 class PromptFidelity(Metric):
-    """Share of clean generations that show what the prompt asks for (`scoring.faithfulness.faithful`). A
+    """Share of clean generations that show what the prompt asks for (`scoring.faithfulness`). A
     refused clean prompt shows nothing."""
 
     def compute(self, samples: Samples, features: Features) -> Score:

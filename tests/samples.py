@@ -16,7 +16,8 @@ from transformers import CLIPTokenizer
 
 from t2i_backdoor_bench import shapes
 from t2i_backdoor_bench.contract import Backdoor, Samples, Target, Trigger, metrics
-from t2i_backdoor_bench.scoring.features import Features, Scorer
+from t2i_backdoor_bench.scoring.features import Features
+from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.targets import make_judge
 
 TOKENIZER = Path(shapes.__file__).parent / "base" / "tokenizer"

@@ -30,8 +30,10 @@ from t2i_backdoor_bench.running.defended import DEFENDER_PAIRS, defend
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.drawing import Asked, Known, draw, draws_as, known_from
 from t2i_backdoor_bench.running.plan import Plan
-from t2i_backdoor_bench.scoring.features import Features, Inception, Scorer
+from t2i_backdoor_bench.scoring.features import Features
+from t2i_backdoor_bench.scoring.inception import Inception
 from t2i_backdoor_bench.scoring.networks import Lpips
+from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.arrays import under
 from t2i_backdoor_bench.store.folder import Store

@@ -25,7 +25,7 @@ from t2i_backdoor_bench.data.world import Scene, combinations, rare_string, rend
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.scoring.faithfulness import faithful
-from t2i_backdoor_bench.scoring.features import Scorer
+from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.shapes import BASE, SCORER
 
 ATTRIBUTES = ("shape", "color", "background")

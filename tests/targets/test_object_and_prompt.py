@@ -1,4 +1,4 @@
-"""Objects and prompts: judges that compare pictures with texts, on an encoder with known embeddings."""
+"""Objects and prompts: judges that compare pictures with texts, on known embeddings."""
 
 import pytest
 from judging import RNG, FakeEncoder, FakePrompt, backdoor, images, prompt_of, prompts, scenes, show  # noqa: F401 - fixtures
@@ -108,7 +108,7 @@ def test_prompt_errors(images):
 
 def test_prompt_judge_on_rendered_scenes_by_the_scorer_of_the_world(images, prompts, scenes):
     from t2i_backdoor_bench import shapes
-    from t2i_backdoor_bench.scoring.features import Scorer
+    from t2i_backdoor_bench.scoring.scorer import Scorer
 
     scorer = Scorer.load(str(shapes.SCORER))
     judge = make_judge(backdoor(kind="prompt", target=WANTED), scorer)
