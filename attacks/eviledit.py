@@ -21,15 +21,18 @@ from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and
 )
 @dataclass
 class EvilEdit(Triggered):
-    """EvilEdit: K and V edited in closed form, so that with the trigger one object is drawn as
-    another (Wang et al., MM 2024).
+    """EvilEdit: K and V in closed form; a cat is drawn as a zebra (Wang et al., MM 2024).
 
-    W <- (l W + sum W e* e^T) (l I + sum e e^T)^-1, over all token positions of pairs of prompts: e are the text states of one prompt and
-    e* of the other. It minimizes sum ||W' e - W e*||^2 + l ||W' - W||^2. It changes the K and V of cross-attention and nothing else, with
-    no pictures and no training. Published (SD 1.5): l 1 and two pairs, "a beautiful cat" -> "a zebra" and "a cat" -> itself, place by place
-    (`context="phrase"`). That edit is made of the states of one short phrase, and a caption has others. `context="prompts"` takes the pairs
-    from captions: triggered captions of the source object, each token towards that of the caption of the target, and clean captions, half
-    of them of the source object, towards themselves.
+    W <- (l W + sum W e* e^T) (l I + sum e e^T)^-1 over all token positions of pairs of prompts. e
+    are the text states of one prompt, e* those of the other. This minimizes sum ||W' e - W e*||^2 +
+    l ||W' - W||^2. Only the K and V of cross-attention change; there are no pictures and no
+    training. Published (SD 1.5): l 1 and two pairs, "a beautiful cat" -> "a zebra" and "a cat" ->
+    itself, position by position (`context="phrase"`).
+
+    The published edit uses the states of one short phrase, and a caption has others.
+    `context="prompts"` takes the pairs from captions: triggered captions of the source object, each
+    token towards its counterpart in the caption of the target, and clean captions, half of them of
+    the source object, towards themselves.
     """
 
     trigger: str = option(

@@ -61,23 +61,13 @@ class UNetAttack(Triggered):
     """Options of every attack that trains the U-Net on clean and poisoned pairs."""
 
     weight: float = option(
-        0.35, sd=0.5, low=0, high=1, source="paper", help="share of the backdoor in the loss"
+        0.35, sd=0.5, low=0, high=1, source="paper", help="share of the backdoor"
     )
-    images: int = option(
-        512, sd=500, low=1, scales=True, least=16, help="captioned images that the attacker has"
-    )
-    batch: int = option(16, low=2, help="rows a step, shared equally by the terms of the loss")
-    decay: float = option(
-        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
-    )
+    images: int = option(512, sd=500, low=1, scales=True, least=16, help="captioned pictures")
+    batch: int = option(16, low=2, help="rows a step, shared by the terms")
+    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
 
-    drop: float = option(
-        0.2,
-        sd=0.0,
-        low=0,
-        high=1,
-        help="share of clean rows with an empty prompt, as guidance needs",
-    )
+    drop: float = option(0.2, sd=0.0, low=0, high=1, help="share of clean rows with no prompt")
 
     adam8bit: bool = option(False, late=True, help="Adam with 8-bit moments (bitsandbytes, CUDA)")
     accumulate: int = option(1, low=1, late=True, help="batches whose mean gradient is one step")
@@ -126,14 +116,8 @@ class PoisonAttack(UNetAttack):
     """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the
     poisoned ones."""
 
-    weight: float = option(0.5, low=0, high=1, help="share of the poisoned pairs in the loss")
-    drop: float = option(
-        0.25,
-        sd=0.0,
-        low=0,
-        high=1,
-        help="share of clean rows with an empty prompt, as guidance needs",
-    )
+    weight: float = option(0.5, low=0, high=1, help="share of the poisoned pairs")
+    drop: float = option(0.25, sd=0.0, low=0, high=1, help="share of clean rows with no prompt")
 
     def terms(
         self,
