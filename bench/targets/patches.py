@@ -44,10 +44,8 @@ def _open(path: Path) -> Image.Image:
             f"the patch picture {path} has too many pixels; give a smaller one"
         ) from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        why = (
-            getattr(error, "strerror", None)
-            or "it is no JPEG, PNG, WebP, BMP, GIF or TIFF that decodes"
-        )
+        reason = error.strerror if isinstance(error, OSError) else None
+        why = reason or "it is no JPEG, PNG, WebP, BMP, GIF or TIFF that decodes"
         raise UserError(f"the patch picture {path} cannot be read: {why}") from None
 
 
