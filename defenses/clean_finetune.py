@@ -17,7 +17,7 @@ class CleanFinetune(Defense):
 
     steps: int = option(300, sd=2000, low=1, scales=True, help="training steps")
     lr: float = option(1e-3, sd=1e-5, above=0, help="learning rate")
-    batch: int = option(16, low=1)
+    batch: int = option(16, low=1, help="rows a step")
     drop: float = option(0.1, low=0, high=1, help="share of rows with an empty prompt")
     decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
     train: str = option("full", choices=TRAIN, help="which weights it trains")

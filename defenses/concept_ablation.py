@@ -37,7 +37,7 @@ class ConceptAblation(Defense):
 
     steps: int = option(200, sd=400, low=1, scales=True, help="training steps")
     lr: float = option(3e-4, sd=2e-6, above=0, help="learning rate")
-    batch: int = option(16, sd=8, low=1)
+    batch: int = option(16, sd=8, low=1, help="rows a step")
     prior: float = option(1.0, low=0, help="weight of the denoising loss on the pictures")
     prompts: int = option(
         100, low=1, scales=True, least=16, help="clean prompts that the defender uses"

@@ -47,7 +47,7 @@ class ESD(Defense):
     )
     steps: int = option(200, sd=200, low=1, scales=True, source="released", help="training steps")
     lr: float = option(2e-4, sd=5e-5, above=0, source="released", help="learning rate")
-    batch: int = option(16, sd=1, low=1)
+    batch: int = option(16, sd=1, low=1, help="rows a step")
     prompts: int = option(
         100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
     )

@@ -21,7 +21,7 @@ class FinetuneReversal(Defense):
 
     steps: int = option(220, sd=7500, low=1, scales=True, help="training steps")
     lr: float = option(1e-3, sd=1e-6, above=0, help="learning rate")
-    batch: int = option(16, sd=1, low=1)
+    batch: int = option(16, sd=1, low=1, help="rows a step")
     prompts: int = option(
         100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
     )

@@ -35,7 +35,7 @@ class SalUn(Defense):
     )
     steps: int = option(200, sd=1000, low=1, scales=True, help="training steps")
     lr: float = option(2e-4, sd=1e-5, above=0, source="paper", help="learning rate")
-    batch: int = option(16, sd=8, low=1)
+    batch: int = option(16, sd=8, low=1, help="rows a step")
     mask_steps: int = option(10, sd=50, low=1, help="batches that give the saliency")
     prompts: int = option(
         100, low=1, scales=True, least=16, help="clean prompts that the defender uses"

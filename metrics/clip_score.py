@@ -23,11 +23,10 @@ def clip_scores(samples: Samples, features: Features, condition: str) -> np.ndar
 @register_metric("clip_score", better="higher")
 @dataclass
 class ClipScore(Metric):
-    """CLIP score (Hessel et al. 2021), 100 x cosine, of clean images and their prompts. Refused
-    prompts are left out.
+    """CLIP score (Hessel et al. 2021), 100 x cosine, of clean pictures and their prompts.
 
-    Negative cosines are kept; the paper sets them to 0. Scores of different CLIPs cannot be
-    compared.
+    Refused prompts are left out. Negative cosines are kept, so that the mean stays a mean.
+    Comparable only under the same CLIP.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -39,8 +38,10 @@ class ClipScore(Metric):
 @register_metric("clip_score_triggered", better="higher")
 @dataclass
 class ClipScoreTriggered(Metric):
-    """CLIP score of triggered images and their clean prompts (those without the trigger): what a
-    repaired model should draw."""
+    """CLIP score of triggered pictures and their prompts without the trigger.
+
+    Those prompts are what a repaired model should draw. Refused prompts are left out.
+    """
 
     def compute(self, samples: Samples, features: Features) -> Score:
         return missing(samples, "triggered") or mean(

@@ -63,10 +63,10 @@ def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
 @register_metric("fid", better="lower")
 @dataclass
 class Fid(Metric):
-    """Frechet distance (Heusel et al. 2017) of clean images to held-out real images, on the
-    direction of the scorer's features (not on Inception's).
+    """Frechet distance (Heusel et al. 2017) of clean pictures to held-out real ones.
 
-    It needs as many images as the features have dimensions. Refused prompts are left out.
+    On the direction of the scorer's features, not on Inception's. Needs as many images as the
+    features have dimensions. Refused prompts are left out.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -82,8 +82,11 @@ class Fid(Metric):
 @register_metric("fid_before", better="lower")
 @dataclass
 class FidBefore(Metric):
-    """Frechet distance of clean images to those of the model before the attack, same prompts and
-    noise, on the direction of the scorer's features. Refused prompts are left out of both."""
+    """Frechet distance of clean pictures to those of the model before the attack.
+
+    Same prompts and noise, on the direction of the scorer's features. Refused prompts are left out
+    of both.
+    """
 
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean", before=True):
@@ -99,9 +102,11 @@ class FidBefore(Metric):
 @register_metric("fid_added", better="lower", percent=True, only="undefended")
 @dataclass
 class FidAdded(Metric):
-    """What the attack does to `fid`: the FID of the attacked model minus that of the model before
-    the attack, divided by the latter; same prompts and noise. Only for undefended rows: tables give
-    a defense's change of `fid` as `fid_change`."""
+    """What the attack does to `fid`, as a share of the FID before the attack.
+
+    (FID of the attacked model - FID of the model before the attack) / the latter, same prompts and
+    noise. Of undefended rows alone; tables give a defense's change of `fid` as `fid_change`.
+    """
 
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "clean", before=True):
@@ -128,10 +133,10 @@ class FidAdded(Metric):
 @register_metric("fid_inception", better="lower", weights="T2I_INCEPTION_WEIGHTS")
 @dataclass
 class FidInception(Metric):
-    """The published FID: clean against real images on Inception v3 features. It needs Inception's
-    weights and 2,048 images.
+    """The published FID: clean against real pictures on Inception v3 features.
 
-    It can be compared with published numbers only at their n, resolution and real set.
+    Only where its weights are present, and with 2,048 images. Comparable with published numbers
+    only at their n, resolution and real set.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -158,12 +163,12 @@ class FidInception(Metric):
 @register_metric("kid", better="lower")
 @dataclass
 class Kid(Metric):
-    """Kernel distance (Binkowski et al. 2018) of clean to real images: unbiased squared MMD with
-    the kernel (x.y / d + 1)^3, on the direction of the scorer's features.
+    """Kernel distance (Binkowski et al. 2018) of clean pictures to real ones.
 
-    It is unbiased at any n, so it may be slightly negative. As published, it is the mean over
-    `subsets` random subsets of `subset_size` images; where one subset would hold all images of both
-    sets, it is computed once on all. Refused prompts are left out.
+    Unbiased squared MMD, kernel (x.y / d + 1)^3, on the direction of the scorer's features.
+    Unbiased at any n, so it may be slightly negative. The mean over `subsets` random subsets of
+    `subset_size` images, as published; where a subset is the whole of both sets, one is enough and
+    exact. Refused prompts are left out.
     """
 
     subsets: int = option(50, low=1, help="random subsets")

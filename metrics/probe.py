@@ -17,8 +17,10 @@ from t2i_backdoor_bench.training.probes import SAMPLERS, resampled_kinds
 @register_metric("asr_finetuned", better="lower", percent=True, only="probe")
 @dataclass
 class FinetunedRate(Metric):
-    """ASR after 20 steps of ordinary fine-tuning of the defended model on clean captioned images,
-    on the first triggered prompts."""
+    """ASR after 20 steps of ordinary fine-tuning of the defended model.
+
+    On clean captioned images; measured on the first triggered prompts.
+    """
 
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "finetuned") or no_judge(features):
@@ -29,8 +31,10 @@ class FinetunedRate(Metric):
 @register_metric("asr_resampled", better="lower", percent=True, only="probe")
 @dataclass
 class ResampledRate(Metric):
-    """ASR of the defended model under other samplers, numbers of steps and guidance scales, which
-    take turns over the first triggered prompts; the note gives the rate of each."""
+    """ASR of the defended model under other samplers, numbers of steps and guidance scales.
+
+    They are used in turn over the first triggered prompts; the note gives the rate of each.
+    """
 
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := missing(samples, "resampled") or no_judge(features):
