@@ -56,7 +56,16 @@ def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
     return Score(max(0.0, float(metric.compute())), n=n, network=network)
 
 
-@register_metric("fid", better="lower")
+@register_metric(
+    "fid",
+    better="lower",
+    title="FID",
+    short="FID",
+    group="quality",
+    order=50,
+    tables=("csv", "main", "attacks", "leaderboard", "heat", "sweep"),
+    about="Distance of the pictures of clean prompts to real ones, by the network that the table names.",
+)
 @dataclass
 class Fid(Metric):
     """Frechet distance (Heusel et al. 2017) of clean images to held-out real images, on the
@@ -75,7 +84,14 @@ class Fid(Metric):
         )
 
 
-@register_metric("fid_before", better="lower")
+@register_metric(
+    "fid_before",
+    better="lower",
+    title="FID to the model before the attack",
+    short="FID before",
+    group="quality",
+    tables=(),
+)
 @dataclass
 class FidBefore(Metric):
     """Frechet distance of clean images to those of the model before the attack, same prompts and
@@ -92,7 +108,17 @@ class FidBefore(Metric):
         )
 
 
-@register_metric("fid_added", better="lower", percent=True, only="undefended")
+@register_metric(
+    "fid_added",
+    better="lower",
+    percent=True,
+    only="undefended",
+    title="FID that the attack adds",
+    short="FID added",
+    group="quality",
+    order=55,
+    tables=("attacks",),
+)
 @dataclass
 class FidAdded(Metric):
     """What the attack does to `fid`: (FID of the attacked model - FID of the model before the
@@ -122,7 +148,15 @@ class FidAdded(Metric):
         return replace(now, value=now.value / before.value - 1)
 
 
-@register_metric("fid_inception", better="lower", weights="T2I_INCEPTION_WEIGHTS")
+@register_metric(
+    "fid_inception",
+    better="lower",
+    weights="T2I_INCEPTION_WEIGHTS",
+    title="FID on Inception features",
+    short="FID Inception",
+    group="quality",
+    tables=(),
+)
 @dataclass
 class FidInception(Metric):
     """The published FID: clean against real images on Inception v3 features. Only where its weights
@@ -152,7 +186,9 @@ class FidInception(Metric):
         return frechet(features.inception_images(samples.real), fake, features.inception.name)
 
 
-@register_metric("kid", better="lower")
+@register_metric(
+    "kid", better="lower", title="KID", short="KID", group="quality", order=60, tables=("csv",)
+)
 @dataclass
 class Kid(Metric):
     """Kernel distance (Binkowski et al. 2018): unbiased squared MMD, kernel (x.y / d + 1)^3, of

@@ -12,7 +12,15 @@ from t2i_backdoor_bench.scoring.features import Features, missing, served, unit
 from t2i_backdoor_bench.stats.estimates import mean
 
 
-@register_metric("diversity", better="higher")
+@register_metric(
+    "diversity",
+    better="higher",
+    title="Diversity",
+    short="Diversity",
+    group="quality",
+    order=80,
+    tables=("csv", "main"),
+)
 @dataclass
 class Diversity(Metric):
     """Mean pairwise perceptual distance (0..2) among images of one prompt under different noise;
@@ -43,7 +51,9 @@ class Diversity(Metric):
         return mean(np.array(distances), features.name)
 
 
-@register_metric("vendi", better="higher")
+@register_metric(
+    "vendi", better="higher", title="Vendi score", short="Vendi", group="quality", tables=()
+)
 @dataclass
 class Vendi(Metric):
     """Vendi score (Friedman and Dieng 2023) of the clean images: the effective number of different
