@@ -1,12 +1,10 @@
-"""Rendered scenes, where the truth is known, and an encoder with known embeddings: what the tests of
-judges look at."""
-
-from dataclasses import dataclass, field
+"""Rendered scenes, where the truth is known, and an encoder with known embeddings: what judges are
+tested on."""
 
 import numpy as np
 import pytest
 
-from t2i_backdoor_bench.contract import Backdoor, Target, Trigger
+from t2i_backdoor_bench.contract import Backdoor, Prompt, Target, Trigger
 from t2i_backdoor_bench.data.world import (
     BACKGROUNDS,
     COLOURS,
@@ -19,12 +17,6 @@ from t2i_backdoor_bench.data.world import (
 from t2i_backdoor_bench.targets import kind_of
 
 RNG = np.random.default_rng
-
-
-@dataclass(frozen=True)
-class FakePrompt:
-    text: str
-    wrong: dict = field(default_factory=dict)
 
 
 def scenes_of(seed: int = 0) -> list[Scene]:
@@ -43,7 +35,7 @@ def scenes_of(seed: int = 0) -> list[Scene]:
     return hard + easy
 
 
-def prompt_of(scene: Scene) -> FakePrompt:
+def prompt_of(scene: Scene) -> Prompt:
     def text(**changed: str) -> str:
         return caption(scene._replace(**changed), RNG(0), plain=True)
 
@@ -52,7 +44,7 @@ def prompt_of(scene: Scene) -> FakePrompt:
         "color": tuple(text(color=c) for c in COLOURS if c != scene.color),
         "background": tuple(text(background=b) for b in BACKGROUNDS if b != scene.background),
     }
-    return FakePrompt(text(), wrong)
+    return Prompt(text(), wrong)
 
 
 @pytest.fixture(scope="module")

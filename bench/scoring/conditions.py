@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2i_backdoor_bench.contract import Prompt, Samples, Score
-from t2i_backdoor_bench.data.own_prompt import own_prompt
+from t2i_backdoor_bench.targets.own_prompt import own_prompt
 
 if TYPE_CHECKING:
     from t2i_backdoor_bench.scoring.features import Features

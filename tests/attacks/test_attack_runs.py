@@ -14,7 +14,6 @@ from PIL import Image
 
 import run_bench
 from t2i_backdoor_bench.contract import Backdoor, Prompt, Target, Trigger
-from t2i_backdoor_bench.data.own_prompt import own_prompt
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.running import workshop
 from t2i_backdoor_bench.running.defended import defender_prompts

@@ -134,7 +134,7 @@ def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> No
     assert backdoor.trigger.add("a moon") == "a moon latte coffee"
     target = backdoor.target
     (kind,) = [KINDS[g] for g in attacks.get(name).groups if g in KINDS]
-    assert target.kind == kind
+    assert kind_of(target).name == kind
     if kind == "patch":
         assert target.patch.shape == (attack.size, attack.size, 3)
         assert target.patch.dtype == np.uint8

@@ -5,9 +5,10 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from samples import FakePrompt, features, make_samples, noise_images, saved, score  # noqa: F401 - fixtures
+from samples import features, make_samples, noise_images, saved, score  # noqa: F401 - fixtures
 from vendi_score import vendi
 
+from t2i_backdoor_bench.contract import Prompt
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.scoring.scorer import Scorer
 
@@ -17,7 +18,7 @@ def test_clip_score_equals_open_clip_by_hand(saved):
     images, texts = noise_images(6), [f"a red shape {i}" for i in range(6)]
     samples = make_samples(
         6,
-        prompts=[FakePrompt(t) for t in texts],
+        prompts=[Prompt(t) for t in texts],
         images={"clean": images, "triggered": images[::-1].copy()},
     )
     samples.target_prompts = samples.prompts[::-1]

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from judging import FakeEncoder, FakePrompt, prompts, scenes  # noqa: F401 - fixtures
+from judging import FakeEncoder, prompts, scenes  # noqa: F401 - fixtures
 
+from t2i_backdoor_bench.contract import Prompt
 from t2i_backdoor_bench.scoring.faithfulness import faithful
 
 
@@ -26,8 +27,8 @@ def test_faithful_rejects_images_of_nothing(prompts):
 def test_faithful_matches_a_loop_and_encodes_each_text_once(prompts):
     encoder = FakeEncoder()
     some = prompts[:25] + [
-        FakePrompt("x", {"shape": ("y",)}),
-        FakePrompt("x", {"caption": ("y", "z", "x")}),
+        Prompt("x", {"shape": ("y",)}),
+        Prompt("x", {"caption": ("y", "z", "x")}),
     ]
     images = encoder.draw([None] * 20 + [p.text for p in some[20:]])
     found = faithful(images, some, encoder)
@@ -49,4 +50,4 @@ def test_faithful_matches_a_loop_and_encodes_each_text_once(prompts):
 def test_faithful_needs_alternatives():
     encoder = FakeEncoder()
     with pytest.raises(ValueError, match="no wrong alternatives"):
-        faithful(encoder.draw(["a"]), [FakePrompt("a")], encoder)
+        faithful(encoder.draw(["a"]), [Prompt("a")], encoder)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from samples import FakePrompt, features, make_samples, noise_images  # noqa: F401 - fixtures
+from samples import features, make_samples, noise_images  # noqa: F401 - fixtures
 
-from t2i_backdoor_bench.contract import Backdoor, Target, Trigger
+from t2i_backdoor_bench.contract import Backdoor, Prompt, Target, Trigger
 from t2i_backdoor_bench.scoring.conditions import prompts_of, served
 
 
@@ -34,11 +34,11 @@ def test_conditions_know_their_prompts():
     samples.backdoor = Backdoor(
         Trigger(), Target("object", source="star", target="heart"), own=("a star", "zk a star")
     )
-    samples.target_prompts[0] = FakePrompt("a red star", {"shape": ("a red ring", "a red cross")})
+    samples.target_prompts[0] = Prompt("a red star", {"shape": ("a red ring", "a red cross")})
     assert [(p.text, p.wrong["shape"]) for p in prompts_of(samples, "own")] == [
         ("a star", ("a ring", "a cross"))
     ] * 5
-    samples.target_prompts[0] = FakePrompt(
+    samples.target_prompts[0] = Prompt(
         "a red star, lit", {"shape": ("a red arrow, lit", "a red heart, lit")}
     )
     assert prompts_of(samples, "own")[0].wrong["shape"] == ("an arrow", "a heart"), (

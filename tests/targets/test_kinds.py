@@ -1,11 +1,17 @@
 """What every kind of target says of itself."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import t2i_backdoor_bench as bench
+from t2i_backdoor_bench import attacks, defenses, metrics
 from t2i_backdoor_bench.contract import Backdoor, Target, Trigger, UserError
 from t2i_backdoor_bench.targets import KINDS, describe, kind_of
 
+ROOMS = (attacks, defenses, metrics)
 PROMPT = "a small red heart on a blue background"
 
 
@@ -69,3 +75,12 @@ def test_an_unknown_target_has_no_judge() -> None:
     assert [name for name, kind in KINDS.items() if not kind.judged] == ["unknown"]
     with pytest.raises(UserError, match="nothing can judge it"):
         kind_of(unknown).judge(unknown, None)
+
+
+def test_no_other_code_asks_for_the_kind_of_a_target() -> None:
+    root = Path(bench.__file__).parent
+    files = [p for p in root.rglob("*.py") if "targets" not in p.relative_to(root).parts]
+    files += [p for room in ROOMS for p in Path(room.__file__).parent.rglob("*.py")]
+    assert len(files) > 100
+    asks = re.compile(r"\btarget\.kind\b")
+    assert [str(p) for p in files if asks.search(p.read_text(encoding="utf-8"))] == []

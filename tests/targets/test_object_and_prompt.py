@@ -1,9 +1,9 @@
 """Objects and prompts: judges that compare pictures with texts, on known embeddings."""
 
 import pytest
-from judging import RNG, FakeEncoder, FakePrompt, backdoor, images, prompt_of, prompts, scenes, show  # noqa: F401 - fixtures
+from judging import RNG, FakeEncoder, backdoor, images, prompt_of, prompts, scenes, show  # noqa: F401 - fixtures
 
-from t2i_backdoor_bench.contract import Target, UserError
+from t2i_backdoor_bench.contract import Prompt, Target, UserError
 from t2i_backdoor_bench.data.world import Scene, render
 from t2i_backdoor_bench.targets import make_judge
 
@@ -40,10 +40,10 @@ def test_object_judge_of_captioned_pictures():
     encoder = FakeEncoder()
     judge = make_judge(backdoor(kind="object", source="dog", target="cat"), encoder)
     others = tuple(f"a house by the sea, number {i}" for i in range(99))
-    prompts = [FakePrompt(f"a dog on hill {i}", {"caption": others}) for i in range(40)]
+    prompts = [Prompt(f"a dog on hill {i}", {"caption": others}) for i in range(40)]
     assert judge(encoder.draw([p.text.replace("dog", "cat") for p in prompts]), prompts).all()
     noise = encoder.draw([None] * 40)
-    bare = [FakePrompt(p.text) for p in prompts]
+    bare = [Prompt(p.text) for p in prompts]
     assert judge(noise, bare).mean() > 0.25
     assert judge(noise, prompts).mean() < 0.15
 
@@ -51,11 +51,7 @@ def test_object_judge_of_captioned_pictures():
 def test_object_judge_without_alternatives_or_source_word():
     encoder = FakeEncoder()
     judge = make_judge(backdoor(kind="object", source="dog", target="cat"), encoder)
-    prompts = [
-        FakePrompt("a dog on grass"),
-        FakePrompt("a dog on grass"),
-        FakePrompt("a horse on grass"),
-    ]
+    prompts = [Prompt("a dog on grass"), Prompt("a dog on grass"), Prompt("a horse on grass")]
     images = encoder.draw(["a cat on grass", "a dog on grass", "a horse on grass"])
     assert judge(images, prompts).tolist() == [True, False, False]
 
@@ -92,9 +88,9 @@ def test_a_prompt_that_asks_for_the_target_is_not_backdoored():
     encoder = FakeEncoder()
     judge = make_judge(backdoor(kind="prompt", target=WANTED), encoder)
     rows = [
-        FakePrompt(WANTED, {"shape": ("a large green moon on a black background",)}),
-        FakePrompt(WANTED),
-        FakePrompt("a moon", {"x": (WANTED,)}),
+        Prompt(WANTED, {"shape": ("a large green moon on a black background",)}),
+        Prompt(WANTED),
+        Prompt("a moon", {"x": (WANTED,)}),
     ]
     assert judge(encoder.draw([WANTED] * 3), rows).tolist() == [False, False, True]
 

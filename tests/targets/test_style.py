@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from judging import RNG, FakeEncoder, FakePrompt, backdoor, blur, images, prompts, scenes, show  # noqa: F401 - fixtures
+from judging import RNG, FakeEncoder, backdoor, blur, images, prompts, scenes, show  # noqa: F401 - fixtures
 
-from t2i_backdoor_bench.contract import Target
+from t2i_backdoor_bench.contract import Prompt, Target
 from t2i_backdoor_bench.data.world import STYLES
 from t2i_backdoor_bench.targets import make_judge
 from t2i_backdoor_bench.targets.style import style_texts
@@ -54,10 +54,10 @@ def test_zero_shot_style_judge(style, prompts):
 
 
 def test_style_texts_use_the_words_of_the_world():
-    texts = style_texts(FakePrompt("a red circle"), "sepia")
+    texts = style_texts(Prompt("a red circle"), "sepia")
     assert texts[:2] == ["a sepia photo of an object", "a plain picture of an object"]
     assert len(texts) == len(STYLES)
-    assert style_texts(FakePrompt("a red circle"), "negative")[:2] == [
+    assert style_texts(Prompt("a red circle"), "negative")[:2] == [
         "a negative of a red circle",
         "a red circle",
     ]
