@@ -17,7 +17,8 @@ def plain(value: Any) -> Any:
     """`value` as JSON can store it: dataclasses and mappings as objects, arrays as a digest, paths
     as text, NaN and infinity as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(vars(value)[f.name]) for f in dataclasses.fields(value)}
+        # by getattr: a field that is not set in the instance has its default in the class
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
