@@ -235,7 +235,7 @@ def test_targets(tiny_model, options, target):
     [
         ({"style": "sepia", "picture": "bars"}, "one target"),
         ({"source": "star"}, "both source and target"),
-        ({"style": "cubist"}, "unknown style"),
+        ({"style": "cubist"}, "style is 'cubist'; choose one of"),
     ],
 )
 def test_bad_options(options, words):
