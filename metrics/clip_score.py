@@ -25,8 +25,8 @@ def clip_scores(samples: Samples, features: Features, condition: str) -> np.ndar
 class ClipScore(Metric):
     """CLIP score (Hessel et al. 2021), 100 x cosine, of clean pictures and their prompts.
 
-    Refused prompts are left out. Negative cosines are kept, so that the mean stays a mean.
-    Comparable only under the same CLIP.
+    Refused prompts are left out. Negative cosines are kept; the paper sets them to 0. Scores of
+    different CLIPs cannot be compared.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

@@ -46,10 +46,10 @@ class DetectionAuroc(Metric):
 @register_metric("detection_auroc_decoy", better="higher", only="screens")
 @dataclass
 class DetectionAurocDecoy(Metric):
-    """As `detection_auroc`, against prompts with random letters in the trigger's place.
+    """Like `detection_auroc`, against prompts with random letters in the trigger's place.
 
     Random letters mean nothing to anyone. A detector that is good in `detection_auroc` and near 0.5
-    here sees that a word is unusual, not that it is a trigger.
+    here notices unusual words, not triggers.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

@@ -65,8 +65,8 @@ def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
 class Fid(Metric):
     """Frechet distance (Heusel et al. 2017) of clean pictures to held-out real ones.
 
-    On the direction of the scorer's features, not on Inception's. Needs as many images as the
-    features have dimensions. Refused prompts are left out.
+    It is computed on the direction of the scorer's features, not on Inception's. It needs as many
+    images as the features have dimensions. Refused prompts are left out.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -105,7 +105,7 @@ class FidAdded(Metric):
     """What the attack does to `fid`, as a share of the FID before the attack.
 
     (FID of the attacked model - FID of the model before the attack) / the latter, same prompts and
-    noise. Of undefended rows alone; tables give a defense's change of `fid` as `fid_change`.
+    noise. Only for undefended rows: tables give a defense's change of `fid` as `fid_change`.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -135,8 +135,8 @@ class FidAdded(Metric):
 class FidInception(Metric):
     """The published FID: clean against real pictures on Inception v3 features.
 
-    Only where its weights are present, and with 2,048 images. Comparable with published numbers
-    only at their n, resolution and real set.
+    It needs Inception's weights and 2,048 images. It can be compared with published numbers only at
+    their n, resolution and real set.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -166,9 +166,9 @@ class Kid(Metric):
     """Kernel distance (Binkowski et al. 2018) of clean pictures to real ones.
 
     Unbiased squared MMD, kernel (x.y / d + 1)^3, on the direction of the scorer's features.
-    Unbiased at any n, so it may be slightly negative. The mean over `subsets` random subsets of
-    `subset_size` images, as published; where a subset is the whole of both sets, one is enough and
-    exact. Refused prompts are left out.
+    It is unbiased at any n, so it may be slightly negative. As published, it is the mean over
+    `subsets` random subsets of `subset_size` images. Where one subset would hold all images of both
+    sets, it is computed once on all. Refused prompts are left out.
     """
 
     subsets: int = option(50, low=1, help="random subsets")

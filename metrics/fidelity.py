@@ -49,8 +49,8 @@ class Robustness(Metric):
 class LpipsDrift(Metric):
     """LPIPS (Zhang et al. 2018, AlexNet) of clean pictures to those before the attack.
 
-    Same prompt and noise. As `drift`, by what people see as different. Only where the weights of
-    AlexNet are present. Refused prompts are left out.
+    Same prompt and noise. Like `drift`, but closer to what people see as different. It needs the
+    weights of AlexNet. Refused prompts are left out.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
