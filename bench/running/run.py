@@ -38,7 +38,7 @@ from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.running.workshop import AttackFailed, OtherWeights, Workshop
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.targets.judge import apply_target
+from t2i_backdoor_bench.targets import describe, kind_of
 
 
 # -------------------------------------------------------------------------------------------- cells
@@ -110,7 +110,7 @@ def run_cell(shop: Workshop, cell: Cell) -> Record:
         for name in missing_metrics(plan_, cell, begun):
             scores[name] = checked(plan_.metrics[name].instance.compute(samples, features))
             keys[name] = plan_.metric_key(name)
-        target, report = samples.backdoor.describe(), plain(judge.report) if judge else {}
+        target, report = describe(samples.backdoor), plain(judge.report) if judge else {}
         result = Record(
             cell,
             "done",
@@ -120,7 +120,7 @@ def run_cell(shop: Workshop, cell: Cell) -> Record:
             judge=report,
             cost=samples.cost,
         )
-        by = (judge.network if judge else "") or f"{samples.backdoor.target.kind} rule"
+        by = (judge.network if judge else "") or f"{kind_of(samples.backdoor.target).name} rule"
         origin = provenance.describe(result, samples.made, _origin_of(begun) if begun else {}, by)
     except StorageError:  # no cell can be stored any more
         raise
@@ -214,9 +214,7 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
             shop.model.check_trigger(backdoor.trigger, [p.text for p in prompts])
         shop.prompts(seed)
         check_images(shop, attack, backdoor)
-        if backdoor.target.kind in ("patch", "image"):
-            side = shop.model.resolution
-            apply_target(np.zeros((1, side, side, 3), np.uint8), backdoor.target)
+        kind_of(backdoor.target).check(backdoor.target, shop.model.resolution)
     for cell in cells:
         for instance in instances(shop.plan.attacks[cell.attack]):
             instance.check_machine(shop.plan.config.device)
@@ -233,7 +231,7 @@ def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
         instance.parts[instance.which].instance if isinstance(instance, Several) else instance
     )
     source, target = backdoor.target.source, backdoor.target.target
-    about_objects = backdoor.target.kind == "object"
+    about_objects = kind_of(backdoor.target).about_objects
     asked = [
         ("images", instance.needs_pictures, "pairs", "captioned images", ["", source, target]),
         ("prompts", instance.needs_prompts, "prompts", "captions", ["", source]),

@@ -30,12 +30,15 @@ from t2i_backdoor_bench.running.defended import DEFENDER_PAIRS, defend
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.drawing import Asked, Known, draw, draws_as, known_from
 from t2i_backdoor_bench.running.plan import Plan
-from t2i_backdoor_bench.scoring.features import Features, Inception, Scorer
+from t2i_backdoor_bench.scoring.features import Features
+from t2i_backdoor_bench.scoring.inception import Inception
 from t2i_backdoor_bench.scoring.networks import Lpips
+from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.arrays import under
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.targets.judge import Judge, apply_target, make_judge
+from t2i_backdoor_bench.targets import kind_of, make_judge
+from t2i_backdoor_bench.targets.judge import Judge
 from t2i_backdoor_bench.training import probes as probe
 
 SHOWN = 3  # prompts whose pictures the report shows
@@ -161,27 +164,27 @@ class Workshop:
     def judge(self, attack: str, seed: int) -> Judge | None:
         """The judge of the attack's target, calibrated on what the model draws before the attack;
         None where the target is not known."""
-        if self.backdoor(attack).target.kind == "unknown":
+        if not kind_of(self.backdoor(attack).target).judged:
             return None
         return self.once(("judge", attack, seed), lambda: self._make_judge(attack, seed))
 
     def _make_judge(self, attack: str, seed: int) -> Judge:
         backdoor, source = self.backdoor(attack), self.source(attack)
+        kind = kind_of(backdoor.target)
         judge = make_judge(backdoor, self.features)
         clean, prompts = self.before(seed, source)["clean_target"], self.prompts(seed, source)
         name = f"samples/{digest({'before': self.plan.before_key(seed, source), 'positives': plain(backdoor.target)})}"
 
         def draw() -> dict[str, np.ndarray]:
-            if backdoor.target.kind in ("object", "prompt"):
-                texts = [backdoor.target.prompt(p.text) for p in prompts]
+            if not kind.pastes:
+                texts = [kind.asked(backdoor.target, p.text) for p in prompts]
                 return {
                     "positives": self._draw(
                         self.model, "positives", texts, noise_seeds(seed, len(texts))
                     )
                 }
-            shown = apply_target(
-                clean, backdoor.target
-            )  # through the autoencoder, as what a backdoored model draws
+            # through the autoencoder, as what a backdoored model draws
+            shown = kind.paste(clean, backdoor.target)
             latents, batch = self.model.latents(shown, seed), self.model.batch
             return {
                 "positives": np.concatenate(

@@ -25,6 +25,7 @@ from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
+from t2i_backdoor_bench.targets import describe, kind_of
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 METRICS = "asr,restoration_accuracy,false_trigger_rate,drift,clip_score,trigger_effect"
@@ -224,9 +225,9 @@ def test_with_its_clean_model_everything_runs_and_is_judged(tiny, attacked_folde
 def test_targets(tiny_model, options, target):
     found = build(**options).backdoor(tiny_model)
     assert isinstance(found, Backdoor)
-    assert found.target.kind == target
+    assert kind_of(found.target).name == target
     assert found.trigger is None
-    assert found.describe()["trigger"] is None
+    assert describe(found)["trigger"] is None
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_targets(tiny_model, options, target):
     [
         ({"style": "sepia", "picture": "bars"}, "one target"),
         ({"source": "star"}, "both source and target"),
-        ({"style": "cubist"}, "unknown style"),
+        ({"style": "cubist"}, "style is 'cubist'; choose one of"),
     ],
 )
 def test_bad_options(options, words):
