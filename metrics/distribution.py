@@ -60,13 +60,22 @@ def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
     return Score(max(0.0, float(metric.compute())), n=n, network=network)
 
 
-@register_metric("fid", better="lower")
+@register_metric(
+    "fid",
+    better="lower",
+    title="FID",
+    short="FID",
+    group="quality",
+    order=50,
+    tables=("csv", "main", "attacks", "leaderboard", "heat", "sweep"),
+    about="Distance of the pictures of clean prompts to real ones, by the network that the table names.",
+)
 @dataclass
 class Fid(Metric):
     """Frechet distance (Heusel et al. 2017) of clean pictures to held-out real ones.
 
-    On the direction of the scorer's features, not on Inception's. Needs as many images as the
-    features have dimensions. Refused prompts are left out.
+    It is computed on the direction of the scorer's features, not on Inception's. It needs as many
+    images as the features have dimensions. Refused prompts are left out.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -79,7 +88,14 @@ class Fid(Metric):
         )
 
 
-@register_metric("fid_before", better="lower")
+@register_metric(
+    "fid_before",
+    better="lower",
+    title="FID to the model before the attack",
+    short="FID before",
+    group="quality",
+    tables=(),
+)
 @dataclass
 class FidBefore(Metric):
     """Frechet distance of clean pictures to those of the model before the attack.
@@ -99,13 +115,23 @@ class FidBefore(Metric):
         )
 
 
-@register_metric("fid_added", better="lower", percent=True, only="undefended")
+@register_metric(
+    "fid_added",
+    better="lower",
+    percent=True,
+    only="undefended",
+    title="FID that the attack adds",
+    short="FID added",
+    group="quality",
+    order=55,
+    tables=("attacks",),
+)
 @dataclass
 class FidAdded(Metric):
     """What the attack does to `fid`, as a share of the FID before the attack.
 
     (FID of the attacked model - FID of the model before the attack) / the latter, same prompts and
-    noise. Of undefended rows alone; tables give a defense's change of `fid` as `fid_change`.
+    noise. Only for undefended rows: tables give a defense's change of `fid` as `fid_change`.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -130,13 +156,21 @@ class FidAdded(Metric):
         return replace(now, value=now.value / before.value - 1)
 
 
-@register_metric("fid_inception", better="lower", weights="T2I_INCEPTION_WEIGHTS")
+@register_metric(
+    "fid_inception",
+    better="lower",
+    weights="T2I_INCEPTION_WEIGHTS",
+    title="FID on Inception features",
+    short="FID Inception",
+    group="quality",
+    tables=(),
+)
 @dataclass
 class FidInception(Metric):
     """The published FID: clean against real pictures on Inception v3 features.
 
-    Only where its weights are present, and with 2,048 images. Comparable with published numbers
-    only at their n, resolution and real set.
+    It needs Inception's weights and 2,048 images. It can be compared with published numbers only at
+    their n, resolution and real set.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -160,15 +194,17 @@ class FidInception(Metric):
         return frechet(features.inception_images(samples.real), fake, features.inception.name)
 
 
-@register_metric("kid", better="lower")
+@register_metric(
+    "kid", better="lower", title="KID", short="KID", group="quality", order=60, tables=("csv",)
+)
 @dataclass
 class Kid(Metric):
     """Kernel distance (Binkowski et al. 2018) of clean pictures to real ones.
 
     Unbiased squared MMD, kernel (x.y / d + 1)^3, on the direction of the scorer's features.
-    Unbiased at any n, so it may be slightly negative. The mean over `subsets` random subsets of
-    `subset_size` images, as published; where a subset is the whole of both sets, one is enough and
-    exact. Refused prompts are left out.
+    It is unbiased at any n, so it may be slightly negative. As published, it is the mean over
+    `subsets` random subsets of `subset_size` images. Where one subset would hold all images of both
+    sets, it is computed once on all. Refused prompts are left out.
     """
 
     subsets: int = option(50, low=1, help="random subsets")
