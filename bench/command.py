@@ -209,9 +209,10 @@ def seeds(text: str) -> tuple[int, ...]:
 
 
 def list_methods() -> None:
-    from t2i_backdoor_bench.report.formats import terminal
+    from t2i_backdoor_bench.models.catalog import BASES
+    from t2i_backdoor_bench.report.formats import method_list
 
-    terminal.list_methods()
+    method_list.show(list(BASES))
 
 
 def run(config: Config, data: Data | None = None, show: bool = True) -> int:

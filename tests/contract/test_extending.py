@@ -280,9 +280,9 @@ def test_a_package_registers_through_its_entry_point(package, tiny, tmp_path):
     )
     assert command.run(config) == 0
     assert "me2031" in (config.folder / "report.html").read_text()
-    from t2i_backdoor_bench.report.formats import terminal
+    from t2i_backdoor_bench.report.formats import method_list
 
-    terminal.list_methods()
+    method_list.show([])
 
 
 def test_a_broken_package_is_one_clear_line(package):

@@ -18,7 +18,7 @@ import pytest
 
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.models import catalog as bases
-from t2i_backdoor_bench.report.rows import COST
+from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running import workers as executors
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import Config, Scale, plan
