@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,7 @@ class ConceptAblation(Defense):
         student.info = fitted.info
         return student
 
-    def loss(self, student: T2IModel, view: DefenderView, seed: int):
+    def loss(self, student: T2IModel, view: DefenderView, seed: int) -> Callable[[int], Tensor]:
         """The loss of one step as a function of its number."""
         prompts = view.first(self.prompts)
         latents, noising = own_images(student, prompts, seed), student.noising

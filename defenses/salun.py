@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,9 @@ class SalUn(Defense):
         student.info = fitted.info | {"parameters": touched}
         return student
 
-    def losses(self, student: T2IModel, view: DefenderView, seed: int):
+    def losses(
+        self, student: T2IModel, view: DefenderView, seed: int
+    ) -> tuple[Callable[[int], Tensor], Callable[[int], Tensor]]:
         """The training loss and the loss whose gradient is the saliency, each a function of a step
         number."""
         prompts, noising = view.first(self.prompts), student.noising

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,7 +108,9 @@ class SKDCAGReleased(Defense):
         student.info = fitted.info
         return student
 
-    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):
+    def loss(
+        self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int
+    ) -> Callable[[int], Tensor]:
         """The loss of one step, on one prompt, as a function of its number."""
         prompts = view.first(self.prompts)
         triggered = [view.trigger.add(p) for p in prompts]
