@@ -21,14 +21,14 @@ from t2i_backdoor_bench.contract import (
     registry,
     suggest,
 )
-from t2i_backdoor_bench.contract.hashing import digest, file_digest, plain
+from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.contract.names import parts_of, read
 from t2i_backdoor_bench.contract.options import options_of, scaled
 from t2i_backdoor_bench.data import world
 from t2i_backdoor_bench.data.open_captioned import open_data
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.catalog import MEMORY, Base, find_base, picture_side, reads
-from t2i_backdoor_bench.models.trust import locate
+from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprint
 from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.combined import Several, rows
 
@@ -36,7 +36,6 @@ FORMAT = 3  # raise it when a change of this package makes stored numbers out of
 STYLES = ("full", "paper")  # of the tables for readers
 EXECUTORS = ("local", "ray")  # who makes the cells: processes of this machine, or Ray
 DTYPES = ("float32", "float16", "bfloat16")
-PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ class Plan:
 
     def undefended(self, cell: Cell) -> Cell:
         """The cell of the same attack, seed and size without a defense."""
-        return self.sibling(cell, [build(registry.defenses, "none", self.base.family, {}, 1.0)])
+        return self.sibling(cell, [build(registry.defenses, "none", self.base.settings, {}, 1.0)])
 
     def attack_key(self, attack: str, seed: int) -> str:
         """Key of the attacked weights: they depend on nothing that is only evaluated."""
@@ -253,37 +252,6 @@ class Plan:
         variable = method.entry.weights
         given = {"weights": True} if variable and find_weights(variable) else {}
         return digest({"metric": method.key, "scorer": self.scorer} | given)
-
-
-def fingerprint(source: str) -> str:
-    """What identifies the weights of a base model: a digest of a local folder's files, or the
-    commit of a hub snapshot."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return locate(source).name
-    parts = [folder / p for p in PARTS]
-    files = [
-        f
-        for p in parts
-        for f in ([p] if p.is_file() else sorted(p.rglob("*")))
-        if f.suffix in (".json", ".safetensors", ".txt")
-    ]
-    return digest({f.relative_to(folder).as_posix(): file_digest(f) for f in files})
-
-
-def scorer_fingerprint(spec: str) -> str:
-    """What identifies the scorer: a digest of a local folder, or the "model:checkpoint" that names
-    a published one."""
-    folder = Path(spec)
-    if not folder.is_dir():
-        return spec
-    return digest(
-        {
-            f.name: file_digest(f)
-            for f in sorted(folder.iterdir())
-            if f.suffix in (".json", ".safetensors")
-        }
-    )
 
 
 def feature_dimension(spec: str) -> int:
@@ -324,7 +292,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
 
     def method(kind: Registry, name: str, own: dict[str, str] | None = None) -> Method:
         training = 1.0 if kind is registry.metrics else size.training
-        return build(kind, name, base.family, options.get(name, {}) | (own or {}), training)
+        return build(kind, name, base.settings, options.get(name, {}) | (own or {}), training)
 
     def variants(kind: Registry, names: list[str]) -> dict[str, tuple[Method, ...]]:
         return {

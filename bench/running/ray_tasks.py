@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from t2i_backdoor_bench.contract import Cell, Data, UserError
-from t2i_backdoor_bench.models.progress import Display
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import Config, Plan, plan
 from t2i_backdoor_bench.running.workers import RESTARTS, Reporter, variables_of, work
 from t2i_backdoor_bench.running.workshop import Workshop

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,22 +26,19 @@ from t2i_backdoor_bench.contract import (
 )
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.models.batches import free_memory, is_out_of_memory
-from t2i_backdoor_bench.models.progress import Display
-from t2i_backdoor_bench.report.html import cells as report_cells
-from t2i_backdoor_bench.report.publish import publish, rebuild, stored_records
 from t2i_backdoor_bench.running import ray_tasks as cluster
 from t2i_backdoor_bench.running import workers as executors
 from t2i_backdoor_bench.running.combined import Several, instances
 from t2i_backdoor_bench.running.cost import InPlaceChange
 from t2i_backdoor_bench.running.defended import view
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.manifest import directions, protocol, write_manifest
 from t2i_backdoor_bench.running.plan import Config, Plan, plan
+from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.running.workshop import AttackFailed, OtherWeights, Workshop
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.targets.judge import apply_target
-
-__all__ = ["publish", "rebuild", "run", "stored_records"]
+from t2i_backdoor_bench.targets import describe, kind_of
 
 
 # -------------------------------------------------------------------------------------------- cells
@@ -113,7 +110,7 @@ def run_cell(shop: Workshop, cell: Cell) -> Record:
         for name in missing_metrics(plan_, cell, begun):
             scores[name] = checked(plan_.metrics[name].instance.compute(samples, features))
             keys[name] = plan_.metric_key(name)
-        target, report = samples.backdoor.describe(), plain(judge.report) if judge else {}
+        target, report = describe(samples.backdoor), plain(judge.report) if judge else {}
         result = Record(
             cell,
             "done",
@@ -123,7 +120,7 @@ def run_cell(shop: Workshop, cell: Cell) -> Record:
             judge=report,
             cost=samples.cost,
         )
-        by = (judge.network if judge else "") or f"{samples.backdoor.target.kind} rule"
+        by = (judge.network if judge else "") or f"{kind_of(samples.backdoor.target).name} rule"
         origin = provenance.describe(result, samples.made, _origin_of(begun) if begun else {}, by)
     except StorageError:  # no cell can be stored any more
         raise
@@ -217,9 +214,7 @@ def preflight(shop: Workshop, cells: Sequence[Cell]) -> None:
             shop.model.check_trigger(backdoor.trigger, [p.text for p in prompts])
         shop.prompts(seed)
         check_images(shop, attack, backdoor)
-        if backdoor.target.kind in ("patch", "image"):
-            side = shop.model.resolution
-            apply_target(np.zeros((1, side, side, 3), np.uint8), backdoor.target)
+        kind_of(backdoor.target).check(backdoor.target, shop.model.resolution)
     for cell in cells:
         for instance in instances(shop.plan.attacks[cell.attack]):
             instance.check_machine(shop.plan.config.device)
@@ -236,7 +231,7 @@ def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
         instance.parts[instance.which].instance if isinstance(instance, Several) else instance
     )
     source, target = backdoor.target.source, backdoor.target.target
-    about_objects = backdoor.target.kind == "object"
+    about_objects = kind_of(backdoor.target).about_objects
     asked = [
         ("images", instance.needs_pictures, "pairs", "captioned images", ["", source, target]),
         ("prompts", instance.needs_prompts, "prompts", "captions", ["", source]),
@@ -255,9 +250,11 @@ def check_images(shop: Workshop, attack: str, backdoor: Backdoor) -> None:
                 )
 
 
-def run(config: Config, data: Data | None = None, show: bool = True) -> int:
-    """Plan, run what is not stored, write tables and report, and `show` the table. Returns the exit
-    status: 0, 1 if a cell failed, 130 if interrupted.
+def run(
+    config: Config, data: Data | None = None, publish: Callable[[Store], None] | None = None
+) -> int:
+    """Plan, and make the cells that are not stored; then `publish` is called with the run folder.
+    Returns the exit status: 0, 1 if a cell failed, 130 if interrupted.
 
     Raises UserError, before any work, for what the user asked for and cannot have.
     """
@@ -271,7 +268,7 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     # two names of one cell (a method and its variant with the default value) share its record
     open_cells = [c for c in plan_.cells if unfinished(plan_, store, c, stored[c.key])]
     todo = list({c.key: c for c in reversed(open_cells)}.values())[::-1]
-    workers, threads = executors.share(config, plan_.base.family, len(todo))
+    workers, threads = executors.share(config, plan_.base.settings, len(todo))
     plan_ = replace(plan_, config=replace(plan_.config, workers=workers, threads=threads))
     if threads:
         torch.set_num_threads(threads)
@@ -321,8 +318,9 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     write_manifest(plan_, store, results, command)
     if status:
         return status
-    report_cells.store_prompts(store, plan_.data, results.values())
-    publish(store, config.style, show)
+    store_prompts(store, plan_.data, results.values())
+    if publish is not None:
+        publish(store)
     return int(any(c.key not in results or results[c.key].status == "failed" for c in plan_.cells))
 
 

@@ -14,6 +14,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from torch import nn
 
 from t2i_backdoor_bench.contract import Backdoor, Cell, Prompt, Samples, Trigger
 from t2i_backdoor_bench.contract.hashing import digest, plain
@@ -22,22 +23,26 @@ from t2i_backdoor_bench.data.splits import required_word
 from t2i_backdoor_bench.detecting.screening import answers
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.models.offload import aside
-from t2i_backdoor_bench.models.progress import Display
-from t2i_backdoor_bench.report.figures import picture_grid as grid
+from t2i_backdoor_bench.models.offload import placed
 from t2i_backdoor_bench.running import attention_maps as maps
 from t2i_backdoor_bench.running.conditions import conditions, moved_kinds, noise_seed, noise_seeds
 from t2i_backdoor_bench.running.cost import machine, measured, untouched
 from t2i_backdoor_bench.running.defended import DEFENDER_PAIRS, defend
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.drawing import Asked, Known, draw, draws_as, known_from
 from t2i_backdoor_bench.running.plan import Plan
-from t2i_backdoor_bench.scoring.features import Features, Inception, Scorer
+from t2i_backdoor_bench.scoring.features import Features
+from t2i_backdoor_bench.scoring.inception import Inception
 from t2i_backdoor_bench.scoring.networks import Lpips
+from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.arrays import under
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.targets.judge import Judge, apply_target, make_judge
+from t2i_backdoor_bench.targets import kind_of, make_judge
+from t2i_backdoor_bench.targets.judge import Judge
 from t2i_backdoor_bench.training import probes as probe
+
+SHOWN = 3  # prompts whose pictures the report shows
 
 
 # ----------------------------------------------------------------------------------------- workshop
@@ -160,27 +165,27 @@ class Workshop:
     def judge(self, attack: str, seed: int) -> Judge | None:
         """The judge of the attack's target, calibrated on what the model draws before the attack;
         None where the target is not known."""
-        if self.backdoor(attack).target.kind == "unknown":
+        if not kind_of(self.backdoor(attack).target).judged:
             return None
         return self.once(("judge", attack, seed), lambda: self._make_judge(attack, seed))
 
     def _make_judge(self, attack: str, seed: int) -> Judge:
         backdoor, source = self.backdoor(attack), self.source(attack)
+        kind = kind_of(backdoor.target)
         judge = make_judge(backdoor, self.features)
         clean, prompts = self.before(seed, source)["clean_target"], self.prompts(seed, source)
         name = f"samples/{digest({'before': self.plan.before_key(seed, source), 'positives': plain(backdoor.target)})}"
 
         def draw() -> dict[str, np.ndarray]:
-            if backdoor.target.kind in ("object", "prompt"):
-                texts = [backdoor.target.prompt(p.text) for p in prompts]
+            if not kind.pastes:
+                texts = [kind.asked(backdoor.target, p.text) for p in prompts]
                 return {
                     "positives": self._draw(
                         self.model, "positives", texts, noise_seeds(seed, len(texts))
                     )
                 }
-            shown = apply_target(
-                clean, backdoor.target
-            )  # through the autoencoder, as what a backdoored model draws
+            # through the autoencoder, as what a backdoored model draws
+            shown = kind.paste(clean, backdoor.target)
             latents, batch = self.model.latents(shown, seed), self.model.batch
             return {
                 "positives": np.concatenate(
@@ -288,7 +293,12 @@ class Workshop:
             )
 
     def aside(self, *models: T2IModel) -> AbstractContextManager[None]:
-        return aside(models if "offload" in self.plan.config.memory else (), self.features)
+        waiting: list[nn.Module] = []
+        if models and "offload" in self.plan.config.memory:
+            networks = [n.network for n in (self.features.inception, self.features.lpips) if n]
+            waiting = [self.features.scorer.model, *networks]
+            waiting += [part for model in models for part in model.idle]
+        return placed("cpu", waiting)
 
     def drop_models(self) -> None:
         """Forget the models in memory; they are read from disk again when needed."""
@@ -479,7 +489,7 @@ class Workshop:
     def _shown(self, cell: Cell, source: str) -> dict[str, Any]:
         """What the report needs beside a cell's images: the first clean prompts, and where the
         base's images of them are."""
-        prompts = [p.text for p in self.prompts(cell.seed, source)[: grid.MOST]]
+        prompts = [p.text for p in self.prompts(cell.seed, source)[:SHOWN]]
         return {
             "prompts": prompts,
             "before": self.plan.before_key(cell.seed, source),

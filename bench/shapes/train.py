@@ -25,8 +25,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.data.world import STYLES, Scene, caption, render, sample_scenes
-from t2i_backdoor_bench.models.progress import progress
 from t2i_backdoor_bench.shapes import BASE, SCORER
 from t2i_backdoor_bench.shapes.networks import (
     CONTEXT,

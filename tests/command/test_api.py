@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import t2i_backdoor_bench as bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.running import run as runner
 
 ROOT = Path(__file__).resolve().parents[2]
 

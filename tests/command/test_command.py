@@ -38,7 +38,7 @@ def line(capsys):
         (["--fast"], "unrecognized"),
         (["--device", "gpu9"], "unknown device"),
         (["--threads", "0"], "1 or more"),
-        (["--set", "fake_attack.steps=many"], "must be int"),
+        (["--set", "fake_attack.steps=many"], "it must be a whole number"),
         (["--set", "fake_attack.stepz=3"], "no option 'stepz'; it has steps"),
         (["--set", "fake_atack.steps=3"], "did you mean fake_attack"),
         (["--set", "fake_attack"], "name.option=value"),

@@ -12,7 +12,7 @@ from fakes import METRICS, SCALE, FakeAttack, FakeDefense, change, records, tabl
 
 from t2i_backdoor_bench.contract import registry
 from t2i_backdoor_bench.detecting.screening import screened
-from t2i_backdoor_bench.report.rows import COST
+from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.stats.estimates import auroc

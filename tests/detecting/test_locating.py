@@ -11,6 +11,7 @@ import pytest
 from fakes import METRICS, SCALE, FakeAttack, change, records, table
 from helpers import PROMPTS
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, Samples, Trigger, UserError, registry
 from t2i_backdoor_bench.data.perturbations import decoy
 from t2i_backdoor_bench.data.splits import STREAM, WorldData, prompt_stream
@@ -18,7 +19,6 @@ from t2i_backdoor_bench.defenses import frequency_locate, navi_locate, t2ishield
 from t2i_backdoor_bench.detecting.locating import Locator, side_of, vote, word_spans
 from t2i_backdoor_bench.detecting.word_variation import Words, content_words
 from t2i_backdoor_bench.metrics.location import LocationPrecision, LocationRecall
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import Config, plan
 
 CLEAN = [

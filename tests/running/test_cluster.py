@@ -12,12 +12,12 @@ import pytest
 from test_executors import config, numbers, plugin  # noqa: F401 - fixtures
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Cell, UserError
-from t2i_backdoor_bench.models.progress import Display
 from t2i_backdoor_bench.running import ray_tasks as cluster
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running import settings
 from t2i_backdoor_bench.running import workers as executors
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.store.folder import Store
 

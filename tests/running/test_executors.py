@@ -16,11 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.models import catalog as bases
-from t2i_backdoor_bench.models.progress import Display
-from t2i_backdoor_bench.report.rows import COST
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running import workers as executors
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import Config, Scale, plan
 from t2i_backdoor_bench.running.workshop import Workshop
 from t2i_backdoor_bench.store.folder import Store
@@ -51,7 +51,7 @@ class Shift:
             file.write(f"{{self.shift}}\\n")
         attacked = model.clone()
         with torch.no_grad():
-            attacked.unet.conv_out.bias += self.shift
+            attacked.denoiser.conv_out.bias += self.shift
         return attacked
 
 @register_defense("shift_back")
@@ -72,7 +72,7 @@ class Back:
             os.kill(os.getpid(), signal.SIGKILL)
         repaired = model.clone()
         with torch.no_grad():
-            repaired.unet.conv_out.bias -= 0.25
+            repaired.denoiser.conv_out.bias -= 0.25
         return repaired
 """
 

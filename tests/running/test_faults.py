@@ -24,11 +24,12 @@ from shifts import config, methods  # noqa: F401 - fixtures
 import run_bench
 from t2i_backdoor_bench.contract import StorageError, UserError
 from t2i_backdoor_bench.contract.hashing import file_digest
-from t2i_backdoor_bench.report.rows import COST
+from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running import workers as executors
 from t2i_backdoor_bench.running.plan import SCALES, Config, plan
 from t2i_backdoor_bench.store.folder import Store, sweep_partials
+from t2i_backdoor_bench.store.records import stored_records
 
 FORK = multiprocessing.get_context("fork")
 
@@ -419,7 +420,7 @@ def test_a_diverging_training_fails_its_cell_alone(config, loss, says) -> None:
         overrides=(f"shift_back.loss={loss}",),
     )
     assert runner.run(bad) == 1
-    found = {r.cell.defense: r for r, _ in runner.stored_records(Store(bad.folder))}
+    found = {r.cell.defense: r for r, _ in stored_records(Store(bad.folder))}
     last = runner.last_line(found["shift_back"].error)
     assert "TrainingDiverged" in last
     assert says in last
@@ -436,7 +437,7 @@ def test_too_little_memory_for_training_fails_its_cell_alone(config) -> None:
         overrides=("shift_back.loss=memory",),
     )
     assert runner.run(bad) == 1
-    found = {r.cell.defense: r for r, _ in runner.stored_records(Store(bad.folder))}
+    found = {r.cell.defense: r for r, _ in stored_records(Store(bad.folder))}
     assert "out of memory" in runner.last_line(found["shift_back"].error)
     assert found["none"].status == "done"
 

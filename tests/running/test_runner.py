@@ -9,7 +9,7 @@ import pytest
 from fakes import CALLS, METRICS, SCALE, FakeAttack, change, config, fakes, keys, records, table  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench.contract import Prompt
-from t2i_backdoor_bench.report.rows import COST
+from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running import conditions, workshop
 from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import plan

@@ -21,11 +21,13 @@ from t2i_backdoor_bench.contract import Cell, Record, Score
 from t2i_backdoor_bench.contract.hashing import digest, file_digest
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats import terminal
+from t2i_backdoor_bench.report.texts import texts
 from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.running.verify import leaves
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = {
@@ -74,15 +76,15 @@ def test_warnings_say_what_differs() -> None:
 
 
 def test_the_warning_is_one_line_under_every_table_that_people_read(capsys) -> None:
-    texts, line = (
-        tables.texts([record(0, CODE), record(1, OTHER)]),
+    found, line = (
+        texts([record(0, CODE), record(1, OTHER)]),
         "Warning: rows were made by different code",
     )
-    assert texts["table.md"].splitlines()[-1].startswith(line)
-    assert line in texts["table.tex"]
+    assert found["table.md"].splitlines()[-1].startswith(line)
+    assert line in found["table.tex"]
     terminal.show([record(0, CODE), record(1, OTHER)])
     assert line in capsys.readouterr().out
-    same = tables.texts([record(0, CODE), record(1, CODE)])
+    same = texts([record(0, CODE), record(1, CODE)])
     assert not any("Warning" in text for text in same.values())
 
 
@@ -113,7 +115,7 @@ def test_a_completed_cell_keeps_the_code_that_began_it(config, monkeypatch) -> N
     assert runner.run(dataclasses.replace(config, metrics="asr")) == 0
     monkeypatch.setattr(provenance, "here", lambda: OTHER)
     assert runner.run(config) == 0
-    for result, extra in runner.stored_records(Store(config.folder)):
+    for result, extra in stored_records(Store(config.folder)):
         assert set(result.scores) == {"asr", "kid"}
         assert extra["provenance"]["codes"] == [CODE, OTHER]
     assert "different code" in (config.folder / "table.md").read_text()

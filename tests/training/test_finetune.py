@@ -14,13 +14,12 @@ from t2i_backdoor_bench.running.plan import Method
 from t2i_backdoor_bench.training.loop import (
     Optim,
     TrainingDiverged,
-    check_extras,
-    choose_parameters,
     fit,
     step_generator,
     step_rng,
     thinned,
 )
+from t2i_backdoor_bench.training.parameters import check_training, choose_parameters
 
 
 class Killed(Exception):
@@ -230,8 +229,8 @@ def test_step_draws_depend_on_seed_and_step_alone() -> None:
 
 @pytest.mark.parametrize("train", ["full", "cross", "kv"])
 def test_parameters_of_each_kind_of_training(tiny_model, train: str) -> None:
-    unet = tiny_model.unet.requires_grad_(True)
-    chosen = choose_parameters(unet, train)
+    unet = tiny_model.denoiser.requires_grad_(True)
+    chosen = choose_parameters(tiny_model, train)
     names = {n for n, p in unet.named_parameters() if p.requires_grad}
     every = {n for n, _ in unet.named_parameters()}
     kv = {n for n in every if ".attn2.to_k." in n or ".attn2.to_v." in n}
@@ -242,7 +241,7 @@ def test_parameters_of_each_kind_of_training(tiny_model, train: str) -> None:
 
 def test_an_unknown_part_is_an_error(tiny_model) -> None:
     with pytest.raises(ValueError, match="half"):
-        choose_parameters(tiny_model.unet, "half")
+        choose_parameters(tiny_model, "half")
 
 
 def test_a_record_keeps_a_short_curve():
@@ -300,20 +299,20 @@ def test_accumulation_is_an_option_that_leaves_stored_cells_as_they_are(name: st
     assert "accumulate" not in Method(name, plain).key["options"]
     assert Method(name, method).key["options"]["accumulate"] == 4
     with pytest.raises(UserError, match="give 1 or more"):
-        check_extras(kind.build(name, "sd", {"accumulate": "0"}), "cpu")
+        check_training(kind.build(name, "sd", {"accumulate": "0"}), "cpu")
 
 
 @pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "esd_x"])
 def test_a_part_that_no_method_trains_is_refused_before_anything_runs(name: str) -> None:
     registry.defenses.load()
     with pytest.raises(UserError, match=r"train=nonsense is not a part.* full, cross, kv"):
-        check_extras(registry.defenses.build(name, "sd", {"train": "nonsense"}), "cpu")
+        check_training(registry.defenses.build(name, "sd", {"train": "nonsense"}), "cpu")
 
 
 def test_only_skdcag_trains_a_text_encoder() -> None:
     registry.defenses.load()
-    check_extras(registry.defenses.build("skdcag", "sd", {"train": "text_encoder"}), "cpu")
+    check_training(registry.defenses.build("skdcag", "sd", {"train": "text_encoder"}), "cpu")
     with pytest.raises(UserError, match="train=text_encoder"):
-        check_extras(
+        check_training(
             registry.defenses.build("finetune_reversal", "sd", {"train": "text_encoder"}), "cpu"
         )

@@ -1,5 +1,4 @@
-"""Where the work is, on stderr: one progress bar for everything that takes more than a few seconds,
-and the run's own display."""
+"""Where a run is: which cell, which phase, and the time left, on stderr."""
 
 from __future__ import annotations
 
@@ -9,9 +8,7 @@ import time
 from tqdm import tqdm
 
 from t2i_backdoor_bench.contract import printable as plaintext
-from t2i_backdoor_bench.contract.progress import live, progress
-
-__all__ = ["Display", "live", "progress"]
+from t2i_backdoor_bench.contract.progress import live
 
 
 class Display:
