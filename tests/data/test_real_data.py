@@ -19,7 +19,10 @@ from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.catalog import picture_side, reads
 from t2i_backdoor_bench.running.plan import Config, plan
 
-METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,asr_moved,clip_score,kid,prompt_fidelity,robustness,drift,diversity"
+METRICS = (
+    "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,"
+    "asr_moved,clip_score,kid,prompt_fidelity,robustness,drift,diversity"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
