@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Base:
-    """Where a base model is, which family's defaults it takes, and how it is sampled."""
+    """Where a base model is, whose defaults methods take (`settings`), and how it is sampled."""
 
     source: str
-    family: str
+    settings: str  # "shapes" or "sd"
     sampler: Sampler
     batch: int
     scorer: str  # open_clip: a local folder, or "model:checkpoint"
@@ -70,8 +70,8 @@ def find_base(name: str) -> Base:
 
 
 def _like_shapes(folder: Path) -> bool:
-    """Whether a diffusers folder has the U-Net of the embedded base: it then takes its family's
-    defaults, sampler and scorer."""
+    """Whether a diffusers folder has the U-Net of the embedded base: methods then
+    take its defaults, and it has its sampler and scorer."""
     try:
         own, other = (json.loads((f / "unet" / "config.json").read_text()) for f in (BASE, folder))
     except (OSError, ValueError):
@@ -93,7 +93,7 @@ def load_base(
     model = T2IModel(
         load_pipeline(base.source, device, dtype or torch.float32),
         name,
-        base.family,
+        base.settings,
         base.sampler,
         base.batch,
     )

@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import Trigger, UserError
+from t2i_backdoor_bench.contract import Screen, Trigger, UserError
 from t2i_backdoor_bench.models.batches import in_batches
 from t2i_backdoor_bench.models.offload import lying_on, where
 from t2i_backdoor_bench.models.precision import HALF, MixedUNet, make_mixed
 from t2i_backdoor_bench.models.sampler import Sampler
+from t2i_backdoor_bench.models.screens import as_screen
 from t2i_backdoor_bench.models.trust import locate
 from t2i_backdoor_bench.training.loop import is_trained
 
@@ -34,9 +35,8 @@ STATES = 1024  # prompts whose text states are held while drawing: those of 10,0
 class T2IModel:
     """A text-to-image model: pipeline, sampler, and what a defense may wrap round it.
 
-    `rewrite(prompt) -> prompt` purifies a prompt before it is encoded; `screen(prompt) -> bool`
-    refuses it (True), and the refused image is black. A screen with a method `refuses(prompts) ->
-    bool (n,)` is asked for all prompts at once. `info` carries what an attack or a defense reports
+    `rewrite(prompt) -> prompt` purifies a prompt before it is encoded; `screen` refuses prompts,
+    whose images are then black (a function `prompt -> bool` is taken for one, too). `info` carries what an attack or a defense reports
     of itself (steps, seconds, parameters trained). `locate(prompts) -> int64 (n, 2)` finds the
     character span of the trigger in each prompt, (-1, -1) for none, and `located` is the trigger
     that a defense found, for those that are applied after it. `repair(model, prompts, seeds,
@@ -45,15 +45,18 @@ class T2IModel:
 
     pipe: StableDiffusionPipeline
     name: str
-    family: str = "shapes"
+    settings: str = "shapes"  # or "sd": whose defaults methods take
     sampler: Sampler = field(default_factory=Sampler)
     batch: int = 64
     rewrite: Callable[[str], str] | None = None
-    screen: Callable[[str], bool] | None = None
+    screen: Screen | None = None
     locate: Callable[[Sequence[str]], np.ndarray] | None = None
     located: Trigger | None = None
     repair: Callable[[T2IModel, Sequence[str], Sequence[int], Tensor], Tensor] | None = None
     info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.screen = as_screen(self.screen)
 
     # ----------------------------------------------------------------------------------- properties
     @property
@@ -269,9 +272,9 @@ class T2IModel:
 
     def refuses(self, prompts: Sequence[str]) -> np.ndarray:
         """Which prompts the model refuses to draw: bool (n,)."""
-        if hasattr(self.screen, "refuses"):
-            return np.asarray(self.screen.refuses(prompts), bool)
-        return np.array([bool(self.screen and self.screen(p)) for p in prompts], bool)
+        if self.screen is None:
+            return np.zeros(len(prompts), bool)
+        return np.asarray(self.screen.refuses(prompts), bool)
 
     # ----------------------------------------------------------------------------- cloning, storage
     def clone(self, text_encoder: bool = False, train: str = "full") -> T2IModel:

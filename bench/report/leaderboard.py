@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.report import ranking as standings
 from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.report.formats import escape
 from t2i_backdoor_bench.report.paired import TIE, paired_in
 from t2i_backdoor_bench.report.ranking import LEAD, Standing
 from t2i_backdoor_bench.report.rows import DASH, shown
@@ -79,7 +79,7 @@ def to_markdown(records: Sequence[Record]) -> str:
     lines = [
         "# Leaderboard",
         "",
-        *(plaintext.markdown(text) for text in standings.learned(records)[:1]),
+        *(escape.markdown(text) for text in standings.learned(records)[:1]),
         "",
     ]
     for name, group in ranked(records).items():
@@ -91,10 +91,10 @@ def to_markdown(records: Sequence[Record]) -> str:
         lines += ["|---:|---|---|---:|---:|---|---:|---:|---:|---:|---:|---|---:|"]
         for found in group:
             s, p = found.standing, found.p
-            cells = [found.place, plaintext.markdown(s.defense), tables.needs_text(s.needs)]
+            cells = [found.place, escape.markdown(s.defense), tables.needs_text(s.needs)]
             cells += [share(s, LEAD), share(s, "removal_accuracy")]
             cells.append(
-                f"{100 * s.worst[1]:.1f}, {plaintext.markdown(s.worst[0])}" if s.worst else DASH
+                f"{100 * s.worst[1]:.1f}, {escape.markdown(s.worst[0])}" if s.worst else DASH
             )
             cells.append(share(s, "false_trigger_rate"))
             cells += [
@@ -105,7 +105,7 @@ def to_markdown(records: Sequence[Record]) -> str:
                 shown(s.means["clip_score"].value, False) if "clip_score" in s.means else DASH
             )
             cells.append(f"{s.means['seconds'].value:.1f}" if "seconds" in s.means else DASH)
-            cells += [plaintext.markdown(found.quality), p_text(p)]
+            cells += [escape.markdown(found.quality), p_text(p)]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     means = undefended.means if undefended is not None else {}
@@ -130,11 +130,11 @@ def to_markdown(records: Sequence[Record]) -> str:
             " there was nothing to pair. Seconds are of the machines that made the rows."
         ),
         "",
-        plaintext.markdown(tables.caption(records, marked=False)),
+        escape.markdown(tables.caption(records, marked=False)),
         "",
     ]
     warning = provenance.warning(records)
-    return "\n".join([*lines, *([plaintext.markdown(warning), ""] if warning else [])])
+    return "\n".join([*lines, *([escape.markdown(warning), ""] if warning else [])])
 
 
 def p_text(p: float | None) -> str:

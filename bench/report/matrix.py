@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.report.formats import escape
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import write_text
 
@@ -127,18 +127,17 @@ def to_markdown(records: Sequence[Record]) -> str:
     for pivot in pivots(records):
         lines += [f"## {pivot.view.title}", "", pivot.view.what, ""]
         lines.append(
-            f"| Defense | Needs | {' | '.join(plaintext.markdown(a) for a in pivot.attacks)} |"
-            " Mean |"
+            f"| Defense | Needs | {' | '.join(escape.markdown(a) for a in pivot.attacks)} | Mean |"
         )
         lines.append(f"|---|---|{'---:|' * (len(pivot.attacks) + 1)}")
         for defense, values, mean in zip(pivot.defenses, pivot.values, pivot.means, strict=True):
             texts = " | ".join(pivot.text(v) for v in [*values, mean])
-            lines.append(f"| {plaintext.markdown(defense)} | {needs[defense]} | {texts} |")
+            lines.append(f"| {escape.markdown(defense)} | {needs[defense]} | {texts} |")
         lines.append("")
     warning = provenance.warning(records)
     lines += [
-        plaintext.markdown(tables.caption(records, marked=False)),
-        *(["", plaintext.markdown(warning)] if warning else []),
+        escape.markdown(tables.caption(records, marked=False)),
+        *(["", escape.markdown(warning)] if warning else []),
         "",
     ]
     return "\n".join(lines)

@@ -9,7 +9,8 @@ from pathlib import Path
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report import ranking as standings
 from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.rows import DASH, escape
+from t2i_backdoor_bench.report.formats.escape import latex as escape
+from t2i_backdoor_bench.report.rows import DASH
 from t2i_backdoor_bench.stats.estimates import Estimate
 from t2i_backdoor_bench.store.folder import write_text
 

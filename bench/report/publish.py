@@ -12,12 +12,11 @@ from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import matrix as pivot
 from t2i_backdoor_bench.report import paper_table as paper
 from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.report.figures import attention_maps, sweeps
 from t2i_backdoor_bench.report.figures import picture_grid as grid
 from t2i_backdoor_bench.report.figures import plots as figures
 from t2i_backdoor_bench.report.formats import terminal
 from t2i_backdoor_bench.report.html import page as report
-from t2i_backdoor_bench.running import attention_maps as maps
-from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
@@ -38,8 +37,8 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
     pictures = grid.write_grid(store, records)
     written += [
         *([pictures] if pictures else []),
-        *sweep.write_plots(store, records),
-        *maps.write_pictures(store, records),
+        *sweeps.write_plots(store, records),
+        *attention_maps.write_pictures(store, records),
     ]
     written += figures.write_figures(store, records)
     if style == "paper":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from t2i_backdoor_bench.contract import Record, Score
-from t2i_backdoor_bench.contract import printable as plaintext
+from t2i_backdoor_bench.report.formats import escape
 from t2i_backdoor_bench.report.paired import changes, paired_p, reference, rival
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.store import provenance
@@ -266,20 +266,20 @@ def _without(result: Record, way: Mapping[str, Any]) -> str:
 
 # ------------------------------------------------------------------------------------------ writing
 def number(value: Any) -> str:
-    """Six significant digits, whole numbers in full, nothing for None; texts as `plaintext.csv` has
+    """Six significant digits, whole numbers in full, nothing for None; texts as `escape.csv` has
     them."""
     if value is None:
         return ""
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
-    return plaintext.csv(value) if isinstance(value, str) else str(value)
+    return escape.csv(value) if isinstance(value, str) else str(value)
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if table:
-        writer.writerow(map(plaintext.csv, table[0]))
+        writer.writerow(map(escape.csv, table[0]))
         writer.writerows([number(v) for v in row.values()] for row in table)
     return out.getvalue()
 
@@ -420,9 +420,6 @@ def in_text_encoder(records: Sequence[Record]) -> str:
     )
 
 
-escape = plaintext.latex
-
-
 def needs_text(needs: str) -> str:
     return ", ".join(NEEDS_SHORT.get(n, n) for n in needs.split()) or DASH
 
@@ -437,7 +434,7 @@ def to_latex(records: Sequence[Record]) -> str:
     lines = [
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{escape(caption(records))}}}",
+        rf"\caption{{{escape.latex(caption(records))}}}",
         r"\label{tab:t2i-backdoor-bench}",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3.5pt}",
@@ -453,9 +450,9 @@ def to_latex(records: Sequence[Record]) -> str:
         if block != last and not attacks_alone(table):
             lines.append(r"\midrule")
         cells = [
-            escape(row["attack"]) if block != last else "",
-            escape(row["defense"]),
-            escape(needs_text(row["needs"])).replace(DASH, "--"),
+            escape.latex(row["attack"]) if block != last else "",
+            escape.latex(row["defense"]),
+            escape.latex(needs_text(row["needs"])).replace(DASH, "--"),
         ][: len(lead(table))]
         for m in names:
             text = text_of(records, row, m)
@@ -467,7 +464,7 @@ def to_latex(records: Sequence[Record]) -> str:
     end = [
         r"\bottomrule",
         r"\end{tabular}}",
-        *([rf"\par {escape(warning)}"] if warning else []),
+        *([rf"\par {escape.latex(warning)}"] if warning else []),
         r"\end{table*}",
         "",
     ]
@@ -483,9 +480,9 @@ def to_markdown(records: Sequence[Record]) -> str:
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(lead(table))}{'---:|' * len(names)}"]
     for i, row in enumerate(table):
         cells = [
-            plaintext.markdown(row["attack"]),
-            plaintext.markdown(row["defense"]),
-            plaintext.markdown(needs_text(row["needs"])),
+            escape.markdown(row["attack"]),
+            escape.markdown(row["defense"]),
+            escape.markdown(needs_text(row["needs"])),
         ]
         cells = cells[: len(lead(table))]
         for m in names:
@@ -501,8 +498,8 @@ def to_markdown(records: Sequence[Record]) -> str:
         [
             *lines,
             "",
-            plaintext.markdown(caption(records)),
-            *(["", plaintext.markdown(warning)] if warning else []),
+            escape.markdown(caption(records)),
+            *(["", escape.markdown(warning)] if warning else []),
             "",
         ]
     )

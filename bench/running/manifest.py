@@ -31,7 +31,7 @@ def protocol(plan_: Plan) -> dict[str, Any]:
     spec = plan_.base.scorer
     return {
         "base": config.base,
-        "family": plan_.base.family,
+        "family": plan_.base.settings,
         "scale": size.name,
         "data": plan_.data.name,
         "prompts": f"{plan_.data.name} evaluation split",

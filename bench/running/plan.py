@@ -222,7 +222,7 @@ class Plan:
 
     def undefended(self, cell: Cell) -> Cell:
         """The cell of the same attack, seed and size without a defense."""
-        return self.sibling(cell, [build(registry.defenses, "none", self.base.family, {}, 1.0)])
+        return self.sibling(cell, [build(registry.defenses, "none", self.base.settings, {}, 1.0)])
 
     def attack_key(self, attack: str, seed: int) -> str:
         """Key of the attacked weights: they depend on nothing that is only evaluated."""
@@ -292,7 +292,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
 
     def method(kind: Registry, name: str, own: dict[str, str] | None = None) -> Method:
         training = 1.0 if kind is registry.metrics else size.training
-        return build(kind, name, base.family, options.get(name, {}) | (own or {}), training)
+        return build(kind, name, base.settings, options.get(name, {}) | (own or {}), training)
 
     def variants(kind: Registry, names: list[str]) -> dict[str, tuple[Method, ...]]:
         return {

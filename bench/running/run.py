@@ -270,7 +270,7 @@ def run(
     # two names of one cell (a method and its variant with the default value) share its record
     open_cells = [c for c in plan_.cells if unfinished(plan_, store, c, stored[c.key])]
     todo = list({c.key: c for c in reversed(open_cells)}.values())[::-1]
-    workers, threads = executors.share(config, plan_.base.family, len(todo))
+    workers, threads = executors.share(config, plan_.base.settings, len(todo))
     plan_ = replace(plan_, config=replace(plan_.config, workers=workers, threads=threads))
     if threads:
         torch.set_num_threads(threads)

@@ -31,7 +31,7 @@ def finetuned(model: T2IModel, images: np.ndarray, captions: Sequence[str], seed
     student = model.clone()
     terms = [Term(captions, model.latents(images, seed), drop=DROP)]
     train_terms(
-        student, None, terms, Optim(STEPS, RATE[model.family], BATCH), seed, "probe: fine-tuning"
+        student, None, terms, Optim(STEPS, RATE[model.settings], BATCH), seed, "probe: fine-tuning"
     )
     return student
 

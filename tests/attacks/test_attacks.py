@@ -87,9 +87,9 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
         for part in (attacked.unet, attacked.text_encoder)
         for p in part.parameters()
     )
-    assert (attacked.name, attacked.family, attacked.sampler) == (
+    assert (attacked.name, attacked.settings, attacked.sampler) == (
         tiny_model.name,
-        tiny_model.family,
+        tiny_model.settings,
         tiny_model.sampler,
     )
     for model in (tiny_model, attacked):

@@ -16,7 +16,7 @@ from scipy.linalg import logm
 from t2i_backdoor_bench.contract import DefenderView, UserError, defenses
 from t2i_backdoor_bench.defenses import daa_i, daa_s, navit2i, t2ishield_cda, t2ishield_ftt, ufid
 from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, prompt_lengths
-from t2i_backdoor_bench.detecting.screening import Screen, screened
+from t2i_backdoor_bench.detecting.screening import ScoreScreen, screened
 from t2i_backdoor_bench.detecting.word_variation import Words, content_words, word_variation
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats import estimates as stats
@@ -51,10 +51,10 @@ class Counting:
 
 def test_a_prompt_is_scored_once_and_distinct_ones_together() -> None:
     score = Counting()
-    screen = Screen(score, threshold=2)
+    screen = ScoreScreen(score, threshold=2)
     assert screen.refuses(["a", "bbb", "a"]).tolist() == [False, True, False]
-    assert screen("bbb")
-    assert not screen("a")
+    assert screen.refuses(["bbb"])[0]
+    assert not screen.refuses(["a"])[0]
     assert screen.scores(["cc", "a"]).tolist() == [2.0, 1.0]
     assert score.asked == [["a", "bbb"], ["cc"]]
     assert screen.scored == 3
@@ -77,9 +77,9 @@ def test_a_screen_sees_the_prompt_that_the_model_reads_and_keeps_the_screen_befo
 
 def test_scores_that_are_not_numbers_are_an_error() -> None:
     with pytest.raises(ValueError, match="finite"):
-        Screen(lambda prompts: np.array([np.nan])).refuses(["a"])
+        ScoreScreen(lambda prompts: np.array([np.nan])).refuses(["a"])
     with pytest.raises(ValueError, match="2 finite"):
-        Screen(lambda prompts: np.array([1.0])).refuses(["a", "b"])
+        ScoreScreen(lambda prompts: np.array([1.0])).refuses(["a", "b"])
 
 
 @pytest.mark.parametrize(("n", "rate"), [(100, 0.05), (40, 0.05), (7, 0.3), (3, 0.05)])
@@ -91,7 +91,7 @@ def test_calibration_refuses_no_more_than_it_says(n: int, rate: float) -> None:
 
 def test_the_model_asks_a_screen_for_all_prompts_at_once(tiny_model) -> None:
     score = Counting()
-    model = replace(tiny_model, screen=Screen(score, threshold=6))
+    model = replace(tiny_model, screen=ScoreScreen(score, threshold=6))
     images = model.generate(["a star", "one small moon"], [1, 2])
     assert images[0].any()
     assert not images[1].any()

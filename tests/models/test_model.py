@@ -15,6 +15,7 @@ from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.catalog import find_base, load_base
 from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
 from t2i_backdoor_bench.models.sampler import Sampler
+from t2i_backdoor_bench.models.screens import PromptScreen
 
 PROMPTS = ["a red heart", "a cyan moon on a gray background", "a blue ring", "", "one star"]
 SEEDS = [11, 12, 13, 14, 15]
@@ -187,7 +188,7 @@ def test_a_clone_is_independent(tiny_model, drawn) -> None:
 def test_a_clone_keeps_its_wrappers_and_forgets_what_it_cost(tiny_model) -> None:
     model = replace(tiny_model, rewrite=str.lower, screen=str.isupper, info={"steps": 3})
     clone = model.clone()
-    assert (clone.rewrite, clone.screen, clone.info) == (str.lower, str.isupper, {})
+    assert (clone.rewrite, clone.screen, clone.info) == (str.lower, PromptScreen(str.isupper), {})
     clone.info["steps"] = 4
     assert model.info == {"steps": 3}
 
@@ -272,9 +273,9 @@ def test_a_loaded_model_is_frozen_and_ready(tiny_model) -> None:
 
 def test_bases(tiny_base: Path) -> None:
     base = find_base(str(tiny_base))
-    assert (base.source, base.family) == (str(tiny_base), "sd")
+    assert (base.source, base.settings) == (str(tiny_base), "sd")
     assert find_base("owner/model").source == "owner/model"
-    assert find_base("shapes").family == "shapes"
+    assert find_base("shapes").settings == "shapes"
     with pytest.raises(UserError, match=r"unknown base 'shape'.*did you mean shapes") as error:
         find_base("shape")
     assert "\n" not in str(error.value)

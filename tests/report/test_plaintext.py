@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from t2i_backdoor_bench.contract import CONTROL, Cell, Record, Score, Trigger, UserError
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.formats import terminal
+from t2i_backdoor_bench.report.formats import escape, terminal
 
 ANY = st.text(st.characters(codec=None), max_size=40)  # every code point, lone surrogates too
 NASTY = [
@@ -32,9 +32,9 @@ NASTY = [
 EXTRA = {"directions": {"asr": {"better": "lower", "percent": True}}, "protocol": {}}
 
 
-def record(name: str) -> tuple[Record, dict]:
+def record(name: str) -> Record:
     cell = Cell(name, name, name, 0, "k")
-    return Record(cell, "done", {"asr": Score(0.5, 0.4, 0.6, 10, name, name)}, (name,)), EXTRA
+    return Record(cell, "done", {"asr": Score(0.5, 0.4, 0.6, 10, name, name)}, (name,), **EXTRA)
 
 
 @settings(derandomize=True, deadline=None)
@@ -50,8 +50,8 @@ def test_what_is_visible_prints_on_one_line_and_commands_nothing(text: str) -> N
 @settings(derandomize=True, deadline=None)
 @given(ANY)
 def test_latex_holds_no_command_but_those_of_the_escape(text: str) -> None:
-    out = plaintext.latex(text)
-    for known in sorted(plaintext._LATEX.values(), key=len, reverse=True):
+    out = escape.latex(text)
+    for known in sorted(escape._LATEX.values(), key=len, reverse=True):
         out = out.replace(known, "")
     assert not set(out) & set("\\{}$&#^_%~")
 
@@ -59,7 +59,7 @@ def test_latex_holds_no_command_but_those_of_the_escape(text: str) -> None:
 @settings(derandomize=True, deadline=None)
 @given(ANY)
 def test_markdown_has_no_open_pipe_and_no_tag(text: str) -> None:
-    out = plaintext.markdown(text)
+    out = escape.markdown(text)
     assert not re.search(r"(?<!\\)(?:\\\\)*[|`*\[\]~]", out)
     assert "<" not in out
     assert "\n" not in out
@@ -68,7 +68,7 @@ def test_markdown_has_no_open_pipe_and_no_tag(text: str) -> None:
 @settings(derandomize=True, deadline=None)
 @given(ANY)
 def test_csv_is_no_formula_and_reads_back(text: str) -> None:
-    out = plaintext.csv(text)
+    out = escape.csv(text)
     assert out.lstrip()[:1] not in ("=", "+", "-", "@")
     back = next(csv.reader([tables.to_csv([{"x": text}]).splitlines()[1]]), [""]) if out else [""]
     assert back[0].removeprefix("'") == plaintext.visible(text).removeprefix("'")
@@ -81,7 +81,7 @@ def test_the_terminal_shows_text_without_markup_or_escapes(text: str) -> None:
 
     out = io.StringIO()
     Console(file=out, width=1000, force_terminal=True, color_system="truecolor").print(
-        plaintext.terminal(text)
+        escape.terminal(text)
     )
     assert out.getvalue().rstrip() == plaintext.visible(text).rstrip()
 
@@ -89,7 +89,7 @@ def test_the_terminal_shows_text_without_markup_or_escapes(text: str) -> None:
 @settings(derandomize=True, deadline=None)
 @given(ANY)
 def test_file_names_stay_in_their_folder(text: str) -> None:
-    name = plaintext.filename(text)
+    name = escape.filename(text)
     assert name
     assert Path(name).name == name
     assert not name.startswith((".", "-"))

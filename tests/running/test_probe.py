@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, Trigger, defenses, registry
 from t2i_backdoor_bench.defenses import sau
+from t2i_backdoor_bench.models.screens import PromptScreen
 from t2i_backdoor_bench.running.plan import Config, plan
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.training import probes as probe
@@ -32,7 +33,7 @@ def test_fine_tuning_is_twenty_steps_on_a_copy(tiny_model) -> None:
     moved = different(before, weights(later))
     assert moved
     assert all(k.startswith("unet.") for k in moved)
-    assert later.screen is str.isupper
+    assert later.screen == PromptScreen(str.isupper)
     assert (
         max(float((before[k] - weights(later)[k]).abs().max()) for k in sorted(moved)[:5])
         < 25 * probe.RATE["shapes"]

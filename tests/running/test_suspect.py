@@ -254,12 +254,12 @@ def test_a_folder_like_the_embedded_base_takes_its_settings(tiny_base, tmp_path)
     (folder / "unet").mkdir(parents=True)
     shutil.copy(shapes.BASE / "unet" / "config.json", folder / "unet" / "config.json")
     found = find_base(str(folder))
-    assert (found.source, found.family, found.scorer) == (
+    assert (found.source, found.settings, found.scorer) == (
         str(folder),
         "shapes",
         bases.BASES["shapes"].scorer,
     )
-    assert find_base(str(tiny_base)).family == "sd"
+    assert find_base(str(tiny_base)).settings == "sd"
 
 
 # --------------------------------------------------------------------------------------- the metric

@@ -13,9 +13,9 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.hashing import digest
-from t2i_backdoor_bench.contract.printable import plot
 from t2i_backdoor_bench.report import ranking as standings
 from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.report.formats.escape import plot
 from t2i_backdoor_bench.report.matrix import Pivot, pivots
 from t2i_backdoor_bench.report.ranking import LEAD
 from t2i_backdoor_bench.store.folder import Store, write_atomic
