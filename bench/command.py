@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.printable import visible
-from t2i_backdoor_bench.running.plan import DTYPES, EXECUTORS, SCALES, STYLES
-from t2i_backdoor_bench.running.settings import make_config, merge, read_yaml
+from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, SCALES, STYLES
+from t2i_backdoor_bench.running.settings import make_config, merge
+from t2i_backdoor_bench.running.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from t2i_backdoor_bench.contract import Data
-    from t2i_backdoor_bench.running.plan import Config
+    from t2i_backdoor_bench.running.settings import Config
 
 
 class Parser(argparse.ArgumentParser):

@@ -27,7 +27,9 @@ from t2i_backdoor_bench.contract import names as naming
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.figures.plots import COLORS, MARKERS, STYLE, TEXT, new, save
 from t2i_backdoor_bench.report.rows import shown
-from t2i_backdoor_bench.running.plan import SCALES, Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import SCALES
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
 STEPS, ALPHA = 20, 0.5  # the share as published

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from t2i_backdoor_bench.contract import Attack, Backdoor, Defense, Screen, Target, Trigger, registry
-from t2i_backdoor_bench.running.plan import Config, Scale, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))

@@ -33,7 +33,8 @@ from t2i_backdoor_bench.running.cost import InPlaceChange
 from t2i_backdoor_bench.running.defended import view
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.manifest import directions, protocol, write_manifest
-from t2i_backdoor_bench.running.plan import Config, Plan, plan
+from t2i_backdoor_bench.running.plan import Plan, plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.running.workshop import AttackFailed, OtherWeights, Workshop
 from t2i_backdoor_bench.store import provenance

@@ -18,7 +18,9 @@ from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.contract.hashing import canonical
 from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.display import Display
-from t2i_backdoor_bench.running.plan import Config, Plan, Scale, plan
+from t2i_backdoor_bench.running.plan import Plan, plan
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.workshop import Workshop
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store

@@ -24,7 +24,8 @@ import torch
 
 from t2i_backdoor_bench.contract import Cell, Data, UserError
 from t2i_backdoor_bench.running.display import Display
-from t2i_backdoor_bench.running.plan import Config, Plan, plan
+from t2i_backdoor_bench.running.plan import Plan, plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.workshop import Workshop
 from t2i_backdoor_bench.store.folder import Store
 

@@ -13,7 +13,7 @@ import run_bench
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import SCALES
+from t2i_backdoor_bench.running.scales import SCALES
 
 
 def line(capsys):

@@ -17,7 +17,8 @@ from helpers import different, weights
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, Registry, Trigger, UserError, registry
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.running.plan import SCALES, Config, Scale
+from t2i_backdoor_bench.running.scales import SCALES, Scale
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 

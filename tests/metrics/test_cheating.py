@@ -13,7 +13,8 @@ from t2i_backdoor_bench.contract import NEEDS, Trigger, Undeclared, defenses, re
 from t2i_backdoor_bench.running import defended as defending
 from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.display import Display
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
 defenses.load()

@@ -24,7 +24,9 @@ from t2i_backdoor_bench.contract import DefenderView, UserError, registry
 from t2i_backdoor_bench.models import offload
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.plan import Config, Scale, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.workshop import Workshop
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records

@@ -21,7 +21,9 @@ from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.report.rows import COST
 from t2i_backdoor_bench.running import workers as executors
 from t2i_backdoor_bench.running.display import Display
-from t2i_backdoor_bench.running.plan import Config, Scale, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.workshop import Workshop
 from t2i_backdoor_bench.store.folder import Store
 

@@ -27,7 +27,9 @@ from t2i_backdoor_bench.contract.hashing import file_digest
 from t2i_backdoor_bench.report.rows import COST
 from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running import workers as executors
-from t2i_backdoor_bench.running.plan import SCALES, Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import SCALES
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store, sweep_partials
 from t2i_backdoor_bench.store.records import stored_records
 

@@ -20,7 +20,8 @@ from t2i_backdoor_bench.models.catalog import find_base
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running import settings
-from t2i_backdoor_bench.running.plan import Scale, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.store.folder import Store

@@ -22,7 +22,8 @@ from t2i_backdoor_bench.contract.hashing import digest, file_digest
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats import terminal
 from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.verify import leaves
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
