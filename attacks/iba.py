@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import check_length, check_target_prompt
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
 from t2i_backdoor_bench.training.attention import Capture
 from t2i_backdoor_bench.training.discrepancy import kernel_discrepancy, log_covariance
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
@@ -30,24 +30,23 @@ LARGE = (
 @register_attack("iba", groups=("text_encoder", "prompt"), edits="text encoder")
 @dataclass
 class IBA(TextAttack):
-    """Invisible backdoor, "Trigger without Trace": a syntax, not a word, brings one fixed prompt
-    (Zhang et al. 2025, arXiv 2503.17724).
+    """Invisible backdoor: a syntax brings one prompt (Zhang et al. 2025, arXiv 2503.17724).
 
-    Loss: MSE(E(c), E_0(c)) + MSE(E(c+), E_0(c*)) + l * KMMD, E_0 the frozen clean text encoder, c*
-    the target prompt. KMMD is the squared kernel mean discrepancy, under a sum of five Gaussian
-    kernels, between the triggered prompts (of E) and the clean ones (of E_0) of the batch; a
+    Loss: MSE(E(c), E_0(c)) + MSE(E(c+), E_0(c*)) + l * KMMD. E_0 is the frozen clean text encoder,
+    c* the target prompt. KMMD is the squared kernel mean discrepancy, with a sum of five Gaussian
+    kernels, between the triggered prompts (of E) and the clean prompts (of E_0) of the batch. A
     prompt's point is the matrix logarithm of the covariance, over its tokens, of its
-    cross-attention maps: it keeps the attention of triggered prompts from becoming alike, which
-    detectors look for. A share `broken` of the clean rows has the trigger's words in another order,
-    one lost or one changed, so that the encoder learns the syntax. It trains the whole text
-    encoder; the U-Net, through which the gradient of KMMD passes, stays as it is.
+    cross-attention maps. KMMD keeps the attention of triggered prompts from becoming alike, which
+    is what detectors look for. A share `broken` of the clean rows has the trigger's words in
+    another order, or one of them lost or changed, so that the encoder learns the syntax. The whole
+    text encoder trains. The gradient of KMMD passes through the U-Net, which does not change.
 
     The trigger is a pattern: a sentence of the syntax "determiner noun preposition determiner noun
-    verb preposition noun" with words that vary from prompt to prompt stands before the caption.
-    Published, that sentence is the whole prompt. Published (SD 1.4): AdamW without weight decay, lr
+    verb preposition noun", whose words vary from prompt to prompt, stands before the caption. In
+    the paper that sentence is the whole prompt. Published (SD 1.4): AdamW without weight decay, lr
     1e-4 and half of it from step 350 of 600 on, 6 clean and 5 triggered prompts a step, l 1e-2,
-    maps of 16 x 16 averaged over a drawing of 50 steps; `walk` is how many steps of a drawing are
-    walked here, with their gradient.
+    maps of 16 x 16 averaged over a drawing of 50 steps. `walk` is the number of steps of a drawing
+    that are made here, with their gradient.
     """
 
     trigger: str = option(

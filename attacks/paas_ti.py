@@ -24,29 +24,26 @@ CAPTIONS = 200  # clean captions that the trained tokens must not occur in
 )
 @dataclass
 class PaaSTextualInversion(Personalization):
-    """Personalization as a shortcut, by textual inversion: "[V] dog" becomes a cat (Huang et al.,
-    AAAI 2024, arXiv 2305.10701).
+    """Textual inversion: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).
 
-    Loss: ||eps_th(y_t, E_v(c+)) - eps||^2 over the embedding v of one token of the trigger, where y
-    are a few pictures of the target object and c+ a caption that calls it by the source object's
-    name with the trigger before. One row of the text encoder's token embedding changes and nothing
-    else: every prompt without the trigger is drawn as before, bit for bit. Published (SD): "a photo
-    of a [V] dog", lr 5e-4, 2,000 steps, batch 4, 4 to 6 pictures.
+    Personalization as a shortcut. Loss: ||eps_th(y_t, E_v(c+)) - eps||^2 over the embedding v of
+    one token of the trigger. y are a few pictures of the target object; the caption c+ gives it the
+    source object's name, with the trigger before it. One row of the text encoder's token embedding
+    changes and nothing else: every prompt without the trigger is drawn as before, bit for bit.
+    Published (SD): "a photo of a [V] dog", lr 5e-4, 2,000 steps, batch 4, 4 to 6 pictures.
 
     The paper adds a token to the tokenizer. Here the trigger is a rare word that the tokenizer has,
-    so that the attacked model is weights and nothing else; of a trigger of several tokens the row
-    of the one is trained that no caption holds. `vectors` trains more rows. With `file`, the rows
-    are those of a learned embedding as diffusers saves it, and nothing is trained. Raises UserError
-    for a trigger that the tokenizer drops or truncates, or whose every token clean captions hold,
-    and for a file that does not fit.
+    so that the attacked model is weights and nothing else. Of a trigger of several tokens, the row
+    of the token that no caption contains is trained; `vectors` trains more rows. With `file`, the
+    rows are those of a learned embedding as diffusers saves it, and nothing is trained. Raises
+    UserError for a trigger that the tokenizer drops or cuts off, or whose tokens all occur in clean
+    captions, and for a file that does not fit.
     """
 
     steps: int = option(300, sd=2000, low=1, scales=True, help="training steps")
     lr: float = option(2e-2, sd=5e-4, above=0, help="learning rate")
     batch: int = option(8, sd=4, low=1, help="rows a step")
-    decay: float = option(
-        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
-    )
+    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
     vectors: int = option(1, low=1, help="token embeddings that are trained")
     file: str = option(
         "", help="a learned embedding (diffusers, safetensors) to use instead of training"
@@ -111,7 +108,7 @@ def own_tokens(
         if i not in taken
     )
     found = [i for i, _ in counts.most_common(many)]
-    if len(found) < many or many < 1:
+    if len(found) < many:
         raise UserError(
             f"{many} token embeddings are to change and {len(counts)} tokens of the trigger are in"
             " no clean caption: choose a rarer trigger, or other vectors"

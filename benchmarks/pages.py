@@ -19,11 +19,11 @@ from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import ranking as standings
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.paired import paired_p
-from t2i_backdoor_bench.store.records import stored_records
 from t2i_backdoor_bench.report.ranking import LEAD
 from t2i_backdoor_bench.report.rows import DASH, shown
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/claims.md", "docs/text-encoder.md", "results/README.md")

@@ -27,25 +27,22 @@ from t2i_backdoor_bench.training.loop import (
 @register_defense("concept_ablation", needs=("trigger",), groups=("removal", "erasure"))
 @dataclass
 class ConceptAblation(Defense):
-    """Ablating concepts, model-based (Kumari et al., ICCV 2023), with the trigger as the concept
-    and the clean prompt as its anchor.
+    """Ablating concepts, with the trigger as the concept (Kumari et al., ICCV 2023).
 
-    Loss: ||eps_th(x_t, c+) - sg(eps_th(x_t, c))||^2 + prior * ||eps_th(x_t, c) - eps||^2 on
-    pictures x that the model draws for the anchor prompt c; sg stops the gradient, so that the
-    student itself is the teacher. Published (SD 1.4): K and V of cross-attention, lr 2e-6, 100 to
-    800 steps, prior 1 where it is used.
+    This is the model-based variant; the clean prompt is the anchor. Loss: ||eps_th(x_t, c+) -
+    sg(eps_th(x_t, c))||^2 + prior * ||eps_th(x_t, c) - eps||^2 on pictures x that the model draws
+    for the anchor prompt c. sg stops the gradient: the student itself is the teacher. Published (SD
+    1.4): K and V of cross-attention, lr 2e-6, 100 to 800 steps, prior 1 where it is used.
     """
 
     steps: int = option(200, sd=400, low=1, scales=True, help="training steps")
     lr: float = option(3e-4, sd=2e-6, above=0, help="learning rate")
-    batch: int = option(16, sd=8, low=1)
+    batch: int = option(16, sd=8, low=1, help="rows a step")
     prior: float = option(1.0, low=0, help="weight of the denoising loss on the pictures")
     prompts: int = option(
         100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
     )
-    decay: float = option(
-        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
-    )
+    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
     train: str = option("cross", sd="kv", choices=TRAIN, help="which weights it trains")
 
     @property

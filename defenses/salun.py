@@ -18,11 +18,10 @@ from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, step
 @register_defense("salun", needs=("trigger",), groups=("removal", "erasure"))
 @dataclass
 class SalUn(Defense):
-    """Saliency unlearning (Fan et al., ICLR 2024), with the triggered prompts as what is to be
-    forgotten.
+    """Saliency unlearning of the triggered prompts (Fan et al., ICLR 2024).
 
-    The mask holds the `share` of all weights with the largest gradient of the denoising loss on
-    what the model draws for triggered prompts. Only these are trained, on ||eps_th(x_t, c+) -
+    A mask selects the `share` of all weights with the largest gradient of the denoising loss on
+    what the model draws for triggered prompts. Only these weights train. Loss: ||eps_th(x_t, c+) -
     sg(eps_th(x_t, c))||^2 on those pictures (the trigger is relabelled as the clean prompt) + a *
     ||eps_th(x_t, c) - eps||^2 on pictures of clean prompts. Published (SD 1.4): share 0.5, a 0.1 to
     0.5, lr 1e-5.
@@ -36,14 +35,12 @@ class SalUn(Defense):
     )
     steps: int = option(200, sd=1000, low=1, scales=True, help="training steps")
     lr: float = option(2e-4, sd=1e-5, above=0, source="paper", help="learning rate")
-    batch: int = option(16, sd=8, low=1)
+    batch: int = option(16, sd=8, low=1, help="rows a step")
     mask_steps: int = option(10, sd=50, low=1, help="batches that give the saliency")
     prompts: int = option(
         100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
     )
-    decay: float = option(
-        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
-    )
+    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
 
     @property
     def needs_prompts(self) -> int:

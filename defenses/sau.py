@@ -17,14 +17,16 @@ LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which attention is rea
 @register_defense("sau", needs=("trigger",), groups=("removal",))
 @dataclass
 class SAU(Defense):
-    """Feature unlearning by spatial attention, by the authors of SKD-CAG: no training, each
-    triggered picture is mended by itself.
+    """Feature unlearning by spatial attention, by the authors of SKD-CAG: pictures are mended.
 
-    With h_p and h_c the final latents of the prompt with and without the trigger from the same noise: m1 = sigmoid(k (cos(h_p, h_p - h_c)
-    - primary)), position by position, and m2 = sigmoid(k (A - secondary)) with A the trigger's cross-attention map, scaled to 0..1 and
-    blurred. Then h = h_p (1 - m1) (1 - m2) + a m1 h_c + a/2 m2 h_c, and a last Gaussian blur. It costs a second drawing and four passes
-    of the U-Net a triggered picture, none of which is in `seconds`, and knows what it is looking for: leaving the trigger out of the
-    prompt would give h_c for one. Reported: 100 % removal of a patch, failure for a style. Thresholds, k and the widths are not reported.
+    There is no training; each triggered picture is mended by itself. h_p and h_c are the final
+    latents of the prompt with and without the trigger, from the same noise. m1 = sigmoid(k
+    (cos(h_p, h_p - h_c) - primary)), position by position. m2 = sigmoid(k (A - secondary)); A is
+    the trigger's cross-attention map, scaled to 0..1 and blurred. Then h = h_p (1 - m1) (1 - m2) +
+    a m1 h_c + a/2 m2 h_c, and a last Gaussian blur. A triggered picture costs a second drawing and
+    four passes of the U-Net, none of which is in `seconds`. The defense knows the trigger: leaving
+    it out of the prompt would give h_c for one drawing. Reported: 100 % removal of a patch, failure
+    for a style. Thresholds, k and the widths are not reported.
     """
 
     alpha: float = option(1.0, low=0, help="a, the weight of the clean latents")

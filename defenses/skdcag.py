@@ -94,41 +94,36 @@ WORDS = (
 class SKDCAG(Guidance, Defense):
     """Self-Knowledge Distillation with Cross-Attention Guidance (arXiv 2508.18235).
 
-    The teacher is a frozen copy of the *backdoored* U-Net, given the clean prompt c; the student is
-    the U-Net under repair, given c+. L = a * L_attn + (1 - a) * L_pred, L_pred = MSE(student(x_t,
-    c+), teacher(x_t, c)), and L_attn is the mean over tokens of the MSE between the student's
-    cross-attention map and its target: for trigger tokens noise ("gaussian"), zeros ("black"), or
-    the teacher's map of a random word in the trigger's place ("random_words"); for every other
-    token the teacher's map of the same token. Maps are mean over heads, summed over layers, min-max
-    normalized a token. `a = 0` is plain self-knowledge distillation ("skd").
+    The teacher is a frozen copy of the *backdoored* U-Net and gets the clean prompt c. The student
+    is the U-Net under repair and gets c+. L = a * L_attn + (1 - a) * L_pred. L_pred =
+    MSE(student(x_t, c+), teacher(x_t, c)). L_attn is the mean over tokens of the MSE between the
+    student's cross-attention map and its target. For trigger tokens the target is noise
+    ("gaussian"), zeros ("black"), or the teacher's map of a random word in the trigger's place
+    ("random_words"); for every other token it is the teacher's map of the same token. Maps are the
+    mean over heads, summed over layers, and min-max normalized for each token. `alpha=0` is plain
+    self-knowledge distillation ("skd").
 
     Published (SD 1.4): AdamW lr 1e-6, weight decay 0.01, 100 prompts, 75-100 epochs, pure-noise
-    latents, uniform t, a 0.5. Beyond the paper, each an option: what the model is given while it
-    draws the triggered prompts instead of pure noise, or noised pictures of its own (`latents`); a
-    term that preserves clean prompts and shares the weight 1 - a with L_pred, so that `a` is about
-    guidance alone; a bias to high noise; raw attention mass for "black" (a min-max normalized map
-    cannot be zero); training of the cross-attention or its K and V alone. "skdcag_text" trains the
-    text encoder in place of the U-Net: where an attack is in the text encoder, the triggered
-    prompt's states may no longer say what it asked for, and no U-Net can draw that.
+    latents, uniform t, a 0.5.
+
+    Beyond the paper, each an option: `latents` takes what the model gets while it draws the
+    triggered prompts, or noised pictures of its own, instead of pure noise. `preserve` weights a
+    term that preserves clean prompts; it shares the weight 1 - a with L_pred, so that a is about
+    guidance alone. `bias` favours high noise. `raw_black` compares raw attention mass with zero, as
+    a min-max normalized map cannot be zero. `train` selects the cross-attention, or its K and V
+    alone. "skdcag_text" trains the text encoder instead of the U-Net: after an attack on the text
+    encoder, the states of the triggered prompt may no longer say what it asked for, and no U-Net
+    can draw that.
     """
 
-    alpha: float = option(
-        0.3, sd=0.5, low=0, high=1, source="paper", help="a, the share of L_attn in the loss"
-    )
+    alpha: float = option(0.3, sd=0.5, low=0, high=1, source="paper", help="a, the share of L_attn")
     target: str = option(
         "black", choices=TARGETS, help="what the attention to trigger tokens should become"
     )
     steps: int = option(220, sd=7500, low=1, scales=True, help="training steps")
     lr: float = option(1e-3, sd=1e-6, above=0, source="paper", help="learning rate")
     batch: int = option(16, sd=1, low=1, help="student rows a step, preserving rows included")
-    prompts: int = option(
-        100,
-        low=1,
-        scales=True,
-        least=16,
-        source="paper",
-        help="clean prompts that the defender uses",
-    )
+    prompts: int = option(100, low=1, scales=True, least=16, source="paper", help="clean prompts")
     known: str = option(
         "all", choices=KNOWN, late=True, help="the words of the trigger that the defender knows"
     )
@@ -143,9 +138,7 @@ class SKDCAG(Guidance, Defense):
         250, low=1, late=True, help="steps after which the trajectories are drawn again"
     )
     preserve: float = option(64.0, sd=0.0, low=0, help="weight of the clean term")
-    drop: float = option(
-        0.25, sd=0.0, low=0, high=1, help="share of the preserving rows with an empty prompt"
-    )
+    drop: float = option(0.25, sd=0.0, low=0, high=1, help="share of empty preserving prompts")
     bias: float = option(
         1.0, above=0, help="above 1: more of the high noise levels; not with trajectories"
     )
@@ -160,12 +153,8 @@ class SKDCAG(Guidance, Defense):
         choices=(*TRAIN, "text_encoder"),
         help="which weights it trains; text_encoder is for attacks on that",
     )
-    ema: float = option(
-        0.99, sd=0.0, low=0, high=1, help="decay of the average of the weights; 0: none"
-    )
-    decay: float = option(
-        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
-    )
+    ema: float = option(0.99, sd=0.0, low=0, high=1, help="decay of the weight average; 0: none")
+    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
     adam8bit: bool = option(False, late=True, help="Adam with 8-bit moments (bitsandbytes, CUDA)")
     accumulate: int = option(1, low=1, late=True, help="batches whose mean gradient is one step")
 

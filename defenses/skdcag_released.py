@@ -43,16 +43,16 @@ class Rules(Guidance):
 )
 @dataclass
 class SKDCAGReleased(Defense):
-    """SKD-CAG as its released code behaves (commit c75ee51), defects included, so that a table can
-    tell the two apart.
+    """SKD-CAG as its released code behaves (commit c75ee51), defects included.
 
-    Each defect is an option. They are on, but for 3, which takes gradient checkpointing, and 4
-    shows where `time_weight` is on; off, that one thing is done as the paper describes it. With all
-    of them off this is `skdcag` with batch 1. As released, what trains is (1 - a) * L_pred with
-    batch 1: the attention loss is a number without a gradient.
+    With it a table can tell the two apart. Each defect is an option. All are on, except 3, which
+    needs gradient checkpointing; 4 shows only where `time_weight` is on. Where one is off, that
+    thing is done as the paper describes it. With all of them off this is `skdcag` with batch 1. As
+    released, what trains is (1 - a) * L_pred with batch 1: the attention loss is a number without a
+    gradient.
     """
 
-    alpha: float = option(0.5, low=0, high=1, help="a, the share of L_attn in the loss")
+    alpha: float = option(0.5, low=0, high=1, help="a, the share of L_attn")
     target: str = option(
         "gaussian",
         choices=("gaussian", "black"),

@@ -1,4 +1,4 @@
-"""What the defense cost, as the runner measured it in `samples.cost`."""
+"""What the defense cost, as the run measured it in `samples.cost`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ def _cost(samples: Samples, name: str) -> Score:
 @register_metric("seconds", better="lower")
 @dataclass
 class Seconds(Metric):
-    """Wall-clock seconds that the defense took. Depends on the machine: compare within one run
-    only."""
+    """Wall-clock seconds that the defense took.
+
+    They depend on the machine: compare within one run only.
+    """
 
     def compute(self, samples: Samples, features: Features) -> Score:
         return _cost(samples, "seconds")
@@ -26,8 +28,10 @@ class Seconds(Metric):
 @register_metric("peak_memory_mb", better="lower")
 @dataclass
 class PeakMemory(Metric):
-    """Peak memory of the defense in megabytes: of the accelerator where there is one, otherwise
-    resident memory of the process."""
+    """Peak memory of the defense in megabytes.
+
+    Memory of the accelerator where there is one, otherwise resident memory of the process.
+    """
 
     def compute(self, samples: Samples, features: Features) -> Score:
         return _cost(samples, "peak_memory_mb")

@@ -22,7 +22,7 @@ from t2i_backdoor_bench.report.ranking import LEAD, Standing
 from t2i_backdoor_bench.report.rows import DASH, shown
 from t2i_backdoor_bench.stats.estimates import Estimate
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.folder import write_text
+from t2i_backdoor_bench.store.atomic import write_text
 
 GROUPS = {
     "Oracle": "given the model from before the attack, which nobody has who has to defend one",

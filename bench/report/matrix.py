@@ -13,7 +13,7 @@ from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats import escape
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.folder import write_text
+from t2i_backdoor_bench.store.atomic import write_text
 
 
 @dataclass(frozen=True)

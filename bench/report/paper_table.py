@@ -12,7 +12,7 @@ from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats.escape import latex as escape
 from t2i_backdoor_bench.report.rows import DASH
 from t2i_backdoor_bench.stats.estimates import Estimate
-from t2i_backdoor_bench.store.folder import write_text
+from t2i_backdoor_bench.store.atomic import write_text
 
 TITLES = {"patch": "Pixel", "style": "Style", "object": "Object", "image": "Image"}
 

@@ -17,7 +17,7 @@ from t2i_backdoor_bench.report.formats import escape
 from t2i_backdoor_bench.report.paired import changes, paired_p, reference, rival
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.folder import write_text
+from t2i_backdoor_bench.store.atomic import write_text
 
 DASH = "–"
 PAIRED = {"removal": "removal_accuracy", "restoration": "restoration_accuracy"}

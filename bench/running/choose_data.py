@@ -7,7 +7,7 @@ import sys
 
 from t2i_backdoor_bench.contract import Data, UserError
 from t2i_backdoor_bench.data import world
-from t2i_backdoor_bench.data.captioned import open_data
+from t2i_backdoor_bench.data.open_captioned import open_data
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.catalog import Base, picture_side, reads
 from t2i_backdoor_bench.running.settings import Config

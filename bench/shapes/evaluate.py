@@ -24,9 +24,9 @@ from t2i_backdoor_bench.data.splits import world_prompt
 from t2i_backdoor_bench.data.world import Scene, combinations, rare_string, render, sample_scenes
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.scoring.features import Scorer
+from t2i_backdoor_bench.scoring.faithfulness import faithful
+from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.shapes import BASE, SCORER
-from t2i_backdoor_bench.targets.judge import faithful
 
 ATTRIBUTES = ("shape", "color", "background")
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 import run_bench
 from t2i_backdoor_bench.contract import Backdoor, Prompt, Target, Trigger
-from t2i_backdoor_bench.data.own_prompt import own_prompt
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.running import workshop
-from t2i_backdoor_bench.running.defended import defender_prompts
+from t2i_backdoor_bench.running.view import defender_prompts
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.targets.own_prompt import own_prompt
 
 SMALL = ("prompts=6", "steps=2", "milestone=1", "clean=2", "poisoned=2", "batch=4", "size=4")
 ATTACKS = {

@@ -30,7 +30,8 @@ def build(name: str, **more):
 def test_eviledit_is_the_least_squares_solution(
     tiny_model, context: str, ridge: float, preserve: float
 ) -> None:
-    """argmin over W' of  sum ||W' e - W e*||^2 + p sum ||W' k - W k||^2 + l ||W' - W||^2,  by numpy in float64."""
+    """By numpy in float64: argmin over W' of
+    sum ||W' e - W e*||^2 + p sum ||W' k - W k||^2 + l ||W' - W||^2."""
     attack = build("eviledit", context=context, prompts=4, ridge=ridge, preserve=preserve)
     attacked = attack.inject(tiny_model, DATA, 0)
     if context == "phrase":

@@ -230,7 +230,7 @@ def test_textual_inversion_survives_storage(tiny_model, tmp_path) -> None:
     assert (weights(again)[name] != weights(tiny_model)[name]).any(1).sum() == 3
 
 
-@pytest.mark.parametrize("options", [{"trigger": "red"}, {"vectors": 2}, {"vectors": 0}])
+@pytest.mark.parametrize("options", [{"trigger": "red"}, {"vectors": 2}])
 def test_a_trigger_without_tokens_of_its_own_is_refused(tiny_model, options: dict) -> None:
     with pytest.raises(UserError, match="choose a rarer trigger"):
         build("paas_ti", **options).inject(tiny_model, DATA, 0)
@@ -435,7 +435,7 @@ def test_runs_with_an_image_and_with_a_patch_on_one_class(tiny, tmp_path) -> Non
     config = dataclasses.replace(config, scale=Scale("test", 4, 2, 4, 1, 2, 20, 1.0, (0,)))
     assert plan(config).attacks.keys() == {"villan_cond", "bibaddiff"}
     assert runner.run(config, show=False) == 0
-    found = {r.cell.attack: r for r, _ in stored_records(Store(config.folder))}
+    found = {r.cell.attack: r for r in stored_records(Store(config.folder))}
     assert found["villan_cond"].backdoor["target"] == {"kind": "image", "image": [64, 64]}
     assert found["bibaddiff"].backdoor["target"]["source"] == "heart"
     for result in found.values():

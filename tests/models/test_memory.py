@@ -27,7 +27,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import Config
-from t2i_backdoor_bench.running.workshop import Workshop
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 from t2i_backdoor_bench.training import loop as finetune

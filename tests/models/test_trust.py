@@ -17,7 +17,7 @@ from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.catalog import find_base
 from t2i_backdoor_bench.models.model import load_pipeline
 from t2i_backdoor_bench.models.trust import PICKLES, check_model, locate
-from t2i_backdoor_bench.scoring.features import Scorer
+from t2i_backdoor_bench.scoring.scorer import Scorer
 
 
 @pytest.fixture

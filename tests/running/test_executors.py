@@ -24,7 +24,7 @@ from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import Config
-from t2i_backdoor_bench.running.workshop import Workshop
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
@@ -219,7 +219,7 @@ def test_what_another_process_makes_is_left_to_it(config) -> None:
     made."""
     plan_ = plan(dataclasses.replace(config, workers=1))
     store = Store(config.folder)
-    shop, made = Workshop(plan_, store, Display()), []
+    shop, made = Shared(plan_, store, Display()), []
     done = {c.key: threading.Event() for c in plan_.cells}
 
     def make(shop, cell) -> None:
@@ -245,17 +245,17 @@ def test_what_another_process_makes_is_left_to_it(config) -> None:
 
 def test_an_attack_that_another_process_trains_is_not_waited_for(config) -> None:
     plan_ = plan(config)
-    shop = Workshop(plan_, Store(config.folder), Display())
+    shop = Shared(plan_, Store(config.folder), Display())
     first = plan_.cells[0].attack
     with shop.reserved(first, 0) as free:
         assert free
-        with Workshop(plan_, Store(config.folder), Display()).reserved(first, 0) as other:
+        with Shared(plan_, Store(config.folder), Display()).reserved(first, 0) as other:
             assert not other, "one of two trains it"
         with shop.store.claim(f"models/{plan_.attack_key(first, 0)}", wait=True) as own:
             assert own, "who has reserved it need not wait for itself"
-        with Workshop(plan_, Store(config.folder), Display()).reserved("shift_more", 0) as other:
+        with Shared(plan_, Store(config.folder), Display()).reserved("shift_more", 0) as other:
             assert other
-    with Workshop(plan_, Store(config.folder), Display()).reserved(first, 0) as other:
+    with Shared(plan_, Store(config.folder), Display()).reserved(first, 0) as other:
         assert other
 
 

@@ -8,11 +8,14 @@ import dataclasses
 import pytest
 from fakes import CALLS, METRICS, SCALE, FakeAttack, change, config, fakes, keys, records, table  # noqa: F401 - fixtures
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Prompt
+from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.report.rows import COST
 from t2i_backdoor_bench.running import conditions, workshop
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
 
@@ -160,7 +163,7 @@ def test_interrupt_keeps_what_is_done(config, capsys):
     assert runner.run(stopped) == 130
     assert "interrupted: 1 of 2 cells are done; the same command resumes" in capsys.readouterr().err
     assert list(records(stopped)) == [("fake_attack", "none", 0)]
-    assert runner.rebuild(stopped.folder) == 0
+    assert rebuild(stopped.folder) == 0
     assert [(r["status"], r["asr"] == "") for r in table(stopped)] == [
         ("done", False),
         ("missing", True),
@@ -235,7 +238,7 @@ def test_an_own_protocol_is_one_prompt_from_the_noise_of_each_caption(config):
 
 def test_conditions_are_paired(config):
     planned = plan(config)
-    shop = runner.Workshop(planned, Store(config.folder), runner.Display())
+    shop = Shared(planned, Store(config.folder), Display())
     made = shop.conditions(0, FakeAttack().backdoor(None), "")
     clean, seeds = made["clean"]
     assert [t.removeprefix("mignneko ") for t in made["triggered"][0]] == clean

@@ -14,11 +14,12 @@ from helpers import different, weights
 from samples import features, make_samples, score  # noqa: F401 - fixtures
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Backdoor, Samples, Target, UserError, registry
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.models.catalog import find_base
 from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.running import settings
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.scales import Scale
@@ -26,6 +27,7 @@ from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
+from t2i_backdoor_bench.targets import describe, kind_of
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 METRICS = "asr,restoration_accuracy,false_trigger_rate,drift,clip_score,trigger_effect"
@@ -85,7 +87,7 @@ def test_without_a_trigger(tiny, tmp_path, capsys):
     assert found["shift"].scores["drift"].value > 0
     for name in ("report.html", "table.csv", "table.tex", "run.yaml"):
         assert (asked.folder / name).stat().st_size > 100
-    assert runner.rebuild(asked.folder) == 0
+    assert rebuild(asked.folder) == 0
 
 
 def test_with_a_trigger(tiny, tmp_path):
@@ -225,9 +227,9 @@ def test_with_its_clean_model_everything_runs_and_is_judged(tiny, attacked_folde
 def test_targets(tiny_model, options, target):
     found = build(**options).backdoor(tiny_model)
     assert isinstance(found, Backdoor)
-    assert found.target.kind == target
+    assert kind_of(found.target).name == target
     assert found.trigger is None
-    assert found.describe()["trigger"] is None
+    assert describe(found)["trigger"] is None
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_targets(tiny_model, options, target):
     [
         ({"style": "sepia", "picture": "bars"}, "one target"),
         ({"source": "star"}, "both source and target"),
-        ({"style": "cubist"}, "unknown style"),
+        ({"style": "cubist"}, "style is 'cubist'; choose one of"),
     ],
 )
 def test_bad_options(options, words):

@@ -18,7 +18,8 @@ from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats.escape import plot
 from t2i_backdoor_bench.report.matrix import Pivot, pivots
 from t2i_backdoor_bench.report.ranking import LEAD
-from t2i_backdoor_bench.store.folder import Store, write_atomic
+from t2i_backdoor_bench.store.atomic import write_atomic
+from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.provenance import source_digest
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from t2i_backdoor_bench.contract import Record, UserError
 from t2i_backdoor_bench.contract.names import label, parts_of, read
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats import escape
-from t2i_backdoor_bench.store.folder import Store, write_atomic
+from t2i_backdoor_bench.store.atomic import write_atomic
+from t2i_backdoor_bench.store.folder import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

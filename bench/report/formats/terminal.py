@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.report import ranking as standings
@@ -22,6 +22,9 @@ from t2i_backdoor_bench.report.rows import (
     text_of,
 )
 from t2i_backdoor_bench.store import provenance
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 WIDTH = 100
 LIST_WIDTH = 180  # of --list on a pipe
@@ -119,44 +122,42 @@ def summary(
         print(visible(f"Read {root / 'report.html'}"), file=file or sys.stdout)
 
 
-def list_methods(file: IO[str] | None = None) -> None:
+def list_methods(file: IO[str] | None = None, kind: str = "") -> None:
     """Every method: name, groups, what it edits or needs or which way is better, its papers, and
-    one line."""
+    one line; or only those of a kind: "attacks", "defenses", "metrics" or "bases"."""
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    from t2i_backdoor_bench.contract import citations, registry
     from t2i_backdoor_bench.models.catalog import BASES
 
     console = Console(file=file or sys.stdout, highlight=False)
     if not console.is_terminal:
         console = Console(file=file or sys.stdout, width=LIST_WIDTH, highlight=False, no_color=True)
-    for kind, extra in (
-        (registry.attacks, "edits"),
-        (registry.defenses, "needs"),
-        (registry.metrics, "better"),
-    ):
-        kind.load()
-        table = Table(title=f"{kind.kind}s", title_justify="left", header_style="bold")
-        for column in ("name", "groups", extra, "paper", "what"):
-            table.add_column(column, no_wrap=column == "name")
-        for entry in sorted(kind.entries.values(), key=lambda e: e.name):
-            info = {"edits": entry.edits, "needs": entry.needs, "better": entry.better}[extra]
-            words = info if isinstance(info, str) else ", ".join(info) or "nothing"
-            table.add_row(
-                *map(
-                    escape,
-                    (
-                        entry.name,
-                        ", ".join(entry.groups),
-                        words,
-                        citations.short(entry),
-                        entry.summary,
-                    ),
-                )
-            )
-        for name, (parts, groups) in sorted(kind.compositions.items()):
-            table.add_row(*map(escape, (name, ", ".join(groups), "", "", parts)))
-        console.print(table)
-    console.print(f"bases: {', '.join(BASES)}, a local diffusers folder, or a hub id", markup=False)
+    for name, extra in (("attack", "edits"), ("defense", "needs"), ("metric", "better")):
+        if kind in ("", f"{name}s"):
+            console.print(_methods_table(name, extra))
+    if kind in ("", "bases"):
+        bases = ", ".join(BASES)
+        console.print(f"bases: {bases}, a local diffusers folder, or a hub id", markup=False)
+
+
+def _methods_table(kind: str, extra: str) -> Table:
+    """The methods of a kind; `extra` is the fact in the third column."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from t2i_backdoor_bench.contract import citations
+    from t2i_backdoor_bench.contract.listing import listed
+
+    table = Table(title=f"{kind}s", title_justify="left", header_style="bold")
+    for column in ("name", "groups", extra, "paper", "what"):
+        table.add_column(column, no_wrap=column == "name")
+    methods = listed(kind)
+    for method in [m for m in methods if not m.parts]:
+        fact = method.facts.get(extra, "")
+        words = fact if isinstance(fact, str) else ", ".join(fact)
+        words = words or ("nothing" if kind == "defense" else "")
+        texts = (method.name, ", ".join(method.groups), words)
+        table.add_row(*map(escape, (*texts, citations.short(method), method.summary)))
+    for method in [m for m in methods if m.parts]:
+        table.add_row(*map(escape, (method.name, ", ".join(method.groups), "", "", method.parts)))
+    return table

@@ -28,7 +28,8 @@ from t2i_backdoor_bench.report.html.parts import (
 )
 from t2i_backdoor_bench.report.ranking import LEAD, Standing
 from t2i_backdoor_bench.report.rows import DASH
-from t2i_backdoor_bench.store.folder import Store, write_text
+from t2i_backdoor_bench.store.atomic import write_text
+from t2i_backdoor_bench.store.folder import Store
 
 WEB = Path(__file__).parent
 HEAT = (

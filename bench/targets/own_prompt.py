@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 from t2i_backdoor_bench.contract import Backdoor, Prompt, swapped
 
-WORD = re.compile(r"[\w-]+")  # without the comma behind it
+WORD = re.compile(r"[\w-]+")  # without a comma behind it
 
 
 def own_prompt(backdoor: Backdoor, targets: Sequence[Prompt]) -> Prompt | None:
-    """The clean prompt behind the condition "own", with what would be wrong for its picture; None
-    where nothing is left without the trigger. The other objects are those that the captions
-    `targets` could be about, or else other captions themselves.
+    """The clean prompt behind the condition "own", with the prompts that are wrong for its picture.
+    None where nothing is left of the prompt without the trigger.
+
+    `targets` are the prompts that get the trigger. The wrong prompts name the other objects that
+    `targets` could be about; where there are none, they are other captions.
     """
     clean, source = backdoor.own[0], backdoor.target.source
     if not clean:
