@@ -121,6 +121,15 @@ def config(tmp_path, tiny):
     )
 
 
+def forbid_drawing(monkeypatch):
+    """Fail where a picture of a cell, or of the model before the attack, is drawn."""
+    for module in ("pictures", "clean"):
+        monkeypatch.setattr(
+            f"t2i_backdoor_bench.running.{module}.draw",
+            lambda *args: pytest.fail("generated again"),
+        )
+
+
 def records(config):
     store = Store(config.folder)
     found = [store.read_result(c.key) for c in plan(config).cells]

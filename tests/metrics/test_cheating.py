@@ -11,7 +11,7 @@ from fakes import METRICS, SCALE, FakeAttack, change, records
 
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import NEEDS, Trigger, Undeclared, defenses, registry
-from t2i_backdoor_bench.running import defended as defending
+from t2i_backdoor_bench.running import view as defending
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.settings import Config

@@ -375,7 +375,7 @@ def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(
     monkeypatch.setattr("t2i_backdoor_bench.training.denoising.fit", noted("train", fit))
     monkeypatch.setattr("diffusers.AutoencoderKL.encode", noted("encode", AutoencoderKL.encode))
     monkeypatch.setattr("diffusers.AutoencoderKL.decode", noted("decode", AutoencoderKL.decode))
-    opened = Workshop.load
+    opened = Shared.load
 
     def load(shop) -> None:
         opened(shop)
@@ -387,7 +387,7 @@ def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(
             }
         )
 
-    monkeypatch.setattr(Workshop, "load", load)
+    monkeypatch.setattr(Shared, "load", load)
     scale = Scale("test", 4, 0, 0, 0, 1, 4, 1.0, (0,))
     steps = (
         "badt2i_pixel.steps=2",
