@@ -410,8 +410,8 @@ def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
     for memory in ((), ("offload",)):
         run = dataclasses.replace(config, memory=memory, out=tmp_path / f"run{len(memory)}")
         assert runner.run(run, show=False) == 0
-        ((result, _),) = stored_records(Store(run.folder))
-        found.append({k: v.value for k, v in result.scores.items()})
+        (record,) = stored_records(Store(run.folder))
+        found.append({k: v.value for k, v in record.scores.items()})
         if not memory:
             assert {gone for _, gone in log} == {frozenset()}
             log.clear()
