@@ -1,4 +1,4 @@
-"""`python -m t2i_backdoor_bench`: the command."""
+"""`python -m t2i_backdoor_bench` is the command."""
 
 import sys
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
@@ -45,6 +45,6 @@ def read_table(folder: str | Path) -> pd.DataFrame:
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}")
     records = stored_records(Store(folder))
-    frame = pd.DataFrame(tables.rows(records)) if records else pd.DataFrame()
+    frame = pd.DataFrame(rows(records)) if records else pd.DataFrame()
     frame.attrs = {"folder": str(folder), "report": str(folder / "report.html")}
     return frame

@@ -170,9 +170,10 @@ def execute(arguments: list[str]) -> int:
         print(importlib.metadata.version("t2i-backdoor-bench"))
         return 0
     if flags.pop("list", False):
-        from t2i_backdoor_bench.report.formats.terminal import list_methods
+        from t2i_backdoor_bench.models.catalog import BASES
+        from t2i_backdoor_bench.report.formats import method_list
 
-        list_methods(kind=kind)
+        method_list.show(list(BASES), only=kind)
         return 0
     if folder := flags.pop("verify", None):
         from t2i_backdoor_bench.report.changed import changed_tables

@@ -24,9 +24,11 @@ from typing import Any
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract import names as naming
-from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.figures.plots import COLORS, MARKERS, STYLE, TEXT, new, save
-from t2i_backdoor_bench.report.rows import shown
+from t2i_backdoor_bench.report.figures.style import COLORS, MARKERS, STYLE, TEXT, new_figure, save
+from t2i_backdoor_bench.report.numbers import shown
+from t2i_backdoor_bench.report.paired import paired_p
+from t2i_backdoor_bench.report.rows import by_row
+from t2i_backdoor_bench.report.rows import rows as rows_of
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.scales import SCALES
 from t2i_backdoor_bench.running.settings import Config
@@ -232,8 +234,8 @@ def against(question: Question, i: int) -> str | None:
 
 def markdown(question: Question, attack: str, records: Sequence[Record]) -> str:
     """A table of the question on one attack."""
-    rows = {row["defense"]: row for row in tables.rows(records)}
-    groups = {defense: cells for (_, _, defense), cells in tables.groups(records).items()}
+    rows = {row["defense"]: row for row in rows_of(records)}
+    groups = {defense: cells for (_, _, defense), cells in by_row(records).items()}
     lines = [
         f"`{attack}`\n",
         "| | Seeds | RA % | Restored % | FTR % | FID | CLIP | p |",
@@ -246,7 +248,7 @@ def markdown(question: Question, attack: str, records: Sequence[Record]) -> str:
             continue
         rival = against(question, i) if i >= 0 else None
         p = (
-            tables.paired_p(groups[name], groups[rival], "restoration_accuracy")
+            paired_p(groups[name], groups[rival], "restoration_accuracy")
             if rival in groups
             else None
         )
@@ -275,15 +277,14 @@ def share(row: dict[str, Any], metric: str) -> str:
 
 def figure(store: Store, device: str) -> Any:
     """Restoration against alpha, steps and prompts."""
-    drawn = new(TEXT, 2.4)
+    drawn = new_figure(TEXT, 2.4)
     for k, (name, label) in enumerate(
         (("alpha", "share of the attention loss"), ("steps", "steps"), ("prompts", "prompts"))
     ):
         axes, question = drawn.add_subplot(1, 3, k + 1), QUESTIONS[name]
         for a, attack in enumerate(question.attacks):
             rows = {
-                row["defense"]: row
-                for row in tables.rows(records_of(question, attack, store, device))
+                row["defense"]: row for row in rows_of(records_of(question, attack, store, device))
             }
             for m, method in enumerate(("skd", "skdcag")):
                 points = []

@@ -20,7 +20,16 @@ def clip_scores(samples: Samples, features: Features, condition: str) -> np.ndar
     return scores[served(samples, condition)]
 
 
-@register_metric("clip_score", better="higher")
+@register_metric(
+    "clip_score",
+    better="higher",
+    title="CLIP score",
+    short="CLIP",
+    group="quality",
+    order=70,
+    tables=("csv", "main", "attacks", "leaderboard", "heat", "sweep"),
+    about="How well pictures of clean prompts fit the prompts, by the network that the table names.",
+)
 @dataclass
 class ClipScore(Metric):
     """CLIP score (Hessel et al. 2021), 100 x cosine, of clean pictures and their prompts.
@@ -35,7 +44,15 @@ class ClipScore(Metric):
         )
 
 
-@register_metric("clip_score_triggered", better="higher")
+@register_metric(
+    "clip_score_triggered",
+    better="higher",
+    title="CLIP score of triggered pictures",
+    short="CLIP triggered",
+    group="quality",
+    order=75,
+    tables=("csv",),
+)
 @dataclass
 class ClipScoreTriggered(Metric):
     """CLIP score of triggered pictures and their prompts without the trigger.

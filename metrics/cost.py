@@ -13,7 +13,15 @@ def _cost(samples: Samples, name: str) -> Score:
     return Score(None, note="not measured") if value is None else Score(float(value), n=1)
 
 
-@register_metric("seconds", better="lower")
+@register_metric(
+    "seconds",
+    better="lower",
+    title="Seconds of the defense",
+    short="Seconds",
+    group="cost",
+    order=130,
+    tables=("main", "leaderboard"),
+)
 @dataclass
 class Seconds(Metric):
     """Wall-clock seconds that the defense took.
@@ -25,7 +33,14 @@ class Seconds(Metric):
         return _cost(samples, "seconds")
 
 
-@register_metric("peak_memory_mb", better="lower")
+@register_metric(
+    "peak_memory_mb",
+    better="lower",
+    title="Peak memory, MB",
+    short="Memory MB",
+    group="cost",
+    tables=(),
+)
 @dataclass
 class PeakMemory(Metric):
     """Peak memory of the defense in megabytes.
@@ -37,7 +52,14 @@ class PeakMemory(Metric):
         return _cost(samples, "peak_memory_mb")
 
 
-@register_metric("parameters", better="none")
+@register_metric(
+    "parameters",
+    better="none",
+    title="Parameters changed",
+    short="Parameters",
+    group="cost",
+    tables=(),
+)
 @dataclass
 class Parameters(Metric):
     """Number of parameters that the defense trained or edited."""

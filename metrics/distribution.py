@@ -60,7 +60,16 @@ def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
     return Score(max(0.0, float(metric.compute())), n=n, network=network)
 
 
-@register_metric("fid", better="lower")
+@register_metric(
+    "fid",
+    better="lower",
+    title="FID",
+    short="FID",
+    group="quality",
+    order=50,
+    tables=("csv", "main", "attacks", "leaderboard", "heat", "sweep"),
+    about="Distance of the pictures of clean prompts to real ones, by the network that the table names.",
+)
 @dataclass
 class Fid(Metric):
     """Frechet distance (Heusel et al. 2017) of clean pictures to held-out real ones.
@@ -79,7 +88,14 @@ class Fid(Metric):
         )
 
 
-@register_metric("fid_before", better="lower")
+@register_metric(
+    "fid_before",
+    better="lower",
+    title="FID to the model before the attack",
+    short="FID before",
+    group="quality",
+    tables=(),
+)
 @dataclass
 class FidBefore(Metric):
     """Frechet distance of clean pictures to those of the model before the attack.
@@ -99,7 +115,17 @@ class FidBefore(Metric):
         )
 
 
-@register_metric("fid_added", better="lower", percent=True, only="undefended")
+@register_metric(
+    "fid_added",
+    better="lower",
+    percent=True,
+    only="undefended",
+    title="FID that the attack adds",
+    short="FID added",
+    group="quality",
+    order=55,
+    tables=("attacks",),
+)
 @dataclass
 class FidAdded(Metric):
     """What the attack does to `fid`, as a share of the FID before the attack.
@@ -130,7 +156,15 @@ class FidAdded(Metric):
         return replace(now, value=now.value / before.value - 1)
 
 
-@register_metric("fid_inception", better="lower", weights="T2I_INCEPTION_WEIGHTS")
+@register_metric(
+    "fid_inception",
+    better="lower",
+    weights="T2I_INCEPTION_WEIGHTS",
+    title="FID on Inception features",
+    short="FID Inception",
+    group="quality",
+    tables=(),
+)
 @dataclass
 class FidInception(Metric):
     """The published FID: clean against real pictures on Inception v3 features.
@@ -160,7 +194,9 @@ class FidInception(Metric):
         return frechet(features.inception_images(samples.real), fake, features.inception.name)
 
 
-@register_metric("kid", better="lower")
+@register_metric(
+    "kid", better="lower", title="KID", short="KID", group="quality", order=60, tables=("csv",)
+)
 @dataclass
 class Kid(Metric):
     """Kernel distance (Binkowski et al. 2018) of clean pictures to real ones.

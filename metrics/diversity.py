@@ -14,7 +14,15 @@ from t2i_backdoor_bench.stats.estimates import mean
 from t2i_backdoor_bench.targets.cosines import unit
 
 
-@register_metric("diversity", better="higher")
+@register_metric(
+    "diversity",
+    better="higher",
+    title="Diversity",
+    short="Diversity",
+    group="quality",
+    order=80,
+    tables=("csv", "main"),
+)
 @dataclass
 class Diversity(Metric):
     """Mean pairwise perceptual distance (0..2) among pictures of one prompt.
@@ -44,7 +52,9 @@ class Diversity(Metric):
         return mean(np.array(distances), features.name)
 
 
-@register_metric("vendi", better="higher")
+@register_metric(
+    "vendi", better="higher", title="Vendi score", short="Vendi", group="quality", tables=()
+)
 @dataclass
 class Vendi(Metric):
     """Vendi score (Friedman and Dieng 2023): the effective number of different clean pictures.

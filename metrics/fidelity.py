@@ -12,7 +12,15 @@ from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.stats.estimates import mean, proportion
 
 
-@register_metric("prompt_fidelity", better="higher", percent=True)
+@register_metric(
+    "prompt_fidelity",
+    better="higher",
+    percent=True,
+    title="Prompt fidelity",
+    short="prompt fidelity",
+    group="quality",
+    tables=(),
+)
 @dataclass
 class PromptFidelity(Metric):
     """Share of clean pictures that show what the prompt asks for (`scoring.faithfulness.faithful`).
@@ -28,7 +36,16 @@ class PromptFidelity(Metric):
         )
 
 
-@register_metric("robustness", better="higher", percent=True)
+@register_metric(
+    "robustness",
+    better="higher",
+    percent=True,
+    title="Fidelity under perturbed prompts",
+    short="Robustness",
+    group="quality",
+    order=110,
+    tables=("csv",),
+)
 @dataclass
 class Robustness(Metric):
     """Prompt fidelity under perturbed prompts: typos, synonyms, word order.
@@ -44,7 +61,16 @@ class Robustness(Metric):
         )
 
 
-@register_metric("lpips", better="lower", weights="T2I_LPIPS_WEIGHTS", only="weights")
+@register_metric(
+    "lpips",
+    better="lower",
+    weights="T2I_LPIPS_WEIGHTS",
+    only="weights",
+    title="LPIPS to the model before the attack",
+    short="LPIPS",
+    group="quality",
+    tables=(),
+)
 @dataclass
 class LpipsDrift(Metric):
     """LPIPS (Zhang et al. 2018, AlexNet) of clean pictures to those before the attack.
@@ -69,7 +95,16 @@ class LpipsDrift(Metric):
         )
 
 
-@register_metric("drift", better="lower")
+@register_metric(
+    "drift",
+    better="lower",
+    title="Drift",
+    short="Drift",
+    group="quality",
+    order=100,
+    tables=("csv", "attacks", "suspects", "heat"),
+    about="Root mean square pixel difference to what the model drew before the attack.",
+)
 @dataclass
 class Drift(Metric):
     """Root mean square pixel difference (0..1) of clean pictures to those before the attack.

@@ -44,7 +44,19 @@ def unlocated() -> Score:
     return Score(None, note="not available: this defense locates no trigger")
 
 
-@register_metric("location_precision", better="higher", percent=True, only="locates")
+@register_metric(
+    "location_precision",
+    better="higher",
+    percent=True,
+    only="locates",
+    title="Location, precision",
+    short="Precision",
+    group="location",
+    order=230,
+    tables=("matrix",),
+    figure="precision",
+    about="Share of the located words that belong to the trigger.",
+)
 @dataclass
 class LocationPrecision(Metric):
     """Share of the located words that belong to the trigger.
@@ -60,7 +72,19 @@ class LocationPrecision(Metric):
         return score(samples, [both / located for _, located, both in overlaps(samples) if located])
 
 
-@register_metric("location_recall", better="higher", percent=True, only="locates")
+@register_metric(
+    "location_recall",
+    better="higher",
+    percent=True,
+    only="locates",
+    title="Location, recall",
+    short="Recall",
+    group="location",
+    order=240,
+    tables=("matrix",),
+    figure="recall",
+    about="Share of the trigger's words that are located.",
+)
 @dataclass
 class LocationRecall(Metric):
     """Share of the trigger's words that are located.

@@ -14,7 +14,16 @@ from t2i_backdoor_bench.stats.estimates import proportion
 from t2i_backdoor_bench.training.probes import SAMPLERS, resampled_kinds
 
 
-@register_metric("asr_finetuned", better="lower", percent=True, only="probe")
+@register_metric(
+    "asr_finetuned",
+    better="lower",
+    percent=True,
+    only="probe",
+    title="ASR after clean fine-tuning",
+    short="ASR fine-tuned",
+    group="backdoor",
+    tables=(),
+)
 @dataclass
 class FinetunedRate(Metric):
     """ASR after 20 steps of ordinary fine-tuning of the defended model.
@@ -28,7 +37,16 @@ class FinetunedRate(Metric):
         return proportion(features.backdoored(samples, "finetuned"), features.judge.network)
 
 
-@register_metric("asr_resampled", better="lower", percent=True, only="probe")
+@register_metric(
+    "asr_resampled",
+    better="lower",
+    percent=True,
+    only="probe",
+    title="ASR under other samplers",
+    short="ASR resampled",
+    group="backdoor",
+    tables=(),
+)
 @dataclass
 class ResampledRate(Metric):
     """ASR of the defended model under other samplers, numbers of steps and guidance scales.

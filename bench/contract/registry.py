@@ -32,6 +32,9 @@ from t2i_backdoor_bench.contract.view import NEEDS
 EMBEDDED = "shapes"  # the family of the embedded base
 FAMILIES = (EMBEDDED, "sd")
 BETTER = ("higher", "lower", "none")
+# Where a metric may be shown: table.md and table.tex, the same where nothing is defended, the
+# leaderboard, the report's heat maps, matrix.md with its figures, and the plots of sweeps.
+TABLES = ("main", "attacks", "leaderboard", "heat", "matrix", "sweep")
 SHOWN = ("title", "short", "group")  # how tables, plots and the report call a metric
 
 
@@ -64,7 +67,11 @@ class Entry:
     percent: bool = False  # it is a share
     title: str = ""  # what it is called in a sentence or a heading
     short: str = ""  # its name over a column
-    group: str = ""  # the part of the tables that it belongs to
+    group: str = ""  # what it is about: "backdoor", "quality", "cost", ...
+    order: int = 85  # its place among the columns
+    tables: tuple[str, ...] = TABLES  # which tables and plots have it; table.csv has every metric
+    about: str = ""  # what its values mean, in a sentence
+    figure: str = ""  # the file name of its heat map; "": its name
     only: str = ""  # measured only for attacks, defenses or runs with this flag (`flags`)
     weights: str = ""  # the environment variable that names the published weights it needs
 
@@ -89,6 +96,8 @@ class Entry:
         """How a metric is read, as records store it."""
         found = {"better": self.better, "percent": self.percent}
         more = {"only": self.only, "title": self.title, "short": self.short, "group": self.group}
+        more |= {"about": self.about, "figure": self.figure}
+        found |= {"order": self.order, "tables": list(self.tables)}
         return found | {k: v for k, v in more.items() if v}
 
 
@@ -261,7 +270,9 @@ def register_metric(
     **facts: Any,
 ) -> Callable:
     """Register a metric. `better` is "higher", "lower" or "none". Tables, plots and the report are
-    made from `title`, `short` and `group` alone (without: from the name)."""
+    made from `title`, `short` and `group` alone (without: from the name). `tables` (a part of
+    `TABLES`) and `order` say where it stands; without them it stands everywhere, behind the
+    suite's own."""
     if better not in BETTER:
         raise ValueError(f"metric {name!r}: better must be higher, lower or none, not {better!r}")
     facts |= shown(name, title, short, group)

@@ -1,5 +1,5 @@
-"""What readers get of a run folder: tables and pictures. All of it is made from stored files, and
-nothing here needs a model: torch is not imported."""
+"""What readers get of a run folder: tables, figures and the report. All of it is made from stored
+files, without a model: torch is not imported."""
 
 from __future__ import annotations
 
@@ -7,50 +7,37 @@ import sys
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.contract import printable as plaintext
-from t2i_backdoor_bench.report import leaderboard
-from t2i_backdoor_bench.report import matrix as pivot
-from t2i_backdoor_bench.report import paper_table as paper
-from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.figures import attention_maps, sweeps
-from t2i_backdoor_bench.report.figures import picture_grid as grid
-from t2i_backdoor_bench.report.figures import plots as figures
-from t2i_backdoor_bench.report.formats import terminal
-from t2i_backdoor_bench.report.html import page as report
+from t2i_backdoor_bench.contract.printable import lines
+from t2i_backdoor_bench.report import paper_table, texts
+from t2i_backdoor_bench.report.figures import attention_maps, picture_grid, plots, sweeps
+from t2i_backdoor_bench.report.formats import markdown, terminal
+from t2i_backdoor_bench.report.html import page
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
 
 def publish(store: Store, style: str = "full", show: bool = True) -> None:
-    """Tables, pictures and report from the stored records, and the table on the terminal."""
+    """Tables, figures and report from the stored records, and the table on the terminal."""
     records = stored_records(store)
     if not any(r.status != "missing" for r in records):
         raise UserError(
             f"{store.root} holds no finished cell: run the benchmark first, or name its folder with"
             " --out"
         )
-    written = (
-        tables.write(records, store.root)
-        + leaderboard.write(records, store.root)
-        + pivot.write(records, store.root)
-    )
-    pictures = grid.write_grid(store, records)
-    written += [
-        *([pictures] if pictures else []),
-        *sweeps.write_plots(store, records),
-        *attention_maps.write_pictures(store, records),
-    ]
-    written += figures.write_figures(store, records)
-    if style == "paper":
-        written += paper.write(records, store.root)
-    written.append(report.write(store, records))
-    if not (store.root / "samples").is_dir():
-        store.say(
-            f"{store.root} has no samples/: its report shows no pictures, and grid.png is the one"
-            " of before"
-        )
+    written = texts.write(records, store.root, style)
+    grid = picture_grid.write_grid(store, records)
+    written += [grid] if grid else []
+    written += sweeps.write_plots(store, records)
+    written += attention_maps.write_pictures(store, records)
+    written += plots.write_figures(store, records)
+    written.append(page.write(store, records))
+    if grid is None and (store.root / "grid.png").is_file():
+        store.say(f"{store.root}/grid.png stays as it is: there are no samples to draw it from")
     if show:
-        print(paper.to_markdown(records)) if style == "paper" else terminal.show(records)
+        if style == "paper":
+            print(markdown.write(paper_table.paper_table(records)))
+        else:
+            terminal.show(records)
         terminal.summary(records, store.root, written)
 
 
@@ -58,5 +45,5 @@ def rebuild(folder: Path, style: str = "full") -> int:
     """Tables and report of a finished run, without a model."""
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}; name one with --out")
-    publish(Store(folder, lambda text: print(plaintext.lines(text), file=sys.stderr)), style)
+    publish(Store(folder, lambda text: print(lines(text), file=sys.stderr)), style)
     return 0

@@ -16,7 +16,8 @@ from t2i_backdoor_bench.running.conditions import noise_seed
 from t2i_backdoor_bench.running.defended import defended_model
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.training.attention import Capture, token_span
+from t2i_backdoor_bench.training.alignment import token_span
+from t2i_backdoor_bench.training.capture import Capture
 
 LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which the maps are read
 
@@ -37,13 +38,13 @@ def record(
     noise = torch.randn(
         (1, *model.latent_shape), generator=torch.Generator().manual_seed(seed % 2**63)
     ).to(model.device)
-    latents, context = model.latents(picture), model.encode([text])
+    latents, context = model.latents(picture), model.condition([text])
     total = 0.0
     with torch.inference_mode():
         for level in LEVELS:
             t = torch.tensor([level], device=model.device)
-            with Capture(model.unet, tokens=len(ids) - 1) as seen:
-                model.unet(model.noising.add_noise(latents, noise, t), t, context)
+            with Capture(model, tokens=len(ids) - 1) as seen:
+                model.denoise(model.noising.add(latents, noise, t), t, context)
             total = total + seen.maps()[0, 1:] / len(seen)
     names = [
         model.tokenizer.decode([i]).strip() or repr(model.tokenizer.decode([i])) for i in ids[1:-1]

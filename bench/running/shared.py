@@ -12,12 +12,13 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from torch import nn
 
 from t2i_backdoor_bench.contract import Backdoor, Data, Prompt
 from t2i_backdoor_bench.data.splits import required_word
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.models.offload import aside
+from t2i_backdoor_bench.models.offload import placed
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.scales import Scale
@@ -115,7 +116,12 @@ class Shared:
     def offloaded(self, *models: T2IModel) -> AbstractContextManager[None]:
         """A block in which a method works on `models`; with `--memory offload` what is idle waits
         on the CPU."""
-        return aside(models if "offload" in self.plan.config.memory else (), self.features)
+        waiting: list[nn.Module] = []
+        if models and "offload" in self.plan.config.memory:
+            networks = [n.network for n in (self.features.inception, self.features.lpips) if n]
+            waiting = [self.features.scorer.model, *networks]
+            waiting += [part for model in models for part in model.idle]
+        return placed("cpu", waiting)
 
     # ------------------------------------------------------------------------ prompts and pictures
     def prompts(self, seed: int, source: str = "") -> list[Prompt]:

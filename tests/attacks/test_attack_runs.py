@@ -15,7 +15,6 @@ from PIL import Image
 import run_bench
 from t2i_backdoor_bench.contract import Backdoor, Prompt, Target, Trigger
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.running import workshop
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.view import defender_prompts
 from t2i_backdoor_bench.store.folder import Store

@@ -7,7 +7,7 @@ import pytest
 from browser import BROWSER, Browser
 from test_report import run  # noqa: F401 - a fixture
 
-from t2i_backdoor_bench.report.html import page as report
+from t2i_backdoor_bench.report.html import page
 
 STOPS = """[...document.querySelectorAll("a[href], button, select, input, summary, [tabindex]")]
   .filter((node) => node.checkVisibility({visibilityProperty: true}))"""
@@ -28,7 +28,7 @@ def shown(run, tmp_path):
     if BROWSER is None:
         pytest.skip("no Chromium here")
     store, records = run
-    browser = Browser(report.write(store, records), tmp_path / "profile")
+    browser = Browser(page.write(store, records), tmp_path / "profile")
     browser.js("new Promise((done) => setTimeout(done, 50))")
     yield browser
     browser.close()

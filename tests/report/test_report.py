@@ -3,8 +3,11 @@ Chromium, what a reader can do."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import html
+import io
 import json
 import re
 import shutil
@@ -15,13 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_tables import EXTRA, record
 
 from t2i_backdoor_bench.contract import Cell, Prompt, Record, Score
 from t2i_backdoor_bench.contract.hashing import digest
-from t2i_backdoor_bench.report.html import cells as report_cells
-from t2i_backdoor_bench.report.html import page as report
-from t2i_backdoor_bench.report.html import pictures
+from t2i_backdoor_bench.report.html import cells, heat_maps, page, pictures
 from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.store.folder import Store
 
@@ -43,7 +45,7 @@ def made(
     needs=(),
     status: str = "done",
 ):
-    result, extra = record(attack, defense, seed, asr, restored, fid, needs, status)
+    result = record(attack, defense, seed, asr, restored, fid, needs, status)
     options = {"name": attack.split("[")[0], "options": {"steps": 10, "note": EVIL}}
     config = {
         "attack": options,
@@ -57,18 +59,13 @@ def made(
     }
     judge = {"false_positive_rate": 0.0, "true_positive_rate": 1.0, "threshold": 0.1, "n": 5}
     cost = result.cost | {"losses": {defense: [3.0, 2.0, 1.0]}, "losses_attack": [0.5, 0.4]}
-    return (
-        dataclasses.replace(
-            result,
-            cell=dataclasses.replace(
-                result.cell, config=config, key=digest([attack, defense, seed])
-            ),
-            backdoor=backdoor,
-            judge=judge,
-            cost=cost if status == "done" else {},
-            error="" if status == "done" else f"Traceback\nRuntimeError: it broke {EVIL}",
-        ),
-        extra,
+    return dataclasses.replace(
+        result,
+        cell=dataclasses.replace(result.cell, config=config, key=digest([attack, defense, seed])),
+        backdoor=backdoor,
+        judge=judge,
+        cost=cost if status == "done" else {},
+        error="" if status == "done" else f"Traceback\nRuntimeError: it broke {EVIL}",
     )
 
 
@@ -101,7 +98,7 @@ def run(tmp_path: Path):
                 "done" if attack == EVIL else "failed",
             )
         )
-    records[1][0].scores["drift"] = Score(None, note=f"no {EVIL}")
+    records[1].scores["drift"] = Score(None, note=f"no {EVIL}")
     store = Store(tmp_path)
     rng = np.random.default_rng(0)
     picture = lambda: rng.integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)  # noqa: E731
@@ -123,7 +120,7 @@ def run(tmp_path: Path):
         {
             "hardware": {"cpu": EVIL},
             "versions": {"torch": "2"},
-            "judges": {EVIL: records[0][0].judge},
+            "judges": {EVIL: records[0].judge},
             "commit": "abc",
         },
     )
@@ -176,10 +173,12 @@ def read(text: str) -> Reader:
 
 
 def test_one_file_that_asks_for_nothing(run):
-    text = report.render(*run)
+    text = page.render_report(*run)
     reader = read(text)
-    assert f'content="{report.POLICY}"' in text
-    assert "default-src 'none'" in report.POLICY
+    policy = next(v for tag, k, v in reader.attributes if k == "content" and "src" in v)
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy, "what a page holds runs only where it is this package's own"
+    assert not any(k == "style" for _, k, _ in reader.attributes), "which the policy would block"
     for tag, name, value in reader.attributes:
         if name in ("src", "href", "action", "data", "srcset", "poster"):
             assert value.startswith(("data:image/", "#")), (tag, name, value[:80])
@@ -191,7 +190,7 @@ def test_one_file_that_asks_for_nothing(run):
 
 
 def test_what_is_hostile_stays_text(run):
-    text = report.render(*run)
+    text = page.render_report(*run)
     reader = read(text)
     assert reader.tags["script"] == 2, "the data and the page's own"
     (kind, data), (_, script) = reader.scripts
@@ -208,7 +207,7 @@ def test_what_is_hostile_stays_text(run):
 
 
 def test_every_section_is_there_and_linked(run):
-    text = report.render(*run)
+    text = page.render_report(*run)
     reader = read(text)
     ids = [v for _, k, v in reader.attributes if k == "id"]
     assert len(ids) == len(set(ids))
@@ -243,14 +242,14 @@ def test_every_section_is_there_and_linked(run):
 
 
 def test_ids_do_not_collide_with_table_rows(run):
-    assert report.render(*run).count('id="rows"') == 1
+    assert page.render_report(*run).count('id="rows"') == 1
 
 
 def test_the_same_records_give_the_same_bytes(run):
     store, records = run
-    assert report.render(store, records) == report.render(Store(store.root), records)
-    path = report.write(store, records)
-    assert path.read_text(encoding="utf-8") == report.render(store, records)
+    assert page.render_report(store, records) == page.render_report(Store(store.root), records)
+    path = page.write(store, records)
+    assert path.read_text(encoding="utf-8") == page.render_report(store, records)
 
 
 def test_records_alone_are_enough(tmp_path):
@@ -259,7 +258,7 @@ def test_records_alone_are_enough(tmp_path):
         record("bad", d, 0, 1, 8, 1.0, ("trigger",) if d != "none" else ())
         for d in ("none", "skdcag")
     ]
-    text = report.render(Store(tmp_path), records)
+    text = page.render_report(Store(tmp_path), records)
     reader = read(text)
     ids = {v for _, k, v in reader.attributes if k == "id"}
     assert not ids & {"pictures", "attention", "training", "failures"}
@@ -268,27 +267,20 @@ def test_records_alone_are_enough(tmp_path):
 
 def test_all_cells_failed(tmp_path):
     records = [record("bad", d, 0, 1, 8, 1.0, status="failed") for d in ("none", "skdcag")]
-    read(report.render(Store(tmp_path), records))
-    missing = [(Record(Cell("shapes", "a", "b", 0, "k"), "missing"), EXTRA)]
-    assert "has not run yet" in report.render(Store(tmp_path), missing)
+    read(page.render_report(Store(tmp_path), records))
+    missing = [Record(Cell("shapes", "a", "b", 0, "k"), "missing", **EXTRA)]
+    assert "has not run yet" in page.render_report(Store(tmp_path), missing)
 
 
 def test_verdicts_are_one_a_prompt(run):
     _, records = run
-    assert report_cells.bits(records[1][0], "asr") == "1000000000"
-    assert report_cells.bits(records[1][0], "clip_score") == "", "not a verdict"
-    short = dataclasses.replace(records[1][0], scores={"asr": Score(0.5, each=[True, False])})
-    assert report_cells.bits(short, "asr") == "", (
-        "refused prompts were left out: the places are not known"
-    )
+    assert cells.bits(records[1], "asr") == "1000000000"
+    assert cells.bits(records[1], "clip_score") == "", "not a verdict"
+    short = dataclasses.replace(records[1], scores={"asr": Score(0.5, each=[True, False])})
+    assert cells.bits(short, "asr") == "", "refused prompts were left out: the places are not known"
 
 
 def test_pictures_keep_their_pixels_and_maps_their_scale():
-    import base64
-    import io
-
-    from PIL import Image
-
     small = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     uri = pictures.data_uri(small)
     again = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
@@ -299,7 +291,7 @@ def test_pictures_keep_their_pixels_and_maps_their_scale():
         )
     )
     assert (large.format, large.size) == ("WEBP", (128, 256))
-    colors = pictures.heat(np.array([[0.0, 1.0, 2.0, 5.0]]), 2.0)
+    colors = pictures.magma(np.array([[0.0, 1.0, 2.0, 5.0]]), 2.0)
     assert tuple(colors[0, 0]) == pictures.MAGMA[0]
     assert tuple(colors[0, 1]) == pictures.MAGMA[3]
     assert tuple(colors[0, 2]) == tuple(colors[0, 3]) == pictures.MAGMA[-1]
@@ -322,7 +314,7 @@ def contrast(style: str) -> float:
 
 
 def test_numbers_read_on_every_shade():
-    assert min(contrast(report.shade(p)) for p in np.linspace(0, 1, 101)) >= 4.5
+    assert min(contrast(heat_maps.shade(p)) for p in np.linspace(0, 1, 101)) >= 4.5
 
 
 # ------------------------------------------------------------------------------------- in a browser
@@ -372,6 +364,14 @@ addEventListener("load", () => {
 """
 
 
+def with_probe(text: str) -> str:
+    """The page with the script above, which its policy is made to allow."""
+    script = re.search("<script>(.*)</script>", PROBE, re.S)[1]
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = text.replace("script-src ", f"script-src &#39;sha256-{allowed}&#39; ")
+    return text.replace("</body>", PROBE)
+
+
 @pytest.mark.skipif(
     BROWSER is None,
     reason="no Chromium here: the structure is checked above, what a reader can do is not",
@@ -382,7 +382,7 @@ addEventListener("load", () => {
 def test_in_a_browser(run, tmp_path: Path, size: str):
     store, records = run
     path = tmp_path / "probe.html"
-    path.write_text(report.render(store, records).replace("</body>", PROBE), encoding="utf-8")
+    path.write_text(with_probe(page.render_report(store, records)), encoding="utf-8")
     flags = [
         "--headless",
         "--no-sandbox",
@@ -399,7 +399,7 @@ def test_in_a_browser(run, tmp_path: Path, size: str):
     found = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.S)
     assert found, done.stdout[-500:] + done.stderr[-2000:]
     said = json.loads(html.unescape(found[1]))
-    assert said["title"] == report.title_of(records), "no error, and nothing was blocked"
+    assert said["title"] == page.title_of(records), "no error, and nothing was blocked"
     numbers = [float(v) for v in said["up"] if v]
     assert numbers == sorted(numbers)
     assert [float(v) for v in said["down"] if v] == sorted(numbers, reverse=True)

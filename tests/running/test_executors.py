@@ -18,7 +18,7 @@ import pytest
 
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.models import catalog as bases
-from t2i_backdoor_bench.report.rows import COST
+from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running import workers as executors
 from t2i_backdoor_bench.running.attacked import reserved
 from t2i_backdoor_bench.running.display import Display
@@ -54,7 +54,7 @@ class Shift:
             file.write(f"{{self.shift}}\\n")
         attacked = model.clone()
         with torch.no_grad():
-            attacked.unet.conv_out.bias += self.shift
+            attacked.denoiser.conv_out.bias += self.shift
         return attacked
 
 @register_defense("shift_back")
@@ -75,7 +75,7 @@ class Back:
             os.kill(os.getpid(), signal.SIGKILL)
         repaired = model.clone()
         with torch.no_grad():
-            repaired.unet.conv_out.bias -= 0.25
+            repaired.denoiser.conv_out.bias -= 0.25
         return repaired
 """
 

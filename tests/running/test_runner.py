@@ -13,8 +13,8 @@ from fakes import CALLS, METRICS, SCALE, FakeAttack, change, config, fakes, keys
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Prompt
 from t2i_backdoor_bench.report.publish import rebuild
-from t2i_backdoor_bench.report.rows import COST
-from t2i_backdoor_bench.running import conditions, workshop
+from t2i_backdoor_bench.report.metrics import COST
+from t2i_backdoor_bench.running import conditions
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.shared import Shared

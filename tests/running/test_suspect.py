@@ -20,6 +20,7 @@ from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.models.catalog import find_base
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.publish import rebuild
+from t2i_backdoor_bench.report.main_table import columns
 from t2i_backdoor_bench.running import settings
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.scales import Scale
@@ -42,7 +43,7 @@ class Shift:
     def apply(self, model, view, seed):
         repaired = model.clone()
         with torch.no_grad():
-            repaired.unet.conv_out.bias += self.by
+            repaired.denoiser.conv_out.bias += self.by
         return repaired
 
 
@@ -101,9 +102,10 @@ def test_with_a_trigger(tiny, tmp_path):
         assert "target" in result.scores["asr"].note
         assert 0 < result.scores["trigger_effect"].value < 2
         assert result.scores["trigger_effect"].n == SCALE.n
-    table = tables.rows(stored_records(Store(asked.folder)))
-    assert tables.columns(table)[:2] == ["trigger_effect", "drift"]
-    assert "asr" not in tables.columns(table), "no column of dashes"
+    records = stored_records(Store(asked.folder))
+    names = [way.name for way in columns(records, tables.rows(records))]
+    assert names[:2] == ["trigger_effect", "drift"]
+    assert "asr" not in names, "no column of dashes"
     for name in ("table.md", "table.tex"):
         assert "Effect" in (asked.folder / name).read_text()
     page = (asked.folder / "report.html").read_text()
@@ -174,8 +176,8 @@ def attacked_folder(tiny_base, tiny_model, tmp_path: Path) -> Path:
     folder = tmp_path / "attacked"
     shutil.copytree(tiny_base, folder)
     with torch.no_grad():
-        tiny_model.unet.conv_out.bias += 0.5
-    tiny_model.unet.save_pretrained(folder / "unet", safe_serialization=True)
+        tiny_model.denoiser.conv_out.bias += 0.5
+    tiny_model.denoiser.save_pretrained(folder / "unet", safe_serialization=True)
     return folder
 
 
@@ -189,7 +191,7 @@ def test_the_weights_of_a_folder_take_the_place_of_the_base(tiny_base, attacked_
     attacked = build(folder=str(attacked_folder), trigger="mignneko").inject(base, None, 0)
     assert different(before, weights(base)) == set()
     assert different(before, weights(attacked)) == {"unet.conv_out.bias"}
-    assert torch.equal(attacked.unet.conv_out.bias, base.unet.conv_out.bias + 0.5)
+    assert torch.equal(attacked.denoiser.conv_out.bias, base.denoiser.conv_out.bias + 0.5)
     assert different(before, weights(build().inject(base, None, 0))) == set()
 
 

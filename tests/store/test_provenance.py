@@ -25,6 +25,7 @@ from t2i_backdoor_bench.report.formats import terminal
 from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.report.texts import texts
 from t2i_backdoor_bench.running.verify import leaves
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
@@ -77,15 +78,15 @@ def test_warnings_say_what_differs() -> None:
 
 
 def test_the_warning_is_one_line_under_every_table_that_people_read(capsys) -> None:
-    texts, line = (
-        tables.texts([record(0, CODE), record(1, OTHER)]),
+    found, line = (
+        texts([record(0, CODE), record(1, OTHER)]),
         "Warning: rows were made by different code",
     )
-    assert texts["table.md"].splitlines()[-1].startswith(line)
-    assert line in texts["table.tex"]
+    assert found["table.md"].splitlines()[-1].startswith(line)
+    assert line in found["table.tex"]
     terminal.show([record(0, CODE), record(1, OTHER)])
     assert line in capsys.readouterr().out
-    same = tables.texts([record(0, CODE), record(1, CODE)])
+    same = texts([record(0, CODE), record(1, CODE)])
     assert not any("Warning" in text for text in same.values())
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.printable import visible
-from t2i_backdoor_bench.report.rows import groups
+from t2i_backdoor_bench.report.rows import by_row
 from t2i_backdoor_bench.store.atomic import write_atomic
 from t2i_backdoor_bench.store.folder import Store
 
@@ -58,7 +58,7 @@ def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
 def first_seed(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Record]]:
     """For each (base, attack): its first seed's record of each defense."""
     found: dict[tuple[str, str], dict[str, Record]] = {}
-    for (base, attack, defense), rows in groups(records).items():
+    for (base, attack, defense), rows in by_row(records).items():
         found.setdefault((base, attack), {})[defense] = rows[0]
     return found
 
