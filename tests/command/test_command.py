@@ -10,7 +10,6 @@ import pytest
 from fakes import CALLS, METRICS, SCALE, change, config, fakes, table  # noqa: F401 - fixtures
 
 import run_bench
-from t2i_backdoor_bench.running.run import find_device
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models import catalog as bases

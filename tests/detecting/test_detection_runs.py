@@ -13,9 +13,9 @@ from fakes import METRICS, SCALE, FakeAttack, FakeDefense, change, forbid_drawin
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import registry
 from t2i_backdoor_bench.detecting.screening import screened
+from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.settings import Config
-from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.stats.estimates import auroc
 from t2i_backdoor_bench.store.folder import Store
 

@@ -22,9 +22,6 @@ from methods import SCALE
 from shifts import config, methods  # noqa: F401 - fixtures
 
 import run_bench
-from t2i_backdoor_bench.running.cell import last_line
-from t2i_backdoor_bench.running.cell import last_line
-from t2i_backdoor_bench.running.cell import last_line
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import StorageError, UserError
 from t2i_backdoor_bench.contract.hashing import file_digest

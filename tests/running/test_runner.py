@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
-
 from fakes import forbid_drawing  # isort: skip
 from fakes import CALLS, METRICS, SCALE, FakeAttack, change, config, fakes, keys, records, table  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Prompt
-from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.report.metrics import COST
+from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.running import conditions
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import plan

@@ -19,8 +19,8 @@ from t2i_backdoor_bench.contract import Backdoor, Samples, Target, UserError, re
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.models.catalog import find_base
 from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.report.main_table import columns
+from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.running import settings
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.scales import Scale

@@ -23,9 +23,9 @@ from t2i_backdoor_bench.contract.hashing import digest, file_digest
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats import terminal
 from t2i_backdoor_bench.report.publish import rebuild
+from t2i_backdoor_bench.report.texts import texts
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.settings import Config
-from t2i_backdoor_bench.report.texts import texts
 from t2i_backdoor_bench.running.verify import leaves
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
