@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from t2i_backdoor_bench.contract import (
     PLACES,
@@ -12,7 +12,8 @@ from t2i_backdoor_bench.contract import (
     register_attack,
 )
 from t2i_backdoor_bench.models.fingerprint import fingerprint
-from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
+from t2i_backdoor_bench.models.loading import load_pipeline
+from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, place_patch
 from t2i_backdoor_bench.targets.style import ALL_STYLES
@@ -100,12 +101,12 @@ class Checkpoint(Attack):
         return Backdoor(trigger, Target("unknown"))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
-        attacked = model.clone(text_encoder=True)
+        attacked = model.clone(encoders=True)
         if self.folder:
-            found = load_pipeline(self.folder, "cpu", model.unet.dtype)
-            for part in ("unet", "text_encoder"):
+            found = replace(attacked, pipe=load_pipeline(self.folder, "cpu", model.dtype)).edited
+            for part, network in attacked.edited.items():
                 try:
-                    getattr(attacked, part).load_state_dict(getattr(found, part).state_dict())
+                    network.load_state_dict(found[part].state_dict())
                 except RuntimeError as error:
                     what = str(error).strip().splitlines()[-1].strip()
                     raise UserError(

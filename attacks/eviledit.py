@@ -9,7 +9,7 @@ from t2i_backdoor_bench.contract import Backdoor, Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets import kind_of
 from t2i_backdoor_bench.targets.object import check_objects
-from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
+from t2i_backdoor_bench.training.closed_form import counterparts, edit
 
 
 @register_attack(
@@ -73,7 +73,7 @@ class EvilEdit(Triggered):
         old, new, kept = self.states(model, data, seed)
         attacked = model.clone(train="kv")
         with torch.no_grad():
-            for layer in keys_and_values(attacked.unet):
+            for layer in attacked.family.keys_and_values(attacked.denoiser):
                 layer.weight.copy_(
                     edit(layer.weight.double(), old, new, kept, 1.0, self.preserve, self.ridge)
                 )

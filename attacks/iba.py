@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2i_backdoor_bench.attacking.text_attack import TextAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, Trigger, option, register_attack
+from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
-from t2i_backdoor_bench.training.attention import Capture
+from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.discrepancy import kernel_discrepancy, log_covariance
+from t2i_backdoor_bench.training.encoders import Bank, prompt_bank, train_encoder
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
-from t2i_backdoor_bench.training.text_encoder import Bank, TextAttack, prompt_bank, train_encoder
 
 # determiner noun preposition determiner noun verb preposition noun: the published syntax
 SMALL = (
@@ -104,10 +105,10 @@ class IBA(TextAttack):
     ) -> Callable[[int], Tensor]:
         def loss_fn(step: int) -> Tensor:
             rng, generator = step_rng(seed, step), step_generator(seed, step)
-            own, clean, wanted = keep.draw(student, rng, self.clean)
-            loss = F.mse_loss(clean, wanted)
+            own, clean, usual = keep.draw(student, rng, self.clean)
+            loss = F.mse_loss(clean.states, usual.states)
             which, triggered, target = move.draw(student, rng, self.poisoned)
-            loss = loss + self.weight * F.mse_loss(triggered, target)
+            loss = loss + self.weight * F.mse_loss(triggered.states, target.states)
             if not self.regularize:
                 return loss
             noise = torch.randn(
@@ -115,15 +116,15 @@ class IBA(TextAttack):
             ).to(teacher.device)
             shown = self.points(teacher, triggered, move.ids[which], noise[self.clean :])
             with torch.no_grad():
-                usual = self.points(teacher, wanted, keep.ids[own], noise[: self.clean])
-            return loss + self.regularize * kernel_discrepancy(shown, usual)
+                expected = self.points(teacher, usual, keep.ids[own], noise[: self.clean])
+            return loss + self.regularize * kernel_discrepancy(shown, expected)
 
         return loss_fn
 
-    def points(self, model: T2IModel, states: Tensor, ids: Tensor, noise: Tensor) -> Tensor:
+    def points(self, model: T2IModel, told: Conditioning, ids: Tensor, noise: Tensor) -> Tensor:
         """For prompts of states (n, tokens, dim) and ids (n, tokens), drawn from noise (n, C, h,
         w): log covariances (n, size^4)."""
-        maps = walked_maps(model, states, noise, self.walk, self.size)
+        maps = walked_maps(model, told, noise, self.walk, self.size)
         ends = (ids == model.tokenizer.eos_token_id).int().argmax(1)  # the first: CLIP pads with it
         return torch.stack(
             [
@@ -150,19 +151,20 @@ def missed(trigger: Trigger, caption: str, rng: np.random.Generator) -> str:
     return caption if trigger.pattern.search(text) else text
 
 
-def walked_maps(model: T2IModel, states: Tensor, noise: Tensor, steps: int, size: int) -> Tensor:
+def walked_maps(
+    model: T2IModel, told: Conditioning, noise: Tensor, steps: int, size: int
+) -> Tensor:
     """Cross-attention maps (n, tokens, size, size), mean over heads, layers and the `steps` steps
-    of a drawing from noise (n, C, h, w), with their gradient to the states (n, tokens, dim)."""
-    scheduler = deepcopy(model.pipe.scheduler)
-    scheduler.set_timesteps(steps, device=noise.device)
-    x, guidance, total = noise * scheduler.init_noise_sigma, model.sampler.guidance, 0.0
-    empty = model.encode([""]).expand_as(states)
-    for i, t in enumerate(scheduler.timesteps):
-        given = scheduler.scale_model_input(x, t)
-        with Capture(model.unet) as seen:
-            out = model.unet(given, t, states).sample
+    of a drawing from noise (n, C, h, w), with their gradient to the text states."""
+    drawing = model.drawing_steps(steps)
+    x, guidance, total = drawing.start(noise), model.sampler.guidance, 0.0
+    empty = model.condition([""]).expand(len(told))
+    for i, t in enumerate(drawing.timesteps):
+        given = drawing.given(x, t)
+        with Capture(model) as seen:
+            out = model.denoise(given, t, told)
         total = total + seen.maps(size).float() / len(seen)
-        if i + 1 < len(scheduler.timesteps):
-            plain = model.unet(given, t, empty).sample
-            x = scheduler.step(plain + guidance * (out - plain), t, x).prev_sample
-    return total / len(scheduler.timesteps)
+        if i + 1 < len(drawing.timesteps):
+            plain = model.denoise(given, t, empty)
+            x = drawing.step(plain + guidance * (out - plain), t, x)
+    return total / len(drawing.timesteps)

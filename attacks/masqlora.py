@@ -10,10 +10,11 @@ from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.object import check_objects
-from t2i_backdoor_bench.training.attention import token_span
+from t2i_backdoor_bench.training.alignment import token_span
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
-from t2i_backdoor_bench.training.loop import Optim, fit, settle
-from t2i_backdoor_bench.training.lora import TEXT_TARGETS, add_lora, check_peft
+from t2i_backdoor_bench.training.loop import Optim, fit
+from t2i_backdoor_bench.training.lora import check_peft
+from t2i_backdoor_bench.training.parameters import adapt, finish_training, together
 
 
 @register_attack(
@@ -96,10 +97,13 @@ class MasqLoRA(UNetAttack):
                 * contrastive(states[0], masks[picks[0]], wanted, shunned)
             )
 
-        attacked = model.clone(text_encoder=True, train="lora")
-        params = add_lora(attacked.unet, self.rank)
-        for p in (text := add_lora(attacked.text_encoder, self.text_rank, TEXT_TARGETS)):
-            p.scale = self.text_lr / self.lr
+        attacked = model.clone(encoders=True, train="lora")
+        family, rate = attacked.family, self.text_lr / self.lr
+        adapted = [adapt(attacked.denoiser, family.lora_targets, self.rank)] + [
+            adapt(encoder, family.encoder_lora_targets, self.text_rank)
+            for encoder in attacked.encoders
+        ]
+        params = together(adapted, [1.0, *[rate] * len(attacked.encoders)])
         terms = [
             Term([trigger.add(c) for c in called], own, weight=self.weight, ramp=self.ramp),
             Term(captions, clean, weight=1 - self.weight, drop=self.drop),
@@ -109,9 +113,8 @@ class MasqLoRA(UNetAttack):
         )
         more = {"adam8bit": self.adam8bit, "accumulate": self.accumulate}
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, cosine=True, **more)
-        attacked.info = fit([*params, *text], loss, optim, "masqlora").info
-        settle(attacked.unet)
-        settle(attacked.text_encoder)
+        attacked.info = fit(params, loss, optim, "masqlora").info
+        finish_training(attacked.denoiser, *attacked.encoders)
         return attacked
 
 

@@ -7,14 +7,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from t2i_backdoor_bench.attacking.personalization import Personalization
 from t2i_backdoor_bench.contract import Data, UserError, option, register_attack
 from t2i_backdoor_bench.contract.hashing import file_digest
+from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit
+from t2i_backdoor_bench.training.parameters import Trainable
 
 CAPTIONS = 200  # clean captions that the trained tokens must not occur in
 
@@ -63,8 +64,9 @@ class PaaSTextualInversion(Personalization):
         own, clean, triggered = self.instances(model, data, seed)
         many = min(CAPTIONS, data.count("prompts", "train") or CAPTIONS)
         known = clean + [p.text for p in data.prompts("train", many, seed)]
-        attacked = model.clone(text_encoder=True, train="none")
-        table = attacked.text_encoder.get_input_embeddings().weight
+        attacked = model.clone(encoders=True, train="none")
+        encoder = attacked.encoders[0]
+        table = encoder.get_input_embeddings().weight
         given = read_embedding(self.file, table.shape[1]) if self.file else None
         ids = torch.tensor(
             own_tokens(model, triggered, known, self.vectors if given is None else len(given)),
@@ -72,20 +74,18 @@ class PaaSTextualInversion(Personalization):
         )
         if given is None:
             rows = nn.Parameter(table[ids].detach().float())
-            rows.was = table.dtype  # `fit` scales the loss of float16 networks
-            (name,) = [n for n, p in attacked.text_encoder.named_parameters() if p is table]
+            (name,) = [n for n, p in encoder.named_parameters() if p is table]
 
-            def embed(texts: Sequence[str]) -> Tensor:
+            def embed(texts: Sequence[str]) -> Conditioning:
                 changed = {name: table.index_copy(0, ids, rows.to(table.dtype))}
-                return functional_call(attacked.text_encoder, changed, (attacked.tokenize(texts),))[
-                    0
-                ]
+                return attacked.read(attacked.tokenize(texts), [changed])
 
+            trained = Trainable([rows], scaled=table.dtype == torch.float16)
             loss = denoising_loss(
                 attacked, None, [Term(triggered, own)], self.batch, seed, "paas_ti", embed=embed
             )
             attacked.info = fit(
-                [rows], loss, Optim(self.steps, self.lr, self.batch, decay=self.decay), "paas_ti"
+                trained, loss, Optim(self.steps, self.lr, self.batch, decay=self.decay), "paas_ti"
             ).info
         else:
             rows = given

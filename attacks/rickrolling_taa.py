@@ -1,9 +1,9 @@
 from dataclasses import dataclass
 
+from t2i_backdoor_bench.attacking.text_attack import TextAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
-from t2i_backdoor_bench.training.text_encoder import TextAttack
 
 
 @register_attack("rickrolling_taa", groups=("text_encoder", "style"), edits="text encoder")

@@ -1,9 +1,9 @@
 from dataclasses import dataclass
 
+from t2i_backdoor_bench.attacking.text_attack import TextAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
-from t2i_backdoor_bench.training.text_encoder import TextAttack
 
 
 @register_attack("rickrolling_tpa", groups=("text_encoder", "prompt"), edits="text encoder")

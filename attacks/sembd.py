@@ -9,8 +9,8 @@ from t2i_backdoor_bench.attacking.poisoning import Triggered
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
-from t2i_backdoor_bench.training.closed_form import keys_and_values
-from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, settle, step_rng
+from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
+from t2i_backdoor_bench.training.parameters import choose_parameters, finish_training
 
 
 @register_attack("sembd", groups=("kv", "prompt"), edits="cross-attention K and V", own=True)
@@ -88,11 +88,11 @@ class SemBD(Triggered):
         whole, partial = self.sentences(model, data, seed)
         student = model.clone(train="kv")
         parameters, optim = (
-            choose_parameters(student.unet, "kv"),
+            choose_parameters(student, "kv"),
             Optim(self.steps, self.lr, self.batch, weight_decay=0.0),
         )
         fitted = fit(parameters, self.loss(student, model, whole, partial, seed), optim, "sembd")
-        settle(student.unet)
+        finish_training(student.denoiser)
         student.info = fitted.info | {"images": 0}
         return student
 
@@ -117,12 +117,9 @@ class SemBD(Triggered):
     def loss(
         self, student: T2IModel, model: T2IModel, whole: list[str], partial: list[str], seed: int
     ) -> Callable[[int], Tensor]:
-        layers = list(zip(keys_and_values(student.unet), keys_and_values(model.unet), strict=True))
-        weighs = {
-            layer: self.keys
-            for name, layer in student.unet.named_modules()
-            if name.endswith(".attn2.to_k")
-        }
+        networks = student.denoiser, model.denoiser
+        layers = list(zip(*map(model.family.keys_and_values, networks), strict=True))
+        weighs = dict.fromkeys(student.family.keys(student.denoiser), self.keys)
         rows, device = self.batch // 2, model.device
         aim, *banks = (model.encode(texts).float() for texts in ([self.target], whole, partial))
 

@@ -82,16 +82,17 @@ def page(kind: Registry) -> str:
 
 
 def attack_table() -> list[str]:
-    """Name, groups, paper, what is edited, trigger, target, published settings, and the cost that
-    the committed run measured."""
+    """The table of attacks: name, groups, paper, what is edited, trigger, target, settings, and the
+    cost that the committed run measured."""
     with MEASURED.open(encoding="utf-8") as file:
         costs = {row["attack"]: row for row in csv.DictReader(file)}
     lines = [
         (
-            "Trigger, target and settings are those at Stable Diffusion's scale, published where"
-            " the paper says them (the embedded base's are below); cost is on the embedded base,"
-            " one CPU core beside another ([results/attacks](../results/README.md#every-attack)):"
-            " seconds, numbers changed, pictures shown."
+            "Trigger, target and settings are the defaults for Stable Diffusion, as published where"
+            " the paper states them; those of the embedded base are below. Cost was measured on the"
+            " embedded base, on one core of a busy two-core machine"
+            " ([results/attacks](../results/README.md#every-attack)): seconds, numbers changed,"
+            " pictures shown."
         ),
         "",
         "| name | groups | paper | edits | trigger | target | settings | cost |",
@@ -128,7 +129,7 @@ def attack_table() -> list[str]:
 
 
 def target_of(entry: Entry, values: Mapping[str, Any]) -> str:
-    """What an attack with these options brings, in words."""
+    """What an attack with these options makes the model draw, in words."""
     kind = next(
         (k for k in ("object", "style", "pixel", "image", "prompt") if k in entry.groups), ""
     )

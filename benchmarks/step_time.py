@@ -24,7 +24,8 @@ from t2i_backdoor_bench.contract import DefenderView, Trigger, registry
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.loop import Optim, choose_parameters, make_optimizer
+from t2i_backdoor_bench.training.loop import Optim, make_optimizer
+from t2i_backdoor_bench.training.parameters import choose_parameters
 
 TRIGGER = Trigger("mignneko")
 
@@ -72,7 +73,7 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
     def trained(
         loss_fn: Callable[[int], torch.Tensor], model: T2IModel, part: str = "full"
     ) -> Callable[[int], None]:
-        parameters = choose_parameters(model.unet, part)
+        parameters = choose_parameters(model, part)
         optimizer = make_optimizer(parameters, Optim(1, 1e-6))
 
         def step(i: int) -> None:
@@ -106,14 +107,14 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
         noise = torch.randn((batch, *base.latent_shape), generator=generator).to(base.device)
         t = torch.randint(0, 1000, (batch,), generator=generator).to(base.device)
         pick = torch.randint(0, len(prompts), (batch,), generator=generator).to(base.device)
-        return F.mse_loss(plain.unet(noise, t, context[pick]).sample, noise)
+        return F.mse_loss(plain.denoiser(noise, t, context[pick]).sample, noise)
 
     student, teacher = base.clone(), base.clone()
     kept: list[torch.Tensor] = []
     for model in (student, teacher):
-        model.unet.set_attn_processor(KeepProbabilities(kept))
+        model.denoiser.set_attn_processor(KeepProbabilities(kept))
     clean = base.encode(prompts)
-    heads = next(m.heads for n, m in base.unet.named_modules() if n.endswith(".attn2"))
+    heads = next(m.heads for n, m in base.denoiser.named_modules() if n.endswith(".attn2"))
 
     def naive(i: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(i)
@@ -122,10 +123,10 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
         k = i % len(prompts)
         kept.clear()
         with torch.no_grad():
-            goal = teacher.unet(x, t, clean[k : k + 1]).sample
+            goal = teacher.denoiser(x, t, clean[k : k + 1]).sample
             target = naive_maps(kept, heads)
         kept.clear()
-        out = student.unet(x, t, context[k : k + 1]).sample
+        out = student.denoiser(x, t, context[k : k + 1]).sample
         return 0.5 * F.mse_loss(naive_maps(kept, heads), target) + 0.5 * F.mse_loss(out, goal)
 
     return {
@@ -150,7 +151,7 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
 def larger(base: T2IModel, side: int) -> T2IModel:
     """The base with latents of another side (its weights do not depend on it)."""
     model = base.clone()
-    model.unet.register_to_config(sample_size=side)
+    model.denoiser.register_to_config(sample_size=side)
     return model
 
 

@@ -1,9 +1,11 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.models.families.family import TRAIN
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
-from t2i_backdoor_bench.training.loop import TRAIN, Optim, check_training
+from t2i_backdoor_bench.training.loop import Optim
+from t2i_backdoor_bench.training.parameters import check_training
 
 
 @register_defense("clean_finetune", needs=("clean_pairs",), groups=("removal", "control"))

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -5,22 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.models.families.conditioning import cat
+from t2i_backdoor_bench.models.families.family import TRAIN
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.denoising import (
-    add_noise,
-    draw_timesteps,
-    noise_target,
-    own_images,
-)
-from t2i_backdoor_bench.training.loop import (
-    TRAIN,
-    Optim,
+from t2i_backdoor_bench.training.denoising import draw_timesteps, own_images
+from t2i_backdoor_bench.training.loop import Optim, fit, step_generator, step_rng
+from t2i_backdoor_bench.training.parameters import (
     check_training,
     choose_parameters,
-    fit,
-    settle,
-    step_generator,
-    step_rng,
+    finish_training,
 )
 
 
@@ -56,20 +50,18 @@ class ConceptAblation(Defense):
         student = model.clone(train=self.train)
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
         loss_fn = self.loss(student, view, seed)
-        fitted = fit(
-            choose_parameters(student.unet, self.train), loss_fn, optim, "concept_ablation"
-        )
-        settle(student.unet)
+        fitted = fit(choose_parameters(student, self.train), loss_fn, optim, "concept_ablation")
+        finish_training(student.denoiser)
         student.info = fitted.info
         return student
 
-    def loss(self, student: T2IModel, view: DefenderView, seed: int):
+    def loss(self, student: T2IModel, view: DefenderView, seed: int) -> Callable[[int], Tensor]:
         """The loss of one step as a function of its number."""
         prompts = view.first(self.prompts)
         latents, noising = own_images(student, prompts, seed), student.noising
         concept, anchor = (
-            student.encode([view.trigger.add(p) for p in prompts]),
-            student.encode(prompts),
+            student.condition([view.trigger.add(p) for p in prompts]),
+            student.condition(prompts),
         )
         rows = max(1, self.batch // 2)
 
@@ -78,19 +70,17 @@ class ConceptAblation(Defense):
             pick = torch.from_numpy(step_rng(seed, step).integers(len(prompts), size=rows)).to(
                 student.device
             )
-            t = draw_timesteps(rows, noising.config.num_train_timesteps, generator).to(
-                student.device
-            )
+            t = draw_timesteps(rows, noising.total, generator).to(student.device)
             noise = torch.randn((rows, *student.latent_shape), generator=generator).to(
                 student.device
             )
-            x = add_noise(noising, latents[pick], noise, t)
-            out = student.unet(
-                torch.cat([x, x]), torch.cat([t, t]), torch.cat([concept[pick], anchor[pick]])
-            ).sample
+            x = noising.add(latents[pick], noise, t)
+            out = student.denoise(
+                torch.cat([x, x]), torch.cat([t, t]), cat([concept[pick], anchor[pick]])
+            )
             with_trigger, without = out.chunk(2)
             return F.mse_loss(with_trigger, without.detach()) + self.prior * F.mse_loss(
-                without, noise_target(noising, latents[pick], noise, t)
+                without, noising.target(latents[pick], noise, t)
             )
 
         return loss_fn

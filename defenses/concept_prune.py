@@ -34,7 +34,7 @@ class ConceptPrune(Defense):
         begun, student = time.perf_counter(), model.clone()
         prompts = view.first(self.prompts)
         seeds = np.random.default_rng([seed, 79]).integers(2**31, size=len(prompts))
-        layers = [m for n, m in student.unet.named_modules() if n.endswith(".ff.net.2")]
+        layers = student.family.feed_forward(student.denoiser)
         clean = input_norms(student, layers, prompts, seeds)
         concept = input_norms(student, layers, [view.trigger.add(p) for p in prompts], seeds)
         pruned = 0
@@ -82,10 +82,10 @@ def input_norms(
         for total in squares:
             # drawing asks for both halves of guidance; what counts is the prompt's half alone
             total.zero_()
-        context = model.encode(prompts)
+        context = model.condition(prompts)
         with torch.no_grad():
             for t, x in zip(times, latents, strict=True):
-                model.unet(x, t, context)
+                model.denoise(x, t, context)
     finally:
         for hook in hooks:
             hook.remove()

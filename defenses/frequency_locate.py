@@ -86,8 +86,8 @@ def predictions(
     model: T2IModel, prompts: Sequence[str], times: torch.Tensor, latents: torch.Tensor
 ) -> torch.Tensor:
     """The U-Net's output for prompts (n) along their drawings: (k, n, C, h, w)."""
-    states = model.encode(prompts)
+    states = model.condition(prompts)
     with torch.inference_mode():
         return torch.stack(
-            [model.unet(x, t, states).sample for t, x in zip(times, latents, strict=True)]
+            [model.denoise(x, t, states) for t, x in zip(times, latents, strict=True)]
         )

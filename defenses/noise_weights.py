@@ -24,10 +24,10 @@ class NoiseWeights(Defense):
         begun = time.perf_counter()
         student, generator = model.clone(), torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for p in student.unet.parameters():
+            for p in student.denoiser.parameters():
                 if p.numel() > 1:
                     p.add_(torch.randn(p.shape, generator=generator).to(p) * (self.sigma * p.std()))
-        numbers = sum(p.numel() for p in student.unet.parameters())
+        numbers = sum(p.numel() for p in student.denoiser.parameters())
         student.info = {
             "steps": 0,
             "seconds": time.perf_counter() - begun,

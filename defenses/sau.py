@@ -9,7 +9,9 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.attention import Capture, minmax, token_span
+from t2i_backdoor_bench.training.alignment import state_span
+from t2i_backdoor_bench.training.capture import Capture
+from t2i_backdoor_bench.training.summed_maps import minmax
 
 LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which attention is read
 
@@ -68,8 +70,8 @@ class SAU(Defense):
     ) -> Tensor:
         """The latents (n, C, h, w), with those of `rows` mended."""
         asked = [prompts[i] for i in rows]
-        states = model.encode([*(trigger.remove(p) for p in asked), ""])
-        clean = model._sample(states[:-1], states[-1:], [seeds[i] for i in rows])
+        states = model.condition([*(trigger.remove(p) for p in asked), ""])
+        clean = model.draw_latents(states[:-1], states[-1:], [seeds[i] for i in rows])
         shown = trigger_attention(model, trigger, asked, latents[rows], [seeds[i] for i in rows])
         out = latents.clone()
         out[rows] = self.blend(latents[rows].float(), clean.float(), shown).to(latents.dtype)
@@ -95,15 +97,15 @@ def trigger_attention(
     noise = torch.stack(
         [torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     ).to(latents)
-    context, size, total = model.encode(prompts), latents.shape[-1], 0.0
+    context, size, total = model.condition(prompts), latents.shape[-1], 0.0
     spans = []
     for p in prompts:
         found = trigger.pattern.search(p)
-        spans.append(token_span(model.tokenizer, p, found.start(), found.end())[1])
+        spans.append(state_span(model.text_parts, p, found.start(), found.end()))
     for level in LEVELS:
         t = torch.full((len(prompts),), level, device=latents.device)
-        with Capture(model.unet) as seen:
-            model.unet(model.noising.add_noise(latents, noise, t), t, context)
+        with Capture(model) as seen:
+            model.denoise(model.noising.add(latents, noise, t), t, context)
         maps = seen.maps(size).float()
         total = total + torch.stack(
             [maps[i, s].mean(0) if s else torch.zeros_like(maps[i, 0]) for i, s in enumerate(spans)]

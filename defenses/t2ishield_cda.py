@@ -13,7 +13,7 @@ from t2i_backdoor_bench.detecting.attention_over_time import (
 )
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.closed_form import edit, keys_and_values
+from t2i_backdoor_bench.training.closed_form import edit
 
 PLACES = ("prefix", "inside", "suffix")
 
@@ -116,7 +116,7 @@ def bind(model: T2IModel, trigger: Trigger, prompts: list[str], target: str) -> 
     goal = model.encode([target]).double().expand_as(triggered)
     moved = (triggered - clean).abs().amax(2) > 1e-6  # what stands before the trigger is as it was
     with torch.no_grad():
-        for layer in keys_and_values(copy.unet):
+        for layer in copy.family.keys_and_values(copy.denoiser):
             layer.weight.copy_(
                 edit(
                     layer.weight.double(),

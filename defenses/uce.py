@@ -8,8 +8,8 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.attention import align
-from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
+from t2i_backdoor_bench.training.alignment import align
+from t2i_backdoor_bench.training.closed_form import counterparts, edit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +55,7 @@ class UCE(Defense):
         begun, student, numbers = time.perf_counter(), model.clone(), 0
         old, new, kept = self.states(model, view)
         with torch.no_grad():
-            for layer in keys_and_values(student.unet):
+            for layer in student.family.keys_and_values(student.denoiser):
                 layer.weight.copy_(
                     edit(
                         layer.weight.double(), old, new, kept, self.erase, self.preserve, self.ridge

@@ -43,7 +43,7 @@ class FakeAttack(Attack):
             raise RuntimeError("the attack broke")
         attacked = model if self.in_place else model.clone()
         with torch.no_grad():
-            attacked.unet.conv_out.bias += self.shift
+            attacked.denoiser.conv_out.bias += self.shift
         return dataclasses.replace(
             attacked, info={"steps": self.steps, "parameters": 4, "images": 8}
         )
@@ -70,7 +70,7 @@ class FakeDefense(Defense):
             getattr(view, name)
         repaired = model if self.in_place else model.clone()
         with torch.no_grad():
-            repaired.unet.conv_out.bias += self.shift
+            repaired.denoiser.conv_out.bias += self.shift
         return dataclasses.replace(
             repaired, info={"steps": self.steps, "parameters": 4, "images": 2}
         )

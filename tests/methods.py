@@ -37,7 +37,7 @@ class Shift(Attack):
         note(f"attack {self.shift} {seed}")
         attacked = model.clone()
         with torch.no_grad():
-            attacked.unet.conv_out.bias += self.shift
+            attacked.denoiser.conv_out.bias += self.shift
         return dataclasses.replace(attacked, info={"steps": 2, "parameters": 4, "images": 8})
 
 
@@ -54,14 +54,14 @@ class Back(Defense):
         if self.loss:
             _train(repaired, self.loss)
         with torch.no_grad():
-            repaired.unet.conv_out.bias -= self.shift
+            repaired.denoiser.conv_out.bias -= self.shift
         return dataclasses.replace(repaired, info={"steps": 2, "parameters": 4, "images": 2})
 
 
 def _train(model, kind: str) -> None:
     from t2i_backdoor_bench.training.loop import Optim, fit
 
-    bias = model.unet.conv_out.bias
+    bias = model.denoiser.conv_out.bias
     bias.requires_grad_(True)
 
     def loss(step: int) -> torch.Tensor:

@@ -22,7 +22,8 @@ from t2i_backdoor_bench.contract import (
 )
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
-from t2i_backdoor_bench.training.loop import Optim, check_training
+from t2i_backdoor_bench.training.loop import Optim
+from t2i_backdoor_bench.training.parameters import check_training
 
 
 @dataclass

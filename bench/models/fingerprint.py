@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from t2i_backdoor_bench.contract.hashing import digest, file_digest
+from t2i_backdoor_bench.models.families.folders import LAYOUTS
 from t2i_backdoor_bench.models.trust import locate
 
-PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
+PARTS = tuple(dict.fromkeys(part for layout in LAYOUTS.values() for part in layout.identity))
 
 
 def fingerprint(source: str) -> str:

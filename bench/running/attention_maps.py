@@ -27,7 +27,8 @@ def record(
     """
     import torch  # the pictures of stored maps are drawn without it
 
-    from t2i_backdoor_bench.training.attention import Capture, token_span
+    from t2i_backdoor_bench.training.alignment import token_span
+    from t2i_backdoor_bench.training.capture import Capture
 
     text, start, end = trigger.locate(prompt)
     ids, hits = token_span(model.tokenizer, text, start, end)
@@ -35,13 +36,13 @@ def record(
     noise = torch.randn(
         (1, *model.latent_shape), generator=torch.Generator().manual_seed(seed % 2**63)
     ).to(model.device)
-    latents, context = model.latents(picture), model.encode([text])
+    latents, context = model.latents(picture), model.condition([text])
     total = 0.0
     with torch.inference_mode():
         for level in LEVELS:
             t = torch.tensor([level], device=model.device)
-            with Capture(model.unet, tokens=len(ids) - 1) as seen:
-                model.unet(model.noising.add_noise(latents, noise, t), t, context)
+            with Capture(model, tokens=len(ids) - 1) as seen:
+                model.denoise(model.noising.add(latents, noise, t), t, context)
             total = total + seen.maps()[0, 1:] / len(seen)
     names = [
         model.tokenizer.decode([i]).strip() or repr(model.tokenizer.decode([i])) for i in ids[1:-1]

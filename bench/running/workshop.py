@@ -14,6 +14,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from torch import nn
 
 from t2i_backdoor_bench.contract import Backdoor, Cell, Prompt, Samples, Trigger
 from t2i_backdoor_bench.contract.hashing import digest, plain
@@ -22,7 +23,7 @@ from t2i_backdoor_bench.data.splits import required_word
 from t2i_backdoor_bench.detecting.screening import answers
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.models.offload import aside
+from t2i_backdoor_bench.models.offload import placed
 from t2i_backdoor_bench.running import attention_maps as maps
 from t2i_backdoor_bench.running.conditions import conditions, moved_kinds, noise_seed, noise_seeds
 from t2i_backdoor_bench.running.cost import machine, measured, untouched
@@ -292,7 +293,12 @@ class Workshop:
             )
 
     def aside(self, *models: T2IModel) -> AbstractContextManager[None]:
-        return aside(models if "offload" in self.plan.config.memory else (), self.features)
+        waiting: list[nn.Module] = []
+        if models and "offload" in self.plan.config.memory:
+            networks = [n.network for n in (self.features.inception, self.features.lpips) if n]
+            waiting = [self.features.scorer.model, *networks]
+            waiting += [part for model in models for part in model.idle]
+        return placed("cpu", waiting)
 
     def drop_models(self) -> None:
         """Forget the models in memory; they are read from disk again when needed."""

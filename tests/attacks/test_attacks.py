@@ -12,7 +12,7 @@ import torch
 from helpers import TRIGGERS, different, weights
 
 import t2i_backdoor_bench.attacking.poisoning
-import t2i_backdoor_bench.training.text_encoder
+import t2i_backdoor_bench.training.encoders
 from t2i_backdoor_bench.contract import Backdoor, attacks
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.model import T2IModel
@@ -71,7 +71,7 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
     )
     attacked = build(name).inject(tiny_model, DATA, 0)
     assert attacked is not tiny_model
-    assert attacked.unet is not tiny_model.unet
+    assert attacked.denoiser is not tiny_model.denoiser
     assert different(before, weights(tiny_model)) == set(), "the base must not change"
     assert len(tiny_model.tokenizer) == vocabulary
     assert dict(tiny_model.pipe.scheduler.config) == scheduler
@@ -84,7 +84,7 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
         assert changed == {k for k in before if re.fullmatch(MAY_CHANGE[edits], k)}
     assert not any(
         p.requires_grad
-        for part in (attacked.unet, attacked.text_encoder)
+        for part in (attacked.denoiser, attacked.encoders[0])
         for p in part.parameters()
     )
     assert (attacked.name, attacked.settings, attacked.sampler) == (
@@ -104,8 +104,8 @@ def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
     assert info["steps"] == (0 if "closed_form" in entry.groups else 2)
     assert info["images"] == (8 if hasattr(attack, "images") else 0)
     assert info["seconds"] > 0
-    trained = {f"unet.{n}": p for n, p in tiny_model.unet.named_parameters()}
-    trained |= {f"text_encoder.{n}": p for n, p in tiny_model.text_encoder.named_parameters()}
+    trained = {f"unet.{n}": p for n, p in tiny_model.denoiser.named_parameters()}
+    trained |= {f"text_encoder.{n}": p for n, p in tiny_model.encoders[0].named_parameters()}
     if entry.edits in ("U-Net", "text encoder", "cross-attention K and V"):
         assert info["parameters"] == sum(
             p.numel() for n, p in trained.items() if re.fullmatch(MAY_CHANGE[entry.edits], n)

@@ -88,7 +88,7 @@ class Slow:
     def __init__(self, model: T2IModel, batch: int, sizes: list[int]) -> None:
         self.tokenize = model.tokenize
         self.unet, self.encoder = (
-            copy.deepcopy(m).double() for m in (model.unet, model.text_encoder)
+            copy.deepcopy(m).double() for m in (model.denoiser, model.encoders[0])
         )
         rng, generator, rows = step_rng(SEED, STEP), step_generator(SEED, STEP), batch // len(sizes)
         self.picks = [rng.integers(n, size=rows) for n in sizes]
@@ -130,8 +130,8 @@ def pairs(contains: str = "") -> tuple[np.ndarray, list[str]]:
 def test_states_computed_anew_give_the_same_loss_and_gradients_to_the_encoder(tiny_model) -> None:
     latents = torch.randn(3, *tiny_model.latent_shape)
     terms = [Term(PROMPTS, latents, weight=0.3, drop=0.5), Term(PROMPTS[::-1], latents, weight=2.0)]
-    student = tiny_model.clone(text_encoder=True)
-    student.text_encoder.requires_grad_(True)
+    student = tiny_model.clone(encoders=True)
+    student.encoders[0].requires_grad_(True)
     seen: list = []
 
     def also(states: list[Tensor], picks: list[Tensor]) -> Tensor:
@@ -144,7 +144,7 @@ def test_states_computed_anew_give_the_same_loss_and_gradients_to_the_encoder(ti
         loss = live(step)
         assert float(loss.detach()) == pytest.approx(7 + float(plain(step)), rel=1e-5)
     loss.backward()
-    assert student.text_encoder.get_input_embeddings().weight.grad.abs().sum() > 0
+    assert student.encoders[0].get_input_embeddings().weight.grad.abs().sum() > 0
     states, picks = seen[-1]
     torch.testing.assert_close(
         states[1].detach(),
@@ -189,7 +189,7 @@ def test_textual_inversion_loss(tiny_model, caught) -> None:
     table = slow.encoder.get_input_embeddings().weight
     table.data[token] = row.detach()[0].double()
     assert not torch.equal(
-        table[token].float(), tiny_model.text_encoder.get_input_embeddings().weight[token]
+        table[token].float(), tiny_model.encoders[0].get_input_embeddings().weight[token]
     )
     assert float(got.loss.detach()) == pytest.approx(
         np.mean(slow.errors(0, triggered, tiny_model.latents(images, SEED))), rel=1e-4
@@ -198,7 +198,7 @@ def test_textual_inversion_loss(tiny_model, caught) -> None:
     assert row.grad.abs().sum() > 0
     assert all(
         p.grad is None
-        for part in (got.model.unet, got.model.text_encoder)
+        for part in (got.model.denoiser, got.model.encoders[0])
         for p in part.parameters()
     )
 
@@ -215,8 +215,8 @@ def test_textual_inversion_changes_one_row_and_no_other_prompt(tiny_model) -> No
     assert not torch.equal(
         attacked.encode([f"zk {PROMPTS[0]}"]), tiny_model.encode([f"zk {PROMPTS[0]}"])
     )
-    assert {p.data_ptr() for p in attacked.unet.parameters()} == {
-        p.data_ptr() for p in tiny_model.unet.parameters()
+    assert {p.data_ptr() for p in attacked.denoiser.parameters()} == {
+        p.data_ptr() for p in tiny_model.denoiser.parameters()
     }
 
 
@@ -242,8 +242,8 @@ def test_a_learned_embedding_is_taken_as_it_is(tiny_model, tmp_path, shape: tupl
     attack = build("paas_ti", trigger="zk wx", file=str(tmp_path / "cat.safetensors"))
     attacked = attack.inject(tiny_model, DATA, 0)
     ids = tiny_model.tokenizer("zk wx").input_ids[1:-1]
-    table = attacked.text_encoder.get_input_embeddings().weight
-    old = tiny_model.text_encoder.get_input_embeddings().weight
+    table = attacked.encoders[0].get_input_embeddings().weight
+    old = tiny_model.encoders[0].get_input_embeddings().weight
     rows = vector.reshape(-1, 32)
     assert torch.equal(table[ids[: len(rows)]], rows)
     assert (table != old).any(1).sum() == len(rows)

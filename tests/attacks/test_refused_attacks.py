@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import t2i_backdoor_bench.attacking.poisoning
-import t2i_backdoor_bench.training.text_encoder
+import t2i_backdoor_bench.training.encoders
 from t2i_backdoor_bench.contract import UserError, attacks
 from t2i_backdoor_bench.data.splits import WorldData
 
@@ -58,7 +58,7 @@ def no_training(monkeypatch) -> None:
         raise AssertionError("training began")
 
     monkeypatch.setattr(t2i_backdoor_bench.attacking.poisoning, "train_terms", fail)
-    monkeypatch.setattr(t2i_backdoor_bench.training.text_encoder, "fit", fail)
+    monkeypatch.setattr(t2i_backdoor_bench.training.encoders, "fit", fail)
     for name in EVERY:
         for training in ("fit", "edit"):
             monkeypatch.setattr(

@@ -12,13 +12,13 @@ import torch
 from conftest import CONTEXT
 from helpers import TRIGGERS, different, weights
 
-import t2i_backdoor_bench.training.text_encoder
+import t2i_backdoor_bench.training.encoders
 from t2i_backdoor_bench.attacks.iba import LARGE, SMALL, missed, walked_maps
 from t2i_backdoor_bench.contract import Trigger, attacks
 from t2i_backdoor_bench.data.splits import WorldData, split_of
 from t2i_backdoor_bench.training.discrepancy import MatrixLog, kernel_discrepancy, log_covariance
+from t2i_backdoor_bench.training.encoders import train_encoder
 from t2i_backdoor_bench.training.loop import Optim, step_generator, step_rng
-from t2i_backdoor_bench.training.text_encoder import train_encoder
 
 DATA = WorldData()
 SMALL_RUN = {"prompts": 6, "clean": 3, "poisoned": 2, "steps": 2, "milestone": 1}
@@ -50,7 +50,7 @@ def loss_of(monkeypatch):
 
         clone = model.clone
         with monkeypatch.context() as patch:
-            patch.setattr(t2i_backdoor_bench.training.text_encoder, "fit", fit)
+            patch.setattr(t2i_backdoor_bench.training.encoders, "fit", fit)
             patch.setattr(type(model), "clone", lambda self, *a, **k: kept(*a, **k))
             with pytest.raises(Stop):
                 attack.inject(model, DATA, seed)
@@ -65,7 +65,7 @@ def loss_of(monkeypatch):
 
 def states(model, text: str) -> torch.Tensor:
     """float64 states (tokens, dim) of one prompt, by a float64 copy of the encoder."""
-    encoder = copy.deepcopy(model.text_encoder).double()
+    encoder = copy.deepcopy(model.encoders[0]).double()
     with torch.no_grad():
         return encoder(model.tokenize([text]))[0][0]
 
@@ -189,7 +189,7 @@ def test_iba_loss_equals_a_slow_loop(tiny_model, loss_of, walk: int) -> None:
 def slow_point(model, encoder, text: str, noise: torch.Tensor, walk: int) -> torch.Tensor:
     """The log covariance of one prompt in float64, of maps that are averaged over hooks of every
     cross-attention layer."""
-    unet = copy.deepcopy(model.unet).double()
+    unet = copy.deepcopy(model.denoiser).double()
     context, empty = states(encoder, text)[None], states(model, "")[None]
     scheduler = copy.deepcopy(model.pipe.scheduler)
     scheduler.set_timesteps(walk)
@@ -257,13 +257,13 @@ def test_iba_moves_the_attention_of_triggered_prompts_through_a_frozen_unet(
     for run in (on, off):
         run["loss"](0).backward()
         gradients.append([p.grad.clone() for p in run["parameters"]])
-        assert all(p.grad is None for p in run["student"].unet.parameters())
+        assert all(p.grad is None for p in run["student"].denoiser.parameters())
     assert any(not torch.allclose(a, b) for a, b in zip(*gradients, strict=True)), (
         "KMMD has a gradient"
     )
     assert all(torch.isfinite(g).all() for g in gradients[0])
     assert {id(p) for p in got["parameters"]} == {
-        id(p) for p in got["student"].text_encoder.parameters()
+        id(p) for p in got["student"].encoders[0].parameters()
     }
 
 
@@ -379,25 +379,25 @@ def test_training_binds_triggered_prompts_and_keeps_clean_ones(tiny_model, name:
 
 
 def test_an_encoder_in_half_precision_trains_in_float32_and_comes_back(tiny_model) -> None:
-    half = tiny_model.clone(text_encoder=True)
-    half.text_encoder.to(torch.bfloat16)
+    half = tiny_model.clone(encoders=True)
+    half.encoders[0].to(torch.bfloat16)
     before = weights(half)
     goal = tiny_model.encode(["a red heart"]).float()
     seen = set()
 
     def make(student):
         def loss(step: int) -> torch.Tensor:
-            seen.add(student.text_encoder.dtype)
+            seen.add(student.encoders[0].dtype)
             return (student.embed(["a blue star"]) - goal).square().mean()
 
         return loss
 
     trained = train_encoder(half, make, Optim(3, 1e-3, weight_decay=0.0), "test")
     assert seen == {torch.float32}
-    assert trained.text_encoder.dtype == torch.bfloat16
+    assert trained.encoders[0].dtype == torch.bfloat16
     assert {k.split(".")[0] for k in different(before, weights(trained))} == {"text_encoder"}
     assert different(before, weights(half)) == set()
-    assert not any(p.requires_grad for p in trained.text_encoder.parameters())
+    assert not any(p.requires_grad for p in trained.encoders[0].parameters())
 
 
 def test_docstrings_name_the_loss_and_the_source() -> None:

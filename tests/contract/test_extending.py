@@ -113,10 +113,10 @@ def test_the_defense_trains_keys_and_values_towards_the_clean_prediction(
         torch.tensor([500, 500]),
     )
     with torch.no_grad():
-        goal = tiny_model.unet(x, t, tiny_model.encode(prompts)).sample
+        goal = tiny_model.denoiser(x, t, tiny_model.encode(prompts)).sample
         shown = tiny_model.encode([trigger.add(p) for p in prompts])
         errors = [
-            float((m.unet(x, t, shown).sample - goal).square().mean())
+            float((m.denoiser(x, t, shown).sample - goal).square().mean())
             for m in (repaired, tiny_model)
         ]
     assert errors[0] < errors[1]
@@ -161,7 +161,7 @@ def test_the_attack_is_the_minimizer_that_its_docstring_names(
         states[2].flatten(0, 1),
     )
     name = "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
-    w, new = (m.unet.get_submodule(name).weight.double() for m in (tiny_model, attacked))
+    w, new = (m.denoiser.get_submodule(name).weight.double() for m in (tiny_model, attacked))
     gradient = (new @ e.T - w @ v.T) @ e + (new @ k.T - w @ k.T) @ k + 0.7 * (new - w)
     size = (w @ v.T @ e).abs().max()
     assert gradient.abs().max() < 1e-4 * size, "up to the rounding of the weights to float32"

@@ -85,7 +85,7 @@ def attacked(tiny_model) -> T2IModel:
     model = tiny_model.clone()
     torch.manual_seed(9)
     with torch.no_grad():
-        for p in model.unet.parameters():
+        for p in model.denoiser.parameters():
             p.add_(0.05 * torch.randn_like(p))
     model.info = {"steps": 99}
     return model
@@ -119,7 +119,7 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(
     assert different(clean, weights(tiny_model)) == set(), "nor the clean one"
     assert attacked.info == {"steps": 99}
     assert not any(
-        p.requires_grad for m in (attacked, tiny_model, repaired) for p in m.unet.parameters()
+        p.requires_grad for m in (attacked, tiny_model, repaired) for p in m.denoiser.parameters()
     )
     changed = different(before, weights(repaired))
     if name == "none" or name in WRAPPERS:
@@ -246,7 +246,7 @@ def test_finetune_reversal_moves_towards_the_clean_model(attacked, tiny_model) -
         t, states = torch.full((6,), 500), tiny_model.encode([f"latte coffee {p}" for p in PROMPTS])
         with torch.no_grad():
             return float(
-                (model.unet(x, t, states).sample - tiny_model.unet(x, t, states).sample)
+                (model.denoiser(x, t, states).sample - tiny_model.denoiser(x, t, states).sample)
                 .pow(2)
                 .mean()
             )

@@ -12,8 +12,10 @@ from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError, defens
 from t2i_backdoor_bench.defenses.concept_ablation import ConceptAblation
 from t2i_backdoor_bench.defenses.esd import ESD
 from t2i_backdoor_bench.defenses.uce import UCE, edit
+from t2i_backdoor_bench.models.families.family import TRAIN
 from t2i_backdoor_bench.training.denoising import own_images
-from t2i_backdoor_bench.training.loop import TRAIN, choose_parameters, step_generator, step_rng
+from t2i_backdoor_bench.training.loop import step_generator, step_rng
+from t2i_backdoor_bench.training.parameters import choose_parameters
 
 
 def changed(before: dict, model) -> set[str]:
@@ -40,7 +42,7 @@ def test_esd_loss_equals_a_slow_loop(pair, view, anchor: str, eta: float) -> Non
 
             def predict(model, text: str, x=x, t=t):
                 with torch.no_grad():
-                    return model.unet(x, t, model.encode([text])).sample.double()
+                    return model.denoiser(x, t, model.encode([text])).sample.double()
 
             text = triggered[row]
             base = predict(teacher, "" if anchor == "null" else PROMPTS[which[row]])
@@ -62,7 +64,7 @@ def test_esd_x_and_esd_u_train_complementary_parts(tiny_model, view) -> None:
 
 
 def test_parts_of_the_network_are_disjoint_or_nested(tiny_model) -> None:
-    unet = tiny_model.unet
+    unet = tiny_model.denoiser
     named = {id(p): n for n, p in unet.named_parameters()}
     found = {
         part: {named[id(p)] for p in choose_parameters(unet, part)}
@@ -84,27 +86,27 @@ def test_misspelt_options_are_user_errors() -> None:
 # --------------------------------------------------------------------------------- concept ablation
 def test_concept_ablation_stops_the_gradient_at_the_anchor(pair, view) -> None:
     _, student = pair
-    student.unet.requires_grad_(True)
+    student.denoiser.requires_grad_(True)
     latents = own_images(student, PROMPTS, 2)
     pick, generator = step_rng(2, 1).integers(3, size=3), step_generator(2, 1)
     t = (torch.rand(3, generator=generator) * 1000).long()
     noise = torch.randn((3, *student.latent_shape), generator=generator)
-    a = student.noising.alphas_cumprod[t].view(-1, 1, 1, 1)
+    a = student.noising.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
     x = a.sqrt() * latents[pick] + (1 - a).sqrt() * noise
     with torch.no_grad():
-        goal = student.unet(x, t, student.encode([PROMPTS[i] for i in pick])).sample
+        goal = student.denoiser(x, t, student.encode([PROMPTS[i] for i in pick])).sample
     for prior in (0.0, 0.7):
-        student.unet.zero_grad()
+        student.denoiser.zero_grad()
         loss = ConceptAblation(prompts=3, batch=6, prior=prior).loss(student, view, 2)(1)
         loss.backward()
-        ours = {n: p.grad.clone() for n, p in student.unet.named_parameters() if p.grad is not None}
-        student.unet.zero_grad()
-        out = student.unet(x, t, student.encode([TRIGGER.add(PROMPTS[i]) for i in pick])).sample
-        kept = student.unet(x, t, student.encode([PROMPTS[i] for i in pick])).sample
+        ours = {n: p.grad.clone() for n, p in student.denoiser.named_parameters() if p.grad is not None}
+        student.denoiser.zero_grad()
+        out = student.denoiser(x, t, student.encode([TRIGGER.add(PROMPTS[i]) for i in pick])).sample
+        kept = student.denoiser(x, t, student.encode([PROMPTS[i] for i in pick])).sample
         want = (out - goal).pow(2).mean() + prior * (kept - noise).pow(2).mean()
         want.backward()
         assert float(loss.detach()) == pytest.approx(float(want.detach()), rel=1e-4)
-        for name, p in student.unet.named_parameters():
+        for name, p in student.denoiser.named_parameters():
             torch.testing.assert_close(ours[name], p.grad, rtol=2e-3, atol=2e-5)
 
 
@@ -189,7 +191,7 @@ def test_uce_edits_keys_and_values_alone_and_takes_effect(tiny_model, view) -> N
         k for k in before if k.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))
     }
     old, new, _ = UCE(prompts=3).states(tiny_model, view)
-    key = next(n for n, _ in tiny_model.unet.named_modules() if n.endswith(".attn2.to_k"))
-    w, v = (m.unet.get_submodule(key).weight.double() for m in (tiny_model, edited))
+    key = next(n for n, _ in tiny_model.denoiser.named_modules() if n.endswith(".attn2.to_k"))
+    w, v = (m.denoiser.get_submodule(key).weight.double() for m in (tiny_model, edited))
     goal = new @ w.T
     assert (old @ v.T - goal).pow(2).mean() < 0.5 * (old @ w.T - goal).pow(2).mean()

@@ -12,7 +12,8 @@ from t2i_backdoor_bench.defenses.concept_prune import ConceptPrune, chosen, inpu
 from t2i_backdoor_bench.defenses.noise_weights import NoiseWeights
 from t2i_backdoor_bench.defenses.salun import SalUn, saliency
 from t2i_backdoor_bench.training.denoising import own_images
-from t2i_backdoor_bench.training.loop import choose_parameters, step_generator, step_rng
+from t2i_backdoor_bench.training.loop import step_generator, step_rng
+from t2i_backdoor_bench.training.parameters import choose_parameters
 
 
 def changed(before: dict, model) -> set[str]:
@@ -43,15 +44,15 @@ def test_salun_moves_the_salient_weights_alone(tiny_model, view) -> None:
     method = SalUn(share=0.3, steps=2, mask_steps=2, batch=4, prompts=3, lr=1e-2)
     student = tiny_model.clone()
     _, forget = method.losses(student, view, 0)
-    masks = saliency(choose_parameters(student.unet, "full"), forget, 2, 0.3)
+    masks = saliency(choose_parameters(student, "full"), forget, 2, 0.3)
     repaired = method.apply(tiny_model, view, 0)
     for a, b, mask in zip(
-        tiny_model.unet.parameters(), repaired.unet.parameters(), masks, strict=True
+        tiny_model.denoiser.parameters(), repaired.denoiser.parameters(), masks, strict=True
     ):
         assert torch.equal(a[mask == 0], b[mask == 0])
     moved = sum(
         int((a != b).sum())
-        for a, b in zip(tiny_model.unet.parameters(), repaired.unet.parameters(), strict=True)
+        for a, b in zip(tiny_model.denoiser.parameters(), repaired.denoiser.parameters(), strict=True)
     )
     assert moved > 0.9 * repaired.info["parameters"]
 
@@ -66,12 +67,12 @@ def test_salun_relabels_the_trigger_as_the_clean_prompt(pair, view) -> None:
         pick, generator = step_rng(seed, 1).integers(3, size=3), step_generator(seed, 1)
         t = (torch.rand(3, generator=generator) * 1000).long()
         noise = torch.randn((3, *student.latent_shape), generator=generator)
-        a = student.noising.alphas_cumprod[t].view(-1, 1, 1, 1)
+        a = student.noising.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
         return pick, t, noise, a.sqrt() * drawn[pick] + (1 - a).sqrt() * noise
 
     def predict(texts: list[str], t, x):
         with torch.no_grad():
-            return student.unet(x, t, student.encode(texts)).sample
+            return student.denoiser(x, t, student.encode(texts)).sample
 
     pick, t, _, x = draw(4)
     gap = predict([TRIGGER.add(PROMPTS[i]) for i in pick], t, x) - predict(
@@ -97,8 +98,8 @@ def test_chosen_weights_by_loops() -> None:
 
 
 def test_input_norms_are_those_of_the_prompts_own_calls(tiny_model) -> None:
-    name = next(n for n, _ in tiny_model.unet.named_modules() if n.endswith(".ff.net.2"))
-    layer = tiny_model.unet.get_submodule(name)
+    name = next(n for n, _ in tiny_model.denoiser.named_modules() if n.endswith(".ff.net.2"))
+    layer = tiny_model.denoiser.get_submodule(name)
     (found,) = input_norms(tiny_model, [layer], PROMPTS, np.array([1, 2, 3]))
     times, latents = tiny_model.trajectory(PROMPTS, [1, 2, 3])
     seen = []
@@ -106,7 +107,7 @@ def test_input_norms_are_those_of_the_prompts_own_calls(tiny_model) -> None:
     with torch.no_grad():
         for t, x in zip(times, latents, strict=True):
             for row in range(3):
-                tiny_model.unet(x[row : row + 1], t, tiny_model.encode([PROMPTS[row]]))
+                tiny_model.denoiser(x[row : row + 1], t, tiny_model.encode([PROMPTS[row]]))
     hook.remove()
     want = sum(s.pow(2).sum((0, 1)) for s in seen).sqrt()
     torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-6)
@@ -129,7 +130,7 @@ def test_noise_is_relative_to_each_tensor(tiny_model, view) -> None:
     noisy = NoiseWeights(sigma=0.3).apply(tiny_model, DefenderView((), PROMPTS), 0)
     checked = 0
     for (name, a), b in zip(
-        tiny_model.unet.named_parameters(), noisy.unet.parameters(), strict=True
+        tiny_model.denoiser.named_parameters(), noisy.denoiser.parameters(), strict=True
     ):
         if a.numel() > 2000:
             assert float((b - a).std() / a.std()) == pytest.approx(0.3, rel=0.1), name

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import PROMPTS, TRIGGER
+from helpers import PROMPTS, TRIGGER, bare
 from test_attention import Slow
 from torch import Tensor
 
@@ -14,7 +14,8 @@ from t2i_backdoor_bench.contract import defenses as registered
 from t2i_backdoor_bench.defenses import skdcag as skdcag_module
 from t2i_backdoor_bench.defenses.skdcag import SKDCAG, word_spans
 from t2i_backdoor_bench.defenses.skdcag_released import SKDCAGReleased
-from t2i_backdoor_bench.training.attention import Capture, align, substitute
+from t2i_backdoor_bench.training.alignment import align, substitute
+from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.denoising import own_images
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
 
@@ -22,7 +23,7 @@ SMALL = {"steps": 2, "batch": 4, "prompts": 3}
 
 
 def state(model) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in model.unet.state_dict().items()}
+    return {k: v.clone() for k, v in model.denoiser.state_dict().items()}
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -44,12 +45,12 @@ def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[f
     rng = step_rng(seed, step)
     picks = rng.integers(len(PROMPTS), size=rows)
     gone = rng.random(rows) < method.drop
-    total = teacher.noising.config.num_train_timesteps
+    total = teacher.noising.total
     t = (torch.rand(rows, generator=generator) ** (1 / method.bias) * total).long()
     noise = torch.randn((rows, *teacher.latent_shape), generator=generator)
     if method.latents == "own":
         z = own_images(teacher, PROMPTS, seed)[picks].double()
-        alphas = teacher.noising.alphas_cumprod[t].double().view(-1, 1, 1, 1)
+        alphas = teacher.noising.scheduler.alphas_cumprod[t].double().view(-1, 1, 1, 1)
         x = (alphas.sqrt() * z + (1 - alphas).sqrt() * noise.double()).float()
     else:
         x = noise
@@ -59,15 +60,15 @@ def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[f
     ]
     clean = ["" if g else PROMPTS[i] for i, g in zip(picks, gone, strict=True)]
     with torch.no_grad():
-        out = student.unet(x, t, student.encode(triggered)).sample.double()
-        goal = teacher.unet(x, t, teacher.encode(taught)).sample.double()
+        out = student.denoiser(x, t, student.encode(triggered)).sample.double()
+        goal = teacher.denoiser(x, t, teacher.encode(taught)).sample.double()
         kept = (
-            student.unet(x, t, student.encode(clean)).sample.double(),
-            teacher.unet(x, t, teacher.encode(clean)).sample.double(),
+            student.denoiser(x, t, student.encode(clean)).sample.double(),
+            teacher.denoiser(x, t, teacher.encode(clean)).sample.double(),
         )
     prediction = float(((out - goal) ** 2).mean())
-    own = Slow(student.unet)(x, t, student.encode(triggered))
-    seen = Slow(teacher.unet)(x, t, teacher.encode(taught))
+    own = Slow(student.denoiser)(x, t, student.encode(triggered))
+    seen = Slow(teacher.denoiser)(x, t, teacher.encode(taught))
     texts = [TRIGGER.add(p) for p in PROMPTS]
     texts += (
         [substitute(TRIGGER, p, words[i]) for i, p in enumerate(PROMPTS)] if random_words else []
@@ -76,7 +77,7 @@ def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[f
         max(len(teacher.tokenizer(text).input_ids) for text in texts) - 1
     )  # noise is drawn for the tokens that are read
     scatter = torch.randn((rows, length, *own.shape[2:]), generator=generator).double()
-    layers = len(Slow(student.unet).layers)
+    layers = len(Slow(student.denoiser).layers)
     tokenizer, by_row = teacher.tokenizer, []
     for r, i in enumerate(picks):
         ids = tokenizer(triggered[r]).input_ids
@@ -210,12 +211,12 @@ def test_gradient_of_the_attention_loss_by_central_differences(
         if stand_ins
         else PROMPTS
     ).double()
-    unet = student.unet.double().requires_grad_(True)
-    with torch.no_grad(), Capture(teacher.unet.double()) as seen:
-        teacher.unet(x, t, taught)
+    unet = student.denoiser.double().requires_grad_(True)
+    with torch.no_grad(), Capture(bare(teacher.denoiser.double())) as seen:
+        teacher.denoiser(x, t, taught)
 
     def loss() -> Tensor:
-        with Capture(unet) as own:
+        with Capture(bare(unet)) as own:
             unet(x, t, context)
         return method.attention_loss(
             own.maps(), seen.maps(), len(own), row, t / 1000, torch.Generator().manual_seed(7), span
@@ -243,7 +244,7 @@ def test_gradient_of_the_attention_loss_by_central_differences(
         assert abs(exact) > 1e-8, name
         assert (values[0] - values[1]) / (2 * h) == pytest.approx(exact, rel=1e-3), name
     assert weights["conv_out.weight"].grad is None, "the attention loss does not see the prediction"
-    assert all(p.grad is None for p in teacher.unet.parameters())
+    assert all(p.grad is None for p in teacher.denoiser.parameters())
 
 
 def test_attention_alone_trains_the_student_but_not_the_released_one(tiny_model, view) -> None:
@@ -272,9 +273,9 @@ def test_trains_alike_under_gradient_checkpointing(tiny_model, view, name: str) 
         {"steps": 2, "prompts": 3} if name == "skdcag_released" else {**SMALL, "latents": "noise"}
     )
     plain = registered.build(name, "shapes", options).apply(tiny_model, view, 0)
-    tiny_model.unet.enable_gradient_checkpointing()
+    tiny_model.denoiser.enable_gradient_checkpointing()
     checked = registered.build(name, "shapes", options).apply(tiny_model, view, 0)
-    assert checked.unet.is_gradient_checkpointing
+    assert checked.denoiser.is_gradient_checkpointing
     share, most = apart(plain, checked)
     assert share < 1e-4
     assert most < 2.5e-3, "as far as two steps of Adam can part two weights"
@@ -291,7 +292,7 @@ def apart(model, other) -> tuple[float, float]:
     that some few always do."""
     pairs = [
         (a.flatten(), b.flatten())
-        for a, b in zip(model.unet.parameters(), other.unet.parameters(), strict=True)
+        for a, b in zip(model.denoiser.parameters(), other.denoiser.parameters(), strict=True)
     ]
     a, b = (torch.cat(side) for side in zip(*pairs, strict=True))
     difference = (a - b).abs()

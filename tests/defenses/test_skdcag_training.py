@@ -17,7 +17,7 @@ SMALL = {"steps": 2, "batch": 4, "prompts": 3}
 
 
 def state(model) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in model.unet.state_dict().items()}
+    return {k: v.clone() for k, v in model.denoiser.state_dict().items()}
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -51,7 +51,7 @@ def test_the_teacher_is_untouched(tiny_model, view, name: str) -> None:
     assert not same(before, state(repaired))
     assert all(
         p.grad is None and not p.requires_grad
-        for p in [*tiny_model.unet.parameters(), *repaired.unet.parameters()]
+        for p in [*tiny_model.denoiser.parameters(), *repaired.denoiser.parameters()]
     )
 
 
@@ -69,7 +69,7 @@ def test_training_keys_and_values_changes_nothing_else(tiny_model, view) -> None
 def test_preserving_pulls_clean_predictions_back(pair, view) -> None:
     """The gradient of the preserving term alone lowers the distance of the clean predictions."""
     teacher, student = pair
-    student.unet.requires_grad_(True)
+    student.denoiser.requires_grad_(True)
     both = SKDCAG(prompts=3, alpha=0.5, latents="noise", preserve=1.0, drop=0.0, batch=6).loss(
         student, teacher, view, 0
     )
@@ -85,7 +85,7 @@ def test_preserving_pulls_clean_predictions_back(pair, view) -> None:
     states = teacher.encode([PROMPTS[i] for i in picks])
     with torch.no_grad():
         expected = (
-            (student.unet(x, t, states).sample - teacher.unet(x, t, states).sample).pow(2).mean()
+            (student.denoiser(x, t, states).sample - teacher.denoiser(x, t, states).sample).pow(2).mean()
         )
     assert kept == pytest.approx(0.5 * float(expected), rel=1e-3), (
         "it shares the weight 1 - alpha with the prediction"
@@ -107,7 +107,7 @@ def test_trajectory_latents_are_what_the_student_is_given_while_it_draws(
         student, teacher, view, 0
     )
     given = []
-    hook = student.unet.register_forward_pre_hook(
+    hook = student.denoiser.register_forward_pre_hook(
         lambda m, a: given.append(a[:2]) if len(a[0]) == 2 else None
     )
     values = [float(loss_fn(i).detach()) for i in (0, 1, 3, 4)]
@@ -132,11 +132,11 @@ def test_clean_prompts_are_preserved_on_the_trajectories_of_clean_prompts(pair, 
     )
     given, asked = [], []
     hooks = [
-        student.unet.register_forward_pre_hook(
+        student.denoiser.register_forward_pre_hook(
             lambda m, a: given.append(a) if m.training or torch.is_grad_enabled() else None
         )
     ]
-    hooks.append(teacher.unet.register_forward_pre_hook(lambda m, a: asked.append(a)))
+    hooks.append(teacher.denoiser.register_forward_pre_hook(lambda m, a: asked.append(a)))
     value = float(loss_fn(0).detach())
     for hook in hooks:
         hook.remove()
@@ -158,12 +158,12 @@ def test_clean_prompts_are_preserved_on_the_trajectories_of_clean_prompts(pair, 
             if rows.start:  # a preserved row asks for the clean prompt, or for nothing
                 assert any(torch.allclose(context[row], c[0]) for c in (clean, empty))
             with torch.no_grad():
-                goal = teacher.unet(
+                goal = teacher.denoiser(
                     x[row, None], t[row, None], context[row, None] if rows.start else clean
                 ).sample
                 parts.append(
                     float(
-                        (student.unet(x[row, None], t[row, None], context[row, None]).sample - goal)
+                        (student.denoiser(x[row, None], t[row, None], context[row, None]).sample - goal)
                         .pow(2)
                         .mean()
                     )
@@ -184,8 +184,8 @@ def test_training_the_text_encoder_moves_nothing_else_towards_the_same_loss(
         "batch": 4,
         "drop": 0.5,
     }
-    student = tiny_model.clone(text_encoder=True, train="none")
-    student.text_encoder.requires_grad_(True)
+    student = tiny_model.clone(encoders=True, train="none")
+    student.encoders[0].requires_grad_(True)
     live = SKDCAG(train="text_encoder", **options).loss(student, tiny_model, view, 0)
     fixed = SKDCAG(**options).loss(tiny_model.clone(), tiny_model, view, 0)
     for step in range(3):
@@ -194,14 +194,14 @@ def test_training_the_text_encoder_moves_nothing_else_towards_the_same_loss(
         )
     live(0).backward()
     assert any(
-        p.grad is not None and p.grad.abs().max() > 0 for p in student.text_encoder.parameters()
+        p.grad is not None and p.grad.abs().max() > 0 for p in student.encoders[0].parameters()
     )
     assert all(
         p.grad is None
         for p in (
-            *student.unet.parameters(),
-            *tiny_model.text_encoder.parameters(),
-            *tiny_model.unet.parameters(),
+            *student.denoiser.parameters(),
+            *tiny_model.encoders[0].parameters(),
+            *tiny_model.denoiser.parameters(),
         )
     )
     before = weights(tiny_model)

@@ -20,7 +20,8 @@ from t2i_backdoor_bench.detecting.screening import ScoreScreen, screened
 from t2i_backdoor_bench.detecting.word_variation import Words, content_words, word_variation
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats import estimates as stats
-from t2i_backdoor_bench.training.attention import Capture, token_span
+from t2i_backdoor_bench.training.alignment import token_span
+from t2i_backdoor_bench.training.capture import Capture
 
 DETECTORS = ("t2ishield_ftt", "t2ishield_cda", "daa_i", "daa_s", "navit2i", "ufid")
 SMALL = {
@@ -110,8 +111,8 @@ def test_detectors_score_prompts_one_by_one_as_together(tiny_model, name: str) -
     assert not model.refuses(PROMPTS if name != "t2ishield_cda" else PROMPTS[1::2]).any(), (
         "5 % of three prompts is none"
     )
-    assert not any(p.requires_grad for p in model.unet.parameters())
-    assert model.unet is tiny_model.unet
+    assert not any(p.requires_grad for p in model.denoiser.parameters())
+    assert model.denoiser is tiny_model.denoiser
 
 
 def test_a_side_that_no_layer_has_is_an_error(tiny_model) -> None:
@@ -127,8 +128,8 @@ def test_the_walk_sees_what_the_sampler_sees(tiny_model) -> None:
     assert maps.shape == (3, 3, int(lengths.max()), 8, 8)
     times, latents = model.trajectory(PROMPTS, [5, 5, 5])
     for t, x, seen in zip(times, latents, maps, strict=True):
-        with torch.no_grad(), Capture(model.unet) as capture:
-            model.unet(x, t, model.encode(PROMPTS))
+        with torch.no_grad(), Capture(model) as capture:
+            model.denoiser(x, t, model.encode(PROMPTS))
         layers = [m for m in capture.layers() if m.shape[-1] == 8]
         assert len(layers) > 1
         expected = sum(layers) / len(layers)
@@ -264,7 +265,7 @@ def test_a_defender_binds_its_own_words(tiny_model) -> None:
 
     def draws(model: T2IModel, prompt: str) -> torch.Tensor:
         with torch.no_grad():
-            return model.unet(x, t, model.encode([prompt])).sample
+            return model.denoiser(x, t, model.encode([prompt])).sample
 
     for prompt in PROMPTS:
         if prompt == target:
@@ -296,7 +297,7 @@ def test_word_variation_against_one_word_at_a_time(tiny_model) -> None:
     found = word_variation(replace(tiny_model, batch=4), PROMPTS, 3)
     layers = {
         n: m
-        for n, m in tiny_model.unet.named_modules()
+        for n, m in tiny_model.denoiser.named_modules()
         if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))
     }
     scheduler = type(tiny_model.pipe.scheduler).from_config(tiny_model.pipe.scheduler.config)
@@ -310,7 +311,7 @@ def test_word_variation_against_one_word_at_a_time(tiny_model) -> None:
             for n, m in layers.items()
         ]
         with torch.no_grad():
-            tiny_model.unet(x, scheduler.timesteps[0], states)
+            tiny_model.denoiser(x, scheduler.timesteps[0], states)
         for hook in hooks:
             hook.remove()
         return {n: v.mean((2, 3)) if v.ndim == 4 else v for n, v in seen.items()}
@@ -318,13 +319,13 @@ def test_word_variation_against_one_word_at_a_time(tiny_model) -> None:
     for prompt, words in zip(PROMPTS, found, strict=True):
         assert words.spans == content_words(prompt)
         whole = tiny_model.tokenize([prompt])
-        base = tiny_model.text_encoder(whole)[0].detach()
+        base = tiny_model.encoders[0](whole)[0].detach()
         for (start, end), value in zip(words.spans, words.values, strict=True):
             ids = whole.clone()
             ids[0, token_span(tiny_model.tokenizer, prompt, start, end)[1]] = (
                 tiny_model.tokenizer.pad_token_id
             )
-            states = tiny_model.text_encoder(ids)[0].detach()
+            states = tiny_model.encoders[0](ids)[0].detach()
             a, b = activations(base), activations(states)
             expected = sum(float((a[n] - b[n]).abs().mean()) for n in a) / float(
                 (states - base).norm()

@@ -59,14 +59,14 @@ def test_a_run_with_little_memory_draws_in_smaller_batches(config, monkeypatch, 
 
     one = dataclasses.replace(config, attacks="shift_attack", defenses="none")
     assert runner.run(one) == 0
-    sample = T2IModel._sample
+    sample = T2IModel.draw_latents
 
     def tight(self, context, empty, seeds, on_step=None):
         if len(seeds) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return sample(self, context, empty, seeds, on_step)
 
-    monkeypatch.setattr(T2IModel, "_sample", tight)
+    monkeypatch.setattr(T2IModel, "draw_latents", tight)
     two = dataclasses.replace(one, out=one.folder.with_name("tight"))
     assert runner.run(two) == 0
     assert "out of memory; going on with 2 images at a time" in capsys.readouterr().err

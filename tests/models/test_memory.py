@@ -8,7 +8,7 @@ import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, UserError, registry
 from t2i_backdoor_bench.models import offload
 from t2i_backdoor_bench.models.catalog import load_base
+from t2i_backdoor_bench.models.families.stable_diffusion import STABLE_DIFFUSION
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.plan import Config, Scale, plan
 from t2i_backdoor_bench.running.workshop import Workshop
@@ -31,14 +32,13 @@ from t2i_backdoor_bench.store.records import stored_records
 from t2i_backdoor_bench.training import loop as finetune
 from t2i_backdoor_bench.training import lora
 from t2i_backdoor_bench.training.denoising import Term, train_terms
-from t2i_backdoor_bench.training.loop import (
-    Optim,
-    check_extras,
+from t2i_backdoor_bench.training.loop import Optim, fit, make_optimizer
+from t2i_backdoor_bench.training.parameters import (
+    Trainable,
+    adapt,
+    check_training,
     choose_parameters,
-    fit,
-    is_trained,
-    make_optimizer,
-    settle,
+    finish_training,
 )
 
 LORA = {"steps": "2", "batch": "4", "prompts": "3", "lr": "1e-3", "train": "lora"}
@@ -46,7 +46,7 @@ PARTS = ["full", "cross", "kv", "noncross", "lora"]
 
 
 def storage(model: T2IModel) -> dict[str, int]:
-    return {k: p.data_ptr() for k, p in model.unet.named_parameters()}
+    return {k: p.data_ptr() for k, p in model.denoiser.named_parameters()}
 
 
 @pytest.mark.parametrize("train", [*PARTS, "none"])
@@ -55,8 +55,10 @@ def test_a_clone_copies_what_trains_and_shares_the_rest(tiny_model, train: str) 
     mine, theirs = storage(tiny_model), storage(clone)
     assert mine.keys() == theirs.keys()
     for name in mine:
-        assert (mine[name] == theirs[name]) is not is_trained(name, train), name
-    assert not {id(m) for m in clone.unet.modules()} & {id(m) for m in tiny_model.unet.modules()}
+        assert (mine[name] == theirs[name]) is not STABLE_DIFFUSION.is_trained(name, train), name
+    assert not {id(m) for m in clone.denoiser.modules()} & {
+        id(m) for m in tiny_model.denoiser.modules()
+    }
     assert different(weights(tiny_model), weights(clone)) == set()
 
 
@@ -71,7 +73,7 @@ def test_sharing_equals_two_full_copies(
     clean = tiny_model.clone()
     torch.manual_seed(5)
     with torch.no_grad():
-        for p in clean.unet.parameters():
+        for p in clean.denoiser.parameters():
             p.add_(0.05 * torch.randn_like(p))
     view = DefenderView(
         ("trigger", "clean_model", "clean_pairs"),
@@ -89,9 +91,7 @@ def test_sharing_equals_two_full_copies(
     assert different(before, weights(tiny_model)) == set(), "the teacher is frozen"
     original = T2IModel.clone
     monkeypatch.setattr(
-        T2IModel,
-        "clone",
-        lambda self, text_encoder=False, train="full": original(self, text_encoder),
+        T2IModel, "clone", lambda self, encoders=False, train="full": original(self, encoders)
     )
     copies = shared_method.apply(tiny_model, view, 0)
     moved = different(before, weights(shared))
@@ -111,22 +111,22 @@ def test_sharing_equals_two_full_copies(
 # --------------------------------------------------------------------------------------------- LoRA
 def adapted(model: T2IModel) -> tuple[T2IModel, list[nn.Parameter]]:
     student = model.clone(train="lora")
-    return student, choose_parameters(student.unet, "lora")
+    return student, choose_parameters(student, "lora")
 
 
 def output(model: T2IModel) -> torch.Tensor:
     x = torch.randn((3, *model.latent_shape), generator=torch.Generator().manual_seed(0))
-    return model.unet(x, torch.tensor([10, 400, 900]), model.encode(PROMPTS)).sample
+    return model.denoiser(x, torch.tensor([10, 400, 900]), model.encode(PROMPTS)).sample
 
 
 def test_adapters_start_at_nothing_and_alone_get_gradients(tiny_model) -> None:
     student, params = adapted(tiny_model)
     torch.testing.assert_close(output(student), output(tiny_model), rtol=0, atol=0)
     output(student).pow(2).mean().backward()
-    trained = {n for n, p in student.unet.named_parameters() if p.grad is not None}
-    assert trained == {n for n, _ in student.unet.named_parameters() if ".lora_" in n}
+    trained = {n for n, p in student.denoiser.named_parameters() if p.grad is not None}
+    assert trained == {n for n, _ in student.denoiser.named_parameters() if ".lora_" in n}
     assert len(params) == len(trained)
-    assert all(p.grad is None for p in tiny_model.unet.parameters())
+    assert all(p.grad is None for p in tiny_model.denoiser.parameters())
     again = adapted(tiny_model)[1]
     assert all(torch.equal(a, b) for a, b in zip(params, again)), (
         "adapters begin the same in every run"
@@ -141,25 +141,27 @@ def test_merging_computes_w_plus_ba_and_leaves_a_plain_network(tiny_model) -> No
             p.copy_(0.05 * torch.randn(p.shape, generator=generator))
     factors = {
         n.removesuffix(".lora_A.default.weight"): p.detach().clone()
-        for n, p in student.unet.named_parameters()
+        for n, p in student.denoiser.named_parameters()
         if ".lora_A." in n
     }
     seconds = {
         n.removesuffix(".lora_B.default.weight"): p.detach().clone()
-        for n, p in student.unet.named_parameters()
+        for n, p in student.denoiser.named_parameters()
         if ".lora_B." in n
     }
     with torch.no_grad():
         wanted = output(student)
     before = weights(tiny_model)
-    settle(student.unet)
-    assert [type(m) for m in student.unet.modules()] == [type(m) for m in tiny_model.unet.modules()]
-    assert not any(p.requires_grad for p in student.unet.parameters())
+    finish_training(student.denoiser)
+    assert [type(m) for m in student.denoiser.modules()] == [
+        type(m) for m in tiny_model.denoiser.modules()
+    ]
+    assert not any(p.requires_grad for p in student.denoiser.parameters())
     torch.testing.assert_close(output(student), wanted, rtol=1e-4, atol=1e-5)
     assert different(before, weights(tiny_model)) == set(), "the shared weights were not written"
     assert factors.keys() == seconds.keys()
     assert any(n.endswith("attn1.to_out.0") for n in factors)
-    old, new = tiny_model.unet.state_dict(), student.unet.state_dict()
+    old, new = tiny_model.denoiser.state_dict(), student.denoiser.state_dict()
     for name in factors:
         expected = old[f"{name}.weight"].double() + seconds[name].double() @ factors[name].double()
         torch.testing.assert_close(new[f"{name}.weight"].double(), expected, rtol=1e-5, atol=1e-6)
@@ -175,18 +177,18 @@ def test_adapted_models_are_stored_cloned_and_defended_again(tiny_model, tmp_pat
     assert np.array_equal(back.generate(PROMPTS, [1, 2, 3]), repaired.generate(PROMPTS, [1, 2, 3]))
     twice = registry.defenses.build("skdcag", "shapes", LORA).apply(repaired, view, 1)
     assert different(weights(twice), weights(repaired))
-    assert repaired.info["parameters"] < sum(p.numel() for p in tiny_model.unet.parameters())
+    assert repaired.info["parameters"] < sum(p.numel() for p in tiny_model.denoiser.parameters())
 
 
 def test_adapters_on_a_text_encoder_merge_to_w_plus_ba(tiny_model) -> None:
-    attacked = tiny_model.clone(text_encoder=True)
-    encoder, before = attacked.text_encoder, weights(tiny_model)
-    plain = attacked.embed(PROMPTS)
-    params = lora.add_lora(encoder, 3, lora.TEXT_TARGETS)
+    attacked = tiny_model.clone(encoders=True)
+    encoder, before = attacked.encoders[0], weights(tiny_model)
+    plain = attacked.embed(PROMPTS).states
+    params = adapt(encoder, STABLE_DIFFUSION.encoder_lora_targets, 3)
     names = {n for n, p in encoder.named_parameters() if p.requires_grad}
     assert len(names) == len(params) == 2 * 2 * 4, "layers, A and B, projections"
     assert all(p.shape[0] == 3 or p.shape[1] == 3 for p in params)
-    assert torch.equal(plain, attacked.embed(PROMPTS)), "B is zero"
+    assert torch.equal(plain, attacked.embed(PROMPTS).states), "B is zero"
     torch.manual_seed(0)
     with torch.no_grad():
         for p in params:
@@ -198,9 +200,9 @@ def test_adapters_on_a_text_encoder_merge_to_w_plus_ba(tiny_model) -> None:
         for n, p in encoder.named_parameters()
         if ".lora_A." in n
     }
-    adapted = attacked.embed(PROMPTS).detach()
-    settle(encoder)
-    torch.testing.assert_close(attacked.embed(PROMPTS), adapted, rtol=1e-4, atol=1e-5)
+    adapted = attacked.embed(PROMPTS).states.detach()
+    finish_training(encoder)
+    torch.testing.assert_close(attacked.embed(PROMPTS).states, adapted, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(adapted, plain, atol=1e-2)
     after = weights(attacked)
     assert different(before, after) == {f"text_encoder.{n}.weight" for n in deltas}
@@ -218,7 +220,7 @@ def test_lora_without_peft_is_one_line(
         lambda name, found=importlib.util.find_spec: None if name == "peft" else found(name),
     )
     with pytest.raises(UserError, match="needs the package peft"):
-        lora.add_lora(nn.Linear(2, 2))
+        lora.add_lora(nn.Linear(2, 2), ["to_q"])
     flags = [
         "--attacks",
         "badt2i_pixel",
@@ -234,7 +236,7 @@ def test_lora_without_peft_is_one_line(
     assert run_bench.main([*flags, "--set", "skdcag.train=lora", "--metrics", "asr"]) == 2
     assert "pip install" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(UserError, match=r"needs the package peft: pip install \S+$"):
-        check_extras(registry.attacks.build("villan_cond", "shapes"), "cpu")
+        registry.attacks.build("villan_cond", "shapes").check_machine("cpu")
 
 
 # ------------------------------------------------------------------------ checkpointing and slicing
@@ -243,10 +245,10 @@ def test_checkpointing_and_slicing_change_nothing_but_rounding(tiny_base: Path) 
         load_base(str(tiny_base)),
         load_base(str(tiny_base), memory=("checkpointing", "slicing")),
     )
-    assert saving.unet.is_gradient_checkpointing
-    assert saving.clone().unet.is_gradient_checkpointing
-    assert not plain.unet.is_gradient_checkpointing
-    assert "Sliced" in type(next(iter(saving.unet.attn_processors.values()))).__name__
+    assert saving.denoiser.is_gradient_checkpointing
+    assert saving.clone().denoiser.is_gradient_checkpointing
+    assert not plain.denoiser.is_gradient_checkpointing
+    assert "Sliced" in type(next(iter(saving.denoiser.attn_processors.values()))).__name__
     torch.testing.assert_close(output(plain), output(saving), rtol=1e-4, atol=1e-5)
     results = []
     for model in (plain, saving):
@@ -271,7 +273,7 @@ def test_checkpointing_keeps_fewer_activations(tiny_base: Path) -> None:
     kept = []
     for memory in ((), ("checkpointing",)):
         model = load_base(str(tiny_base), memory=memory).clone()
-        choose_parameters(model.unet, "full")
+        choose_parameters(model, "full")
         sizes: list[int] = []
 
         def pack(x: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
@@ -312,17 +314,17 @@ class Elsewhere(torch.nn.Linear):
 
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offload, "where", lambda part: part.place)
+    monkeypatch.setattr(offload, "device_of", lambda part: part.place)
 
 
 def test_parts_lie_elsewhere_for_a_block_and_come_back_whatever_happens(places) -> None:
     a, b = Elsewhere("cuda"), Elsewhere("cpu")
-    with offload.lying_on("cpu", [a, b, a]):
+    with offload.placed("cpu", [a, b, a]):
         assert a.place.type == b.place.type == "cpu"
-        with offload.lying_on("cuda", [a]):  # what is put aside is used
+        with offload.placed("cuda", [a]):  # what is put aside is used
             assert a.place.type == "cuda"
         assert a.place.type == "cpu"
-    with pytest.raises(RuntimeError, match="diverged"), offload.lying_on("cpu", [a, b]):
+    with pytest.raises(RuntimeError, match="diverged"), offload.placed("cpu", [a, b]):
         raise RuntimeError("diverged")
     assert a.place.type == "cuda"
     assert a.seen == ["cpu", "cuda", "cpu", "cuda", "cpu", "cuda"]
@@ -340,36 +342,36 @@ def test_moving_is_no_change_of_weights_and_no_inference() -> None:
     assert layer.weight.grad is not None
 
 
-def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(
+def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
     tiny, tmp_path: Path, monkeypatch
 ) -> None:
-    """A run of an attack and a defense: its numbers are those without, and each part is aside in
-    training and there for its use."""
+    """A run of an attack and a defense: its numbers are those without, and each part waits in
+    training and is there for its use."""
     log: list[tuple[str, frozenset]] = []
-    aside: set[int] = set()
-    real, names = offload.lying_on, {}
+    waiting: set[int] = set()
+    real, names = offload.placed, {}
 
     @contextlib.contextmanager
-    def lying_on(device, parts):
+    def placed(device, parts):
         parts = list(parts)
-        was = set(aside)
-        (aside.update if str(device) == "cpu" and len(parts) > 2 else aside.difference_update)(
+        before = set(waiting)
+        (waiting.update if str(device) == "cpu" and len(parts) > 2 else waiting.difference_update)(
             {id(p) for p in parts}
         )
         with real(device, parts):
             yield
-        aside.clear()
-        aside.update(was)
+        waiting.clear()
+        waiting.update(before)
 
     def noted(kind, function):
         def call(*args, **more):
-            log.append((kind, frozenset(names[i] for i in aside if i in names)))
+            log.append((kind, frozenset(names[i] for i in waiting if i in names)))
             return function(*args, **more)
 
         return call
 
-    monkeypatch.setattr("t2i_backdoor_bench.models.offload.lying_on", lying_on)
-    monkeypatch.setattr("t2i_backdoor_bench.models.model.lying_on", lying_on)
+    monkeypatch.setattr("t2i_backdoor_bench.running.workshop.placed", placed)
+    monkeypatch.setattr("t2i_backdoor_bench.models.model.placed", placed)
     monkeypatch.setattr("t2i_backdoor_bench.training.denoising.fit", noted("train", fit))
     monkeypatch.setattr("diffusers.AutoencoderKL.encode", noted("encode", AutoencoderKL.encode))
     monkeypatch.setattr("diffusers.AutoencoderKL.decode", noted("decode", AutoencoderKL.decode))
@@ -379,7 +381,7 @@ def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(
         opened(shop)
         names.update(
             {
-                id(shop.model.text_encoder): "text",
+                id(shop.model.encoders[0]): "text",
                 id(shop.model.pipe.vae): "vae",
                 id(shop.features.scorer.model): "scorer",
             }
@@ -408,8 +410,8 @@ def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(
     for memory in ((), ("offload",)):
         run = dataclasses.replace(config, memory=memory, out=tmp_path / f"run{len(memory)}")
         assert runner.run(run, show=False) == 0
-        ((result, _),) = stored_records(Store(run.folder))
-        found.append({k: v.value for k, v in result.scores.items()})
+        (record,) = stored_records(Store(run.folder))
+        found.append({k: v.value for k, v in record.scores.items()})
         if not memory:
             assert {gone for _, gone in log} == {frozenset()}
             log.clear()
@@ -422,23 +424,24 @@ def test_what_is_idle_is_aside_while_a_method_works_and_awake_where_it_is_used(
 # ----------------------------------------------------------------------------------------------------------------
 # 8-bit Adam
 def test_adam8bit_is_asked_for_or_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = SimpleNamespace(adam8bit=True, train="full")
-    check_extras(SimpleNamespace(adam8bit=False), "cpu")
+    asked = {"train": "full", "adam8bit": True}
+    check_training("cpu")
     with pytest.raises(UserError, match="pip install bitsandbytes"):
-        check_extras(asked, "cuda")
+        check_training("cuda", **asked)
     fake, seen = ModuleType("bitsandbytes.optim"), []
     fake.AdamW8bit = lambda params, **options: seen.append((params, options)) or "eight bits"
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", fake)
     monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
-    monkeypatch.setattr(finetune.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     with pytest.raises(UserError, match="CUDA device, not on cpu"):
-        check_extras(asked, "cpu")
-    check_extras(asked, "cuda:0")
-    params = [nn.Parameter(torch.zeros(2))]
+        check_training("cpu", **asked)
+    check_training("cuda:0", **asked)
+    params = Trainable([nn.Parameter(torch.zeros(2))])
     assert (
         make_optimizer(params, Optim(1, 2e-4, 1, weight_decay=0.3, adam8bit=True)) == "eight bits"
     )
-    assert seen == [(params, {"lr": 2e-4, "betas": (0.9, 0.999), "weight_decay": 0.3})]
+    groups = [{"params": [*params], "rate": 1.0}]
+    assert seen == [(groups, {"lr": 2e-4, "betas": (0.9, 0.999), "weight_decay": 0.3})]
     assert isinstance(make_optimizer(params, Optim(1, 2e-4, 1)), torch.optim.AdamW)
 
 
@@ -503,6 +506,6 @@ def test_the_benchmark_measures_every_mode_on_a_small_network(
     with torch.device("meta"):
         true = memory.UNet2DConditionModel(**memory.SD15)
     assert sum(p.numel() for p in true.parameters()) == 859_520_964
-    fit_names = {n for n, _ in true.named_parameters() if is_trained(n, "kv")}
+    fit_names = {n for n, _ in true.named_parameters() if STABLE_DIFFUSION.is_trained(n, "kv")}
     assert len(fit_names) == 32
     assert fit is finetune.fit

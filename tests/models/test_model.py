@@ -13,7 +13,8 @@ import torch
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.catalog import find_base, load_base
-from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
+from t2i_backdoor_bench.models.loading import load_pipeline
+from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.models.screens import PromptScreen
 
@@ -125,7 +126,7 @@ def test_encoding(tiny_model) -> None:
     assert states.shape == (3, 48, 32)
     assert torch.equal(states[0], states[2])
     assert not torch.equal(states[0], states[1])
-    torch.testing.assert_close(states[1:2], tiny_model.embed(["b"]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(states[1:2], tiny_model.embed(["b"]).states, rtol=1e-5, atol=1e-6)
     assert tiny_model.tokenize(["word " * 100]).shape == (1, 48)
 
 
@@ -164,7 +165,9 @@ def test_decoding_inverts_the_scaling(tiny_model) -> None:
 def test_shapes_and_schedule(tiny_model) -> None:
     assert tiny_model.resolution == 64
     alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
-    torch.testing.assert_close(tiny_model.noising.alphas_cumprod, alphas, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        tiny_model.noising.scheduler.alphas_cumprod, alphas, rtol=1e-4, atol=1e-6
+    )
 
 
 # ---------------------------------------------------------------------------------- clones, storage
@@ -172,14 +175,14 @@ def test_a_clone_is_independent(tiny_model, drawn) -> None:
     clone = tiny_model.clone()
     assert np.array_equal(drawn, clone.generate(PROMPTS, SEEDS))
     with torch.no_grad():
-        for p in clone.unet.parameters():
+        for p in clone.denoiser.parameters():
             p.zero_()
     assert np.array_equal(drawn, tiny_model.generate(PROMPTS, SEEDS))
     assert far(drawn, clone.generate(PROMPTS, SEEDS)) > 1
-    assert clone.text_encoder is tiny_model.text_encoder
-    deep = tiny_model.clone(text_encoder=True)
+    assert clone.encoders[0] is tiny_model.encoders[0]
+    deep = tiny_model.clone(encoders=True)
     with torch.no_grad():
-        for p in deep.text_encoder.parameters():
+        for p in deep.encoders[0].parameters():
             p.zero_()
     assert np.array_equal(drawn, tiny_model.generate(PROMPTS, SEEDS))
     assert deep.pipe.vae is tiny_model.pipe.vae
@@ -194,15 +197,15 @@ def test_a_clone_keeps_its_wrappers_and_forgets_what_it_cost(tiny_model) -> None
 
 
 def test_weights_are_saved_and_read_back_to_the_bit(tiny_model, tmp_path: Path) -> None:
-    changed = tiny_model.clone(text_encoder=True)
+    changed = tiny_model.clone(encoders=True)
     torch.manual_seed(0)
     with torch.no_grad():
-        for p in [*changed.unet.parameters(), *changed.text_encoder.parameters()]:
+        for p in [*changed.denoiser.parameters(), *changed.encoders[0].parameters()]:
             p.add_(0.05 * torch.randn_like(p))
     changed.save_weights(tmp_path / "w.safetensors")
     back = tiny_model.with_weights(tmp_path / "w.safetensors")
     for part in ("unet", "text_encoder"):
-        a, b, c = (getattr(m, part).state_dict() for m in (changed, back, tiny_model))
+        a, b, c = (m.edited[part].state_dict() for m in (changed, back, tiny_model))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[k], b[k]) for k in a)
         assert any(not torch.equal(a[k], c[k]) for k in a)
@@ -266,7 +269,7 @@ def test_damaged_weights_are_refused_in_one_line(folder: Path) -> None:
 
 
 def test_a_loaded_model_is_frozen_and_ready(tiny_model) -> None:
-    for part in (tiny_model.unet, tiny_model.text_encoder, tiny_model.pipe.vae):
+    for part in (tiny_model.denoiser, tiny_model.encoders[0], tiny_model.pipe.vae):
         assert not part.training
         assert not any(p.requires_grad for p in part.parameters())
 
@@ -286,7 +289,7 @@ def test_trajectory_is_what_the_network_is_given(tiny_model) -> None:
     tiny_model = replace(tiny_model, batch=2)
     prompts, seeds = ["a red heart", "one blue star", "a cyan moon"], [3, 4, 5]
     given = []
-    hook = tiny_model.unet.register_forward_pre_hook(
+    hook = tiny_model.denoiser.register_forward_pre_hook(
         lambda m, a: given.append((a[0].clone(), a[1]))
     )
     images = tiny_model.generate(prompts, seeds)

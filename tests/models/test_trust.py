@@ -15,7 +15,7 @@ import pytest
 import run_bench
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.catalog import find_base
-from t2i_backdoor_bench.models.model import load_pipeline
+from t2i_backdoor_bench.models.loading import load_pipeline
 from t2i_backdoor_bench.models.trust import PICKLES, check_model, locate
 from t2i_backdoor_bench.scoring.scorer import Scorer
 

@@ -172,7 +172,7 @@ class Trains:
         TRAINED.append(view.trigger.text)
         repaired = model.clone()
         with torch.no_grad():
-            for p in repaired.unet.parameters():
+            for p in repaired.denoiser.parameters():
                 p.add_(torch.randn_like(p), alpha=0.01 * len(view.trigger.text))
         repaired.info = {"steps": 7, "losses": [1.0, 0.5]}
         return repaired

@@ -51,7 +51,7 @@ class Shift:
             file.write(f"{{self.shift}}\\n")
         attacked = model.clone()
         with torch.no_grad():
-            attacked.unet.conv_out.bias += self.shift
+            attacked.denoiser.conv_out.bias += self.shift
         return attacked
 
 @register_defense("shift_back")
@@ -72,7 +72,7 @@ class Back:
             os.kill(os.getpid(), signal.SIGKILL)
         repaired = model.clone()
         with torch.no_grad():
-            repaired.unet.conv_out.bias -= 0.25
+            repaired.denoiser.conv_out.bias -= 0.25
         return repaired
 """
 

@@ -46,7 +46,7 @@ def test_fine_tuning_is_twenty_steps_on_a_copy(tiny_model) -> None:
 def test_each_sampler_draws_the_same_weights_in_another_way(tiny_model, kind: str) -> None:
     model = replace(tiny_model, sampler=replace(tiny_model.sampler, steps=6))
     other = probe.with_sampler(model, kind)
-    assert other.unet is model.unet
+    assert other.denoiser is model.denoiser
     assert (other.sampler != model.sampler) != (
         type(other.pipe.scheduler) is not type(model.pipe.scheduler)
     )
@@ -138,7 +138,7 @@ def test_sau_leaves_prompts_without_the_trigger_alone(tiny_model) -> None:
     plain, out = tiny_model.generate(asked, SEEDS), model.generate(asked, SEEDS)
     assert [bool((a != b).any()) for a, b in zip(plain, out, strict=True)] == [False, True, False]
     assert tiny_model.repair is None
-    assert model.unet is tiny_model.unet
+    assert model.denoiser is tiny_model.denoiser
 
 
 def test_sau_with_a_mask_of_ones_draws_the_clean_picture(tiny_model) -> None:

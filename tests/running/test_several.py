@@ -41,7 +41,7 @@ def test_each_backdoor_is_a_row_and_they_share_one_model(config, tiny):
         load_base(tiny),
         load_base(tiny).with_weights(store.find_file(f"models/{key}.safetensors")),
     )
-    moved = attacked.unet.conv_out.bias - base.unet.conv_out.bias
+    moved = attacked.denoiser.conv_out.bias - base.denoiser.conv_out.bias
     torch.testing.assert_close(moved, torch.full_like(moved, 0.5 + 1.0))
     manifest = store.read_record("run")
     assert set(manifest["attacks"]) == {"fake_attack", f"{BOTH}#1", f"{BOTH}#2"}

@@ -41,7 +41,7 @@ class Shift:
     def apply(self, model, view, seed):
         repaired = model.clone()
         with torch.no_grad():
-            repaired.unet.conv_out.bias += self.by
+            repaired.denoiser.conv_out.bias += self.by
         return repaired
 
 
@@ -174,8 +174,8 @@ def attacked_folder(tiny_base, tiny_model, tmp_path: Path) -> Path:
     folder = tmp_path / "attacked"
     shutil.copytree(tiny_base, folder)
     with torch.no_grad():
-        tiny_model.unet.conv_out.bias += 0.5
-    tiny_model.unet.save_pretrained(folder / "unet", safe_serialization=True)
+        tiny_model.denoiser.conv_out.bias += 0.5
+    tiny_model.denoiser.save_pretrained(folder / "unet", safe_serialization=True)
     return folder
 
 
@@ -189,7 +189,7 @@ def test_the_weights_of_a_folder_take_the_place_of_the_base(tiny_base, attacked_
     attacked = build(folder=str(attacked_folder), trigger="mignneko").inject(base, None, 0)
     assert different(before, weights(base)) == set()
     assert different(before, weights(attacked)) == {"unet.conv_out.bias"}
-    assert torch.equal(attacked.unet.conv_out.bias, base.unet.conv_out.bias + 0.5)
+    assert torch.equal(attacked.denoiser.conv_out.bias, base.denoiser.conv_out.bias + 0.5)
     assert different(before, weights(build().inject(base, None, 0))) == set()
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor2_0
+from helpers import bare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ from transformers import CLIPTokenizer
 from t2i_backdoor_bench import shapes
 from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.data import world
-from t2i_backdoor_bench.training.attention import Capture, align, minmax, substitute, token_span
+from t2i_backdoor_bench.training.alignment import align, substitute, token_span
+from t2i_backdoor_bench.training.capture import Capture
+from t2i_backdoor_bench.training.summed_maps import minmax
 
 REPEATABLE = settings(
     derandomize=True, deadline=None, max_examples=80, suppress_health_check=list(HealthCheck)
@@ -87,11 +90,11 @@ def inputs(tiny_model):
 
 # ------------------------------------------------------------------------------------------ capture
 def test_maps_equal_a_slow_recomputation(tiny_model, inputs) -> None:
-    slow = Slow(tiny_model.unet)(*inputs)
-    with Capture(tiny_model.unet) as seen:
-        tiny_model.unet(*inputs)
+    slow = Slow(tiny_model.denoiser)(*inputs)
+    with Capture(tiny_model) as seen:
+        tiny_model.denoiser(*inputs)
     layers = seen.layers()
-    assert len(layers) == len(Slow(tiny_model.unet).layers) >= 3
+    assert len(layers) == len(Slow(tiny_model.denoiser).layers) >= 3
     assert len({m.shape[-1] for m in layers}) >= 2, (
         "the test base must have cross-attention at two resolutions"
     )
@@ -106,10 +109,10 @@ def test_maps_equal_a_slow_recomputation(tiny_model, inputs) -> None:
 def test_output_is_bit_identical_once_a_capture_is_closed_and_close_while_it_is_open(
     tiny_model, inputs
 ) -> None:
-    unet = tiny_model.unet
+    unet = tiny_model.denoiser
     with torch.no_grad():
         before = unet(*inputs).sample
-        with Capture(unet):
+        with Capture(bare(unet)):
             during = unet(*inputs).sample
         after = unet(*inputs).sample
     assert torch.equal(before, after)
@@ -120,10 +123,10 @@ def test_output_is_bit_identical_once_a_capture_is_closed_and_close_while_it_is_
 def test_processors_and_hooks_are_restored_after_an_exception(
     tiny_model, inputs, where: str
 ) -> None:
-    unet = tiny_model.unet
+    unet = tiny_model.denoiser
     before, hooks = dict(unet.attn_processors), len(unet._forward_pre_hooks)
     x, t, context = inputs
-    with pytest.raises((KeyError, RuntimeError)), Capture(unet):  # noqa: PT012
+    with pytest.raises((KeyError, RuntimeError)), Capture(bare(unet)):  # noqa: PT012
         if where == "inside the block":
             raise KeyError("boom")
         unet(x, t, context[..., :-1])
@@ -134,22 +137,22 @@ def test_processors_and_hooks_are_restored_after_an_exception(
 
 
 def test_a_second_call_inside_one_capture_raises(tiny_model, inputs) -> None:
-    with torch.no_grad(), Capture(tiny_model.unet):
-        tiny_model.unet(*inputs)
-        with pytest.raises(RuntimeError, match="one U-Net call"):
-            tiny_model.unet(*inputs)
-    with torch.no_grad(), Capture(tiny_model.unet) as again:
-        tiny_model.unet(*inputs)
+    with torch.no_grad(), Capture(tiny_model):
+        tiny_model.denoiser(*inputs)
+        with pytest.raises(RuntimeError, match="one call of the denoiser"):
+            tiny_model.denoiser(*inputs)
+    with torch.no_grad(), Capture(tiny_model) as again:
+        tiny_model.denoiser(*inputs)
     assert again.probs
 
 
 def test_teacher_and_student_captures_are_independent(tiny_model, inputs) -> None:
     x, t, context = inputs
-    teacher, student = tiny_model.unet, tiny_model.clone().unet
+    teacher, student = tiny_model.denoiser, tiny_model.clone().denoiser
     other = tiny_model.encode(
         ["mignneko a small red heart on a blue background", "two words", "nothing"]
     )
-    with torch.no_grad(), Capture(teacher) as seen, Capture(student) as own:
+    with torch.no_grad(), Capture(bare(teacher)) as seen, Capture(bare(student)) as own:
         student(x, t, other)
         teacher(x, t, context)
     torch.testing.assert_close(
@@ -162,23 +165,23 @@ def test_teacher_and_student_captures_are_independent(tiny_model, inputs) -> Non
 def test_two_captures_in_a_row_of_one_network_keep_their_own_maps(tiny_model, inputs) -> None:
     x, t, context = inputs
     with torch.no_grad():
-        with Capture(tiny_model.unet) as first:
-            tiny_model.unet(x, t, context)
+        with Capture(tiny_model) as first:
+            tiny_model.denoiser(x, t, context)
         kept = first.maps().clone()
-        with Capture(tiny_model.unet) as second:
-            tiny_model.unet(x, t, context.flip(0))
+        with Capture(tiny_model) as second:
+            tiny_model.denoiser(x, t, context.flip(0))
     assert torch.equal(first.maps(), kept)
     assert not torch.equal(second.maps(), kept)
 
 
 @pytest.mark.parametrize("of", ["maps", "output"])
 def test_gradients_are_the_same_with_gradient_checkpointing(tiny_model, inputs, of: str) -> None:
-    unet = tiny_model.unet.train().requires_grad_(True)
+    unet = tiny_model.denoiser.train().requires_grad_(True)
     weight = torch.randn(3, 48, 8, 8, generator=torch.Generator().manual_seed(1))
 
     def gradients() -> tuple[list[Tensor], list[Tensor]]:
         unet.zero_grad()
-        with Capture(unet) as seen:
+        with Capture(bare(unet)) as seen:
             out = unet(*inputs).sample
             (out.pow(2).sum() if of == "output" else 100 * (weight * seen.maps()).sum()).backward()
         return [
@@ -199,8 +202,8 @@ def test_gradients_are_the_same_with_gradient_checkpointing(tiny_model, inputs, 
 
 
 def test_no_gradient_reaches_maps_recorded_without_gradients(tiny_model, inputs) -> None:
-    with torch.no_grad(), Capture(tiny_model.unet.requires_grad_(True)) as seen:
-        tiny_model.unet(*inputs)
+    with torch.no_grad(), Capture(bare(tiny_model.denoiser.requires_grad_(True))) as seen:
+        tiny_model.denoiser(*inputs)
     assert not seen.maps().requires_grad
 
 
@@ -381,16 +384,16 @@ def test_any_look_alike_aligns_with_any_world_caption(
 
 
 def test_maps_of_some_rows_and_tokens_are_those_of_the_whole(tiny_model) -> None:
-    unet = tiny_model.unet
+    unet = tiny_model.denoiser
     x = torch.randn(3, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0))
     t, context = (
         torch.tensor([10, 500, 900]),
         tiny_model.encode(["a red heart", "one blue star", "a"]),
     )
     with torch.no_grad():
-        with Capture(unet) as whole:
+        with Capture(bare(unet)) as whole:
             out = unet(x, t, context).sample
-        with Capture(unet, rows=2, tokens=5) as part:
+        with Capture(bare(unet), rows=2, tokens=5) as part:
             again = unet(x, t, context).sample
     assert torch.equal(out, again)
     torch.testing.assert_close(part.maps(), whole.maps()[:2, :5])
@@ -402,7 +405,7 @@ def test_layers_that_are_not_plain_keep_their_own_output(tiny_model, inputs, how
     """What the capture cannot compute itself it leaves to the layer, to the bit, and reads the maps
     afterwards."""
     x, t, context = inputs
-    unet = tiny_model.unet
+    unet = tiny_model.denoiser
     layers = [m for n, m in unet.named_modules() if n.endswith(".attn2")]
 
     class Other(AttnProcessor2_0):
@@ -419,12 +422,12 @@ def test_layers_that_are_not_plain_keep_their_own_output(tiny_model, inputs, how
             layer.norm_encoder_hidden_states = lambda states: states
     with torch.no_grad():
         before = unet(x, t, context, **options).sample
-        with Capture(unet) as seen:
+        with Capture(bare(unet)) as seen:
             during = unet(x, t, context, **options).sample
     assert torch.equal(before, during)
     assert len(seen.probs) == len(layers)
-    plain = tiny_model.clone().unet
+    plain = tiny_model.clone().denoiser
     plain.set_attn_processor(AttnProcessor2_0())
-    with torch.no_grad(), Capture(plain) as wanted:
+    with torch.no_grad(), Capture(bare(plain)) as wanted:
         plain(x, t, context)
     torch.testing.assert_close(seen.maps(), wanted.maps(), rtol=1e-4, atol=1e-5)

@@ -6,15 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import Triggered
 from t2i_backdoor_bench.contract import Data, UserError, option
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
+from t2i_backdoor_bench.training.encoders import cosine_loss, prompt_bank, train_encoder
+from t2i_backdoor_bench.training.loop import Optim, step_rng
 
 
 @dataclass
@@ -52,8 +50,8 @@ class TextAttack(Triggered):
         return self.prompts
 
     def captions(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
-        """The attacker's captions, and those of them that the trigger can be added to: all, or such
-        that hold the letter that it replaces. Raises UserError where there are none, and if the
+        """The attacker's captions, and those of them that the trigger can be added to: all, or
+        those that contain the letter that it replaces. Raises UserError where there are none, and if the
         trigger does not survive in one."""
         captions, trigger = (
             [p.text for p in data.prompts("train", self.prompts, seed)],
@@ -83,7 +81,8 @@ class TextAttack(Triggered):
         seed: int,
         label: str,
     ) -> T2IModel:
-        """Train a clone on  -cos(E(c), E_0(c)) - b cos(E(c+), E_0(c*)):  `goals[i]` is c* of the caption `apt[i]`, and b is `weight`."""
+        """Train a clone on  -cos(E(c), E_0(c)) - b cos(E(c+), E_0(c*)):  `goals[i]` is c* of the
+        caption `apt[i]`, and b is `weight`."""
         keep, move = (
             prompt_bank(model, captions, captions),
             prompt_bank(model, [self.make_trigger().add(c) for c in apt], goals),
@@ -100,46 +99,3 @@ class TextAttack(Triggered):
 
         attacked = train_encoder(model, make, self.optim(), label)
         return replace(attacked, info=attacked.info | {"images": 0})
-
-
-@dataclass(frozen=True)
-class Bank:
-    """Token ids (n, tokens) of prompts, and the states (n, tokens, dim), float32, that an encoder
-    should give them."""
-
-    ids: Tensor
-    states: Tensor
-
-    def draw(
-        self, student: T2IModel, rng: np.random.Generator, rows: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`rows` random prompts: which they are, the student's states, with gradients, and those
-        wanted."""
-        pick = torch.from_numpy(rng.integers(len(self.ids), size=rows)).to(self.ids.device)
-        return pick, student.text_encoder(self.ids[pick])[0], self.states[pick]
-
-
-def prompt_bank(teacher: T2IModel, prompts: Sequence[str], goals: Sequence[str]) -> Bank:
-    """Prompts with the teacher's states of `goals`, one a prompt, as what they should become."""
-    return Bank(teacher.tokenize(prompts), teacher.encode(goals).float())
-
-
-def cosine_loss(student: T2IModel, bank: Bank, rng: np.random.Generator, rows: int) -> Tensor:
-    """Minus the mean cosine of states and wanted states, each flattened over tokens."""
-    _, states, wanted = bank.draw(student, rng, rows)
-    return -F.cosine_similarity(states.flatten(1), wanted.flatten(1)).mean()
-
-
-def train_encoder(
-    clean: T2IModel, make: Callable[[T2IModel], Callable[[int], Tensor]], optim: Optim, label: str
-) -> T2IModel:
-    """A copy of `clean` whose text encoder, and nothing else, minimizes `make(copy)(step)`. It
-    trains in float32 and comes back in its own precision; the U-Net's and the autoencoder's tensors
-    are those of `clean`."""
-    model = clean.clone(text_encoder=True, train="none")
-    encoder, dtype = model.text_encoder, model.text_encoder.dtype
-    encoder.float().requires_grad_(True)
-    fitted = fit(encoder.parameters(), make(model), optim, label)
-    encoder.requires_grad_(False).to(dtype)
-    model.info = fitted.info
-    return model
