@@ -257,13 +257,13 @@ def test_iba_moves_the_attention_of_triggered_prompts_through_a_frozen_unet(
     for run in (on, off):
         run["loss"](0).backward()
         gradients.append([p.grad.clone() for p in run["parameters"]])
-        assert all(p.grad is None for p in run["student"].unet.parameters())
+        assert all(p.grad is None for p in run["student"].denoiser.parameters())
     assert any(not torch.allclose(a, b) for a, b in zip(*gradients, strict=True)), (
         "KMMD has a gradient"
     )
     assert all(torch.isfinite(g).all() for g in gradients[0])
     assert {id(p) for p in got["parameters"]} == {
-        id(p) for p in got["student"].text_encoder.parameters()
+        id(p) for p in got["student"].encoders[0].parameters()
     }
 
 

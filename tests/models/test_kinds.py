@@ -92,13 +92,13 @@ def test_defenses_denoise_towards_v(folders, name: str, monkeypatch: pytest.Monk
     )
     method = registry.defenses.build(name, "sd", options)
     seen: list[tuple] = []
-    original = type(model.noising).get_velocity
+    original = type(model.noising.scheduler).get_velocity
 
     def velocity(self, sample, noise, timesteps):
         seen.append((sample, noise, timesteps))
         return original(self, sample, noise, timesteps)
 
-    monkeypatch.setattr(type(model.noising), "get_velocity", velocity)
+    monkeypatch.setattr(type(model.noising.scheduler), "get_velocity", velocity)
     view = DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
     loss_fn = (
         method.loss(model, view, 0)
@@ -115,11 +115,11 @@ def test_sampler_follows_the_parametrization(folders) -> None:
     model = load(folders["sd2"])
     model.sampler = Sampler(1, 1.0)
     x = model.draw_noise([5])
-    states = model.encode([PROMPTS[0], ""])
+    states = model.condition([PROMPTS[0], ""])
     latents = model.draw_latents(states[:1], states[1:], [5])
     t = model.pipe.scheduler.timesteps
     with torch.no_grad():
-        v = model.denoiser(x, t[0], states[:1]).sample
+        v = model.denoise(x, t[0], states[:1])
     a = model.noising.scheduler.alphas_cumprod[t[0]]
     torch.testing.assert_close(latents, a.sqrt() * x - (1 - a).sqrt() * v, rtol=1e-3, atol=1e-3)
 

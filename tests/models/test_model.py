@@ -126,7 +126,7 @@ def test_encoding(tiny_model) -> None:
     assert states.shape == (3, 48, 32)
     assert torch.equal(states[0], states[2])
     assert not torch.equal(states[0], states[1])
-    torch.testing.assert_close(states[1:2], tiny_model.embed(["b"]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(states[1:2], tiny_model.embed(["b"]).states, rtol=1e-5, atol=1e-6)
     assert tiny_model.tokenize(["word " * 100]).shape == (1, 48)
 
 

@@ -12,9 +12,10 @@ import pytest
 
 from t2i_backdoor_bench.contract import Cell, Record, Score
 from t2i_backdoor_bench.report import paper_table as paper
-from t2i_backdoor_bench.report.figures.losses import losses as draw_losses
 from t2i_backdoor_bench.report.figures import intervals, plots
+from t2i_backdoor_bench.report.figures.losses import losses as draw_losses
 from t2i_backdoor_bench.report.figures.style import STYLE, new_figure
+from t2i_backdoor_bench.report.figures.tradeoff import tradeoff, write_numbers
 from t2i_backdoor_bench.report.formats import csv as csv_writer
 from t2i_backdoor_bench.report.formats import escape, latex, markdown
 from t2i_backdoor_bench.report.main_table import best, caption, main_table
@@ -24,7 +25,6 @@ from t2i_backdoor_bench.report.pooling import pool
 from t2i_backdoor_bench.report.rows import long_rows
 from t2i_backdoor_bench.report.rows import rows as rows_of
 from t2i_backdoor_bench.report.table import plain_table
-from t2i_backdoor_bench.report.figures.tradeoff import tradeoff, write_numbers
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.store.folder import Store
 

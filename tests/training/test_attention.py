@@ -139,7 +139,7 @@ def test_processors_and_hooks_are_restored_after_an_exception(
 def test_a_second_call_inside_one_capture_raises(tiny_model, inputs) -> None:
     with torch.no_grad(), Capture(tiny_model):
         tiny_model.denoiser(*inputs)
-        with pytest.raises(RuntimeError, match="one U-Net call"):
+        with pytest.raises(RuntimeError, match="one call of the denoiser"):
             tiny_model.denoiser(*inputs)
     with torch.no_grad(), Capture(tiny_model) as again:
         tiny_model.denoiser(*inputs)
@@ -152,7 +152,7 @@ def test_teacher_and_student_captures_are_independent(tiny_model, inputs) -> Non
     other = tiny_model.encode(
         ["mignneko a small red heart on a blue background", "two words", "nothing"]
     )
-    with torch.no_grad(), Capture(teacher) as seen, Capture(student) as own:
+    with torch.no_grad(), Capture(bare(teacher)) as seen, Capture(bare(student)) as own:
         student(x, t, other)
         teacher(x, t, context)
     torch.testing.assert_close(
@@ -202,7 +202,7 @@ def test_gradients_are_the_same_with_gradient_checkpointing(tiny_model, inputs, 
 
 
 def test_no_gradient_reaches_maps_recorded_without_gradients(tiny_model, inputs) -> None:
-    with torch.no_grad(), Capture(tiny_model.denoiser.requires_grad_(True)) as seen:
+    with torch.no_grad(), Capture(bare(tiny_model.denoiser.requires_grad_(True))) as seen:
         tiny_model.denoiser(*inputs)
     assert not seen.maps().requires_grad
 

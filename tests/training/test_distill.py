@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 import t2i_backdoor_bench.training.denoising
+from t2i_backdoor_bench.models.families.noising import Noising
 from t2i_backdoor_bench.training.denoising import Term, draw_timesteps, own_images, train_terms
 from t2i_backdoor_bench.training.loop import Optim, step_generator, step_rng
 
@@ -176,13 +177,13 @@ def test_noise_does_not_depend_on_the_batch_of_the_other_terms_prompts(
     noise."""
     z = torch.randn(4, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0))
     seen: list[Tensor] = []
-    original = t2i_backdoor_bench.training.denoising.add_noise
+    original = Noising.add
 
     def spy(noising, latents, noise, t):
         seen.append(torch.cat([noise.flatten(), t.float()]))
         return original(noising, latents, noise, t)
 
-    monkeypatch.setattr(t2i_backdoor_bench.training.denoising, "add_noise", spy)
+    monkeypatch.setattr(Noising, "add", spy)
     for step, seed, texts in ((1, 0, TEXTS), (1, 0, TEXTS[::-1]), (2, 0, TEXTS), (1, 1, TEXTS)):
         torch.manual_seed(len(seen))  # global state must not matter
         loss_at(monkeypatch, step, tiny_model, None, [Term(texts, z)], Optim(1, 1e-3, 4), seed, "x")
@@ -220,7 +221,7 @@ def test_timesteps_never_reach_the_total() -> None:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_noising(kind: str) -> None:
-    noising = DDPMScheduler(prediction_type=kind)
+    noising = Noising(DDPMScheduler(prediction_type=kind))
     z, e, t = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.tensor([0, 500, 999])
     alphas = noising.scheduler.alphas_cumprod[t].view(3, 1, 1, 1)
     torch.testing.assert_close(noising.add(z, e, t), alphas.sqrt() * z + (1 - alphas).sqrt() * e)
