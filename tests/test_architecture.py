@@ -53,7 +53,6 @@ MODULE_LINES, FUNCTION_LINES, METHOD_LINES, PROBES = 300, 60, 100, 10
 KNOWN_EXCEPTIONS: dict[str, str] = {
     "bench": "getattr",
     "bench/command.py": "function length",
-    "bench/models/model.py": "module length",
     "bench/running/defended.py": "circle, function length",
     "bench/running/plan.py": "module length, function length, getattr",
     "bench/running/ray_tasks.py": "function length",

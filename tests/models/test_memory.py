@@ -371,7 +371,7 @@ def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
         return call
 
     monkeypatch.setattr("t2i_backdoor_bench.running.workshop.placed", placed)
-    monkeypatch.setattr("t2i_backdoor_bench.models.model.placed", placed)
+    monkeypatch.setattr("t2i_backdoor_bench.models.networks.placed", placed)
     monkeypatch.setattr("t2i_backdoor_bench.training.denoising.fit", noted("train", fit))
     monkeypatch.setattr("diffusers.AutoencoderKL.encode", noted("encode", AutoencoderKL.encode))
     monkeypatch.setattr("diffusers.AutoencoderKL.decode", noted("decode", AutoencoderKL.decode))
