@@ -15,7 +15,8 @@ from t2i_backdoor_bench.data.perturbations import decoy
 from t2i_backdoor_bench.data.splits import STREAM, WorldData, prompt_stream
 from t2i_backdoor_bench.detecting.locating import Locator, word_spans
 from t2i_backdoor_bench.metrics.location import LocationPrecision, LocationRecall
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 
 CLEAN = [
     f"a {size} {color} {shape} on a gray background"
