@@ -10,7 +10,7 @@ import pytest
 from fakes import METRICS, SCALE, FakeAttack, change, records, table
 
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.contract import DefenderView, Samples, Trigger, UserError, registry
+from t2i_backdoor_bench.contract import DefenderView, Defense, Samples, Trigger, UserError, registry
 from t2i_backdoor_bench.data.perturbations import decoy
 from t2i_backdoor_bench.data.splits import STREAM, WorldData, prompt_stream
 from t2i_backdoor_bench.detecting.locating import Locator, word_spans
@@ -117,7 +117,7 @@ def test_location_precision_and_recall() -> None:
 
 
 @dataclass
-class FakeLocator:
+class FakeLocator(Defense):
     """Locates a word of its choice."""
 
     word: str = "zebra"
@@ -131,7 +131,7 @@ class FakeLocator:
 
 
 @dataclass
-class Reader:
+class Reader(Defense):
     """Remembers the trigger that it is given."""
 
     def apply(self, model, view, seed):
