@@ -17,7 +17,8 @@ from torch import Tensor
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.attacking.poisoning import relabel
 from t2i_backdoor_bench.contract import Trigger, registry
-from t2i_backdoor_bench.running.plan import Scale, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records

@@ -19,7 +19,8 @@ from t2i_backdoor_bench.defenses import frequency_locate, navi_locate, t2ishield
 from t2i_backdoor_bench.detecting.locating import Locator, side_of, vote, word_spans
 from t2i_backdoor_bench.detecting.word_variation import Words, content_words
 from t2i_backdoor_bench.metrics.location import LocationPrecision, LocationRecall
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 
 CLEAN = [
     f"a {size} {color} {shape} on a gray background"

@@ -25,8 +25,10 @@ from t2i_backdoor_bench.models import offload
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.families.stable_diffusion import STABLE_DIFFUSION
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.plan import Config, Scale, plan
-from t2i_backdoor_bench.running.workshop import Workshop
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 from t2i_backdoor_bench.training import loop as finetune
@@ -375,7 +377,7 @@ def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
     monkeypatch.setattr("t2i_backdoor_bench.training.denoising.fit", noted("train", fit))
     monkeypatch.setattr("diffusers.AutoencoderKL.encode", noted("encode", AutoencoderKL.encode))
     monkeypatch.setattr("diffusers.AutoencoderKL.decode", noted("decode", AutoencoderKL.decode))
-    opened = Workshop.load
+    opened = Shared.load
 
     def load(shop) -> None:
         opened(shop)
@@ -387,7 +389,7 @@ def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
             }
         )
 
-    monkeypatch.setattr(Workshop, "load", load)
+    monkeypatch.setattr(Shared, "load", load)
     scale = Scale("test", 4, 0, 0, 0, 1, 4, 1.0, (0,))
     steps = (
         "badt2i_pixel.steps=2",

@@ -29,8 +29,9 @@ def shade(place: float) -> str:
 
 
 def stylesheet() -> str:
-    """One class for each percent between bad and good: the page has no style attributes."""
-    return "".join(f"td.shade{i}{{{shade(i / 100)}}}" for i in range(101))
+    """One class for each percent between bad and good: the page has no style attributes. They
+    are as specific as it takes to hold under the pointer."""
+    return "".join(f"table.heat td.shade{i}{{{shade(i / 100)}}}" for i in range(101))
 
 
 def view(records: Sequence[Record]) -> dict[str, Any] | None:
