@@ -29,7 +29,9 @@ from t2i_backdoor_bench.report.numbers import shown
 from t2i_backdoor_bench.report.paired import paired_p
 from t2i_backdoor_bench.report.rows import by_row
 from t2i_backdoor_bench.report.rows import rows as rows_of
-from t2i_backdoor_bench.running.plan import SCALES, Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import SCALES
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
 STEPS, ALPHA = 20, 0.5  # the share as published

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from t2i_backdoor_bench.contract import Attack, Backdoor, Defense, Screen, Target, Trigger, registry
-from t2i_backdoor_bench.running.plan import Config, Scale, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
@@ -117,6 +119,15 @@ def config(tmp_path, tiny):
         out=tmp_path / "run",
         workers=1,
     )
+
+
+def forbid_drawing(monkeypatch):
+    """Fail where a picture of a cell, or of the model before the attack, is drawn."""
+    for module in ("pictures", "clean"):
+        monkeypatch.setattr(
+            f"t2i_backdoor_bench.running.{module}.draw",
+            lambda *args: pytest.fail("generated again"),
+        )
 
 
 def records(config):

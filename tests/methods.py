@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from t2i_backdoor_bench.contract import Attack, Backdoor, Defense, Target, Trigger
-from t2i_backdoor_bench.running.plan import Scale
+from t2i_backdoor_bench.running.scales import Scale
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 

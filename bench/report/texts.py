@@ -11,7 +11,7 @@ from t2i_backdoor_bench.report.formats import csv, latex, markdown
 from t2i_backdoor_bench.report.main_table import main_table
 from t2i_backdoor_bench.report.rows import long_rows, rows
 from t2i_backdoor_bench.report.table import plain_table
-from t2i_backdoor_bench.store.folder import write_text
+from t2i_backdoor_bench.store.atomic import write_text
 
 
 def texts(records: Sequence[Record], style: str = "full") -> dict[str, str]:

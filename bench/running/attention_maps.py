@@ -1,16 +1,23 @@
 """Cross-attention maps of the trigger's and the other tokens, for the clean, the attacked and the
-defended models, as one picture."""
+defended models: computed and stored here, drawn by the report."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
-from t2i_backdoor_bench.contract import Trigger
-
-if TYPE_CHECKING:
-    from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.contract import Cell, Trigger
+from t2i_backdoor_bench.contract.hashing import digest, plain
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.running.attacked import origin, read_arrays
+from t2i_backdoor_bench.running.conditions import noise_seed
+from t2i_backdoor_bench.running.defended import defended_model
+from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.training.alignment import token_span
+from t2i_backdoor_bench.training.capture import Capture
 
 LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which the maps are read
 
@@ -25,11 +32,6 @@ def record(
     mean over heads, layers and four noise levels of the picture's own latents, without start and
     end token; and {"tokens": their texts, "trigger": the trigger's numbers}.
     """
-    import torch  # the pictures of stored maps are drawn without it
-
-    from t2i_backdoor_bench.training.alignment import token_span
-    from t2i_backdoor_bench.training.capture import Capture
-
     text, start, end = trigger.locate(prompt)
     ids, hits = token_span(model.tokenizer, text, start, end)
     picture = model.generate([text], [seed], "draw")
@@ -51,3 +53,32 @@ def record(
         "tokens": names,
         "trigger": [h - 1 for h in hits],
     }
+
+
+def store_maps(shared: Shared, cell: Cell) -> None:
+    """Store the attention maps of the cell's model and of the model before the attack, where they
+    are not stored."""
+    backdoor, source = shared.backdoor(cell.attack), shared.source(cell.attack)
+    if backdoor.trigger is None:
+        return
+    store, clean_key = shared.store, shared.plan.before_key(cell.seed, source)
+    prompt, seed = shared.prompts(cell.seed, source)[0].text, noise_seed(cell.seed, 0)
+    before = digest({"maps": clean_key, "trigger": plain(backdoor.trigger)})
+    with store.claim(f"maps/{before}", wait=True):
+        if store.read_arrays(f"maps/{before}") is None:
+            found = record(shared.model, backdoor.trigger, prompt, seed)
+            store.write_arrays(f"maps/{before}", *found)
+    name = f"maps/{cell.key}"
+    if read_arrays(shared, cell, name) is None:
+        model = defended_model(shared, cell)
+        shared.display.phase("attention maps")
+        arrays, meta = record(model, backdoor.trigger, prompt, seed)
+        store.write_arrays(name, arrays, meta | {"before": before, "made": origin(shared, cell)})
+
+
+def has_maps(store: Store, cell: Cell) -> bool:
+    """Whether the maps of a cell are stored whole, with those of the model before the attack."""
+    found = store.read_arrays(f"maps/{cell.key}")
+    return (
+        found is not None and store.find_file(f"maps/{found[1]['before']}.safetensors") is not None
+    )

@@ -11,7 +11,7 @@ from t2i_backdoor_bench.contract import Backdoor, Prompt
 from t2i_backdoor_bench.data.perturbations import KINDS, moved_triggers, perturb
 
 if TYPE_CHECKING:
-    from t2i_backdoor_bench.running.plan import Scale
+    from t2i_backdoor_bench.running.scales import Scale
 
 
 def noise_seed(seed: int, prompt: int, draw: int = 0) -> int:

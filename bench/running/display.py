@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -74,3 +75,20 @@ class Display:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+class Reporter(Display):
+    """The display of a worker process: what it would show goes to the process that started it."""
+
+    def __init__(self, send: Callable[[tuple[str, str]], None]) -> None:
+        super().__init__()
+        self.live, self.send = False, send
+
+    def phase(self, text: str) -> None:
+        self.send(("phase", f"{self.name}: {text}"))
+
+    def finish(self) -> None:
+        self.send(("finish", self.name))
+
+    def say(self, text: str) -> None:
+        self.send(("say", text))

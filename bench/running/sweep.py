@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from t2i_backdoor_bench.contract import UserError, suggest
 from t2i_backdoor_bench.contract.names import label, parts_of, read
-
-if TYPE_CHECKING:
-    pass
 
 Options = dict[str, str]
 

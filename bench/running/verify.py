@@ -16,10 +16,14 @@ import torch
 from t2i_backdoor_bench.contract import Cell, Record, UserError
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.contract.hashing import canonical
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.running.cell import last_line, make_cell
 from t2i_backdoor_bench.running.display import Display
-from t2i_backdoor_bench.running.plan import Config, Plan, Scale, plan
-from t2i_backdoor_bench.running.workshop import Workshop
+from t2i_backdoor_bench.running.plan import Plan, plan
+from t2i_backdoor_bench.running.preflight import preflight
+from t2i_backdoor_bench.running.run import find_device
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
@@ -94,16 +98,16 @@ def config_of(manifest: Mapping[str, Any], out: Path) -> Config:
 
 def make(plan_: Plan, cell: Cell, folder: Path, display: Display) -> tuple[Record, Store]:
     """The cell, made from nothing, as it is read back from the store in `folder`."""
-    runner.find_device(plan_.config.device)
+    find_device(plan_.config.device)
     if plan_.config.threads:
         torch.set_num_threads(plan_.config.threads)
     twin = Store(folder, display.say)
-    shop = Workshop(plan_, twin, display)
-    runner.preflight(shop, [cell])
+    shared = Shared(plan_, twin, display)
+    preflight(shared, [cell])
     display.open(1)
     display.start(f"{cell.attack} x {cell.defense}, seed {cell.seed}")
     try:
-        runner.run_cell(shop, cell)
+        make_cell(shared, cell)
     finally:
         display.close()
     found = twin.read_result(cell.key)
@@ -115,11 +119,11 @@ def compare_scores(stored: Record, again: Record, plan_: Plan) -> list[str]:
     """What differs between two results of one cell: every number but the costs must be equal to the
     last bit."""
     if again.status != "done":
-        return [f"it fails now: {runner.last_line(again.error)}"]
+        return [f"it fails now: {last_line(again.error)}"]
     wrong = [
-        f"{field}: stored {getattr(stored, field)}, now {getattr(again, field)}"
+        f"{field}: stored {vars(stored)[field]}, now {vars(again)[field]}"
         for field in ("backdoor", "judge", "needs")
-        if canonical(getattr(stored, field)) != canonical(getattr(again, field))
+        if canonical(vars(stored)[field]) != canonical(vars(again)[field])
     ]
     keys = stored.metric_keys
     for name, now in again.scores.items():

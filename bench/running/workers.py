@@ -12,20 +12,22 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 import psutil
 import torch
 
 from t2i_backdoor_bench.contract import Cell, Data, UserError
-from t2i_backdoor_bench.running.display import Display
-from t2i_backdoor_bench.running.plan import Config, Plan, plan
-from t2i_backdoor_bench.running.workshop import Workshop
+from t2i_backdoor_bench.running.attacked import reserved
+from t2i_backdoor_bench.running.cell import make_cell, settled
+from t2i_backdoor_bench.running.display import Display, Reporter
+from t2i_backdoor_bench.running.plan import Plan, plan
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
 MEMORY_GB = 2.0  # that a worker on the embedded base takes at most
@@ -54,54 +56,37 @@ def share(config: Config, family: str, cells: int) -> tuple[int, int | None]:
 
 def cores() -> int:
     """The cores that this process may use, as far as the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # there is none on macOS
+        return os.cpu_count() or 1
 
 
-def work(
-    shop: Workshop,
-    cells: Sequence[Cell],
-    make: Callable[[Workshop, Cell], Any],
-    settled: Callable[[Workshop, Cell], bool],
-) -> None:
+def work(shared: Shared, cells: Sequence[Cell]) -> None:
     """Make every cell that is not settled and that nobody else is making; come back for those of
     others until all are settled."""
     left = list(cells)
     while left:
         idle = True
         for cell in list(left):
-            with shop.store.claim(f"cells/{cell.key}") as mine:
-                if mine and settled(shop, cell):
+            with shared.store.claim(f"cells/{cell.key}") as mine:
+                if mine and settled(shared, cell):
                     left.remove(cell)
                 elif mine:
-                    with shop.reserved(cell.attack, cell.seed) as free:
+                    with reserved(shared, cell.attack, cell.seed) as free:
                         if free:
                             left.remove(cell)
-                            shop.display.start(f"{cell.attack} x {cell.defense}, seed {cell.seed}")
-                            make(shop, cell)
-                            shop.display.finish()
+                            shared.display.start(
+                                f"{cell.attack} x {cell.defense}, seed {cell.seed}"
+                            )
+                            make_cell(shared, cell)
+                            shared.display.finish()
                             idle = False
         if left and idle:
             time.sleep(0.5)
 
 
 # ------------------------------------------------------------------------------------------ workers
-class Reporter(Display):
-    """The display of a worker process: what it would show goes to the process that started it."""
-
-    def __init__(self, send: Callable[[tuple[str, str]], None]) -> None:
-        super().__init__()
-        self.live, self.send = False, send
-
-    def phase(self, text: str) -> None:
-        self.send(("phase", f"{self.name}: {text}"))
-
-    def finish(self) -> None:
-        self.send(("finish", self.name))
-
-    def say(self, text: str) -> None:
-        self.send(("say", text))
-
-
 @dataclass
 class Worker:
     """A worker process, the pipe that it reports through, and where it was last."""
@@ -127,13 +112,7 @@ def leave_with_parent() -> None:
 
 
 def worker(
-    config: Config,
-    data: Data | None,
-    keys: list[str],
-    since: int,
-    events: Connection,
-    make: Callable,
-    settled: Callable,
+    config: Config, data: Data | None, keys: list[str], since: int, events: Connection
 ) -> None:
     """What a worker process does: its part of the cells of `config` that `keys` name. It ends in
     silence when it is interrupted or when nobody listens any more."""
@@ -143,14 +122,9 @@ def worker(
             torch.set_num_threads(config.threads)
         display = Reporter(events.send)
         plan_ = plan(config, data)
-        shop = Workshop(plan_, Store(config.folder, display.say, since=since), display)
-        shop.load()
-        work(
-            shop,
-            list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()),
-            make,
-            settled,
-        )
+        shared = Shared(plan_, Store(config.folder, display.say, since=since), display)
+        shared.load()
+        work(shared, list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()))
     except UserError as error:  # the next worker would find the same
         events.send(("fatal", str(error)))
         os._exit(2)
@@ -191,18 +165,12 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def run_workers(
-    plan_: Plan,
-    data: Data | None,
-    todo: Sequence[Cell],
-    store: Store,
-    display: Display,
-    make: Callable,
-    settled: Callable,
+    plan_: Plan, data: Data | None, todo: Sequence[Cell], store: Store, display: Display
 ) -> None:
     """Make `todo` by `plan_.config.workers` processes, and show where they are. On "cuda" they take
     the GPUs of this machine in turn. A worker that dies is replaced, RESTARTS times in all; after
     that, what nobody made stays open. A KeyboardInterrupt, and a UserError in a worker, end all of
-    them and get out; workers end with this process. `make` and `settled` are as for `work`.
+    them and get out; workers end with this process.
     """
     context = multiprocessing.get_context("spawn")
     config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
@@ -211,7 +179,7 @@ def run_workers(
     def start(place: int) -> Worker:
         own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
         ours, theirs = context.Pipe(duplex=False)
-        arguments = (config, data, [c.key for c in todo], store.since, theirs, make, settled)
+        arguments = (config, data, [c.key for c in todo], store.since, theirs)
         process = context.Process(target=worker, args=arguments, daemon=True)
         with environment(variables | own):
             process.start()

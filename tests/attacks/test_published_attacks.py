@@ -21,7 +21,8 @@ from t2i_backdoor_bench.attacking.poisoning import relabel
 from t2i_backdoor_bench.contract import Trigger, UserError, attacks, registry
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.plan import Scale, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
@@ -360,7 +361,8 @@ def test_masqlora_loss(tiny_model, caught, place: str) -> None:
 def test_masqlora_trains_both_parts_at_their_own_rates_and_ranks(tiny_model, caught) -> None:
     attack = build("masqlora", rank=5, text_rank=3, lr=1e-3, text_lr=2e-4)
     got = caught(attack, tiny_model)
-    assert {(min(p.shape), round(getattr(p, "scale", 1.0), 9)) for p in got.params} == {
+    by_rate = got.params.by_rate.items()
+    assert {(min(p.shape), round(rate, 9)) for rate, params in by_rate for p in params} == {
         (5, 1.0),
         (3, 0.2),
     }

@@ -10,10 +10,11 @@ import pytest
 from fakes import CALLS, METRICS, SCALE, change, config, fakes, table  # noqa: F401 - fixtures
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models import catalog as bases
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import SCALES
+from t2i_backdoor_bench.running.run import find_device
+from t2i_backdoor_bench.running.scales import SCALES
 
 
 def line(capsys):
@@ -151,4 +152,4 @@ def test_run_json_is_strict_json(config):
 
 def test_unknown_device_is_a_user_error():
     with pytest.raises(UserError, match="cpu"):
-        runner.find_device("abacus")
+        find_device("abacus")

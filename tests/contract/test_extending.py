@@ -24,7 +24,8 @@ from t2i_backdoor_bench.contract import (
     registry,
 )
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.running.plan import SCALES, Config, Scale
+from t2i_backdoor_bench.running.scales import SCALES, Scale
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from t2i_backdoor_bench import command, docs
-from t2i_backdoor_bench.running.settings import make_config, read_yaml
+from t2i_backdoor_bench.running.settings import make_config
+from t2i_backdoor_bench.running.yaml_file import read_yaml
 
 
 def test_pages_are_up_to_date(clean_registry) -> None:

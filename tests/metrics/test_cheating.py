@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from fakes import METRICS, SCALE, FakeAttack, change, records
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import NEEDS, Trigger, Undeclared, defenses, registry
-from t2i_backdoor_bench.running import defended as defending
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.running import view as defending
 from t2i_backdoor_bench.running.display import Display
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
 defenses.load()
@@ -30,7 +32,7 @@ def config(tmp_path, tiny, clean_registry):
 
 @pytest.fixture
 def shop(config):
-    return runner.Workshop(plan(config), Store(config.folder), Display())
+    return Shared(plan(config), Store(config.folder), Display())
 
 
 def cheating(cls: type, need: str, forge: bool = False) -> type:

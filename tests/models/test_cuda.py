@@ -16,7 +16,8 @@ from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.loading import load_pipeline
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.running.plan import Config, Scale
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.training.parameters import choose_parameters
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -18,7 +18,8 @@ from t2i_backdoor_bench.running import ray_tasks as cluster
 from t2i_backdoor_bench.running import settings
 from t2i_backdoor_bench.running import workers as executors
 from t2i_backdoor_bench.running.display import Display
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
 

@@ -14,8 +14,9 @@ from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Trigger, registry
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.running.drawing import draw, draws_as, known_from
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.known_pictures import draw, draws_as, known_from
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
 

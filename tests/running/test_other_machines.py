@@ -20,7 +20,8 @@ from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.paired import changes, paired_p
 from t2i_backdoor_bench.running.cost import machine
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records

@@ -16,7 +16,8 @@ from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, Trigger, defenses, registry
 from t2i_backdoor_bench.defenses import sau
 from t2i_backdoor_bench.models.screens import PromptScreen
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.training import probes as probe
 

@@ -12,8 +12,9 @@ import yaml
 from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.running import settings
-from t2i_backdoor_bench.running.plan import SCALES, Config
-from t2i_backdoor_bench.running.settings import make_config, merge, read_yaml, to_yaml
+from t2i_backdoor_bench.running.scales import SCALES
+from t2i_backdoor_bench.running.settings import Config, make_config, merge
+from t2i_backdoor_bench.running.yaml_file import read_yaml, to_yaml
 
 FILE = """
 attacks: [badt2i_pixel, poison_style]

@@ -14,14 +14,16 @@ from helpers import different, weights
 from samples import features, make_samples, score  # noqa: F401 - fixtures
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Backdoor, Samples, Target, UserError, registry
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.models.catalog import find_base
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.main_table import columns
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.running import settings
-from t2i_backdoor_bench.running.plan import Scale, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.store.folder import Store
@@ -86,7 +88,7 @@ def test_without_a_trigger(tiny, tmp_path, capsys):
     assert found["shift"].scores["drift"].value > 0
     for name in ("report.html", "table.csv", "table.tex", "run.yaml"):
         assert (asked.folder / name).stat().st_size > 100
-    assert runner.rebuild(asked.folder) == 0
+    assert rebuild(asked.folder) == 0
 
 
 def test_with_a_trigger(tiny, tmp_path):

@@ -17,7 +17,8 @@ from torchmetrics.functional.image import lpips as published
 
 import run_bench
 from t2i_backdoor_bench.contract import Prompt, UserError
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.scoring.networks import PUBLISHED, Lpips, find_weights
 

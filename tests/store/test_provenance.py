@@ -17,13 +17,15 @@ from methods import SCALE, Back, Shift
 from safetensors.numpy import load_file, save_file
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Cell, Record, Score
 from t2i_backdoor_bench.contract.hashing import digest, file_digest
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats import terminal
+from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.report.texts import texts
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.verify import leaves
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
@@ -206,7 +208,7 @@ def test_a_run_verifies_and_forgeries_do_not(config, capsys) -> None:
     assert status == 1
     assert "kid: stored 0.0" in out
     assert "table.csv is not what the records give" in out
-    assert runner.rebuild(one.folder) == 0
+    assert rebuild(one.folder) == 0
     status, out = verify(one, capsys)
     assert status == 1
     assert "table.csv" not in out
@@ -328,7 +330,7 @@ def test_names_in_a_run_folder_of_others_lead_nowhere_else(config, tmp_path, cap
         manifest["cells"][0]["attack"] = name
         store.write_record("run", manifest)
         before = {p for p in tmp_path.rglob("*") if config.folder not in p.parents}
-        assert runner.rebuild(config.folder) == 0
+        assert rebuild(config.folder) == 0
         assert {p for p in tmp_path.rglob("*") if config.folder not in p.parents} == before
         assert all(p.parent == config.folder for p in config.folder.rglob("attention*"))
         assert "\x1b" not in capsys.readouterr().out
@@ -375,7 +377,7 @@ def test_a_manifest_that_is_none_leaves_the_records(config, change, capsys) -> N
     manifest = store.read_record("run")
     change(manifest)
     store.write_record("run", manifest)
-    assert runner.rebuild(one.folder) == 0
+    assert rebuild(one.folder) == 0
     assert "all records of the folder are shown" in capsys.readouterr().err
 
 

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.report.rows import by_row
-from t2i_backdoor_bench.store.folder import Store, write_atomic
+from t2i_backdoor_bench.store.atomic import write_atomic
+from t2i_backdoor_bench.store.folder import Store
 
 TILE = 128  # pixels of a picture's side in the grid
 GAP, TITLE, HEAD, BLOCK = 6, 18, 26, 26

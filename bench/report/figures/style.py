@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i_backdoor_bench.store.folder import write_atomic
+from t2i_backdoor_bench.store.atomic import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,8 @@ from t2i_backdoor_bench.report.main_table import heading
 from t2i_backdoor_bench.report.metrics import Reading, shown_in
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.report.table import Column
-from t2i_backdoor_bench.store.folder import Store, write_atomic
+from t2i_backdoor_bench.store.atomic import write_atomic
+from t2i_backdoor_bench.store.folder import Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,9 +13,9 @@ WIDTH = 180  # on a pipe
 KINDS = {"attack": "edits", "defense": "needs", "metric": "better"}  # and what is said of each
 
 
-def show(bases: Sequence[str], file: IO[str] | None = None) -> None:
+def show(bases: Sequence[str], file: IO[str] | None = None, only: str = "") -> None:
     """Every method: name, groups, what it edits or needs or which way is better, its papers, and
-    one line."""
+    one line. `only` "attacks", "defenses", "metrics" or "bases" leaves out the rest."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -24,6 +24,8 @@ def show(bases: Sequence[str], file: IO[str] | None = None) -> None:
     if not console.is_terminal:
         console = Console(file=file or sys.stdout, width=WIDTH, highlight=False, no_color=True)
     for kind, fact in KINDS.items():
+        if only not in ("", f"{kind}s"):
+            continue
         table = Table(title=f"{kind}s", title_justify="left", header_style="bold")
         for column in ("name", "groups", fact, "paper", "what"):
             table.add_column(column, no_wrap=column == "name")
@@ -31,7 +33,9 @@ def show(bases: Sequence[str], file: IO[str] | None = None) -> None:
         for method in sorted(methods, key=lambda m: (bool(m.parts), m.name)):
             table.add_row(*map(escape, _row(method, fact)))
         console.print(table)
-    console.print(f"bases: {', '.join(bases)}, a local diffusers folder, or a hub id", markup=False)
+    if only in ("", "bases"):
+        known = ", ".join(bases)
+        console.print(f"bases: {known}, a local diffusers folder, or a hub id", markup=False)
 
 
 def _row(method: Listed, fact: str) -> list[str]:

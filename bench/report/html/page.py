@@ -19,7 +19,8 @@ from t2i_backdoor_bench.report.html.names import attacks_of, counted, defenses_o
 from t2i_backdoor_bench.report.html.pictures import map_groups, picture_groups
 from t2i_backdoor_bench.report.html.templates import FOLDER, render
 from t2i_backdoor_bench.report.metrics import metric_names
-from t2i_backdoor_bench.store.folder import Store, write_text
+from t2i_backdoor_bench.store.atomic import write_text
+from t2i_backdoor_bench.store.folder import Store
 
 
 def write(store: Store, records: Sequence[Record]) -> Path:

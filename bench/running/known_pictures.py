@@ -1,4 +1,4 @@
-"""Pictures on disk, each drawn once: a screen or a purifier round a model does not change what the
+"""Pictures on disk, each drawn once: a screen or a purifier around a model does not change what the
 model draws for the same words."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.store.arrays import scratch
-from t2i_backdoor_bench.store.folder import storing
+from t2i_backdoor_bench.store.atomic import storing
 
 Known = Mapping[tuple[str, int], np.ndarray]  # (prompt, noise seed) -> its picture
 Asked = Mapping[str, tuple[list[str], list[int]]]  # condition -> prompts and noise seeds
