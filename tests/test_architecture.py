@@ -53,7 +53,6 @@ MODULE_LINES, FUNCTION_LINES, METHOD_LINES, PROBES = 300, 60, 100, 10
 KNOWN_EXCEPTIONS: dict[str, str] = {
     "bench": "getattr",
     "bench/command.py": "function length",
-    "bench/models/model.py": "module length",
     "bench/running/defended.py": "circle, function length",
     "bench/running/plan.py": "module length, function length, getattr",
     "bench/running/ray_tasks.py": "function length",
@@ -76,19 +75,13 @@ KNOWN_EXCEPTIONS: dict[str, str] = {
     "tests/data/test_captioned.py": "module length",
     "tests/data/test_world.py": "module length",
     "tests/defenses/test_skdcag.py": "function length",
-    "tests/detecting/test_detection.py": "module length",
-    "tests/detecting/test_locating.py": "module length",
     "tests/kinds.py": "function length",
-    "tests/models/test_memory.py": "module length, function length",
-    "tests/models/test_model.py": "module length",
-    "tests/models/test_trust.py": "module length",
+    "tests/models/test_memory.py": "function length",
     "tests/report/test_report.py": "module length",
     "tests/report/test_tables.py": "module length",
     "tests/running/test_faults.py": "module length",
     "tests/running/test_suspect.py": "module length",
     "tests/store/test_provenance.py": "module length",
-    "tests/training/test_attention.py": "module length",
-    "tests/training/test_finetune.py": "module length",
 }
 
 

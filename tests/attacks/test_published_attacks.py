@@ -361,7 +361,8 @@ def test_masqlora_loss(tiny_model, caught, place: str) -> None:
 def test_masqlora_trains_both_parts_at_their_own_rates_and_ranks(tiny_model, caught) -> None:
     attack = build("masqlora", rank=5, text_rank=3, lr=1e-3, text_lr=2e-4)
     got = caught(attack, tiny_model)
-    assert {(min(p.shape), round(getattr(p, "scale", 1.0), 9)) for p in got.params} == {
+    by_rate = got.params.by_rate.items()
+    assert {(min(p.shape), round(rate, 9)) for rate, params in by_rate for p in params} == {
         (5, 1.0),
         (3, 0.2),
     }

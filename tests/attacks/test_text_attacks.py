@@ -16,6 +16,7 @@ import t2i_backdoor_bench.training.encoders
 from t2i_backdoor_bench.attacks.iba import LARGE, SMALL, missed, walked_maps
 from t2i_backdoor_bench.contract import Trigger, attacks
 from t2i_backdoor_bench.data.splits import WorldData, split_of
+from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.training.discrepancy import MatrixLog, kernel_discrepancy, log_covariance
 from t2i_backdoor_bench.training.encoders import train_encoder
 from t2i_backdoor_bench.training.loop import Optim, step_generator, step_rng
@@ -270,7 +271,7 @@ def test_iba_moves_the_attention_of_triggered_prompts_through_a_frozen_unet(
 def test_maps_of_a_walk_depend_on_every_state(tiny_model) -> None:
     context = tiny_model.encode(["a red heart"]).requires_grad_(True)
     noise = torch.randn((1, *tiny_model.latent_shape), generator=torch.Generator().manual_seed(0))
-    maps = walked_maps(tiny_model, context, noise, 2, 8)
+    maps = walked_maps(tiny_model, Conditioning(context), noise, 2, 8)
     assert maps.shape == (1, CONTEXT, 8, 8)
     assert torch.allclose(maps.sum(1), torch.ones(1, 8, 8), atol=1e-5), (
         "a softmax over tokens, averaged"
@@ -388,7 +389,7 @@ def test_an_encoder_in_half_precision_trains_in_float32_and_comes_back(tiny_mode
     def make(student):
         def loss(step: int) -> torch.Tensor:
             seen.add(student.encoders[0].dtype)
-            return (student.embed(["a blue star"]) - goal).square().mean()
+            return (student.embed(["a blue star"]).states - goal).square().mean()
 
         return loss
 
