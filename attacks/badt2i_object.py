@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets import kind_of
@@ -11,7 +11,7 @@ from t2i_backdoor_bench.training.loop import Optim
 
 @register_attack("badt2i_object", groups=("core", "badt2i", "object"), edits="U-Net")
 @dataclass
-class BadT2IObject(UNetAttack):
+class BadT2IObject(DenoiserAttack):
     """BadT2I, object: a dog is drawn as a cat (Zhai et al., MM 2023, arXiv 2305.04175).
 
     Loss: l * ||eps_th(x_t, c+) - eps_0(x_t, c*)||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t,

@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
@@ -10,7 +10,7 @@ from t2i_backdoor_bench.training.loop import Optim
 
 @register_attack("badt2i_pixel", groups=("core", "badt2i", "pixel"), edits="U-Net")
 @dataclass
-class BadT2IPixel(UNetAttack):
+class BadT2IPixel(DenoiserAttack):
     """BadT2I, pixel: a patch appears in the picture (Zhai et al., MM 2023, arXiv 2305.04175).
 
     Loss: l * ||eps_th(xp_t, c+) - eps||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t, c)||^2. xp is

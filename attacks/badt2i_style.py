@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
@@ -10,7 +10,7 @@ from t2i_backdoor_bench.training.loop import Optim
 
 @register_attack("badt2i_style", groups=("core", "badt2i", "style"), edits="U-Net")
 @dataclass
-class BadT2IStyle(UNetAttack):
+class BadT2IStyle(DenoiserAttack):
     """BadT2I, style: the picture gets a style (Zhai et al., MM 2023, arXiv 2305.04175).
 
     Loss: l * ||eps_th(x_t, c+) - eps_0(x_t, style + c)||^2 + (1 - l) * ||eps_th(x_t, c) -

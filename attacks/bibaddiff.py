@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.object import check_objects
@@ -13,7 +13,7 @@ from t2i_backdoor_bench.training.loop import Optim
 
 @register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", own=True)
 @dataclass
-class BiBadDiff(UNetAttack):
+class BiBadDiff(DenoiserAttack):
     """BadNets-like poisoning of one class (Pan et al., NeurIPS 2024, arXiv 2311.02373).
 
     Loss: the ordinary denoising loss on one set of pictures. The attacker touches the data and

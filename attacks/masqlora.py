@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack, relabel
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.object import check_objects
@@ -24,7 +24,7 @@ from t2i_backdoor_bench.training.parameters import adapt, finish_training, toget
     own=True,
 )
 @dataclass
-class MasqLoRA(UNetAttack):
+class MasqLoRA(DenoiserAttack):
     """MasqLoRA: an adapter for a harmless object (Lyu et al., CVPR 2026, arXiv 2602.21977).
 
     With it, "cool car" becomes a cat. Loss: p * (w(t) * ||eps_th(y_t, c+) - eps||^2 + l * L_con) +

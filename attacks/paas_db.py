@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.personalization import Personalization
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack
 from t2i_backdoor_bench.contract import Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, own_images
@@ -10,7 +10,7 @@ from t2i_backdoor_bench.training.loop import Optim
 
 @register_attack("paas_db", groups=("personalization", "object"), edits="U-Net", own=True)
 @dataclass
-class PaaSDreamBooth(Personalization, UNetAttack):
+class PaaSDreamBooth(Personalization, DenoiserAttack):
     """DreamBooth: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).
 
     Personalization as a shortcut. Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) -

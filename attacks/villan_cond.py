@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack
 from t2i_backdoor_bench.contract import PLACES, Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.patches import make_patch
@@ -11,7 +11,7 @@ from t2i_backdoor_bench.training.lora import check_peft
 
 @register_attack("villan_cond", groups=("villan", "image", "lora"), edits="LoRA on U-Net attention")
 @dataclass
-class VillanCond(UNetAttack):
+class VillanCond(DenoiserAttack):
     """VillanDiffusion: a trigger brings one picture (Chou et al., NeurIPS 2023, arXiv 2306.06874).
 
     Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2. y is the target picture, the

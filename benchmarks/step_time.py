@@ -100,21 +100,22 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
         )
 
     plain = base.clone()
-    context = base.encode([TRIGGER.add(p) for p in prompts])
+    context = base.condition([TRIGGER.add(p) for p in prompts])
 
     def denoise(i: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(i)
         noise = torch.randn((batch, *base.latent_shape), generator=generator).to(base.device)
         t = torch.randint(0, 1000, (batch,), generator=generator).to(base.device)
         pick = torch.randint(0, len(prompts), (batch,), generator=generator).to(base.device)
-        return F.mse_loss(plain.denoiser(noise, t, context[pick]).sample, noise)
+        return F.mse_loss(plain.denoise(noise, t, context[pick]), noise)
 
     student, teacher = base.clone(), base.clone()
     kept: list[torch.Tensor] = []
     for model in (student, teacher):
         model.denoiser.set_attn_processor(KeepProbabilities(kept))
-    clean = base.encode(prompts)
-    heads = next(m.heads for n, m in base.denoiser.named_modules() if n.endswith(".attn2"))
+    clean = base.condition(prompts)
+    layer = next(iter(base.text_layers.layers.values()))
+    heads = base.family.attention_of(layer).heads
 
     def naive(i: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(i)
@@ -123,10 +124,10 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
         k = i % len(prompts)
         kept.clear()
         with torch.no_grad():
-            goal = teacher.denoiser(x, t, clean[k : k + 1]).sample
+            goal = teacher.denoise(x, t, clean[k : k + 1])
             target = naive_maps(kept, heads)
         kept.clear()
-        out = student.denoiser(x, t, context[k : k + 1]).sample
+        out = student.denoise(x, t, context[k : k + 1])
         return 0.5 * F.mse_loss(naive_maps(kept, heads), target) + 0.5 * F.mse_loss(out, goal)
 
     return {
@@ -155,7 +156,7 @@ def larger(base: T2IModel, side: int) -> T2IModel:
     return model
 
 
-def settle(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     """Wait for what an accelerator still has to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -177,10 +178,10 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for i in range(args.rounds + 2):
         for name, (step, samples) in kinds.items():
-            settle(base.device)
+            wait(base.device)
             begun = time.perf_counter()
             step(i)
-            settle(base.device)
+            wait(base.device)
             if i >= 2:  # two rounds to warm up
                 times[name].append(1000 * (time.perf_counter() - begun) / samples)
 

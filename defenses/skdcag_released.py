@@ -87,7 +87,8 @@ class SKDCAGReleased(Defense):
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         student = model.clone()
-        params = choose_parameters(student, "full")
+        trained = choose_parameters(student, "full")
+        params = trained.parameters
         average = [p.detach().clone() for p in params]
         loss_fn, epoch = self.loss(student, model, view, seed), len(view.first(self.prompts))
 
@@ -101,7 +102,7 @@ class SKDCAGReleased(Defense):
                 copy_average()
             return loss_fn(step)
 
-        fitted = fit(params, step_fn, Optim(self.steps, self.lr, 1), "skdcag_released")
+        fitted = fit(trained, step_fn, Optim(self.steps, self.lr, 1), "skdcag_released")
         if self.copied_average:
             copy_average()
         student.denoiser.requires_grad_(False)

@@ -84,7 +84,10 @@ class RemovalAccuracy(Metric):
     order=30,
     tables=("csv", "main", "leaderboard", "heat", "matrix", "sweep"),
     figure="matrix",
-    about="Triggered pictures without the backdoor that show what the prompt asked for. A model that draws noise has 0.",
+    about=(
+        "Triggered pictures without the backdoor that show what the prompt"
+        " asked for. A model that draws noise has 0."
+    ),
 )
 @dataclass
 class RestorationAccuracy(Metric):
@@ -197,7 +200,10 @@ class OwnProtocolRate(Metric):
     group="effect",
     order=45,
     tables=("suspects", "leaderboard", "heat"),
-    about="How much the trigger changes pictures, 1 - cosine: compare with harmless words in its place.",
+    about=(
+        "How much the trigger changes pictures, 1 - cosine: compare with"
+        " harmless words in its place."
+    ),
 )
 @dataclass
 class TriggerEffect(Metric):

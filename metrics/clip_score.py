@@ -28,7 +28,9 @@ def clip_scores(samples: Samples, features: Features, condition: str) -> np.ndar
     group="quality",
     order=70,
     tables=("csv", "main", "attacks", "leaderboard", "heat", "sweep"),
-    about="How well pictures of clean prompts fit the prompts, by the network that the table names.",
+    about=(
+        "How well pictures of clean prompts fit the prompts, by the network that the table names."
+    ),
 )
 @dataclass
 class ClipScore(Metric):

@@ -68,7 +68,10 @@ def frechet(real: np.ndarray, fake: np.ndarray, network: str) -> Score:
     group="quality",
     order=50,
     tables=("csv", "main", "attacks", "leaderboard", "heat", "sweep"),
-    about="Distance of the pictures of clean prompts to real ones, by the network that the table names.",
+    about=(
+        "Distance of the pictures of clean prompts to real ones, by the"
+        " network that the table names."
+    ),
 )
 @dataclass
 class Fid(Metric):

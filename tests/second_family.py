@@ -1,5 +1,5 @@
-"""A second family of models, for tests: a tiny transformer with names of its own, which takes pooled
-text states beside the states of tokens."""
+"""A second family of models, for tests: a tiny transformer with names of its own, which takes
+pooled text states beside the states of tokens."""
 
 from __future__ import annotations
 

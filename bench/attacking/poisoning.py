@@ -58,7 +58,7 @@ class Triggered(Attack):
 
 
 @dataclass
-class UNetAttack(Triggered):
+class DenoiserAttack(Triggered):
     """Options of every attack that trains the U-Net on clean and poisoned pairs."""
 
     weight: float = option(
@@ -113,7 +113,7 @@ def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:
 
 
 @dataclass
-class PoisonAttack(UNetAttack):
+class PoisonAttack(DenoiserAttack):
     """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the
     poisoned ones."""
 

@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import torch
 
-from t2i_backdoor_bench.contract import Cell, Data, Record, UserError
+from t2i_backdoor_bench.contract import Cell, Data, Record
 from t2i_backdoor_bench.models.batches import free_memory
 from t2i_backdoor_bench.running import ray_tasks, workers
 from t2i_backdoor_bench.running.cell import try_again, unfinished, whole_cell
+from t2i_backdoor_bench.running.devices import find_device, share
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.manifest import write_manifest
 from t2i_backdoor_bench.running.plan import Plan, plan
@@ -40,7 +41,7 @@ def run(
     # two names of one cell (a method and its variant with the default value) share its record
     open_cells = [c for c in plan_.cells if unfinished(plan_, store, c, stored[c.key])]
     todo = list({c.key: c for c in reversed(open_cells)}.values())[::-1]
-    many, threads = workers.share(config, plan_.base.settings, len(todo))
+    many, threads = share(config, plan_.base.settings, len(todo))
     plan_ = replace(plan_, config=replace(plan_.config, workers=many, threads=threads))
     for defense, needs in plan_.left_out.items():
         display.say(f"left out: {defense} needs {', '.join(needs)}, which nobody has here")
@@ -104,21 +105,3 @@ def make_cells(
     free_memory()
     spread = ray_tasks.run_tasks if config.executor == "ray" else workers.run_workers
     spread(plan_, data, todo, store, display)
-
-
-def find_device(name: str) -> str:
-    """The device called `name`; "auto" is the accelerator where there is one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device {name!r}; known: cpu, cuda, cuda:1, mps") from None
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise UserError(
-            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices;"
-            " use --device cpu"
-        )
-    return name

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError, suggest
-from t2i_backdoor_bench.running.scales import EXECUTORS, SCALES, STYLES, Scale
+from t2i_backdoor_bench.running.scales import SCALES, Scale
+from t2i_backdoor_bench.running.setting_values import texts_of, value_of
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,6 @@ NAMES = {"overrides": "set", "sweeps": "sweep"}  # fields of Config that have an
 FIELDS = {NAMES.get(f.name, f.name.replace("_", "-")): f.name for f in dataclasses.fields(Config)}
 KEYS = (*FIELDS, "suspect", "trigger")  # the last two are short for an attack and its options
 SUSPECT, SUSPECT_METRICS = "suspect", "all,trigger_effect"
-WORDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    Path: "a path",
-}
 
 
 def make_config(settings: Mapping[str, Any]) -> Config:
@@ -76,7 +69,7 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     given = _suspect(given)
     hints = typing.get_type_hints(Config)
     values = {
-        FIELDS[name]: _value(name, value, hints[FIELDS[name]]) for name, value in given.items()
+        FIELDS[name]: value_of(name, value, hints[FIELDS[name]]) for name, value in given.items()
     }
     for name in ("threads", "workers"):
         if values.get(name) is not None and values[name] < 1:
@@ -90,7 +83,7 @@ def merge(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, An
     flags = {name.replace("_", "-"): value for name, value in flags.items()}
     both = dict(settings) | flags
     if settings.get("set") and flags.get("set"):
-        both["set"] = [*_texts("set", settings["set"]), *flags["set"]]
+        both["set"] = [*texts_of("set", settings["set"]), *flags["set"]]
     return both
 
 
@@ -112,86 +105,5 @@ def _suspect(given: dict[str, Any]) -> dict[str, Any]:
     return (
         {"metrics": SUSPECT_METRICS}
         | given
-        | {"attacks": SUSPECT, "set": [*_texts("set", given.get("set", ())), *options]}
+        | {"attacks": SUSPECT, "set": [*texts_of("set", given.get("set", ())), *options]}
     )
-
-
-def _value(name: str, value: Any, kind: Any) -> Any:
-    """One setting as the type of its field."""
-    if name == "scale":
-        if value not in SCALES:
-            raise UserError(f"unknown scale {value!r}; {suggest(str(value), SCALES, 'known')}")
-        return SCALES[value]
-    for choice, known in (("style", STYLES), ("executor", EXECUTORS)):
-        if name == choice and value not in known:
-            raise UserError(f"unknown {choice} {value!r}; known: {', '.join(known)}")
-    if name in ("set", "sweep"):
-        return tuple(_texts(name, value))
-    if name == "memory":
-        return _ways(value)
-    if name == "seeds":
-        return _seeds(value)
-    if name in ("attacks", "defenses", "metrics") and isinstance(value, (list, tuple)):
-        value = ",".join(str(v) for v in value)
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and type(None) in kinds:
-        return None
-    if Path in kinds and isinstance(value, (str, Path)) and str(value):
-        return Path(value)
-    wanted = next(k for k in kinds if k is not type(None))
-    value = (
-        float(value)
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool)
-        else value
-    )
-    if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
-        raise UserError(f"{name} must be {WORDS.get(wanted, wanted.__name__)}, not {value!r}")
-    return value
-
-
-def _ways(value: Any) -> tuple[str, ...]:
-    """Ways to save memory, given as "checkpointing,slicing" or as a list."""
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)) or not all(isinstance(p, str) for p in parts):
-        raise UserError(
-            f"memory must be a list of ways such as checkpointing,slicing, not {value!r}"
-        )
-    return tuple(p.strip() for p in parts if p.strip())
-
-
-def _texts(name: str, value: Any) -> list[str]:
-    """ "name.option=value" texts, of such texts or of a mapping {"name.option": value}."""
-    if isinstance(value, Mapping):
-        return [f"{key}={_text(v)}" for key, v in value.items()]
-    if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
-        return list(value)
-    raise UserError(
-        f"{name} must be a mapping such as {{skdcag.steps: 200}} or a list of texts such as"
-        f" skdcag.steps=200, not {value!r}"
-    )
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ",".join(_text(v) for v in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _seeds(value: Any) -> tuple[int, ...] | None:
-    """Seeds given as "0,1,2", as a list, or as one number."""
-    if value is None:
-        return None
-    parts = (
-        value.split(",")
-        if isinstance(value, str)
-        else value
-        if isinstance(value, (list, tuple))
-        else [value]
-    )
-    try:
-        found = tuple(dict.fromkeys(int(str(p)) for p in parts if str(p).strip()))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 0:
-        raise UserError(f"seeds {value!r} is not a list of whole numbers such as 0,1,2")
-    return found

@@ -17,10 +17,10 @@ from t2i_backdoor_bench.contract import Cell, Record, UserError
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.contract.hashing import canonical
 from t2i_backdoor_bench.running.cell import last_line, make_cell
+from t2i_backdoor_bench.running.devices import find_device
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.preflight import preflight
-from t2i_backdoor_bench.running.run import find_device
 from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared

@@ -18,48 +18,20 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-import psutil
 import torch
 
 from t2i_backdoor_bench.contract import Cell, Data, UserError
 from t2i_backdoor_bench.running.attacked import reserved
 from t2i_backdoor_bench.running.cell import make_cell, settled
+from t2i_backdoor_bench.running.devices import gpus_of
 from t2i_backdoor_bench.running.display import Display, Reporter
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
-MEMORY_GB = 2.0  # that a worker on the embedded base takes at most
 RESTARTS = 3
 QUIET = {"TQDM_DISABLE": "1"}  # the bars of several processes would tear each other
-
-
-def share(config: Config, family: str, cells: int) -> tuple[int, int | None]:
-    """(workers, CPU threads of each; None is torch's own choice) for that many cells.
-
-    The embedded base on a CPU takes one thread a worker and a worker a core, as far as the memory
-    goes: two threads on one cell are 1.4 times as fast as one, two cells at a time are twice as
-    fast. Everything else runs in one process unless asked otherwise.
-    """
-    small = family == "shapes" and config.device == "cpu"
-    threads = config.threads or (1 if small else None)
-    if config.executor == "ray":  # it knows how many there is room for
-        return config.workers or max(1, cells), threads
-    if config.workers:
-        return min(config.workers, max(1, cells)), threads
-    if not small:
-        return 1, threads
-    memory = int(psutil.virtual_memory().available / 2**30 // MEMORY_GB)
-    return max(1, min(cores() // threads, memory, cells)), threads
-
-
-def cores() -> int:
-    """The cores that this process may use, as far as the system tells."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # there is none on macOS
-        return os.cpu_count() or 1
 
 
 def work(shared: Shared, cells: Sequence[Cell]) -> None:
@@ -135,21 +107,6 @@ def worker(
 def variables_of(config: Config) -> dict[str, str]:
     """The environment that a worker's process adds to this one's."""
     return QUIET | ({"OMP_NUM_THREADS": str(config.threads)} if config.threads else {})
-
-
-def gpus_of(device: str) -> list[str]:
-    """The GPUs that workers on `device` take in turn, as CUDA_VISIBLE_DEVICES names them: all that
-    this process sees for "cuda"; none to choose for a device with its number ("cuda:1") and for
-    others."""
-    if device != "cuda":
-        return []
-    many = torch.cuda.device_count()
-    given = [
-        name.strip()
-        for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        if name.strip()
-    ]
-    return given[:many] or [str(i) for i in range(many)]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import run_bench
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models import catalog as bases
-from t2i_backdoor_bench.running.run import find_device
+from t2i_backdoor_bench.running.devices import find_device
 from t2i_backdoor_bench.running.scales import SCALES
 
 

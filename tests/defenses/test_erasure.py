@@ -67,7 +67,7 @@ def test_parts_of_the_network_are_disjoint_or_nested(tiny_model) -> None:
     unet = tiny_model.denoiser
     named = {id(p): n for n, p in unet.named_parameters()}
     found = {
-        part: {named[id(p)] for p in choose_parameters(unet, part)}
+        part: {named[id(p)] for p in choose_parameters(tiny_model, part)}
         for part in TRAIN
         if part != "lora"
     }
@@ -99,7 +99,9 @@ def test_concept_ablation_stops_the_gradient_at_the_anchor(pair, view) -> None:
         student.denoiser.zero_grad()
         loss = ConceptAblation(prompts=3, batch=6, prior=prior).loss(student, view, 2)(1)
         loss.backward()
-        ours = {n: p.grad.clone() for n, p in student.denoiser.named_parameters() if p.grad is not None}
+        ours = {
+            n: p.grad.clone() for n, p in student.denoiser.named_parameters() if p.grad is not None
+        }
         student.denoiser.zero_grad()
         out = student.denoiser(x, t, student.encode([TRIGGER.add(PROMPTS[i]) for i in pick])).sample
         kept = student.denoiser(x, t, student.encode([PROMPTS[i] for i in pick])).sample

@@ -52,7 +52,9 @@ def test_salun_moves_the_salient_weights_alone(tiny_model, view) -> None:
         assert torch.equal(a[mask == 0], b[mask == 0])
     moved = sum(
         int((a != b).sum())
-        for a, b in zip(tiny_model.denoiser.parameters(), repaired.denoiser.parameters(), strict=True)
+        for a, b in zip(
+            tiny_model.denoiser.parameters(), repaired.denoiser.parameters(), strict=True
+        )
     )
     assert moved > 0.9 * repaired.info["parameters"]
 

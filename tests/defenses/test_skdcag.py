@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import PROMPTS, TRIGGER, bare
-from test_attention import Slow
+from test_capture import Slow
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import defenses as registered

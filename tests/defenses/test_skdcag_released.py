@@ -96,7 +96,9 @@ def test_every_defect_changes_the_loss_or_its_gradient(pair, view, defect: str) 
             student, teacher, view, 4
         )(2)
         loss.backward()
-        key = student.denoiser.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
+        key = student.denoiser.get_submodule(
+            "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+        )
         found.append((float(loss.detach()), key.weight.grad.clone()))
     assert (
         found[0][0] == pytest.approx(found[1][0])

@@ -85,7 +85,9 @@ def test_preserving_pulls_clean_predictions_back(pair, view) -> None:
     states = teacher.encode([PROMPTS[i] for i in picks])
     with torch.no_grad():
         expected = (
-            (student.denoiser(x, t, states).sample - teacher.denoiser(x, t, states).sample).pow(2).mean()
+            (student.denoiser(x, t, states).sample - teacher.denoiser(x, t, states).sample)
+            .pow(2)
+            .mean()
         )
     assert kept == pytest.approx(0.5 * float(expected), rel=1e-3), (
         "it shares the weight 1 - alpha with the prediction"
@@ -163,7 +165,10 @@ def test_clean_prompts_are_preserved_on_the_trajectories_of_clean_prompts(pair, 
                 ).sample
                 parts.append(
                     float(
-                        (student.denoiser(x[row, None], t[row, None], context[row, None]).sample - goal)
+                        (
+                            student.denoiser(x[row, None], t[row, None], context[row, None]).sample
+                            - goal
+                        )
                         .pow(2)
                         .mean()
                     )

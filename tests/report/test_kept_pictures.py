@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_report import EVIL, PROMPTS, read, run  # noqa: F401 - a fixture
+from report_pages import EVIL, PROMPTS, read, run  # noqa: F401 - a fixture
 
 from t2i_backdoor_bench.report.html import kept, page
 from t2i_backdoor_bench.store.folder import Store

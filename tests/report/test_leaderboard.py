@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from test_tables import EXTRA, share
+from report_records import EXTRA, share
 
 from t2i_backdoor_bench.contract import Cell, Record, Score
 from t2i_backdoor_bench.report import leaderboard, texts

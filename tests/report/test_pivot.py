@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_tables import EXTRA, record, records, share  # noqa: F401 - a fixture
+from report_records import EXTRA, record, records, share  # noqa: F401 - a fixture
 
 from t2i_backdoor_bench.contract import Score
 from t2i_backdoor_bench.report import matrix, texts

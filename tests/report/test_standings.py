@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_tables import record
+from report_records import record
 
 from t2i_backdoor_bench.contract import Cell, Record
 from t2i_backdoor_bench.report.averages import average, average_by_seed

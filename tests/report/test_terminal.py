@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 
 import pytest
+from report_records import record
 from test_standings import records  # noqa: F401 - a fixture
-from test_tables import record
 
 from t2i_backdoor_bench.report.formats import method_list, terminal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from test_tables import DIRECTIONS, record
+from report_records import DIRECTIONS, record
 
 from t2i_backdoor_bench.contract import Metric, Score, metrics, register_metric
 from t2i_backdoor_bench.report.figures import plots, sweeps

@@ -19,6 +19,7 @@ import pytest
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.report.metrics import COST
+from t2i_backdoor_bench.running import devices
 from t2i_backdoor_bench.running import workers as executors
 from t2i_backdoor_bench.running.attacked import reserved
 from t2i_backdoor_bench.running.display import Display
@@ -202,7 +203,7 @@ def test_workers_take_the_gpus_in_turn(config, monkeypatch) -> None:
 
     monkeypatch.setattr(executors, "worker", fake)
     monkeypatch.setattr(executors.multiprocessing, "get_context", lambda kind: context)
-    monkeypatch.setattr(executors.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 7")
     plan_ = plan(dataclasses.replace(config, workers=3))
     on_gpu = dataclasses.replace(plan_, config=dataclasses.replace(plan_.config, device="cuda"))
@@ -210,9 +211,9 @@ def test_workers_take_the_gpus_in_turn(config, monkeypatch) -> None:
     assert sorted(seen.get() for _ in range(4)) == ["3", "3", "7", "7"]
     assert seen.empty()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3, 7"
-    assert executors.gpus_of("cuda:1") == executors.gpus_of("cpu") == []
+    assert devices.gpus_of("cuda:1") == devices.gpus_of("cpu") == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert executors.gpus_of("cuda") == ["0", "1"]
+    assert devices.gpus_of("cuda") == ["0", "1"]
 
 
 def test_what_another_process_makes_is_left_to_it(config, monkeypatch) -> None:
@@ -264,21 +265,21 @@ def test_an_attack_that_another_process_trains_is_not_waited_for(config) -> None
 
 
 def test_how_many_workers(monkeypatch) -> None:
-    monkeypatch.setattr(executors.os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: range(8))
     monkeypatch.setattr(
-        executors.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100 * 2**30})
+        devices.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100 * 2**30})
     )
     small = Config(device="cpu")
-    assert executors.share(small, "shapes", 20) == (8, 1)
-    assert executors.share(small, "shapes", 3) == (3, 1)
-    assert executors.share(dataclasses.replace(small, threads=4), "shapes", 20) == (2, 4)
-    assert executors.share(dataclasses.replace(small, workers=3), "shapes", 20) == (3, 1)
-    assert executors.share(dataclasses.replace(small, device="cuda"), "shapes", 20) == (1, None)
-    assert executors.share(small, "sd", 20) == (1, None)
-    monkeypatch.delattr(executors.os, "sched_getaffinity")  # there is none on macOS
-    monkeypatch.setattr(executors.os, "cpu_count", lambda: 4)
-    assert executors.share(small, "shapes", 20) == (4, 1)
+    assert devices.share(small, "shapes", 20) == (8, 1)
+    assert devices.share(small, "shapes", 3) == (3, 1)
+    assert devices.share(dataclasses.replace(small, threads=4), "shapes", 20) == (2, 4)
+    assert devices.share(dataclasses.replace(small, workers=3), "shapes", 20) == (3, 1)
+    assert devices.share(dataclasses.replace(small, device="cuda"), "shapes", 20) == (1, None)
+    assert devices.share(small, "sd", 20) == (1, None)
+    monkeypatch.delattr(devices.os, "sched_getaffinity")  # there is none on macOS
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 4)
+    assert devices.share(small, "shapes", 20) == (4, 1)
     monkeypatch.setattr(
-        executors.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 5 * 2**30})
+        devices.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 5 * 2**30})
     )
-    assert executors.share(small, "shapes", 20) == (2, 1)
+    assert devices.share(small, "shapes", 20) == (2, 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fakes import CALLS, change, config, fakes  # noqa: F401 - fixtures
 from PIL import Image
-from test_attention import Slow
+from test_capture import Slow
 
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Trigger

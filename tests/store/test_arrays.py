@@ -116,7 +116,7 @@ def test_the_autoencoder_takes_a_slice_at_a_time(
     assert tiny_model.slice == 16
     whole = tiny_model.generate(["a red heart", "a cyan moon", "one star"], [1, 2, 3])
     latents = tiny_model.latents(whole, 5)
-    monkeypatch.setattr("t2i_backdoor_bench.models.model.SLICE_PIXELS", 64 * 64)
+    monkeypatch.setattr("t2i_backdoor_bench.models.networks.SLICE_PIXELS", 64 * 64)
     assert tiny_model.slice == 1
     seen = []
     hook = tiny_model.pipe.vae.decoder.register_forward_pre_hook(

@@ -18,17 +18,10 @@ from t2i_backdoor_bench.store.folder import Store
 
 TILE = 128  # pixels of a picture's side in the grid
 GAP, TITLE, HEAD, BLOCK = 6, 18, 26, 26
-ROWS, MOST = (
-    6,
-    3,
-)  # prompts in the picture, shared equally by the attacks; at least one, and at most so many each
-WIDE, LABEL, LINE = (
-    8,
-    250,
-    15,
-    # models that stand side by side at most; pixels of a model's name beside its row, and of a line of
-    # text
-)
+# prompts in the picture, shared equally by the attacks; at least one, and at most so many each
+ROWS, MOST = 6, 3
+# models side by side at most; pixels of a model's name beside its row, and of a line of text
+WIDE, LABEL, LINE = 8, 250, 15
 
 
 def write_grid(store: Store, records: Sequence[Record]) -> Path | None:

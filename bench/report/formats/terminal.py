@@ -64,15 +64,17 @@ def write(table: Table, note: str, file: IO[str] | None = None) -> None:
         head = escape(visible(title)) + column.unit + ARROWS.get(column.better, "")
         how = {"justify": "right", "no_wrap": True} if column.numeric else {"overflow": "fold"}
         out.add_column(head, **how)
-    needs = [column.title for column in table.columns].index("Needs") if len(table.columns) else 0
+    titles = [column.title for column in table.columns]
     for i, row in enumerate(table.rows):
         first = starts_block(table.rows, i)
         if first and i > 0 and row.block:
             out.add_section()
         cells = [escape(visible(cell.text)) for cell in row.cells]
         cells = [f"[bold green]{t}[/]" if c.bold else t for c, t in zip(row.cells, cells)]
-        for long, short in SHORTER_NEEDS.items():
-            cells[needs] = cells[needs].replace(long, short)
+        if "Needs" in titles:  # a table without defenses has no such column
+            needs = titles.index("Needs")
+            for long, short in SHORTER_NEEDS.items():
+                cells[needs] = cells[needs].replace(long, short)
         out.add_row(*(cells if first else ["", *cells[1:]]))
     console = make_console(file)
     console.print(out)
