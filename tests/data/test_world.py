@@ -6,13 +6,6 @@ import re
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
-=======
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from test_capture import normal, spelled
-from transformers import CLIPTokenizer
->>>>>>> main
 
 from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.data import world
