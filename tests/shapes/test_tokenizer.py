@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_capture import normal, spelled
+from test_alignment import normal, spelled
 from transformers import CLIPTokenizer
 
 from t2i_backdoor_bench import shapes
