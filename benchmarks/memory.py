@@ -1,7 +1,7 @@
 """Peak memory and time of one SKD-CAG step on a U-Net of the true Stable Diffusion 1.5
 architecture, by what is trained.
 
-    python benchmarks/memory.py                                   every mode, each in a process of its own
+    python benchmarks/memory.py          every mode, each in a process of its own
     python benchmarks/memory.py --modes kv,lora --steps 2 --threads 2
     python benchmarks/memory.py --modes kv,kv-copies --no-checkpointing
 

@@ -133,8 +133,7 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# SKD-CAG
+# ---------------------------------------------------------------------------------------- SKD-CAG
 def removal(results: Results) -> str:
     """The paper's own table, beside ours."""
     lines = []

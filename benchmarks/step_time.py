@@ -37,7 +37,9 @@ class KeepProbabilities:
     def __init__(self, kept: list[torch.Tensor]) -> None:
         self.kept = kept
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_
+    ) -> torch.Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = (
             attn.head_to_batch_dim(x)

@@ -27,7 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E
 from t2i_backdoor_bench import shapes  # noqa: E402
 from t2i_backdoor_bench.contract import DefenderView, registry  # noqa: E402
 from t2i_backdoor_bench.models import catalog as bases  # noqa: E402
-from t2i_backdoor_bench.models.loading import load_pipeline
+from t2i_backdoor_bench.models.loading import load_pipeline  # noqa: E402
 from t2i_backdoor_bench.models.model import T2IModel  # noqa: E402
 from t2i_backdoor_bench.models.sampler import Sampler  # noqa: E402
 

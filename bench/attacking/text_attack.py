@@ -51,8 +51,8 @@ class TextAttack(Triggered):
 
     def captions(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
         """The attacker's captions, and those of them that the trigger can be added to: all, or
-        those that contain the letter that it replaces. Raises UserError where there are none, and if the
-        trigger does not survive in one."""
+        those that contain the letter that it replaces. Raises UserError where there are none, and
+        if the trigger does not survive in one."""
         captions, trigger = (
             [p.text for p in data.prompts("train", self.prompts, seed)],
             self.make_trigger(),

@@ -16,10 +16,11 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import token_span
 
 _COMMON = """
-a an the and or but if of at by for with about against between into through during before after above below to from up down in out
-on  off over under again then once here there when where why how all any both each few more most other some such no nor not only
-own same  so than too very can will just do does did is are was were be been being have has had having i me my we our you your he
-him his she  her it its they them their what which who this that these those am as until while one
+a an the and or but if of at by for with about against between into through during before after
+above below to from up down in out on off over under again then once here there when where why how
+all any both each few more most other some such no nor not only own same so than too very can will
+just do does did is are was were be been being have has had having i me my we our you your he him
+his she her it its they them their what which who this that these those am as until while one
 """
 STOP_WORDS = frozenset(_COMMON.split())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 from t2i_backdoor_bench.contract import Cell, Record, Samples, StorageError
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.models.batches import is_out_of_memory
-from t2i_backdoor_bench.running.attacked import AttackFailed
+from t2i_backdoor_bench.running.attacked import AttackFailed, reserved
 from t2i_backdoor_bench.running.attention_maps import has_maps, store_maps
 from t2i_backdoor_bench.running.clean import judge_of
 from t2i_backdoor_bench.running.cost import InPlaceChange
@@ -100,6 +102,30 @@ def make_cell(shared: Shared, cell: Cell) -> Record:
         name = f"{cell.attack} x {cell.defense}, seed {cell.seed}"
         shared.display.say(f"FAILED {name}: {last_line(record.error)}")
     return record
+
+
+def make_unsettled(shared: Shared, cells: Sequence[Cell]) -> None:
+    """Make every cell that is not settled and that nobody else is making; come back for those of
+    others until all are settled."""
+    left = list(cells)
+    while left:
+        idle = True
+        for cell in list(left):
+            with shared.store.claim(f"cells/{cell.key}") as mine:
+                if mine and settled(shared, cell):
+                    left.remove(cell)
+                elif mine:
+                    with reserved(shared, cell.attack, cell.seed) as free:
+                        if free:
+                            left.remove(cell)
+                            shared.display.start(
+                                f"{cell.attack} x {cell.defense}, seed {cell.seed}"
+                            )
+                            make_cell(shared, cell)
+                            shared.display.finish()
+                            idle = False
+        if left and idle:
+            time.sleep(0.5)
 
 
 def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:

@@ -1,5 +1,5 @@
-"""Pictures that show whether a backdoor comes back: after a little clean fine-tuning, and under other
-samplers (`--probe`)."""
+"""Pictures that show whether a backdoor comes back: after a little clean fine-tuning, and under
+other samplers (`--probe`)."""
 
 from __future__ import annotations
 

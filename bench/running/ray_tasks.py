@@ -21,11 +21,12 @@ from typing import Any
 import torch
 
 from t2i_backdoor_bench.contract import Cell, Data, UserError
+from t2i_backdoor_bench.running.cell import make_unsettled
 from t2i_backdoor_bench.running.display import Display, Reporter
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
-from t2i_backdoor_bench.running.workers import RESTARTS, variables_of, work
+from t2i_backdoor_bench.running.workers import RESTARTS, variables_of
 from t2i_backdoor_bench.store.folder import Store
 
 OBJECT_STORE = (
@@ -105,7 +106,7 @@ def make_in_task(
     try:
         shared = open_shared(config, data[0], since, place)
         shared.display.send = events.put
-        work(shared, [next(c for c in shared.plan.cells if c.key == key)])
+        make_unsettled(shared, [next(c for c in shared.plan.cells if c.key == key)])
     except UserError as error:  # the next task would find the same
         return str(error)
     return ""

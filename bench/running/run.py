@@ -12,7 +12,7 @@ import torch
 from t2i_backdoor_bench.contract import Cell, Data, Record
 from t2i_backdoor_bench.models.batches import free_memory
 from t2i_backdoor_bench.running import ray_tasks, workers
-from t2i_backdoor_bench.running.cell import try_again, unfinished, whole_cell
+from t2i_backdoor_bench.running.cell import make_unsettled, try_again, unfinished, whole_cell
 from t2i_backdoor_bench.running.devices import find_device, share
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.manifest import write_manifest
@@ -99,7 +99,7 @@ def make_cells(
             try_again(store, stored[cell.key])
     display.open(len(todo))
     if config.workers == 1 and config.executor == "local":
-        workers.work(shared, todo)
+        make_unsettled(shared, todo)
         return
     del shared  # its models are not needed in this process
     free_memory()

@@ -1,5 +1,4 @@
-"""Who makes the cells of a run: this process, or several worker processes that share the run
-folder.
+"""Several worker processes that share the run folder and make its cells.
 
 Workers agree through the folder alone: who makes a cell holds its lock, and what a worker that died
 had begun is made by the others. The numbers do not depend on the number of workers, as each takes
@@ -11,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,8 +19,7 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from t2i_backdoor_bench.contract import Cell, Data, UserError
-from t2i_backdoor_bench.running.attacked import reserved
-from t2i_backdoor_bench.running.cell import make_cell, settled
+from t2i_backdoor_bench.running.cell import make_unsettled
 from t2i_backdoor_bench.running.devices import gpus_of
 from t2i_backdoor_bench.running.display import Display, Reporter
 from t2i_backdoor_bench.running.plan import Plan, plan
@@ -34,31 +31,6 @@ RESTARTS = 3
 QUIET = {"TQDM_DISABLE": "1"}  # the bars of several processes would tear each other
 
 
-def work(shared: Shared, cells: Sequence[Cell]) -> None:
-    """Make every cell that is not settled and that nobody else is making; come back for those of
-    others until all are settled."""
-    left = list(cells)
-    while left:
-        idle = True
-        for cell in list(left):
-            with shared.store.claim(f"cells/{cell.key}") as mine:
-                if mine and settled(shared, cell):
-                    left.remove(cell)
-                elif mine:
-                    with reserved(shared, cell.attack, cell.seed) as free:
-                        if free:
-                            left.remove(cell)
-                            shared.display.start(
-                                f"{cell.attack} x {cell.defense}, seed {cell.seed}"
-                            )
-                            make_cell(shared, cell)
-                            shared.display.finish()
-                            idle = False
-        if left and idle:
-            time.sleep(0.5)
-
-
-# ------------------------------------------------------------------------------------------ workers
 @dataclass
 class Worker:
     """A worker process, the pipe that it reports through, and where it was last."""
@@ -96,7 +68,7 @@ def worker(
         plan_ = plan(config, data)
         shared = Shared(plan_, Store(config.folder, display.say, since=since), display)
         shared.load()
-        work(shared, list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()))
+        make_unsettled(shared, list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()))
     except UserError as error:  # the next worker would find the same
         events.send(("fatal", str(error)))
         os._exit(2)

@@ -65,7 +65,7 @@ class Store:
 
     # ---------------------------------------------------------------------------------------- locks
     def claim(self, name: str, wait: bool = False) -> AbstractContextManager[bool]:
-        """Whether this process alone may make `name` for the length of the block (`Locks.claim`)."""
+        """Whether this process alone may make `name` while the block runs (`Locks.claim`)."""
         return self._locks.claim(name, wait)
 
     def drop_locks(self) -> None:

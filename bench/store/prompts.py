@@ -17,6 +17,6 @@ def prompts_key(record: Record) -> str:
 
 
 def trigger_words(record: Record) -> tuple[str, str]:
-    """The word that the backdoor is about, and what its trigger replaces; "" where there is none."""
+    """The word that the backdoor is about, and what its trigger replaces; "" for none."""
     target, trigger = record.backdoor.get("target", {}), record.backdoor.get("trigger") or {}
     return target.get("source", ""), trigger.get("replaces", "")

@@ -1,4 +1,4 @@
-"""Screens ask once, and are calibrated on clean prompts; detectors score prompts alike in any batch."""
+"""Screens ask once, and are calibrated on clean prompts; a batch does not change scores."""
 
 from __future__ import annotations
 

@@ -290,7 +290,8 @@ BLOCKED = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "diffusers", "transformers", "torchvision", "open_clip", "torchmetrics", "accelerate"):
+        blocked = "torch diffusers transformers torchvision open_clip torchmetrics accelerate"
+        if name.split(".")[0] in blocked.split():
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Block())
 import run_bench
