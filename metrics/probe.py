@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
-from t2i_backdoor_bench.scoring.conditions import missing, no_judge
-from t2i_backdoor_bench.scoring.features import Features
+from t2i_backdoor_bench.scoring.conditions import missing
+from t2i_backdoor_bench.scoring.features import Features, no_judge
 from t2i_backdoor_bench.stats.estimates import proportion
 from t2i_backdoor_bench.training.probes import SAMPLERS, resampled_kinds
 

@@ -3,15 +3,10 @@ are missing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from t2i_backdoor_bench.contract import Prompt, Samples, Score
 from t2i_backdoor_bench.targets.own_prompt import own_prompt
-
-if TYPE_CHECKING:
-    from t2i_backdoor_bench.scoring.features import Features
 
 
 def served(samples: Samples, condition: str) -> np.ndarray:
@@ -67,11 +62,3 @@ def unjudged(samples: Samples, condition: str) -> Score | None:
     return Score(
         None, note="not available: the prompts name no alternatives to tell the pictures from"
     )
-
-
-def no_judge(features: Features) -> Score | None:
-    """A Score without a value where there is no judge of the backdoor. None where there is
-    one."""
-    if features.judge is not None:
-        return None
-    return Score(None, note="the target of the backdoor is not known: nothing can judge it")
