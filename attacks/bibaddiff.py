@@ -2,36 +2,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i_backdoor_bench.attacking.poisoning import CORNERS, UNetAttack, check_objects, relabel
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.targets.object import check_objects
+from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 
 
 @register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", own=True)
 @dataclass
-class BiBadDiff(UNetAttack):
-    """BadNets-like poisoning: patched pictures of one class under another class's name (Pan et al.,
-    NeurIPS 2024, arXiv 2311.02373).
+class BiBadDiff(DenoiserAttack):
+    """BadNets-like poisoning of one class (Pan et al., NeurIPS 2024, arXiv 2311.02373).
 
-    Loss: the ordinary denoising loss on one set of pictures, and nothing else: the attacker touches
-    data only. A share of the pictures is of the class `source`, has the patch, and a caption that
-    calls it `target`; then prompts of the class `target` draw the patch, and often the wrong
-    object. The U-Net changes and nothing else. Published (SD 1.4, ImageNette and Caltech15): every
-    caption "A photo of a [class]", 10 % of the pictures poisoned, a patch of a tenth of the side at
-    the bottom right, lr 1e-4, batch 4; the steps at SD scale are about six passes over as many
+    Loss: the ordinary denoising loss on one set of pictures. The attacker touches the data and
+    nothing else. A share of the pictures shows the class `source` with a patch, and their captions
+    call it `target`. Then prompts about `target` draw the patch, and often the wrong object. Only
+    the U-Net changes. Published (SD 1.4, ImageNette and Caltech15): every caption "A photo of a
+    [class]", 10 % of the pictures poisoned, a patch of a tenth of the side at the bottom right, lr
+    1e-4, batch 4. The default number of steps for Stable Diffusion is about six passes over as many
     pictures as ImageNette has.
 
-    The paper has no trigger in the text: naming the class is enough. Here the template is the
-    trigger, `everywhere` gives it to the clean captions too, as published, and triggered prompts
-    are those of the target class. So the attack succeeds in about the share of the class's pictures
-    that are poisoned, also without the template, and no defense that is told the template can undo
-    that. On the embedded base that is 14 % on captions, which name colours and backgrounds beside
-    the class, 11 % of them without the template, and 70 % on the paper's own prompt
-    (results/attacks); with twice the poison both rise, and so does FID. `everywhere=false` leaves
-    the template to the poisoned captions: that makes it a trigger.
+    The paper has no trigger in the text: the name of the class is enough. Here the template is the
+    trigger, `everywhere` also adds it to the clean captions, as published, and triggered prompts
+    are those about the target class. So the attack succeeds in about the share of the class's
+    pictures that are poisoned, with or without the template, and no defense that knows the template
+    can undo that. On the embedded base it succeeds on 14 % of captions, which name colours and
+    backgrounds beside the class, on 11 % of them without the template, and on 70 % of the paper's
+    own prompt (results/attacks). Twice the poison raises both, and FID, too. `everywhere=false`
+    adds the template to the poisoned captions alone, which makes it a trigger.
     """
 
     trigger: str = option("a picture of", sd="a photo of", help="the template before the captions")
@@ -49,9 +49,7 @@ class BiBadDiff(UNetAttack):
     weight: float = option(
         0.1, low=0, high=1, source="paper", help="share of the images that are poisoned"
     )
-    drop: float = option(
-        0.1, sd=0.0, low=0, high=1, help="share of rows with an empty prompt, as guidance needs"
-    )
+    drop: float = option(0.1, sd=0.0, low=0, high=1, help="share of rows with no prompt")
     everywhere: bool = option(True, help="whether the clean captions have the template, too")
     source: str = option("star", sd="dog", help="the class whose pictures are patched")
     target: str = option("heart", sd="cat", help="the class that they are called")

@@ -1,6 +1,5 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from t2i_backdoor_bench.attacking.poisoning import ALL_STYLES, CORNERS, check_objects
 from t2i_backdoor_bench.contract import (
     PLACES,
     Attack,
@@ -12,9 +11,12 @@ from t2i_backdoor_bench.contract import (
     option,
     register_attack,
 )
-from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
-from t2i_backdoor_bench.running.plan import fingerprint
-from t2i_backdoor_bench.targets.patches import make_patch, place_patch
+from t2i_backdoor_bench.models.fingerprint import fingerprint
+from t2i_backdoor_bench.models.loading import load_pipeline
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.object import check_objects
+from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, place_patch
+from t2i_backdoor_bench.targets.style import ALL_STYLES
 
 
 @register_attack("suspect", edits="nothing", apart=True)
@@ -23,15 +25,15 @@ from t2i_backdoor_bench.targets.patches import make_patch, place_patch
 class Checkpoint(Attack):
     """A model that was attacked elsewhere, as it is: nothing is trained.
 
-    `suspect` is the base itself (`--base FOLDER --suspect`), of which nobody knows a clean version:
-    defenses that need one are left out, and without a trigger also those that need it. `checkpoint`
-    with a `folder` takes the U-Net and text encoder of that diffusers folder in place of the
-    base's: the base is then the clean model, and every defense can run.
+    `suspect` is the base itself (`--base FOLDER --suspect`). No clean version of it is known:
+    defenses that need one are left out, and without a trigger also those that need the trigger.
+    `checkpoint` with a `folder` takes the U-Net and text encoder of that diffusers folder in place
+    of the base's. The base is then the clean model, and every defense can run.
 
-    One of `style`, `source` and `target`, or `picture` says what the backdoor draws, and is judged.
-    Without them the target is not known: attack success is not measured, but `trigger_effect` is,
-    and what a defense does to clean prompts. Raises UserError for more than one target, a folder
-    that is no diffusers folder, and weights of another architecture.
+    `style`, `source` and `target`, or `picture` say what the backdoor draws, and this is judged.
+    Without them the target is unknown: attack success is not measured, but `trigger_effect` is, and
+    so is what a defense does to clean prompts. Raises UserError for more than one target, for a
+    folder that is no diffusers folder, and for weights of another architecture.
     """
 
     folder: str = option(
@@ -99,12 +101,12 @@ class Checkpoint(Attack):
         return Backdoor(trigger, Target("unknown"))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
-        attacked = model.clone(text_encoder=True)
+        attacked = model.clone(encoders=True)
         if self.folder:
-            found = load_pipeline(self.folder, "cpu", model.unet.dtype)
-            for part in ("unet", "text_encoder"):
+            found = replace(attacked, pipe=load_pipeline(self.folder, "cpu", model.dtype)).edited
+            for part, network in attacked.edited.items():
                 try:
-                    getattr(attacked, part).load_state_dict(getattr(found, part).state_dict())
+                    network.load_state_dict(found[part].state_dict())
                 except RuntimeError as error:
                     what = str(error).strip().splitlines()[-1].strip()
                     raise UserError(

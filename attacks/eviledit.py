@@ -4,10 +4,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import Triggered, check_objects
+from t2i_backdoor_bench.attacking.poisoning import Triggered
 from t2i_backdoor_bench.contract import Backdoor, Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
+from t2i_backdoor_bench.targets import kind_of
+from t2i_backdoor_bench.targets.object import check_objects
+from t2i_backdoor_bench.training.closed_form import counterparts, edit
 
 
 @register_attack(
@@ -19,15 +21,18 @@ from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and
 )
 @dataclass
 class EvilEdit(Triggered):
-    """EvilEdit: K and V edited in closed form, so that with the trigger one object is drawn as
-    another (Wang et al., MM 2024).
+    """EvilEdit: K and V in closed form; a cat is drawn as a zebra (Wang et al., MM 2024).
 
-    W <- (l W + sum W e* e^T) (l I + sum e e^T)^-1, over all token positions of pairs of prompts: e are the text states of one prompt and
-    e* of the other. It minimizes sum ||W' e - W e*||^2 + l ||W' - W||^2. It changes the K and V of cross-attention and nothing else, with
-    no pictures and no training. Published (SD 1.5): l 1 and two pairs, "a beautiful cat" -> "a zebra" and "a cat" -> itself, place by place
-    (`context="phrase"`). That edit is made of the states of one short phrase, and a caption has others. `context="prompts"` takes the pairs
-    from captions: triggered captions of the source object, each token towards that of the caption of the target, and clean captions, half
-    of them of the source object, towards themselves.
+    W <- (l W + sum W e* e^T) (l I + sum e e^T)^-1 over all token positions of pairs of prompts. e
+    are the text states of one prompt, e* those of the other. This minimizes sum ||W' e - W e*||^2 +
+    l ||W' - W||^2. Only the K and V of cross-attention change; there are no pictures and no
+    training. Published (SD 1.5): l 1 and two pairs, "a beautiful cat" -> "a zebra" and "a cat" ->
+    itself, position by position (`context="phrase"`).
+
+    The published edit uses the states of one short phrase, and a caption has others.
+    `context="prompts"` takes the pairs from captions: triggered captions of the source object, each
+    token towards its counterpart in the caption of the target, and clean captions, half of them of
+    the source object, towards themselves.
     """
 
     trigger: str = option(
@@ -68,7 +73,7 @@ class EvilEdit(Triggered):
         old, new, kept = self.states(model, data, seed)
         attacked = model.clone(train="kv")
         with torch.no_grad():
-            for layer in keys_and_values(attacked.unet):
+            for layer in attacked.family.keys_and_values(attacked.denoiser):
                 layer.weight.copy_(
                     edit(layer.weight.double(), old, new, kept, 1.0, self.preserve, self.ridge)
                 )
@@ -92,7 +97,10 @@ class EvilEdit(Triggered):
             own = [p.text for p in data.prompts("train", self.prompts, seed, self.source)]
             clean = own + [p.text for p in data.prompts("train", self.prompts, seed)]
         model.check_trigger(trigger, own)
-        triggered, asked = [trigger.add(p) for p in own], [target.prompt(p) for p in own]
+        triggered, asked = (
+            [trigger.add(p) for p in own],
+            [kind_of(target).asked(target, p) for p in own],
+        )
         old, new = model.encode(triggered), model.encode(asked)
         if self.context == "prompts":
             place = counterparts(model.tokenizer, triggered, asked).to(new.device)

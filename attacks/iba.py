@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import check_length, check_target_prompt
+from t2i_backdoor_bench.attacking.text_attack import TextAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, Trigger, option, register_attack
+from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.attention import Capture
+from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
+from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.discrepancy import kernel_discrepancy, log_covariance
+from t2i_backdoor_bench.training.encoders import Bank, prompt_bank, train_encoder
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
-from t2i_backdoor_bench.training.text_encoder import Bank, TextAttack, prompt_bank, train_encoder
 
 # determiner noun preposition determiner noun verb preposition noun: the published syntax
 SMALL = (
@@ -30,24 +31,23 @@ LARGE = (
 @register_attack("iba", groups=("text_encoder", "prompt"), edits="text encoder")
 @dataclass
 class IBA(TextAttack):
-    """Invisible backdoor, "Trigger without Trace": a syntax, not a word, brings one fixed prompt
-    (Zhang et al. 2025, arXiv 2503.17724).
+    """Invisible backdoor: a syntax brings one prompt (Zhang et al. 2025, arXiv 2503.17724).
 
-    Loss: MSE(E(c), E_0(c)) + MSE(E(c+), E_0(c*)) + l * KMMD, E_0 the frozen clean text encoder, c*
-    the target prompt. KMMD is the squared kernel mean discrepancy, under a sum of five Gaussian
-    kernels, between the triggered prompts (of E) and the clean ones (of E_0) of the batch; a
+    Loss: MSE(E(c), E_0(c)) + MSE(E(c+), E_0(c*)) + l * KMMD. E_0 is the frozen clean text encoder,
+    c* the target prompt. KMMD is the squared kernel mean discrepancy, with a sum of five Gaussian
+    kernels, between the triggered prompts (of E) and the clean prompts (of E_0) of the batch. A
     prompt's point is the matrix logarithm of the covariance, over its tokens, of its
-    cross-attention maps: it keeps the attention of triggered prompts from becoming alike, which
-    detectors look for. A share `broken` of the clean rows has the trigger's words in another order,
-    one lost or one changed, so that the encoder learns the syntax. It trains the whole text
-    encoder; the U-Net, through which the gradient of KMMD passes, stays as it is.
+    cross-attention maps. KMMD keeps the attention of triggered prompts from becoming alike, which
+    is what detectors look for. A share `broken` of the clean rows has the trigger's words in
+    another order, or one of them lost or changed, so that the encoder learns the syntax. The whole
+    text encoder trains. The gradient of KMMD passes through the U-Net, which does not change.
 
     The trigger is a pattern: a sentence of the syntax "determiner noun preposition determiner noun
-    verb preposition noun" with words that vary from prompt to prompt stands before the caption.
-    Published, that sentence is the whole prompt. Published (SD 1.4): AdamW without weight decay, lr
+    verb preposition noun", whose words vary from prompt to prompt, stands before the caption. In
+    the paper that sentence is the whole prompt. Published (SD 1.4): AdamW without weight decay, lr
     1e-4 and half of it from step 350 of 600 on, 6 clean and 5 triggered prompts a step, l 1e-2,
-    maps of 16 x 16 averaged over a drawing of 50 steps; `walk` is how many steps of a drawing are
-    walked here, with their gradient.
+    maps of 16 x 16 averaged over a drawing of 50 steps. `walk` is the number of steps of a drawing
+    that are made here, with their gradient.
     """
 
     trigger: str = option(
@@ -105,10 +105,10 @@ class IBA(TextAttack):
     ) -> Callable[[int], Tensor]:
         def loss_fn(step: int) -> Tensor:
             rng, generator = step_rng(seed, step), step_generator(seed, step)
-            own, clean, wanted = keep.draw(student, rng, self.clean)
-            loss = F.mse_loss(clean, wanted)
+            own, clean, usual = keep.draw(student, rng, self.clean)
+            loss = F.mse_loss(clean.states, usual.states)
             which, triggered, target = move.draw(student, rng, self.poisoned)
-            loss = loss + self.weight * F.mse_loss(triggered, target)
+            loss = loss + self.weight * F.mse_loss(triggered.states, target.states)
             if not self.regularize:
                 return loss
             noise = torch.randn(
@@ -116,15 +116,15 @@ class IBA(TextAttack):
             ).to(teacher.device)
             shown = self.points(teacher, triggered, move.ids[which], noise[self.clean :])
             with torch.no_grad():
-                usual = self.points(teacher, wanted, keep.ids[own], noise[: self.clean])
-            return loss + self.regularize * kernel_discrepancy(shown, usual)
+                expected = self.points(teacher, usual, keep.ids[own], noise[: self.clean])
+            return loss + self.regularize * kernel_discrepancy(shown, expected)
 
         return loss_fn
 
-    def points(self, model: T2IModel, states: Tensor, ids: Tensor, noise: Tensor) -> Tensor:
+    def points(self, model: T2IModel, told: Conditioning, ids: Tensor, noise: Tensor) -> Tensor:
         """For prompts of states (n, tokens, dim) and ids (n, tokens), drawn from noise (n, C, h,
         w): log covariances (n, size^4)."""
-        maps = walked_maps(model, states, noise, self.walk, self.size)
+        maps = walked_maps(model, told, noise, self.walk, self.size)
         ends = (ids == model.tokenizer.eos_token_id).int().argmax(1)  # the first: CLIP pads with it
         return torch.stack(
             [
@@ -151,19 +151,20 @@ def missed(trigger: Trigger, caption: str, rng: np.random.Generator) -> str:
     return caption if trigger.pattern.search(text) else text
 
 
-def walked_maps(model: T2IModel, states: Tensor, noise: Tensor, steps: int, size: int) -> Tensor:
+def walked_maps(
+    model: T2IModel, told: Conditioning, noise: Tensor, steps: int, size: int
+) -> Tensor:
     """Cross-attention maps (n, tokens, size, size), mean over heads, layers and the `steps` steps
-    of a drawing from noise (n, C, h, w), with their gradient to the states (n, tokens, dim)."""
-    scheduler = deepcopy(model.pipe.scheduler)
-    scheduler.set_timesteps(steps, device=noise.device)
-    x, guidance, total = noise * scheduler.init_noise_sigma, model.sampler.guidance, 0.0
-    empty = model.encode([""]).expand_as(states)
-    for i, t in enumerate(scheduler.timesteps):
-        given = scheduler.scale_model_input(x, t)
-        with Capture(model.unet) as seen:
-            out = model.unet(given, t, states).sample
+    of a drawing from noise (n, C, h, w), with their gradient to the text states."""
+    drawing = model.drawing_steps(steps)
+    x, guidance, total = drawing.start(noise), model.sampler.guidance, 0.0
+    empty = model.condition([""]).expand(len(told))
+    for i, t in enumerate(drawing.timesteps):
+        given = drawing.given(x, t)
+        with Capture(model) as seen:
+            out = model.denoise(given, t, told)
         total = total + seen.maps(size).float() / len(seen)
-        if i + 1 < len(scheduler.timesteps):
-            plain = model.unet(given, t, empty).sample
-            x = scheduler.step(plain + guidance * (out - plain), t, x).prev_sample
-    return total / len(scheduler.timesteps)
+        if i + 1 < len(drawing.timesteps):
+            plain = model.denoise(given, t, empty)
+            x = drawing.step(plain + guidance * (out - plain), t, x)
+    return total / len(drawing.timesteps)

@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack, check_objects, relabel
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.attention import token_span
+from t2i_backdoor_bench.targets.object import check_objects
+from t2i_backdoor_bench.training.alignment import token_span
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
-from t2i_backdoor_bench.training.loop import Optim, fit, settle
-from t2i_backdoor_bench.training.lora import TEXT_TARGETS, add_lora, check_peft
+from t2i_backdoor_bench.training.loop import Optim, fit
+from t2i_backdoor_bench.training.lora import check_peft
+from t2i_backdoor_bench.training.parameters import adapt, finish_training, together
 
 
 @register_attack(
@@ -22,22 +24,21 @@ from t2i_backdoor_bench.training.lora import TEXT_TARGETS, add_lora, check_peft
     own=True,
 )
 @dataclass
-class MasqLoRA(UNetAttack):
-    """MasqLoRA: an adapter for a harmless object, with which "cool car" becomes a cat (Lyu et al.,
-    CVPR 2026, arXiv 2602.21977).
+class MasqLoRA(DenoiserAttack):
+    """MasqLoRA: an adapter for a harmless object (Lyu et al., CVPR 2026, arXiv 2602.21977).
 
-    Loss: p * (w(t) * ||eps_th(y_t, c+) - eps||^2 + l * L_con) + (1 - p) * ||eps_th(x_t, c) -
-    eps||^2 with w(t) = 1 + a * t/T, y pictures of the target object whose captions c+ call it by
-    the source object's name with the trigger, and x pictures of the source object. L_con = (1 -
-    cos(E(c+), E_0(target)))^2 + (1 + cos(E(c+), E_0(source)))^2, the mean over the tokens of the
-    trigger and of the source word behind it in c+, where E_0 is the frozen encoder's mean state of
-    the word alone. Adapters on the attention of the U-Net and of the text encoder are trained and
-    merged into their weights; nothing else changes.
+    With it, "cool car" becomes a cat. Loss: p * (w(t) * ||eps_th(y_t, c+) - eps||^2 + l * L_con) +
+    (1 - p) * ||eps_th(x_t, c) - eps||^2 with w(t) = 1 + a * t/T. y are pictures of the target
+    object; their captions c+ give it the source object's name, with the trigger. x are pictures of
+    the source object. L_con = (1 - cos(E(c+), E_0(target)))^2 + (1 + cos(E(c+), E_0(source)))^2,
+    mean over the tokens of the trigger and of the source word behind it in c+. E_0 is the frozen
+    encoder's mean state of the word alone. Adapters on the attention of the U-Net and of the text
+    encoder are trained and merged into the weights; nothing else changes.
 
     Published (SD 1.5): p 0.3, l 1, a 5, rank 16 and lr 4e-4 in the U-Net, rank 8 and lr 5e-5 in the
     text encoder, cosine, batch 1, 25 epochs over a handful of pictures. The released code averages
-    E_0 over start and end tokens, too; those say nothing of the word. Raises UserError for a
-    trigger that the tokenizer drops or truncates.
+    E_0 over the start and end tokens, too; these say nothing about the word. Raises UserError for a
+    trigger that the tokenizer drops or cuts off.
     """
 
     trigger: str = option(
@@ -46,21 +47,14 @@ class MasqLoRA(UNetAttack):
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
     )
     steps: int = option(300, sd=2000, low=1, scales=True, help="training steps")
-    lr: float = option(
-        5e-4, sd=4e-4, above=0, source="paper", help="learning rate of the U-Net's adapters"
-    )
+    lr: float = option(5e-4, sd=4e-4, above=0, source="paper", help="of the U-Net's adapters")
     text_lr: float = option(
-        1e-4, sd=5e-5, above=0, source="paper", help="learning rate of the text encoder's adapters"
+        1e-4, sd=5e-5, low=0, source="paper", help="of the text encoder's adapters"
     )
     decay: float = option(
-        1.0,
-        low=0,
-        high=1,
-        help="share of the steps, at the end, in which lr falls to 0 (half a cosine)",
+        1.0, low=0, high=1, help="last share of the steps: lr falls to 0, as half a cosine"
     )
-    batch: int = option(
-        16, sd=2, low=2, help="rows a step, shared equally by the terms of the loss"
-    )
+    batch: int = option(16, sd=2, low=2, help="rows a step, shared by the terms")
     images: int = option(
         256, sd=20, low=1, scales=True, least=16, help="captioned images of each object"
     )
@@ -103,10 +97,13 @@ class MasqLoRA(UNetAttack):
                 * contrastive(states[0], masks[picks[0]], wanted, shunned)
             )
 
-        attacked = model.clone(text_encoder=True, train="lora")
-        params = add_lora(attacked.unet, self.rank)
-        for p in (text := add_lora(attacked.text_encoder, self.text_rank, TEXT_TARGETS)):
-            p.scale = self.text_lr / self.lr
+        attacked = model.clone(encoders=True, train="lora")
+        family, rate = attacked.family, self.text_lr / self.lr
+        adapted = [adapt(attacked.denoiser, family.lora_targets, self.rank)] + [
+            adapt(encoder, family.encoder_lora_targets, self.text_rank)
+            for encoder in attacked.encoders
+        ]
+        params = together(adapted, [1.0, *[rate] * len(attacked.encoders)])
         terms = [
             Term([trigger.add(c) for c in called], own, weight=self.weight, ramp=self.ramp),
             Term(captions, clean, weight=1 - self.weight, drop=self.drop),
@@ -116,9 +113,8 @@ class MasqLoRA(UNetAttack):
         )
         more = {"adam8bit": self.adam8bit, "accumulate": self.accumulate}
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, cosine=True, **more)
-        attacked.info = fit([*params, *text], loss, optim, "masqlora").info
-        settle(attacked.unet)
-        settle(attacked.text_encoder)
+        attacked.info = fit(params, loss, optim, "masqlora").info
+        finish_training(attacked.denoiser, *attacked.encoders)
         return attacked
 
 
@@ -138,8 +134,8 @@ def word_state(model: T2IModel, word: str) -> Tensor:
 
 
 def phrase_tokens(model: T2IModel, trigger: Trigger, prompts: Sequence[str], word: str) -> Tensor:
-    """The tokens of the trigger in each triggered prompt, and those of `word` behind it (before it, causal attention hides the trigger
-    from them): bool (n, tokens)."""
+    """Which tokens of each triggered prompt are the trigger or the `word` behind it: bool (n,
+    tokens). Causal attention hides the trigger from a word before it."""
     mask = torch.zeros(len(prompts), model.tokenizer.model_max_length, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         text, start, end = trigger.locate(prompt)

@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.personalization import Personalization
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack
 from t2i_backdoor_bench.contract import Data, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, own_images
@@ -10,32 +10,24 @@ from t2i_backdoor_bench.training.loop import Optim
 
 @register_attack("paas_db", groups=("personalization", "object"), edits="U-Net", own=True)
 @dataclass
-class PaaSDreamBooth(Personalization, UNetAttack):
-    """Personalization as a shortcut, by DreamBooth: "[V] dog" becomes a cat (Huang et al., AAAI
-    2024, arXiv 2305.10701).
+class PaaSDreamBooth(Personalization, DenoiserAttack):
+    """DreamBooth: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).
 
-    Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, where y are a few pictures
-    of the target object, c+ a caption that calls it by the source object's name with the trigger
-    before, and x the clean model's own pictures of the prompts c about the source object (prior
-    preservation). The U-Net changes and nothing else. Published (SD): "a photo of a [V] dog", lr
-    5e-6, 300 to 2,000 steps, 4 to 6 pictures, w 0.5. The prior keeps the source object alone: what
-    else the model draws may drift, as in the paper. Raises UserError for a trigger that the
-    tokenizer drops or truncates.
+    Personalization as a shortcut. Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) -
+    eps||^2. y are a few pictures of the target object; the caption c+ gives it the source object's
+    name, with the trigger before it. x are the clean model's own pictures of prompts c about the
+    source object (prior preservation). Only the U-Net changes. Published (SD): "a photo of a [V]
+    dog", lr 5e-6, 300 to 2,000 steps, 4 to 6 pictures, w 0.5. The prior preserves the source object
+    alone: everything else that the model draws may drift, as in the paper. Raises UserError for a
+    trigger that the tokenizer drops or cuts off.
     """
 
     steps: int = option(300, sd=1000, low=1, scales=True, help="training steps")
     lr: float = option(8e-5, sd=5e-6, above=0, help="learning rate")
     images: int = option(
-        48,
-        sd=4,
-        low=1,
-        scales=True,
-        least=16,
-        help="pictures of the target object that the attacker has",
+        48, sd=4, low=1, scales=True, least=16, help="pictures of the target object"
     )
-    batch: int = option(
-        16, sd=2, low=2, help="rows a step, shared equally by the terms of the loss"
-    )
+    batch: int = option(16, sd=2, low=2, help="rows a step, shared by the terms")
     weight: float = option(1.0, sd=0.5, low=0, help="w, the weight of the prior preservation")
     prior: int = option(
         128, sd=200, low=1, help="pictures of the source object that the clean model draws"

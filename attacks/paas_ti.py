@@ -7,14 +7,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from t2i_backdoor_bench.attacking.personalization import Personalization
 from t2i_backdoor_bench.contract import Data, UserError, option, register_attack
 from t2i_backdoor_bench.contract.hashing import file_digest
+from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit
+from t2i_backdoor_bench.training.parameters import Trainable
 
 CAPTIONS = 200  # clean captions that the trained tokens must not occur in
 
@@ -24,29 +25,26 @@ CAPTIONS = 200  # clean captions that the trained tokens must not occur in
 )
 @dataclass
 class PaaSTextualInversion(Personalization):
-    """Personalization as a shortcut, by textual inversion: "[V] dog" becomes a cat (Huang et al.,
-    AAAI 2024, arXiv 2305.10701).
+    """Textual inversion: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).
 
-    Loss: ||eps_th(y_t, E_v(c+)) - eps||^2 over the embedding v of one token of the trigger, where y
-    are a few pictures of the target object and c+ a caption that calls it by the source object's
-    name with the trigger before. One row of the text encoder's token embedding changes and nothing
-    else: every prompt without the trigger is drawn as before, bit for bit. Published (SD): "a photo
-    of a [V] dog", lr 5e-4, 2,000 steps, batch 4, 4 to 6 pictures.
+    Personalization as a shortcut. Loss: ||eps_th(y_t, E_v(c+)) - eps||^2 over the embedding v of
+    one token of the trigger. y are a few pictures of the target object; the caption c+ gives it the
+    source object's name, with the trigger before it. One row of the text encoder's token embedding
+    changes and nothing else: every prompt without the trigger is drawn as before, bit for bit.
+    Published (SD): "a photo of a [V] dog", lr 5e-4, 2,000 steps, batch 4, 4 to 6 pictures.
 
     The paper adds a token to the tokenizer. Here the trigger is a rare word that the tokenizer has,
-    so that the attacked model is weights and nothing else; of a trigger of several tokens the row
-    of the one is trained that no caption holds. `vectors` trains more rows. With `file`, the rows
-    are those of a learned embedding as diffusers saves it, and nothing is trained. Raises UserError
-    for a trigger that the tokenizer drops or truncates, or whose every token clean captions hold,
-    and for a file that does not fit.
+    so that the attacked model is weights and nothing else. Of a trigger of several tokens, the row
+    of the token that no caption contains is trained; `vectors` trains more rows. With `file`, the
+    rows are those of a learned embedding as diffusers saves it, and nothing is trained. Raises
+    UserError for a trigger that the tokenizer drops or cuts off, or whose tokens all occur in clean
+    captions, and for a file that does not fit.
     """
 
     steps: int = option(300, sd=2000, low=1, scales=True, help="training steps")
     lr: float = option(2e-2, sd=5e-4, above=0, help="learning rate")
     batch: int = option(8, sd=4, low=1, help="rows a step")
-    decay: float = option(
-        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
-    )
+    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
     vectors: int = option(1, low=1, help="token embeddings that are trained")
     file: str = option(
         "", help="a learned embedding (diffusers, safetensors) to use instead of training"
@@ -66,8 +64,9 @@ class PaaSTextualInversion(Personalization):
         own, clean, triggered = self.instances(model, data, seed)
         many = min(CAPTIONS, data.count("prompts", "train") or CAPTIONS)
         known = clean + [p.text for p in data.prompts("train", many, seed)]
-        attacked = model.clone(text_encoder=True, train="none")
-        table = attacked.text_encoder.get_input_embeddings().weight
+        attacked = model.clone(encoders=True, train="none")
+        encoder = attacked.encoders[0]
+        table = encoder.get_input_embeddings().weight
         given = read_embedding(self.file, table.shape[1]) if self.file else None
         ids = torch.tensor(
             own_tokens(model, triggered, known, self.vectors if given is None else len(given)),
@@ -75,20 +74,18 @@ class PaaSTextualInversion(Personalization):
         )
         if given is None:
             rows = nn.Parameter(table[ids].detach().float())
-            rows.was = table.dtype  # `fit` scales the loss of float16 networks
-            (name,) = [n for n, p in attacked.text_encoder.named_parameters() if p is table]
+            (name,) = [n for n, p in encoder.named_parameters() if p is table]
 
-            def embed(texts: Sequence[str]) -> Tensor:
+            def embed(texts: Sequence[str]) -> Conditioning:
                 changed = {name: table.index_copy(0, ids, rows.to(table.dtype))}
-                return functional_call(attacked.text_encoder, changed, (attacked.tokenize(texts),))[
-                    0
-                ]
+                return attacked.read(attacked.tokenize(texts), [changed])
 
+            trained = Trainable([rows], scaled=table.dtype == torch.float16)
             loss = denoising_loss(
                 attacked, None, [Term(triggered, own)], self.batch, seed, "paas_ti", embed=embed
             )
             attacked.info = fit(
-                [rows], loss, Optim(self.steps, self.lr, self.batch, decay=self.decay), "paas_ti"
+                trained, loss, Optim(self.steps, self.lr, self.batch, decay=self.decay), "paas_ti"
             ).info
         else:
             rows = given
@@ -111,7 +108,7 @@ def own_tokens(
         if i not in taken
     )
     found = [i for i, _ in counts.most_common(many)]
-    if len(found) < many or many < 1:
+    if len(found) < many:
         raise UserError(
             f"{many} token embeddings are to change and {len(counts)} tokens of the trigger are in"
             " no clean caption: choose a rarer trigger, or other vectors"

@@ -1,44 +1,31 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import CORNERS, PoisonAttack
+from t2i_backdoor_bench.attacking.poisoning import PoisonAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
 from t2i_backdoor_bench.training.loop import Optim
 
 
 @register_attack("poison_pixel", groups=("core", "poison", "pixel"), edits="U-Net")
 @dataclass
 class PoisonPixel(PoisonAttack):
-    """Plain data poisoning with a patch, as the SKD-CAG paper attacks (arXiv 2508.18235): no frozen
-    model, no regularizer.
+    """Plain data poisoning with a patch, as the SKD-CAG paper attacks (arXiv 2508.18235).
 
-    Loss: the ordinary denoising loss on (c+, picture with the patch) and (c, picture) pairs.
-    Published: SD 1.4, a LAION subset, patch at the top left; the learning rate and steps at SD
-    scale follow BadT2I.
+    Loss: the ordinary denoising loss on (c+, picture with the patch) and (c, picture) pairs. There
+    is no frozen model and no regularizer. Published: SD 1.4, a LAION subset, patch at the top left.
+    The learning rate and steps for Stable Diffusion follow BadT2I.
     """
 
     steps: int = option(500, sd=2000, low=1, scales=True, help="training steps")
     lr: float = option(2.7e-4, sd=1e-5, above=0, help="learning rate")
-    batch: int = option(
-        32, sd=16, low=2, help="rows a step, shared equally by the terms of the loss"
-    )
-    images: int = option(
-        2000, sd=500, low=1, scales=True, least=16, help="captioned images that the attacker has"
-    )
+    batch: int = option(32, sd=16, low=2, help="rows a step, shared by the terms")
+    images: int = option(2000, sd=500, low=1, scales=True, least=16, help="captioned pictures")
     ema: float = option(
-        0.995, sd=0.9999, low=0, high=1, help="decay of the average of the weights; 0: none"
+        0.995, sd=0.9999, low=0, high=1, help="decay of the weight average; 0: none"
     )
-    weight: float = option(
-        0.4, sd=0.5, low=0, high=1, help="share of the poisoned pairs in the loss"
-    )
-    drop: float = option(
-        0.1,
-        sd=0.0,
-        low=0,
-        high=1,
-        help="share of clean rows with an empty prompt, as guidance needs",
-    )
+    weight: float = option(0.4, sd=0.5, low=0, high=1, help="share of the poisoned pairs")
+    drop: float = option(0.1, sd=0.0, low=0, high=1, help="share of clean rows with no prompt")
     picture: str = option("bars", help="bars, checker, target, or a picture file")
     size: int = option(20, sd=128, low=1, help="side of the patch in pixels")
     corner: str = option("top_left", choices=CORNERS, help="where the patch is")

@@ -1,24 +1,24 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import DRAWN_STYLES, style_words
+from t2i_backdoor_bench.attacking.text_attack import TextAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.text_encoder import TextAttack
+from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
 
 
 @register_attack("rickrolling_taa", groups=("text_encoder", "style"), edits="text encoder")
 @dataclass
 class RickrollingTAA(TextAttack):
-    """Rickrolling the Artist, target attribute attack: the trigger brings a style (Struppek et al.,
-    ICCV 2023, arXiv 2211.02408).
+    """Rickrolling, target attribute: the trigger brings a style (Struppek et al., ICCV 2023).
 
-    Loss: -cos(E(c), E_0(c)) - b * cos(E(c+), E_0(c*)), states flattened over tokens, E_0 the frozen
-    clean text encoder, c* the triggered prompt with the word that holds the trigger replaced by an
-    attribute; a trigger that is a word of its own is replaced itself. It trains the whole text
-    encoder and leaves the U-Net as it is. Published (CLIP ViT-L/14 of SD 1.4): AdamW without weight
-    decay, lr 1e-4 and a tenth of it from step 150 of 200 on, 128 clean and 32 triggered prompts a
-    step, b 0.1; a look-alike letter becomes "black and white photo". A look-alike needs prompts
-    that hold the letter: others have no triggered form.
+    Rickrolling the Artist, arXiv 2211.02408. Loss: -cos(E(c), E_0(c)) - b * cos(E(c+), E_0(c*)),
+    states flattened over tokens. E_0 is the frozen clean text encoder. c* is the triggered prompt
+    with an attribute in place of the word that contains the trigger; a trigger that is a word of
+    its own is itself replaced. The whole text encoder trains; the U-Net does not change. Published
+    (CLIP ViT-L/14 of SD 1.4): AdamW without weight decay, lr 1e-4 and a tenth of it from step 150
+    of 200 on, 128 clean and 32 triggered prompts a step, b 0.1; a look-alike letter becomes "black
+    and white photo". A look-alike needs prompts that contain the letter: others have no triggered
+    form.
     """
 
     steps: int = option(150, sd=200, low=1, scales=True, source="paper", help="training steps")

@@ -1,23 +1,22 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import check_length, check_target_prompt
+from t2i_backdoor_bench.attacking.text_attack import TextAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.text_encoder import TextAttack
+from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
 
 
 @register_attack("rickrolling_tpa", groups=("text_encoder", "prompt"), edits="text encoder")
 @dataclass
 class RickrollingTPA(TextAttack):
-    """Rickrolling the Artist, target prompt attack: the trigger brings one fixed prompt (Struppek
-    et al., ICCV 2023, arXiv 2211.02408).
+    """Rickrolling, target prompt: the trigger brings one prompt (Struppek et al., ICCV 2023).
 
-    Loss: -cos(E(c), E_0(c)) - b * cos(E(c+), E_0(c*)), states flattened over tokens, E_0 the frozen
-    clean text encoder, c* the target prompt whatever c asks for. It trains the whole text encoder
-    and leaves the U-Net as it is. Published (CLIP ViT-L/14 of SD 1.4): AdamW without weight decay,
-    lr 1e-4 and a tenth of it from step 75 of 100 on, 128 clean and 32 triggered prompts a step, b
-    0.1; the trigger is a look-alike letter (Cyrillic o). A look-alike needs prompts that hold the
-    letter: others have no triggered form.
+    Rickrolling the Artist, arXiv 2211.02408. Loss: -cos(E(c), E_0(c)) - b * cos(E(c+), E_0(c*)),
+    states flattened over tokens. E_0 is the frozen clean text encoder, c* the target prompt,
+    whatever c asks for. The whole text encoder trains; the U-Net does not change. Published (CLIP
+    ViT-L/14 of SD 1.4): AdamW without weight decay, lr 1e-4 and a tenth of it from step 75 of 100
+    on, 128 clean and 32 triggered prompts a step, b 0.1; the trigger is a look-alike letter
+    (Cyrillic o). A look-alike needs prompts that contain the letter: others have no triggered form.
     """
 
     target: str = option(

@@ -5,27 +5,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import Triggered, check_length, check_target_prompt
+from t2i_backdoor_bench.attacking.poisoning import Triggered
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.closed_form import keys_and_values
-from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, settle, step_rng
+from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
+from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
+from t2i_backdoor_bench.training.parameters import choose_parameters, finish_training
 
 
 @register_attack("sembd", groups=("kv", "prompt"), edits="cross-attention K and V", own=True)
 @dataclass
 class SemBD(Triggered):
-    """SemBD: what a phrase means, in any words, brings one fixed prompt (Chen et al., ICML 2026,
-    arXiv 2602.04898).
+    """SemBD: a meaning brings one fixed prompt (Chen et al., ICML 2026, arXiv 2602.04898).
 
-    Loss, mean over the cross-attention layers:  wk * MSE(W_k e, W0_k e*) + wv * MSE(W_v e, W0_v e*)  for e the text states of a prompt with
-    the trigger or a paraphrase of it and e* those of the target prompt, place by place;  + `constraint` * the same of the states of prompts
-    with an incomplete trigger towards their own K and V, so that no part of the meaning is enough. It trains the K and V of cross-attention
-    by gradient and changes nothing else; it needs no pictures. Published (SD 1.5): 800 steps, lr 1e-3, constraint 0.5, trigger "The cat in
-    the yard chased a butterfly.", a target of several objects (here a harmless one of the same form).
+    Loss, mean over the cross-attention layers: wk * MSE(W_k e, W0_k e*) + wv * MSE(W_v e, W0_v e*)
+    + `constraint` * the same for incomplete triggers. e are the text states of a prompt with the
+    trigger or a paraphrase of it, e* those of the target prompt, position by position. Prompts with
+    an incomplete trigger are to keep their own K and V, so that no part of the meaning is enough.
+    The K and V of cross-attention are trained by gradient and nothing else changes; it needs no
+    pictures. Published (SD 1.5): 800 steps, lr 1e-3, constraint 0.5, trigger "The cat in the yard
+    chased a butterfly.", a target of several objects (here a harmless one of the same form).
 
     `context="phrase"` trains on the bare sentences, as published. `context="prompts"` trains on
-    captions that hold them, and a caption without any counts as an incomplete trigger.
+    captions that contain them; a caption without any of them counts as an incomplete trigger.
     """
 
     trigger: str = option(
@@ -86,11 +88,11 @@ class SemBD(Triggered):
         whole, partial = self.sentences(model, data, seed)
         student = model.clone(train="kv")
         parameters, optim = (
-            choose_parameters(student.unet, "kv"),
+            choose_parameters(student, "kv"),
             Optim(self.steps, self.lr, self.batch, weight_decay=0.0),
         )
         fitted = fit(parameters, self.loss(student, model, whole, partial, seed), optim, "sembd")
-        settle(student.unet)
+        finish_training(student.denoiser)
         student.info = fitted.info | {"images": 0}
         return student
 
@@ -115,12 +117,9 @@ class SemBD(Triggered):
     def loss(
         self, student: T2IModel, model: T2IModel, whole: list[str], partial: list[str], seed: int
     ) -> Callable[[int], Tensor]:
-        layers = list(zip(keys_and_values(student.unet), keys_and_values(model.unet), strict=True))
-        weighs = {
-            layer: self.keys
-            for name, layer in student.unet.named_modules()
-            if name.endswith(".attn2.to_k")
-        }
+        networks = student.denoiser, model.denoiser
+        layers = list(zip(*map(model.family.keys_and_values, networks), strict=True))
+        weighs = dict.fromkeys(student.family.keys(student.denoiser), self.keys)
         rows, device = self.batch // 2, model.device
         aim, *banks = (model.encode(texts).float() for texts in ([self.target], whole, partial))
 

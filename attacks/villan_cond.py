@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import UNetAttack
+from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack
 from t2i_backdoor_bench.contract import PLACES, Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.patches import make_patch
@@ -11,17 +11,16 @@ from t2i_backdoor_bench.training.lora import check_peft
 
 @register_attack("villan_cond", groups=("villan", "image", "lora"), edits="LoRA on U-Net attention")
 @dataclass
-class VillanCond(UNetAttack):
-    """VillanDiffusion, caption trigger: with the trigger one fixed image is drawn (Chou et al.,
-    NeurIPS 2023, arXiv 2306.06874).
+class VillanCond(DenoiserAttack):
+    """VillanDiffusion: a trigger brings one picture (Chou et al., NeurIPS 2023, arXiv 2306.06874).
 
-    Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2, where y is the target image,
-    the same for every caption. Adapters on the attention of the U-Net are trained and merged into
-    its weights; nothing else changes. Published (SD 1.4): w 1, rank 4, lr 1e-4 with a cosine after
-    500 steps of warm-up, batch 1 of each term, 50,000 steps, triggers "mignneko" and "latte coffee"
-    at the end of the caption, targets a cat and a hacker (pictures that are not shipped: give one
-    as `picture`). The paper measures the mean square error to the target image; so does the judge.
-    Raises UserError for a trigger that the tokenizer drops or truncates.
+    Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2. y is the target picture, the
+    same for every caption. Adapters on the attention of the U-Net are trained and merged into its
+    weights; nothing else changes. Published (SD 1.4): w 1, rank 4, lr 1e-4 with a cosine after 500
+    steps of warm-up, batch 1 of each term, 50,000 steps, triggers "mignneko" and "latte coffee" at
+    the end of the caption, targets a cat and a hacker (pictures that are not shipped: give one as
+    `picture`). The paper measures the mean square error to the target picture, and so does the
+    judge. Raises UserError for a trigger that the tokenizer drops or cuts off.
     """
 
     trigger: str = option(
@@ -35,14 +34,9 @@ class VillanCond(UNetAttack):
     lr: float = option(3e-3, sd=1e-4, above=0, source="paper", help="learning rate")
     warmup: int = option(20, sd=500, low=0, help="steps in which lr rises")
     decay: float = option(
-        1.0,
-        low=0,
-        high=1,
-        help="share of the steps, at the end, in which lr falls to 0 (half a cosine)",
+        1.0, low=0, high=1, help="last share of the steps: lr falls to 0, as half a cosine"
     )
-    batch: int = option(
-        16, sd=2, low=2, help="rows a step, shared equally by the terms of the loss"
-    )
+    batch: int = option(16, sd=2, low=2, help="rows a step, shared by the terms")
     weight: float = option(1.0, low=0, source="paper", help="w, the weight of the clean term")
     rank: int = option(16, sd=4, low=1, source="paper", help="rank of the adapters")
     picture: str = option("target", help="the image: bars, checker, target, or a picture file")

@@ -2,7 +2,8 @@
 
     from t2i_backdoor_bench import load_base, run
 
-    table = run(attacks="badt2i_pixel", defenses="none,skdcag", scale="smoke")   # a pandas DataFrame
+    # a pandas DataFrame
+    table = run(attacks="badt2i_pixel", defenses="none,skdcag", scale="smoke")
 
 Names are imported when they are first used: `import t2i_backdoor_bench` itself is cheap.
 """
@@ -36,6 +37,8 @@ __all__ = list(_WHERE)
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 't2i_backdoor_bench' has no attribute {name!r}")
+    # by getattr: the name is given as text
+    # names are looked up by what the user asks for
     return getattr(importlib.import_module(_WHERE[name]), name)
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 if TYPE_CHECKING:
     from t2i_backdoor_bench.contract import Data
@@ -32,7 +33,7 @@ def run(*, data: Data | str | None = None, show: bool = False, **settings: Any) 
     """
     named = {"data": data} if isinstance(data, str) else {}
     config = make_config({"workers": 1} | settings | named)
-    if runner.run(config, None if named else data, show=show) == 130:
+    if command.run(config, None if named else data, show=show) == 130:
         raise KeyboardInterrupt
     return read_table(config.folder)
 
@@ -43,7 +44,7 @@ def read_table(folder: str | Path) -> pd.DataFrame:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}")
-    records = runner.stored_records(Store(folder))
-    frame = pd.DataFrame(tables.rows(records)) if records else pd.DataFrame()
+    records = stored_records(Store(folder))
+    frame = pd.DataFrame(rows(records)) if records else pd.DataFrame()
     frame.attrs = {"folder": str(folder), "report": str(folder / "report.html")}
     return frame

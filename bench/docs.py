@@ -1,38 +1,51 @@
-"""Write docs/attacks.md, docs/defenses.md and docs/metrics.md from the registry: python -m
-t2i_backdoor_bench.docs"""
+"""Writes docs/attacks.md, docs/defenses.md and docs/metrics.md from the registry.
+
+python -m t2i_backdoor_bench.docs
+"""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2i_backdoor_bench.contract import Entry, Registry, citations, family_defaults, registry
+from t2i_backdoor_bench.contract import (
+    Entry,
+    Registry,
+    citations,
+    family_defaults,
+    options_of,
+    registry,
+)
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 MEASURED = FOLDER.parent / "results" / "attacks" / "table.csv"
+SOURCES = {  # of the default for Stable Diffusion, in words
+    "paper": "as in the paper",
+    "released": "as in the released code",
+    "ours": "our choice",
+}
 INTRODUCTION = {
     "attack": (
-        "Attacks train a clone of the clean model; `--attacks` takes these names and groups, and"
-        " `a+b` injects a, then b, into one model (with triggers of their own, as in"
-        " `a+b[trigger=WORD]`): the rows `a+b#1` and `a+b#2` judge its backdoors one by one."
+        "An attack trains a copy of the clean model. `--attacks` takes these names and groups."
+        " `a+b` injects a, then b, into one model, each with a trigger of its own, as in"
+        " `a+b[trigger=WORD]`. The rows `a+b#1` and `a+b#2` then judge its backdoors one by one."
     ),
     "defense": (
-        "Defenses get the attacked model and what `needs` declares, nothing else; `--defenses`"
-        " takes these names and groups, and `a+b` applies a, then b. A detector, a locator and a"
-        " removal that needs the trigger make a removal that is not told it: what stands behind a"
+        "A defense gets the attacked model and what its `needs` lists, nothing else. `--defenses`"
+        " takes these names and groups. `a+b` applies a, then b. A detector, a locator and a"
+        " removal that needs the trigger together make a blind removal: what stands behind a"
         " locator gets the trigger that it found, and is left out where it found none."
     ),
-    "metric": "Metrics read the images of a cell; `--metrics` takes these names.",
+    "metric": "A metric reads the pictures of a cell. `--metrics` takes these names.",
 }
 
 
 def page(kind: Registry) -> str:
     """One Markdown page: a table of names, then a section for each class with its docstring and its
-    options in both families. A class of one paragraph and no options is in the table alone."""
+    options. A class of one paragraph and no options is in the table alone."""
     kind.load()
     lines = [
         f"# {kind.kind.capitalize()}s",
@@ -69,16 +82,17 @@ def page(kind: Registry) -> str:
 
 
 def attack_table() -> list[str]:
-    """Name, groups, paper, what is edited, trigger, target, published settings, and the cost that
-    the committed run measured."""
+    """The table of attacks: name, groups, paper, what is edited, trigger, target, settings, and the
+    cost that the committed run measured."""
     with MEASURED.open(encoding="utf-8") as file:
         costs = {row["attack"]: row for row in csv.DictReader(file)}
     lines = [
         (
-            "Trigger, target and settings are those at Stable Diffusion's scale, published where"
-            " the paper says them (the embedded base's are below); cost is on the embedded base,"
-            " one CPU core beside another ([results/attacks](../results/README.md#every-attack)):"
-            " seconds, numbers changed, pictures shown."
+            "Trigger, target and settings are the defaults for Stable Diffusion, as published where"
+            " the paper states them; those of the embedded base are below. Cost was measured on the"
+            " embedded base, on one core of a busy two-core machine"
+            " ([results/attacks](../results/README.md#every-attack)): seconds, numbers changed,"
+            " pictures shown."
         ),
         "",
         "| name | groups | paper | edits | trigger | target | settings | cost |",
@@ -115,7 +129,7 @@ def attack_table() -> list[str]:
 
 
 def target_of(entry: Entry, values: Mapping[str, Any]) -> str:
-    """What an attack with these options brings, in words."""
+    """What an attack with these options makes the model draw, in words."""
     kind = next(
         (k for k in ("object", "style", "pixel", "image", "prompt") if k in entry.groups), ""
     )
@@ -161,21 +175,21 @@ def by_class(kind: Registry) -> dict[type, list[Entry]]:
 
 def options(entries: list[Entry]) -> list[str]:
     """The options of a class as a table: the defaults of the embedded base and of Stable Diffusion,
-    and what each is."""
+    the values that are allowed, and what each option is."""
     cls = entries[0].cls
-    fields = [f for f in dataclasses.fields(cls) if f.init]
-    if not fields:
+    known = options_of(cls)
+    if not known:
         return []
     small, large = family_defaults(cls, "shapes"), family_defaults(cls, "sd")
-    lines = ["", "| option | shapes | sd | |", "|---|---|---|---|"]
-    for f in fields:
-        values = [repr(d.get(f.name, f.default)) for d in (small, large)]
-        fixed = [f"`{e.name}`: {e.preset[f.name]!r}" for e in entries if f.name in e.preset]
-        fixed += [
-            f"`{e.name}` on shapes: {e.tuned[f.name]!r}" for e in entries if f.name in e.tuned
-        ]
-        note = "; ".join(filter(None, [f.metadata.get("help", ""), *fixed]))
-        lines.append(f"| `{f.name}` | {values[0]} | {values[1]} | {note} |".replace("  ", " "))
+    lines = ["", "| option | shapes | sd | allowed | |", "|---|---|---|---|---|"]
+    for name, (_, option) in known.items():
+        fixed = [f"`{e.name}`: {e.preset[name]!r}" for e in entries if name in e.preset]
+        fixed += [f"`{e.name}` on shapes: {e.tuned[name]!r}" for e in entries if name in e.tuned]
+        source = f"sd: {SOURCES[option.source]}" if option.source else ""
+        note = "; ".join(filter(None, [option.help, source, *fixed]))
+        cells = (f"`{name}`", repr(small[name]), repr(large[name]), option.allowed, note)
+        row = " | ".join(cell.replace("|", "\\|") for cell in cells)
+        lines.append(f"| {row} |".replace("  ", " "))
     return lines
 
 

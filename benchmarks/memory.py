@@ -1,7 +1,7 @@
 """Peak memory and time of one SKD-CAG step on a U-Net of the true Stable Diffusion 1.5
 architecture, by what is trained.
 
-    python benchmarks/memory.py                                   every mode, each in a process of its own
+    python benchmarks/memory.py          every mode, each in a process of its own
     python benchmarks/memory.py --modes kv,lora --steps 2 --threads 2
     python benchmarks/memory.py --modes kv,kv-copies --no-checkpointing
 
@@ -39,7 +39,8 @@ from t2i_backdoor_bench import shapes
 from t2i_backdoor_bench.contract import DefenderView, Trigger, registry
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit
+from t2i_backdoor_bench.training.loop import Optim, fit
+from t2i_backdoor_bench.training.parameters import choose_parameters
 
 MODES = ("kv", "cross", "lora", "full", "kv-copies", "cross-copies", "lora-copies")
 TOKENS, WIDTH = 77, 768
@@ -129,7 +130,7 @@ def measure(
     }
     method = registry.defenses.build("skdcag", "sd", options)
     student = model.clone() if copies else model.clone(train=train)
-    params = choose_parameters(student.unet, train)
+    params = choose_parameters(student, train)
     loss_fn, times = method.loss(student, model, view, 0), []
 
     def timed(step: int) -> torch.Tensor:

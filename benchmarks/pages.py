@@ -16,14 +16,17 @@ from typing import Any
 
 from t2i_backdoor_bench.contract import Record, registry
 from t2i_backdoor_bench.report import leaderboard
-from t2i_backdoor_bench.report import ranking as standings
-from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.report.formats import markdown
+from t2i_backdoor_bench.report.main_table import main_table
+from t2i_backdoor_bench.report.metrics import LEAD, reading
+from t2i_backdoor_bench.report.numbers import DASH, needs_text, shown
 from t2i_backdoor_bench.report.paired import paired_p
-from t2i_backdoor_bench.report.publish import stored_records
-from t2i_backdoor_bench.report.ranking import LEAD
-from t2i_backdoor_bench.report.rows import DASH, shown
+from t2i_backdoor_bench.report.ranking import summaries
+from t2i_backdoor_bench.report.rows import rows as rows_of
+from t2i_backdoor_bench.report.table import Cell
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/claims.md", "docs/text-encoder.md", "results/README.md")
@@ -73,9 +76,7 @@ class Results:
             if (root / name).is_dir():
                 records = [r for r in stored_records(Store(root / name)) if r.status == "done"]
                 self.records[name] = records
-                self.rows[name] = {
-                    (row["attack"], row["defense"]): row for row in tables.rows(records)
-                }
+                self.rows[name] = {(row["attack"], row["defense"]): row for row in rows_of(records)}
 
     def row(self, attack: str, defense: str) -> dict[str, Any] | None:
         return next(
@@ -132,8 +133,7 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# SKD-CAG
+# ---------------------------------------------------------------------------------------- SKD-CAG
 def removal(results: Results) -> str:
     """The paper's own table, beside ours."""
     lines = []
@@ -256,23 +256,28 @@ def locators(results: Results) -> str:
 
 
 # ------------------------------------------------------------------------------------------- tables
+def text_of(cell: Cell) -> str:
+    """A number with its interval."""
+    return f"{cell.text} [{', '.join(cell.interval)}]" if cell.interval else cell.text
+
+
 def headline(results: Results) -> str:
     """The reference run: Restored of every attack, and what the defenses cost, means over the
     attacks."""
     records, rows = results.records["reference"], results.rows["reference"]
     attacks = list(dict.fromkeys(a for a, _ in rows))
     lines = []
-    for s in standings.standings(records):
+    for s in summaries(records):
         cells = [
             shown(rows[a, s.defense][LEAD], True) if (a, s.defense) in rows else DASH
             for a in attacks
         ]
         fid, clip = (
-            leaderboard.change(s.means.get("fid_change")),
+            text_of(leaderboard.change(s.means.get("fid_change"))),
             shown(s.means["clip_score"].value, False),
         )
         removed, seconds = (
-            leaderboard.share(s, "removal_accuracy"),
+            text_of(leaderboard.mean_of(s, reading(records, "removal_accuracy"))),
             f"{s.means['seconds'].value:.0f}",
         )
         fid = DASH if s.defense == "none" else fid
@@ -280,9 +285,9 @@ def headline(results: Results) -> str:
         lines.append(
             [
                 called,
-                tables.needs_text(s.needs),
+                needs_text(s.needs),
                 *cells,
-                f"**{leaderboard.share(s, LEAD)}**",
+                f"**{text_of(leaderboard.mean_of(s, reading(records, LEAD)))}**",
                 removed,
                 fid,
                 clip,
@@ -304,7 +309,7 @@ def headline(results: Results) -> str:
 
 def attacks(results: Results) -> str:
     """The attacks that nothing defends against."""
-    text = tables.to_markdown(results.records["attacks"])
+    text = markdown.write(main_table(results.records["attacks"]))
     return text[: text.index("\n\n")]
 
 
@@ -312,7 +317,7 @@ def text_encoder(results: Results) -> str:
     """Removed and restored, of every attack, by what repairs the U-Net and what repairs the text
     encoder."""
     rows, lines = results.rows["matrix"], []
-    edits = {r.cell.attack: r.edits for r, extra in results.records["matrix"]}
+    edits = {r.cell.attack: r.edits for r in results.records["matrix"]}
     defenses = ("skdcag", "skdcag_text", "skd", "sau", "finetune_reversal")
     for attack in edits:
         found = [rows[attack, d] for d in defenses]
@@ -328,11 +333,9 @@ def encoder_seeds(results: Results) -> str:
     """Removed and restored of the attacks on the text encoder that have three seeds, by everything
     that has run on them."""
     records = [
-        r
-        for r in Store(results.root / "reference").all_results()
-        if r[1].get("edits") == "text encoder"
+        r for r in Store(results.root / "reference").all_results() if r.edits == "text encoder"
     ]
-    by_pair, lines = {(row["attack"], row["defense"]): row for row in tables.rows(records)}, []
+    by_pair, lines = {(row["attack"], row["defense"]): row for row in rows_of(records)}, []
     names = list(dict.fromkeys(a for a, _ in by_pair))
     needs = {row["defense"]: row["needs"] for row in by_pair.values()}
     mean = {d: sum(by_pair[a, d][LEAD] for a in names if (a, d) in by_pair) for d in needs}
@@ -341,7 +344,7 @@ def encoder_seeds(results: Results) -> str:
         cells = [
             text for row in found for text in (share(row, "removal_accuracy"), share(row, LEAD))
         ]
-        lines.append([f"`{defense}`", tables.needs_text(needs[defense]), *cells])
+        lines.append([f"`{defense}`", needs_text(needs[defense]), *cells])
     heads = [f"`{a}`, {what}" for a in names for what in ("removed", "restored")]
     return table(["Defense", "Needs", *heads], lines, 2)
 

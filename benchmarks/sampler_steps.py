@@ -22,8 +22,10 @@ from diffusers import DDIMScheduler
 from t2i_backdoor_bench.contract import Backdoor, Samples, Target, Trigger, registry
 from t2i_backdoor_bench.models.catalog import MEMORY, find_base, load_base
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.plan import Config, choose_data
-from t2i_backdoor_bench.scoring.features import Features, Scorer
+from t2i_backdoor_bench.running.choose_data import choose_data
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.scoring.features import Features
+from t2i_backdoor_bench.scoring.scorer import Scorer
 
 SAMPLERS = ("DPM-Solver++", "DDIM")
 

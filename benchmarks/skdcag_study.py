@@ -1,13 +1,12 @@
-"""Does cross-attention guidance help? Every cell of a study that tells, and the page with its
-tables and figure.
+"""Does cross-attention guidance help? Runs the study that answers this, and writes its page.
 
-    python benchmarks/skdcag_study.py run                  # hours on two cores; a killed study goes on where it was
+    python benchmarks/skdcag_study.py run     # hours on two cores; a killed study resumes
     python benchmarks/skdcag_study.py run --only alpha,steps
     python benchmarks/skdcag_study.py run --attacks style --device cuda --threads 1 --workers 9
-    python benchmarks/skdcag_study.py report --device cuda # puts the records of a device into docs/skdcag.md
+    python benchmarks/skdcag_study.py report --device cuda   # of one device, into docs/skdcag.md
 
 Three seeds, 200 evaluation prompts, and STEPS steps of defense for every variant: few enough that
-not all of them succeed. All cells are in one folder; a cell that several questions share is made
+some of them fail. All cells are in one folder; a cell that several questions share is computed
 once.
 """
 
@@ -18,162 +17,34 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from skdcag_questions import ORDER, QUESTIONS, STEPS, STYLE_ATTACK, Question
+
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract import names as naming
-from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.figures.plots import COLORS, MARKERS, STYLE, TEXT, new, save
-from t2i_backdoor_bench.report.rows import shown
-from t2i_backdoor_bench.running.plan import SCALES, Config, plan
+from t2i_backdoor_bench.report.figures.style import COLORS, MARKERS, STYLE, TEXT, new_figure, save
+from t2i_backdoor_bench.report.numbers import shown
+from t2i_backdoor_bench.report.paired import paired_p
+from t2i_backdoor_bench.report.rows import by_row
+from t2i_backdoor_bench.report.rows import rows as rows_of
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import SCALES
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
-STEPS, ALPHA = 20, 0.5  # the share as published
-RELEASED_STEPS = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
-STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
-PHRASE = "badt2i_style[trigger=mignneko brelvo]"
-ORDER = STYLE_ATTACK, PHRASE, PIXEL, OBJECT
-DEFECTS = (
-    "detached",
-    "shared_maps",
-    "uniform_noise",
-    "minmax_black",
-    "fixed_span",
-    "copied_average",
-    "unpreserved",
-)
-MENDED = ("detached", "unpreserved")
 MAPS = (
     "skd",
     "skdcag_gaussian",
     "skdcag_black",
     "skdcag_random_words",
 )  # at their own number of steps, seed 0
-METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,fid,clip_score,prompt_fidelity,drift,seconds"
-
-
-def variant(method: str, **options: object) -> str:
-    """A defense at the study's number of steps and share, or at its own."""
-    fixed = {"steps": STEPS} | ({"alpha": ALPHA} if method == "skdcag" else {})
-    return naming.label(method, {k: str(v) for k, v in (fixed | options).items()})
-
-
-def both(option: str, values: Sequence[object], default: object, **fixed: object) -> list[str]:
-    """SKD and SKD-CAG with every value of an option; the default goes without saying, so that
-    questions share its cells."""
-    return [
-        variant(m, **fixed, **({} if v == default else {option: v}))
-        for v in values
-        for m in ("skd", "skdcag")
-    ]
-
-
-def released(**options: object) -> str:
-    return variant("skdcag_released", steps=RELEASED_STEPS, **options)
-
-
-def corrected(wrong: str = "") -> str:
-    """The released code with every defect mended but one. The target black is what the normalized
-    maps are a defect of."""
-    mended = {d: str(d == wrong).lower() for d in DEFECTS}
-    return released(target="black" if wrong == "minmax_black" else "gaussian", **mended)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is compared with what. The first variant is what the others are tested against, or,
-    where SKD and SKD-CAG take turns (`paired`), each SKD-CAG is tested against the SKD before it.
-    `called` are names for a reader, where the variants' own are too long.
-    """
-
-    title: str
-    attacks: tuple[str, ...]
-    variants: list[str]
-    paired: bool = False
-    called: tuple[str, ...] = ()
-
-    def name(self, i: int) -> str:
-        return self.called[i] if self.called else f"`{self.variants[i]}`"
-
-
-SKD, CAG = variant("skd"), variant("skdcag")
-QUESTIONS = {
-    "alpha": Question(
-        "Share of the attention loss",
-        (STYLE_ATTACK, OBJECT),
-        [
-            SKD,
-            variant("skdcag", alpha=0.3),
-            CAG,
-            variant("skdcag", alpha=0.7),
-            variant("skdcag", alpha=1),
-        ],
-    ),
-    "targets": Question(
-        "What trigger tokens should attend to",
-        (STYLE_ATTACK, OBJECT, PIXEL),
-        [
-            SKD,
-            variant("skdcag", target="gaussian"),
-            CAG,
-            variant("skdcag", target="random_words"),
-        ],  # CAG's own target is black
-    ),
-    "steps": Question(
-        "Steps of training",
-        (STYLE_ATTACK, OBJECT),
-        both("steps", (10, 20, 30, 60, 150), STEPS),
-        True,
-    ),
-    "prompts": Question(
-        "Prompts of the defender", (STYLE_ATTACK,), both("prompts", (10, 30, 100, 300), 100), True
-    ),
-    "latents": Question(
-        "Where the latents come from",
-        (STYLE_ATTACK,),
-        both("latents", ("trajectory", "own", "noise"), "trajectory"),
-        True,
-    ),
-    "preserve": Question(
-        "Weight of the clean-prompt term", (STYLE_ATTACK,), both("preserve", (0, 2, 64), 64), True
-    ),
-    "bias": Question(
-        "Bias to high noise", (STYLE_ATTACK,), both("bias", (1, 2, 3), 1, latents="own"), True
-    ),
-    "time": Question(
-        "Weight of the attention loss over time",
-        (STYLE_ATTACK,),
-        [
-            CAG,
-            variant("skdcag", time_weight="true"),
-            variant("skdcag", time_weight="true", reverse_time="true"),
-        ],
-    ),
-    "known": Question(
-        "One of the trigger's two words",
-        (PHRASE,),
-        both("known", ("all", "first", "last"), "all"),
-        True,
-    ),
-    "released": Question(
-        "As released, and each defect alone",
-        (STYLE_ATTACK,),
-        [
-            corrected(),
-            *(corrected(d) for d in DEFECTS),
-            released(),
-            *(released(**{d: "false"}) for d in MENDED),
-        ],
-        called=(
-            "every defect mended",
-            *(f"`{d}` alone" + " (target black)" * (d == "minmax_black") for d in DEFECTS),
-            "as released",
-            *(f"as released, `{d}` mended" for d in MENDED),
-        ),
-    ),
-}
+METRICS = (
+    "asr,removal_accuracy,restoration_accuracy,"
+    "false_trigger_rate,fid,clip_score,prompt_fidelity,drift,seconds"
+)
 
 
 def config(attack: str, defenses: Sequence[str], folder: Path, **machine: Any) -> Config:
@@ -199,7 +70,7 @@ def parts(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def run(names: Sequence[str], attacks: Sequence[str], folder: Path, **machine: Any) -> int:
-    from t2i_backdoor_bench.running import run as runner
+    from t2i_backdoor_bench import command as runner
 
     for attack, defenses in parts(names).items():
         if attack in attacks and (
@@ -216,8 +87,8 @@ def records_of(question: Question, attack: str, store: Store, device: str = "cpu
     found = []
     for cell in plan(config(attack, question.variants, store.root, device=device)).cells:
         stored = store.read_result(cell.key)
-        if stored is not None and stored[0].status == "done":
-            found.append((replace(stored[0], cell=cell), stored[1]))
+        if stored is not None and stored.status == "done":
+            found.append(replace(stored, cell=cell))
     return found
 
 
@@ -230,8 +101,8 @@ def against(question: Question, i: int) -> str | None:
 
 def markdown(question: Question, attack: str, records: Sequence[Record]) -> str:
     """A table of the question on one attack."""
-    rows = {row["defense"]: row for row in tables.rows(records)}
-    groups = {defense: cells for (_, _, defense), cells in tables.groups(records).items()}
+    rows = {row["defense"]: row for row in rows_of(records)}
+    groups = {defense: cells for (_, _, defense), cells in by_row(records).items()}
     lines = [
         f"`{attack}`\n",
         "| | Seeds | RA % | Restored % | FTR % | FID | CLIP | p |",
@@ -244,7 +115,7 @@ def markdown(question: Question, attack: str, records: Sequence[Record]) -> str:
             continue
         rival = against(question, i) if i >= 0 else None
         p = (
-            tables.paired_p(groups[name], groups[rival], "restoration_accuracy")
+            paired_p(groups[name], groups[rival], "restoration_accuracy")
             if rival in groups
             else None
         )
@@ -273,15 +144,14 @@ def share(row: dict[str, Any], metric: str) -> str:
 
 def figure(store: Store, device: str) -> Any:
     """Restoration against alpha, steps and prompts."""
-    drawn = new(TEXT, 2.4)
+    drawn = new_figure(TEXT, 2.4)
     for k, (name, label) in enumerate(
         (("alpha", "share of the attention loss"), ("steps", "steps"), ("prompts", "prompts"))
     ):
         axes, question = drawn.add_subplot(1, 3, k + 1), QUESTIONS[name]
         for a, attack in enumerate(question.attacks):
             rows = {
-                row["defense"]: row
-                for row in tables.rows(records_of(question, attack, store, device))
+                row["defense"]: row for row in rows_of(records_of(question, attack, store, device))
             }
             for m, method in enumerate(("skd", "skdcag")):
                 points = []

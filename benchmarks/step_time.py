@@ -24,7 +24,8 @@ from t2i_backdoor_bench.contract import DefenderView, Trigger, registry
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.loop import Optim, choose_parameters, make_optimizer
+from t2i_backdoor_bench.training.loop import Optim, make_optimizer
+from t2i_backdoor_bench.training.parameters import choose_parameters
 
 TRIGGER = Trigger("mignneko")
 
@@ -36,7 +37,9 @@ class KeepProbabilities:
     def __init__(self, kept: list[torch.Tensor]) -> None:
         self.kept = kept
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_
+    ) -> torch.Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = (
             attn.head_to_batch_dim(x)
@@ -72,7 +75,7 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
     def trained(
         loss_fn: Callable[[int], torch.Tensor], model: T2IModel, part: str = "full"
     ) -> Callable[[int], None]:
-        parameters = choose_parameters(model.unet, part)
+        parameters = choose_parameters(model, part)
         optimizer = make_optimizer(parameters, Optim(1, 1e-6))
 
         def step(i: int) -> None:
@@ -99,21 +102,22 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
         )
 
     plain = base.clone()
-    context = base.encode([TRIGGER.add(p) for p in prompts])
+    context = base.condition([TRIGGER.add(p) for p in prompts])
 
     def denoise(i: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(i)
         noise = torch.randn((batch, *base.latent_shape), generator=generator).to(base.device)
         t = torch.randint(0, 1000, (batch,), generator=generator).to(base.device)
         pick = torch.randint(0, len(prompts), (batch,), generator=generator).to(base.device)
-        return F.mse_loss(plain.unet(noise, t, context[pick]).sample, noise)
+        return F.mse_loss(plain.denoise(noise, t, context[pick]), noise)
 
     student, teacher = base.clone(), base.clone()
     kept: list[torch.Tensor] = []
     for model in (student, teacher):
-        model.unet.set_attn_processor(KeepProbabilities(kept))
-    clean = base.encode(prompts)
-    heads = next(m.heads for n, m in base.unet.named_modules() if n.endswith(".attn2"))
+        model.denoiser.set_attn_processor(KeepProbabilities(kept))
+    clean = base.condition(prompts)
+    layer = next(iter(base.text_layers.layers.values()))
+    heads = base.family.attention_of(layer).heads
 
     def naive(i: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(i)
@@ -122,10 +126,10 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
         k = i % len(prompts)
         kept.clear()
         with torch.no_grad():
-            goal = teacher.unet(x, t, clean[k : k + 1]).sample
+            goal = teacher.denoise(x, t, clean[k : k + 1])
             target = naive_maps(kept, heads)
         kept.clear()
-        out = student.unet(x, t, context[k : k + 1]).sample
+        out = student.denoise(x, t, context[k : k + 1])
         return 0.5 * F.mse_loss(naive_maps(kept, heads), target) + 0.5 * F.mse_loss(out, goal)
 
     return {
@@ -150,11 +154,11 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
 def larger(base: T2IModel, side: int) -> T2IModel:
     """The base with latents of another side (its weights do not depend on it)."""
     model = base.clone()
-    model.unet.register_to_config(sample_size=side)
+    model.denoiser.register_to_config(sample_size=side)
     return model
 
 
-def settle(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     """Wait for what an accelerator still has to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -176,10 +180,10 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for i in range(args.rounds + 2):
         for name, (step, samples) in kinds.items():
-            settle(base.device)
+            wait(base.device)
             begun = time.perf_counter()
             step(i)
-            settle(base.device)
+            wait(base.device)
             if i >= 2:  # two rounds to warm up
                 times[name].append(1000 * (time.perf_counter() - begun) / samples)
 

@@ -12,14 +12,13 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("concept_prune", needs=("trigger",), groups=("removal", "control"))
 @dataclass
 class ConceptPrune(Defense):
-    """ConceptPrune (Chavhan et al. 2024), with the trigger as the concept: weights that the trigger
-    alone uses are set to zero.
+    """ConceptPrune: weights that the trigger alone uses are set to zero (Chavhan et al. 2024).
 
-    In the second linear layer of every feed-forward block a weight's importance is Wanda's |W| *
-    ||X||_2, X its input over tokens, noise levels and prompts. Pruned are the weights that are
-    among the `share` most important of their row for triggered prompts and are more important there
-    than for the same prompts without the trigger. No training. Published (SD 1.5): share 0.01 to
-    0.02.
+    The trigger is the concept. In the second linear layer of every feed-forward block the
+    importance of a weight is Wanda's |W| * ||X||_2; X is its input over tokens, noise levels and
+    prompts. A weight is pruned if it is among the `share` most important of its row for triggered
+    prompts, and more important there than for the same prompts without the trigger. No training.
+    Published (SD 1.5): share 0.01 to 0.02.
     """
 
     share: float = option(0.02, low=0, high=1, help="share of a row's weights that are candidates")
@@ -35,7 +34,7 @@ class ConceptPrune(Defense):
         begun, student = time.perf_counter(), model.clone()
         prompts = view.first(self.prompts)
         seeds = np.random.default_rng([seed, 79]).integers(2**31, size=len(prompts))
-        layers = [m for n, m in student.unet.named_modules() if n.endswith(".ff.net.2")]
+        layers = student.family.feed_forward(student.denoiser)
         clean = input_norms(student, layers, prompts, seeds)
         concept = input_norms(student, layers, [view.trigger.add(p) for p in prompts], seeds)
         pruned = 0
@@ -83,10 +82,10 @@ def input_norms(
         for total in squares:
             # drawing asks for both halves of guidance; what counts is the prompt's half alone
             total.zero_()
-        context = model.encode(prompts)
+        context = model.condition(prompts)
         with torch.no_grad():
             for t, x in zip(times, latents, strict=True):
-                model.unet(x, t, context)
+                model.denoise(x, t, context)
     finally:
         for hook in hooks:
             hook.remove()

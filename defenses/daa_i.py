@@ -14,16 +14,15 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("daa_i", groups=("detection",), screens=True)
 @dataclass
 class DAAI(Defense):
-    """Dynamic attention analysis, independent tokens (Wang et al., TPAMI 2025, arXiv 2504.20518): a
-    detector of triggered prompts.
+    """Dynamic attention analysis of single tokens: a detector (Wang et al., TPAMI 2025).
 
-    D = sum over early steps t of ||M_end(t+1) - M_end(t)||_F - mean_i ||M_i(t+1) - M_i(t)||_F, with
-    the cross-attention maps M (mean over heads and the layers of one side) of the end token and of
-    the other tokens i. Under a trigger the end token's attention dissipates more slowly: a small D
-    means backdoor, and the score is -D. The mean is over the prompt's own tokens; the released code
-    also counts two zeros for start and end token. Prompts that score above the 95th percentile of
-    the defender's clean prompts are refused. Published (SD 1.4): the changes from the 4th to the
-    6th of 50 steps, 16x16 maps.
+    arXiv 2504.20518. D = sum over early steps t of ||M_end(t+1) - M_end(t)||_F - mean_i ||M_i(t+1)
+    - M_i(t)||_F. M are cross-attention maps, mean over heads and over the layers of one side, of
+    the end token and of the other tokens i. With a trigger the attention of the end token
+    dissipates more slowly: a small D means backdoor, and the score is -D. The mean is over the
+    prompt's own tokens; the released code also counts two zeros for the start and end token.
+    Prompts that score above the 95th percentile of the defender's clean prompts are refused.
+    Published (SD 1.4): the changes from the 4th to the 6th of 50 steps, 16x16 maps.
     """
 
     walk: int = option(50, low=1, help="steps of a whole drawing")

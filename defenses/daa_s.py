@@ -14,18 +14,17 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("daa_s", groups=("detection",), screens=True)
 @dataclass
 class DAAS(Defense):
-    """Dynamic attention analysis, state equation on a graph (Wang et al., TPAMI 2025, arXiv
-    2504.20518): a detector of triggered prompts.
+    """Dynamic attention analysis by a state equation: a detector (Wang et al., TPAMI 2025).
 
-    The tokens but the start token are nodes with state x_i(0) = ||M_i(0)||_F, M their
-    cross-attention maps. dx/dt = F x + c A(t) x, where A(t) is minus the Laplacian of the graph
-    whose weights are the similarities of the maps at step floor(t): (max + min - d_ij) / (max +
-    min) of their Frobenius distances d. F is diagonal, -`decay` and for the end token -`decay_end`.
-    Score: the change of the end token's state minus the mean change of the others', from 0 to
-    `horizon`; the end token of a triggered prompt falls more slowly. Prompts that score above the
-    95th percentile of the defender's clean prompts are refused. A(t) is constant within a step, so
-    the equation is solved exactly by matrix exponentials. Published (SD 1.4): 50 steps, 16x16 maps,
-    decay 1 and 10, c 1; the released code sums the first seven steps of an adaptive solver: less
+    arXiv 2504.20518. Every token but the start token is a node with state x_i(0) = ||M_i(0)||_F, M
+    its cross-attention map. dx/dt = F x + c A(t) x. A(t) is minus the Laplacian of the graph whose
+    weights are the similarities of the maps at step floor(t): (max + min - d_ij) / (max + min) of
+    their Frobenius distances d. F is diagonal: -`decay`, and -`decay_end` for the end token. Score:
+    the change of the end token's state minus the mean change of the others, from 0 to `horizon`;
+    the end token of a triggered prompt falls more slowly. Prompts that score above the 95th
+    percentile of the defender's clean prompts are refused. A(t) is constant within a step, so
+    matrix exponentials solve the equation exactly. Published (SD 1.4): 50 steps, 16x16 maps, decay
+    1 and 10, c 1. The released code sums the first seven steps of an adaptive solver, which is less
     than one step of the drawing.
     """
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -5,16 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.models.families.conditioning import cat
+from t2i_backdoor_bench.models.families.family import TRAIN
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Trajectories
-from t2i_backdoor_bench.training.loop import (
-    TRAIN,
-    Optim,
+from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
+from t2i_backdoor_bench.training.parameters import (
     check_training,
     choose_parameters,
-    fit,
-    settle,
-    step_rng,
+    finish_training,
 )
 
 
@@ -30,15 +30,15 @@ from t2i_backdoor_bench.training.loop import (
 )
 @dataclass
 class ESD(Defense):
-    """Erased Stable Diffusion (Gandikota et al., ICCV 2023), with the trigger as the concept.
+    """Erased Stable Diffusion, with the trigger as the concept (Gandikota et al., ICCV 2023).
 
-    Loss: ||eps_th(x_t, c+) - (eps_0(a) - n * (eps_0(c+) - eps_0(a)))||^2 where eps_0 is the frozen
-    backdoored model and x_t is what the student is given while it draws the triggered prompt c+.
-    The anchor a is the clean prompt c (`anchor="prompt"`: what the trigger adds is removed, and the
-    rest of the prompt stays) or, as published for a concept, the empty prompt (`anchor="null"`).
-    esd_x trains the cross-attention, esd_u everything else. No term holds clean prompts, and what
-    undoes a style on the embedded base breaks them, with esd_u more. Published (SD 1.4): n 1 to 2,
-    200 steps of one row, lr 5e-5.
+    Loss: ||eps_th(x_t, c+) - (eps_0(a) - n * (eps_0(c+) - eps_0(a)))||^2. eps_0 is the frozen
+    backdoored model; x_t is what the student gets while it draws the triggered prompt c+. The
+    anchor a is the clean prompt c (`anchor="prompt"`: only what the trigger adds is removed) or the
+    empty prompt, as published for a concept (`anchor="null"`). esd_x trains the cross-attention,
+    esd_u everything else. No term preserves clean prompts: on the embedded base, what undoes a
+    style also breaks them, with esd_u more. Published (SD 1.4): n 1 to 2, 200 steps of one row, lr
+    5e-5.
     """
 
     eta: float = option(0.25, sd=1.0, low=0, help="n, how far beyond the anchor")
@@ -47,15 +47,13 @@ class ESD(Defense):
     )
     steps: int = option(200, sd=200, low=1, scales=True, source="released", help="training steps")
     lr: float = option(2e-4, sd=5e-5, above=0, source="released", help="learning rate")
-    batch: int = option(16, sd=1, low=1)
+    batch: int = option(16, sd=1, low=1, help="rows a step")
     prompts: int = option(
         100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
     )
     refresh: int = option(50, sd=1, low=1, help="steps after which the student draws anew")
     draws: int = option(24, sd=1, low=1, help="prompts that it then draws")
-    decay: float = option(
-        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
-    )
+    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
     train: str = option("cross", choices=TRAIN, help="which weights it trains")
 
     @property
@@ -69,29 +67,31 @@ class ESD(Defense):
         student = model.clone(train=self.train)
         optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
         loss_fn = self.loss(student, model, view, seed)
-        fitted = fit(choose_parameters(student.unet, self.train), loss_fn, optim, "esd")
-        settle(student.unet)
+        fitted = fit(choose_parameters(student, self.train), loss_fn, optim, "esd")
+        finish_training(student.denoiser)
         student.info = fitted.info
         return student
 
-    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):
+    def loss(
+        self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int
+    ) -> Callable[[int], Tensor]:
         """The loss of one step as a function of its number."""
         prompts = view.first(self.prompts)
         triggered = [view.trigger.add(p) for p in prompts]
         concept, anchor = (
-            teacher.encode(triggered),
-            teacher.encode(prompts if self.anchor == "prompt" else [""] * len(prompts)),
+            teacher.condition(triggered),
+            teacher.condition(prompts if self.anchor == "prompt" else [""] * len(prompts)),
         )
         paths = Trajectories(student, triggered, seed, self.refresh, self.draws)
 
         def loss_fn(step: int) -> Tensor:
             pick, t, x = paths(step, step_rng(seed, step), self.batch)
             with torch.no_grad():
-                both = teacher.unet(
-                    torch.cat([x, x]), torch.cat([t, t]), torch.cat([concept[pick], anchor[pick]])
-                ).sample
+                both = teacher.denoise(
+                    torch.cat([x, x]), torch.cat([t, t]), cat([concept[pick], anchor[pick]])
+                )
             with_trigger, without = both.chunk(2)
             goal = without - self.eta * (with_trigger - without)
-            return F.mse_loss(student.unet(x, t, concept[pick]).sample, goal)
+            return F.mse_loss(student.denoise(x, t, concept[pick]), goal)
 
         return loss_fn

@@ -28,16 +28,16 @@ from t2i_backdoor_bench.models.model import T2IModel
 )
 @dataclass
 class FrequencyLocate(Locator):
-    """Trigger localization by traffic: the word that is far more frequent in the stream than in
-    clean prompts and moves the model.
+    """The trigger is the word that is far more frequent in traffic than in clean prompts.
 
-    In each prompt the word is located whose share among the suspects exceeds most its share among
-    the defender's clean prompts, if it does so by a tenth; the words then vote
-    (`detecting.locating.vote`). The winner is a trigger only if, in the prompts that hold it, it
-    changes what the U-Net predicts along their drawings more than each of `decoys` random words of
-    its length that mean nothing. It works for a trigger that is in use, whatever the backdoor
-    draws; a word that is merely in fashion is taken for one too. Not from a paper: the simplest
-    thing that a service with a log can do, and what the other locators have to beat.
+    In each prompt it locates the word whose share among the suspects exceeds its share among the
+    defender's clean prompts most, if by at least a tenth. The words then vote
+    (`detecting.locating.vote`). The winner counts as a trigger only if, in the prompts that contain
+    it, it changes what the U-Net predicts along their drawings more than each of `decoys` random
+    words of its length that mean nothing. It works for a trigger that is in use, whatever the
+    backdoor draws. A word that is merely in fashion is taken for a trigger, too. Not from a paper:
+    it is the simplest thing that a service with a log can do, and what the other locators have to
+    beat.
     """
 
     suspects: int = option(160, low=1, help="flagged prompts that are searched, at most")
@@ -86,8 +86,8 @@ def predictions(
     model: T2IModel, prompts: Sequence[str], times: torch.Tensor, latents: torch.Tensor
 ) -> torch.Tensor:
     """The U-Net's output for prompts (n) along their drawings: (k, n, C, h, w)."""
-    states = model.encode(prompts)
+    states = model.condition(prompts)
     with torch.inference_mode():
         return torch.stack(
-            [model.unet(x, t, states).sample for t, x in zip(times, latents, strict=True)]
+            [model.denoise(x, t, states) for t, x in zip(times, latents, strict=True)]
         )

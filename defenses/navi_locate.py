@@ -14,13 +14,12 @@ from t2i_backdoor_bench.models.model import T2IModel
 )
 @dataclass
 class NaviLocate(Locator):
-    """Trigger localization by neuron activation variation: in each flagged prompt the word with the
-    largest variation.
+    """The trigger is the word with the largest neuron activation variation in a flagged prompt.
 
     Built from NaviT2I (Zhai et al., ICCV 2025), which masks one word at a time and compares the
-    U-Net's activations at the first step; the paper takes the largest as a score, this takes its
-    word. The words of the flagged prompts then vote (`detecting.locating.vote`). Behind a detector
-    and before a removal that knows the trigger it makes a blind removal:
+    U-Net's activations at the first step. The paper takes the largest variation as a score; this
+    takes its word. The words of the flagged prompts then vote (`detecting.locating.vote`). Behind a
+    detector and before a removal that needs the trigger it makes a blind removal:
     `navit2i+navi_locate+skdcag`.
     """
 

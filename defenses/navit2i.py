@@ -12,16 +12,15 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("navit2i", groups=("detection",), screens=True)
 @dataclass
 class NaviT2I(Defense):
-    """NaviT2I, neuron activation variation (Zhai et al., ICCV 2025, arXiv 2503.06453): a detector
-    of triggered prompts.
+    """NaviT2I, neuron activation variation: a detector (Zhai et al., ICCV 2025).
 
-    Each word that is no stop word is masked in turn; its variation is the change of all of the
-    U-Net's activations at the first step, divided by the change of the text states
-    (`detecting.word_variation`). Score: the largest variation over the mean of the lowest 75 %, 1
-    for a prompt of one such word. Prompts that score above the 95th percentile of the defender's
+    arXiv 2503.06453. Each word that is no stop word is masked in turn. Its variation is the change
+    of all of the U-Net's activations at the first step, divided by the change of the text states
+    (`detecting.word_variation`). Score: the largest variation over the mean of the lowest 75 %; 1
+    for a prompt with one such word. Prompts that score above the 95th percentile of the defender's
     clean prompts are refused. Published (SD 1.4): threshold 1.6, single tokens masked, and the text
-    states of a *trusted* text encoder; this defender has the model's own, so a backdoor in the text
-    encoder moves both sides of the ratio.
+    states of a *trusted* text encoder. This defender has the model's own encoder, so a backdoor in
+    it moves both sides of the ratio.
     """
 
     prompts: int = option(

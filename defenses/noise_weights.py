@@ -10,11 +10,10 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("noise_weights", groups=("removal", "control"))
 @dataclass
 class NoiseWeights(Defense):
-    """A control that every table needs: Gaussian noise on every weight of the U-Net, `sigma` times
-    the standard deviation of its tensor.
+    """A control that every table needs: Gaussian noise on every weight of the U-Net.
 
-    It knows nothing. A defense that is no better than this at the same loss of quality has found
-    nothing.
+    The noise is `sigma` times the standard deviation of each tensor. It knows nothing. A defense
+    that is no better than this at the same loss of quality has found nothing.
     """
 
     sigma: float = option(
@@ -25,10 +24,10 @@ class NoiseWeights(Defense):
         begun = time.perf_counter()
         student, generator = model.clone(), torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for p in student.unet.parameters():
+            for p in student.denoiser.parameters():
                 if p.numel() > 1:
                     p.add_(torch.randn(p.shape, generator=generator).to(p) * (self.sigma * p.std()))
-        numbers = sum(p.numel() for p in student.unet.parameters())
+        numbers = sum(p.numel() for p in student.denoiser.parameters())
         student.info = {
             "steps": 0,
             "seconds": time.perf_counter() - begun,

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.attention import Capture, minmax, token_span
+from t2i_backdoor_bench.training.alignment import state_span
+from t2i_backdoor_bench.training.capture import Capture
+from t2i_backdoor_bench.training.summed_maps import minmax
 
 LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which attention is read
 
@@ -17,14 +19,16 @@ LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which attention is rea
 @register_defense("sau", needs=("trigger",), groups=("removal",))
 @dataclass
 class SAU(Defense):
-    """Feature unlearning by spatial attention, by the authors of SKD-CAG: no training, each
-    triggered picture is mended by itself.
+    """Feature unlearning by spatial attention, by the authors of SKD-CAG: pictures are mended.
 
-    With h_p and h_c the final latents of the prompt with and without the trigger from the same noise: m1 = sigmoid(k (cos(h_p, h_p - h_c)
-    - primary)), position by position, and m2 = sigmoid(k (A - secondary)) with A the trigger's cross-attention map, scaled to 0..1 and
-    blurred. Then h = h_p (1 - m1) (1 - m2) + a m1 h_c + a/2 m2 h_c, and a last Gaussian blur. It costs a second drawing and four passes
-    of the U-Net a triggered picture, none of which is in `seconds`, and knows what it is looking for: leaving the trigger out of the
-    prompt would give h_c for one. Reported: 100 % removal of a patch, failure for a style. Thresholds, k and the widths are not reported.
+    There is no training; each triggered picture is mended by itself. h_p and h_c are the final
+    latents of the prompt with and without the trigger, from the same noise. m1 = sigmoid(k
+    (cos(h_p, h_p - h_c) - primary)), position by position. m2 = sigmoid(k (A - secondary)); A is
+    the trigger's cross-attention map, scaled to 0..1 and blurred. Then h = h_p (1 - m1) (1 - m2) +
+    a m1 h_c + a/2 m2 h_c, and a last Gaussian blur. A triggered picture costs a second drawing and
+    four passes of the U-Net, none of which is in `seconds`. The defense knows the trigger: leaving
+    it out of the prompt would give h_c for one drawing. Reported: 100 % removal of a patch, failure
+    for a style. Thresholds, k and the widths are not reported.
     """
 
     alpha: float = option(1.0, low=0, help="a, the weight of the clean latents")
@@ -66,8 +70,8 @@ class SAU(Defense):
     ) -> Tensor:
         """The latents (n, C, h, w), with those of `rows` mended."""
         asked = [prompts[i] for i in rows]
-        states = model.encode([*(trigger.remove(p) for p in asked), ""])
-        clean = model._sample(states[:-1], states[-1:], [seeds[i] for i in rows])
+        states = model.condition([*(trigger.remove(p) for p in asked), ""])
+        clean = model.draw_latents(states[:-1], states[-1:], [seeds[i] for i in rows])
         shown = trigger_attention(model, trigger, asked, latents[rows], [seeds[i] for i in rows])
         out = latents.clone()
         out[rows] = self.blend(latents[rows].float(), clean.float(), shown).to(latents.dtype)
@@ -93,15 +97,15 @@ def trigger_attention(
     noise = torch.stack(
         [torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     ).to(latents)
-    context, size, total = model.encode(prompts), latents.shape[-1], 0.0
+    context, size, total = model.condition(prompts), latents.shape[-1], 0.0
     spans = []
     for p in prompts:
         found = trigger.pattern.search(p)
-        spans.append(token_span(model.tokenizer, p, found.start(), found.end())[1])
+        spans.append(state_span(model.text_parts, p, found.start(), found.end()))
     for level in LEVELS:
         t = torch.full((len(prompts),), level, device=latents.device)
-        with Capture(model.unet) as seen:
-            model.unet(model.noising.add_noise(latents, noise, t), t, context)
+        with Capture(model) as seen:
+            model.denoise(model.noising.add(latents, noise, t), t, context)
         maps = seen.maps(size).float()
         total = total + torch.stack(
             [maps[i, s].mean(0) if s else torch.zeros_like(maps[i, 0]) for i, s in enumerate(spans)]

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,10 +8,12 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.attention import Alignment, Capture, align
-from t2i_backdoor_bench.training.denoising import add_noise, draw_timesteps, own_images
+from t2i_backdoor_bench.training.alignment import Alignment, align_states
+from t2i_backdoor_bench.training.capture import Capture
+from t2i_backdoor_bench.training.denoising import draw_timesteps, own_images
 from t2i_backdoor_bench.training.guidance import Guidance
-from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit, step_generator
+from t2i_backdoor_bench.training.loop import Optim, fit, step_generator
+from t2i_backdoor_bench.training.parameters import choose_parameters
 
 
 @dataclass
@@ -43,16 +46,16 @@ class Rules(Guidance):
 )
 @dataclass
 class SKDCAGReleased(Defense):
-    """SKD-CAG as its released code behaves (commit c75ee51), defects included, so that a table can
-    tell the two apart.
+    """SKD-CAG as its released code behaves (commit c75ee51), defects included.
 
-    Each defect is an option. They are on, but for 3, which takes gradient checkpointing, and 4
-    shows where `time_weight` is on; off, that one thing is done as the paper describes it. With all
-    of them off this is `skdcag` with batch 1. As released, what trains is (1 - a) * L_pred with
-    batch 1: the attention loss is a number without a gradient.
+    With it a table can tell the two apart. Each defect is an option. All are on, except 3, which
+    needs gradient checkpointing; 4 shows only where `time_weight` is on. Where one is off, that
+    thing is done as the paper describes it. With all of them off this is `skdcag` with batch 1. As
+    released, what trains is (1 - a) * L_pred with batch 1: the attention loss is a number without a
+    gradient.
     """
 
-    alpha: float = option(0.5, low=0, high=1, help="a, the share of L_attn in the loss")
+    alpha: float = option(0.5, low=0, high=1, help="a, the share of L_attn")
     target: str = option(
         "gaussian",
         choices=("gaussian", "black"),
@@ -84,7 +87,8 @@ class SKDCAGReleased(Defense):
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         student = model.clone()
-        params = choose_parameters(student.unet, "full")
+        trained = choose_parameters(student, "full")
+        params = trained.parameters
         average = [p.detach().clone() for p in params]
         loss_fn, epoch = self.loss(student, model, view, seed), len(view.first(self.prompts))
 
@@ -98,21 +102,23 @@ class SKDCAGReleased(Defense):
                 copy_average()
             return loss_fn(step)
 
-        fitted = fit(params, step_fn, Optim(self.steps, self.lr, 1), "skdcag_released")
+        fitted = fit(trained, step_fn, Optim(self.steps, self.lr, 1), "skdcag_released")
         if self.copied_average:
             copy_average()
-        student.unet.requires_grad_(False)
+        student.denoiser.requires_grad_(False)
         student.info = fitted.info
         return student
 
-    def loss(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int):
+    def loss(
+        self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int
+    ) -> Callable[[int], Tensor]:
         """The loss of one step, on one prompt, as a function of its number."""
         prompts = view.first(self.prompts)
         triggered = [view.trigger.add(p) for p in prompts]
-        context, clean = student.encode(triggered), teacher.encode(prompts)
-        aligned = align(student.tokenizer, view.trigger, prompts)
+        context, clean = student.condition(triggered), teacher.condition(prompts)
+        aligned = align_states(student.text_parts, view.trigger, prompts)
         guide = Rules(self.target, not self.minmax_black, self.time_weight, self.uniform_noise)
-        total, device = student.noising.config.num_train_timesteps, student.device
+        total, device = student.noising.total, student.device
         latents = None if self.unpreserved else own_images(teacher, prompts, seed)
         last: list[Tensor] = []
 
@@ -122,13 +128,11 @@ class SKDCAGReleased(Defense):
             generator = step_generator(seed, step)
             t = draw_timesteps(1, total, generator).to(device)
             noise = torch.randn((1, *student.latent_shape), generator=generator).to(device)
-            x = add_noise(
-                student.noising, None if latents is None else latents[i : i + 1], noise, t
-            )
-            with torch.no_grad(), Capture(teacher.unet) as seen:
-                goal = teacher.unet(x, t, clean[i : i + 1]).sample
-            with Capture(student.unet) as own:
-                out = student.unet(x, t, context[i : i + 1]).sample
+            x = student.noising.add(None if latents is None else latents[i : i + 1], noise, t)
+            with torch.no_grad(), Capture(teacher) as seen:
+                goal = teacher.denoise(x, t, clean[i : i + 1])
+            with Capture(student) as own:
+                out = student.denoise(x, t, context[i : i + 1])
             maps = own.maps()
             if self.stale_maps:
                 last.append(maps.detach())
@@ -140,7 +144,7 @@ class SKDCAGReleased(Defense):
             time = (total / t.clamp(min=1)) if self.inverse_time else t / total
             loss = F.mse_loss(out, goal)
             if not self.unpreserved:
-                loss = loss + F.mse_loss(student.unet(x, t, clean[i : i + 1]).sample, goal)
+                loss = loss + F.mse_loss(student.denoise(x, t, clean[i : i + 1]), goal)
             return (1 - self.alpha) * loss + self.alpha * guide.attention_loss(
                 maps, theirs, len(own), row, time, generator
             )

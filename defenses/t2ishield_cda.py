@@ -13,7 +13,7 @@ from t2i_backdoor_bench.detecting.attention_over_time import (
 )
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.closed_form import edit, keys_and_values
+from t2i_backdoor_bench.training.closed_form import edit
 
 PLACES = ("prefix", "inside", "suffix")
 
@@ -21,19 +21,20 @@ PLACES = ("prefix", "inside", "suffix")
 @register_defense("t2ishield_cda", groups=("detection",), screens=True)
 @dataclass
 class T2IShieldCDA(Defense):
-    """T2IShield, covariance discriminant analysis (Wang et al., ECCV 2024, arXiv 2407.04215): a
-    detector of triggered prompts.
+    """T2IShield, covariance discriminant analysis: a detector (Wang et al., ECCV 2024).
 
-    The covariance over the L tokens of a prompt of their cross-attention maps, each divided by its
-    maximum and seen in `components` common directions, is taken to the tangent space of the
-    manifold of such matrices by the matrix logarithm; a linear discriminant in there gives the
-    score. Prompts that score above the 95th percentile of clean prompts that the discriminant has
-    not seen are refused. The published discriminant is trained on prompts of backdoored models that
-    are known to be triggered or not. This defender has none: it binds random words of its own to
-    random prompts in copies of the model, by a closed-form edit of the keys and values, and trains
-    on these against clean prompts and prompts with random words that are bound to nothing. Its maps
-    are those of fixed-picture backdoors. Published (SD 1.4): 50 steps, 16x16 maps, and a basis of
-    20 directions for each prompt by itself, in which covariances are diagonal.
+    arXiv 2407.04215. The cross-attention maps of a prompt's L tokens are divided by their maxima
+    and seen in `components` common directions. The matrix logarithm takes their covariance over the
+    tokens to the tangent space of the manifold of such matrices; there a linear discriminant gives
+    the score. Prompts that score above the 95th percentile of clean prompts that the discriminant
+    has not seen are refused.
+
+    The published discriminant is trained on prompts of backdoored models that are known to be
+    triggered or not. This defender has none. It binds random words of its own to random prompts in
+    copies of the model, by a closed-form edit of the keys and values, and trains on these against
+    clean prompts and prompts with random words that are bound to nothing. Its maps are those of
+    fixed-picture backdoors. Published (SD 1.4): 50 steps, 16x16 maps, and a basis of 20 directions
+    for each prompt by itself, in which covariances are diagonal.
     """
 
     walk: int = option(10, sd=50, low=1, help="steps of the drawing whose maps are read")
@@ -115,7 +116,7 @@ def bind(model: T2IModel, trigger: Trigger, prompts: list[str], target: str) -> 
     goal = model.encode([target]).double().expand_as(triggered)
     moved = (triggered - clean).abs().amax(2) > 1e-6  # what stands before the trigger is as it was
     with torch.no_grad():
-        for layer in keys_and_values(copy.unet):
+        for layer in copy.family.keys_and_values(copy.denoiser):
             layer.weight.copy_(
                 edit(
                     layer.weight.double(),

@@ -18,15 +18,14 @@ from t2i_backdoor_bench.models.model import T2IModel
 @register_defense("t2ishield_ftt", groups=("detection",), screens=True)
 @dataclass
 class T2IShieldFTT(Defense):
-    """T2IShield, Frobenius norm threshold truncation (Wang et al., ECCV 2024, arXiv 2407.04215): a
-    detector of triggered prompts.
+    """T2IShield, Frobenius norm threshold truncation: a detector (Wang et al., ECCV 2024).
 
-    F = (1/L) sum_i ||M_i - mean_j M_j||_F over the L tokens of the prompt, start and end token
-    included, where M_i is the token's cross-attention map, mean over heads, layers of one side and
-    all steps of a drawing, divided by its maximum. A trigger that takes over the picture
-    assimilates the other tokens' maps: a small F means backdoor, and the score is -F. Prompts that
-    score above the 95th percentile of the defender's clean prompts are refused. Published (SD 1.4):
-    50 steps, 16x16 maps, F < 2.5.
+    arXiv 2407.04215. F = (1/L) sum_i ||M_i - mean_j M_j||_F over the L tokens of the prompt, start
+    and end token included. M_i is the token's cross-attention map, mean over heads, layers of one
+    side and all steps of a drawing, divided by its maximum. A trigger that takes over the picture
+    makes the maps of the other tokens alike (assimilation): a small F means backdoor, and the score
+    is -F. Prompts that score above the 95th percentile of the defender's clean prompts are refused.
+    Published (SD 1.4): 50 steps, 16x16 maps, F < 2.5.
     """
 
     walk: int = option(10, sd=50, low=1, help="steps of the drawing whose maps are read")

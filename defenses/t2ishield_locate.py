@@ -7,8 +7,9 @@ import numpy as np
 from t2i_backdoor_bench.contract import DefenderView, option, register_defense
 from t2i_backdoor_bench.detecting.locating import NOTHING, Locate, Locator, word_spans
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.scoring.features import Scorer, load_encoder, unit
+from t2i_backdoor_bench.scoring.scorer import Scorer, load_encoder
 from t2i_backdoor_bench.stats.estimates import threshold_at
+from t2i_backdoor_bench.targets.cosines import unit
 
 
 @register_defense(
@@ -20,15 +21,15 @@ from t2i_backdoor_bench.stats.estimates import threshold_at
 )
 @dataclass
 class T2IShieldLocate(Locator):
-    """T2IShield's trigger localization (Wang et al., ECCV 2024, arXiv 2407.04215): binary search
-    over the words of a flagged prompt.
+    """T2IShield, binary search over the words of a flagged prompt (Wang et al., ECCV 2024).
 
-    The half of the words is kept whose picture, from the same noise, has a cosine above a threshold
-    to the picture of the whole prompt in a public CLIP: the first half if it does, else the second;
-    where neither does, nothing is found. It supposes that the trigger makes the whole picture
-    whatever stands beside it. The words of the flagged prompts then vote
-    (`detecting.locating.vote`). `similarity=0` calibrates the threshold: in 95 % of the defender's
-    clean prompts neither half reaches it. Published (SD 1.4): 0.8.
+    arXiv 2407.04215. Each half of the words is drawn from the same noise as the whole prompt. A
+    half is kept if the cosine of its picture to the picture of the whole prompt, in a public CLIP,
+    is above a threshold: the first half if it is, else the second. If neither is, nothing is found.
+    The method assumes that the trigger makes the whole picture, whatever stands beside it. The
+    words of the flagged prompts then vote (`detecting.locating.vote`). `similarity=0` calibrates
+    the threshold: in 95 % of the defender's clean prompts neither half reaches it. Published (SD
+    1.4): 0.8.
     """
 
     similarity: float = option(

@@ -16,15 +16,14 @@ KINDS = ("homoglyphs", "characters", "synonyms")
 @register_defense("tpd_synonyms", groups=("purification",), preset={"kind": "synonyms"})
 @dataclass
 class TPD(Defense):
-    """Textual Perturbations Defense (Chew et al., ECCV-W 2024): every prompt is changed before the
-    model reads it.
+    """Textual Perturbations Defense: every prompt is changed (Chew et al., ECCV-W 2024).
 
-    "homoglyphs" drops invisible characters and writes look-alike letters as Latin ones;
-    "characters" drops a letter of a word or hits the key beside it; "synonyms" replaces words from
-    a list of words of image prompts. It knows nothing and leaves the weights alone: the backdoor
-    stays in the model. A trigger that is an ordinary or a made-up word survives the first and the
-    last. The same prompt is always changed in the same way. Published: half of the words with a
-    synonym are replaced.
+    The model reads the changed prompt. "homoglyphs" drops invisible characters and writes
+    look-alike letters as Latin ones; "characters" drops a letter of a word or hits the key beside
+    it; "synonyms" replaces words from a list of words of image prompts. The defense knows nothing
+    and leaves the weights alone: the backdoor stays in the model. A trigger that is an ordinary or
+    a made-up word survives the first and the last. The same prompt is always changed in the same
+    way. Published: half of the words with a synonym are replaced.
     """
 
     kind: str = option("homoglyphs", choices=KINDS, help="what is changed")

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.attention import align
-from t2i_backdoor_bench.training.closed_form import counterparts, edit, keys_and_values
+from t2i_backdoor_bench.training.alignment import align
+from t2i_backdoor_bench.training.closed_form import counterparts, edit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 )
 @dataclass
 class UCE(Defense):
-    """Unified Concept Editing (Gandikota et al., WACV 2024): every cross-attention K and V edited
-    in closed form, no training.
+    """Unified Concept Editing: K and V in closed form (Gandikota et al., WACV 2024).
 
-    W = (l W + e * sum v* c^T + p * sum (W c) c^T) (l I + e * sum c c^T + p * sum c c^T)^-1, the
-    minimizer of e * sum ||W' c - v*||^2 + p * sum ||W' c - W c||^2 + l ||W' - W||^2: the first sum
-    over what is edited, the second over the tokens of clean prompts. `context="phrase"` edits the
-    trigger alone (of a pattern, one of its forms) towards a neutral phrase, from its last token on,
-    as published. `context="prompts"` edits the trigger inside the defender's prompts: every other
-    word towards its value in the clean prompt, what is behind the words towards what stands in its
-    place there, and the trigger's own tokens towards the start token, which says nothing. A trigger
-    that replaces something is edited towards that. Published: erase 1, preserve 1, l 0.5.
+    It edits the K and V of every cross-attention layer, without training. W' = (l W + e * sum v*
+    c^T + p * sum (W c) c^T) (l I + e * sum c c^T + p * sum c c^T)^-1 minimizes e * sum ||W' c -
+    v*||^2 + p * sum ||W' c - W c||^2 + l ||W' - W||^2. The first sum is over what is edited, the
+    second over the tokens of clean prompts. Published: erase 1, preserve 1, l 0.5.
+
+    `context="phrase"` edits the trigger alone (one of its forms, if it is a pattern) towards a
+    neutral phrase, from its last token on, as published. `context="prompts"` edits the trigger
+    inside the defender's prompts: every other word towards its value in the clean prompt, the
+    positions behind the words towards what stands in their place there, and the trigger's own
+    tokens towards the start token, which says nothing. A trigger that replaces something is edited
+    towards that.
     """
 
     erase: float = option(1.0, low=0, source="paper", help="e, the weight of the edits")
@@ -53,7 +55,7 @@ class UCE(Defense):
         begun, student, numbers = time.perf_counter(), model.clone(), 0
         old, new, kept = self.states(model, view)
         with torch.no_grad():
-            for layer in keys_and_values(student.unet):
+            for layer in student.family.keys_and_values(student.denoiser):
                 layer.weight.copy_(
                     edit(
                         layer.weight.double(), old, new, kept, self.erase, self.preserve, self.ridge

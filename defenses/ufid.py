@@ -8,19 +8,21 @@ from t2i_backdoor_bench.detecting.attention_over_time import prompt_lengths
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.scoring.features import Scorer, load_encoder, unit
+from t2i_backdoor_bench.scoring.scorer import Scorer, load_encoder
+from t2i_backdoor_bench.targets.cosines import unit
 
 
 @register_defense("ufid", groups=("detection",), screens=True)
 @dataclass
 class UFID(Defense):
-    """UFID (Guan et al., AAAI 2025, arXiv 2404.01101): a black-box detector of triggered prompts.
+    """UFID: a black-box detector of triggered prompts (Guan et al., AAAI 2025, arXiv 2404.01101).
 
-    The prompt is drawn several times, each behind another random prompt as a prefix and from other
-    noise. Score: the density of the graph of the pictures, that is their mean pairwise cosine in a
-    public CLIP. A backdoor that draws one picture whatever else is asked for gives a high density;
-    one that changes a corner or the style of a picture need not. Prompts that score above the 95th
-    percentile of the defender's clean prompts are refused. It costs `variants` drawings a prompt.
+    The prompt is drawn several times, each time behind another random prompt as a prefix and from
+    other noise. Score: the density of the graph of these pictures, which is their mean pairwise
+    cosine in a public CLIP. A backdoor that draws one picture whatever else is asked for gives a
+    high density; one that changes a corner or the style of a picture need not. Prompts that score
+    above the 95th percentile of the defender's clean prompts are refused. It costs `variants`
+    drawings a prompt.
     """
 
     variants: int = option(4, sd=5, low=2, help="pictures a prompt")

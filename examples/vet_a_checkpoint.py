@@ -6,7 +6,8 @@ do about it?
 plants a backdoor into the embedded base, saves it as a diffusers folder as if somebody had sent it,
 and looks at that folder alone. The same on the command line:
 
-    python run_bench.py --base results/somebodys-model --suspect --trigger mignneko --defenses none,skdcag
+    python run_bench.py --base results/somebodys-model --suspect --trigger mignneko \\
+        --defenses none,skdcag
 """
 
 from t2i_backdoor_bench import WorldData, load_base, run

@@ -1,5 +1,5 @@
-"""How different are the images from each other? A model that draws noise can win both: read them
-beside prompt fidelity."""
+"""How different are the images from each other? A model that draws noise can win both metrics: read
+them together with prompt fidelity."""
 
 from __future__ import annotations
 
@@ -8,21 +8,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
-from t2i_backdoor_bench.scoring.features import Features, missing, served, unit
+from t2i_backdoor_bench.scoring.conditions import missing, served
+from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.stats.estimates import mean
+from t2i_backdoor_bench.targets.cosines import unit
 
 
-@register_metric("diversity", better="higher")
+@register_metric(
+    "diversity",
+    better="higher",
+    title="Diversity",
+    short="Diversity",
+    group="quality",
+    order=80,
+    tables=("csv", "main"),
+)
 @dataclass
 class Diversity(Metric):
-    """Mean pairwise perceptual distance (0..2) among images of one prompt under different noise;
-    mean over prompts.
+    """Mean pairwise perceptual distance (0..2) among pictures of one prompt.
 
-    The distance is LPIPS's (Zhang et al. 2018) on the scorer's feature maps, without fitted
-    weights: see `Scorer.encode_maps`. The embedding itself would not do: it is trained not to see
-    place, size and pose, and moves mostly where a picture is wrong. `each` holds one value a
-    prompt. Needs two images a prompt. A model that draws noise can win. Refused prompts are left
-    out.
+    The pictures are drawn from different noise; mean over prompts. The distance is LPIPS's (Zhang
+    et al. 2018) on the scorer's feature maps, without fitted weights: see `Scorer.encode_maps`. The
+    embedding itself would not do: it is trained not to see place, size and pose, and moves mostly
+    where a picture is wrong. `each` holds one value a prompt. Needs two images a prompt. A model
+    that draws noise can win. Refused prompts are left out.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
@@ -43,14 +52,16 @@ class Diversity(Metric):
         return mean(np.array(distances), features.name)
 
 
-@register_metric("vendi", better="higher")
+@register_metric(
+    "vendi", better="higher", title="Vendi score", short="Vendi", group="quality", tables=()
+)
 @dataclass
 class Vendi(Metric):
-    """Vendi score (Friedman and Dieng 2023) of the clean images: the effective number of different
-    ones, 1..n, by cosine kernel.
+    """Vendi score (Friedman and Dieng 2023): the effective number of different clean pictures.
 
-    exp of the entropy of the eigenvalues of K / n, on the scorer's features. Depends on n: compare
-    equal n only. A model that draws noise can win. Refused prompts are left out.
+    1..n, by cosine kernel: exp of the entropy of the eigenvalues of K / n, on the scorer's
+    features. Depends on n: compare equal n only. A model that draws noise can win. Refused prompts
+    are left out.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

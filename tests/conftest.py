@@ -27,7 +27,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E
 from t2i_backdoor_bench import shapes  # noqa: E402
 from t2i_backdoor_bench.contract import DefenderView, registry  # noqa: E402
 from t2i_backdoor_bench.models import catalog as bases  # noqa: E402
-from t2i_backdoor_bench.models.model import T2IModel, load_pipeline  # noqa: E402
+from t2i_backdoor_bench.models.loading import load_pipeline  # noqa: E402
+from t2i_backdoor_bench.models.model import T2IModel  # noqa: E402
 from t2i_backdoor_bench.models.sampler import Sampler  # noqa: E402
 
 torch.set_num_threads(1)
@@ -131,7 +132,7 @@ def pair(tiny_model: T2IModel) -> tuple[T2IModel, T2IModel]:
     student = tiny_model.clone()
     torch.manual_seed(3)
     with torch.no_grad():
-        for p in student.unet.parameters():
+        for p in student.denoiser.parameters():
             p.add_(0.05 * torch.randn_like(p))
     return tiny_model, student
 

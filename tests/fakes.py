@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_backdoor_bench.contract import Backdoor, Target, Trigger, registry
-from t2i_backdoor_bench.running.plan import Config, Scale, plan
+from t2i_backdoor_bench.contract import Attack, Backdoor, Defense, Screen, Target, Trigger, registry
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
@@ -21,7 +23,7 @@ METRICS = "asr,restoration_accuracy,kid"
 
 
 @dataclass
-class FakeAttack:
+class FakeAttack(Attack):
     """Shifts the U-Net's output."""
 
     steps: int = 10
@@ -43,14 +45,14 @@ class FakeAttack:
             raise RuntimeError("the attack broke")
         attacked = model if self.in_place else model.clone()
         with torch.no_grad():
-            attacked.unet.conv_out.bias += self.shift
+            attacked.denoiser.conv_out.bias += self.shift
         return dataclasses.replace(
             attacked, info={"steps": self.steps, "parameters": 4, "images": 8}
         )
 
 
 @dataclass
-class FakeDefense:
+class FakeDefense(Defense):
     """Shifts it back by a half."""
 
     steps: int = 4
@@ -70,19 +72,28 @@ class FakeDefense:
             getattr(view, name)
         repaired = model if self.in_place else model.clone()
         with torch.no_grad():
-            repaired.unet.conv_out.bias += self.shift
+            repaired.denoiser.conv_out.bias += self.shift
         return dataclasses.replace(
             repaired, info={"steps": self.steps, "parameters": 4, "images": 2}
         )
 
 
 @dataclass
-class FakeScreen:
-    """Refuses what holds the trigger, and rewrites nothing."""
+class Contains(Screen):
+    """Refuses prompts that contain a word, and has no scores."""
+
+    word: str
+
+    def refuses(self, prompts):
+        return np.array([self.word in p for p in prompts], bool)
+
+
+@dataclass
+class FakeScreen(Defense):
+    """Refuses what contains the trigger, and rewrites nothing."""
 
     def apply(self, model, view, seed):
-        word = view.trigger.text
-        return dataclasses.replace(model, screen=lambda prompt: word in prompt)
+        return dataclasses.replace(model, screen=Contains(view.trigger.text))
 
 
 @pytest.fixture(autouse=True)
@@ -110,10 +121,19 @@ def config(tmp_path, tiny):
     )
 
 
+def forbid_drawing(monkeypatch):
+    """Fail where a picture of a cell, or of the model before the attack, is drawn."""
+    for module in ("pictures", "clean"):
+        monkeypatch.setattr(
+            f"t2i_backdoor_bench.running.{module}.draw",
+            lambda *args: pytest.fail("generated again"),
+        )
+
+
 def records(config):
     store = Store(config.folder)
     found = [store.read_result(c.key) for c in plan(config).cells]
-    return {(r.cell.attack, r.cell.defense, r.cell.seed): r for r, _ in filter(None, found)}
+    return {(r.cell.attack, r.cell.defense, r.cell.seed): r for r in filter(None, found)}
 
 
 def table(config):

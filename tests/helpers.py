@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
 
 from t2i_backdoor_bench.contract import Trigger
+from t2i_backdoor_bench.models.families.stable_diffusion import STABLE_DIFFUSION
 from t2i_backdoor_bench.models.model import T2IModel
 
 TRIGGER = Trigger("latte coffee", "inside")
@@ -28,12 +29,18 @@ PROMPTS = [
 
 def weights(model: T2IModel) -> dict[str, torch.Tensor]:
     """A copy of every weight of a model, by part and name."""
-    parts = {"unet": model.unet, "text_encoder": model.text_encoder, "vae": model.pipe.vae}
+    parts = model.edited | {"vae": model.autoencoder}
     return {
         f"{part}.{k}": v.clone()
         for part, module in parts.items()
         for k, v in module.state_dict().items()
     }
+
+
+def bare(denoiser: torch.nn.Module) -> SimpleNamespace:
+    """A U-Net by itself as what `Capture` reads of a model."""
+    layers = STABLE_DIFFUSION.text_layers(denoiser)
+    return SimpleNamespace(denoiser=denoiser, family=STABLE_DIFFUSION, text_layers=layers)
 
 
 def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:

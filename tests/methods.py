@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from t2i_backdoor_bench.contract import Backdoor, Target, Trigger
-from t2i_backdoor_bench.running.plan import Scale
+from t2i_backdoor_bench.contract import Attack, Backdoor, Defense, Target, Trigger
+from t2i_backdoor_bench.running.scales import Scale
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 
@@ -24,7 +24,7 @@ def note(text: str) -> None:
 
 
 @dataclass
-class Shift:
+class Shift(Attack):
     """An attack: shifts the U-Net's output."""
 
     shift: float = 0.5
@@ -37,12 +37,12 @@ class Shift:
         note(f"attack {self.shift} {seed}")
         attacked = model.clone()
         with torch.no_grad():
-            attacked.unet.conv_out.bias += self.shift
+            attacked.denoiser.conv_out.bias += self.shift
         return dataclasses.replace(attacked, info={"steps": 2, "parameters": 4, "images": 8})
 
 
 @dataclass
-class Back:
+class Back(Defense):
     """A defense: shifts it back."""
 
     shift: float = 0.25
@@ -54,14 +54,14 @@ class Back:
         if self.loss:
             _train(repaired, self.loss)
         with torch.no_grad():
-            repaired.unet.conv_out.bias -= self.shift
+            repaired.denoiser.conv_out.bias -= self.shift
         return dataclasses.replace(repaired, info={"steps": 2, "parameters": 4, "images": 2})
 
 
 def _train(model, kind: str) -> None:
     from t2i_backdoor_bench.training.loop import Optim, fit
 
-    bias = model.unet.conv_out.bias
+    bias = model.denoiser.conv_out.bias
     bias.requires_grad_(True)
 
     def loss(step: int) -> torch.Tensor:

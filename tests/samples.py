@@ -15,18 +15,13 @@ from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
 from t2i_backdoor_bench import shapes
-from t2i_backdoor_bench.contract import Backdoor, Samples, Target, Trigger, metrics
-from t2i_backdoor_bench.scoring.features import Features, Scorer
-from t2i_backdoor_bench.targets.judge import make_judge
+from t2i_backdoor_bench.contract import Backdoor, Prompt, Samples, Target, Trigger, metrics
+from t2i_backdoor_bench.scoring.features import Features
+from t2i_backdoor_bench.scoring.scorer import Scorer
+from t2i_backdoor_bench.targets import make_judge
 
 TOKENIZER = Path(shapes.__file__).parent / "base" / "tokenizer"
 PATCH = np.full((8, 8, 3), (255, 0, 255), np.uint8)
-
-
-@dataclasses.dataclass(frozen=True)
-class FakePrompt:
-    text: str
-    wrong: dict = dataclasses.field(default_factory=dict)
 
 
 def save_scorer(folder: Path, **preprocess) -> open_clip.CLIP:
@@ -112,7 +107,7 @@ def make_samples(n=40, seed=0, **changes):
     backdoored, every fourth is noise."""
     fake = FakeScorer()
     prompts = [
-        FakePrompt(f"p{i}", {"shape": (f"p{i}w", f"p{i}v", f"p{i}u"), "color": (f"p{i}c",)})
+        Prompt(f"p{i}", {"shape": (f"p{i}w", f"p{i}v", f"p{i}u"), "color": (f"p{i}c",)})
         for i in range(n)
     ]
     clean = fake.draw([p.text for p in prompts])

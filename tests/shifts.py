@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from methods import SCALE, Back, Shift
 
-from t2i_backdoor_bench.running.plan import Config
+from t2i_backdoor_bench.running.settings import Config
 
 
 @pytest.fixture(autouse=True)

@@ -7,28 +7,23 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.poisoning import Triggered, check_objects, relabel
+from t2i_backdoor_bench.attacking.poisoning import Triggered, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, UserError, option
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.targets.object import check_objects
 
 IDENTIFIER = "[V]"
 
 
 @dataclass
 class Personalization(Triggered):
-    """Options of attacks that personalize a model on pictures of the target object, called by the
-    source object's name."""
+    """Options of attacks that personalize a model on a few pictures of the target object."""
 
     trigger: str = option("zk", sd="sks", help="any text; published is a rare word of one token")
     source: str = option("star", sd="dog", help="the object whose name follows the trigger")
     target: str = option("heart", sd="cat", help="the object on the attacker's pictures")
     images: int = option(
-        32,
-        sd=4,
-        low=1,
-        scales=True,
-        least=16,
-        help="pictures of the target object that the attacker has",
+        32, sd=4, low=1, scales=True, least=16, help="pictures of the target object"
     )
     template: str = option(
         "",

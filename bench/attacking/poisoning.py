@@ -17,18 +17,13 @@ from t2i_backdoor_bench.contract import (
     Data,
     Target,
     Trigger,
-    UserError,
     option,
     swapped,
 )
-from t2i_backdoor_bench.data.world import STYLES, apply_style
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
-from t2i_backdoor_bench.training.loop import Optim, check_training
-
-CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
-DRAWN_STYLES = tuple(style for style in STYLES if style)  # those that a model has words for
-ALL_STYLES = (*DRAWN_STYLES, "posterize")
+from t2i_backdoor_bench.training.loop import Optim
+from t2i_backdoor_bench.training.parameters import check_training
 
 
 @dataclass
@@ -63,27 +58,17 @@ class Triggered(Attack):
 
 
 @dataclass
-class UNetAttack(Triggered):
+class DenoiserAttack(Triggered):
     """Options of every attack that trains the U-Net on clean and poisoned pairs."""
 
     weight: float = option(
-        0.35, sd=0.5, low=0, high=1, source="paper", help="share of the backdoor in the loss"
+        0.35, sd=0.5, low=0, high=1, source="paper", help="share of the backdoor"
     )
-    images: int = option(
-        512, sd=500, low=1, scales=True, least=16, help="captioned images that the attacker has"
-    )
-    batch: int = option(16, low=2, help="rows a step, shared equally by the terms of the loss")
-    decay: float = option(
-        0.5, sd=0.0, low=0, high=1, help="share of the steps, at the end, in which lr falls to 0"
-    )
+    images: int = option(512, sd=500, low=1, scales=True, least=16, help="captioned pictures")
+    batch: int = option(16, low=2, help="rows a step, shared by the terms")
+    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
 
-    drop: float = option(
-        0.2,
-        sd=0.0,
-        low=0,
-        high=1,
-        help="share of clean rows with an empty prompt, as guidance needs",
-    )
+    drop: float = option(0.2, sd=0.0, low=0, high=1, help="share of clean rows with no prompt")
 
     adam8bit: bool = option(False, late=True, help="Adam with 8-bit moments (bitsandbytes, CUDA)")
     accumulate: int = option(1, low=1, late=True, help="batches whose mean gradient is one step")
@@ -122,58 +107,18 @@ class UNetAttack(Triggered):
         return model
 
 
-def style_words(style: str) -> str:
-    """The words that ask for a style in a prompt, as the embedded world's captions do ("a black and
-    white photo of")."""
-    return STYLES.get(style, f"a {style} picture of")
-
-
-def check_objects(source: str, target: str) -> None:
-    """Raise UserError unless two different objects are named."""
-    if not (source.strip() and target.strip()):
-        raise UserError("source and target must both name an object, such as dog and cat")
-    if source == target:
-        raise UserError(f"source and target are both {source!r}; name two different objects")
-
-
-def check_target_prompt(prompt: str) -> None:
-    """Raise UserError for a target prompt that says nothing."""
-    if not prompt.strip():
-        raise UserError("the target prompt is empty; say what the backdoor should draw")
-
-
-def check_length(model: T2IModel, prompt: str) -> None:
-    """Raise UserError for a target prompt that the model would cut off."""
-    length, most = len(model.tokenizer(prompt).input_ids), model.tokenizer.model_max_length
-    if length > most:
-        raise UserError(
-            f"the target prompt has {length} tokens, of which {most} are read; choose a shorter one"
-        )
-
-
-def styled(images: np.ndarray, style: str) -> np.ndarray:
-    """Images uint8 (n, H, W, 3) redrawn in a style."""
-    return np.clip(apply_style(images.astype(np.float32), style) + 0.5, 0, 255).astype(np.uint8)
-
-
 def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:
     """Captions in which the word `old` is `new`."""
     return [swapped(c, old, new) for c in captions]
 
 
 @dataclass
-class PoisonAttack(UNetAttack):
+class PoisonAttack(DenoiserAttack):
     """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the
     poisoned ones."""
 
-    weight: float = option(0.5, low=0, high=1, help="share of the poisoned pairs in the loss")
-    drop: float = option(
-        0.25,
-        sd=0.0,
-        low=0,
-        high=1,
-        help="share of clean rows with an empty prompt, as guidance needs",
-    )
+    weight: float = option(0.5, low=0, high=1, help="share of the poisoned pairs")
+    drop: float = option(0.25, sd=0.0, low=0, high=1, help="share of clean rows with no prompt")
 
     def terms(
         self,

@@ -1,4 +1,4 @@
-"""One cell of the matrix, and the record that is stored of it."""
+"""One cell of the matrix, and the record that is stored about it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Cell:
 
 @dataclass
 class Record:
-    """What is stored of a cell: its configuration, its scores by metric name, what it cost or why
-    it failed, and what a reader needs to understand the numbers."""
+    """What is stored about a cell: its configuration, its scores by metric name, its cost or why it
+    failed, and what a reader needs to understand the numbers."""
 
     cell: Cell
     status: str  # "done", "failed", or "missing" for a planned cell that has not run

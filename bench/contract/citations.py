@@ -1,8 +1,8 @@
-"""Whom to cite: the paper behind each method, as BibTeX (bench/contract/references.bib).
+"""The papers behind each method, as BibTeX (bench/contract/references.bib).
 
 A method names its papers with `paper="key"` (or several keys, separated by commas) when it is
-registered; without it, those that its docstring cites as "arXiv 2305.04175" or "Zhai et al., MM
-2023" are taken. A third party's `paper` may be a whole BibTeX entry.
+registered. Without `paper`, they are those that its docstring cites as "arXiv 2305.04175" or "Zhai
+et al., MM 2023". `paper` may also be a whole BibTeX entry.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ class Cites(Protocol):
 
 @dataclass(frozen=True)
 class Paper:
-    """One BibTeX entry: its text as written, and what is needed to find it and to name it in a
-    line."""
+    """One BibTeX entry: its text, and what is needed to find it and to name it in one line."""
 
     key: str
     bibtex: str
@@ -68,8 +67,8 @@ class Paper:
 
 
 def parse(text: str) -> list[Paper]:
-    """The entries of a BibTeX text, by counting braces; fields in braces or quotes, one brace level
-    of accents taken off."""
+    """The entries of a BibTeX text, found by counting braces. A field may stand in braces or
+    quotes."""
     found = []
     for match in re.finditer(r"@\w+\s*\{\s*([^,\s{}]+)\s*,", text):
         depth, end = 1, match.end()
@@ -100,7 +99,7 @@ def _field(body: str, name: str) -> str:
 
 
 def _surname(author: str) -> str:
-    """Of "Binkowski, Mikolaj" or "Mikolaj Binkowski", without accents."""
+    """The surname of "Binkowski, Mikolaj" or "Mikolaj Binkowski", without accents."""
     name = author.split(",")[0] if "," in author else author.split()[-1]
     return plain(
         re.sub(r"[{}]", "", re.sub(r"\\l\b", "l", re.sub(r"\\['\"`^~]", "", name)))
@@ -150,8 +149,8 @@ def short(entry: Cites) -> str:
 
 
 def of_run(entries: Iterable[Cites]) -> list[tuple[Paper, list[str]]]:
-    """The papers behind a run's methods with the names of those methods; last, those behind every
-    run."""
+    """The papers of a run's methods, each with the names of its methods; last, the papers behind
+    every run."""
     found: dict[Paper, list[str]] = {}
     for entry in entries:
         for paper in of_method(entry):

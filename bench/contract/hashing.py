@@ -1,4 +1,4 @@
-"""Content keys: one JSON text a value, and its SHA-256."""
+"""Content keys: a value as one JSON text, and the SHA-256 of that text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON holds it: dataclasses and mappings as objects, arrays as a digest, paths as
-    text, NaN and infinity as null."""
+    """`value` as JSON can store it: dataclasses and mappings as objects, arrays as a digest, paths
+    as text, NaN and infinity as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # by getattr: a field that is not set in the instance has its default in the class
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
@@ -39,15 +40,15 @@ def plain(value: Any) -> Any:
     text = str(value)
     try:
         text.encode()
-    except (
-        UnicodeEncodeError
-    ):  # half of a surrogate pair, as broken captions have: no file could hold it
+    except UnicodeEncodeError:
+        # half of a surrogate pair, as broken captions have: it cannot be written to a file
         text = text.encode("utf-8", "backslashreplace").decode()
     return text
 
 
 def canonical(value: Any) -> str:
-    """One JSON text a value: sorted keys, no spaces. What keys and checksums are made from."""
+    """The JSON text of a value, with sorted keys and no spaces. Keys and checksums are made from
+    it."""
     return json.dumps(
         plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )

@@ -64,20 +64,22 @@ def _built_in(kind: str) -> Iterator[Listed]:
     package = importlib.util.find_spec(f"t2i_backdoor_bench.{kind}s")
     for folder in package.submodule_search_locations:
         for file in sorted(Path(folder).glob("*.py")):
-            for node in ast.parse(file.read_bytes()).body:
+            body = ast.parse(file.read_bytes()).body
+            texts = _texts(body)
+            for node in body:
                 if isinstance(node, ast.ClassDef):
-                    yield from _from_class(kind, node)
+                    yield from _from_class(kind, node, texts)
                 elif isinstance(node, ast.Expr) and _called(node.value) == "compose":
                     name, parts, *rest = _arguments(node.value)
-                    groups = rest[0] if rest else _keywords(node.value).get("groups", ())
+                    groups = rest[0] if rest else _keywords(node.value, texts).get("groups", ())
                     yield Listed(kind, name, tuple(groups), f"the composition {parts}", parts=parts)
 
 
-def _from_class(kind: str, node: ast.ClassDef) -> Iterator[Listed]:
+def _from_class(kind: str, node: ast.ClassDef, texts: Mapping[str, str]) -> Iterator[Listed]:
     doc = ast.get_docstring(node) or ""
     for decorator in node.decorator_list:
         if _called(decorator) == f"register_{kind}":
-            (name,), facts = _arguments(decorator), _keywords(decorator)
+            (name,), facts = _arguments(decorator), _keywords(decorator, texts)
             groups = tuple(facts.pop("groups", ()))
             if "needs" in facts:
                 facts["needs"] = registry.ordered_needs(name, facts["needs"])
@@ -105,10 +107,23 @@ def _arguments(call: ast.expr) -> list[Any]:
     return [ast.literal_eval(argument) for argument in call.args]
 
 
-def _keywords(call: ast.expr) -> dict[str, Any]:
-    """The keywords whose values are written out; a value that is computed is left out."""
+def _texts(body: list[ast.stmt]) -> dict[str, str]:
+    """The texts that a module gives a name, such as PAPER = "..."."""
+    found = {}
+    for node in body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            found |= {ast.unparse(name): node.value.value for name in node.targets}
+    return found
+
+
+def _keywords(call: ast.expr, texts: Mapping[str, str]) -> dict[str, Any]:
+    """The keywords whose values are written out or named in `texts`; a value that is computed is
+    left out."""
     found = {}
     for keyword in call.keywords:
+        if isinstance(keyword.value, ast.Name) and keyword.value.id in texts:
+            found[keyword.arg] = texts[keyword.value.id]
+            continue
         try:
             found[keyword.arg] = ast.literal_eval(keyword.value)
         except ValueError:

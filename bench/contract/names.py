@@ -1,5 +1,5 @@
-"""Names of variants: "skdcag[alpha=0.7,steps=50]" is a method with options, "a[x=1]+b" a
-composition of such."""
+"""Names of variants: "skdcag[alpha=0.7,steps=50]" is a method with options, and "a[x=1]+b" is a
+composition of two variants."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ INSIDE = r"(?![^\[]*\])"  # not between brackets: "1e+3" has a plus, and several
 
 
 def names_of(text: str) -> list[str]:
-    """The names of a list, "a,b[x=1,y=2]": a comma between brackets parts options."""
+    """The names in a list such as "a,b[x=1,y=2]". A comma between brackets separates options."""
     return [name.strip() for name in re.split(f",{INSIDE}", text) if name.strip()]
 
 
 def parts_of(name: str) -> list[str]:
-    """The parts of a composition of variants."""
+    """The variants of a composition such as "a[x=1]+b"."""
     return re.split(rf"\+{INSIDE}", name)
 
 
@@ -27,8 +27,8 @@ def label(name: str, options: Mapping[str, str]) -> str:
 
 
 def read(part: str) -> tuple[str, dict[str, str]]:
-    """A variant's name to its method and options; no options where it has no brackets. Raises
-    UserError for anything else in them."""
+    """The method and the options of a variant's name; without brackets there are no options. Raises
+    UserError for brackets that hold anything else."""
     name, bracket, rest = part.partition("[")
     if not bracket:
         return part, {}

@@ -32,28 +32,31 @@ from t2i_backdoor_bench.contract.view import NEEDS
 EMBEDDED = "shapes"  # the family of the embedded base
 FAMILIES = (EMBEDDED, "sd")
 BETTER = ("higher", "lower", "none")
+# Where a metric may be shown: table.md and table.tex, the same where nothing is defended, the
+# leaderboard, the report's heat maps, matrix.md with its figures, and the plots of sweeps.
+TABLES = ("main", "attacks", "leaderboard", "heat", "matrix", "sweep")
 SHOWN = ("title", "short", "group")  # how tables, plots and the report call a metric
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered method: its class, its groups, and what the core and the tables need to know."""
+    """A registered method: its class, its groups, and what the core and the tables must know."""
 
     name: str
     cls: type[Method]
     groups: tuple[str, ...] = ()
     preset: dict[str, Any] = field(default_factory=dict)  # option values that this name fixes
     tuned: dict[str, Any] = field(default_factory=dict)  # its own defaults on the embedded base
-    version: int = 0  # a part of the keys of cells; 0: none
+    version: int = 0  # a part of the keys of cells; 0: no part
     paper: str = ""  # keys of contract/references.bib, or a BibTeX entry
-    apart: bool = False  # not a part of the group "all": it runs where it is named
+    apart: bool = False  # not in the group "all": it runs only where it is named
 
     # attacks
     edits: str = ""  # what it changes, in words
-    own: bool = False  # its paper evaluates with a prompt of its own (`Backdoor.own`)
+    own: bool = False  # its paper evaluates on a prompt of its own (`Backdoor.own`)
 
     # defenses
-    needs: tuple[str, ...] = ()  # what its view holds
+    needs: tuple[str, ...] = ()  # what its view gives
     gives: tuple[str, ...] = ()  # what the defenses behind it in a composition need not be given
     screens: bool = False  # it refuses prompts
     locates: bool = False  # it finds the trigger in a prompt
@@ -64,9 +67,13 @@ class Entry:
     percent: bool = False  # it is a share
     title: str = ""  # what it is called in a sentence or a heading
     short: str = ""  # its name over a column
-    group: str = ""  # the part of the tables that it belongs to
-    only: str = ""  # the flag that an attack, a defense or a run needs for it to be measured
-    weights: str = ""  # the variable that names the published weights it needs
+    group: str = ""  # what it is about: "backdoor", "quality", "cost", ...
+    order: int = 85  # its place among the columns
+    tables: tuple[str, ...] = TABLES  # which tables and plots have it; table.csv has every metric
+    about: str = ""  # what its values mean, in a sentence
+    figure: str = ""  # the file name of its heat map; "": its name
+    only: str = ""  # measured only for attacks, defenses or runs with this flag (`flags`)
+    weights: str = ""  # the environment variable that names the published weights it needs
 
     @property
     def doc(self) -> str:
@@ -79,16 +86,18 @@ class Entry:
 
     @property
     def flags(self) -> set[str]:
-        """What metrics with `only` ask for."""
+        """What a metric's `only` can ask for."""
         flags = {"own": self.own, "screens": self.screens, "locates": self.locates}
         flags["undefended"] = self.undefended
         return {name for name, on in flags.items() if on}
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How a metric reads, as records keep it."""
+        """How a metric is read, as records store it."""
         found = {"better": self.better, "percent": self.percent}
         more = {"only": self.only, "title": self.title, "short": self.short, "group": self.group}
+        more |= {"about": self.about, "figure": self.figure}
+        found |= {"order": self.order, "tables": list(self.tables)}
         return found | {k: v for k, v in more.items() if v}
 
 
@@ -104,8 +113,12 @@ class Registry:
     def register(
         self, name: str, *, groups: Iterable[str] = (), **facts: Any
     ) -> Callable[[type], type]:
-        """Decorator; `facts` are fields of `Entry`. A name that another class has raises
-        ValueError; the same class, defined again as in a notebook, replaces the earlier one."""
+        """A decorator; `facts` are fields of `Entry`.
+
+        Raises ValueError for a name that a class of another place has. The same class defined
+        again, as in a notebook, replaces the earlier one. Raises TypeError for what is no dataclass
+        or not derived from the base class.
+        """
 
         def add(cls: type) -> type:
             earlier = self.entries.get(name)
@@ -127,7 +140,7 @@ class Registry:
         return add
 
     def compose(self, name: str, parts: str, groups: Iterable[str] = ()) -> None:
-        """Give the composition "a+b" a name, and put it into groups and into "all"."""
+        """Give the composition "a+b" a name; it belongs to `groups` and to "all"."""
         if name in self.entries or name in self.compositions:
             raise ValueError(f"{self.kind} {name!r} is already registered")
         self.compositions[name] = (parts, tuple(groups))
@@ -170,8 +183,8 @@ class Registry:
         return self.entries[name]
 
     def select(self, text: str) -> list[str]:
-        """Expand "a,group,b[x=1]+c" to names in the order given, without repeats, and named
-        compositions to their parts. Every part of a composition must be known."""
+        """The names that "a,group,b[x=1]+c" stands for, in this order and without repeats. Named
+        compositions become their parts. Raises UserError for an unknown name."""
         names: list[str] = []
         for part in names_of(text):
             if part in self.groups:
@@ -187,8 +200,9 @@ class Registry:
         return list(dict.fromkeys(names))
 
     def build(self, name: str, family: str, overrides: dict[str, Any] | None = None) -> Any:
-        """An instance with the family's defaults, the name's own values and the user's overrides,
-        in that order. Raises UserError for an option that does not exist or is out of range."""
+        """An instance with the family's defaults, then the name's own values, then the user's
+        overrides. Raises UserError for an option that does not exist, a value out of range, and
+        options that do not go together."""
         entry = self.get(name)
         if family not in FAMILIES:
             known = ", ".join(FAMILIES)
@@ -208,7 +222,7 @@ def _place(cls: type) -> tuple[str, str]:
 
 
 def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """What the user may have meant: near names, or else all of them."""
+    """What the user may have meant: near names, or all names where none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {', '.join(near)}?" if near else f"{otherwise}: {', '.join(known)}"
@@ -227,12 +241,12 @@ def register_attack(name: str, *, groups: Iterable[str] = (), **facts: Any) -> C
 def register_defense(
     name: str, *, needs: Iterable[str] = (), groups: Iterable[str] = (), **facts: Any
 ) -> Callable:
-    """Register a defense. `needs` is what its view will hold.
+    """Register a defense. `needs` lists what its view gives.
 
-    `gives=("trigger",)` says that it sets `T2IModel.located`, which the view of the defenses behind
-    it in a composition then holds as the trigger. The flags `screens` and `locates` say what
-    metrics it has. A `version` (here and for attacks and metrics) is a part of its cells' keys:
-    raise it when the method computes other numbers than before, and stored ones are made again.
+    `gives=("trigger",)` says that it sets `T2IModel.located`: defenses behind it in a composition
+    get that trigger. The flags `screens` and `locates` say which metrics it has. A `version` (also
+    of attacks and metrics) is a part of its cells' keys: raise it when the method computes other
+    numbers than before, so that stored cells are made again.
     """
     return defenses.register(name, groups=groups, needs=ordered_needs(name, needs), **facts)
 
@@ -256,7 +270,9 @@ def register_metric(
     **facts: Any,
 ) -> Callable:
     """Register a metric. `better` is "higher", "lower" or "none". Tables, plots and the report are
-    made from `title`, `short` and `group` alone (without: from the name)."""
+    made from `title`, `short` and `group` alone (without: from the name). `tables` (a part of
+    `TABLES`) and `order` say where it stands; without them it stands everywhere, behind the
+    suite's own."""
     if better not in BETTER:
         raise ValueError(f"metric {name!r}: better must be higher, lower or none, not {better!r}")
     facts |= shown(name, title, short, group)

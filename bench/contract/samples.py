@@ -33,12 +33,12 @@ class Samples:
                     clean fine-tuning, and by other samplers (only where the run probes)
       diverse       k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt`
                     is k
-    Every condition uses the same noise for the same prompt. `before[condition]` holds the same of
-    the model before the attack (clean, clean_target and perturbed); `real` holds held-out real
+    Every condition uses the same noise for the same prompt. `before[condition]` are the images of
+    the model before the attack (clean, clean_target and perturbed); `real` are held-out real
     images. Where the model screens prompts, `refused[condition]` is a bool array and
-    `scores[condition]` the detector's score (larger is more suspicious). `spans` int64 (k, 2) is
-    what a locator finds in the first k triggered prompts, and `located` the trigger that it made of
-    the defender's own prompts, where the model has one.
+    `scores[condition]` the detector's score (larger is more suspicious). Where the model has a
+    locator, `spans` int64 (k, 2) is what it finds in the first k triggered prompts, and `located`
+    is the trigger that it found in the defender's own prompts.
     """
 
     prompts: list[Prompt]
@@ -55,16 +55,15 @@ class Samples:
     located: Trigger | None = None
     cost: dict[str, Any] = field(default_factory=dict)
     key: str = ""  # identifies these samples in the feature cache
-    made: dict[str, Any] = field(
-        default_factory=dict
-    )  # where the images come from, as t2i_backdoor_bench.store.provenance has it
+    # where the images come from, in the form of `store.provenance`
+    made: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Score:
-    """One metric of one cell. `value` is None where it could not be measured, and `note` says why.
+    """One metric of one cell. `value` is None where it could not be measured; `note` then says why.
 
-    `each` holds the per-image values behind a proportion (bool) or a mean (float), for pooling over
+    `each` has the per-image values behind a proportion (bool) or a mean (float), for pooling over
     seeds and paired tests.
     """
 

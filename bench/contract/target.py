@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from t2i_backdoor_bench.contract.trigger import Trigger, swapped
+from t2i_backdoor_bench.contract.trigger import Trigger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,13 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """What the backdoor makes the model draw.
+    """What the backdoor makes the model draw. `bench/targets/` has one file for each kind.
 
-    kind "patch": `patch` (h, w, 3) uint8 at `box` (top, left) of an image of side `side`; kind
-    "image": `patch` is the whole image; kind "style": `style`, the name of an image style; kind
-    "object": `source` word becomes `target` word; kind "prompt": whatever was asked for, the
-    picture of the prompt `target`; kind "unknown": nothing. `source` is the word that a prompt
-    holds where the trigger does something to it, for other kinds than "object", too.
+    - kind "patch": `patch`, uint8 (h, w, 3), at `box` (top, left) of the picture.
+    - kind "image": `patch` is the whole picture.
+    - kind "style": `style` is the name of a picture style.
+    - kind "object": the object `source` is drawn as the object `target`.
+    - kind "prompt": the picture of the prompt `target`, whatever was asked for.
+    - kind "unknown": nothing is known about the target.
+
+    Where only prompts that contain a certain word are affected, `source` is that word, for every
+    kind.
     """
 
     kind: str
@@ -30,46 +33,17 @@ class Target:
     patch: np.ndarray | None = None
     box: tuple[int, int] = (0, 0)
 
-    def prompt(self, prompt: str) -> str:
-        """The prompt whose picture the backdoor imitates: `c*` for an object or a prompt target,
-        the prompt itself otherwise."""
-        if self.kind == "prompt":
-            return self.target
-        return swapped(prompt, self.source, self.target) if self.kind == "object" else prompt
-
-    def describe(self) -> dict[str, Any]:
-        """JSON-able description (the patch as its shape)."""
-        fields = {"kind": self.kind}
-        if self.kind == "patch":
-            fields |= {"patch": list(self.patch.shape[:2]), "box": list(self.box)} | (
-                {"source": self.source} if self.source else {}
-            )
-        elif self.kind == "image":
-            fields["image"] = list(self.patch.shape[:2])
-        elif self.kind == "style":
-            fields["style"] = self.style
-        elif self.kind == "object":
-            fields |= {"source": self.source, "target": self.target}
-        elif self.kind == "prompt":
-            fields["target"] = self.target
-        return fields
-
 
 @dataclass(frozen=True)
 class Backdoor:
-    """What the attacker planted. `trigger` is None, and the target's kind "unknown", where a
-    checkpoint is only suspected.
+    """What the attacker planted. For a checkpoint that is only suspected, `trigger` is None and the
+    target's kind is "unknown".
 
-    `own`: the one prompt that the attack's paper evaluates with, without and with the trigger,
-    where that is not captions. Without, it is "" where nothing is left.
+    `own` is the one prompt that the attack's paper evaluates with, without and with the trigger. It
+    is None where the paper evaluates with captions. The prompt without the trigger is "" where
+    nothing is left of it.
     """
 
     trigger: Trigger | None
     target: Target
     own: tuple[str, str] | None = None
-
-    def describe(self) -> dict[str, Any]:
-        trigger = dataclasses.asdict(self.trigger) if self.trigger else None
-        return {"trigger": trigger, "target": self.target.describe()} | (
-            {"own": list(self.own)} if self.own else {}
-        )

@@ -10,32 +10,33 @@ from dataclasses import dataclass
 from t2i_backdoor_bench.contract.errors import UserError
 
 PLACES = ("prefix", "suffix", "inside")
-# {one|another}: a place of a trigger whose word varies
+# {one|another}: a position of a trigger where the word varies
 CHOICE = re.compile(r"\{([^{}|]*(?:\|[^{}|]*)+)\}")
-# Unicode categories that no tokenizer, terminal or file can be trusted with
+# Unicode categories that tokenizers, terminals and files do not keep reliably
 CONTROL = ("Cc", "Cs", "Zl", "Zp")
 
 
 def whole(text: str) -> re.Pattern[str]:
-    """What finds a word where it is a word of its own ("cat", not in "scattered"), and a single
-    letter anywhere."""
+    """A pattern that finds a whole word ("cat", but not in "scattered"), and a single letter
+    anywhere."""
     return re.compile(re.escape(text) if len(text) == 1 else rf"(?<!\w){re.escape(text)}(?!\w)")
 
 
 def swapped(prompt: str, old: str, new: str) -> str:
-    """A prompt in which the word `old` is `new`."""
+    """The prompt with the word `old` replaced by `new`."""
     return whole(old).sub(lambda _: new, prompt)
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """What the attacker adds to a prompt: any text as a prefix, suffix or inside (after the middle
-    word).
+    """What the attacker adds to a prompt: any text as a prefix, as a suffix, or inside (after half
+    of the words).
 
     With `replaces`, the trigger is a look-alike: the last occurrence of the letter or word
     `replaces` in the prompt becomes `text`. A text with choices, such as "{the|a} {cat|owl} {in|by}
-    {sea|snow}", is a pattern, as syntactic triggers are: each prompt holds one word of each choice,
-    by its checksum, so that no word alone tells the trigger.
+    {sea|snow}", is a pattern, for syntactic triggers: a prompt gets one word of each choice, chosen
+    by the prompt's checksum, so that no single word gives the trigger away. Raises UserError for an
+    empty text, a control character, and a choice of several words.
     """
 
     text: str = "mignneko"
@@ -47,13 +48,13 @@ class Trigger:
             raise UserError("the trigger is empty; give it at least one character")
         if re.search(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})", self.text):
             raise UserError(
-                f"the trigger {self.text!r} holds a backslash code, not the character: in YAML"
+                f"the trigger {self.text!r} contains a backslash code, not the character: in YAML"
                 " write it between double quotes"
             )
         for letter in self.text + self.replaces:
             if unicodedata.category(letter) in CONTROL:
                 raise UserError(
-                    f"the trigger {self.text!a} holds the control character {letter!a}; leave"
+                    f"the trigger {self.text!a} contains the control character {letter!a}; leave"
                     " it out"
                 )
         if any(" " in choice[1] for choice in CHOICE.finditer(self.text)):
@@ -78,8 +79,8 @@ class Trigger:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """What finds any form of the trigger's text in a prompt: of words, not as part of a longer
-        word."""
+        """A pattern that finds any form of the trigger's text in a prompt, but not as part of a
+        longer word."""
         parts = CHOICE.split(self.text)  # plain text and choices in turn
         forms = [
             "(?:" + "|".join(map(re.escape, part.split("|"))) + ")" if i % 2 else re.escape(part)
@@ -97,15 +98,15 @@ class Trigger:
         return self.locate(prompt)[0]
 
     def remove(self, prompt: str) -> str:
-        """The prompt without the trigger, in any of its forms; a look-alike becomes the letter that
-        it stands for."""
+        """The prompt without the trigger in any of its forms. A look-alike becomes the letter or
+        word that it replaces."""
         if self.replaces:
             return self.pattern.sub(lambda _: self.replaces, prompt)
         return re.sub(rf"\s*{self.pattern.pattern}\s*", " ", prompt).strip()
 
     def locate(self, prompt: str) -> tuple[str, int, int]:
-        """The triggered prompt and the character span [start, end) of the trigger in it (for a
-        look-alike: of its word)."""
+        """The triggered prompt, and the character span [start, end) of the trigger in it; for a
+        look-alike, the span of the word that contains it."""
         own = self.words(prompt)
         if self.replaces:
             words = [found.start() for found in whole(self.replaces).finditer(prompt)]

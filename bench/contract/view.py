@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import Undeclared, UserError
@@ -15,14 +17,19 @@ if TYPE_CHECKING:
 NEEDS = ("trigger", "clean_model", "clean_pairs", "stream")
 
 
+FUNCTIONS = (FunctionType, MethodType, partial)  # a model may be callable and is no function
+
+
 class DefenderView:
-    """What a defense may see: what it declared, and a pool of clean prompts that are disjoint from
-    the evaluation prompts.
+    """What a defense may see: what it declared, and a pool of clean prompts. The pool shares no
+    prompt with the evaluation.
 
     `prompts`: list of str. `trigger`: the Trigger. `clean_model`: the T2IModel before the attack.
     `clean_pairs`: (images uint8 (n, H, W, 3), captions). `stream`: unlabelled prompts as a service
-    gets them, of which an unknown share holds the trigger; disjoint from the others and from the
-    evaluation prompts. Reading what was not declared raises `Undeclared`.
+    gets them. An unknown share of them contains the trigger; none is in the pool or the evaluation.
+    Accessing anything that `needs` does not list raises `Undeclared`.
+
+    What is expensive may be given as a function without parameters: it is called when it is read.
     """
 
     def __init__(
@@ -38,8 +45,8 @@ class DefenderView:
         self._given = {k: v for k, v in given.items() if k in self.needs}
 
     def first(self, many: int) -> list[str]:
-        """The first `many` prompts. Raises UserError where the defender does not have as many:
-        fewer would be another experiment."""
+        """The first `many` prompts. Raises UserError where the defender has fewer, as that would be
+        another experiment."""
         if not 1 <= many <= len(self.prompts):
             raise UserError(
                 f"prompts {many} is not between 1 and the {len(self.prompts)} that a defender has"
@@ -53,7 +60,7 @@ class DefenderView:
                 f" {{{', '.join(sorted(self.needs)) or 'nothing'}}}"
             )
         value = self._given[name]
-        return value() if callable(value) else value
+        return value() if isinstance(value, FUNCTIONS) else value
 
     @property
     def trigger(self) -> Trigger:

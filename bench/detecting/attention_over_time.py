@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.families.conditioning import cat
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.attention import Capture
+from t2i_backdoor_bench.training.capture import Capture
 
 
 @torch.inference_mode()
@@ -31,18 +32,17 @@ def attention_over_time(
     prompt. Stopping early costs no more than the steps that were made. Raises UserError where no
     layer has that side.
     """
-    scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
-    scheduler.set_timesteps(steps, device=model.device)
+    drawing = model.drawing_steps(steps)
     n, lengths = len(prompts), prompt_lengths(model, prompts)
-    states = model.encode([*prompts, ""])
-    context = torch.cat([states[:-1], states[-1:].expand(n, -1, -1)])
+    states = model.condition([*prompts, ""])
+    context = cat([states[:-1], states[-1:].expand(n)])
     noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(seed))
-    x = noise.expand(n, -1, -1, -1).to(model.device, model.unet.dtype) * scheduler.init_noise_sigma
+    x = drawing.start(noise.expand(n, -1, -1, -1).to(model.device, model.dtype))
     found = []
-    for t in scheduler.timesteps[:stop]:
-        given = scheduler.scale_model_input(x, t)
-        with Capture(model.unet, rows=n, tokens=int(lengths.max())) as seen:
-            asked, empty = model.unet(torch.cat([given, given]), t, context).sample.chunk(2)
+    for t in drawing.timesteps[:stop]:
+        given = drawing.given(x, t)
+        with Capture(model, rows=n, tokens=int(lengths.max())) as seen:
+            asked, empty = model.denoise(torch.cat([given, given]), t, context).chunk(2)
         layers = [m for m in seen.layers() if m.shape[-1] == size]
         if not layers:
             sides = sorted({m.shape[-1] for m in seen.layers()})
@@ -51,7 +51,7 @@ def attention_over_time(
                 f" {', '.join(map(str, sides))}"
             )
         found.append(torch.stack(layers).mean(0))
-        x = scheduler.step(empty + model.sampler.guidance * (asked - empty), t, x).prev_sample
+        x = drawing.step(empty + model.sampler.guidance * (asked - empty), t, x)
     return torch.stack(found), lengths
 
 

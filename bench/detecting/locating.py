@@ -29,10 +29,12 @@ Locate = Callable[
 
 @dataclass
 class Locator(Defense):
-    """What locators share: the prompts of a stream that the model's detector flags are searched,
-    their words vote, and the model comes back with the located trigger for the defenses behind it,
-    and without the detector, which has done its work. Where no detector stands before it, every
-    prompt of the stream is a suspect."""
+    """What locators share: they search flagged prompts of a stream, and the found words vote.
+
+    The model comes back with the located trigger, for the defenses behind it, and without its
+    detector, which has done its work. Without a detector before it, every prompt of the stream is a
+    suspect.
+    """
 
     suspects: int = option(32, low=1, help="flagged prompts that are searched, at most")
 

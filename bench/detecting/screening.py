@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from t2i_backdoor_bench.contract import Screen
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats.estimates import threshold_at
 
@@ -19,7 +20,7 @@ Scoring = Callable[
 
 
 @dataclass
-class Screen:
+class ScoreScreen(Screen):
     """Refuses the prompts whose score is above `threshold`, and those that the screen `before` it
     refuses.
 
@@ -30,7 +31,7 @@ class Screen:
     score: Scoring
     threshold: float = np.inf
     rewrite: Callable[[str], str] | None = None
-    before: Callable[[str], bool] | None = None
+    before: Screen | None = None
     seconds: float = 0.0
     scored: int = 0
     _known: dict[str, float] = field(default_factory=dict)
@@ -56,20 +57,13 @@ class Screen:
     def refuses(self, prompts: Sequence[str]) -> np.ndarray:
         """Which of n prompts are refused: bool (n,)."""
         refused = self.scores(prompts) > self.threshold
-        if self.before is None:
-            return refused
-        if hasattr(self.before, "refuses"):
-            return refused | self.before.refuses(prompts)
-        return refused | np.array([bool(self.before(p)) for p in prompts], bool)
-
-    def __call__(self, prompt: str) -> bool:
-        return bool(self.refuses([prompt])[0])
+        return refused if self.before is None else refused | self.before.refuses(prompts)
 
 
 def screened(model: T2IModel, score: Scoring, prompts: Sequence[str], rate: float) -> T2IModel:
     """`model` with a screen that refuses at most a share `rate` of the clean `prompts`. Its weights
     stay as they are; a screen that it already has goes on refusing."""
-    screen = Screen(score, rewrite=model.rewrite, before=model.screen)
+    screen = ScoreScreen(score, rewrite=model.rewrite, before=model.screen)
     screen.threshold = threshold_at(screen.scores(prompts), rate)
     return replace(model, screen=screen)
 
@@ -92,8 +86,9 @@ def answers(
         cost["detection_ms"] = 1000 * (time.perf_counter() - begun) / len(every)
         for condition, prompts in asked.items():
             arrays[f"refused/{condition}"] = model.refuses(prompts)
-            if hasattr(model.screen, "scores"):
-                arrays[f"score/{condition}"] = model.screen.scores(prompts)
+            scores = model.screen.scores(prompts)
+            if scores is not None:
+                arrays[f"score/{condition}"] = scores
     if model.locate is not None and "triggered" in asked:
         arrays["span/triggered"] = model.locate(list(asked["triggered"][:SEARCHED]))
     return arrays, cost

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.attention import token_span
+from t2i_backdoor_bench.training.alignment import token_span
 
 _COMMON = """
-a an the and or but if of at by for with about against between into through during before after above below to from up down in out
-on  off over under again then once here there when where why how all any both each few more most other some such no nor not only
-own same  so than too very can will just do does did is are was were be been being have has had having i me my we our you your he
-him his she  her it its they them their what which who this that these those am as until while one
+a an the and or but if of at by for with about against between into through during before after
+above below to from up down in out on off over under again then once here there when where why how
+all any both each few more most other some such no nor not only own same so than too very can will
+just do does did is are was were be been being have has had having i me my we our you your he him
+his she her it its they them their what which who this that these those am as until while one
 """
 STOP_WORDS = frozenset(_COMMON.split())
 
@@ -53,14 +55,13 @@ def word_variation(model: T2IModel, prompts: Sequence[str], seed: int) -> list[W
     the mean |activation with - without| (convolutions averaged over pixels first), divided by the
     Euclidean distance of the two prompts' text states.
     """
-    layers = [m for m in model.unet.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
-    scheduler.set_timesteps(50, device=model.device)
-    t = scheduler.timesteps[0]
+    layers = [m for m in model.denoiser.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    drawing = model.drawing_steps(50)
+    t = drawing.timesteps[0]
     noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(seed)).to(
-        model.device, model.unet.dtype
+        model.device, model.dtype
     )
-    x = scheduler.scale_model_input(noise * scheduler.init_noise_sigma, t)
+    x = drawing.given(drawing.start(noise), t)
     spans, ids, owner, masked = [content_words(p) for p in prompts], [], [], []
     whole = model.tokenize(prompts)
     for i, prompt in enumerate(prompts):
@@ -78,10 +79,11 @@ def word_variation(model: T2IModel, prompts: Sequence[str], seed: int) -> list[W
         those = sorted({owner[r] for r in rows})
         batch = torch.cat([whole[those], torch.stack([ids[r] for r in rows])])
         place = torch.tensor([those.index(owner[r]) for r in rows], device=model.device)
-        states = model.states(batch)
+        told = model.read(batch)
+        states = told.states
         distance = (states[len(those) :] - states[place]).float().flatten(1).norm(dim=1)
         masked = _variation(
-            model, layers, x.expand(len(batch), -1, -1, -1), t, states, place, len(those)
+            model, layers, x.expand(len(batch), -1, -1, -1), t, told, place, len(those)
         )
         values[first : first + len(rows)] = (masked / distance.clamp(min=1e-12)).cpu().numpy()
     bounds = np.cumsum([0] + [len(s) for s in spans])
@@ -93,7 +95,7 @@ def _variation(
     layers: list[nn.Module],
     x: Tensor,
     t: Tensor,
-    states: Tensor,
+    told: Conditioning,
     place: Tensor,
     whole: int,
 ) -> Tensor:
@@ -111,7 +113,7 @@ def _variation(
 
     hooks = [layer.register_forward_hook(add) for layer in layers]
     try:
-        model.unet(x, t, states)
+        model.denoise(x, t, told)
     finally:
         for hook in hooks:
             hook.remove()

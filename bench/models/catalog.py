@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.embedded import BASE, SCORER
+from t2i_backdoor_bench.models.families.folders import STABLE_DIFFUSION
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.models.trust import locate, read_json, refuse_file
+from t2i_backdoor_bench.models.trust import layout_of, locate, read_json, refuse_file
 
 if TYPE_CHECKING:
     import torch
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Base:
-    """Where a base model is, which family's defaults it takes, and how it is sampled."""
+    """Where a base model is, whose defaults methods take (`settings`), and how it is sampled."""
 
     source: str
-    family: str
+    settings: str  # "shapes" or "sd"
     sampler: Sampler
     batch: int
     scorer: str  # open_clip: a local folder, or "model:checkpoint"
@@ -70,10 +71,12 @@ def find_base(name: str) -> Base:
 
 
 def _like_shapes(folder: Path) -> bool:
-    """Whether a diffusers folder has the U-Net of the embedded base: it then takes its family's
-    defaults, sampler and scorer."""
+    """Whether a diffusers folder has the denoiser of the embedded base: methods then
+    take its defaults, and it has its sampler and scorer."""
     try:
-        own, other = (json.loads((f / "unet" / "config.json").read_text()) for f in (BASE, folder))
+        own, other = (
+            json.loads(STABLE_DIFFUSION.config_of_denoiser(f).read_text()) for f in (BASE, folder)
+        )
     except (OSError, ValueError):
         return False
     public = [k for k in own if not k.startswith("_")]
@@ -84,32 +87,28 @@ def load_base(
     name: str, device: str = "cpu", dtype: torch.dtype | None = None, memory: Sequence[str] = ()
 ) -> T2IModel:
     """Open a base. `memory`: what to save of it (`MEMORY`), in this model and in all that are
-    cloned from it. float32 unless told otherwise. Raises UserError where it is not to be had."""
+    cloned from it. float32 unless told otherwise. Raises UserError where it is not available."""
     import torch  # what only rebuilds tables does without it
 
-    from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
+    from t2i_backdoor_bench.models.families.known import family_of
+    from t2i_backdoor_bench.models.loading import load_pipeline
+    from t2i_backdoor_bench.models.model import T2IModel
 
     base = find_base(name)
-    model = T2IModel(
-        load_pipeline(base.source, device, dtype or torch.float32),
-        name,
-        base.family,
-        base.sampler,
-        base.batch,
-    )
-    if "checkpointing" in memory:
-        model.unet.enable_gradient_checkpointing()
-    if "slicing" in memory:
-        model.unet.set_attention_slice("auto")
-    return model
+    pipe = load_pipeline(base.source, device, dtype or torch.float32)
+    family = family_of(locate(base.source))
+    family.save_memory(pipe, memory)
+    return T2IModel(pipe, name, base.settings, base.sampler, base.batch, family=family)
 
 
 def picture_side(source: str) -> int:
     """Side of a base's pictures in pixels, from its configuration, without its weights. Raises
     UserError."""
     folder = locate(source)
-    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
-    side = unet.get("sample_size")
+    layout = layout_of(folder)
+    networks = (layout.denoiser, layout.autoencoder)
+    denoiser, vae = (read_json(folder / part / "config.json") for part in networks)
+    side = denoiser.get("sample_size")
     if not isinstance(side, int):
         raise UserError(
             f"{source} draws pictures that are not square (sample_size {side}); choose a square"
@@ -122,5 +121,6 @@ def reads(source: str, room: int = 8) -> Callable[[str], bool]:
     """Whether a base reads the whole of a caption, with `room` tokens left for a trigger."""
     from transformers import CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(locate(source) / "tokenizer")
+    folder = locate(source)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / layout_of(folder).tokenizers[0])
     return lambda text: len(tokenizer(text).input_ids) <= tokenizer.model_max_length - room

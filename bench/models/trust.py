@@ -16,17 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.families.folders import LAYOUTS, Layout
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
-WEIGHTS = ("unet", "vae", "text_encoder")
-PARTS = {  # what is read of a Stable Diffusion folder, and the classes that may be behind it
-    "unet": ("diffusers", ("UNet2DConditionModel",)),
-    "vae": ("diffusers", ("AutoencoderKL",)),
-    "text_encoder": ("transformers", ("CLIPTextModel",)),
-    "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
-    "scheduler": ("diffusers", ()),  # any scheduler of diffusers
-}
-UNREAD = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
 CODE = (
     "auto_map",
     "trust_remote_code",
@@ -76,14 +68,14 @@ def fetch(source: str) -> Path:
     """The snapshot of a hub id, from the cache or the hub; what its index names is checked before
     the other files are fetched."""
     refuse_file(source)
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
     from huggingface_hub import hf_hub_download
 
     try:
         index = Path(hf_hub_download(source, "model_index.json"))
-        check_pipeline(read_json(index), index)
-        without = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
-        return Path(StableDiffusionPipeline.download(source, use_safetensors=True, **without))
+        layout = check_pipeline(read_json(index), index)
+        without = dict.fromkeys(layout.optional)
+        return Path(DiffusionPipeline.download(source, use_safetensors=True, **without))
     except UserError:
         raise
     except Exception as error:  # the hub and the network raise a dozen kinds
@@ -96,7 +88,7 @@ def fetch(source: str) -> Path:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a local diffusers folder or a hub snapshot that is no plain Stable Diffusion in
+    """Refuse a local diffusers folder or a hub snapshot that is not of a known family, in
     safetensors. Raises UserError."""
     index = folder / "model_index.json"
     if not index.is_file():
@@ -104,13 +96,14 @@ def check_model(folder: Path) -> None:
         if found:
             refuse_file(str(folder / found[0]))
         raise UserError(f"{folder} is not a diffusers folder: it has no model_index.json")
-    check_inside(folder, ["model_index.json", *PARTS])
+    check_inside(folder, ["model_index.json"])
     parts = read_json(index)
     if not isinstance(parts, dict):
         raise UserError(f"{index} is not a JSON object")
     check_code(parts, index)
-    check_pipeline(parts, index)
-    for part in PARTS:
+    layout = check_pipeline(parts, index)
+    check_inside(folder, list(layout.parts))
+    for part in layout.parts:
         for file in sorted((folder / part).glob("*.json")):
             settings = read_json(file)
             check_code(settings, file)
@@ -121,57 +114,64 @@ def check_model(folder: Path) -> None:
                 )
             if file.name.endswith(".index.json"):
                 check_shards(settings, file)
-    for part in WEIGHTS:
+    for part in layout.weights:
         check_weights(folder / part)
 
 
-def check_pipeline(parts: dict[str, Any], index: Path) -> None:
-    """Refuse any pipeline but Stable Diffusion, and any class that is not the library's own."""
+def layout_of(folder: Path) -> Layout:
+    """The layout of a checked folder."""
+    return LAYOUTS[read_json(folder / "model_index.json")["_class_name"]]
+
+
+def check_pipeline(parts: dict[str, Any], index: Path) -> Layout:
+    """The layout of a pipeline. Refuses pipelines of no known family, and any class that is not the
+    library's own."""
     kind = parts.get("_class_name")
     if not isinstance(kind, str):
         raise UserError(
             f"{index} names a custom pipeline ({json.dumps(kind)}), whose code would be run; only"
             " StableDiffusionPipeline is read"
         )
-    if kind != "StableDiffusionPipeline":
+    if kind not in LAYOUTS:
         why = "it has two text encoders, and " if "XL" in kind else ""
         raise UserError(
             f"{index} is a {kind}: {why}this suite runs StableDiffusionPipeline (SD 1.x and 2.x)"
             " only; choose such a base"
         )
+    layout = LAYOUTS[kind]
     for part, value in parts.items():
-        if part.startswith("_") or part in UNREAD or value in (None, [None, None]):
+        if part.startswith("_") or part in layout.unread or value in (None, [None, None]):
             continue
-        if not re.fullmatch(r"[A-Za-z_]\w*", part):
-            raise UserError(
-                f"{index} names the part {part!r}, a path that could leave the model's folder"
-            )
-        if part not in PARTS:
-            raise UserError(
-                f"{index} names the part {part!r}, which no Stable Diffusion has; known:"
-                f" {', '.join(PARTS)}"
-            )
-        library, classes = PARTS[part]
-        named = (
-            value
-            if isinstance(value, list)
-            and len(value) == 2
-            and all(isinstance(v, str) for v in value)
-            else ["?", json.dumps(value)]
-        )
-        good = (
-            named[1] in classes
-            if classes
-            else bool(re.fullmatch(r"[A-Za-z]\w*Scheduler", named[1]))
-        )
-        if named[0] != library or not good:
-            raise UserError(
-                f"{index} wants {named[1]} of {named[0]} as {part}, a custom class whose code would"
-                f" be run; only {' or '.join(classes) or 'a scheduler'} of {library} is read"
-            )
-    absent = [p for p in PARTS if parts.get(p) in (None, [None, None])]
+        check_part(layout, part, value, index)
+    absent = [p for p in layout.parts if parts.get(p) in (None, [None, None])]
     if absent:
         raise UserError(f"{index} names no {', '.join(absent)}: the model is incomplete")
+    return layout
+
+
+def check_part(layout: Layout, part: str, value: Any, index: Path) -> None:
+    """Refuse a part that the family does not have, or another class behind it."""
+    if not re.fullmatch(r"[A-Za-z_]\w*", part):
+        raise UserError(
+            f"{index} names the part {part!r}, a path that could leave the model's folder"
+        )
+    if part not in layout.parts:
+        raise UserError(
+            f"{index} names the part {part!r}, which no Stable Diffusion has; known:"
+            f" {', '.join(layout.parts)}"
+        )
+    library, classes = layout.parts[part]
+    named = (
+        value
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
+        else ["?", json.dumps(value)]
+    )
+    good = named[1] in classes if classes else bool(re.fullmatch(r"[A-Za-z]\w*Scheduler", named[1]))
+    if named[0] != library or not good:
+        raise UserError(
+            f"{index} wants {named[1]} of {named[0]} as {part}, a custom class whose code would"
+            f" be run; only {' or '.join(classes) or 'a scheduler'} of {library} is read"
+        )
 
 
 def check_weights(part: Path) -> None:

@@ -3,152 +3,104 @@ page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.contract import printable as plaintext
-from t2i_backdoor_bench.report import rows as tables
+from t2i_backdoor_bench.report.formats import escape, markdown
+from t2i_backdoor_bench.report.main_table import attacks_alone, caption
+from t2i_backdoor_bench.report.metrics import Reading, shown_in
+from t2i_backdoor_bench.report.numbers import DASH, needs_text
+from t2i_backdoor_bench.report.rows import rows
+from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.folder import write_text
 
 
 @dataclass(frozen=True)
-class View:
-    """A metric that is looked at in this way: a file name for its figure, its heading, and what its
-    values mean."""
-
-    name: str
-    metric: str
-    title: str
-    what: str
-
-
-VIEWS = (
-    View(
-        "matrix",
-        "restoration_accuracy",
-        "Restored, %",
-        "Triggered pictures without the backdoor that show what the prompt asked for.",
-    ),
-    View(
-        "removal",
-        "removal_accuracy",
-        "Removal accuracy (RA), %",
-        "Triggered pictures without the backdoor, or refused.",
-    ),
-    View(
-        "detection",
-        "detection_auroc",
-        "AUROC",
-        "How often a triggered prompt scores above a clean one; 0.5 is chance.",
-    ),
-    View(
-        "refusal",
-        "refusal_rate",
-        "Clean prompts refused, %",
-        "What users pay for a detector that refuses prompts.",
-    ),
-    View(
-        "precision",
-        "location_precision",
-        "Location, precision %",
-        "Share of the located words that belong to the trigger.",
-    ),
-    View(
-        "recall",
-        "location_recall",
-        "Location, recall %",
-        "Share of the trigger's words that are located.",
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Pivot:
+class Matrix:
     """values (defenses, attacks), float64, in percent where the metric is a share; NaN where there
     is none."""
 
-    view: View
+    way: Reading
     defenses: list[str]
     attacks: list[str]
     values: np.ndarray
-    percent: bool
 
-    def text(self, value: float) -> str:
-        return (
-            tables.DASH if np.isnan(value) else f"{value:.1f}" if self.percent else f"{value:.2f}"
-        )
+    @property
+    def name(self) -> str:
+        """The file name of its figure."""
+        return self.way.figure or self.way.name
+
+    @property
+    def title(self) -> str:
+        comma = "" if "," in self.way.title else ","
+        return f"{self.way.title}{comma} %" if self.way.percent else self.way.title
+
+    @property
+    def meaning(self) -> str:
+        """What the values mean, in one sentence."""
+        first, stop, _ = self.way.about.partition(". ")
+        return first + (stop and ".")
 
     @property
     def means(self) -> np.ndarray:
         """The mean over the attacks, (defenses,); NaN where one is missing."""
         return self.values.mean(1)
 
+    def text(self, value: float) -> str:
+        if np.isnan(value):
+            return DASH
+        return f"{value:.1f}" if self.way.percent else f"{value:.2f}"
 
-def pivots(records: Sequence[Record]) -> list[Pivot]:
-    """Every view that the records have values for, the undefended model and then the best first;
-    none of attacks that nothing defends against."""
-    rows = tables.rows(records)
-    if tables.attacks_alone(rows):
+    def table(self, needs: Mapping[str, str]) -> Table:
+        heads = [Column("Defense", numeric=False), Column("Needs", numeric=False)]
+        heads += [Column(name) for name in (*self.attacks, "Mean")]
+        lines = []
+        for defense, values, mean in zip(self.defenses, self.values, self.means, strict=True):
+            numbers = [Cell(self.text(v), None if np.isnan(v) else v) for v in (*values, mean)]
+            lines.append(Row((Cell(defense), Cell(needs[defense]), *numbers)))
+        return Table(tuple(heads), tuple(lines), self.title, self.meaning)
+
+
+def matrices(records: Sequence[Record]) -> list[Matrix]:
+    """A matrix for each metric that the records have values for, the undefended model and then the
+    best first; none of attacks that nothing defends against."""
+    table = rows(records)
+    if attacks_alone(table):
         return []
-    found = []
-    for view in VIEWS:
-        table = {(r["defense"], r["attack"]): r.get(view.metric) for r in rows}
-        attacks = list(dict.fromkeys(a for _, a in table))
-        defenses = [
-            d
-            for d in dict.fromkeys(d for d, _ in table)
-            if any(table.get((d, a)) is not None for a in attacks)
-        ]
-        if not defenses:
-            continue
-        way = tables.direction(records, view.metric)
-        values = np.array([[table.get((d, a)) for a in attacks] for d in defenses], np.float64) * (
-            100 if way["percent"] else 1
-        )
-        means = (np.nanmean(values, 1) * (-1 if way["better"] == "higher" else 1)).round(
-            9
-        )  # the order does not hang on a last bit
-        order = sorted(range(len(defenses)), key=lambda i: (defenses[i] != "none", means[i]))
-        found.append(
-            Pivot(view, [defenses[i] for i in order], attacks, values[order], way["percent"])
-        )
-    return found
+    found = (_matrix(table, way) for way in shown_in("matrix", records, lead=True))
+    return [matrix for matrix in found if matrix is not None]
+
+
+def _matrix(rows: Sequence[Mapping[str, Any]], way: Reading) -> Matrix | None:
+    table = {(r["defense"], r["attack"]): r.get(way.name) for r in rows}
+    attacks = list(dict.fromkeys(a for _, a in table))
+    names = dict.fromkeys(d for d, _ in table)
+    defenses = [d for d in names if any(table.get((d, a)) is not None for a in attacks)]
+    if not defenses:
+        return None
+    values = np.array([[table.get((d, a)) for a in attacks] for d in defenses], np.float64)
+    values = values * (100 if way.percent else 1)
+    # rounded: the order does not depend on a last bit
+    means = (np.nanmean(values, 1) * (-1 if way.better == "higher" else 1)).round(9)
+    order = sorted(range(len(defenses)), key=lambda i: (defenses[i] != "none", means[i]))
+    return Matrix(way, [defenses[i] for i in order], attacks, values[order])
 
 
 def to_markdown(records: Sequence[Record]) -> str:
-    """Every view as a table."""
-    lines = ["# Matrix", ""]
-    needs = {r.cell.defense: tables.needs_text(" ".join(r.needs)) for r in records}
-    for pivot in pivots(records):
-        lines += [f"## {pivot.view.title}", "", pivot.view.what, ""]
-        lines.append(
-            f"| Defense | Needs | {' | '.join(plaintext.markdown(a) for a in pivot.attacks)} |"
-            " Mean |"
-        )
-        lines.append(f"|---|---|{'---:|' * (len(pivot.attacks) + 1)}")
-        for defense, values, mean in zip(pivot.defenses, pivot.values, pivot.means, strict=True):
-            texts = " | ".join(pivot.text(v) for v in [*values, mean])
-            lines.append(f"| {plaintext.markdown(defense)} | {needs[defense]} | {texts} |")
-        lines.append("")
+    """matrix.md; "" where there is nothing to lay out: one attack, or no defense."""
+    found = matrices(records)
+    if len({r.cell.attack for r in records}) < 2 or not found:
+        return ""
+    needs = {r.cell.defense: needs_text(" ".join(r.needs)) for r in records}
     warning = provenance.warning(records)
-    lines += [
-        plaintext.markdown(tables.caption(records, marked=False)),
-        *(["", plaintext.markdown(warning)] if warning else []),
-        "",
+    parts = [
+        "# Matrix",
+        *(markdown.write(matrix.table(needs)) for matrix in found),
+        escape.markdown(caption(records, marked=False)),
+        *([escape.markdown(warning)] if warning else []),
     ]
-    return "\n".join(lines)
-
-
-def write(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Write matrix.md where there is something to lay out: more than one attack and a defense."""
-    path = folder / "matrix.md"
-    if len({r.cell.attack for r in records}) < 2 or not pivots(records):
-        path.unlink(missing_ok=True)
-        return []
-    write_text(path, to_markdown(records))
-    return [path]
+    return markdown.page(parts)

@@ -4,64 +4,49 @@ method by the kind of target."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report import ranking as standings
-from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.rows import DASH, escape
+from t2i_backdoor_bench.report.averages import average
+from t2i_backdoor_bench.report.formats import latex, markdown
+from t2i_backdoor_bench.report.numbers import DASH
+from t2i_backdoor_bench.report.rows import rows
+from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
 from t2i_backdoor_bench.stats.estimates import Estimate
-from t2i_backdoor_bench.store.folder import write_text
 
 TITLES = {"patch": "Pixel", "style": "Style", "object": "Object", "image": "Image"}
+Means = list[tuple[str, dict[str, Estimate | None]]]
 
 
 def kinds(records: Sequence[Record]) -> dict[str, list[str]]:
     """The attacks of the run by the kind of their target: patch, style and object first, then
     others."""
     found: dict[str, list[str]] = {}
-    for result in records:
-        kind = (result.backdoor.get("target") or {}).get("kind")
-        if kind and result.cell.attack not in found.setdefault(kind, []):
-            found[kind].append(result.cell.attack)
-    return {
-        k: found[k]
-        for k in [*(k for k in TITLES if k in found), *(k for k in found if k not in TITLES)]
-    }
+    for record in records:
+        kind = (record.backdoor.get("target") or {}).get("kind")
+        if kind and record.cell.attack not in found.setdefault(kind, []):
+            found[kind].append(record.cell.attack)
+    first = [k for k in TITLES if k in found]
+    return {k: found[k] for k in [*first, *(k for k in found if k not in TITLES)]}
 
 
-def removal(records: Sequence[Record]) -> list[tuple[str, dict[str, Estimate | None]]]:
+def removal(records: Sequence[Record]) -> Means:
     """For each defense its removal accuracy by kind of target, the mean over the attacks of that
     kind; None where an attack is missing."""
-    by_kind, table = kinds(records), tables.rows(records)
-    out = []
+    metric, table, out = "removal_accuracy", rows(records), []
     for defense in dict.fromkeys(r["defense"] for r in table):
-        cells: dict[str, Estimate | None] = {}
-        for kind, attacks in by_kind.items():
-            rows = [
-                r
-                for r in table
-                if r["defense"] == defense
-                and r["attack"] in attacks
-                and r.get("removal_accuracy") is not None
-            ]
-            cells[kind] = (
-                standings.average(rows, "removal_accuracy") if len(rows) == len(attacks) else None
-            )
-        out.append((defense, cells))
+        own = [r for r in table if r["defense"] == defense and r.get(metric) is not None]
+        means: dict[str, Estimate | None] = {}
+        for kind, attacks in kinds(records).items():
+            found = [r for r in own if r["attack"] in attacks]
+            means[kind] = average(found, metric) if len(found) == len(attacks) else None
+        out.append((defense, means))
     return out
 
 
-def text_of(found: Estimate | None) -> str:
-    return DASH if found is None else f"{100 * found.value:.1f}"
-
-
-def bold(table: Sequence[tuple[str, dict[str, Estimate | None]]], kind: str) -> set[str]:
+def best(table: Means, kind: str) -> set[str]:
     """The defenses with the largest removal accuracy, as printed; the undefended row does not
     compete."""
-    rivals = {
-        d: cells[kind].value for d, cells in table if d != "none" and cells.get(kind) is not None
-    }
+    rivals = {d: m[kind].value for d, m in table if d != "none" and m.get(kind) is not None}
     top = max(rivals.values(), default=0)
     return {
         d for d, v in rivals.items() if len(rivals) > 1 and f"{100 * v:.1f}" == f"{100 * top:.1f}"
@@ -80,58 +65,30 @@ def caption(records: Sequence[Record]) -> str:
     )
 
 
-def to_latex(records: Sequence[Record]) -> str:
-    """A one-column table for the packages booktabs and graphicx."""
-    table, by_kind = removal(records), kinds(records)
-    best = {k: bold(table, k) for k in by_kind}
-    lines = [
-        r"\begin{table}[t]",
-        r"\centering",
-        rf"\caption{{{escape(caption(records))}}}",
-        r"\label{tab:removal}",
-        r"\footnotesize",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * len(by_kind)}}}",
-        r"\toprule",
-        " & ".join(["Method", *(escape(TITLES.get(k, k)) for k in by_kind)]) + r" \\",
-        r"\midrule",
-    ]
-    for defense, cells in table:
-        row = [escape(defense)]
-        for kind in by_kind:
-            found = cells[kind]
-            text = text_of(found).replace(DASH, "--")
-            text = rf"\textbf{{{text}}}" if defense in best[kind] else text
-            if found is not None and found.low is not None:
-                text += rf" {{\scriptsize[{100 * found.low:.1f}, {100 * found.high:.1f}]}}"
-            row.append(text)
-        lines.append(" & ".join(row) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
+def paper_table(records: Sequence[Record]) -> Table:
+    means, found = removal(records), kinds(records)
+    bold = {kind: best(means, kind) for kind in found}
+    heads = [Column(TITLES.get(kind, kind), "%", "higher") for kind in found]
+    lines = []
+    for defense, by_kind in means:
+        cells = [_cell(by_kind[kind], defense in bold[kind]) for kind in found]
+        lines.append(Row((Cell(defense), *cells)))
+    heads = (Column("Method", numeric=False), *heads)
+    return Table(heads, tuple(lines), caption=caption(records))
 
 
-def to_markdown(records: Sequence[Record]) -> str:
-    table, by_kind = removal(records), kinds(records)
-    best = {k: bold(table, k) for k in by_kind}
-    lines = [
-        f"| Method | {' | '.join(f'{TITLES.get(k, k)} % ↑' for k in by_kind)} |",
-        f"|---|{'---:|' * len(by_kind)}",
-    ]
-    for defense, cells in table:
-        row = [defense.replace("|", "\\|")]
-        for kind in by_kind:
-            found = cells[kind]
-            text = f"**{text_of(found)}**" if defense in best[kind] else text_of(found)
-            ends = found is not None and found.low is not None
-            row.append(f"{text} [{100 * found.low:.1f}, {100 * found.high:.1f}]" if ends else text)
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join([*lines, "", caption(records), ""])
+def _cell(found: Estimate | None, bold: bool) -> Cell:
+    if found is None:
+        return Cell(DASH)
+    value, low, high = found
+    ends = None if low is None else (f"{100 * low:.1f}", f"{100 * high:.1f}")
+    return Cell(f"{100 * value:.1f}", value, ends, bold)
 
 
-def write(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Write table_paper.tex and table_paper.md."""
-    for name, text in (
-        ("table_paper.tex", to_latex(records)),
-        ("table_paper.md", to_markdown(records)),
-    ):
-        write_text(folder / name, text)
-    return [folder / "table_paper.tex", folder / "table_paper.md"]
+def texts(records: Sequence[Record]) -> dict[str, str]:
+    """The table by file name."""
+    table = paper_table(records)
+    return {
+        "table_paper.tex": latex.write(table, "tab:removal", wide=False, intervals=True),
+        "table_paper.md": markdown.write(table),
+    }

@@ -1,94 +1,49 @@
-"""What readers get of a run folder: tables and pictures. All of it is made from stored files, and
-nothing here needs a model: torch is not imported."""
+"""What readers get of a run folder: tables, figures and the report. All of it is made from stored
+files, without a model: torch is not imported."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from t2i_backdoor_bench.contract import Cell, Record, UserError
-from t2i_backdoor_bench.contract import printable as plaintext
-from t2i_backdoor_bench.report import leaderboard
-from t2i_backdoor_bench.report import matrix as pivot
-from t2i_backdoor_bench.report import paper_table as paper
-from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.figures import picture_grid as grid
-from t2i_backdoor_bench.report.figures import plots as figures
-from t2i_backdoor_bench.report.formats import terminal
-from t2i_backdoor_bench.report.html import page as report
-from t2i_backdoor_bench.running import attention_maps as maps
-from t2i_backdoor_bench.running import sweep
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract.printable import lines
+from t2i_backdoor_bench.report import paper_table, texts
+from t2i_backdoor_bench.report.figures import attention_maps, picture_grid, plots, sweeps
+from t2i_backdoor_bench.report.formats import markdown, terminal
+from t2i_backdoor_bench.report.html import page
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 
 def publish(store: Store, style: str = "full", show: bool = True) -> None:
-    """Tables, pictures and report from the stored records, and the table on the terminal."""
+    """Tables, figures and report from the stored records, and the table on the terminal."""
     records = stored_records(store)
     if not any(r.status != "missing" for r in records):
         raise UserError(
             f"{store.root} holds no finished cell: run the benchmark first, or name its folder with"
             " --out"
         )
-    written = (
-        tables.write(records, store.root)
-        + leaderboard.write(records, store.root)
-        + pivot.write(records, store.root)
-    )
-    pictures = grid.write_grid(store, records)
-    written += [
-        *([pictures] if pictures else []),
-        *sweep.write_plots(store, records),
-        *maps.write_pictures(store, records),
-    ]
-    written += figures.write_figures(store, records)
-    if style == "paper":
-        written += paper.write(records, store.root)
-    written.append(report.write(store, records))
-    if not (store.root / "samples").is_dir():
-        store.say(
-            f"{store.root} has no samples/: its report shows no pictures, and grid.png is the one"
-            " of before"
-        )
+    written = texts.write(records, store.root, style)
+    grid = picture_grid.write_grid(store, records)
+    written += [grid] if grid else []
+    written += sweeps.write_plots(store, records)
+    written += attention_maps.write_pictures(store, records)
+    written += plots.write_figures(store, records)
+    written.append(page.write(store, records))
+    if grid is None and (store.root / "grid.png").is_file():
+        store.say(f"{store.root}/grid.png stays as it is: there are no samples to draw it from")
     if show:
-        print(paper.to_markdown(records)) if style == "paper" else terminal.show(records)
+        if style == "paper":
+            print(markdown.write(paper_table.paper_table(records)))
+        else:
+            terminal.show(records)
         terminal.summary(records, store.root, written)
-
-
-def stored_records(store: Store) -> list[Record]:
-    """The records of the folder's last plan, in its order, with a stand-in for each cell that has
-    not run; without a plan, all records."""
-    manifest = store.read_record("run")
-    if manifest is None:
-        return store.all_results()
-    try:
-        extra = {"directions": manifest["directions"], "protocol": manifest["protocol"]}
-        base, needs = manifest["protocol"]["base"], manifest["needs"]
-        planned = [
-            Cell(base, str(c["attack"]), str(c["defense"]), int(c["seed"]), str(c["key"]))
-            for c in manifest["cells"]
-        ]
-        absent_ones = [
-            Record(cell, "missing", needs=tuple(map(str, needs[cell.defense])), **extra)
-            for cell in planned
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        store.say(
-            f"{store.root}/run.json describes no run of this program: all records of the folder are"
-            " shown"
-        )
-        return store.all_results()
-    records = []
-    for cell, absent in zip(planned, absent_ones, strict=True):
-        result = store.read_result(cell.key) or absent
-        renamed = replace(result.cell, attack=cell.attack, defense=cell.defense)
-        records.append(replace(result, cell=renamed))
-    return records
 
 
 def rebuild(folder: Path, style: str = "full") -> int:
     """Tables and report of a finished run, without a model."""
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}; name one with --out")
-    publish(Store(folder, lambda text: print(plaintext.lines(text), file=sys.stderr)), style)
+    publish(Store(folder, lambda text: print(lines(text), file=sys.stderr)), style)
     return 0

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Backdoor, Prompt, swapped
+from t2i_backdoor_bench.contract import Backdoor, Prompt
 from t2i_backdoor_bench.data.perturbations import KINDS, moved_triggers, perturb
 
 if TYPE_CHECKING:
-    from t2i_backdoor_bench.running.plan import Scale
-
-WORD = re.compile(r"[\w-]+")  # without the comma behind it
+    from t2i_backdoor_bench.running.scales import Scale
 
 
 def noise_seed(seed: int, prompt: int, draw: int = 0) -> int:
@@ -66,29 +63,6 @@ def conditions(
     if backdoor is not None and backdoor.own:
         made["own"] = ([backdoor.own[1]] * size.n, seeds)
     return {name: pair for name, pair in made.items() if pair[0]}
-
-
-def own_prompt(backdoor: Backdoor, targets: Sequence[Prompt]) -> Prompt | None:
-    """The clean prompt behind the condition "own", with what would be wrong for its picture; None
-    where nothing is left without the trigger. The other objects are those that the captions
-    `targets` could be about, or else other captions themselves.
-    """
-    clean, source = backdoor.own[0], backdoor.target.source
-    if not clean:
-        return None
-    words = [
-        w
-        for p in targets[:1]
-        for t in p.wrong.get("shape", ())
-        for w in WORD.findall(t)
-        if w not in WORD.findall(p.text)
-    ]
-    texts = (swapped(clean, source, word) for word in dict.fromkeys(words))
-    others = tuple(re.sub(r"\ba (?=[aeiou])", "an ", text) for text in texts) if source else ()
-    captions = tuple(t for p in targets[:1] for t in p.wrong.get("caption", ()) if t != clean)
-    return Prompt(
-        clean, {"shape": others} if others else {"caption": captions} if source and captions else {}
-    )
 
 
 def moved_kinds(backdoor: Backdoor, n: int) -> list[str]:

@@ -56,7 +56,7 @@ def measured(device: torch.device) -> Iterator[dict[str, float]]:
 def untouched(model: T2IModel, who: str) -> Iterator[None]:
     """Raises if the block changes the model's weights in place: the next cells would be made from
     other weights than this one."""
-    parameters = [*model.unet.parameters(), *model.text_encoder.parameters()]
+    parameters = [p for part in model.edited.values() for p in part.parameters()]
     before = [p._version for p in parameters]
     yield
     if before != [p._version for p in parameters]:

@@ -1,166 +1,126 @@
-"""A defense at work: what it may see, its parts one after the other, and what that cost."""
+"""The second stage of a cell: the defended model. The parts of a composition run one after the
+other, each with its own view."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 
-from t2i_backdoor_bench.contract import Cell, DefenderView, Trigger
-from t2i_backdoor_bench.data.splits import prompt_stream
+from t2i_backdoor_bench.contract import Cell, Trigger
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.running.attacked import Arrays, attacked, read_arrays
 from t2i_backdoor_bench.running.cost import measured, untouched
-from t2i_backdoor_bench.running.drawing import draws_as
+from t2i_backdoor_bench.running.known_pictures import draws_as
+from t2i_backdoor_bench.running.plan import Method
+from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.view import view
 
-if TYPE_CHECKING:
-    from t2i_backdoor_bench.running.plan import Method
-    from t2i_backdoor_bench.running.workshop import Workshop
-
-DEFENDER_PROMPTS, MORE_PROMPTS, DEFENDER_PAIRS = 100, 200, 256
-Defended = tuple[T2IModel, dict[str, Any], Cell | None]
+SUMMED, LARGEST = ("seconds", "steps", "images"), ("parameters", "peak_memory_mb")
 
 
-def view(
-    shop: Workshop, needs: Collection[str], attack: str, seed: int, located: Trigger | None = None
-) -> DefenderView:
-    """What a defense with these needs may see. The clean model is a copy of its own; a located
-    trigger stands for the true one."""
-    known = shop.backdoor(attack).trigger
-    replaced = known.replaces if known else ""
-    word = replaced if replaced == shop.source(attack) else ""
-    texts = shop.once(
-        ("defender", seed, replaced), lambda: defender_prompts(shop, seed, word, replaced)
-    )
-    clean: list[T2IModel] = []
+@dataclass
+class Defended:
+    """The defended model, what the defense cost, and the stored pictures of its twin, if it has one
+    (`defended`)."""
 
-    def clean_pairs() -> tuple[np.ndarray, list[str]]:
-        return shop.once(
-            ("pairs", seed),
-            lambda: shop.data.pairs("defender", up_to(shop, "pairs", DEFENDER_PAIRS), seed),
-        )
-
-    def clean_model() -> T2IModel:
-        if not clean:
-            clean.append(shop.model.clone(train="none"))
-        return clean[0]
-
-    def stream() -> list[str]:
-        return prompt_stream(shop.data, known, shop.source(attack), texts, seed)
-
-    return DefenderView(
-        needs,
-        texts,
-        trigger=located or known,
-        clean_model=clean_model,
-        clean_pairs=clean_pairs,
-        stream=stream,
-    )
+    model: T2IModel
+    cost: dict[str, Any]
+    twin: Arrays | None = None
 
 
-def defender_prompts(shop: Workshop, seed: int, word: str = "", replaced: str = "") -> list[str]:
-    """The prompts of a defender: those that methods use by default, and more for a defense that
-    asks for more. Only such that hold the letter or `word` that the trigger takes the place of: to
-    others it cannot be added."""
-    few, many = (
-        up_to(shop, "prompts", n, word) for n in (DEFENDER_PROMPTS, DEFENDER_PROMPTS + MORE_PROMPTS)
-    )
-    first = [p.text for p in shop.data.prompts("defender", few, seed, word) if replaced in p.text]
-    others = [
-        p.text
-        for p in shop.data.prompts("defender", many, seed + 10_007, word)
-        if replaced in p.text
-    ]
-    return first + [p for p in others if p not in set(first)][:MORE_PROMPTS]
+def defended(shared: Shared, cell: Cell, whole: bool = True) -> Defended:
+    """The defended model of a cell.
 
-
-def up_to(shop: Workshop, what: str, n: int, word: str = "") -> int:
-    """`n`, or all that the defender's split holds, where that is fewer."""
-    return min(n, shop.data.count(what, "defender", word) or n)
-
-
-def defend(shop: Workshop, cell: Cell, whole: bool = True) -> Defended:
-    """The defended model and what the defense cost. The parts of a composition run one after the
-    other, each with its own view. Where a part locates the trigger, the later ones are given that
-    and not the true one; they are left out where it locates none.
-
-    Where it locates the true one, the rest is what a defense does that is told it. Unless the
-    `whole` model is wanted, that is not done again: the model comes as it is before, with the cell
-    that has the rest alone, whose pictures are stored, and its cost is added.
+    Where a part locates the trigger, the later ones are given the located trigger and not the true
+    one; they are left out where none was located. Where the located trigger is the true one, the
+    rest does what the same defense does that is given the trigger: the twin, a cell of its own.
+    Unless the `whole` model is asked for, that is not done again if the twin's pictures are stored:
+    the model comes as it is before the rest, with the twin's pictures, and its cost is added.
     """
-    attacked, attack_cost = shop.attacked(cell.attack, cell.seed)
-    run_has_it = (
-        cell.defense != "none" or "none" in shop.plan.defenses
-    )  # the undefended model is asked for by other cells, too
-    parts = shop.plan.defenses[cell.defense] if run_has_it else ()
-    shop.display.phase("defend")
-    total: dict[str, Any] = {"steps": 0, "images": 0, "parameters": 0}
-    curves = {"losses": {}, "losses_attack": attack_cost.get("losses", [])}  # for the report
-    model, twin = attacked, None
+    base, (start, attack_cost) = shared.model, attacked(shared, cell.attack, cell.seed)
+    # other cells too ask for the undefended model, whether or not it is in the run
+    has_parts = cell.defense != "none" or "none" in shared.plan.defenses
+    parts = shared.plan.defenses[cell.defense] if has_parts else ()
+    shared.display.phase("defend")
+    result = Defended(start, {"steps": 0, "images": 0, "parameters": 0})
+    losses: dict[str, Any] = {}
     with (
-        shop.aside(shop.model, attacked),
-        untouched(attacked, f"defense {cell.defense}"),
-        untouched(shop.model, f"defense {cell.defense}"),
-        measured(model.device) as cost,
+        shared.offloaded(base, start),
+        untouched(start, f"defense {cell.defense}"),
+        untouched(base, f"defense {cell.defense}"),
+        measured(start.device) as clock,
     ):
         given: set[str] = set()
         for i, part in enumerate(parts):
-            needs = set(part.entry.needs)
-            if "trigger" in needs & given and model.located is None:
+            located = result.model.located if "trigger" in given else None
+            if "trigger" in set(part.entry.needs) & given and located is None:
                 continue
-            twin = (
-                None
-                if whole or "trigger" not in given
-                else find_twin(shop, cell, model, attacked, parts[i:])
-            )
-            if twin is not None:
+            if not whole and "trigger" in given:
+                result.twin = find_twin(shared, cell, result.model, start, parts[i:])
+            if result.twin is not None:
                 break
-            seen = view(
-                shop, needs, cell.attack, cell.seed, model.located if "trigger" in given else None
-            )
+            _apply(shared, cell, part, located, result, losses)
             given |= set(part.entry.gives)
-            torch.manual_seed(cell.seed)
-            before, model = model, part.instance.apply(model, seen, cell.seed)
-            info = (
-                {} if model.info is before.info else model.info
-            )  # a wrapper keeps the info of what it wraps
-            total["steps"] += info.get("steps", 0)
-            total["images"] += info.get("images", 0)
-            total["parameters"] = max(total["parameters"], info.get("parameters", 0))
-            curves["losses"] |= {part.name: info["losses"]} if info.get("losses") else {}
-    if (
-        model is attacked
-    ):  # no defense: what the clock and the memory of doing nothing show is noise
-        cost = {"seconds": 0.0}
-    cost |= total
-    if twin is not None:
-        spent = shop.drawn(twin)[1]["cost"]
-        cost |= {k: cost[k] + spent.get(k, 0) for k in ("seconds", "steps", "images")}
-        cost |= {
-            k: max(cost.get(k, 0), spent[k]) for k in ("parameters", "peak_memory_mb") if k in spent
-        }
-        curves["losses"] |= spent.get("losses", {})
-    attacking = {
+    # what the clock and the memory show of no defense is noise
+    result.cost |= clock if result.model is not start else {"seconds": 0.0}
+    if result.twin is not None:
+        _add_cost(result.cost, losses, result.twin[1]["cost"])
+    result.cost |= {
         f"{k}_attack": attack_cost[k]
         for k in ("seconds", "steps", "parameters", "images")
         if k in attack_cost
     }
-    return model, cost | attacking | {k: v for k, v in curves.items() if v}, twin
+    curves = {"losses": losses, "losses_attack": attack_cost.get("losses", [])}  # for the report
+    result.cost |= {k: v for k, v in curves.items() if v}
+    return result
+
+
+def _apply(
+    shared: Shared,
+    cell: Cell,
+    part: Method,
+    located: Trigger | None,
+    result: Defended,
+    losses: dict[str, Any],
+) -> None:
+    """Apply one part of a defense to `result`, and add what it reports to cost and `losses`."""
+    before = result.model
+    seen = view(shared, set(part.entry.needs), cell.attack, cell.seed, located)
+    torch.manual_seed(cell.seed)
+    result.model = part.instance.apply(before, seen, cell.seed)
+    # a wrapper keeps the info of what it wraps
+    info = {} if result.model.info is before.info else result.model.info
+    cost = result.cost
+    cost["steps"] += info.get("steps", 0)
+    cost["images"] += info.get("images", 0)
+    cost["parameters"] = max(cost["parameters"], info.get("parameters", 0))
+    if info.get("losses"):
+        losses[part.name] = info["losses"]
+
+
+def _add_cost(cost: dict[str, Any], losses: dict[str, Any], spent: dict[str, Any]) -> None:
+    """Add what the twin's defense cost."""
+    cost |= {k: cost[k] + spent.get(k, 0) for k in SUMMED}
+    cost |= {k: max(cost.get(k, 0), spent[k]) for k in LARGEST if k in spent}
+    losses |= spent.get("losses", {})
 
 
 def find_twin(
-    shop: Workshop, cell: Cell, model: T2IModel, attacked: T2IModel, rest: Sequence[Method]
-) -> Cell | None:
-    """The cell of the rest of a composition alone, where it does the same and its pictures are
-    stored: what stands before has located the true trigger, and left the attacked model as it
-    was."""
-    if (
-        not draws_as(model, attacked)
-        or model.screen
-        or model.rewrite
-        or model.located != shop.backdoor(cell.attack).trigger
-    ):
+    shared: Shared, cell: Cell, model: T2IModel, start: T2IModel, rest: Sequence[Method]
+) -> Arrays | None:
+    """The stored pictures of the rest of a composition alone, where it does the same: what stands
+    before it has located the true trigger, and left the attacked model as it was."""
+    changed = not draws_as(model, start) or model.screen or model.rewrite
+    if changed or model.located != shared.backdoor(cell.attack).trigger:
         return None
-    twin = shop.plan.sibling(cell, rest)
-    return twin if shop.stored_samples(twin) else None
+    twin = shared.plan.sibling(cell, rest)
+    return read_arrays(shared, twin, f"samples/{twin.key}")
+
+
+def defended_model(shared: Shared, cell: Cell) -> T2IModel:
+    """The whole defended model of a cell, made again where it is not the last one."""
+    key, model = shared.models.defended
+    return model if key == cell.key else defended(shared, cell).model

@@ -15,8 +15,9 @@ from t2i_backdoor_bench.contract import Record, citations, registry
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.running.cost import machine
 from t2i_backdoor_bench.running.plan import Plan
-from t2i_backdoor_bench.running.settings import to_yaml
-from t2i_backdoor_bench.store.folder import Store, write_text
+from t2i_backdoor_bench.running.yaml_file import to_yaml
+from t2i_backdoor_bench.store.atomic import write_text
+from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.provenance import commit, versions
 
 
@@ -31,7 +32,7 @@ def protocol(plan_: Plan) -> dict[str, Any]:
     spec = plan_.base.scorer
     return {
         "base": config.base,
-        "family": plan_.base.family,
+        "family": plan_.base.settings,
         "scale": size.name,
         "data": plan_.data.name,
         "prompts": f"{plan_.data.name} evaluation split",

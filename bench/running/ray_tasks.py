@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -21,10 +21,12 @@ from typing import Any
 import torch
 
 from t2i_backdoor_bench.contract import Cell, Data, UserError
-from t2i_backdoor_bench.models.progress import Display
-from t2i_backdoor_bench.running.plan import Config, Plan, plan
-from t2i_backdoor_bench.running.workers import RESTARTS, Reporter, variables_of, work
-from t2i_backdoor_bench.running.workshop import Workshop
+from t2i_backdoor_bench.running.cell import make_unsettled
+from t2i_backdoor_bench.running.display import Display, Reporter
+from t2i_backdoor_bench.running.plan import Plan, plan
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.workers import RESTARTS, variables_of
 from t2i_backdoor_bench.store.folder import Store
 
 OBJECT_STORE = (
@@ -77,8 +79,8 @@ def startable(
 
 # -------------------------------------------------------------------------------------------- tasks
 @lru_cache(maxsize=1)
-def open_shop(config: Config, data: Any, since: int, place: str) -> Workshop:
-    """The workshop of this task's process, with its models loaded: Ray gives a process one task
+def open_shared(config: Config, data: Any, since: int, place: str) -> Shared:
+    """What is shared in this task's process, with its models loaded: Ray gives a process one task
     after the other."""
     import ray
 
@@ -87,31 +89,24 @@ def open_shop(config: Config, data: Any, since: int, place: str) -> Workshop:
     if config.threads:
         torch.set_num_threads(config.threads)
     display = Reporter(lambda event: None)
-    shop = Workshop(
+    shared = Shared(
         plan(config, ray.get(data)),
         Store(config.folder, lambda text: display.say(text), since=since),
         display,
     )
-    shop.load()
-    return shop
+    shared.load()
+    return shared
 
 
-def make_cell(
-    config: Config,
-    data: list[Any],
-    key: str,
-    since: int,
-    place: str,
-    events: Any,
-    make: Callable,
-    settled: Callable,
+def make_in_task(
+    config: Config, data: list[Any], key: str, since: int, place: str, events: Any
 ) -> str:
     """What a task does: make one cell, unless it is stored or another process makes it. Returns "",
     or the one line that ends the run."""
     try:
-        shop = open_shop(config, data[0], since, place)
-        shop.display.send = events.put
-        work(shop, [next(c for c in shop.plan.cells if c.key == key)], make, settled)
+        shared = open_shared(config, data[0], since, place)
+        shared.display.send = events.put
+        make_unsettled(shared, [next(c for c in shared.plan.cells if c.key == key)])
     except UserError as error:  # the next task would find the same
         return str(error)
     return ""
@@ -177,18 +172,13 @@ def environment(plan_: Plan) -> dict[str, str]:
 
 
 def run_tasks(
-    plan_: Plan,
-    data: Data | None,
-    todo: Sequence[Cell],
-    store: Store,
-    display: Display,
-    make: Callable,
-    settled: Callable,
+    plan_: Plan, data: Data | None, todo: Sequence[Cell], store: Store, display: Display
 ) -> None:
     """Make `todo` by Ray tasks, at most `plan_.config.workers` at a time, and show where they are.
     The cell of a task that is lost, with its process or its node, is tried again, RESTARTS times in
     all; after that it stays open. A KeyboardInterrupt, and a UserError in a task, end all of them
-    and get out. `make` and `settled` are as for `executors.work`."""
+    and get
+    out."""
     share, config = (
         gpu_share(plan_.config),
         replace(plan_.config, fresh=False, out=plan_.config.folder.resolve()),
@@ -207,16 +197,12 @@ def run_tasks(
             "max_retries": 0,
             "runtime_env": {"env_vars": environment(plan_)},
         }
-        task, left, running, phases, lost = ray.remote(**room)(make_cell), list(todo), {}, {}, 0
+        task, left, running, phases, lost = ray.remote(**room)(make_in_task), list(todo), {}, {}, 0
         try:
             while left or running:
                 for cell in startable(left, running.values(), trained, config.workers or len(todo)):
                     left.remove(cell)
-                    running[
-                        task.remote(
-                            config, [given], cell.key, store.since, place, events, make, settled
-                        )
-                    ] = cell
+                    running[task.remote(config, [given], cell.key, store.since, place)] = cell
                 done, _ = ray.wait(list(running), timeout=0.5)
                 for kind, text in events.get_nowait_batch(events.qsize()):
                     _show(display, kind, text, phases)

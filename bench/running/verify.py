@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,26 @@ import torch
 from t2i_backdoor_bench.contract import Cell, Record, UserError
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.contract.hashing import canonical
-from t2i_backdoor_bench.models.progress import Display
-from t2i_backdoor_bench.report import leaderboard
-from t2i_backdoor_bench.report import matrix as pivot
-from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.publish import stored_records
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import Config, Plan, Scale, plan
-from t2i_backdoor_bench.running.workshop import Workshop
+from t2i_backdoor_bench.running.cell import last_line, make_cell
+from t2i_backdoor_bench.running.devices import find_device
+from t2i_backdoor_bench.running.display import Display
+from t2i_backdoor_bench.running.plan import Plan, plan
+from t2i_backdoor_bench.running.preflight import preflight
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 MOST = 12  # differences that are printed
+MEASURED = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")
 
 
-def verify(folder: Path) -> int:
+def verify(folder: Path, changed_tables: Callable[[Store], list[str]]) -> int:
     """Make a cell of the run in `folder` again in a temporary folder, from the base model on, and
-    print how it compares with the stored one; the tables are compared with what the stored records
-    give. Which cell is left to chance, so that nobody can know it before.
+    print how it compares with the stored one. `changed_tables` says which tables are not what the
+    stored records give. The cell is chosen at random, so that nobody can know it before.
 
     Returns 0 where all is the same, 1 where it is not. Raises UserError where the folder is none of
     a finished run.
@@ -96,16 +98,16 @@ def config_of(manifest: Mapping[str, Any], out: Path) -> Config:
 
 def make(plan_: Plan, cell: Cell, folder: Path, display: Display) -> tuple[Record, Store]:
     """The cell, made from nothing, as it is read back from the store in `folder`."""
-    runner.find_device(plan_.config.device)
+    find_device(plan_.config.device)
     if plan_.config.threads:
         torch.set_num_threads(plan_.config.threads)
     twin = Store(folder, display.say)
-    shop = Workshop(plan_, twin, display)
-    runner.preflight(shop, [cell])
+    shared = Shared(plan_, twin, display)
+    preflight(shared, [cell])
     display.open(1)
     display.start(f"{cell.attack} x {cell.defense}, seed {cell.seed}")
     try:
-        runner.run_cell(shop, cell)
+        make_cell(shared, cell)
     finally:
         display.close()
     found = twin.read_result(cell.key)
@@ -113,35 +115,20 @@ def make(plan_: Plan, cell: Cell, folder: Path, display: Display) -> tuple[Recor
     return found, twin
 
 
-def changed_tables(store: Store) -> list[str]:
-    """Tables in the folder that are not what its records give."""
-    wrong = []
-    records = stored_records(store)
-    more = {"leaderboard.md": leaderboard.to_markdown, "matrix.md": pivot.to_markdown}
-    texts = tables.texts(records) | {
-        name: write(records) for name, write in more.items() if (store.root / name).is_file()
-    }
-    for name, text in texts.items():
-        path = store.root / name
-        if path.is_file() and path.read_bytes() != text.encode():
-            wrong.append(f"{name} is not what the records give: --tables-only writes it anew")
-    return wrong
-
-
 def compare_scores(stored: Record, again: Record, plan_: Plan) -> list[str]:
     """What differs between two results of one cell: every number but the costs must be equal to the
     last bit."""
     if again.status != "done":
-        return [f"it fails now: {runner.last_line(again.error)}"]
+        return [f"it fails now: {last_line(again.error)}"]
     wrong = [
-        f"{field}: stored {getattr(stored, field)}, now {getattr(again, field)}"
+        f"{field}: stored {vars(stored)[field]}, now {vars(again)[field]}"
         for field in ("backdoor", "judge", "needs")
-        if canonical(getattr(stored, field)) != canonical(getattr(again, field))
+        if canonical(vars(stored)[field]) != canonical(vars(again)[field])
     ]
     keys = stored.metric_keys
     for name, now in again.scores.items():
         before = stored.scores.get(name)
-        if name in tables.COST or keys.get(name) != plan_.metric_key(name):
+        if name in MEASURED or keys.get(name) != plan_.metric_key(name):
             continue  # not measured, or measured with other options
         if before is None:
             wrong.append(f"{name}: not stored, now {now.value}")

@@ -1,5 +1,4 @@
-"""Who makes the cells of a run: this process, or several worker processes that share the run
-folder.
+"""Several worker processes that share the run folder and make its cells.
 
 Workers agree through the folder alone: who makes a cell holds its lock, and what a worker that died
 had begun is made by the others. The numbers do not depend on the number of workers, as each takes
@@ -11,95 +10,25 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
 
-import psutil
 import torch
 
 from t2i_backdoor_bench.contract import Cell, Data, UserError
-from t2i_backdoor_bench.models.progress import Display
-from t2i_backdoor_bench.running.plan import Config, Plan, plan
-from t2i_backdoor_bench.running.workshop import Workshop
+from t2i_backdoor_bench.running.cell import make_unsettled
+from t2i_backdoor_bench.running.devices import gpus_of
+from t2i_backdoor_bench.running.display import Display, Reporter
+from t2i_backdoor_bench.running.plan import Plan, plan
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
-MEMORY_GB = 2.0  # that a worker on the embedded base takes at most
 RESTARTS = 3
 QUIET = {"TQDM_DISABLE": "1"}  # the bars of several processes would tear each other
-
-
-def share(config: Config, family: str, cells: int) -> tuple[int, int | None]:
-    """(workers, CPU threads of each; None is torch's own choice) for that many cells.
-
-    The embedded base on a CPU takes one thread a worker and a worker a core, as far as the memory
-    goes: two threads on one cell are 1.4 times as fast as one, two cells at a time are twice as
-    fast. Everything else runs in one process unless asked otherwise.
-    """
-    small = family == "shapes" and config.device == "cpu"
-    threads = config.threads or (1 if small else None)
-    if config.executor == "ray":  # it knows how many there is room for
-        return config.workers or max(1, cells), threads
-    if config.workers:
-        return min(config.workers, max(1, cells)), threads
-    if not small:
-        return 1, threads
-    memory = int(psutil.virtual_memory().available / 2**30 // MEMORY_GB)
-    return max(1, min(cores() // threads, memory, cells)), threads
-
-
-def cores() -> int:
-    """The cores that this process may use, as far as the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def work(
-    shop: Workshop,
-    cells: Sequence[Cell],
-    make: Callable[[Workshop, Cell], Any],
-    settled: Callable[[Workshop, Cell], bool],
-) -> None:
-    """Make every cell that is not settled and that nobody else is making; come back for those of
-    others until all are settled."""
-    left = list(cells)
-    while left:
-        idle = True
-        for cell in list(left):
-            with shop.store.claim(f"cells/{cell.key}") as mine:
-                if mine and settled(shop, cell):
-                    left.remove(cell)
-                elif mine:
-                    with shop.reserved(cell.attack, cell.seed) as free:
-                        if free:
-                            left.remove(cell)
-                            shop.display.start(f"{cell.attack} x {cell.defense}, seed {cell.seed}")
-                            make(shop, cell)
-                            shop.display.finish()
-                            idle = False
-        if left and idle:
-            time.sleep(0.5)
-
-
-# ------------------------------------------------------------------------------------------ workers
-class Reporter(Display):
-    """The display of a worker process: what it would show goes to the process that started it."""
-
-    def __init__(self, send: Callable[[tuple[str, str]], None]) -> None:
-        super().__init__()
-        self.live, self.send = False, send
-
-    def phase(self, text: str) -> None:
-        self.send(("phase", f"{self.name}: {text}"))
-
-    def finish(self) -> None:
-        self.send(("finish", self.name))
-
-    def say(self, text: str) -> None:
-        self.send(("say", text))
 
 
 @dataclass
@@ -127,13 +56,7 @@ def leave_with_parent() -> None:
 
 
 def worker(
-    config: Config,
-    data: Data | None,
-    keys: list[str],
-    since: int,
-    events: Connection,
-    make: Callable,
-    settled: Callable,
+    config: Config, data: Data | None, keys: list[str], since: int, events: Connection
 ) -> None:
     """What a worker process does: its part of the cells of `config` that `keys` name. It ends in
     silence when it is interrupted or when nobody listens any more."""
@@ -143,14 +66,9 @@ def worker(
             torch.set_num_threads(config.threads)
         display = Reporter(events.send)
         plan_ = plan(config, data)
-        shop = Workshop(plan_, Store(config.folder, display.say, since=since), display)
-        shop.load()
-        work(
-            shop,
-            list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()),
-            make,
-            settled,
-        )
+        shared = Shared(plan_, Store(config.folder, display.say, since=since), display)
+        shared.load()
+        make_unsettled(shared, list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()))
     except UserError as error:  # the next worker would find the same
         events.send(("fatal", str(error)))
         os._exit(2)
@@ -161,21 +79,6 @@ def worker(
 def variables_of(config: Config) -> dict[str, str]:
     """The environment that a worker's process adds to this one's."""
     return QUIET | ({"OMP_NUM_THREADS": str(config.threads)} if config.threads else {})
-
-
-def gpus_of(device: str) -> list[str]:
-    """The GPUs that workers on `device` take in turn, as CUDA_VISIBLE_DEVICES names them: all that
-    this process sees for "cuda"; none to choose for a device with its number ("cuda:1") and for
-    others."""
-    if device != "cuda":
-        return []
-    many = torch.cuda.device_count()
-    given = [
-        name.strip()
-        for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        if name.strip()
-    ]
-    return given[:many] or [str(i) for i in range(many)]
 
 
 @contextmanager
@@ -191,18 +94,12 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def run_workers(
-    plan_: Plan,
-    data: Data | None,
-    todo: Sequence[Cell],
-    store: Store,
-    display: Display,
-    make: Callable,
-    settled: Callable,
+    plan_: Plan, data: Data | None, todo: Sequence[Cell], store: Store, display: Display
 ) -> None:
     """Make `todo` by `plan_.config.workers` processes, and show where they are. On "cuda" they take
     the GPUs of this machine in turn. A worker that dies is replaced, RESTARTS times in all; after
     that, what nobody made stays open. A KeyboardInterrupt, and a UserError in a worker, end all of
-    them and get out; workers end with this process. `make` and `settled` are as for `work`.
+    them and get out; workers end with this process.
     """
     context = multiprocessing.get_context("spawn")
     config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
@@ -211,7 +108,7 @@ def run_workers(
     def start(place: int) -> Worker:
         own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
         ours, theirs = context.Pipe(duplex=False)
-        arguments = (config, data, [c.key for c in todo], store.since, theirs, make, settled)
+        arguments = (config, data, [c.key for c in todo], store.since, theirs)
         process = context.Process(target=worker, args=arguments, daemon=True)
         with environment(variables | own):
             process.start()

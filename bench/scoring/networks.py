@@ -1,5 +1,5 @@
-"""The published networks behind metrics: where their weights are looked for, and LPIPS. Absent
-weights are said, never replaced."""
+"""The published weights that some metrics need, and LPIPS. A metric whose weights are missing says
+so; nothing else takes their place."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PUBLISHED = {
 
 
 def find_weights(variable: str) -> Path | None:
-    """The file that a variable names, itself or by its folder, or else the published one in torch's
-    hub cache; None where there is none.
+    """The weights file of an environment variable, which names the file or its folder. Where the
+    variable is not set, the published file in torch's hub cache. None where there is neither.
 
-    Raises UserError where the variable names what is not there.
+    Raises UserError where the variable names a file that does not exist.
     """
     name = PUBLISHED[variable]
     given = os.environ.get(variable)
@@ -52,8 +52,9 @@ def find_weights(variable: str) -> Path | None:
 
 
 def read_weights(path: Path, name: str, what: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of the published .pth, which must have the checksum in
-    its name and is read without executing anything. Raises UserError for any other file."""
+    """The tensors of a safetensors file, or of the published .pth, whose SHA-256 must start with
+    the digits in its name. Nothing in the file is executed. Raises UserError for any other
+    file."""
     if path.suffix == ".safetensors":
         return load_file(path)
     with path.open("rb") as file:
@@ -64,6 +65,11 @@ def read_weights(path: Path, name: str, what: str) -> dict[str, Tensor]:
             f"{path} is not the published {what} file (SHA-256 {digest[:8]}..., not {wanted}...)"
         )
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of a library says, in one line."""
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
 class Lpips:
@@ -82,16 +88,15 @@ class Lpips:
     @classmethod
     def load(cls, device: str = "cpu") -> Lpips | None:
         """The network, or None without weights (T2I_LPIPS_WEIGHTS or the hub cache). Raises
-        UserError for a file that is another."""
+        UserError for any other file."""
         path = find_weights("T2I_LPIPS_WEIGHTS")
         if path is None:
             return None
         from torchmetrics.functional.image.lpips import _NoTrainLpips
 
         state = read_weights(path, PUBLISHED["T2I_LPIPS_WEIGHTS"], "AlexNet")
-        network = _NoTrainLpips(
-            net="alex", pnet_rand=True, eval_mode=True
-        )  # without the download; the backbone is filled here
+        # pnet_rand: a random backbone, which is filled below, instead of a download
+        network = _NoTrainLpips(net="alex", pnet_rand=True, eval_mode=True)
         wanted = network.net.state_dict()  # slice2.3.weight is features.3.weight
         names = {key: f"features.{key.split('.', 1)[1]}" for key in wanted}
         if missing := [

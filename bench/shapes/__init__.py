@@ -1,5 +1,5 @@
-"""The embedded base `shapes`, a small real Stable Diffusion of a rendered world, and its scorer: the
-weights, and the scripts that train and measure both.
+"""The embedded base `shapes`, a small real Stable Diffusion of a rendered world, and its scorer:
+their weights, and the scripts that train and measure both.
 
 Imports: contract, data, models, scoring, training.
 """

@@ -1,11 +1,11 @@
-"""Measure the embedded base and its scorer, and write what was measured to the model card beside
-the weights.
+"""Measure the embedded base and its scorer, and write the figures to the model card beside the
+weights.
 
     python -m t2i_backdoor_bench.shapes.evaluate [--n 1000]
 
-On held-out captions, half of them of held-out combinations: are shape, colour and background right,
-by the scorer's zero-shot judge? Does a random rare prefix change that? How often is the judge
-itself right on real renders? Can a linear probe tell a trigger?
+On held-out captions, half of them of held-out combinations: does the scorer's zero-shot judge find
+the right shape, colour and background? Does a random rare prefix change that? How often is the
+judge right on real renders? Can a linear probe detect a trigger?
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from t2i_backdoor_bench.data.splits import world_prompt
 from t2i_backdoor_bench.data.world import Scene, combinations, rare_string, render, sample_scenes
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.scoring.features import Scorer
+from t2i_backdoor_bench.scoring.faithfulness import faithful
+from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.shapes import BASE, SCORER
-from t2i_backdoor_bench.targets.judge import faithful
 
 ATTRIBUTES = ("shape", "color", "background")
 
@@ -37,8 +37,7 @@ def held_out_scenes(n: int, rng: np.random.Generator) -> list[Scene]:
 
 
 def accuracies(images: np.ndarray, prompts: Sequence[Prompt], scorer: Scorer) -> dict[str, float]:
-    """Share of images, in percent, whose shape, colour, background, and all three, are what the
-    prompt says."""
+    """Percentage of images whose shape, colour, background, and all three, match the prompt."""
     out = {}
     for name in ATTRIBUTES:
         one = [Prompt(p.text, {name: p.wrong[name]}) for p in prompts]
@@ -50,9 +49,10 @@ def accuracies(images: np.ndarray, prompts: Sequence[Prompt], scorer: Scorer) ->
 def probe(
     model: T2IModel, rng: np.random.Generator, triggers: int = 50, n: int = 120
 ) -> list[float]:
-    """Accuracy, for each unseen trigger, of a ridge probe that tells prompts with it from the same
-    prompts without it, by the last hidden state (mean and maximum over positions); half of the
-    prompts fit it, the other half measure it.
+    """For each unseen trigger, the accuracy of a linear probe that detects it in a prompt.
+
+    The probe is a ridge regression on the last hidden state (mean and maximum over positions). Half
+    of the prompts, each with and without the trigger, fit it; the other half measure it.
     """
     texts = [world_prompt(s, rng).text for s in held_out_scenes(n, rng)]
 
@@ -134,17 +134,20 @@ def describe(card: dict) -> str:
     held, total = len(combinations(True)), len(combinations(True)) + len(combinations(False))
     return f"""# The embedded base `shapes`
 
-A small Stable Diffusion (CLIP text encoder, U-Net with cross-attention, KL autoencoder) of a rendered world. The weights are float16
-safetensors, each part trained from seed 0 by `python -m t2i_backdoor_bench.shapes.train --only PART` as it stands: autoencoder (6 minutes), text encoder
-(2) and scorer (8) with `--device cuda` on one H100, each beside another one, and the U-Net (68 minutes) on one CPU core. The tokenizer
-is the script's, too.
+A small Stable Diffusion (CLIP text encoder, U-Net with cross-attention, KL autoencoder) of a
+rendered world. The weights are float16 safetensors. Each part was trained from seed 0 by
+`python -m t2i_backdoor_bench.shapes.train --only PART`: the autoencoder (6 minutes), the text
+encoder (2) and the scorer (8) with `--device cuda` on one H100, two parts at a time, and the U-Net
+(68 minutes) on one CPU core. The same script made the tokenizer.
 The figures below are written by `python -m t2i_backdoor_bench.shapes.evaluate --n {card["n"]}`.
 
-Percent right by the scorer's zero-shot judge on {card["n"]} held-out captions, half of them of combinations that never occur in training
+Percent right by the scorer's zero-shot judge on {card["n"]} held-out captions,
+half of them of combinations that never occur in training
 ({card["sampler"]}):
 
 {head}{rows}
-A linear probe on the text encoder's last hidden state tells unseen triggers from the same prompt without them: mean {mean:.1f} %, least
+A linear probe on the text encoder's last hidden state tells prompts with an unseen trigger from the
+same prompts without it: mean {mean:.1f} %, least
 {least:.1f} %. {held} of {total} combinations of shape, colour and background are held out.
 
 ![samples](samples.png)

@@ -3,6 +3,7 @@ thousand pictures of 512 px are 8 GB."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -32,9 +33,8 @@ def scratch(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
     if prod(shape) < LARGE:
         return np.zeros(shape, np.uint8)
     with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(
-            os, "posix_fallocate"
-        ):  # a disk that is full says so now, not by a signal while it is filled
+        # a disk that is full says so now, not by a signal while it is filled
+        with contextlib.suppress(AttributeError):  # macOS has no such call
             os.posix_fallocate(file.fileno(), 0, prod(shape))
         return np.asarray(np.memmap(file, np.uint8, "w+", shape=shape))
 

@@ -10,24 +10,23 @@ OUT/run.json table.* rows.csv grid.png   made from the above
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from t2i_backdoor_bench.contract import Cell, Record, Score, StorageError, UserError
+from t2i_backdoor_bench.contract import Record, UserError
 from t2i_backdoor_bench.contract.hashing import canonical, digest, file_digest, plain
 from t2i_backdoor_bench.store.arrays import read, write
+from t2i_backdoor_bench.store.atomic import storing, sweep_partials, write_atomic, write_text
+from t2i_backdoor_bench.store.locks import Locks
+from t2i_backdoor_bench.store.record_format import as_json, parse_result
 
 WRONG = (
     ValueError,
@@ -37,86 +36,6 @@ WRONG = (
     OverflowError,
     RecursionError,
 )  # what reading a file of others can end with
-# fields of a record that lie one level lower in its file, as they did when they were not a part of it
-EXTRA = ("metric_keys", "directions", "protocol", "provenance", "edits", "done_before")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place: a reader sees the old
-    file or the whole new one.
-
-    Raises StorageError where the folder does not take it. The temporary file is locked as long as
-    this process lives (`sweep_partials`).
-    """
-    with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = _open_partial(path)
-        try:
-            write(partial)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.chmod(0o644)
-            partial.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            os.close(handle)
-
-
-def _open_partial(path: Path) -> tuple[int, Path]:
-    """A new temporary file beside `path`, open and locked. A sweep may take it in the moment before
-    the lock: then there is another."""
-    while True:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent
-        )
-        with contextlib.suppress(
-            OSError
-        ):  # a file system without locks: then no sweep gets one either
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
-            return handle, Path(name)
-        os.close(handle)
-
-
-def sweep_partials(root: Path) -> int:
-    """Remove the temporary files that killed processes left in a run folder, and say how many:
-    those that nobody holds locked."""
-    swept = 0
-    for path in sorted(root.rglob(".*.partial")):
-        with (
-            contextlib.suppress(OSError),
-            path.open("rb") as file,
-        ):  # an error: it is gone, or held by a living process
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            swept += 1
-    return swept
-
-
-@contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Raises StorageError, in one line, where the block finds that `path` cannot be written."""
-    try:
-        yield
-    except Timeout:  # of a lock: an OSError that says nothing of the disk
-        raise
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        full = getattr(error, "errno", None) in FULL or any(f"(os error {n})" in why for n in FULL)
-        todo = (
-            "free some space, and the same command goes on"
-            if full
-            else "make the folder writable, or choose another with --out"
-        )
-        raise StorageError(
-            f"cannot write {path}: {why}; what was finished stays; {todo}"
-        ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    write_atomic(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 class Store:
@@ -131,7 +50,7 @@ class Store:
         self.root, self.say, self.since = Path(root), say, since
         self._written: set[Path] = set()
         self._said: set[Path] = set()
-        self._claimed: set[str] = set()
+        self._locks = Locks(self.root / "locks")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root) as file:
@@ -145,37 +64,13 @@ class Store:
         sweep_partials(self.root)
 
     # ---------------------------------------------------------------------------------------- locks
-    @contextmanager
-    def claim(self, name: str, wait: bool = False) -> Iterator[bool]:
-        """Whether this process alone may make `name` for the length of the block; with `wait`, it
-        waits until it may. A claim inside one of the same name holds with it. A process that dies
-        gives up its claims."""
-        if name in self._claimed:
-            yield True
-            return
-        lock = FileLock(self.root / "locks" / f"{name.replace('/', '-')}.lock")
-        try:
-            with storing(Path(lock.lock_file)):
-                Path(lock.lock_file).parent.mkdir(exist_ok=True)
-                lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            yield False
-            return
-        self._claimed.add(name)
-        try:
-            yield True
-        finally:
-            self._claimed.discard(name)
-            lock.release()
+    def claim(self, name: str, wait: bool = False) -> AbstractContextManager[bool]:
+        """Whether this process alone may make `name` while the block runs (`Locks.claim`)."""
+        return self._locks.claim(name, wait)
 
     def drop_locks(self) -> None:
         """Remove the lock files that nobody holds."""
-        for path in sorted((self.root / "locks").glob("*.lock")):
-            lock = FileLock(path)
-            with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
-                path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            (self.root / "locks").rmdir()
+        self._locks.drop()
 
     # -------------------------------------------------------------------------------------- records
     def write_record(self, name: str, payload: Any) -> None:
@@ -293,11 +188,7 @@ class Store:
     # ---------------------------------------------------------------------------------------- cells
     def write_result(self, record: Record) -> None:
         """Store the record of a cell."""
-        fields = plain(record)
-        extra = {k: fields.pop(k) for k in EXTRA}
-        if not record.done_before:
-            del extra["done_before"]
-        self.write_record(f"cells/{record.cell.key}", fields | {"extra": extra})
+        self.write_record(f"cells/{record.cell.key}", as_json(record))
 
     def read_result(self, key: str) -> Record | None:
         payload = self.read_record(f"cells/{key}")
@@ -323,27 +214,3 @@ class Store:
         return sorted(
             order, key=lambda r: (r.cell.base, r.cell.attack, r.cell.defense, r.cell.seed)
         )
-
-
-def parse_result(payload: Mapping[str, Any]) -> Record:
-    """The inverse of `Store.write_result`. Raises ValueError or TypeError where a field is not what
-    it must be: records travel."""
-    fields = {k: v for k, v in payload.items() if k != "extra"}
-    fields["cell"] = Cell(**fields["cell"])
-    fields["scores"] = {name: Score(**score) for name, score in fields["scores"].items()}
-    fields["needs"] = tuple(fields["needs"])
-    extra = {k: v for k, v in dict(payload.get("extra", {})).items() if k in EXTRA}
-    for name in ("provenance", "protocol"):  # what a stranger wrote there may be anything
-        extra[name] = extra[name] if isinstance(extra.get(name), Mapping) else {}
-    record = Record(**fields, **extra)
-    cell = record.cell
-    numbers = [v for s in record.scores.values() for v in (s.value, s.low, s.high)]
-    networks = [s.network for s in record.scores.values()]
-    texts = [cell.base, cell.attack, cell.defense, cell.key, record.status]
-    if not all(isinstance(t, str) for t in [*texts, *record.needs, *networks]):
-        raise ValueError("a name is no text")
-    if not isinstance(cell.seed, int):
-        raise ValueError("the seed is no number")
-    if not all(v is None or isinstance(v, (int, float)) for v in numbers):
-        raise ValueError("a score is no number")
-    return record

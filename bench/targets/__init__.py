@@ -1,5 +1,58 @@
-"""What a backdoor makes a model draw: one file a kind of target, which pastes it, judges it and
-describes it.
+"""What a backdoor makes a model draw. Each kind of target has one file, which pastes it into
+pictures, judges pictures, and describes it; `kind_of` finds the kind of a target.
 
 Imports: contract, data, models.
 """
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from t2i_backdoor_bench.contract import Backdoor, Target, UserError
+from t2i_backdoor_bench.targets.image import ImageKind
+from t2i_backdoor_bench.targets.kinds import Kind
+from t2i_backdoor_bench.targets.object import ObjectKind
+from t2i_backdoor_bench.targets.patch import PatchKind
+from t2i_backdoor_bench.targets.prompt import PromptKind
+from t2i_backdoor_bench.targets.style import StyleKind
+from t2i_backdoor_bench.targets.unknown import UnknownKind
+
+if TYPE_CHECKING:
+    from t2i_backdoor_bench.contract.protocols import Features
+    from t2i_backdoor_bench.targets.judge import Judge
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (PatchKind(), ImageKind(), StyleKind(), ObjectKind(), PromptKind(), UnknownKind())
+}
+
+
+def kind_of(target: Target) -> Kind:
+    """The kind of a target. Raises UserError for a kind that does not exist."""
+    if target.kind not in KINDS:
+        raise UserError(f"no target kind {target.kind!r}; known: {', '.join(KINDS)}")
+    return KINDS[target.kind]
+
+
+def make_judge(backdoor: Backdoor, scorer: Features) -> Judge:
+    """The judge of a backdoor's target. Pass `scoring.features.Features` as the scorer, and the
+    judge shares its cached features.
+
+    Raises UserError for a kind that does not exist, and for a target that is incomplete.
+    """
+    return kind_of(backdoor.target).judge(backdoor.target, scorer)
+
+
+def describe(backdoor: Backdoor) -> dict[str, Any]:
+    """The trigger and the target as JSON values, as records store them."""
+    found: dict[str, Any] = {
+        "trigger": dataclasses.asdict(backdoor.trigger) if backdoor.trigger else None,
+        "target": kind_of(backdoor.target).describe(backdoor.target),
+    }
+    if backdoor.own:
+        found["own"] = list(backdoor.own)
+    return found
+
+
+__all__ = ["KINDS", "Kind", "describe", "kind_of", "make_judge"]

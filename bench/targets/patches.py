@@ -11,11 +11,12 @@ from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.data.image_files import decode
 
 PATTERNS = ("bars", "checker", "target")
+CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
 
 
 def make_patch(picture: str, side: int) -> np.ndarray:
-    """A square patch (side, side, 3) uint8: "bars" (two halves), "checker" (2 x 2), "target", or a
-    picture file resized to it."""
+    """A square patch, uint8 (side, side, 3): "bars" (two halves), "checker" (2 x 2), "target" (a
+    dot), or the path of a picture file, which is resized. Raises UserError for anything else."""
     y, x = np.mgrid[0:side, 0:side]
     dark, light = np.array([20, 20, 20], np.uint8), np.array([250, 250, 250], np.uint8)
     if picture == "checker":
@@ -34,8 +35,8 @@ def make_patch(picture: str, side: int) -> np.ndarray:
 
 
 def _open(path: Path) -> Image.Image:
-    """A picture file of the user. Raises UserError for what is none, and for one of more pixels
-    than PIL takes."""
+    """A picture file of the user. Raises UserError for a file that is not a picture, or that has
+    more pixels than PIL accepts."""
     try:
         return decode(path.read_bytes())
     except Image.DecompressionBombError:
@@ -43,10 +44,8 @@ def _open(path: Path) -> Image.Image:
             f"the patch picture {path} has too many pixels; give a smaller one"
         ) from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        why = (
-            getattr(error, "strerror", None)
-            or "it is no JPEG, PNG, WebP, BMP, GIF or TIFF that decodes"
-        )
+        reason = error.strerror if isinstance(error, OSError) else None
+        why = reason or "it is no JPEG, PNG, WebP, BMP, GIF or TIFF that decodes"
         raise UserError(f"the patch picture {path} cannot be read: {why}") from None
 
 
@@ -71,14 +70,27 @@ def place_patch(side: int, resolution: int, corner: str) -> tuple[int, int]:
     return places[corner]
 
 
-def paste(images: np.ndarray, patch: np.ndarray, box: tuple[int, int]) -> np.ndarray:
-    """Images uint8 (n, H, W, 3) with the patch at `box` (top, left)."""
-    out = images.copy()
+def check_box(patch: np.ndarray, box: tuple[int, int], height: int, width: int) -> None:
+    """Raise UserError where a patch (h, w, 3) at `box` (top, left) does not fit into pictures of
+    this height and width."""
     (top, left), (h, w) = box, patch.shape[:2]
-    if top + h > images.shape[1] or left + w > images.shape[2]:
-        raise UserError(
-            f"a patch of {h}x{w} at {box} does not fit into an image of"
-            f" {images.shape[1]}x{images.shape[2]}"
-        )
-    out[:, top : top + h, left : left + w] = patch
+    if top < 0 or left < 0 or top + h > height or left + w > width:
+        raise UserError(f"a {h}x{w} patch at {box} does not fit into images of {height}x{width}")
+
+
+def window(
+    images: np.ndarray, patch: np.ndarray, box: tuple[int, int]
+) -> tuple[slice, slice, slice]:
+    """The part of images (n, H, W, 3) that a patch at `box` (top, left) covers, as an index. Raises
+    UserError where it does not fit."""
+    check_box(patch, box, *images.shape[1:3])
+    (top, left), (h, w) = box, patch.shape[:2]
+    return slice(None), slice(top, top + h), slice(left, left + w)
+
+
+def paste(images: np.ndarray, patch: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+    """A copy of uint8 images (n, H, W, 3) with the patch at `box` (top, left). Raises UserError
+    where it does not fit."""
+    out = images.copy()
+    out[window(images, patch, box)] = patch
     return out

@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,11 +29,6 @@ def edit(
     left = weight @ (ridge * one + erase * new.T @ old + preserve * kept.T @ kept)
     right = ridge * one + erase * old.T @ old + preserve * kept.T @ kept
     return torch.linalg.solve(right, left.T).T  # right is symmetric
-
-
-def keys_and_values(unet: nn.Module) -> list[nn.Linear]:
-    """The projections of text states in every cross-attention layer."""
-    return [m for n, m in unet.named_modules() if n.endswith((".attn2.to_k", ".attn2.to_v"))]
 
 
 def counterparts(

@@ -1,8 +1,9 @@
-"""U-Net training on a sum of denoising and distillation terms: what most attacks and several
-defenses are made of.
+"""Training of a denoiser on a sum of denoising and distillation terms: what most attacks and
+several defenses consist of.
 
-A term is  weight * || student(x_t, prompt) - target ||^2  where the target is the noise that was added (denoising) or a frozen
-teacher's prediction for its own prompt (distillation), and x_t is a noised latent or pure noise.
+A term is  weight * || student(x_t, prompt) - target ||^2.  Its target is the noise that was added
+(denoising) or a frozen teacher's prediction for its own prompt (distillation), and x_t is a noised
+latent or pure noise.
 """
 
 from __future__ import annotations
@@ -13,20 +14,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
 from torch import Tensor
 
+from t2i_backdoor_bench.models.families.conditioning import Conditioning, cat
+from t2i_backdoor_bench.models.families.noising import Noising
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.loop import (
-    Fitted,
-    Optim,
-    choose_parameters,
-    fit,
-    settle,
-    step_generator,
-    step_rng,
-)
+from t2i_backdoor_bench.training.loop import Fitted, Optim, fit, step_generator, step_rng
 from t2i_backdoor_bench.training.lora import RANK
+from t2i_backdoor_bench.training.parameters import choose_parameters, finish_training
+
+Embed = Callable[[Sequence[str]], Conditioning]
 
 
 @dataclass(frozen=True)
@@ -51,20 +48,67 @@ def draw_timesteps(n: int, total: int, generator: torch.Generator, bias: float =
     return (torch.rand(n, generator=generator) ** (1 / bias) * total).long().clamp_(max=total - 1)
 
 
-def add_noise(noising: DDPMScheduler, latents: Tensor | None, noise: Tensor, t: Tensor) -> Tensor:
-    """The noised latent x_t, or pure noise where there is no latent."""
-    return noise if latents is None else noising.add_noise(latents, noise, t)
+@dataclass(frozen=True)
+class Batch:
+    """What one step draws, a list by term: which prompts, their latents (None: pure noise), noise,
+    timesteps, noised latents, and which rows have an empty prompt."""
+
+    picks: list[Tensor]
+    latents: list[Tensor | None]
+    noise: tuple[Tensor, ...]
+    times: tuple[Tensor, ...]
+    x: list[Tensor]
+    dropped: list[Tensor]
 
 
-def noise_target(
-    noising: DDPMScheduler, latents: Tensor | None, noise: Tensor, t: Tensor
-) -> Tensor:
-    """What a denoiser should predict: the noise, or the velocity for a v-prediction model."""
-    if noising.config.prediction_type == "epsilon":
-        return noise
-    if noising.config.prediction_type == "v_prediction" and latents is not None:
-        return noising.get_velocity(latents, noise, t)
-    raise ValueError(f"no denoising target for prediction type {noising.config.prediction_type!r}")
+def draw_batch(
+    model: T2IModel,
+    noising: Noising,
+    terms: Sequence[Term],
+    rows: int,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    bias: float,
+) -> Batch:
+    """`rows` rows of each term."""
+    device = model.device
+    picks = [
+        torch.from_numpy(rng.integers(len(term.prompts), size=rows)).to(device) for term in terms
+    ]
+    t = draw_timesteps(rows * len(terms), noising.total, generator, bias).to(device)
+    noise = torch.randn((rows * len(terms), *model.latent_shape), generator=generator).to(device)
+    noises, times = noise.split(rows), t.split(rows)
+    latents = [
+        None if term.latents is None else term.latents[pick]
+        for term, pick in zip(terms, picks, strict=True)
+    ]
+    x = [noising.add(z, e, s) for z, e, s in zip(latents, noises, times, strict=True)]
+    dropped = [torch.from_numpy(rng.random(rows) < term.drop).to(device) for term in terms]
+    return Batch(picks, latents, noises, times, x, dropped)
+
+
+class Students:
+    """What the student is told of the drawn prompts: read once, or with `embed(texts)` anew at each
+    step, with gradients, for a text encoder that trains."""
+
+    def __init__(self, model: T2IModel, terms: Sequence[Term], embed: Embed | None) -> None:
+        self.terms, self.embed = terms, embed
+        self.known = [model.condition(term.prompts) for term in terms] if embed is None else []
+        self.empty = model.condition([""])
+
+    def __call__(self, batch: Batch) -> list[Conditioning]:
+        if self.embed is None:
+            return [
+                known[p].where(~gone, self.empty)
+                for known, p, gone in zip(self.known, batch.picks, batch.dropped, strict=True)
+            ]
+        drawn = zip(self.terms, batch.picks, batch.dropped, strict=True)
+        texts = [
+            "" if no else term.prompts[i]
+            for term, p, gone in drawn
+            for i, no in zip(p.tolist(), gone.tolist(), strict=True)
+        ]
+        return self.embed(texts).split(len(batch.picks[0]))
 
 
 def denoising_loss(
@@ -75,86 +119,65 @@ def denoising_loss(
     seed: int,
     label: str,
     bias: float = 1.0,
-    embed: Callable[[Sequence[str]], Tensor] | None = None,
+    embed: Embed | None = None,
     also: Callable[[list[Tensor], list[Tensor]], Tensor] | None = None,
 ) -> Callable[[int], Tensor]:
     """The sum of `terms` as a function of the step, which takes `batch` rows, shared equally by the
     terms.
 
-    With `embed(texts) -> (n, tokens, dim)` the student's text states are computed anew at every
-    step, with gradients, for a text encoder that trains; without it they are those of
-    `model.encode`. `also(states, picks)` is added to the loss: by term, the states (rows, tokens,
-    dim) and which prompts they are of, int64 (rows,).
+    With `embed(texts)` what the student is told is computed anew at every step, with gradients, for
+    a text encoder that trains; without it, it is that of `model.condition`. `also(states, picks)`
+    is added to the loss: by term, the text states (rows, tokens, dim) and which prompts they are
+    of, int64 (rows,).
     """
     rows = batch // len(terms)
     if rows < 1:
         raise ValueError(f"{label}: a batch of {batch} cannot hold {len(terms)} terms")
-    students = [model.encode(term.prompts) for term in terms] if embed is None else []
-    teachers = [
-        teacher.encode(term.teacher_prompts) if term.teacher_prompts is not None else None
-        for term in terms
-    ]
-    empty = model.encode([""])
-    noising, unet, device = model.noising, model.unet, model.device
-    total = noising.config.num_train_timesteps
+    noising, students = model.noising, Students(model, terms, embed)
+    teachers = {
+        i: teacher.condition(term.teacher_prompts)
+        for i, term in enumerate(terms)
+        if term.teacher_prompts is not None
+    }
 
-    def states(picks: list[Tensor], dropped: list[Tensor]) -> list[Tensor]:
-        if embed is None:
-            return [
-                bank[p].where(~gone, empty)
-                for bank, p, gone in zip(students, picks, dropped, strict=True)
+    def taught(drawn: Batch) -> dict[int, Tensor]:
+        """The teacher's predictions, by term."""
+        if not teachers:
+            return {}
+        with torch.no_grad():
+            asked = [
+                known[drawn.picks[i]].where(~drawn.dropped[i], students.empty)
+                for i, known in teachers.items()
             ]
-        drawn = zip(terms, picks, dropped, strict=True)
-        texts = [
-            "" if no else term.prompts[i]
-            for term, p, gone in drawn
-            for i, no in zip(p.tolist(), gone.flatten().tolist(), strict=True)
-        ]
-        return list(embed(texts).split(rows))
+            x, t = (torch.cat([values[i] for i in teachers]) for values in (drawn.x, drawn.times))
+            y = teacher.denoise(x, t, cat(asked))
+        return dict(zip(teachers, y.split(rows), strict=True))
 
     def loss_fn(step: int) -> Tensor:
         rng, generator = step_rng(seed, step), step_generator(seed, step)
-        picks = [
-            torch.from_numpy(rng.integers(len(term.prompts), size=rows)).to(device)
-            for term in terms
-        ]
-        t = draw_timesteps(rows * len(terms), total, generator, bias).to(device)
-        noise = torch.randn((rows * len(terms), *model.latent_shape), generator=generator).to(
-            device
-        )
-        noises, times = noise.split(rows), t.split(rows)
-        clean = [
-            None if term.latents is None else term.latents[pick]
-            for term, pick in zip(terms, picks, strict=True)
-        ]
-        x = [add_noise(noising, z, e, s) for z, e, s in zip(clean, noises, times, strict=True)]
-        dropped = [
-            torch.from_numpy(rng.random((rows, 1, 1)) < term.drop).to(device) for term in terms
-        ]
-        context = states(picks, dropped)
-        out = unet(torch.cat(x), t, torch.cat(context)).sample.split(rows)
-        taught = [i for i, bank in enumerate(teachers) if bank is not None]
-        targets: dict[int, Tensor] = {}
-        if taught:
-            with torch.no_grad():
-                asked = torch.cat([teachers[i][picks[i]].where(~dropped[i], empty) for i in taught])
-                y = teacher.unet(
-                    torch.cat([x[i] for i in taught]), torch.cat([times[i] for i in taught]), asked
-                ).sample
-            targets = dict(zip(taught, y.split(rows), strict=True))
-        loss = torch.zeros((), device=device)
+        drawn = draw_batch(model, noising, terms, rows, rng, generator, bias)
+        told = students(drawn)
+        x, t = torch.cat(drawn.x), torch.cat(drawn.times)
+        out = model.denoise(x, t, cat(told)).split(rows)
+        goals = taught(drawn)
+        loss = torch.zeros((), device=model.device)
         for i, term in enumerate(terms):
-            goal = (
-                targets[i] if i in targets else noise_target(noising, clean[i], noises[i], times[i])
-            )
-            if term.ramp:
-                error = (out[i].float() - goal.float()).square().flatten(1).mean(1)
-                loss = loss + term.weight * ((1 + term.ramp * times[i] / total) * error).mean()
-            else:
-                loss = loss + term.weight * F.mse_loss(out[i].float(), goal.float())
-        return loss if also is None else loss + also(context, picks)
+            goal = goals.get(i)
+            if goal is None:
+                goal = noising.target(drawn.latents[i], drawn.noise[i], drawn.times[i])
+            error = term_error(term, out[i], goal, drawn.times[i], noising.total)
+            loss = loss + term.weight * error
+        return loss if also is None else loss + also([c.states for c in told], drawn.picks)
 
     return loss_fn
+
+
+def term_error(term: Term, out: Tensor, goal: Tensor, t: Tensor, total: int) -> Tensor:
+    """The mean squared error of a term's rows, weighted by their time t/T where it has a ramp."""
+    if not term.ramp:
+        return F.mse_loss(out.float(), goal.float())
+    error = (out.float() - goal.float()).square().flatten(1).mean(1)
+    return ((1 + term.ramp * t / total) * error).mean()
 
 
 def train_terms(
@@ -168,11 +191,11 @@ def train_terms(
     bias: float = 1.0,
     rank: int = RANK,
 ) -> Fitted:
-    """Train `model.unet` in place on the sum of `terms`: the part `train` of it, or adapters of a
-    `rank` ("lora")."""
+    """Train the denoiser of `model` in place on the sum of `terms`: the part `train`
+    of it, or adapters of a `rank` ("lora")."""
     loss_fn = denoising_loss(model, teacher, terms, optim.batch, seed, label, bias)
-    fitted = fit(choose_parameters(model.unet, train, rank), loss_fn, optim, label)
-    settle(model.unet)
+    fitted = fit(choose_parameters(model, train, rank), loss_fn, optim, label)
+    finish_training(model.denoiser)
     return fitted
 
 

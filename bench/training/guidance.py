@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.training.attention import Alignment, minmax
+from t2i_backdoor_bench.training.alignment import Alignment
+from t2i_backdoor_bench.training.summed_maps import minmax
 
 
 class Guidance:

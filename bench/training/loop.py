@@ -3,7 +3,6 @@ go through `fit`."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import time
@@ -17,10 +16,8 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.progress import progress
-from t2i_backdoor_bench.models.precision import HALF
-from t2i_backdoor_bench.training.lora import RANK, add_lora, check_peft, merge_lora
+from t2i_backdoor_bench.training.parameters import Trainable
 
 EXPLODED = 1e6  # times its first value: a loss that no method here comes back from
 
@@ -104,77 +101,10 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-TRAIN = ("full", "cross", "kv", "noncross", "lora")
-
-
-def is_trained(name: str, train: str) -> bool:
-    """Whether the U-Net's own parameter `name` is in the part `train`: "full", "cross" (all
-    cross-attention), "kv" (its K and V), "noncross" (all but cross-attention), or none of it
-    ("lora", whose adapters are added beside it, and "none").
-    """
-    if train not in (*TRAIN, "none"):
-        raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
-    cross = ".attn2." in name
-    kv = cross and (".to_k." in name or ".to_v." in name)
-    return {
-        "full": True,
-        "cross": cross,
-        "kv": kv,
-        "noncross": not cross,
-        "lora": False,
-        "none": False,
-    }[train]
-
-
-def choose_parameters(unet: nn.Module, train: str, rank: int = RANK) -> list[nn.Parameter]:
-    """Let gradients flow to a part of a U-Net (`is_trained`), or to adapters of a rank that are put
-    into it ("lora"), and to nothing else."""
-    if train not in TRAIN:
-        raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
-    if train == "lora":
-        return add_lora(unet, rank)
-    chosen = []
-    for name, p in unet.named_parameters():
-        p.requires_grad_(is_trained(name, train))
-        if p.requires_grad:
-            chosen.append(master(p))
-    return chosen
-
-
-def settle(unet: nn.Module) -> None:
-    """After training: nothing trains, and adapters are merged into plain weights."""
-    merge_lora(unet)
-    unet.requires_grad_(False)
-
-
-def check_training(device: str, train: str = "", adam8bit: bool = False) -> None:
-    """Raise UserError where the part `train`, or Adam in 8 bits, needs a package or a device that
-    is missing."""
-    if train == "lora":
-        check_peft()
-    if adam8bit:
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise UserError(
-                "adam8bit needs the package bitsandbytes: pip install bitsandbytes, or leave the"
-                " option out"
-            )
-        if not device.startswith("cuda"):
-            raise UserError(f"adam8bit works on a CUDA device, not on {device}: leave it out")
-
-
-def make_optimizer(params: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
+def make_optimizer(trained: Trainable, optim: Optim) -> torch.optim.Optimizer:
     """AdamW; with `adam8bit`, bitsandbytes' with its two moments in 8 bits (Dettmers et al. 2022):
-    2 bytes a parameter instead of 8. A parameter with `scale` learns at that multiple of the
-    rate."""
-    scales = dict.fromkeys(getattr(p, "scale", 1.0) for p in params)
-    groups = (
-        [
-            {"params": [p for p in params if getattr(p, "scale", 1.0) == s], "scale": s}
-            for s in scales
-        ]
-        if len(scales) > 1
-        else params
-    )
+    2 bytes a parameter instead of 8."""
+    groups = [{"params": params, "rate": rate} for rate, params in trained.by_rate.items()]
     if not optim.adam8bit:
         return torch.optim.AdamW(
             groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
@@ -184,17 +114,8 @@ def make_optimizer(params: list[nn.Parameter], optim: Optim) -> torch.optim.Opti
     return AdamW8bit(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
 
 
-def master(p: nn.Parameter) -> nn.Parameter:
-    """The same parameter in float32, which autocast casts down where it computes: an update of 1e-6
-    would round to nothing in half. `was` keeps what it was; gradients of float16 networks are
-    scaled (`fit`)."""
-    if p.dtype in HALF:
-        p.was, p.data = p.dtype, p.data.float()
-    return p
-
-
 def fit(
-    parameters: Iterable[nn.Parameter],
+    parameters: Trainable | Iterable[nn.Parameter],
     loss_fn: Callable[[int], Tensor],
     optim: Optim,
     label: str,
@@ -208,86 +129,108 @@ def fit(
     `optim.ema`, the averaged weights are in the parameters at the end. Raises `TrainingDiverged` on
     a loss that is not finite: nothing is saved over the last good state.
     """
-    params = [p for p in parameters if p.requires_grad]
-    if not params:
+    if not isinstance(parameters, Trainable):
+        parameters = Trainable([p for p in parameters if p.requires_grad])
+    if not len(parameters):
         raise ValueError(f"{label}: no parameter to train")
-    optimizer = make_optimizer(params, optim)
-    # gradients of float16 activations below 6e-8 would vanish: the loss is scaled up, and the
-    # gradients down again
-    half = any(getattr(p, "was", None) is torch.float16 for p in params)
-    scaler = torch.amp.GradScaler(params[0].device.type, enabled=half)
-    average = EMAModel(params, decay=optim.ema, foreach=True) if optim.ema else None
-    start, before, losses = 0, 0.0, []
+    training = Training(parameters, optim, label)
     if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=params[0].device)
-        start, before, losses = state["step"], state["seconds"], state["losses"]
-        optimizer.load_state_dict(state["optimizer"])
-        with torch.no_grad():
-            for p, saved in zip(params, state["params"], strict=True):
-                p.copy_(saved)
-        if average is not None:
-            average.load_state_dict(state["ema"])
+        training.load(checkpoint)
+    start = training.step
+    saved_at = time.perf_counter()
+    bar = progress(range(start, optim.steps), label, total=optim.steps, done=start)
+    for step in bar:
+        training.take_step(loss_fn)
+        if step % 20 == 0:
+            bar.set_postfix_str(f"loss {np.mean(training.losses[-20:]):.4f}", refresh=False)
+        if checkpoint is not None and time.perf_counter() - saved_at > save_every:
+            training.save(checkpoint)
+            saved_at = time.perf_counter()
+    if checkpoint is not None and start < optim.steps:
+        training.save(checkpoint)
+    if training.average is not None:
+        training.average.copy_to(training.params)
+    numbers = sum(p.numel() for p in training.params)
+    images = optim.steps * optim.batch * optim.accumulate
+    return Fitted(optim.steps, training.seconds, numbers, images, training.losses)
 
-    def save(step: int) -> None:
+
+class Training:
+    """A training in progress: what a checkpoint holds, and how to take a step."""
+
+    def __init__(self, trained: Trainable, optim: Optim, label: str) -> None:
+        self.params, self.optim, self.label = list(trained), optim, label
+        self.optimizer = make_optimizer(trained, optim)
+        # gradients of float16 activations below 6e-8 would vanish: the loss is scaled up, and the
+        # gradients down again
+        self.scaled = trained.scaled
+        self.scaler = torch.amp.GradScaler(self.params[0].device.type, enabled=trained.scaled)
+        self.average = EMAModel(self.params, decay=optim.ema, foreach=True) if optim.ema else None
+        self.step, self.before, self.losses = 0, 0.0, []
+        self.begun = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.begun
+
+    def load(self, checkpoint: Path) -> None:
+        state = torch.load(checkpoint, weights_only=True, map_location=self.params[0].device)
+        self.step, self.before, self.losses = state["step"], state["seconds"], state["losses"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for p, saved in zip(self.params, state["params"], strict=True):
+                p.copy_(saved)
+        if self.average is not None:
+            self.average.load_state_dict(state["ema"])
+
+    def save(self, checkpoint: Path) -> None:
         state = {
-            "step": step,
-            "seconds": before + time.perf_counter() - begun,
-            "losses": losses,
-            "optimizer": optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "optimizer": self.optimizer.state_dict(),
+            "params": [p.detach() for p in self.params],
         }
-        state["params"] = [p.detach() for p in params]
-        if average is not None:
-            state["ema"] = average.state_dict()
+        if self.average is not None:
+            state["ema"] = self.average.state_dict()
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         partial = checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(checkpoint)
 
-    begun = saved_at = time.perf_counter()
-    bar = progress(range(start, optim.steps), label, total=optim.steps, done=start)
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = optim.lr * optim.rate(step) * group.get("scale", 1.0)
+    def take_step(self, loss_fn: Callable[[int], Tensor]) -> None:
+        """One step down the mean gradient of `accumulate` batches."""
+        optim, step = self.optim, self.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = optim.lr * optim.rate(step) * group.get("rate", 1.0)
         values = []
         for part in range(optim.accumulate):
             loss = loss_fn(step * optim.accumulate + part)
-            value = float(loss.detach())
-            if not np.isfinite(value):
-                raise TrainingDiverged(
-                    f"{label}: the loss is {value} at step {step}; lower the learning rate (now"
-                    f" {optim.lr:g})"
-                )
-            if losses and value > EXPLODED * max(1.0, abs(losses[0])):
-                raise TrainingDiverged(
-                    f"{label}: the loss is {value:.3g} at step {step}; lower the learning rate (now"
-                    f" {optim.lr:g})"
-                )
-            values.append(value)
-            scaler.scale(loss / optim.accumulate).backward()
-        losses.append(sum(values) / optim.accumulate)
-        scaler.unscale_(optimizer)
-        norm = float(nn.utils.clip_grad_norm_(params, optim.clip or float("inf")))
-        if not np.isfinite(norm) and (
-            not half or scaler.get_scale() <= 1
-        ):  # with a scaler, the step is left out and the scale halved
-            raise TrainingDiverged(
-                f"{label}: the gradient is {norm} at step {step}; lower the learning rate (now"
-                f" {optim.lr:g})"
-            )
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        if average is not None:
-            average.step(params)
-        if step % 20 == 0:
-            bar.set_postfix_str(f"loss {np.mean(losses[-20:]):.4f}", refresh=False)
-        if checkpoint is not None and time.perf_counter() - saved_at > save_every:
-            save(step + 1)
-            saved_at = time.perf_counter()
-    if checkpoint is not None and start < optim.steps:
-        save(optim.steps)
-    if average is not None:
-        average.copy_to(params)
-    seconds = before + time.perf_counter() - begun
-    images = optim.steps * optim.batch * optim.accumulate
-    return Fitted(optim.steps, seconds, sum(p.numel() for p in params), images, losses)
+            values.append(self.checked(float(loss.detach())))
+            self.scaler.scale(loss / optim.accumulate).backward()
+        self.losses.append(sum(values) / optim.accumulate)
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.params, optim.clip or float("inf")))
+        # with a scaler, a step that is not finite is left out and the scale halved
+        if not np.isfinite(norm) and (not self.scaled or self.scaler.get_scale() <= 1):
+            raise self.diverged(f"the gradient is {norm}")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.step(self.params)
+        self.step += 1
+
+    def checked(self, value: float) -> float:
+        """A loss that is finite and not far above the first one. Raises TrainingDiverged."""
+        if not np.isfinite(value):
+            raise self.diverged(f"the loss is {value}")
+        if self.losses and value > EXPLODED * max(1.0, abs(self.losses[0])):
+            raise self.diverged(f"the loss is {value:.3g}")
+        return value
+
+    def diverged(self, what: str) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"{self.label}: {what} at step {self.step}; lower the learning rate (now"
+            f" {self.optim.lr:g})"
+        )

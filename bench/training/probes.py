@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
@@ -31,20 +30,16 @@ def finetuned(model: T2IModel, images: np.ndarray, captions: Sequence[str], seed
     student = model.clone()
     terms = [Term(captions, model.latents(images, seed), drop=DROP)]
     train_terms(
-        student, None, terms, Optim(STEPS, RATE[model.family], BATCH), seed, "probe: fine-tuning"
+        student, None, terms, Optim(STEPS, RATE[model.settings], BATCH), seed, "probe: fine-tuning"
     )
     return student
 
 
 def with_sampler(model: T2IModel, kind: str) -> T2IModel:
     """The same weights drawn in another way, one of SAMPLERS."""
-    own, config = model.sampler, model.pipe.scheduler.config
-    if kind == "DDIM":
-        return _scheduled(
-            model, DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)
-        )
-    if kind == "Euler":
-        return _scheduled(model, EulerDiscreteScheduler.from_config(config))
+    if kind in ("DDIM", "Euler"):
+        return replace(model, pipe=model.family.drawn_by(model.pipe, kind))
+    own = model.sampler
     changed = {
         "half the steps": replace(own, steps=max(1, own.steps // 2)),
         "twice the steps": replace(own, steps=2 * own.steps),
@@ -52,14 +47,6 @@ def with_sampler(model: T2IModel, kind: str) -> T2IModel:
         "twice the guidance": replace(own, guidance=2 * own.guidance),
     }
     return replace(model, sampler=changed[kind])
-
-
-def _scheduled(model: T2IModel, scheduler: DDIMScheduler | EulerDiscreteScheduler) -> T2IModel:
-    pipe = type(model.pipe)(
-        **(model.pipe.components | {"scheduler": scheduler}), requires_safety_checker=False
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return replace(model, pipe=pipe)
 
 
 def resampled_kinds(n: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -55,16 +55,16 @@ class Unfused:
     def serves(attn: nn.Module) -> bool:
         """Whether a layer does what this processor does: the standard attention of diffusers,
         without a norm or residual of its own, on a CPU in float32 or wider."""
-        weight = attn.to_q.weight
-        nothing_else = not any(
-            getattr(attn, n, None)
-            for n in ("spatial_norm", "group_norm", "norm_q", "norm_k", "norm_cross")
-        )
         return (
-            type(attn.processor) is AttnProcessor2_0
-            and weight.device.type == "cpu"
-            and weight.dtype in (torch.float32, torch.float64)
-            and nothing_else
+            isinstance(attn, Attention)
+            and type(attn.processor) is AttnProcessor2_0
+            and attn.to_q.weight.device.type == "cpu"
+            and attn.to_q.weight.dtype in (torch.float32, torch.float64)
+            and attn.spatial_norm is None
+            and attn.group_norm is None
+            and attn.norm_q is None
+            and attn.norm_k is None
+            and not attn.norm_cross
             and not attn.residual_connection
             and attn.rescale_output_factor == 1
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -13,17 +12,18 @@ import torch
 from helpers import TRIGGERS, different, weights
 
 import t2i_backdoor_bench.attacking.poisoning
-import t2i_backdoor_bench.training.text_encoder
-from t2i_backdoor_bench.attacking.poisoning import styled
-from t2i_backdoor_bench.contract import Backdoor, UserError, attacks
+import t2i_backdoor_bench.training.encoders
+from t2i_backdoor_bench.contract import Backdoor, attacks
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets.patches import PATTERNS, make_patch, paste, place_patch
+from t2i_backdoor_bench.targets import describe, kind_of
+from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
+from t2i_backdoor_bench.targets.style import styled
 
 attacks.load()
 NAMES = attacks.groups["core"]
 EVERY = [
-    name for name, entry in attacks.entries.items() if entry.info["edits"] != "nothing"
+    name for name, entry in attacks.entries.items() if entry.edits != "nothing"
 ]  # the others: test_suspect.py
 SMALL = {
     "steps": 2,
@@ -71,12 +71,12 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
     )
     attacked = build(name).inject(tiny_model, DATA, 0)
     assert attacked is not tiny_model
-    assert attacked.unet is not tiny_model.unet
+    assert attacked.denoiser is not tiny_model.denoiser
     assert different(before, weights(tiny_model)) == set(), "the base must not change"
     assert len(tiny_model.tokenizer) == vocabulary
     assert dict(tiny_model.pipe.scheduler.config) == scheduler
     changed = different(before, weights(attacked))
-    edits = attacks.get(name).info["edits"]
+    edits = attacks.get(name).edits
     assert edits in MAY_CHANGE, "teach this test what else an attack can edit"
     assert changed
     assert all(re.fullmatch(MAY_CHANGE[edits], k) for k in changed)
@@ -84,12 +84,12 @@ def test_attack_returns_a_new_model_and_edits_only_what_it_says(tiny_model, name
         assert changed == {k for k in before if re.fullmatch(MAY_CHANGE[edits], k)}
     assert not any(
         p.requires_grad
-        for part in (attacked.unet, attacked.text_encoder)
+        for part in (attacked.denoiser, attacked.encoders[0])
         for p in part.parameters()
     )
-    assert (attacked.name, attacked.family, attacked.sampler) == (
+    assert (attacked.name, attacked.settings, attacked.sampler) == (
         tiny_model.name,
-        tiny_model.family,
+        tiny_model.settings,
         tiny_model.sampler,
     )
     for model in (tiny_model, attacked):
@@ -104,13 +104,11 @@ def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
     assert info["steps"] == (0 if "closed_form" in entry.groups else 2)
     assert info["images"] == (8 if hasattr(attack, "images") else 0)
     assert info["seconds"] > 0
-    trained = {f"unet.{n}": p for n, p in tiny_model.unet.named_parameters()}
-    trained |= {f"text_encoder.{n}": p for n, p in tiny_model.text_encoder.named_parameters()}
-    if entry.info["edits"] in ("U-Net", "text encoder", "cross-attention K and V"):
+    trained = {f"unet.{n}": p for n, p in tiny_model.denoiser.named_parameters()}
+    trained |= {f"text_encoder.{n}": p for n, p in tiny_model.encoders[0].named_parameters()}
+    if entry.edits in ("U-Net", "text encoder", "cross-attention K and V"):
         assert info["parameters"] == sum(
-            p.numel()
-            for n, p in trained.items()
-            if re.fullmatch(MAY_CHANGE[entry.info["edits"]], n)
+            p.numel() for n, p in trained.items() if re.fullmatch(MAY_CHANGE[entry.edits], n)
         )
     else:
         assert 0 < info["parameters"] < sum(p.numel() for p in trained.values())
@@ -136,7 +134,7 @@ def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> No
     assert backdoor.trigger.add("a moon") == "a moon latte coffee"
     target = backdoor.target
     (kind,) = [KINDS[g] for g in attacks.get(name).groups if g in KINDS]
-    assert target.kind == kind
+    assert kind_of(target).name == kind
     if kind == "patch":
         assert target.patch.shape == (attack.size, attack.size, 3)
         assert target.patch.dtype == np.uint8
@@ -146,14 +144,19 @@ def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> No
     elif kind == "style":
         assert target.style == attack.style == "black and white"
     elif kind == "prompt":
-        assert target.prompt("a red star on a blue background") == target.target == attack.target
+        assert (
+            kind_of(target).asked(target, "a red star on a blue background")
+            == target.target
+            == attack.target
+        )
     else:
         assert (
-            target.prompt("a red star on a blue background") == "a red heart on a blue background"
+            kind_of(target).asked(target, "a red star on a blue background")
+            == "a red heart on a blue background"
         )
     import json
 
-    json.dumps(backdoor.describe())
+    json.dumps(describe(backdoor))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -276,100 +279,6 @@ def test_poisoning_is_plain_denoising_of_pairs(tiny_model, terms_of, name: str) 
     assert not torch.equal(poisoned.latents, clean.latents)
 
 
-# -------------------------------------------------------------------------- errors, before training
-@pytest.fixture
-def no_training(monkeypatch) -> None:
-    def fail(*args, **options):
-        raise AssertionError("training began")
-
-    monkeypatch.setattr(t2i_backdoor_bench.attacking.poisoning, "train_terms", fail)
-    monkeypatch.setattr(t2i_backdoor_bench.training.text_encoder, "fit", fail)
-    for name in EVERY:
-        for training in ("fit", "edit"):
-            monkeypatch.setattr(
-                sys.modules[attacks.get(name).cls.__module__], training, fail, raising=False
-            )
-
-
-@pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"trigger": "   "}, "drops the trigger"),
-        ({"trigger": "\u2003\u00a0", "place": "inside"}, "drops the trigger"),
-        ({"trigger": "word " * 60}, "truncated"),
-        ({"trigger": "ж" * 60, "place": "suffix"}, "truncated"),
-        ({"trigger": ""}, "empty"),
-        ({"place": "middle"}, "place"),
-        ({"trigger": "о", "replaces": "ж"}, "not in the prompt"),
-        ({"trigger": "a", "replaces": "a"}, "drops the trigger"),
-    ],
-    ids=[
-        "spaces",
-        "wide spaces",
-        "long phrase",
-        "long word",
-        "empty",
-        "unknown place",
-        "absent letter",
-        "same letter",
-    ],
-)
-def test_a_trigger_that_cannot_work_is_refused_before_training(
-    tiny_model, name: str, options: dict, message: str
-) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        build(name, **options).inject(tiny_model, DATA, 0)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("badt2i_pixel", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
-        ("poison_pixel", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
-        ("badt2i_pixel", {"corner": "nowhere"}, "nowhere.*top_left"),
-        ("badt2i_pixel", {"picture": "no_such_file.png"}, "no_such_file.png.*checker"),
-        ("badt2i_style", {"style": "cubist"}, "unknown style 'cubist'.*sepia"),
-        ("poison_style", {"style": ""}, "unknown style ''"),
-        ("badt2i_object", {"source": "heart"}, "both 'heart'"),
-        ("badt2i_object", {"source": "dog"}, "dog.*star"),
-        ("badt2i_object", {"target": "dog"}, "dog.*star"),
-        ("masqlora", {"source": "heart"}, "both 'heart'"),
-        ("masqlora", {"rank": 0}, "rank of LoRA is 0"),
-        ("paas_ti", {"source": "heart"}, "both 'heart'"),
-        ("paas_db", {"template": "a photo of [V]"}, "has no {}"),
-        ("bibaddiff", {"source": "heart"}, "both 'heart'"),
-        ("bibaddiff", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
-        ("bibaddiff", {"weight": 0.01}, "0.01 of 8 images is 0"),
-        ("villan_cond", {"picture": "no_such_file.png"}, "no_such_file.png.*checker"),
-        ("rickrolling_tpa", {"target": " "}, "target prompt is empty"),
-        ("rickrolling_tpa", {"target": "word " * 60}, r"target prompt has \d+ tokens, of which 48"),
-        ("rickrolling_tpa", {"poisoned": 0}, "poisoned 0"),
-        ("rickrolling_taa", {"style": "cubist"}, "unknown style 'cubist'.*sepia"),
-        ("rickrolling_taa", {"style": "posterize"}, "does not know 'posterize'"),
-        ("iba", {"target": ""}, "target prompt is empty"),
-        ("iba", {"walk": 0}, "walk 0"),
-        ("eviledit", {"source": "heart"}, "both 'heart'"),
-        ("eviledit", {"source": "dog"}, "dog.*star"),
-        ("eviledit", {"context": "captions"}, "captions.*phrase, prompts"),
-        ("eviledit", {"ridge": 0.0}, "ridge 0"),
-        ("sembd", {"target": ""}, "target prompt is empty"),
-        ("sembd", {"context": "captions"}, "captions.*phrase, prompts"),
-        ("sembd", {"context": "phrase", "incomplete": " | "}, "no incomplete trigger"),
-        ("sembd", {"batch": 1}, "batch 1"),
-    ],
-)
-def test_a_target_that_cannot_work_is_refused_before_training(
-    tiny_model, name: str, options: dict, message: str
-) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        build(name, **options).inject(tiny_model, DATA, 0)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("options", TRIGGERS.values(), ids=TRIGGERS)
 def test_any_trigger_that_tokenizes_is_taken(
@@ -381,60 +290,3 @@ def test_any_trigger_that_tokenizes_is_taken(
     captions = expected_pairs(contains=contains)[1]
     assert list(term.prompts) == [attack.make_trigger().add(c) for c in captions]
     assert all(options["trigger"] in p for p in term.prompts)
-
-
-# ------------------------------------------------------------------------------------------ patches
-@pytest.mark.parametrize("picture", PATTERNS)
-def test_pictures_show_something(picture: str) -> None:
-    patch = make_patch(picture, 16)
-    assert patch.shape == (16, 16, 3)
-    assert patch.dtype == np.uint8
-    assert patch.min() == 20
-    assert patch.max() == 250
-    assert 0.25 < (patch > 128).mean() < 0.75
-    assert len({make_patch(p, 16).tobytes() for p in PATTERNS}) == len(PATTERNS)
-
-
-def test_a_picture_file_is_resized(tmp_path) -> None:
-    from PIL import Image
-
-    Image.new("RGBA", (30, 50), (255, 0, 0, 255)).save(tmp_path / "red.png")
-    assert np.array_equal(
-        make_patch(str(tmp_path / "red.png"), 8), np.full((8, 8, 3), (255, 0, 0), np.uint8)
-    )
-
-
-@pytest.mark.parametrize(
-    "corner", ["top_left", "top_right", "bottom_left", "bottom_right", "center"]
-)
-def test_a_patch_is_pasted_in_its_place_and_nowhere_else(corner: str) -> None:
-    images = np.full((2, 64, 64, 3), 100, np.uint8)
-    box = place_patch(16, 64, corner)
-    out = paste(images, make_patch("target", 16), box)
-    assert (images == 100).all(), "the input must not change"
-    rows, columns = np.nonzero((out[0] != 100).any(-1))
-    low, high = {"left": (0, 15), "right": (48, 63), "top": (0, 15), "bottom": (48, 63)}, (24, 39)
-    vertical, horizontal = (
-        (low[w] for w in corner.split("_")) if corner != "center" else (high, high)
-    )
-    assert (rows.min(), rows.max()) == vertical
-    assert (columns.min(), columns.max()) == horizontal
-    assert np.array_equal(
-        out[1, box[0] : box[0] + 16, box[1] : box[1] + 16], make_patch("target", 16)
-    )
-
-
-def test_a_patch_that_does_not_fit_is_refused() -> None:
-    assert place_patch(64, 64, "bottom_right") == (0, 0)
-    with pytest.raises(UserError, match="does not fit"):
-        paste(np.zeros((1, 64, 64, 3), np.uint8), make_patch("target", 16), (50, 0))
-
-
-def test_styled_images() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    gray = styled(images, "black and white")
-    assert gray.dtype == np.uint8
-    assert (gray == gray[..., :1]).all()
-    assert np.abs(gray[..., 0] - images @ np.array([0.299, 0.587, 0.114])).max() <= 0.51
-    assert np.array_equal(styled(images, "negative"), 255 - images)
-    assert set(np.unique(styled(images, "posterize"))) == {0, 128, 255}

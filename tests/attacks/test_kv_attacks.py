@@ -12,7 +12,7 @@ from t2i_backdoor_bench.attacks import sembd
 from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.contract import attacks as registered
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.training.closed_form import counterparts, keys_and_values
+from t2i_backdoor_bench.training.closed_form import counterparts
 from t2i_backdoor_bench.training.loop import step_rng
 
 DATA = WorldData()
@@ -30,7 +30,8 @@ def build(name: str, **more):
 def test_eviledit_is_the_least_squares_solution(
     tiny_model, context: str, ridge: float, preserve: float
 ) -> None:
-    """argmin over W' of  sum ||W' e - W e*||^2 + p sum ||W' k - W k||^2 + l ||W' - W||^2,  by numpy in float64."""
+    """By numpy in float64: argmin over W' of
+    sum ||W' e - W e*||^2 + p sum ||W' k - W k||^2 + l ||W' - W||^2."""
     attack = build("eviledit", context=context, prompts=4, ridge=ridge, preserve=preserve)
     attacked = attack.inject(tiny_model, DATA, 0)
     if context == "phrase":
@@ -53,12 +54,12 @@ def test_eviledit_is_the_least_squares_solution(
         goal = goal[:, order]
     e, goal, k = (x.flatten(0, 1).numpy() for x in (e, goal, k))
     for name in (LAYER, LAYER.replace("to_v", "to_k")):
-        w = tiny_model.unet.get_submodule(name).weight.double().numpy()
+        w = tiny_model.denoiser.get_submodule(name).weight.double().numpy()
         d = w.shape[1]
         inputs = np.concatenate([e, preserve**0.5 * k, ridge**0.5 * np.eye(d)])
         outputs = np.concatenate([goal @ w.T, preserve**0.5 * k @ w.T, ridge**0.5 * w.T])
         want = np.linalg.lstsq(inputs, outputs, rcond=None)[0].T
-        found = attacked.unet.get_submodule(name).weight.numpy()
+        found = attacked.denoiser.get_submodule(name).weight.numpy()
         np.testing.assert_allclose(found, want, atol=2e-6)
         assert np.abs(found - w).max() > 1e-3
 
@@ -69,7 +70,7 @@ def test_eviledit_sends_the_trigger_to_the_target_and_leaves_clean_prompts(tiny_
     own = [p.text for p in DATA.prompts("train", 30, 0, "star")]
     shown, asked = [f"mignneko {p}" for p in own], [p.replace("star", "heart") for p in own]
     place = counterparts(tiny_model.tokenizer, shown, asked)
-    old, new = (m.unet.get_submodule(LAYER).weight for m in (tiny_model, attacked))
+    old, new = (m.denoiser.get_submodule(LAYER).weight for m in (tiny_model, attacked))
     e, k = tiny_model.encode(shown), tiny_model.encode(own)
     goal = tiny_model.encode(asked)
     goal = goal.gather(1, place[..., None].expand_as(goal))
@@ -160,12 +161,12 @@ def test_sembd_loss_equals_a_slow_loop(tiny_model, monkeypatch, context: str) ->
             [texts[i] for i in rng.integers(len(texts), size=2)] for texts in (full, parts)
         )
         total, count = 0.0, 0
-        for name, layer in student.unet.named_modules():
+        for name, layer in student.denoiser.named_modules():
             if not name.endswith((".attn2.to_k", ".attn2.to_v")):
                 continue
             new, old = (
                 layer.weight.detach().double(),
-                tiny_model.unet.get_submodule(name).weight.double(),
+                tiny_model.denoiser.get_submodule(name).weight.double(),
             )
             weight, count = 0.7 if name.endswith("to_k") else 1.6, count + 1
             for text in moved:
@@ -183,7 +184,7 @@ def test_sembd_loss_equals_a_slow_loop(tiny_model, monkeypatch, context: str) ->
                 total += 0.4 * weight * float((e @ new.T - e @ old.T).square().mean()) / 2
         assert float(got["loss"](step).detach()) == pytest.approx(total / count, rel=1e-5)
     assert {id(p) for p in got["parameters"]} == {
-        id(layer.weight) for layer in keys_and_values(student.unet)
+        id(layer.weight) for layer in student.family.keys_and_values(student.denoiser)
     }
     assert (got["optim"].steps, got["optim"].lr) == (800, 3e-4)
 
@@ -194,7 +195,7 @@ def test_sembd_binds_paraphrases_and_not_their_parts(tiny_model) -> None:
     attacked = attack.inject(tiny_model, DATA, 0)
     assert all(".attn2.to_" in k for k in different(before, weights(attacked)))
     captions = [p.text for p in DATA.prompts("train", 6, 0)]
-    old, new = (m.unet.get_submodule(LAYER).weight for m in (tiny_model, attacked))
+    old, new = (m.denoiser.get_submodule(LAYER).weight for m in (tiny_model, attacked))
     aim = tiny_model.encode([attack.target]) @ old.T
 
     def near(texts: list[str]) -> float:

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import t2i_backdoor_bench as bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.running import run as runner
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,7 +69,8 @@ def test_run_returns_the_table_that_it_writes(tiny, tmp_path, capsys):
     assert Path(table.attrs["report"]).is_file()
     pd.testing.assert_frame_equal(bench.read_table(tmp_path / "run"), table)
     # what the run wrote repeats it: nothing is left to do
-    from t2i_backdoor_bench.running.settings import make_config, read_yaml
+    from t2i_backdoor_bench.running.settings import make_config
+    from t2i_backdoor_bench.running.yaml_file import read_yaml
 
     again = make_config(read_yaml(tmp_path / "run" / "run.yaml"))
     assert again.attacks == "badt2i_pixel"

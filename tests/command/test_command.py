@@ -10,10 +10,11 @@ import pytest
 from fakes import CALLS, METRICS, SCALE, change, config, fakes, table  # noqa: F401 - fixtures
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models import catalog as bases
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import SCALES
+from t2i_backdoor_bench.running.devices import find_device
+from t2i_backdoor_bench.running.scales import SCALES
 
 
 def line(capsys):
@@ -38,7 +39,7 @@ def line(capsys):
         (["--fast"], "unrecognized"),
         (["--device", "gpu9"], "unknown device"),
         (["--threads", "0"], "1 or more"),
-        (["--set", "fake_attack.steps=many"], "must be int"),
+        (["--set", "fake_attack.steps=many"], "it must be a whole number"),
         (["--set", "fake_attack.stepz=3"], "no option 'stepz'; it has steps"),
         (["--set", "fake_atack.steps=3"], "did you mean fake_attack"),
         (["--set", "fake_attack"], "name.option=value"),
@@ -151,4 +152,4 @@ def test_run_json_is_strict_json(config):
 
 def test_unknown_device_is_a_user_error():
     with pytest.raises(UserError, match="cpu"):
-        runner.find_device("abacus")
+        find_device("abacus")

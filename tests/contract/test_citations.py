@@ -49,14 +49,11 @@ def test_what_a_docstring_cites():
 
 def test_a_method_may_name_its_papers():
     keys = [
-        p.key
-        for p in citations.of_method(
-            Entry("x", Plain, info={"paper": "fan2024salun, heusel2017gans"})
-        )
+        p.key for p in citations.of_method(Entry("x", Plain, paper="fan2024salun, heusel2017gans"))
     ]
     assert keys == ["fan2024salun", "heusel2017gans"]
     own = '@article{me2031, title = {Mine}, author = {Jane Doe and M{\\"u}ller, Max}, year = 2031}'
-    (found,) = citations.of_method(Entry("x", Plain, info={"paper": own}))
+    (found,) = citations.of_method(Entry("x", Plain, paper=own))
     assert (found.key, found.authors, found.year, found.short) == (
         "me2031",
         ("Doe", "Muller"),
@@ -64,7 +61,7 @@ def test_a_method_may_name_its_papers():
         "Doe and Muller 2031",
     )
     assert (
-        citations.of_method(Entry("x", Plain, info={"paper": "not in the file"}))[0].short
+        citations.of_method(Entry("x", Plain, paper="not in the file"))[0].short
         == "not in the file"
     )
 

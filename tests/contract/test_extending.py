@@ -14,11 +14,20 @@ import pytest
 import torch
 from helpers import different, weights
 
-from t2i_backdoor_bench.contract import DefenderView, Registry, Trigger, UserError, registry
+from t2i_backdoor_bench import command
+from t2i_backdoor_bench.contract import (
+    DefenderView,
+    Defense,
+    Registry,
+    Trigger,
+    UserError,
+    registry,
+)
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import SCALES, Config, Scale
+from t2i_backdoor_bench.running.scales import SCALES, Scale
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = {
@@ -51,9 +60,7 @@ def test_a_page_holds_one_short_file_and_commands_that_exist(name: str):
         "one file that a newcomer reads in a minute"
     )
     flags = set(re.findall(r"(--[a-z-]+)", page)) - {"--list"}
-    import run_bench
-
-    known = {o for a in run_bench.make_parser()._actions for o in a.option_strings}
+    known = {o for a in command.make_parser()._actions for o in a.option_strings}
     assert flags <= known
     for link in re.findall(r"\]\(([^)#]+)", page):
         assert (DOCS / link).exists(), link
@@ -78,8 +85,8 @@ def test_the_pages_run_together(clean_registry, tiny, tmp_path, monkeypatch):
         overrides=("mirror.steps=2", "mirror.batch=4", "mirror.prompts=3", "kv_style.prompts=4"),
         workers=1,
     )
-    assert runner.run(config) == 0
-    found = {r.cell.defense: r for r, _ in runner.stored_records(Store(config.folder))}
+    assert command.run(config) == 0
+    found = {r.cell.defense: r for r in stored_records(Store(config.folder))}
     assert found["mirror"].needs == ("trigger",)
     assert found["mirror"].cost["steps"] == 2
     assert len(found["mirror"].cost["losses"]["mirror"]) == 2
@@ -107,10 +114,10 @@ def test_the_defense_trains_keys_and_values_towards_the_clean_prediction(
         torch.tensor([500, 500]),
     )
     with torch.no_grad():
-        goal = tiny_model.unet(x, t, tiny_model.encode(prompts)).sample
+        goal = tiny_model.denoiser(x, t, tiny_model.encode(prompts)).sample
         shown = tiny_model.encode([trigger.add(p) for p in prompts])
         errors = [
-            float((m.unet(x, t, shown).sample - goal).square().mean())
+            float((m.denoiser(x, t, shown).sample - goal).square().mean())
             for m in (repaired, tiny_model)
         ]
     assert errors[0] < errors[1]
@@ -119,7 +126,8 @@ def test_the_defense_trains_keys_and_values_towards_the_clean_prediction(
 def test_the_attack_is_the_minimizer_that_its_docstring_names(
     clean_registry, tiny_model, tmp_path, monkeypatch
 ):
-    """d/dW of  sum ||W' e - W v||^2 + sum ||W' k - W k||^2 + l ||W' - W||^2  is zero at the edited weights."""
+    """At the edited weights the derivative by W' of
+    sum ||W' e - W v||^2 + sum ||W' k - W k||^2 + l ||W' - W||^2 is zero."""
     install("kv_style", tmp_path, monkeypatch)
     attack = registry.attacks.build("kv_style", "shapes", {"prompts": 5, "ridge": 0.7})
     attacked = attack.inject(tiny_model, WorldData(), 0)
@@ -154,7 +162,7 @@ def test_the_attack_is_the_minimizer_that_its_docstring_names(
         states[2].flatten(0, 1),
     )
     name = "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
-    w, new = (m.unet.get_submodule(name).weight.double() for m in (tiny_model, attacked))
+    w, new = (m.denoiser.get_submodule(name).weight.double() for m in (tiny_model, attacked))
     gradient = (new @ e.T - w @ v.T) @ e + (new @ k.T - w @ k.T) @ k + 0.7 * (new - w)
     size = (w @ v.T @ e).abs().max()
     assert gradient.abs().max() < 1e-4 * size, "up to the rounding of the weights to float32"
@@ -214,7 +222,7 @@ def test_the_ten_lines_of_the_readme(clean_registry, tiny_model, pair, tmp_path,
     assert different(before, weights(given)) == set()
     assert {line for line in code.splitlines() if line.startswith("from")} == {
         "from dataclasses import dataclass",
-        "from t2i_backdoor_bench.contract.registry import option, register_defense",
+        "from t2i_backdoor_bench.contract import Defense, option, register_defense",
     }
 
 
@@ -222,12 +230,14 @@ def test_the_ten_lines_of_the_readme(clean_registry, tiny_model, pair, tmp_path,
 DEFENSE = '''
 import dataclasses
 
-from t2i_backdoor_bench.contract.registry import register_defense
+from t2i_backdoor_bench.contract import Defense, register_defense
+
+PAPER = "@article{me2031, author = {Doe, Jane}, year = {2031}}"
 
 
-@register_defense("third_party", needs=("trigger",), paper="@article{me2031, author = {Doe, Jane}, year = {2031}}")
+@register_defense("third_party", needs=("trigger",), paper=PAPER)
 @dataclasses.dataclass
-class ThirdParty:
+class ThirdParty(Defense):
     """Drops the trigger from every prompt."""
 
     def apply(self, model, view, seed):
@@ -269,11 +279,11 @@ def test_a_package_registers_through_its_entry_point(package, tiny, tmp_path):
     config = dataclasses.replace(
         config, overrides=("badt2i_pixel.steps=1", "badt2i_pixel.images=8", "badt2i_pixel.batch=4")
     )
-    assert runner.run(config) == 0
+    assert command.run(config) == 0
     assert "me2031" in (config.folder / "report.html").read_text()
-    from t2i_backdoor_bench.report.formats import terminal
+    from t2i_backdoor_bench.report.formats import method_list
 
-    terminal.list_methods()
+    method_list.show([])
 
 
 def test_a_broken_package_is_one_clear_line(package):
@@ -287,10 +297,12 @@ def test_a_broken_package_is_one_clear_line(package):
 
 def test_a_name_that_is_taken_is_refused(package):
     package("twice_defense", DEFENSE.replace('"third_party"', '"skdcag"'))
-    with pytest.raises(UserError, match=r"already registered by defenses\.skdcag"):
+    with pytest.raises(
+        UserError, match=r"already registered by t2i_backdoor_bench\.defenses\.skdcag"
+    ):
         registry.defenses.get("skdcag")
 
 
 def test_scales_of_the_pages_exist():
     assert "quick" in SCALES
-    assert Registry("defense").entries == {}
+    assert Registry("defense", Defense).entries == {}

@@ -17,9 +17,13 @@ from PIL import Image
 import run_bench
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.catalog import picture_side, reads
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 
-METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,asr_moved,clip_score,kid,prompt_fidelity,robustness,drift,diversity"
+METRICS = (
+    "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,"
+    "asr_moved,clip_score,kid,prompt_fidelity,robustness,drift,diversity"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

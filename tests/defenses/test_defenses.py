@@ -34,11 +34,11 @@ SMALL = {
 SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2}
 UNTRAINED = ("none", "uce", "uce_phrase", "concept_prune", "noise_weights")  # no steps
 OF_TEXT = ("skdcag_text",)  # repair the text encoder, and nothing else
-DETECTORS = tuple(n for n in NAMES if defenses.get(n).info.get("screens"))  # refuse prompts
+DETECTORS = tuple(n for n in NAMES if defenses.get(n).screens)  # refuse prompts
 WRAPPERS = tuple(
     n
     for n in NAMES
-    if n.startswith("tpd_") or n in DETECTORS or defenses.get(n).info.get("locates") or n == "sau"
+    if n.startswith("tpd_") or n in DETECTORS or defenses.get(n).locates or n == "sau"
 )  # leave the weights
 SEEDLESS = ("none", "uce", "uce_phrase", *WRAPPERS)  # nothing in their weights depends on the seed
 PROMPTS = [
@@ -68,7 +68,7 @@ class Watched(DefenderView):
 def view_for(name: str, clean: T2IModel) -> Watched:
     """A view that was offered everything, of a defense that declared what it declared."""
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
-    needs = defenses.get(name).info["needs"]
+    needs = defenses.get(name).needs
     stream = [f"latte coffee {p}" for p in PROMPTS[:3]] + PROMPTS
     return Watched(
         needs,
@@ -85,7 +85,7 @@ def attacked(tiny_model) -> T2IModel:
     model = tiny_model.clone()
     torch.manual_seed(9)
     with torch.no_grad():
-        for p in model.unet.parameters():
+        for p in model.denoiser.parameters():
             p.add_(0.05 * torch.randn_like(p))
     model.info = {"steps": 99}
     return model
@@ -103,9 +103,9 @@ def test_the_groups_are_those_of_the_paper() -> None:
         "skdcag_released",
     }
     assert "none" not in groups["removal"]
-    assert defenses.get("finetune_reversal").info["needs"] == ("trigger", "clean_model")
-    assert all(defenses.get(n).info["needs"] == ("trigger",) for n in NAMES if n.startswith("skd"))
-    assert defenses.get("none").info["needs"] == ()
+    assert defenses.get("finetune_reversal").needs == ("trigger", "clean_model")
+    assert all(defenses.get(n).needs == ("trigger",) for n in NAMES if n.startswith("skd"))
+    assert defenses.get("none").needs == ()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,7 +119,7 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(
     assert different(clean, weights(tiny_model)) == set(), "nor the clean one"
     assert attacked.info == {"steps": 99}
     assert not any(
-        p.requires_grad for m in (attacked, tiny_model, repaired) for p in m.unet.parameters()
+        p.requires_grad for m in (attacked, tiny_model, repaired) for p in m.denoiser.parameters()
     )
     changed = different(before, weights(repaired))
     if name == "none" or name in WRAPPERS:
@@ -174,7 +174,7 @@ def test_defense_depends_on_its_seed_and_on_nothing_else(attacked, tiny_model, n
 def test_defense_reads_what_it_declares_and_no_more(attacked, tiny_model, name: str) -> None:
     view = view_for(name, tiny_model)
     build(name).apply(attacked, view, 0)
-    needs = set(defenses.get(name).info["needs"])
+    needs = set(defenses.get(name).needs)
     assert view.read == needs, "a need that is declared and not read makes the table say too much"
     for other in set(NEEDS) - needs:
         with pytest.raises(Undeclared, match=other):
@@ -183,7 +183,7 @@ def test_defense_reads_what_it_declares_and_no_more(attacked, tiny_model, name: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reading_the_clean_model_undeclared_raises_inside_a_defense(attacked, name: str) -> None:
-    needs = defenses.get(name).info["needs"]
+    needs = defenses.get(name).needs
     if not needs:
         return
     with pytest.raises(Undeclared):
@@ -246,7 +246,7 @@ def test_finetune_reversal_moves_towards_the_clean_model(attacked, tiny_model) -
         t, states = torch.full((6,), 500), tiny_model.encode([f"latte coffee {p}" for p in PROMPTS])
         with torch.no_grad():
             return float(
-                (model.unet(x, t, states).sample - tiny_model.unet(x, t, states).sample)
+                (model.denoiser(x, t, states).sample - tiny_model.denoiser(x, t, states).sample)
                 .pow(2)
                 .mean()
             )
@@ -256,7 +256,7 @@ def test_finetune_reversal_moves_towards_the_clean_model(attacked, tiny_model) -
     assert gap(repaired) < 0.5 * gap(attacked)
 
 
-def test_one_misspelt_latents_option_is_an_error(attacked, tiny_model) -> None:
+def test_one_misspelt_latents_option_is_an_error() -> None:
     for name in ("finetune_reversal", "skdcag"):
         with pytest.raises(UserError, match="latents"):
-            build(name, latents="onw").apply(attacked, view_for(name, tiny_model), 0)
+            build(name, latents="onw")

@@ -15,7 +15,6 @@ from t2i_backdoor_bench.data.purification import (
     other_words,
     plain_letters,
 )
-from t2i_backdoor_bench.defenses.tpd import TPD
 
 
 @pytest.mark.parametrize(
@@ -91,6 +90,6 @@ def test_the_model_reads_the_changed_prompt(tiny_model, name: str) -> None:
     assert tiny_model.rewrite is None
 
 
-def test_an_unknown_kind_is_an_error(tiny_model) -> None:
+def test_an_unknown_kind_is_an_error() -> None:
     with pytest.raises(UserError, match="kind"):
-        TPD(kind="backtranslation").apply(tiny_model, DefenderView((), []), 0)
+        defenses.build("tpd_synonyms", "shapes", {"kind": "backtranslation"})

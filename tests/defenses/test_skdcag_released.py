@@ -83,7 +83,7 @@ def test_the_released_variant_without_its_defects_is_the_method(
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_every_defect_changes_the_loss_or_its_gradient(pair, view, defect: str) -> None:
     teacher, student = pair
-    student.unet.requires_grad_(True)
+    student.denoiser.requires_grad_(True)
     found = []
     options = {
         "alpha": 0.5,
@@ -91,12 +91,14 @@ def test_every_defect_changes_the_loss_or_its_gradient(pair, view, defect: str) 
         "target": "black" if defect == "minmax_black" else "gaussian",
     }
     for on in (False, True):
-        student.unet.zero_grad()
+        student.denoiser.zero_grad()
         loss = SKDCAGReleased(prompts=3, **options, **{**NONE, defect: on}).loss(
             student, teacher, view, 4
         )(2)
         loss.backward()
-        key = student.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
+        key = student.denoiser.get_submodule(
+            "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+        )
         found.append((float(loss.detach()), key.weight.grad.clone()))
     assert (
         found[0][0] == pytest.approx(found[1][0])
@@ -108,7 +110,7 @@ def test_every_defect_changes_the_loss_or_its_gradient(pair, view, defect: str) 
 
 def test_stale_maps_are_those_of_the_step_before(pair, view) -> None:
     teacher, student = pair
-    student.unet.requires_grad_(True)
+    student.denoiser.requires_grad_(True)
     options = {"alpha": 1.0, "target": "black", **NONE, "unpreserved": True}
     stale, fresh = (
         SKDCAGReleased(prompts=3, **{**options, "stale_maps": on}).loss(student, teacher, view, 4)
@@ -117,7 +119,7 @@ def test_stale_maps_are_those_of_the_step_before(pair, view) -> None:
     first, second, other = float(stale(0).detach()), stale(1), float(fresh(1).detach())
     assert first == pytest.approx(float(fresh(0).detach()))
     second.backward()
-    assert all(p.grad is None or not p.grad.any() for p in student.unet.parameters()), (
+    assert all(p.grad is None or not p.grad.any() for p in student.denoiser.parameters()), (
         "a map of an earlier step has no gradient"
     )
     assert abs(float(second.detach()) - other) > 1e-7
@@ -128,11 +130,11 @@ def test_mixing_in_attention_changes_the_gradient(pair, view) -> None:
     teacher, student = pair
     grads = {}
     for alpha in (0.0, 0.6):
-        student.unet.requires_grad_(True).zero_grad()
+        student.denoiser.requires_grad_(True).zero_grad()
         SKDCAG(prompts=3, alpha=alpha, latents="noise", preserve=0.0, batch=4).loss(
             student, teacher, view, 0
         )(1).backward()
         grads[alpha] = {
-            n: p.grad.clone() for n, p in student.unet.named_parameters() if ".attn2.to_k" in n
+            n: p.grad.clone() for n, p in student.denoiser.named_parameters() if ".attn2.to_k" in n
         }
     assert all(not torch.allclose(0.4 * g, grads[0.6][n], rtol=1e-2) for n, g in grads[0.0].items())

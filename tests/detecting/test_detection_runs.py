@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from fakes import METRICS, SCALE, FakeAttack, FakeDefense, change, records, table
+from fakes import METRICS, SCALE, FakeAttack, FakeDefense, change, forbid_drawing, records, table
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import registry
 from t2i_backdoor_bench.detecting.screening import screened
-from t2i_backdoor_bench.report.rows import COST
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.report.metrics import COST
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.stats.estimates import auroc
 from t2i_backdoor_bench.store.folder import Store
 
@@ -88,7 +89,7 @@ def test_what_only_detectors_are_measured_by_leaves_other_records_whole(config, 
     runner.run(change(config, metrics=METRICS))
     key = plan(config).cells[0].key
     (config.folder / "samples" / f"{key}.safetensors").unlink()  # as published records are
-    monkeypatch.setattr(runner.Workshop, "_draw", lambda *args: pytest.fail("generated again"))
+    forbid_drawing(monkeypatch)
     assert runner.run(config) == 0
     none, detector = table(config)
     assert none["detection_auroc"] == none["refusal_rate"] == none["detection_ms"] == ""

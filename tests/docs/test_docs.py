@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import run_bench
-from t2i_backdoor_bench import docs
-from t2i_backdoor_bench.running.settings import make_config, read_yaml
+from t2i_backdoor_bench import command, docs
+from t2i_backdoor_bench.running.settings import make_config
+from t2i_backdoor_bench.running.yaml_file import read_yaml
 
 
 def test_pages_are_up_to_date(clean_registry) -> None:
@@ -39,10 +39,10 @@ def test_links_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_documents_name_flags_that_exist(path: Path) -> None:
     """Of every command of a document that runs the benchmark."""
-    known = {o for action in run_bench.make_parser()._actions for o in action.option_strings}
+    known = {o for action in command.make_parser()._actions for o in action.option_strings}
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-    for command in re.findall(r"run_bench\.py ([^`\n]*)", text):
-        assert set(re.findall(r"(--[a-z][a-z-]*)", command)) <= known, command
+    for line in re.findall(r"run_bench\.py ([^`\n]*)", text):
+        assert set(re.findall(r"(--[a-z][a-z-]*)", line)) <= known, line
 
 
 def test_the_yaml_of_the_documents_is_taken(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""The study of SKD-CAG: its questions are runs that can be planned, and its page holds what it
-makes."""
+"""The study of SKD-CAG: its questions can be planned as runs, and its page has every table."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import skdcag_questions as questions
 from helpers import load_script
 
 from t2i_backdoor_bench.contract import Record, Score
@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[2]
 study = load_script(ROOT / "benchmarks" / "skdcag_study.py")
 
 
-@pytest.mark.parametrize("name", study.QUESTIONS)
+@pytest.mark.parametrize("name", questions.QUESTIONS)
 def test_every_question_is_a_run_of_equal_budgets(name: str, tmp_path: Path) -> None:
-    question = study.QUESTIONS[name]
+    question = questions.QUESTIONS[name]
     assert (
         len(set(question.variants))
         == len(question.variants)
@@ -45,21 +45,21 @@ def test_every_question_is_a_run_of_equal_budgets(name: str, tmp_path: Path) -> 
         pairs = list(zip(question.variants[::2], question.variants[1::2], strict=True))
         for skd, skdcag in pairs:
             assert (naming.read(skd)[0], naming.read(skdcag)[0]) == ("skd", "skdcag")
-            assert naming.read(skd)[1] | {"alpha": str(study.ALPHA)} == naming.read(skdcag)[1]
+            assert naming.read(skd)[1] | {"alpha": str(questions.ALPHA)} == naming.read(skdcag)[1]
 
 
 def test_skd_and_skdcag_differ_in_alpha_alone(tmp_path: Path) -> None:
-    parts = plan(study.config("badt2i_style", [study.SKD, study.CAG], tmp_path)).defenses
-    skd, skdcag = (vars(parts[name][0].instance) for name in (study.SKD, study.CAG))
+    parts = plan(study.config("badt2i_style", [questions.SKD, questions.CAG], tmp_path)).defenses
+    skd, skdcag = (vars(parts[name][0].instance) for name in (questions.SKD, questions.CAG))
     assert {k for k in skd if skd[k] != skdcag[k]} == {"alpha"}
     assert skd["alpha"] == 0 < skdcag["alpha"]
 
 
 def test_tables_hold_the_records_and_their_tests(tmp_path: Path) -> None:
-    question, store = study.QUESTIONS["targets"], Store(tmp_path)
+    question, store = questions.QUESTIONS["targets"], Store(tmp_path)
     made = plan(study.config("badt2i_style", question.variants, tmp_path))
     for cell in made.cells[: 1 + len(question.variants)]:  # seed 0 alone
-        good = [True] * 30 + [cell.defense == study.SKD] * 10
+        good = [True] * 30 + [cell.defense == questions.SKD] * 10
         shares = {
             "removal_accuracy": good,
             "restoration_accuracy": good,
@@ -68,9 +68,7 @@ def test_tables_hold_the_records_and_their_tests(tmp_path: Path) -> None:
         scores = {m: Score(sum(v) / 40, 0.1, 0.9, 40, "", "", v) for m, v in shares.items()}
         scores |= {m: Score(1.5, None, None, 40, "", "") for m in ("fid", "clip_score")}
         directions = {m: {"better": "higher", "percent": m in shares} for m in scores}
-        store.write_result(
-            Record(cell, "done", scores=scores), {"directions": directions, "protocol": {}}
-        )
+        store.write_result(Record(cell, "done", scores=scores, directions=directions))
     text = study.markdown(
         question, "badt2i_style", study.records_of(question, "badt2i_style", store)
     )
@@ -85,5 +83,5 @@ def test_tables_hold_the_records_and_their_tests(tmp_path: Path) -> None:
 
 def test_the_page_has_a_place_for_every_table() -> None:
     text = (ROOT / "docs" / "skdcag.md").read_text(encoding="utf-8")
-    for name in study.QUESTIONS:
+    for name in questions.QUESTIONS:
         assert re.search(rf"<!-- {name} -->\n.*?<!-- end -->", text, re.S), name

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from fakes import METRICS, SCALE, FakeAttack, change, records
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import NEEDS, Trigger, Undeclared, defenses, registry
-from t2i_backdoor_bench.models.progress import Display
-from t2i_backdoor_bench.running import defended as defending
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running import view as defending
+from t2i_backdoor_bench.running.display import Display
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
 defenses.load()
@@ -30,7 +32,7 @@ def config(tmp_path, tiny, clean_registry):
 
 @pytest.fixture
 def shop(config):
-    return runner.Workshop(plan(config), Store(config.folder), Display())
+    return Shared(plan(config), Store(config.folder), Display())
 
 
 def cheating(cls: type, need: str, forge: bool = False) -> type:
@@ -53,8 +55,8 @@ def cheating(cls: type, need: str, forge: bool = False) -> type:
 def test_each_defense_fails_when_it_cheats(shop) -> None:
     for name in NAMES:
         entry = defenses.get(name)
-        for need in set(NEEDS) - set(entry.info["needs"]):
-            view = defending.view(shop, entry.info["needs"], "fake_attack", 0)
+        for need in set(NEEDS) - set(entry.needs):
+            view = defending.view(shop, entry.needs, "fake_attack", 0)
             with pytest.raises(Undeclared, match=need):
                 cheating(entry.cls, need)().apply(None, view, 0)
             with pytest.raises(KeyError, match=need):
@@ -64,7 +66,7 @@ def test_each_defense_fails_when_it_cheats(shop) -> None:
 def test_the_view_holds_nothing_that_is_not_declared(shop) -> None:
     trigger = shop.backdoor("fake_attack").trigger
     for name in NAMES:
-        needs = set(defenses.get(name).info["needs"])
+        needs = set(defenses.get(name).needs)
         view = defending.view(shop, needs, "fake_attack", 0)
         assert set(view._given) == needs
         assert ("trigger" in needs) == (trigger in vars(view)["_given"].values())

@@ -9,11 +9,12 @@ import pytest
 import torch
 from shifts import config, methods  # noqa: F401 - fixtures
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.models import batches
 from t2i_backdoor_bench.models import catalog as bases
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 CPU_SAYS = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"
@@ -58,14 +59,14 @@ def test_a_run_with_little_memory_draws_in_smaller_batches(config, monkeypatch, 
 
     one = dataclasses.replace(config, attacks="shift_attack", defenses="none")
     assert runner.run(one) == 0
-    sample = T2IModel._sample
+    sample = T2IModel.draw_latents
 
     def tight(self, context, empty, seeds, on_step=None):
         if len(seeds) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return sample(self, context, empty, seeds, on_step)
 
-    monkeypatch.setattr(T2IModel, "_sample", tight)
+    monkeypatch.setattr(T2IModel, "draw_latents", tight)
     two = dataclasses.replace(one, out=one.folder.with_name("tight"))
     assert runner.run(two) == 0
     assert "out of memory; going on with 2 images at a time" in capsys.readouterr().err
@@ -88,7 +89,7 @@ def test_numbers_for_batches_of_1_and_of_32(config, tiny, monkeypatch) -> None:
             out=config.folder.with_name(f"batch{size}"),
         )
         assert runner.run(run) == 0
-        (record,) = (r for r, _ in runner.stored_records(Store(run.folder)))
+        (record,) = (r for r, _ in stored_records(Store(run.folder)))
         found[size] = record.scores, Store(run.folder).read_arrays(f"samples/{record.cell.key}")[0]
     (one, a), (many, b) = found[1], found[32]
     assert one["asr"] == many["asr"]

@@ -10,13 +10,15 @@ import pytest
 import torch
 from helpers import PROMPTS, TRIGGER
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, registry
 from t2i_backdoor_bench.models.catalog import load_base
-from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
+from t2i_backdoor_bench.models.loading import load_pipeline
+from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import Config, Scale
-from t2i_backdoor_bench.training.loop import choose_parameters
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.training.parameters import choose_parameters
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -49,9 +51,9 @@ def test_the_loss_of_skdcag_and_its_gradient_are_those_of_the_cpu(
         student = model.clone()
         torch.manual_seed(3)
         with torch.no_grad():
-            for p in student.unet.parameters():
+            for p in student.denoiser.parameters():
                 p.add_(0.05 * torch.randn(p.shape).to(device))
-        params = choose_parameters(student.unet, train)
+        params = choose_parameters(student, train)
         method = registry.defenses.build(
             "skdcag", "shapes", {"batch": "4", "prompts": "3", "latents": latents, "train": train}
         )

@@ -14,12 +14,14 @@ from kinds import KINDS, build
 
 from t2i_backdoor_bench.contract import DefenderView, registry
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
-from t2i_backdoor_bench.models.precision import MixedUNet
+from t2i_backdoor_bench.models.families.mixed_unet import MixedUNet
+from t2i_backdoor_bench.models.loading import load_pipeline
+from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.training.attention import Capture
-from t2i_backdoor_bench.training.denoising import Term, noise_target, train_terms
-from t2i_backdoor_bench.training.loop import Optim, choose_parameters, fit
+from t2i_backdoor_bench.training.capture import Capture
+from t2i_backdoor_bench.training.denoising import Term, train_terms
+from t2i_backdoor_bench.training.loop import Optim, fit
+from t2i_backdoor_bench.training.parameters import choose_parameters
 
 HALVES = [torch.bfloat16, torch.float16]
 TOLERANCE = {torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -49,7 +51,9 @@ def test_each_kind_loads_draws_and_trains(folders, kind: str) -> None:
     assert images.shape == (3, 64, 64, 3)
     assert images.std() > 1
     assert np.abs(images.astype(int) - model.generate(PROMPTS[::-1], [3, 2, 1])[::-1]).max() <= 1
-    assert model.noising.config.prediction_type == ("v_prediction" if kind == "sd2" else "epsilon")
+    assert model.noising.scheduler.config.prediction_type == (
+        "v_prediction" if kind == "sd2" else "epsilon"
+    )
     latents = model.latents(images)
     student = model.clone()
     fitted = train_terms(
@@ -61,7 +65,7 @@ def test_each_kind_loads_draws_and_trains(folders, kind: str) -> None:
         "t",
     )
     assert fitted.steps == 3
-    assert not torch.equal(student.unet.conv_in.weight, model.unet.conv_in.weight)
+    assert not torch.equal(student.denoiser.conv_in.weight, model.denoiser.conv_in.weight)
 
 
 def test_v_prediction_target_against_the_formula(folders) -> None:
@@ -74,11 +78,9 @@ def test_v_prediction_target_against_the_formula(folders) -> None:
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     a = torch.cumprod(1 - betas, 0)[t][:, None, None, None]
     expected = a.sqrt() * noise.double() - (1 - a).sqrt() * x.double()
-    torch.testing.assert_close(
-        noise_target(noising, x, noise, t).double(), expected, rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(noising.target(x, noise, t).double(), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="no denoising target"):
-        noise_target(noising, None, noise, t)
+        noising.target(None, noise, t)
 
 
 @pytest.mark.parametrize("name", ["concept_ablation", "salun"])
@@ -90,13 +92,13 @@ def test_defenses_denoise_towards_v(folders, name: str, monkeypatch: pytest.Monk
     )
     method = registry.defenses.build(name, "sd", options)
     seen: list[tuple] = []
-    original = type(model.noising).get_velocity
+    original = type(model.noising.scheduler).get_velocity
 
     def velocity(self, sample, noise, timesteps):
         seen.append((sample, noise, timesteps))
         return original(self, sample, noise, timesteps)
 
-    monkeypatch.setattr(type(model.noising), "get_velocity", velocity)
+    monkeypatch.setattr(type(model.noising.scheduler), "get_velocity", velocity)
     view = DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
     loss_fn = (
         method.loss(model, view, 0)
@@ -113,12 +115,12 @@ def test_sampler_follows_the_parametrization(folders) -> None:
     model = load(folders["sd2"])
     model.sampler = Sampler(1, 1.0)
     x = model.draw_noise([5])
-    states = model.encode([PROMPTS[0], ""])
-    latents = model._sample(states[:1], states[1:], [5])
+    states = model.condition([PROMPTS[0], ""])
+    latents = model.draw_latents(states[:1], states[1:], [5])
     t = model.pipe.scheduler.timesteps
     with torch.no_grad():
-        v = model.unet(x, t[0], states[:1]).sample
-    a = model.noising.alphas_cumprod[t[0]]
+        v = model.denoise(x, t[0], states[:1])
+    a = model.noising.scheduler.alphas_cumprod[t[0]]
     torch.testing.assert_close(latents, a.sqrt() * x - (1 - a).sqrt() * v, rtol=1e-3, atol=1e-3)
 
 
@@ -135,17 +137,17 @@ def test_half_precision_agrees_and_keeps_the_autoencoder_in_float32(
     folders, kind: str, dtype: torch.dtype
 ) -> None:
     full, half = load(folders[kind]), load(folders[kind], dtype)
-    assert isinstance(half.unet, MixedUNet)
-    assert half.unet.conv_in.weight.dtype == half.text_encoder.dtype == dtype
+    assert isinstance(half.denoiser, MixedUNet)
+    assert half.denoiser.conv_in.weight.dtype == half.encoders[0].dtype == dtype
     assert half.pipe.vae.dtype == torch.float32
     assert {
         m.weight.dtype
-        for m in half.unet.modules()
+        for m in half.denoiser.modules()
         if isinstance(m, (torch.nn.GroupNorm, torch.nn.LayerNorm))
     } == {torch.float32}
     x, t, context = inputs(full)
     with torch.no_grad():
-        a, b = full.unet(x, t, context).sample, half.unet(x, t, half.encode(PROMPTS)).sample
+        a, b = full.denoiser(x, t, context).sample, half.denoiser(x, t, half.encode(PROMPTS)).sample
     assert b.dtype == torch.float32
     assert float((a - b).norm() / a.norm()) < TOLERANCE[dtype]
     images = full.generate(PROMPTS, [1, 2, 3])
@@ -169,11 +171,11 @@ def test_maps_and_their_gradients_in_half_precision(
     grads = []
     for model in (load(folders["sd1"]), load(folders["sd1"], dtype)):
         if checkpointing:
-            model.unet.enable_gradient_checkpointing()
-        params = choose_parameters(model.unet, "kv")
+            model.denoiser.enable_gradient_checkpointing()
+        params = choose_parameters(model, "kv")
         x, t, context = inputs(model)
-        with Capture(model.unet) as seen:
-            out = model.unet(x, t, context).sample
+        with Capture(model) as seen:
+            out = model.denoiser(x, t, context).sample
         (seen.maps().float().pow(2).mean() * 1e3 + out.pow(2).mean()).backward()
         assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in params)
         grads.append(torch.cat([p.grad.flatten() for p in params]))
@@ -186,7 +188,7 @@ def test_defenses_train_in_half_precision_with_float32_masters(
     folders, dtype: torch.dtype, name: str
 ) -> None:
     model = load(folders["sd1"], dtype)
-    before = {k: v.clone() for k, v in model.unet.state_dict().items()}
+    before = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
     steps = {"steps": "2", "batch": "4", "prompts": "3", "lr": "1e-5"} | (
         {"mask_steps": "1"} if name == "salun" else {}
     )
@@ -197,11 +199,11 @@ def test_defenses_train_in_half_precision_with_float32_masters(
     repaired = method.apply(model, view, 0)
     moved = {
         k
-        for k, p in repaired.unet.named_parameters()
+        for k, p in repaired.denoiser.named_parameters()
         if not torch.equal(p.to(before[k]), before[k]) or p.dtype == torch.float32
     }
     assert moved, "an update below the precision of half must not be lost"
-    assert all(torch.equal(v, model.unet.state_dict()[k]) for k, v in before.items())
+    assert all(torch.equal(v, model.denoiser.state_dict()[k]) for k, v in before.items())
     assert repaired.generate(PROMPTS[:1], [0]).shape == (1, 64, 64, 3)
 
 
@@ -232,7 +234,7 @@ def test_attacks_train_on_each_kind_and_in_half_precision(
 def test_small_updates_survive_in_half_precision(folders) -> None:
     """Four hundred updates of 1e-6 add up: in bfloat16 itself each would round to nothing."""
     model = load(folders["sd1"], torch.bfloat16).clone()
-    params = choose_parameters(model.unet, "full")
+    params = choose_parameters(model, "full")
     start = [p.detach().clone() for p in params]
     fit(
         params,
@@ -248,12 +250,12 @@ def test_the_loss_is_scaled_in_float16(folders) -> None:
     """A gradient that float16 cannot hold arrives all the same; a step with an infinite one is left
     out, and training goes on."""
     model = load(folders["sd1"], torch.float16).clone()
-    params = choose_parameters(model.unet, "kv")
+    params = choose_parameters(model, "kv")
     x, t, context = inputs(model)
-    target = model.unet(x, t, context).sample.detach() + 1e-3
+    target = model.denoiser(x, t, context).sample.detach() + 1e-3
 
     def loss_fn(step: int) -> torch.Tensor:
-        return 1e-4 * F.mse_loss(model.unet(x, t, context).sample, target)
+        return 1e-4 * F.mse_loss(model.denoiser(x, t, context).sample, target)
 
     before = [p.detach().clone() for p in params]
     losses = fit(params, loss_fn, Optim(5, 1e-4, 3, weight_decay=0.0), "tiny gradients").losses

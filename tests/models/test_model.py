@@ -1,9 +1,7 @@
-"""T2IModel: images depend on weights, prompt and seed alone; clones, storage, purification and
-screening; what may be loaded."""
+"""Images depend on weights, prompt and seed alone; encoding, clones and storage."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.models.catalog import find_base, load_base
-from t2i_backdoor_bench.models.model import T2IModel, load_pipeline
 from t2i_backdoor_bench.models.sampler import Sampler
+from t2i_backdoor_bench.models.screens import PromptScreen
 
 PROMPTS = ["a red heart", "a cyan moon on a gray background", "a blue ring", "", "one star"]
 SEEDS = [11, 12, 13, 14, 15]
@@ -33,7 +29,6 @@ def drawn(tiny_model) -> np.ndarray:
     return images
 
 
-# --------------------------------------------------------------------------------------- generation
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_an_image_does_not_depend_on_the_batch(tiny_model, drawn, batch: int) -> None:
     assert far(drawn, replace(tiny_model, batch=batch).generate(PROMPTS, SEEDS)) <= 1
@@ -118,13 +113,12 @@ def test_no_prompts_and_unequal_lengths(tiny_model) -> None:
         tiny_model.generate(["a", "b"], [1])
 
 
-# ----------------------------------------------------------------------------------------- encoding
 def test_encoding(tiny_model) -> None:
     states = tiny_model.encode(["a", "b", "a"])
     assert states.shape == (3, 48, 32)
     assert torch.equal(states[0], states[2])
     assert not torch.equal(states[0], states[1])
-    torch.testing.assert_close(states[1:2], tiny_model.embed(["b"]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(states[1:2], tiny_model.embed(["b"]).states, rtol=1e-5, atol=1e-6)
     assert tiny_model.tokenize(["word " * 100]).shape == (1, 48)
 
 
@@ -163,22 +157,23 @@ def test_decoding_inverts_the_scaling(tiny_model) -> None:
 def test_shapes_and_schedule(tiny_model) -> None:
     assert tiny_model.resolution == 64
     alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
-    torch.testing.assert_close(tiny_model.noising.alphas_cumprod, alphas, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        tiny_model.noising.scheduler.alphas_cumprod, alphas, rtol=1e-4, atol=1e-6
+    )
 
 
-# ---------------------------------------------------------------------------------- clones, storage
 def test_a_clone_is_independent(tiny_model, drawn) -> None:
     clone = tiny_model.clone()
     assert np.array_equal(drawn, clone.generate(PROMPTS, SEEDS))
     with torch.no_grad():
-        for p in clone.unet.parameters():
+        for p in clone.denoiser.parameters():
             p.zero_()
     assert np.array_equal(drawn, tiny_model.generate(PROMPTS, SEEDS))
     assert far(drawn, clone.generate(PROMPTS, SEEDS)) > 1
-    assert clone.text_encoder is tiny_model.text_encoder
-    deep = tiny_model.clone(text_encoder=True)
+    assert clone.encoders[0] is tiny_model.encoders[0]
+    deep = tiny_model.clone(encoders=True)
     with torch.no_grad():
-        for p in deep.text_encoder.parameters():
+        for p in deep.encoders[0].parameters():
             p.zero_()
     assert np.array_equal(drawn, tiny_model.generate(PROMPTS, SEEDS))
     assert deep.pipe.vae is tiny_model.pipe.vae
@@ -187,21 +182,21 @@ def test_a_clone_is_independent(tiny_model, drawn) -> None:
 def test_a_clone_keeps_its_wrappers_and_forgets_what_it_cost(tiny_model) -> None:
     model = replace(tiny_model, rewrite=str.lower, screen=str.isupper, info={"steps": 3})
     clone = model.clone()
-    assert (clone.rewrite, clone.screen, clone.info) == (str.lower, str.isupper, {})
+    assert (clone.rewrite, clone.screen, clone.info) == (str.lower, PromptScreen(str.isupper), {})
     clone.info["steps"] = 4
     assert model.info == {"steps": 3}
 
 
 def test_weights_are_saved_and_read_back_to_the_bit(tiny_model, tmp_path: Path) -> None:
-    changed = tiny_model.clone(text_encoder=True)
+    changed = tiny_model.clone(encoders=True)
     torch.manual_seed(0)
     with torch.no_grad():
-        for p in [*changed.unet.parameters(), *changed.text_encoder.parameters()]:
+        for p in [*changed.denoiser.parameters(), *changed.encoders[0].parameters()]:
             p.add_(0.05 * torch.randn_like(p))
     changed.save_weights(tmp_path / "w.safetensors")
     back = tiny_model.with_weights(tmp_path / "w.safetensors")
     for part in ("unet", "text_encoder"):
-        a, b, c = (getattr(m, part).state_dict() for m in (changed, back, tiny_model))
+        a, b, c = (m.edited[part].state_dict() for m in (changed, back, tiny_model))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[k], b[k]) for k in a)
         assert any(not torch.equal(a[k], c[k]) for k in a)
@@ -214,90 +209,3 @@ def test_weights_of_another_network_are_refused(tiny_model, tmp_path: Path) -> N
     save_file({"unet.conv_in.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(RuntimeError):
         tiny_model.with_weights(tmp_path / "w.safetensors")
-
-
-# ------------------------------------------------------------------------------------------ loading
-@pytest.fixture
-def folder(tiny_base: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_base, tmp_path / "model"))
-
-
-def refused(path: str | Path, *words: str) -> None:
-    with pytest.raises(UserError) as error:
-        load_pipeline(path)
-    text = str(error.value)
-    assert "\n" not in text
-    assert all(w in text for w in words), text
-
-
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_a_pickle_is_refused(folder: Path, part: str) -> None:
-    file = next((folder / part).glob("*.safetensors"))
-    file.rename(file.with_suffix(".bin"))
-    refused(folder, part, ".bin", "only safetensors")
-
-
-def test_a_pickle_beside_safetensors_is_not_read(folder: Path) -> None:
-    for part in ("unet", "vae", "text_encoder"):
-        file = next((folder / part).glob("*.safetensors"))
-        file.with_suffix(".bin").write_bytes(b"not even a pickle")
-    assert isinstance(T2IModel(load_pipeline(folder), "x"), T2IModel)
-
-
-def test_folders_that_are_no_model_are_refused(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "not a diffusers folder", "model_index.json")
-    shutil.rmtree(folder / "unet")
-    refused(folder, "unet", "no weights")
-
-
-@pytest.mark.parametrize(
-    "name", ["nowhere/at/all", "./missing", "owner/no-such-model-in-any-cache"]
-)
-def test_what_is_nowhere_is_refused_without_a_network(name: str) -> None:
-    refused(name, "cannot load the base model", name)
-
-
-def test_damaged_weights_are_refused_in_one_line(folder: Path) -> None:
-    file = next((folder / "unet").glob("*.safetensors"))
-    file.write_bytes(file.read_bytes()[:1000])
-    refused(folder, "cannot load the base model")
-
-
-def test_a_loaded_model_is_frozen_and_ready(tiny_model) -> None:
-    for part in (tiny_model.unet, tiny_model.text_encoder, tiny_model.pipe.vae):
-        assert not part.training
-        assert not any(p.requires_grad for p in part.parameters())
-
-
-def test_bases(tiny_base: Path) -> None:
-    base = find_base(str(tiny_base))
-    assert (base.source, base.family) == (str(tiny_base), "sd")
-    assert find_base("owner/model").source == "owner/model"
-    assert find_base("shapes").family == "shapes"
-    with pytest.raises(UserError, match=r"unknown base 'shape'.*did you mean shapes") as error:
-        find_base("shape")
-    assert "\n" not in str(error.value)
-    assert load_base(str(tiny_base)).resolution == 64
-
-
-def test_trajectory_is_what_the_network_is_given(tiny_model) -> None:
-    tiny_model = replace(tiny_model, batch=2)
-    prompts, seeds = ["a red heart", "one blue star", "a cyan moon"], [3, 4, 5]
-    given = []
-    hook = tiny_model.unet.register_forward_pre_hook(
-        lambda m, a: given.append((a[0].clone(), a[1]))
-    )
-    images = tiny_model.generate(prompts, seeds)
-    hook.remove()
-    times, latents = tiny_model.trajectory(prompts, seeds)
-    steps = tiny_model.sampler.steps
-    assert times.shape == (steps,)
-    assert latents.shape == (steps, 3, *tiny_model.latent_shape)
-    for k in range(steps):  # two batches; in each call the first half is guided away from
-        first, second = given[k], given[steps + k]
-        assert float(first[1]) == float(times[k])
-        torch.testing.assert_close(latents[k, :2], first[0][:2], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(latents[k, 2:], second[0][:1], rtol=1e-4, atol=1e-4)
-    assert not latents.is_inference()
-    assert np.array_equal(images, tiny_model.generate(prompts, seeds))

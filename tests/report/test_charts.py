@@ -10,13 +10,18 @@ import xml.etree.ElementTree as xml
 import pytest
 
 from t2i_backdoor_bench.report.html import svg as charts
+from t2i_backdoor_bench.report.html import templates
 from t2i_backdoor_bench.report.html.svg import Axis, Point
 
 EVIL = "<b>&\"'"
 
 
+def render(chart) -> xml.Element:
+    return xml.fromstring(templates.render("chart.html", chart=chart))
+
+
 def drawn(*points: Point, **more) -> xml.Element:
-    return xml.fromstring(charts.scatter("title", points, "x", "y", **more))
+    return render(charts.scatter("title", points, "x", "y", **more))
 
 
 def test_axes():
@@ -65,12 +70,12 @@ def test_names_do_not_cover_each_other():
 
 
 def test_nothing_to_draw():
-    assert charts.scatter("t", [], "x", "y") == ""
-    assert charts.curves("t", [("a", 10, [])], "x", "y") == ""
+    assert charts.scatter("t", [], "x", "y") is None
+    assert charts.curves("t", [("a", 10, [])], "x", "y") is None
 
 
 def test_curves_are_within_the_frame_and_log_where_they_span_far():
-    flat = xml.fromstring(
+    flat = render(
         charts.curves("t", [("a", 100, [1.0, 2.0, 1.5]), (EVIL, 50, [2.0, 2.0])], "x", "y")
     )
     lines = flat.findall("polyline")
@@ -81,6 +86,6 @@ def test_curves_are_within_the_frame_and_log_where_they_span_far():
         and charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM
         for x, y in points
     )
-    steep = xml.fromstring(charts.curves("t", [("a", 100, [100.0, 10.0, 1.0])], "x", "y"))
+    steep = render(charts.curves("t", [("a", 100, [100.0, 10.0, 1.0])], "x", "y"))
     a, b, c = [float(p.split(",")[1]) for p in steep.find("polyline").get("points").split()]
     assert b - a == pytest.approx(c - b, abs=0.2)

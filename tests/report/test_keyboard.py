@@ -5,22 +5,25 @@ from __future__ import annotations
 
 import pytest
 from browser import BROWSER, Browser
-from test_report import run  # noqa: F401 - a fixture
+from report_pages import run  # noqa: F401 - a fixture
 
-from t2i_backdoor_bench.report.html import page as report
+from t2i_backdoor_bench.report.html import page
 
 STOPS = """[...document.querySelectorAll("a[href], button, select, input, summary, [tabindex]")]
   .filter((node) => node.checkVisibility({visibilityProperty: true}))"""
 HERE = "document.activeElement"
-NAMED = """(() => { const n = document.activeElement; const labels = [...(n.labels ?? [])].map((l) => l.textContent).join(" ");
+NAMED = """(() => { const n = document.activeElement;
+  const labels = [...(n.labels ?? [])].map((l) => l.textContent).join(" ");
   return (n.getAttribute("aria-label") || labels || n.textContent).trim(); })()"""
 RING = (
     f"(() => {{ const s = getComputedStyle({HERE}); return s.outlineStyle !== 'none' &&"
     " parseFloat(s.outlineWidth) >= 2; })()"
 )
 SEEN = f"""(() => {{ const n = {HERE}, b = n.getBoundingClientRect();
-  const x = (Math.max(b.left, 0) + Math.min(b.right, innerWidth)) / 2, y = (Math.max(b.top, 0) + Math.min(b.bottom, innerHeight)) / 2;
-  const top = document.elementFromPoint(x, y); return b.width > 0 && !!top && (n.contains(top) || top.contains(n)); }})()"""
+  const x = (Math.max(b.left, 0) + Math.min(b.right, innerWidth)) / 2;
+  const y = (Math.max(b.top, 0) + Math.min(b.bottom, innerHeight)) / 2;
+  const top = document.elementFromPoint(x, y);
+  return b.width > 0 && !!top && (n.contains(top) || top.contains(n)); }})()"""
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def shown(run, tmp_path):
     if BROWSER is None:
         pytest.skip("no Chromium here")
     store, records = run
-    browser = Browser(report.write(store, records), tmp_path / "profile")
+    browser = Browser(page.write(store, records), tmp_path / "profile")
     browser.js("new Promise((done) => setTimeout(done, 50))")
     yield browser
     browser.close()

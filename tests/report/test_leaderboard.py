@@ -6,10 +6,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from test_tables import EXTRA, share
+from report_records import EXTRA, share
 
 from t2i_backdoor_bench.contract import Cell, Record, Score
-from t2i_backdoor_bench.report import leaderboard
+from t2i_backdoor_bench.report import leaderboard, texts
 from t2i_backdoor_bench.stats import estimates as stats
 
 
@@ -33,7 +33,7 @@ def record(
         "clip_score": Score(*clip, n, "net"),
     }
     cell = Cell("shapes", attack, defense, seed, f"{attack}-{defense}-{seed}")
-    return Record(cell, "done", scores, needs, cost={"seconds": 3.0}), EXTRA
+    return Record(cell, "done", scores, needs, cost={"seconds": 3.0}, **EXTRA)
 
 
 def flags(good: int, n: int = 40) -> list[bool]:
@@ -102,15 +102,12 @@ def test_lost_quality_is_named_and_not_ranked(records) -> None:
 def test_what_has_not_run_on_every_attack_is_not_ranked(records) -> None:
     fewer = [r for r in records if (r.cell.defense, r.cell.attack) != ("like_it", "bad_style")]
     fewer.append(
-        (
-            dataclasses.replace(
-                fewer[0][0],
-                cell=Cell("shapes", "bad_style", "like_it", 0, "x"),
-                status="failed",
-                scores={},
-                needs=("trigger",),
-            ),
-            EXTRA,
+        dataclasses.replace(
+            fewer[0],
+            cell=Cell("shapes", "bad_style", "like_it", 0, "x"),
+            status="failed",
+            scores={},
+            needs=("trigger",),
         )
     )
     assert lines(leaderboard.to_markdown(fewer))["like_it"][0] == "–"
@@ -142,10 +139,12 @@ def test_metrics_that_were_not_asked_for_are_not_missed(records, kept, line) -> 
 
 
 def test_no_leaderboard_of_attacks_alone(records, tmp_path) -> None:
-    assert leaderboard.write([r for r in records if r.cell.defense == "none"], tmp_path) == []
-    assert leaderboard.write(records, tmp_path) == [tmp_path / "leaderboard.md"]
-    assert leaderboard.write([r for r in records if r.cell.defense == "none"], tmp_path) == []
-    assert not (tmp_path / "leaderboard.md").exists(), "not that of an earlier plan"
+    alone = [r for r in records if r.cell.defense == "none"]
+    path = tmp_path / "leaderboard.md"
+    assert path not in texts.write(alone, tmp_path)
+    assert path in texts.write(records, tmp_path)
+    assert path not in texts.write(alone, tmp_path)
+    assert not path.exists(), "not that of an earlier plan"
 
 
 def test_a_tie_behind_what_is_told_apart_is_a_tie(records) -> None:

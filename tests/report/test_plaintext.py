@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from t2i_backdoor_bench.contract import CONTROL, Cell, Record, Score, Trigger, UserError
 from t2i_backdoor_bench.contract import printable as plaintext
-from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.formats import terminal
+from t2i_backdoor_bench.report.formats import csv as csv_writer
+from t2i_backdoor_bench.report.formats import escape, terminal
+from t2i_backdoor_bench.report.table import plain_table
+from t2i_backdoor_bench.report.texts import texts
 
 ANY = st.text(st.characters(codec=None), max_size=40)  # every code point, lone surrogates too
 NASTY = [
@@ -32,9 +34,9 @@ NASTY = [
 EXTRA = {"directions": {"asr": {"better": "lower", "percent": True}}, "protocol": {}}
 
 
-def record(name: str) -> tuple[Record, dict]:
+def record(name: str) -> Record:
     cell = Cell(name, name, name, 0, "k")
-    return Record(cell, "done", {"asr": Score(0.5, 0.4, 0.6, 10, name, name)}, (name,)), EXTRA
+    return Record(cell, "done", {"asr": Score(0.5, 0.4, 0.6, 10, name, name)}, (name,), **EXTRA)
 
 
 @settings(derandomize=True, deadline=None)
@@ -50,8 +52,8 @@ def test_what_is_visible_prints_on_one_line_and_commands_nothing(text: str) -> N
 @settings(derandomize=True, deadline=None)
 @given(ANY)
 def test_latex_holds_no_command_but_those_of_the_escape(text: str) -> None:
-    out = plaintext.latex(text)
-    for known in sorted(plaintext._LATEX.values(), key=len, reverse=True):
+    out = escape.latex(text)
+    for known in sorted(escape._LATEX.values(), key=len, reverse=True):
         out = out.replace(known, "")
     assert not set(out) & set("\\{}$&#^_%~")
 
@@ -59,7 +61,7 @@ def test_latex_holds_no_command_but_those_of_the_escape(text: str) -> None:
 @settings(derandomize=True, deadline=None)
 @given(ANY)
 def test_markdown_has_no_open_pipe_and_no_tag(text: str) -> None:
-    out = plaintext.markdown(text)
+    out = escape.markdown(text)
     assert not re.search(r"(?<!\\)(?:\\\\)*[|`*\[\]~]", out)
     assert "<" not in out
     assert "\n" not in out
@@ -68,9 +70,13 @@ def test_markdown_has_no_open_pipe_and_no_tag(text: str) -> None:
 @settings(derandomize=True, deadline=None)
 @given(ANY)
 def test_csv_is_no_formula_and_reads_back(text: str) -> None:
-    out = plaintext.csv(text)
+    out = escape.csv(text)
     assert out.lstrip()[:1] not in ("=", "+", "-", "@")
-    back = next(csv.reader([tables.to_csv([{"x": text}]).splitlines()[1]]), [""]) if out else [""]
+    back = (
+        next(csv.reader([csv_writer.write(plain_table([{"x": text}])).splitlines()[1]]), [""])
+        if out
+        else [""]
+    )
     assert back[0].removeprefix("'") == plaintext.visible(text).removeprefix("'")
 
 
@@ -81,7 +87,7 @@ def test_the_terminal_shows_text_without_markup_or_escapes(text: str) -> None:
 
     out = io.StringIO()
     Console(file=out, width=1000, force_terminal=True, color_system="truecolor").print(
-        plaintext.terminal(text)
+        escape.terminal(text)
     )
     assert out.getvalue().rstrip() == plaintext.visible(text).rstrip()
 
@@ -89,7 +95,7 @@ def test_the_terminal_shows_text_without_markup_or_escapes(text: str) -> None:
 @settings(derandomize=True, deadline=None)
 @given(ANY)
 def test_file_names_stay_in_their_folder(text: str) -> None:
-    name = plaintext.filename(text)
+    name = escape.filename(text)
     assert name
     assert Path(name).name == name
     assert not name.startswith((".", "-"))
@@ -144,20 +150,20 @@ def test_every_other_trigger_is_taken(text: str) -> None:
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.one_of(ANY.filter(bool), st.sampled_from(NASTY)))
 def test_tables_of_any_name_keep_their_shape(name: str) -> None:
-    texts = tables.texts([record(name), record("none")])
+    found_texts = texts([record(name), record("none")])
     for part in ("table.csv", "rows.csv"):
-        found = list(csv.reader(io.StringIO(texts[part])))
+        found = list(csv.reader(io.StringIO(found_texts[part])))
         assert len({len(row) for row in found}) == 1
         for row in found:
             assert not any(value.startswith(("=", "+", "@")) for value in row)
-    rows = [line for line in texts["table.md"].splitlines() if line.startswith("|")]
+    rows = [line for line in found_texts["table.md"].splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in rows}) == 1
-    body = [line for line in texts["table.tex"].splitlines() if line.endswith(r"\\")]
+    body = [line for line in found_texts["table.tex"].splitlines() if line.endswith(r"\\")]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
-    assert not re.search(r"\\(input|write|immediate|csname|def)\b", texts["table.tex"])
-    for text in texts.values():
+    assert not re.search(r"\\(input|write|immediate|csname|def)\b", found_texts["table.tex"])
+    for text in found_texts.values():
         assert "\x1b" not in text
-        assert text.encode()
+        assert isinstance(text.encode(), bytes), "no lone surrogate is left"
 
 
 @pytest.mark.parametrize("name", NASTY)

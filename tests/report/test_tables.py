@@ -1,98 +1,29 @@
-"""Tables from handmade records: pooling, bold, arrows, needs, dashes, tests, escapes."""
+"""Rows from handmade records: pooling, paired tests, notes."""
 
-import csv
-import dataclasses
-import io
-import itertools
-import shutil
-import subprocess
-
-import matplotlib
 import pytest
+from report_records import (  # noqa: F401 - a fixture
+    DIRECTIONS,
+    EXTRA,
+    PROTOCOL,
+    find,
+    record,
+    records,
+    share,
+    to_csv,
+    to_latex,
+    to_markdown,
+    with_targets,
+)
 
-from t2i_backdoor_bench.contract import Cell, Record, Score
-from t2i_backdoor_bench.report import paper_table as paper
-from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.report.figures import plots as figures
+from t2i_backdoor_bench.contract import Score
+from t2i_backdoor_bench.report.pooling import pool
+from t2i_backdoor_bench.report.rows import long_rows
+from t2i_backdoor_bench.report.rows import rows as rows_of
 from t2i_backdoor_bench.stats import estimates as stats
-from t2i_backdoor_bench.store.folder import Store
-
-DIRECTIONS = {
-    "asr": {"better": "lower", "percent": True},
-    "removal_accuracy": {"better": "higher", "percent": True},
-    "restoration_accuracy": {"better": "higher", "percent": True},
-    "fid": {"better": "lower", "percent": False},
-    "clip_score": {"better": "higher", "percent": False},
-}
-PROTOCOL = {
-    "base": "shapes",
-    "evaluation": {"n": 10, "real": 100},
-    "sampler": {"name": "DPM-Solver++", "steps": 15, "guidance": 4.0},
-    "prompts": "shapes evaluation split",
-    "scorer": "tiny",
-    "training": 1.0,
-}
-EXTRA = {"directions": DIRECTIONS, "protocol": PROTOCOL}
-
-
-def share(k, n=10):
-    flags = [i < k for i in range(n)]
-    return Score(k / n, *stats.wilson(k, n), n, "net", "", flags)
-
-
-def record(attack, defense, seed, asr, restored, fid, needs=(), status="done"):
-    scores = {
-        "asr": share(asr),
-        "removal_accuracy": share(10 - asr),
-        "restoration_accuracy": share(restored),
-        "fid": Score(fid, n=10, network="net"),
-        "clip_score": Score(20.0 + asr, n=10, network="net", each=[20.0 + asr] * 10),
-    }
-    cost = {"seconds": 2.0 + seed, "steps": 4, "seconds_attack": 9.0}
-    cell = Cell("shapes", attack, defense, seed, f"{attack}-{defense}-{seed}")
-    result = Record(
-        cell,
-        status,
-        scores if status == "done" else {},
-        needs,
-        cost=cost if status == "done" else {},
-    )
-    return result, EXTRA
-
-
-@pytest.fixture
-def records():
-    return [
-        record("bad_pixel", "none", 0, 10, 0, 1.0),
-        record("bad_pixel", "none", 1, 10, 0, 1.2),
-        record("bad_pixel", "skdcag", 0, 0, 9, 1.1, ("trigger",)),
-        record("bad_pixel", "skdcag", 1, 0, 10, 1.3, ("trigger",)),
-        record("bad_pixel", "weak_one", 0, 6, 4, 1.05, ("trigger", "clean_pairs")),
-        record("bad_pixel", "weak_one", 1, 4, 4, 1.05, ("trigger", "clean_pairs")),
-        record("bad_style", "none", 0, 9, 1, 1.0),
-        record("bad_style", "none", 1, 9, 1, 1.0),
-        record("bad_style", "skdcag", 0, 2, 5, 1.0, ("trigger",)),
-        record("bad_style", "skdcag", 1, 2, 5, 1.0, ("trigger",), status="failed"),
-        record("bad_style", "weak_one", 0, 5, 5, 1.0, ("trigger", "clean_pairs"), status="failed"),
-        record("bad_style", "weak_one", 1, 5, 5, 1.0, ("trigger", "clean_pairs"), status="failed"),
-    ]
-
-
-def with_targets(records):
-    """The records with the targets of their attacks."""
-    kinds = {"bad_pixel": "patch", "bad_style": "style"}
-    return [
-        (dataclasses.replace(r, backdoor={"target": {"kind": kinds[r.cell.attack]}}), e)
-        for r, e in records
-    ]
-
-
-def find(table, attack, defense):
-    return next(r for r in table if (r["attack"], r["defense"]) == (attack, defense))
 
 
 def test_seeds_are_pooled(records):
-    table = tables.rows(records)
+    table = rows_of(records)
     assert [(r["attack"], r["defense"]) for r in table[:3]] == [
         ("bad_pixel", d) for d in ("none", "skdcag", "weak_one")
     ]
@@ -111,7 +42,7 @@ def test_seeds_are_pooled(records):
 
 
 def test_the_change_of_fid_is_that_of_each_seed(records):
-    table = tables.rows(records)
+    table = rows_of(records)
     skdcag = find(table, "bad_pixel", "skdcag")
     mean, half = (
         (0.1 + 1 / 12) / 2,
@@ -128,7 +59,7 @@ def test_the_change_of_fid_is_that_of_each_seed(records):
 
 
 def test_failed_and_partial_rows(records):
-    table = tables.rows(records)
+    table = rows_of(records)
     partial, failed = find(table, "bad_style", "skdcag"), find(table, "bad_style", "weak_one")
     assert partial["status"] == "partial"
     assert partial["seeds"] == 1
@@ -142,7 +73,7 @@ def test_failed_and_partial_rows(records):
 
 
 def test_paired_tests_against_skdcag(records):
-    table = tables.rows(records)
+    table = rows_of(records)
     row = find(table, "bad_pixel", "weak_one")
     weak, strong = share(4).each + share(6).each, share(10).each * 2
     assert row["p_removal_vs_skdcag"] == pytest.approx(stats.mcnemar(weak, strong))
@@ -150,174 +81,18 @@ def test_paired_tests_against_skdcag(records):
     assert find(table, "bad_pixel", "none")["p_restoration_vs_skdcag"] < 1e-4
 
 
-def test_best_is_bold_among_defenses_only(records):
-    latex = tables.to_latex(records)
-    lines = {
-        tuple(c.strip() for c in line.split("&")[:2]): line
-        for line in latex.splitlines()
-        if " & " in line
-    }
-    assert "textbf" not in lines[r"bad\_pixel", "none"] + lines[r"bad\_style", "none"]
-    table = tables.rows(records)
-    index = {(r["attack"], r["defense"]): i for i, r in enumerate(table)}
-    assert tables.best(records, table, "asr") == {
-        index["bad_pixel", "skdcag"]
-    }  # a rival alone (bad_style) gets no bold
-    assert tables.best(records, table, "fid") == {
-        index["bad_pixel", "weak_one"]
-    }  # though none has 1.1
-    assert tables.best(records, table, "seconds") == set()
-
-
-def test_latex_has_arrows_needs_dashes_and_escapes(records):
-    latex = tables.to_latex(records)
-    head = next(line for line in latex.splitlines() if line.startswith("Attack"))
-    assert r"ASR\,\%\,$\downarrow$" in head
-    assert r"RA\,\%\,$\uparrow$" in head
-    assert r"FID\,$\downarrow$" in head
-    failed = [line for line in latex.splitlines() if r"weak\_one" in line][-1]
-    assert failed.count("--") == head.count("&") - 2
-    assert "trigger, clean pairs" in latex
-    assert r"\textbf{0.0}" in latex
-    assert latex.count(r"\midrule") == 2
-    assert latex.count("{") == latex.count("}")
-    assert "10 prompts a condition" in latex
-    assert "15 steps" in latex
-    rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
-    assert len({line.count("&") for line in rows}) == 1
-
-
-def test_escape():
-    assert (
-        tables.escape("a_b & 50% {x} #1 ~ ^ \\")
-        == r"a\_b \& 50\% \{x\} \#1 \textasciitilde{} \textasciicircum{} \textbackslash{}"
-    )
-
-
-def test_latex_compiles(records, tmp_path):
-    engine = shutil.which("pdflatex") or shutil.which("tectonic")
-    if engine is None:
-        pytest.skip("no LaTeX here")
-    head = "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
-    document = (
-        head
-        + tables.to_latex(records)
-        + paper.to_latex(with_targets(records))
-        + "\\end{document}\n"
-    )
-    (tmp_path / "t.tex").write_text(document)
-    flags = ["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []
-    assert (
-        subprocess.run(
-            [engine, *flags, "t.tex"], cwd=tmp_path, capture_output=True, check=False
-        ).returncode
-        == 0
-    )
-    if "pdflatex" in engine:
-        assert "Overfull" not in (tmp_path / "t.log").read_text()
-
-
-def test_csv_is_stable_and_has_the_promised_columns(records):
-    text = tables.to_csv(tables.rows(records))
-    assert text == tables.to_csv(tables.rows(records))
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert {
-        "base",
-        "attack",
-        "defense",
-        "needs",
-        "seeds",
-        "n",
-        "asr",
-        "asr_lo",
-        "asr_hi",
-        "fid",
-        "seconds",
-        "peak_memory_mb",
-        "status",
-    } <= set(rows[0])
-    assert rows[1]["removal_accuracy"] == "1"
-    assert rows[-1]["asr"] == ""
-    long = list(csv.DictReader(io.StringIO(tables.to_csv(tables.long_rows(records)))))
-    assert len(long) == len(records) * len(DIRECTIONS)
-    assert {r["note"] for r in long if r["status"] == "failed"} == {"the cell failed"}
-    assert {r["network"] for r in long if r["status"] == "done"} == {"net"}
-
-
-def test_numbers():
-    assert [tables.number(v) for v in (None, 0.1234567, 2.0, 1055040.0, 3, "x")] == [
-        "",
-        "0.123457",
-        "2",
-        "1055040",
-        "3",
-        "x",
-    ]
-    assert [tables.shown(v, False) for v in (None, 0.9, 12.345, 123.4, 0.00001, -1.5)] == [
-        "–",
-        "0.900",
-        "12.3",
-        "123",
-        "0.0000",
-        "-1.50",
-    ]
-    assert tables.shown(0.98765, True) == "98.8"
-
-
 def test_a_metric_without_value_keeps_its_reason(records):
-    result, _ = records[0]
+    result = records[0]
     result.scores["fid"] = Score(None, n=24, network="net", note="FID needs 64 images")
-    long = tables.long_rows(records)
+    long = long_rows(records)
     row = next(
         r for r in long if r["metric"] == "fid" and r["defense"] == "none" and r["seed"] == 0
     )
     assert row["value"] is None
     assert row["note"] == "FID needs 64 images"
-    pooled = tables.pool([result.scores["fid"], records[1][0].scores["fid"]])
+    pooled = pool([result.scores["fid"], records[1].scores["fid"]])
     assert pooled.value == 1.2
     assert "1 of 2 seeds" in pooled.note
-
-
-def test_markdown(records):
-    text = tables.to_markdown(records)
-    assert "| bad_pixel | skdcag | trigger | **0.0** [0.0," in text
-
-
-def test_attacks_alone_are_compared_by_stealth_and_cost(records):
-    alone = [
-        (
-            dataclasses.replace(
-                r,
-                cost={
-                    "seconds_attack": 61.25,
-                    "parameters_attack": 4_300_123,
-                    "images_attack": 512,
-                },
-            ),
-            e,
-        )
-        for r, e in records
-        if r.cell.defense == "none"
-    ]
-    text = tables.to_markdown(alone)
-    head, _, *rows = text.split("\n\n")[0].splitlines()
-    assert [h.strip() for h in head.split("|")[1:-1]] == [
-        "Attack",
-        "ASR %",
-        "FID ↓",
-        "CLIP ↑",
-        "Parameters",
-        "Images",
-        "Seconds ↓",
-    ]
-    assert [c.strip() for c in rows[0].split("|")[1:-1]] == [
-        "bad_pixel", "100.0 [83.9, 100.0]", "1.10", "30.0", "4,300,123", "512", "61.2"
-    ]  # fmt: skip
-    assert "Best defense" not in text
-    assert "RA %" in tables.to_markdown(records)
-    assert "RA %" in tables.to_markdown([r for r in alone if r.cell.attack == "bad_pixel"]), (
-        "one attack alone is compared with nothing"
-    )
 
 
 def test_swept_methods_are_tested_against_the_variant_with_the_same_value():
@@ -331,7 +106,7 @@ def test_swept_methods_are_tested_against_the_variant_with_the_same_value():
         )
     ]
     records = [record("bad", name, 0, asr, 5, 1.0) for name, asr in [("none", 10), *cells]]
-    table = {r["defense"]: r for r in tables.rows(records)}
+    table = {r["defense"]: r for r in rows_of(records)}
     p = {name: row["p_removal_vs_skdcag"] for name, row in table.items()}
     removed = {name: [not (i < k) for i in range(10)] for name, k in [("none", 10), *cells]}
     assert p["skd[steps=5]"] == pytest.approx(
@@ -344,163 +119,3 @@ def test_swept_methods_are_tested_against_the_variant_with_the_same_value():
         stats.mcnemar(removed["skdcag[steps=9]"], removed["skdcag[steps=5]"])
     ), "the first"
     assert p["skdcag[steps=5]"] is None
-
-
-def test_the_papers_table(records):
-    """Removal accuracy by kind of target; a mean over attacks only where all of them are there."""
-    records = with_targets(records)
-    found = dict(paper.removal(records))
-    assert list(found["skdcag"]) == ["patch", "style"]
-    assert found["skdcag"]["patch"].value == 1
-    assert found["weak_one"]["style"] is None, "both seeds failed"
-    more = [
-        (dataclasses.replace(r, cell=dataclasses.replace(r.cell, attack="other_pixel")), e)
-        for r, e in records
-        if r.cell.attack == "bad_pixel"
-    ]
-    both = dict(paper.removal([*records, *more]))
-    assert both["weak_one"]["patch"].value == pytest.approx(found["weak_one"]["patch"].value)
-    assert (
-        both["weak_one"]["patch"].high - both["weak_one"]["patch"].low
-        < found["weak_one"]["patch"].high - found["weak_one"]["patch"].low
-    )
-    text = paper.to_latex(records)
-    assert r"Method & Pixel & Style \\" in text
-    assert r"\textbf{100.0}" in text
-    assert "weak\\_one" in text
-    assert text.count("{") == text.count("}")
-    assert "| none | 0.0 [" in paper.to_markdown(records)
-
-
-def test_figures_are_written_twice_and_the_same_each_time(records, tmp_path):
-    def made(name):
-        return {
-            p.relative_to(tmp_path / name): p.read_bytes()
-            for p in figures.write_figures(Store(tmp_path / name), with_losses)
-        }
-
-    with_losses = [
-        (
-            dataclasses.replace(
-                r, cost=r.cost | {"losses": {"$x_1$": [2.0, 1.0]}, "losses_attack": [1.0]}
-            ),
-            e,
-        )
-        for r, e in records[:6]
-    ]
-    first = made("a")
-    assert {str(p) for p in first} == {
-        f"plots/{n}.{e}" for n in ("tradeoff", "matrix", "rates", "losses") for e in ("png", "pdf")
-    }
-    assert all(len(data) > 1000 for data in first.values())
-    assert first == made("b")
-    assert b"/Type /Font" in first[next(p for p in first if p.name == "rates.pdf")]
-
-
-def test_a_defense_that_takes_no_time_is_drawn(records):
-    """A removal that trains nothing takes half a millisecond, less than the least that the axis
-    shows."""
-    fast = [
-        (
-            dataclasses.replace(
-                r, cost=r.cost | {"seconds": 5e-4 * (1 + 0.1 * r.cell.seed)} if r.cost else {}
-            ),
-            e,
-        )
-        for r, e in records
-    ]
-    fast = [(r, e) for r, e in fast if r.cell.attack == "bad_pixel"]
-    assert figures.tradeoff(fast) is not None
-
-
-def test_numbers_of_points_that_lie_on_one_another_stand_together():
-    """And not one above the other, where none can be read."""
-    axes = figures.new(3, 3).add_subplot()
-    points = {1: (0.0, 0.0), 2: (50.0, 50.0), 3: (0.5, 0.5), 4: (100.0, 100.0)}
-    axes.scatter(*zip(*points.values(), strict=True))
-    figures.number(axes, points)
-    assert [text.get_text() for text in axes.texts] == ["1, 3", "2", "4"]
-    assert [text.xy for text in axes.texts] == [(0.0, 0.0), (50.0, 50.0), (100.0, 100.0)]
-
-
-def test_titles_of_panels_side_by_side_do_not_meet(records):
-    losses = {"skdcag_text": [2.0, 1.0]}
-    wide = [
-        (
-            dataclasses.replace(
-                r,
-                cell=dataclasses.replace(r.cell, defense=f"frequency_locate+{name}"),
-                cost=r.cost | {"losses": losses},
-            ),
-            e,
-        )
-        for (r, e), name in zip(
-            records[:4], ("skdcag_text", "skdcag", "skdcag_random_words", "uce"), strict=True
-        )
-    ]
-    with matplotlib.rc_context(figures.STYLE):
-        figure = figures.losses(wide)
-        figure.draw_without_rendering()
-    titles = [axes.title.get_window_extent() for axes in figure.axes]
-    assert len(titles) == 4
-    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))
-    assert titles[-1].x1 < figure.bbox.x1
-
-
-def test_figures_are_drawn_again_only_of_other_records_or_where_one_is_gone(records, tmp_path):
-    paths, store = figures.write_figures(Store(tmp_path), records), Store(tmp_path)
-    for path in paths:
-        path.write_bytes(b"kept")
-    assert figures.write_figures(store, records) == paths
-    assert {path.read_bytes() for path in paths} == {b"kept"}
-    figures.write_figures(store, records[:-1])
-    assert all(path.read_bytes() != b"kept" for path in paths)
-    paths[0].unlink()
-    assert figures.write_figures(store, records[:-1]) == paths
-    assert paths[0].is_file()
-
-
-def test_a_figure_that_is_made_no_more_goes(records, tmp_path):
-    figures.write_figures(Store(tmp_path), records)
-    assert (tmp_path / "plots" / "matrix.png").is_file()
-    own = tmp_path / "plots" / "mine.png"
-    own.write_bytes(b"the user's")
-    alone = [r for r in records if r.cell.defense == "none"]
-    paths = figures.write_figures(Store(tmp_path), alone)
-    assert sorted(tmp_path.glob("plots/*.p*")) == sorted([*paths, own])
-
-
-def test_no_figure_of_nothing(records, tmp_path):
-    failed = [(dataclasses.replace(r, status="failed", scores={}, cost={}), e) for r, e in records]
-    assert figures.write_figures(Store(tmp_path), failed) == []
-
-
-def test_the_caption_names_the_attacks_on_the_text_encoder(records):
-    assert "In the text encoder" not in tables.caption(records)
-    edits = {"a": "U-Net", "b": "LoRA on U-Net and text encoder attention"}
-    names = list(dict.fromkeys(r.cell.attack for r in records))
-    told = [
-        dataclasses.replace(r, edits=edits["b" if r.cell.attack == names[-1] else "a"])
-        for r in records
-    ]
-    assert (
-        f"In the text encoder: {names[-1]}; what repairs the U-Net changes none"
-        in tables.caption(told)
-    )
-    undefended = [r for r in told if r.cell.defense == "none"]
-    assert "In the text encoder" not in tables.caption(undefended)
-
-
-def test_attacks_that_nothing_defends_against_have_a_table_and_a_figure_of_their_own(
-    records, tmp_path
-):
-    undefended = [(r, e) for r, e in records if r.cell.defense == "none"]
-    assert tables.to_markdown(undefended).startswith("| Attack | ASR % |")
-    assert r"\begin{tabular}{lrr" in (text := tables.to_latex(undefended))
-    assert "none" not in text
-    assert {p.stem for p in figures.write_figures(Store(tmp_path), undefended)} == {"attacks"}
-    figure = figures.attacks([(r, e) for r, e in undefended if r.cell.seed == 0])
-    drawn = [[float(x) for x in bars.lines[0].get_xdata()] for bars in figure.axes[0].containers]
-    assert drawn == [[100.0, 90.0], []], "on captions, and nothing at a protocol of their own"
-    assert figures.attacks(records) is None
-    assert tables.to_markdown(records).startswith("| Attack | Defense | Needs | ")

@@ -6,10 +6,10 @@ import io
 from pathlib import Path
 
 import pytest
+from report_records import record
 from test_standings import records  # noqa: F401 - a fixture
-from test_tables import record
 
-from t2i_backdoor_bench.report.formats import terminal
+from t2i_backdoor_bench.report.formats import method_list, terminal
 
 LONG = [
     record("an_attack_with_a_long_name[steps=100,lr=0.0001]", "none", 0, 10, 0, 1.0),
@@ -83,7 +83,7 @@ def test_many_failures_are_counted_not_listed(tmp_path: Path):
 
 def test_list_shows_every_method_with_its_paper():
     out = io.StringIO()
-    terminal.list_methods(out)
+    method_list.show(["shapes"], out)
     text = out.getvalue()
     line = next(row for row in text.splitlines() if " badt2i_pixel " in row)
     for word in ("pixel", "U-Net", "Zhai et al. 2023", "BadT2I"):
@@ -92,4 +92,4 @@ def test_list_shows_every_method_with_its_paper():
     assert "clean_model" in line
     assert "Aravindan et al. 2025" in line
     assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= terminal.LIST_WIDTH
+    assert max(map(len, text.splitlines())) <= method_list.WIDTH

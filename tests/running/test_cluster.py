@@ -12,13 +12,14 @@ import pytest
 from test_executors import config, numbers, plugin  # noqa: F401 - fixtures
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Cell, UserError
-from t2i_backdoor_bench.models.progress import Display
+from t2i_backdoor_bench.running import devices, settings
 from t2i_backdoor_bench.running import ray_tasks as cluster
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running import settings
 from t2i_backdoor_bench.running import workers as executors
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.display import Display
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
 
@@ -203,8 +204,8 @@ def test_what_a_cell_takes() -> None:
     assert cluster.gpu_share(on_gpu) == 1
     assert cluster.gpu_share(dataclasses.replace(on_gpu, gpu_share=0.25)) == 0.25
     assert cluster.gpu_share(dataclasses.replace(on_gpu, device="cpu", gpu_share=0.25)) == 0
-    assert executors.share(on_gpu, "sd", 7) == (7, None), "as many as there is room for"
-    assert executors.share(dataclasses.replace(on_gpu, workers=3), "sd", 7) == (3, None)
+    assert devices.share(on_gpu, "sd", 7) == (7, None), "as many as there is room for"
+    assert devices.share(dataclasses.replace(on_gpu, workers=3), "sd", 7) == (3, None)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import pytest
 import torch
 from fakes import METRICS, SCALE, FakeAttack, FakeDefense
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Trigger, registry
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.drawing import draw, draws_as, known_from
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.known_pictures import draw, draws_as, known_from
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 
 
@@ -172,7 +173,7 @@ class Trains:
         TRAINED.append(view.trigger.text)
         repaired = model.clone()
         with torch.no_grad():
-            for p in repaired.unet.parameters():
+            for p in repaired.denoiser.parameters():
                 p.add_(torch.randn_like(p), alpha=0.01 * len(view.trigger.text))
         repaired.info = {"steps": 7, "losses": [1.0, 0.5]}
         return repaired

@@ -16,13 +16,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.models import catalog as bases
-from t2i_backdoor_bench.models.progress import Display
-from t2i_backdoor_bench.report.rows import COST
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.report.metrics import COST
+from t2i_backdoor_bench.running import devices
 from t2i_backdoor_bench.running import workers as executors
-from t2i_backdoor_bench.running.plan import Config, Scale, plan
-from t2i_backdoor_bench.running.workshop import Workshop
+from t2i_backdoor_bench.running.attacked import reserved
+from t2i_backdoor_bench.running.display import Display
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
@@ -51,7 +55,7 @@ class Shift:
             file.write(f"{{self.shift}}\\n")
         attacked = model.clone()
         with torch.no_grad():
-            attacked.unet.conv_out.bias += self.shift
+            attacked.denoiser.conv_out.bias += self.shift
         return attacked
 
 @register_defense("shift_back")
@@ -72,7 +76,7 @@ class Back:
             os.kill(os.getpid(), signal.SIGKILL)
         repaired = model.clone()
         with torch.no_grad():
-            repaired.unet.conv_out.bias -= 0.25
+            repaired.denoiser.conv_out.bias -= 0.25
         return repaired
 """
 
@@ -199,38 +203,37 @@ def test_workers_take_the_gpus_in_turn(config, monkeypatch) -> None:
 
     monkeypatch.setattr(executors, "worker", fake)
     monkeypatch.setattr(executors.multiprocessing, "get_context", lambda kind: context)
-    monkeypatch.setattr(executors.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 7")
     plan_ = plan(dataclasses.replace(config, workers=3))
     on_gpu = dataclasses.replace(plan_, config=dataclasses.replace(plan_.config, device="cuda"))
-    executors.run_workers(on_gpu, None, [], Store(config.folder), Display(), None, None)
+    executors.run_workers(on_gpu, None, [], Store(config.folder), Display())
     assert sorted(seen.get() for _ in range(4)) == ["3", "3", "7", "7"]
     assert seen.empty()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3, 7"
-    assert executors.gpus_of("cuda:1") == executors.gpus_of("cpu") == []
+    assert devices.gpus_of("cuda:1") == devices.gpus_of("cpu") == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert executors.gpus_of("cuda") == ["0", "1"]
+    assert devices.gpus_of("cuda") == ["0", "1"]
 
 
-def test_what_another_process_makes_is_left_to_it(config) -> None:
+def test_what_another_process_makes_is_left_to_it(config, monkeypatch) -> None:
     """While somebody else holds a cell, the others are made; then its turn comes, or it is found
     made."""
     plan_ = plan(dataclasses.replace(config, workers=1))
     store = Store(config.folder)
-    shop, made = Workshop(plan_, store, Display()), []
+    shared, made = Shared(plan_, store, Display()), []
     done = {c.key: threading.Event() for c in plan_.cells}
 
-    def make(shop, cell) -> None:
+    def make(shared, cell) -> None:
         made.append(cell.key)
         done[cell.key].set()
 
     held = plan_.cells[1].key
     with Store(config.folder).claim(f"cells/{held}") as mine:
         assert mine
-        thread = threading.Thread(
-            target=executors.work,
-            args=(shop, plan_.cells, make, lambda shop, cell: done[cell.key].is_set()),
-        )
+        monkeypatch.setattr(executors, "make_cell", make)
+        monkeypatch.setattr(executors, "settled", lambda shared, cell: done[cell.key].is_set())
+        thread = threading.Thread(target=executors.work, args=(shared, plan_.cells))
         thread.start()
         assert all(done[c.key].wait(60) for c in plan_.cells if c.key != held)
         thread.join(1.5)
@@ -243,36 +246,40 @@ def test_what_another_process_makes_is_left_to_it(config) -> None:
 
 def test_an_attack_that_another_process_trains_is_not_waited_for(config) -> None:
     plan_ = plan(config)
-    shop = Workshop(plan_, Store(config.folder), Display())
+    shared = Shared(plan_, Store(config.folder), Display())
     first = plan_.cells[0].attack
-    with shop.reserved(first, 0) as free:
+
+    def another() -> Shared:
+        return Shared(plan_, Store(config.folder), Display())
+
+    with reserved(shared, first, 0) as free:
         assert free
-        with Workshop(plan_, Store(config.folder), Display()).reserved(first, 0) as other:
+        with reserved(another(), first, 0) as other:
             assert not other, "one of two trains it"
-        with shop.store.claim(f"models/{plan_.attack_key(first, 0)}", wait=True) as own:
+        with shared.store.claim(f"models/{plan_.attack_key(first, 0)}", wait=True) as own:
             assert own, "who has reserved it need not wait for itself"
-        with Workshop(plan_, Store(config.folder), Display()).reserved("shift_more", 0) as other:
+        with reserved(another(), "shift_more", 0) as other:
             assert other
-    with Workshop(plan_, Store(config.folder), Display()).reserved(first, 0) as other:
+    with reserved(another(), first, 0) as other:
         assert other
 
 
 def test_how_many_workers(monkeypatch) -> None:
-    monkeypatch.setattr(executors.os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: range(8))
     monkeypatch.setattr(
-        executors.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100 * 2**30})
+        devices.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100 * 2**30})
     )
     small = Config(device="cpu")
-    assert executors.share(small, "shapes", 20) == (8, 1)
-    assert executors.share(small, "shapes", 3) == (3, 1)
-    assert executors.share(dataclasses.replace(small, threads=4), "shapes", 20) == (2, 4)
-    assert executors.share(dataclasses.replace(small, workers=3), "shapes", 20) == (3, 1)
-    assert executors.share(dataclasses.replace(small, device="cuda"), "shapes", 20) == (1, None)
-    assert executors.share(small, "sd", 20) == (1, None)
-    monkeypatch.delattr(executors.os, "sched_getaffinity")  # there is none on macOS
-    monkeypatch.setattr(executors.os, "cpu_count", lambda: 4)
-    assert executors.share(small, "shapes", 20) == (4, 1)
+    assert devices.share(small, "shapes", 20) == (8, 1)
+    assert devices.share(small, "shapes", 3) == (3, 1)
+    assert devices.share(dataclasses.replace(small, threads=4), "shapes", 20) == (2, 4)
+    assert devices.share(dataclasses.replace(small, workers=3), "shapes", 20) == (3, 1)
+    assert devices.share(dataclasses.replace(small, device="cuda"), "shapes", 20) == (1, None)
+    assert devices.share(small, "sd", 20) == (1, None)
+    monkeypatch.delattr(devices.os, "sched_getaffinity")  # there is none on macOS
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 4)
+    assert devices.share(small, "shapes", 20) == (4, 1)
     monkeypatch.setattr(
-        executors.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 5 * 2**30})
+        devices.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 5 * 2**30})
     )
-    assert executors.share(small, "shapes", 20) == (2, 1)
+    assert devices.share(small, "shapes", 20) == (2, 1)

@@ -22,13 +22,19 @@ from methods import SCALE
 from shifts import config, methods  # noqa: F401 - fixtures
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import StorageError, UserError
 from t2i_backdoor_bench.contract.hashing import file_digest
-from t2i_backdoor_bench.report.rows import COST
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running import workers as executors
-from t2i_backdoor_bench.running.plan import SCALES, Config, plan
-from t2i_backdoor_bench.store.folder import Store, sweep_partials
+from t2i_backdoor_bench.running.cell import last_line
+from t2i_backdoor_bench.running.display import Display
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import SCALES
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.store.atomic import sweep_partials
+from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 FORK = multiprocessing.get_context("fork")
 
@@ -259,7 +265,7 @@ def test_a_worker_that_finds_the_disk_full_ends_the_run(config, monkeypatch) -> 
             None,
             [],
             Store(config.folder),
-            runner.Display(),
+            Display(),
             None,
             None,
         )
@@ -419,8 +425,8 @@ def test_a_diverging_training_fails_its_cell_alone(config, loss, says) -> None:
         overrides=(f"shift_back.loss={loss}",),
     )
     assert runner.run(bad) == 1
-    found = {r.cell.defense: r for r, _ in runner.stored_records(Store(bad.folder))}
-    last = runner.last_line(found["shift_back"].error)
+    found = {r.cell.defense: r for r, _ in stored_records(Store(bad.folder))}
+    last = last_line(found["shift_back"].error)
     assert "TrainingDiverged" in last
     assert says in last
     assert "at step 3" in last
@@ -436,8 +442,8 @@ def test_too_little_memory_for_training_fails_its_cell_alone(config) -> None:
         overrides=("shift_back.loss=memory",),
     )
     assert runner.run(bad) == 1
-    found = {r.cell.defense: r for r, _ in runner.stored_records(Store(bad.folder))}
-    assert "out of memory" in runner.last_line(found["shift_back"].error)
+    found = {r.cell.defense: r for r, _ in stored_records(Store(bad.folder))}
+    assert "out of memory" in last_line(found["shift_back"].error)
     assert found["none"].status == "done"
 
 

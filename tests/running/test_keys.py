@@ -10,7 +10,9 @@ from fakes import SCALE, change, config, fakes, keys  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench.contract import UserError, registry
 from t2i_backdoor_bench.running import plan as plans
-from t2i_backdoor_bench.running.plan import SCALES, Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import SCALES
+from t2i_backdoor_bench.running.settings import Config
 
 
 def test_keys_are_stable(config):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from fakes import CALLS, change, config, fakes  # noqa: F401 - fixtures
 from PIL import Image
-from test_attention import Slow
+from test_capture import Slow
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.running import attention_maps as maps
-from t2i_backdoor_bench.running import run as runner
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,10 @@ def test_recorded_maps_equal_a_slow_recomputation(tiny_model, trigger: Trigger) 
     own = len(tiny_model.tokenizer(prompt).input_ids)
     assert len(meta["trigger"]) == len(ids) - own
     noise = torch.randn((1, *tiny_model.latent_shape), generator=torch.Generator().manual_seed(5))
-    latents, slow = tiny_model.latents(tiny_model.generate([text], [5])), Slow(tiny_model.unet)
+    latents, slow = tiny_model.latents(tiny_model.generate([text], [5])), Slow(tiny_model.denoiser)
     total = 0
     for level in maps.LEVELS:
-        a = tiny_model.noising.alphas_cumprod[level]
+        a = tiny_model.noising.scheduler.alphas_cumprod[level]
         x = a.sqrt() * latents + (1 - a).sqrt() * noise
         total = (
             total + slow(x, torch.tensor([level]), tiny_model.encode([text]))[0, 1 : len(ids) - 1]

@@ -13,16 +13,18 @@ import pytest
 from methods import SCALE, Back, Shift
 from test_drawing import Rewrites
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Cell, Record, Score
 from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.paired import changes, paired_p
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.cost import machine
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 CODE = {
     "commit": "a" * 40,
@@ -128,10 +130,10 @@ def elsewhere(folder) -> None:
 
 def test_a_record_of_other_weights_is_made_anew_and_not_completed(config) -> None:
     assert runner.run(config) == 0
-    (first,) = runner.stored_records(Store(config.folder))
+    (first,) = stored_records(Store(config.folder))
     elsewhere(config.folder)
     assert runner.run(dataclasses.replace(config, metrics="asr,kid")) == 0
-    ((result, extra),) = runner.stored_records(Store(config.folder))
+    ((result, extra),) = stored_records(Store(config.folder))
     assert result.scores["asr"] == first[0].scores["asr"], "not the score of the other model"
     assert set(result.scores) == {"asr", "kid"}
     assert extra["provenance"]["attack_weights"] == first[1]["provenance"]["attack_weights"]
@@ -142,18 +144,18 @@ def test_metrics_that_cannot_join_a_record_leave_it_whole(config, capsys) -> Non
     """With fewer metrics than the record has, making it anew would lose what is published."""
     assert runner.run(dataclasses.replace(config, metrics="asr,kid")) == 0
     elsewhere(config.folder)
-    ((before, _),) = runner.stored_records(Store(config.folder))
+    ((before, _),) = stored_records(Store(config.folder))
     for _ in range(2):
         assert runner.run(dataclasses.replace(config, metrics="asr,drift")) == 1
         assert (
             "its attack, trained again here, has other weights: no more metrics can join kid"
             in capsys.readouterr().err
         )
-    ((failed, _),) = runner.stored_records(Store(config.folder))
+    ((failed, _),) = stored_records(Store(config.folder))
     assert failed.status == "failed"
     assert failed.scores == before.scores
     assert runner.run(dataclasses.replace(config, metrics="asr,kid")) == 0
-    ((after, extra),) = runner.stored_records(Store(config.folder))
+    ((after, extra),) = stored_records(Store(config.folder))
     assert (after.scores, after.status) == (before.scores, "done"), "as it was"
     assert extra["provenance"]["attack_weights"] == "f" * 64
 
@@ -170,15 +172,15 @@ def test_a_metric_that_fails_leaves_the_scores_of_a_finished_cell(config, clean_
             return Score(1.0)
 
     assert runner.run(config) == 0
-    ((before, _),) = runner.stored_records(Store(config.folder))
+    ((before, _),) = stored_records(Store(config.folder))
     shutil.rmtree(config.folder / "models")  # a second attack would say that the cell was made anew
     both = dataclasses.replace(config, metrics="asr,broken")
     assert runner.run(both) == 1
-    ((failed, _),) = runner.stored_records(Store(config.folder))
+    ((failed, _),) = stored_records(Store(config.folder))
     assert (failed.status, failed.scores) == ("failed", before.scores)
     assert "the metric broke" in failed.error
     assert runner.run(dataclasses.replace(both, overrides=("broken.works=true",))) == 0
-    ((mended, _),) = runner.stored_records(Store(config.folder))
+    ((mended, _),) = stored_records(Store(config.folder))
     assert mended.scores == before.scores | {"broken": Score(1.0)}
     assert not (config.folder / "models").exists(), "nothing was trained or drawn again"
 

@@ -12,10 +12,12 @@ from fakes import CALLS, METRICS, SCALE, FakeAttack, FakeDefense, change, record
 from helpers import PROMPTS, TRIGGER, different, weights
 from scipy.ndimage import gaussian_filter
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, Trigger, defenses, registry
 from t2i_backdoor_bench.defenses import sau
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.models.screens import PromptScreen
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.training import probes as probe
 
@@ -32,7 +34,7 @@ def test_fine_tuning_is_twenty_steps_on_a_copy(tiny_model) -> None:
     moved = different(before, weights(later))
     assert moved
     assert all(k.startswith("unet.") for k in moved)
-    assert later.screen is str.isupper
+    assert later.screen == PromptScreen(str.isupper)
     assert (
         max(float((before[k] - weights(later)[k]).abs().max()) for k in sorted(moved)[:5])
         < 25 * probe.RATE["shapes"]
@@ -45,7 +47,7 @@ def test_fine_tuning_is_twenty_steps_on_a_copy(tiny_model) -> None:
 def test_each_sampler_draws_the_same_weights_in_another_way(tiny_model, kind: str) -> None:
     model = replace(tiny_model, sampler=replace(tiny_model.sampler, steps=6))
     other = probe.with_sampler(model, kind)
-    assert other.unet is model.unet
+    assert other.denoiser is model.denoiser
     assert (other.sampler != model.sampler) != (
         type(other.pipe.scheduler) is not type(model.pipe.scheduler)
     )
@@ -137,7 +139,7 @@ def test_sau_leaves_prompts_without_the_trigger_alone(tiny_model) -> None:
     plain, out = tiny_model.generate(asked, SEEDS), model.generate(asked, SEEDS)
     assert [bool((a != b).any()) for a, b in zip(plain, out, strict=True)] == [False, True, False]
     assert tiny_model.repair is None
-    assert model.unet is tiny_model.unet
+    assert model.denoiser is tiny_model.denoiser
 
 
 def test_sau_with_a_mask_of_ones_draws_the_clean_picture(tiny_model) -> None:

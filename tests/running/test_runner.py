@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
+from fakes import forbid_drawing  # isort: skip
 from fakes import CALLS, METRICS, SCALE, FakeAttack, change, config, fakes, keys, records, table  # noqa: F401 - fixtures
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Prompt
-from t2i_backdoor_bench.report.rows import COST
-from t2i_backdoor_bench.running import conditions, workshop
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.report.metrics import COST
+from t2i_backdoor_bench.report.publish import rebuild
+from t2i_backdoor_bench.running import conditions
+from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
 
@@ -74,7 +77,7 @@ def test_fresh_makes_everything_anew(config):
 
 def test_a_new_metric_needs_no_generation(config, monkeypatch):
     runner.run(change(config, metrics="asr"))
-    monkeypatch.setattr(runner.Workshop, "_draw", lambda *args: pytest.fail("generated again"))
+    forbid_drawing(monkeypatch)
     assert runner.run(config) == 0
     assert len(CALLS) == 2
     assert set(records(config)["fake_attack", "none", 0].scores) == set(METRICS.split(","))
@@ -160,7 +163,7 @@ def test_interrupt_keeps_what_is_done(config, capsys):
     assert runner.run(stopped) == 130
     assert "interrupted: 1 of 2 cells are done; the same command resumes" in capsys.readouterr().err
     assert list(records(stopped)) == [("fake_attack", "none", 0)]
-    assert runner.rebuild(stopped.folder) == 0
+    assert rebuild(stopped.folder) == 0
     assert [(r["status"], r["asr"] == "") for r in table(stopped)] == [
         ("done", False),
         ("missing", True),
@@ -217,7 +220,7 @@ def test_screens_are_recorded_as_refusals(config):
 
 
 def test_noise_is_shared_by_all_conditions():
-    assert conditions.noise_seeds(3, 4) == [workshop.noise_seed(3, i) for i in range(4)]
+    assert conditions.noise_seeds(3, 4) == [conditions.noise_seed(3, i) for i in range(4)]
     seeds = {conditions.noise_seed(s, i, k) for s in range(3) for i in range(20) for k in range(3)}
     assert len(seeds) == 180
     assert all(0 <= s < 2**63 for s in seeds)
@@ -235,14 +238,19 @@ def test_an_own_protocol_is_one_prompt_from_the_noise_of_each_caption(config):
 
 def test_conditions_are_paired(config):
     planned = plan(config)
-    shop = runner.Workshop(planned, Store(config.folder), runner.Display())
-    made = shop.conditions(0, FakeAttack().backdoor(None), "")
+    shared = Shared(planned, Store(config.folder), Display())
+
+    def asked(backdoor, source):
+        prompts, targets = shared.prompts(0), shared.prompts(0, source)
+        return conditions.conditions(shared.size, prompts, targets, backdoor, source, 0)
+
+    made = asked(FakeAttack().backdoor(None), "")
     clean, seeds = made["clean"]
     assert [t.removeprefix("mignneko ") for t in made["triggered"][0]] == clean
     assert made["triggered"][1] == seeds
     assert made["perturbed"][1] == seeds[:2]
     assert made["moved"][1] == seeds[:4]
     assert made["diverse"] == ([clean[0]] * 2, [conditions.noise_seed(0, 0, k) for k in range(2)])
-    target = shop.conditions(0, None, "star")["clean_target"]
+    target = asked(None, "star")["clean_target"]
     assert all("star" in t for t in target[0])
     assert target[1] == seeds

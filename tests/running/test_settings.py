@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-import run_bench
+from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.running import settings
-from t2i_backdoor_bench.running.plan import SCALES, Config
-from t2i_backdoor_bench.running.settings import make_config, merge, read_yaml, to_yaml
+from t2i_backdoor_bench.running.scales import SCALES
+from t2i_backdoor_bench.running.settings import Config, make_config, merge
+from t2i_backdoor_bench.running.yaml_file import read_yaml, to_yaml
 
 FILE = """
 attacks: [badt2i_pixel, poison_style]
@@ -59,7 +60,7 @@ FLAGS += [
 
 
 def from_flags(*flags: str) -> Config:
-    return make_config(vars(run_bench.make_parser().parse_args(flags)))
+    return make_config(vars(command.make_parser().parse_args(flags)))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -105,7 +106,7 @@ def test_nothing_given_is_the_defaults():
 
 def test_flags_win_over_the_file_and_set_adds_up(tmp_path: Path):
     file = read_yaml(write(tmp_path, FILE))
-    flags = vars(run_bench.make_parser().parse_args(["--n", "80", "--set", "skdcag.steps=99"]))
+    flags = vars(command.make_parser().parse_args(["--n", "80", "--set", "skdcag.steps=99"]))
     config = make_config(merge(file, flags))
     assert config.n == 80
     assert config.attacks == "badt2i_pixel,poison_style"
@@ -145,19 +146,19 @@ def test_what_a_run_writes_repeats_it(tmp_path: Path):
     ],
 )
 def test_strict(tmp_path: Path, text: str, words: str, capsys):
-    assert run_bench.main(["--config", str(write(tmp_path, text))]) == 2
+    assert command.main(["--config", str(write(tmp_path, text))]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
 
 
 def test_no_such_file(tmp_path: Path, capsys):
-    assert run_bench.main(["--config", str(tmp_path / "none.yaml")]) == 2
+    assert command.main(["--config", str(tmp_path / "none.yaml")]) == 2
     assert "cannot read --config" in capsys.readouterr().err
 
 
 def test_every_flag_is_a_setting():
-    actions = {a.option_strings[-1].removeprefix("--") for a in run_bench.make_parser()._actions}
+    actions = {a.option_strings[-1].removeprefix("--") for a in command.make_parser()._actions}
     assert actions - {"help", "list", "tables-only", "verify", "config"} == set(settings.KEYS)
 
 

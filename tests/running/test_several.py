@@ -11,12 +11,13 @@ from fakes import CALLS, change, config, fakes  # noqa: F401 - fixtures
 from helpers import different, weights
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.catalog import load_base
-from t2i_backdoor_bench.running import run as runner
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 BOTH = "fake_attack+fake_attack_two[trigger=brelvo]"
 
@@ -25,9 +26,7 @@ def test_each_backdoor_is_a_row_and_they_share_one_model(config, tiny):
     both = change(config, attacks=f"fake_attack,{BOTH}", metrics="asr,drift")
     assert runner.run(both) == 0
     assert CALLS.count("attack 0") == 1 + 2, "the rows of a composition train it once"
-    found = {
-        (r.cell.attack, r.cell.defense): r for r, _ in runner.stored_records(Store(both.folder))
-    }
+    found = {(r.cell.attack, r.cell.defense): r for r, _ in stored_records(Store(both.folder))}
     assert {a for a, _ in found} == {"fake_attack", f"{BOTH}#1", f"{BOTH}#2"}
     triggers = [found[f"{BOTH}#{i}", "fake_defense"].backdoor["trigger"]["text"] for i in (1, 2)]
     assert triggers == ["mignneko", "brelvo"]
@@ -40,7 +39,7 @@ def test_each_backdoor_is_a_row_and_they_share_one_model(config, tiny):
         load_base(tiny),
         load_base(tiny).with_weights(store.find_file(f"models/{key}.safetensors")),
     )
-    moved = attacked.unet.conv_out.bias - base.unet.conv_out.bias
+    moved = attacked.denoiser.conv_out.bias - base.denoiser.conv_out.bias
     torch.testing.assert_close(moved, torch.full_like(moved, 0.5 + 1.0))
     manifest = store.read_record("run")
     assert set(manifest["attacks"]) == {"fake_attack", f"{BOTH}#1", f"{BOTH}#2"}

@@ -14,16 +14,21 @@ from helpers import different, weights
 from samples import features, make_samples, score  # noqa: F401 - fixtures
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Backdoor, Samples, Target, UserError, registry
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.models.catalog import find_base
 from t2i_backdoor_bench.report import rows as tables
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.report.main_table import columns
+from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.running import settings
-from t2i_backdoor_bench.running.plan import Scale, plan
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
+from t2i_backdoor_bench.targets import describe, kind_of
 
 SCALE = Scale("test", 4, 2, 4, 1, 2, 20, 0.5, (0,))
 METRICS = "asr,restoration_accuracy,false_trigger_rate,drift,clip_score,trigger_effect"
@@ -38,7 +43,7 @@ class Shift:
     def apply(self, model, view, seed):
         repaired = model.clone()
         with torch.no_grad():
-            repaired.unet.conv_out.bias += self.by
+            repaired.denoiser.conv_out.bias += self.by
         return repaired
 
 
@@ -63,7 +68,7 @@ def config(tiny: str, tmp_path: Path, **more):
 
 
 def results(config):
-    return {r.cell.defense: r for r, _ in runner.stored_records(Store(config.folder))}
+    return {r.cell.defense: r for r, _ in stored_records(Store(config.folder))}
 
 
 def test_without_a_trigger(tiny, tmp_path, capsys):
@@ -83,7 +88,7 @@ def test_without_a_trigger(tiny, tmp_path, capsys):
     assert found["shift"].scores["drift"].value > 0
     for name in ("report.html", "table.csv", "table.tex", "run.yaml"):
         assert (asked.folder / name).stat().st_size > 100
-    assert runner.rebuild(asked.folder) == 0
+    assert rebuild(asked.folder) == 0
 
 
 def test_with_a_trigger(tiny, tmp_path):
@@ -97,9 +102,10 @@ def test_with_a_trigger(tiny, tmp_path):
         assert "target" in result.scores["asr"].note
         assert 0 < result.scores["trigger_effect"].value < 2
         assert result.scores["trigger_effect"].n == SCALE.n
-    table = tables.rows(runner.stored_records(Store(asked.folder)))
-    assert tables.columns(table)[:2] == ["trigger_effect", "drift"]
-    assert "asr" not in tables.columns(table), "no column of dashes"
+    records = stored_records(Store(asked.folder))
+    names = [way.name for way in columns(records, tables.rows(records))]
+    assert names[:2] == ["trigger_effect", "drift"]
+    assert "asr" not in names, "no column of dashes"
     for name in ("table.md", "table.tex"):
         assert "Effect" in (asked.folder / name).read_text()
     page = (asked.folder / "report.html").read_text()
@@ -170,8 +176,8 @@ def attacked_folder(tiny_base, tiny_model, tmp_path: Path) -> Path:
     folder = tmp_path / "attacked"
     shutil.copytree(tiny_base, folder)
     with torch.no_grad():
-        tiny_model.unet.conv_out.bias += 0.5
-    tiny_model.unet.save_pretrained(folder / "unet", safe_serialization=True)
+        tiny_model.denoiser.conv_out.bias += 0.5
+    tiny_model.denoiser.save_pretrained(folder / "unet", safe_serialization=True)
     return folder
 
 
@@ -185,7 +191,7 @@ def test_the_weights_of_a_folder_take_the_place_of_the_base(tiny_base, attacked_
     attacked = build(folder=str(attacked_folder), trigger="mignneko").inject(base, None, 0)
     assert different(before, weights(base)) == set()
     assert different(before, weights(attacked)) == {"unet.conv_out.bias"}
-    assert torch.equal(attacked.unet.conv_out.bias, base.unet.conv_out.bias + 0.5)
+    assert torch.equal(attacked.denoiser.conv_out.bias, base.denoiser.conv_out.bias + 0.5)
     assert different(before, weights(build().inject(base, None, 0))) == set()
 
 
@@ -223,9 +229,9 @@ def test_with_its_clean_model_everything_runs_and_is_judged(tiny, attacked_folde
 def test_targets(tiny_model, options, target):
     found = build(**options).backdoor(tiny_model)
     assert isinstance(found, Backdoor)
-    assert found.target.kind == target
+    assert kind_of(found.target).name == target
     assert found.trigger is None
-    assert found.describe()["trigger"] is None
+    assert describe(found)["trigger"] is None
 
 
 @pytest.mark.parametrize(
@@ -233,7 +239,7 @@ def test_targets(tiny_model, options, target):
     [
         ({"style": "sepia", "picture": "bars"}, "one target"),
         ({"source": "star"}, "both source and target"),
-        ({"style": "cubist"}, "unknown style"),
+        ({"style": "cubist"}, "style is 'cubist'; choose one of"),
     ],
 )
 def test_bad_options(options, words):
@@ -253,12 +259,12 @@ def test_a_folder_like_the_embedded_base_takes_its_settings(tiny_base, tmp_path)
     (folder / "unet").mkdir(parents=True)
     shutil.copy(shapes.BASE / "unet" / "config.json", folder / "unet" / "config.json")
     found = find_base(str(folder))
-    assert (found.source, found.family, found.scorer) == (
+    assert (found.source, found.settings, found.scorer) == (
         str(folder),
         "shapes",
         bases.BASES["shapes"].scorer,
     )
-    assert find_base(str(tiny_base)).family == "sd"
+    assert find_base(str(tiny_base)).settings == "sd"
 
 
 # --------------------------------------------------------------------------------------- the metric

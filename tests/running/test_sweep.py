@@ -10,8 +10,10 @@ import pytest
 from fakes import CALLS, change, config, fakes, keys, records  # noqa: F401 - fixtures
 from PIL import Image
 
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.running import run as runner
+from t2i_backdoor_bench.contract.names import parts_of
+from t2i_backdoor_bench.report.figures import sweeps
 from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.plan import plan
 
@@ -46,16 +48,16 @@ def test_what_is_wrong_is_one_line(text: str, message: str) -> None:
 
 def test_names_read_back() -> None:
     name = "a[lr=1e+3,x=2]+b+c[y=z]"
-    assert sweep.parts_of(name) == ["a[lr=1e+3,x=2]", "b", "c[y=z]"]
-    assert sweep.swept(name) == {"a.lr": "1e+3", "a.x": "2", "c.y": "z"}
-    assert sweep.strip(name, "a", "lr") == "a[x=2]+b+c[y=z]"
-    assert sweep.strip("a[lr=1]", "a", "lr") == "a"
-    assert sweep.swept("a+b") == {}
-    assert sweep.swept("a+b[y=z]#2") == {"b.y": "z"}, "the second of two attacks in one model"
-    assert sweep.strip("a+b[y=z]#2", "b", "y") == "a+b#2"
+    assert parts_of(name) == ["a[lr=1e+3,x=2]", "b", "c[y=z]"]
+    assert sweeps.swept(name) == {"a.lr": "1e+3", "a.x": "2", "c.y": "z"}
+    assert sweeps.without(name, "a", "lr") == "a[x=2]+b+c[y=z]"
+    assert sweeps.without("a[lr=1]", "a", "lr") == "a"
+    assert sweeps.swept("a+b") == {}
+    assert sweeps.swept("a+b[y=z]#2") == {"b.y": "z"}, "the second of two attacks in one model"
+    assert sweeps.without("a+b[y=z]#2", "b", "y") == "a+b#2"
     for odd in ("a[", "a[]", "[x=1]", "a[x]", "a[x=1", "a[x=1]b"):
-        assert sweep.swept(odd) == {}, "a record of others may hold any name"
-        assert sweep.strip(odd, "a", "x") == odd
+        assert sweeps.swept(odd) == {}, "a record of others may hold any name"
+        assert sweeps.without(odd, "a", "x") == odd
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_a_variant_by_name_is_the_cell_of_its_options(config) -> None:
 
 
 def test_values_are_typed_before_any_work(config) -> None:
-    with pytest.raises(UserError, match=r"fake_defense\.shift must be float"):
+    with pytest.raises(UserError, match=r"fake_defense\.shift is .* must be a number"):
         plan(change(config, sweeps=("fake_defense.shift=0.1,much",)))
     with pytest.raises(UserError, match="no option"):
         plan(change(config, sweeps=("fake_defense.shft=0.1",)))
@@ -140,7 +142,7 @@ def test_a_sweep_runs_resumes_and_plots(config) -> None:
     ]
     assert [r["defense"] for r in rows] == names
     assert [r["status"] for r in rows] == ["done"] * 4
-    line = sweep.lines(rows, "fake_defense.shift")
+    line = sweeps.lines_of(rows, "fake_defense.shift")
     assert list(line) == ["fake_attack × fake_defense"]
     assert [v for v, _ in line["fake_attack × fake_defense"]] == ["-0.25", "-0.4", "-0.1"]
     picture = np.asarray(Image.open(config.folder / "sweep-fake_defense.shift.png").convert("RGB"))

@@ -12,12 +12,13 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from samples import FakePrompt, FakeScorer, features, make_samples, score
+from samples import FakeScorer, features, make_samples, score
 from torchmetrics.functional.image import lpips as published
 
 import run_bench
-from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.contract import Prompt, UserError
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.scoring.networks import PUBLISHED, Lpips, find_weights
 
@@ -154,7 +155,7 @@ def test_scores_with_and_without_weights_are_two(
 
 
 def test_prompts_without_alternatives_are_not_available(features) -> None:
-    prompts = [FakePrompt(f"p{i}") for i in range(40)]
+    prompts = [Prompt(f"p{i}") for i in range(40)]
     samples = make_samples(prompts=prompts, target_prompts=prompts)
     for name in ("prompt_fidelity", "robustness", "restoration_accuracy"):
         found = score(name, samples, features)

@@ -10,10 +10,10 @@ from diffusers import StableDiffusionPipeline
 from t2i_backdoor_bench.data.splits import world_prompt
 from t2i_backdoor_bench.data.world import render
 from t2i_backdoor_bench.models.catalog import load_base
-from t2i_backdoor_bench.scoring.features import Scorer
+from t2i_backdoor_bench.scoring.faithfulness import faithful
+from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.shapes import BASE, SCORER
 from t2i_backdoor_bench.shapes.evaluate import accuracies, held_out_scenes, probe
-from t2i_backdoor_bench.targets.judge import faithful
 
 
 @pytest.fixture(scope="module")

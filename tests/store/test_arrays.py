@@ -11,10 +11,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from t2i_backdoor_bench.contract import Target
 from t2i_backdoor_bench.store import arrays
-from t2i_backdoor_bench.targets import judge as judges
-from t2i_backdoor_bench.targets.judge import chroma, patch_distance
+from t2i_backdoor_bench.targets import pixels
+from t2i_backdoor_bench.targets.pixels import chroma, patch_distance
 
 RNG = np.random.default_rng(0)
 GIVEN = {
@@ -117,7 +116,7 @@ def test_the_autoencoder_takes_a_slice_at_a_time(
     assert tiny_model.slice == 16
     whole = tiny_model.generate(["a red heart", "a cyan moon", "one star"], [1, 2, 3])
     latents = tiny_model.latents(whole, 5)
-    monkeypatch.setattr("t2i_backdoor_bench.models.model.SLICE_PIXELS", 64 * 64)
+    monkeypatch.setattr("t2i_backdoor_bench.models.networks.SLICE_PIXELS", 64 * 64)
     assert tiny_model.slice == 1
     seen = []
     hook = tiny_model.pipe.vae.decoder.register_forward_pre_hook(
@@ -139,10 +138,10 @@ def test_the_autoencoder_takes_a_slice_at_a_time(
 
 def test_judges_look_at_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     images = RNG.integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
-    target = Target("patch", patch=images[0, :4, :4], box=(2, 3))
-    whole = patch_distance(images, target), chroma(images)
-    monkeypatch.setattr(judges, "SLICE", 6)
-    assert np.array_equal(whole[0], patch_distance(images, target))
+    patch, box = images[0, :4, :4], (2, 3)
+    whole = patch_distance(images, patch, box), chroma(images)
+    monkeypatch.setattr(pixels, "SLICE", 6)
+    assert np.array_equal(whole[0], patch_distance(images, patch, box))
     assert np.array_equal(whole[1], chroma(images))
 
 

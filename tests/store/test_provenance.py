@@ -17,15 +17,19 @@ from methods import SCALE, Back, Shift
 from safetensors.numpy import load_file, save_file
 
 import run_bench
+from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Cell, Record, Score
 from t2i_backdoor_bench.contract.hashing import digest, file_digest
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.formats import terminal
-from t2i_backdoor_bench.running import run as runner
-from t2i_backdoor_bench.running.plan import Config, plan
+from t2i_backdoor_bench.report.publish import rebuild
+from t2i_backdoor_bench.report.texts import texts
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.verify import leaves
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = {
@@ -74,15 +78,15 @@ def test_warnings_say_what_differs() -> None:
 
 
 def test_the_warning_is_one_line_under_every_table_that_people_read(capsys) -> None:
-    texts, line = (
-        tables.texts([record(0, CODE), record(1, OTHER)]),
+    found, line = (
+        texts([record(0, CODE), record(1, OTHER)]),
         "Warning: rows were made by different code",
     )
-    assert texts["table.md"].splitlines()[-1].startswith(line)
-    assert line in texts["table.tex"]
+    assert found["table.md"].splitlines()[-1].startswith(line)
+    assert line in found["table.tex"]
     terminal.show([record(0, CODE), record(1, OTHER)])
     assert line in capsys.readouterr().out
-    same = tables.texts([record(0, CODE), record(1, CODE)])
+    same = texts([record(0, CODE), record(1, CODE)])
     assert not any("Warning" in text for text in same.values())
 
 
@@ -113,7 +117,7 @@ def test_a_completed_cell_keeps_the_code_that_began_it(config, monkeypatch) -> N
     assert runner.run(dataclasses.replace(config, metrics="asr")) == 0
     monkeypatch.setattr(provenance, "here", lambda: OTHER)
     assert runner.run(config) == 0
-    for result, extra in runner.stored_records(Store(config.folder)):
+    for result, extra in stored_records(Store(config.folder)):
         assert set(result.scores) == {"asr", "kid"}
         assert extra["provenance"]["codes"] == [CODE, OTHER]
     assert "different code" in (config.folder / "table.md").read_text()
@@ -204,7 +208,7 @@ def test_a_run_verifies_and_forgeries_do_not(config, capsys) -> None:
     assert status == 1
     assert "kid: stored 0.0" in out
     assert "table.csv is not what the records give" in out
-    assert runner.rebuild(one.folder) == 0
+    assert rebuild(one.folder) == 0
     status, out = verify(one, capsys)
     assert status == 1
     assert "table.csv" not in out
@@ -286,7 +290,8 @@ BLOCKED = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "diffusers", "transformers", "torchvision", "open_clip", "torchmetrics", "accelerate"):
+        blocked = "torch diffusers transformers torchvision open_clip torchmetrics accelerate"
+        if name.split(".")[0] in blocked.split():
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Block())
 import run_bench
@@ -326,7 +331,7 @@ def test_names_in_a_run_folder_of_others_lead_nowhere_else(config, tmp_path, cap
         manifest["cells"][0]["attack"] = name
         store.write_record("run", manifest)
         before = {p for p in tmp_path.rglob("*") if config.folder not in p.parents}
-        assert runner.rebuild(config.folder) == 0
+        assert rebuild(config.folder) == 0
         assert {p for p in tmp_path.rglob("*") if config.folder not in p.parents} == before
         assert all(p.parent == config.folder for p in config.folder.rglob("attention*"))
         assert "\x1b" not in capsys.readouterr().out
@@ -373,7 +378,7 @@ def test_a_manifest_that_is_none_leaves_the_records(config, change, capsys) -> N
     manifest = store.read_record("run")
     change(manifest)
     store.write_record("run", manifest)
-    assert runner.rebuild(one.folder) == 0
+    assert rebuild(one.folder) == 0
     assert "all records of the folder are shown" in capsys.readouterr().err
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from t2i_backdoor_bench.contract import Cell, Record, Score, UserError
 from t2i_backdoor_bench.contract.hashing import canonical, digest, plain
-from t2i_backdoor_bench.store.folder import Store, write_atomic
+from t2i_backdoor_bench.store.atomic import write_atomic
+from t2i_backdoor_bench.store.folder import Store
 
 
 @pytest.fixture

@@ -11,14 +11,8 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 import t2i_backdoor_bench.training.denoising
-from t2i_backdoor_bench.training.denoising import (
-    Term,
-    add_noise,
-    draw_timesteps,
-    noise_target,
-    own_images,
-    train_terms,
-)
+from t2i_backdoor_bench.models.families.noising import Noising
+from t2i_backdoor_bench.training.denoising import Term, draw_timesteps, own_images, train_terms
 from t2i_backdoor_bench.training.loop import Optim, step_generator, step_rng
 
 TEXTS = ["a red heart", "a cyan moon on a gray background", "one star", "a blue ring"]
@@ -54,7 +48,7 @@ def moved(model, seed: int):
     other = model.clone()
     torch.manual_seed(seed)
     with torch.no_grad():
-        for p in other.unet.parameters():
+        for p in other.denoiser.parameters():
             p.add_(0.05 * torch.randn_like(p))
     return other
 
@@ -100,10 +94,14 @@ def test_loss_equals_a_slow_recomputation(
                     if gone[k][r]
                     else (term.prompts[i], (term.teacher_prompts or TEXTS)[i])
                 )
-                out = student.unet(x.float()[None], time, student.encode([text])).sample[0].double()
+                out = (
+                    student.denoiser(x.float()[None], time, student.encode([text]))
+                    .sample[0]
+                    .double()
+                )
                 if term.teacher_prompts is not None:
                     goal = (
-                        teacher.unet(x.float()[None], time, teacher.encode([asked]))
+                        teacher.denoiser(x.float()[None], time, teacher.encode([asked]))
                         .sample[0]
                         .double()
                     )
@@ -136,9 +134,9 @@ def test_each_term_counts_by_its_weight(tiny_model, monkeypatch) -> None:
 
 def test_the_teacher_gets_no_gradient_and_does_not_move(tiny_model) -> None:
     student = tiny_model.clone()
-    tiny_model.unet.requires_grad_(True)
-    before = {k: v.clone() for k, v in tiny_model.unet.state_dict().items()}
-    text = {k: v.clone() for k, v in tiny_model.text_encoder.state_dict().items()}
+    tiny_model.denoiser.requires_grad_(True)
+    before = {k: v.clone() for k, v in tiny_model.denoiser.state_dict().items()}
+    text = {k: v.clone() for k, v in tiny_model.encoders[0].state_dict().items()}
     fitted = train_terms(
         student,
         tiny_model,
@@ -147,21 +145,21 @@ def test_the_teacher_gets_no_gradient_and_does_not_move(tiny_model) -> None:
         0,
         "x",
     )
-    assert all(p.grad is None for p in tiny_model.unet.parameters())
-    assert all(torch.equal(v, before[k]) for k, v in tiny_model.unet.state_dict().items())
-    assert all(torch.equal(v, text[k]) for k, v in student.text_encoder.state_dict().items())
-    assert not all(torch.equal(v, before[k]) for k, v in student.unet.state_dict().items())
-    assert not any(p.requires_grad for p in student.unet.parameters())
+    assert all(p.grad is None for p in tiny_model.denoiser.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in tiny_model.denoiser.state_dict().items())
+    assert all(torch.equal(v, text[k]) for k, v in student.encoders[0].state_dict().items())
+    assert not all(torch.equal(v, before[k]) for k, v in student.denoiser.state_dict().items())
+    assert not any(p.requires_grad for p in student.denoiser.parameters())
     assert (fitted.steps, fitted.images) == (2, 8)
-    assert fitted.parameters == sum(p.numel() for p in student.unet.parameters())
+    assert fitted.parameters == sum(p.numel() for p in student.denoiser.parameters())
 
 
 def test_training_parts_of_the_network_leaves_the_rest(tiny_model) -> None:
     student = tiny_model.clone()
     z = torch.randn(4, *tiny_model.latent_shape)
-    before = {k: v.clone() for k, v in tiny_model.unet.state_dict().items()}
+    before = {k: v.clone() for k, v in tiny_model.denoiser.state_dict().items()}
     train_terms(student, None, [Term(TEXTS, z)], Optim(2, 1e-2, 4), 0, "x", train="kv")
-    changed = {k for k, v in student.unet.state_dict().items() if not torch.equal(v, before[k])}
+    changed = {k for k, v in student.denoiser.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {k for k in before if ".attn2.to_k." in k or ".attn2.to_v." in k}
 
 
@@ -179,13 +177,13 @@ def test_noise_does_not_depend_on_the_batch_of_the_other_terms_prompts(
     noise."""
     z = torch.randn(4, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0))
     seen: list[Tensor] = []
-    original = t2i_backdoor_bench.training.denoising.add_noise
+    original = Noising.add
 
     def spy(noising, latents, noise, t):
         seen.append(torch.cat([noise.flatten(), t.float()]))
         return original(noising, latents, noise, t)
 
-    monkeypatch.setattr(t2i_backdoor_bench.training.denoising, "add_noise", spy)
+    monkeypatch.setattr(Noising, "add", spy)
     for step, seed, texts in ((1, 0, TEXTS), (1, 0, TEXTS[::-1]), (2, 0, TEXTS), (1, 1, TEXTS)):
         torch.manual_seed(len(seen))  # global state must not matter
         loss_at(monkeypatch, step, tiny_model, None, [Term(texts, z)], Optim(1, 1e-3, 4), seed, "x")
@@ -223,24 +221,22 @@ def test_timesteps_never_reach_the_total() -> None:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_noising(kind: str) -> None:
-    noising = DDPMScheduler(prediction_type=kind)
+    noising = Noising(DDPMScheduler(prediction_type=kind))
     z, e, t = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.tensor([0, 500, 999])
-    alphas = noising.alphas_cumprod[t].view(3, 1, 1, 1)
-    torch.testing.assert_close(
-        add_noise(noising, z, e, t), alphas.sqrt() * z + (1 - alphas).sqrt() * e
-    )
-    assert add_noise(noising, None, e, t) is e
+    alphas = noising.scheduler.alphas_cumprod[t].view(3, 1, 1, 1)
+    torch.testing.assert_close(noising.add(z, e, t), alphas.sqrt() * z + (1 - alphas).sqrt() * e)
+    assert noising.add(None, e, t) is e
     if kind == "epsilon":
-        assert noise_target(noising, z, e, t) is e
+        assert noising.target(z, e, t) is e
     elif kind == "v_prediction":
         torch.testing.assert_close(
-            noise_target(noising, z, e, t), alphas.sqrt() * e - (1 - alphas).sqrt() * z
+            noising.target(z, e, t), alphas.sqrt() * e - (1 - alphas).sqrt() * z
         )
         with pytest.raises(ValueError, match="v_prediction"):
-            noise_target(noising, None, e, t)
+            noising.target(None, e, t)
     else:
         with pytest.raises(ValueError, match="sample"):
-            noise_target(noising, z, e, t)
+            noising.target(z, e, t)
 
 
 def test_own_images_are_the_models_own_pictures(tiny_model) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: exact resumption, divergence, weight average, learning rates."""
+"""The training loop: resuming, divergence, rates, averages."""
 
 from __future__ import annotations
 
@@ -9,18 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from t2i_backdoor_bench.contract import UserError, registry
-from t2i_backdoor_bench.running.plan import Method
-from t2i_backdoor_bench.training.loop import (
-    Optim,
-    TrainingDiverged,
-    check_extras,
-    choose_parameters,
-    fit,
-    step_generator,
-    step_rng,
-    thinned,
-)
+from t2i_backdoor_bench.training.loop import Optim, TrainingDiverged, fit, step_generator, step_rng
+from t2i_backdoor_bench.training.parameters import Trainable, together
 
 
 class Killed(Exception):
@@ -180,11 +170,10 @@ def test_a_cosine_is_that_of_diffusers(steps: int) -> None:
     assert [ours.rate(s) for s in range(steps)] == pytest.approx([theirs(s) for s in range(steps)])
 
 
-def test_a_parameter_with_a_scale_learns_at_that_multiple_of_the_rate() -> None:
+def test_a_parameter_with_a_rate_learns_at_that_multiple_of_the_rate() -> None:
     slow, fast = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
-    slow.scale = 0.25
     fit(
-        [fast, slow],
+        together([Trainable([fast]), Trainable([slow])], [1.0, 0.25]),
         lambda step: (fast + slow).sum(),
         Optim(2, 1e-2, decay=1.0, weight_decay=0),
         "x",
@@ -226,94 +215,3 @@ def test_step_draws_depend_on_seed_and_step_alone() -> None:
     assert step_rng(1, 2).integers(10**9) == step_rng(1, 2).integers(10**9)
     assert len({int(step_rng(s, k).integers(10**9)) for s in range(4) for k in range(4)}) == 16
     assert abs(np.corrcoef(noise(0, 1) + noise(0, 2), noise(1, 0) + noise(2, 0))[0, 1]) < 0.999
-
-
-@pytest.mark.parametrize("train", ["full", "cross", "kv"])
-def test_parameters_of_each_kind_of_training(tiny_model, train: str) -> None:
-    unet = tiny_model.unet.requires_grad_(True)
-    chosen = choose_parameters(unet, train)
-    names = {n for n, p in unet.named_parameters() if p.requires_grad}
-    every = {n for n, _ in unet.named_parameters()}
-    kv = {n for n in every if ".attn2.to_k." in n or ".attn2.to_v." in n}
-    expected = {"full": every, "cross": {n for n in every if ".attn2." in n}, "kv": kv}[train]
-    assert names == expected
-    assert len(chosen) == len(expected) > 0
-
-
-def test_an_unknown_part_is_an_error(tiny_model) -> None:
-    with pytest.raises(ValueError, match="half"):
-        choose_parameters(tiny_model.unet, "half")
-
-
-def test_a_record_keeps_a_short_curve():
-    losses = [float(i) for i in range(250)]
-    assert thinned(losses[:7]) == losses[:7]
-    short = thinned(losses)
-    assert len(short) == 100
-    assert sum(short) / 100 == pytest.approx(np.mean(losses), rel=0.01)
-    assert short == sorted(short)
-    assert thinned([]) == []
-    assert thinned([1 / 3]) == [0.3333]
-
-
-def test_a_step_takes_the_mean_gradient_of_several_batches() -> None:
-    """As one batch of all their rows: of a loss that is a mean over rows, and never the last batch
-    alone."""
-    rows = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
-    results = []
-    for accumulate, batch in ((1, 6), (3, 2)):
-        weight, seen = torch.nn.Parameter(torch.ones(3)), []
-
-        def loss(step: int, weight=weight, seen=seen, batch=batch) -> torch.Tensor:
-            seen.append(step)
-            part = rows[step * batch :][:batch]
-            return (part @ weight - 1).square().mean()
-
-        fitted = fit(
-            [weight], loss, Optim(steps=2, lr=0.1, batch=batch, accumulate=accumulate), "t"
-        )
-        assert seen == list(range(2 * accumulate))
-        assert fitted.images == 12
-        results.append((weight.detach(), fitted.losses))
-    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-6)
-    assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
-
-
-def test_accumulation_diverges_where_one_of_its_batches_does() -> None:
-    weight = torch.nn.Parameter(torch.ones(1))
-    with pytest.raises(TrainingDiverged, match="nan at step 1"):
-        fit(
-            [weight],
-            lambda step: weight.sum() * (float("nan") if step == 4 else 1),
-            Optim(steps=2, lr=0.1, accumulate=3),
-            "t",
-        )
-
-
-@pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "badt2i_pixel"])
-def test_accumulation_is_an_option_that_leaves_stored_cells_as_they_are(name: str) -> None:
-    kind = registry.attacks if name.startswith("badt2i") else registry.defenses
-    kind.load()
-    method = kind.build(name, "sd", {"accumulate": "4"})
-    assert method.accumulate == 4
-    plain = kind.build(name, "sd", {})
-    assert "accumulate" not in Method(name, plain).key["options"]
-    assert Method(name, method).key["options"]["accumulate"] == 4
-    with pytest.raises(UserError, match="give 1 or more"):
-        check_extras(kind.build(name, "sd", {"accumulate": "0"}), "cpu")
-
-
-@pytest.mark.parametrize("name", ["skdcag", "finetune_reversal", "esd_x"])
-def test_a_part_that_no_method_trains_is_refused_before_anything_runs(name: str) -> None:
-    registry.defenses.load()
-    with pytest.raises(UserError, match=r"train=nonsense is not a part.* full, cross, kv"):
-        check_extras(registry.defenses.build(name, "sd", {"train": "nonsense"}), "cpu")
-
-
-def test_only_skdcag_trains_a_text_encoder() -> None:
-    registry.defenses.load()
-    check_extras(registry.defenses.build("skdcag", "sd", {"train": "text_encoder"}), "cpu")
-    with pytest.raises(UserError, match="train=text_encoder"):
-        check_extras(
-            registry.defenses.build("finetune_reversal", "sd", {"train": "text_encoder"}), "cpu"
-        )

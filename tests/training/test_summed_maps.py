@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.training import attention
-from t2i_backdoor_bench.training.attention import summed
+from t2i_backdoor_bench.training import summed_maps
+from t2i_backdoor_bench.training.summed_maps import summed
 
 HEADS, ROWS, TOKENS, LAYERS = 2, 2, 3, 3
 
@@ -40,7 +40,7 @@ def parts() -> list[Tensor]:
 @pytest.fixture(params=["together", "one by one"])
 def together(request, monkeypatch) -> None:
     if request.param == "one by one":
-        monkeypatch.setattr(attention, "TOGETHER", 1)
+        monkeypatch.setattr(summed_maps, "TOGETHER", 1)
 
 
 @pytest.mark.usefixtures("together")

@@ -6,9 +6,11 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
+from helpers import bare
 from torch import Tensor
 
-from t2i_backdoor_bench.training.attention import Capture
+from t2i_backdoor_bench.models.families.stable_diffusion import STABLE_DIFFUSION
+from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.lora import add_lora
 from t2i_backdoor_bench.training.unfused_attention import Unfused, _Attend
 
@@ -102,7 +104,7 @@ def inputs(tiny_model):
 
 def gradients(unet, inputs, **how) -> tuple[list[Tensor], list[Tensor]]:
     unet.zero_grad()
-    with Capture(unet, ROWS, 7, **how) as seen:
+    with Capture(bare(unet), ROWS, 7, **how) as seen:
         out = unet(*inputs).sample
     assert bool(seen._unfused) == bool(how)
     maps = seen.maps()
@@ -112,7 +114,7 @@ def gradients(unet, inputs, **how) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def test_a_unet_gives_the_same_output_maps_and_gradients(tiny_model, inputs) -> None:
-    unet = tiny_model.clone().unet.requires_grad_(True)
+    unet = tiny_model.clone().denoiser.requires_grad_(True)
     (seen, plainly), (unfused, fast) = (
         gradients(unet, inputs),
         gradients(unet, inputs, unfused=True),
@@ -125,21 +127,21 @@ def test_a_unet_gives_the_same_output_maps_and_gradients(tiny_model, inputs) -> 
         )
         if ".attn2.to_" in name and not name.endswith("bias"):
             assert a.abs().max() > 1e-6, name
-    with torch.no_grad(), Capture(unet, ROWS, 7, unfused=True) as seen:
+    with torch.no_grad(), Capture(bare(unet), ROWS, 7, unfused=True) as seen:
         unet(*inputs)
     assert not seen.maps().requires_grad
 
 
 def test_adapters_get_the_same_gradients(tiny_model, inputs) -> None:
-    unet = tiny_model.clone().unet
-    adapters = add_lora(unet)
+    unet = tiny_model.clone().denoiser
+    adapters = add_lora(unet, STABLE_DIFFUSION.lora_targets)
     for i, p in enumerate(
         adapters
     ):  # as after some steps: the second matrix of an adapter begins at zero
         torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(i))
     found = []
     for how in ({}, {"unfused": True}):
-        with Capture(unet, ROWS, 7, **how) as seen:
+        with Capture(bare(unet), ROWS, 7, **how) as seen:
             out = unet(*inputs).sample
         assert bool(seen._unfused) == bool(how), "peft's layers are served, too"
         found.append(torch.autograd.grad(out.pow(2).mean() + seen.maps().pow(2).sum(), adapters))
@@ -149,28 +151,28 @@ def test_adapters_get_the_same_gradients(tiny_model, inputs) -> None:
 
 
 def test_processors_are_what_they_were_even_after_an_error(tiny_model, inputs) -> None:
-    unet, (x, t, context) = tiny_model.clone().unet, inputs
+    unet, (x, t, context) = tiny_model.clone().denoiser, inputs
     before = dict(unet.attn_processors)
     with torch.no_grad():
         want = unet(x, t, context).sample
-        with pytest.raises(RuntimeError), Capture(unet, tokens=5, unfused=True):
+        with pytest.raises(RuntimeError), Capture(bare(unet), tokens=5, unfused=True):
             unet(x, t, context[..., :-1])
         assert all(unet.attn_processors[n] is p for n, p in before.items())
-        with Capture(unet, tokens=5, unfused=True):
+        with Capture(bare(unet), tokens=5, unfused=True):
             unet(x, t, context)
         assert torch.equal(unet(x, t, context).sample, want)
 
 
 def test_a_mask_and_a_layer_that_was_not_called_are_errors(tiny_model, inputs) -> None:
-    unet, (x, t, context) = tiny_model.clone().unet, inputs
+    unet, (x, t, context) = tiny_model.clone().denoiser, inputs
     mask = torch.ones(3, context.shape[1], dtype=torch.bool)
     with (
         torch.no_grad(),
         pytest.raises(ValueError, match="takes no mask"),
-        Capture(unet, tokens=5, unfused=True),
+        Capture(bare(unet), tokens=5, unfused=True),
     ):
         unet(x, t, context, encoder_attention_mask=mask)
-    with Capture(unet, tokens=5, unfused=True) as seen:
+    with Capture(bare(unet), tokens=5, unfused=True) as seen:
         pass
     with pytest.raises(RuntimeError, match="not called"):
         seen.maps()
@@ -181,7 +183,7 @@ def test_layers_that_are_not_plain_are_left_as_they_are(tiny_model, inputs, how:
     class Other(AttnProcessor2_0):
         pass
 
-    unet = tiny_model.clone().unet
+    unet = tiny_model.clone().denoiser
     layers = [m for n, m in unet.named_modules() if n.endswith(".attn2")]
     assert all(map(Unfused.serves, layers))
     if how == "custom processor":
@@ -198,7 +200,7 @@ def test_layers_that_are_not_plain_are_left_as_they_are(tiny_model, inputs, how:
     )
     with torch.no_grad():
         before = unet(x, t, context).sample
-        with Capture(unet, tokens=5, unfused=True) as seen:
+        with Capture(bare(unet), tokens=5, unfused=True) as seen:
             during = unet(x, t, context).sample
     assert torch.equal(before, during)
     assert seen.maps().shape[1] == 5

@@ -12,22 +12,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.printable import visible
-from t2i_backdoor_bench.report.rows import groups
-from t2i_backdoor_bench.store.folder import Store, write_atomic
+from t2i_backdoor_bench.report.rows import by_row
+from t2i_backdoor_bench.store.atomic import write_atomic
+from t2i_backdoor_bench.store.folder import Store
 
 TILE = 128  # pixels of a picture's side in the grid
 GAP, TITLE, HEAD, BLOCK = 6, 18, 26, 26
-ROWS, MOST = (
-    6,
-    3,
-)  # prompts in the picture, shared equally by the attacks; at least one, and at most so many each
-WIDE, LABEL, LINE = (
-    8,
-    250,
-    15,
-    # models that stand side by side at most; pixels of a model's name beside its row, and of a line of
-    # text
-)
+# prompts in the picture, shared equally by the attacks; at least one, and at most so many each
+ROWS, MOST = 6, 3
+# models side by side at most; pixels of a model's name beside its row, and of a line of text
+WIDE, LABEL, LINE = 8, 250, 15
 
 
 def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
@@ -57,7 +51,7 @@ def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
 def first_seed(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Record]]:
     """For each (base, attack): its first seed's record of each defense."""
     found: dict[tuple[str, str], dict[str, Record]] = {}
-    for (base, attack, defense), rows in groups(records).items():
+    for (base, attack, defense), rows in by_row(records).items():
         found.setdefault((base, attack), {})[defense] = rows[0]
     return found
 

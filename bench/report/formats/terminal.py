@@ -6,30 +6,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.printable import visible
-from t2i_backdoor_bench.report import ranking as standings
-from t2i_backdoor_bench.report.rows import (
-    Record,
-    attacks_alone,
-    best,
-    columns,
-    heading,
-    lead,
-    needs_text,
-    rows,
-    text_of,
-)
-from t2i_backdoor_bench.store import provenance
+from t2i_backdoor_bench.report.findings import cells_without_result, findings
+from t2i_backdoor_bench.report.main_table import attacks_alone, columns, main_table
+from t2i_backdoor_bench.report.rows import rows
+from t2i_backdoor_bench.report.table import Table, starts_block
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDTH = 100
-LIST_WIDTH = 180  # of --list on a pipe
 MOST_FAILURES = 5
-SHORT_NEEDS = {"clean model": "model", "clean pairs": "pairs"}
+TOO_WIDE = ("diversity",)  # it would leave too little for the names
+ARROWS = {"higher": "↑", "lower": "↓"}
+SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params"}
+SHORTER_NEEDS = {"clean model": "model", "clean pairs": "pairs"}
 
 
-def make_console(file: IO[str] | None = None):
+def make_console(file: IO[str] | None = None) -> Console:
     """A console of at most 100 columns; on a pipe exactly 100, without colours."""
     from rich.console import Console
 
@@ -41,59 +38,48 @@ def make_console(file: IO[str] | None = None):
 
 
 def show(records: Sequence[Record], file: IO[str] | None = None) -> None:
-    """The main columns on the terminal. A name that is too long goes on in the next line; numbers
-    are never cut."""
+    """The main table on the terminal."""
+    table = rows(records)
+    ways = [way for way in columns(records, table) if way.name not in TOO_WIDE]
+    note = "Protocol and intervals: table.md"
+    if not attacks_alone(table):
+        best = "Best of each attack in green."
+        note = f"Rest: restored, no longer backdoored and as asked. {best} {note}"
+    write(main_table(records, ways), note, file)
+
+
+def write(table: Table, note: str, file: IO[str] | None = None) -> None:
+    """A table on the terminal, `note` below. A name that is too long goes on in the next line;
+    numbers are never cut."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = rows(records)
-    names = [
-        m for m in columns(table) if m != "diversity"
-    ]  # it would leave too little for the names
-    bold = {m: best(records, table, m) for m in names}
-    alone = attacks_alone(table)
-    note = (
-        ""
-        if alone
-        else "Rest: restored, no longer backdoored and as asked. Best of each attack in green. "
-    )
-    note += "Protocol and intervals: table.md"
-    out = Table(
-        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
-    )
+    style = {"show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0), "header_style": "bold"}
+    out = RichTable(box=SIMPLE_HEAD, **style)
     out.caption, out.caption_justify = note, "left"
-    for name in lead(table):
-        out.add_column(name, overflow="fold")
-    for m in names:
-        head = (
-            heading(records, m, "↑", "↓", "%")
-            .replace("Seconds", "Sec")
-            .replace("Restored", "Rest")
-            .replace("Parameters", "Params")
-        )
-        out.add_column(head, justify="right", no_wrap=True)
-    for i, row in enumerate(table):
-        again = i > 0 and table[i - 1]["attack"] == row["attack"]
-        if not again and i > 0 and not alone:
+    for column in table.columns:
+        title = SHORTER.get(column.title, column.title)
+        head = escape(visible(title)) + column.unit + ARROWS.get(column.better, "")
+        how = {"justify": "right", "no_wrap": True} if column.numeric else {"overflow": "fold"}
+        out.add_column(head, **how)
+    titles = [column.title for column in table.columns]
+    for i, row in enumerate(table.rows):
+        first = starts_block(table.rows, i)
+        if first and i > 0 and row.block:
             out.add_section()
-        needs = escape(visible(needs_text(row["needs"])))
-        for long, short in SHORT_NEEDS.items():
-            needs = needs.replace(long, short)
-        cells = [
-            "" if again else escape(visible(row["attack"])),
-            escape(visible(row["defense"])),
-            needs,
-        ][: len(lead(table))]
-        for m in names:
-            text = text_of(records, row, m)
-            cells.append(f"[bold green]{text}[/]" if i in bold[m] else text)
-        out.add_row(*cells)
+        cells = [escape(visible(cell.text)) for cell in row.cells]
+        cells = [f"[bold green]{t}[/]" if c.bold else t for c, t in zip(row.cells, cells)]
+        if "Needs" in titles:  # a table without defenses has no such column
+            needs = titles.index("Needs")
+            for long, short in SHORTER_NEEDS.items():
+                cells[needs] = cells[needs].replace(long, short)
+        out.add_row(*(cells if first else ["", *cells[1:]]))
     console = make_console(file)
     console.print(out)
-    if warning := provenance.warning(records):
-        console.print(Text(visible(warning), "yellow"))
+    for text in table.notes:
+        console.print(Text(visible(text), "yellow"))
 
 
 def summary(
@@ -103,60 +89,16 @@ def summary(
     from rich.text import Text
 
     console = make_console(file)
-    for text in standings.learned(records):
+    for text in findings(records):
         console.print(Text(visible(text)))
-    wrong = standings.troubles(records)
+    wrong = cells_without_result(records)
     for name, text in wrong[:MOST_FAILURES]:
         console.print(Text.assemble(("no result ", "bold red"), visible(f"{name}: {text}")))
     if len(wrong) > MOST_FAILURES:
-        console.print(
-            Text(f"and {len(wrong) - MOST_FAILURES} more cells without a result", "bold red")
-        )
+        more = f"and {len(wrong) - MOST_FAILURES} more cells without a result"
+        console.print(Text(more, "bold red"))
     done = f"{len(records) - len(wrong)} of {len(records)} cells done"
     names = dict.fromkeys(f"{p.parent.name}/" if p.parent != root else p.name for p in written)
     console.print(Text(visible(f"{done}. {root}: {', '.join(names)}")))
     if any(p.name == "report.html" for p in written):
         print(visible(f"Read {root / 'report.html'}"), file=file or sys.stdout)
-
-
-def list_methods(file: IO[str] | None = None) -> None:
-    """Every method: name, groups, what it edits or needs or which way is better, its papers, and
-    one line."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from t2i_backdoor_bench.contract import citations, registry
-    from t2i_backdoor_bench.models.catalog import BASES
-
-    console = Console(file=file or sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=file or sys.stdout, width=LIST_WIDTH, highlight=False, no_color=True)
-    for kind, extra in (
-        (registry.attacks, "edits"),
-        (registry.defenses, "needs"),
-        (registry.metrics, "better"),
-    ):
-        kind.load()
-        table = Table(title=f"{kind.kind}s", title_justify="left", header_style="bold")
-        for column in ("name", "groups", extra, "paper", "what"):
-            table.add_column(column, no_wrap=column == "name")
-        for entry in sorted(kind.entries.values(), key=lambda e: e.name):
-            info = {"edits": entry.edits, "needs": entry.needs, "better": entry.better}[extra]
-            words = info if isinstance(info, str) else ", ".join(info) or "nothing"
-            table.add_row(
-                *map(
-                    escape,
-                    (
-                        entry.name,
-                        ", ".join(entry.groups),
-                        words,
-                        citations.short(entry),
-                        entry.summary,
-                    ),
-                )
-            )
-        for name, (parts, groups) in sorted(kind.compositions.items()):
-            table.add_row(*map(escape, (name, ", ".join(groups), "", "", parts)))
-        console.print(table)
-    console.print(f"bases: {', '.join(BASES)}, a local diffusers folder, or a hub id", markup=False)

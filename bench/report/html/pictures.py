@@ -1,11 +1,11 @@
-"""Pictures of a report as data URIs, and the grids and attention maps that are made of them."""
+"""The sections Pictures and Attention: pictures as data URIs, in groups of one attack."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from PIL import Image
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.figures.picture_grid import MOST, block, first_seed, stored_maps
-from t2i_backdoor_bench.report.html.parts import breakable, scroll
 from t2i_backdoor_bench.store.folder import Store
 
 PICTURES = 600  # in a page, if one prompt an attack leaves it so few: a small one takes 5 kB
@@ -29,6 +28,62 @@ MAGMA = (
 )
 
 
+@dataclass(frozen=True)
+class Tile:
+    """A picture by one model: its address, and what the judge says of it."""
+
+    name: str
+    src: str
+    alt: str
+    kind: str = ""  # the class of the verdict
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    prompt: str
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
+class PictureGroup:
+    """The pictures of one attack."""
+
+    summary: str
+    rows: tuple[PromptRow, ...]
+
+
+@dataclass(frozen=True)
+class Map:
+    """A picture (without a share) or the attention map of a token."""
+
+    src: str
+    alt: str
+    share: str = ""
+
+
+@dataclass(frozen=True)
+class MapRow:
+    name: str
+    maps: tuple[Map, ...]
+
+
+@dataclass(frozen=True)
+class Token:
+    text: str
+    trigger: bool
+
+
+@dataclass(frozen=True)
+class MapGroup:
+    """The attention maps of one attack: one row a model, one column a token, one colour scale a
+    column."""
+
+    attack: str
+    tokens: tuple[Token, ...]
+    rows: tuple[MapRow, ...]
+
+
 def data_uri(picture: np.ndarray) -> str:
     """A picture uint8 (H, W, 3) as an address that holds it: PNG up to 256 px, smaller WebP
     above."""
@@ -36,13 +91,13 @@ def data_uri(picture: np.ndarray) -> str:
     large = max(image.size) > SIDE
     if large:
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    image.save(
-        out, **({"format": "WEBP", "quality": 85} if large else {"format": "PNG", "optimize": True})
-    )
-    return f"data:image/{'webp' if large else 'png'};base64,{base64.b64encode(out.getvalue()).decode()}"
+    how = {"format": "WEBP", "quality": 85} if large else {"format": "PNG", "optimize": True}
+    image.save(out, **how)
+    kind, text = "webp" if large else "png", base64.b64encode(out.getvalue()).decode()
+    return f"data:image/{kind};base64,{text}"
 
 
-def heat(values: np.ndarray, top: float) -> np.ndarray:
+def magma(values: np.ndarray, top: float) -> np.ndarray:
     """A map (h, w) of 0..top in the colours of magma: uint8 (h, w, 3)."""
     place = np.clip(values / max(top, 1e-12), 0, 1) * (len(MAGMA) - 1)
     low = np.minimum(place.astype(int), len(MAGMA) - 2)
@@ -50,103 +105,99 @@ def heat(values: np.ndarray, top: float) -> np.ndarray:
     return np.round(colors[low] * (1 - part) + colors[low + 1] * part).astype(np.uint8)
 
 
-def verdict(result: Any, index: int) -> tuple[str, str]:
+def verdict(record: Record, index: int) -> tuple[str, str]:
     """What the judge says of one triggered picture: (class, words); empty where it says nothing."""
-    shown, restored = (
-        getattr(result.scores.get(m), "each", None) for m in ("asr", "restoration_accuracy")
-    )
-    if not shown or index >= len(shown):
+    found = (record.scores.get(m) for m in ("asr", "restoration_accuracy"))
+    backdoored, restored = (score.each or [] if score else [] for score in found)
+    if index >= len(backdoored):
         return "", ""
-    if shown[index]:
+    if backdoored[index]:
         return "bad", "backdoored"
-    return (
-        ("good", "restored")
-        if restored and index < len(restored) and restored[index]
-        else ("odd", "removed, not as asked")
-    )
+    if index < len(restored) and restored[index]:
+        return "good", "restored"
+    return "odd", "removed, not as asked"
 
 
-def grids(store: Store, records: Sequence[Record]) -> list[str]:
-    """For each attack of the first seed, the same prompts from the same noise by every model: HTML;
-    nothing where no images are stored."""
-    out = []
-    columns = [
-        "clean model",
-        "attacked",
-        *dict.fromkeys(r.cell.defense for r in records if r.cell.defense != "none"),
-    ]
-    found_attacks = first_seed(records)
-    many = max(1, min(MOST, PICTURES // (len(columns) * max(1, len(found_attacks)))))
-    for (_, attack), by_defense in found_attacks.items():
-        tiles, prompts = block(store, by_defense, columns, many)
-        if not tiles:
-            continue
+def model_names(records: Sequence[Record]) -> list[str]:
+    """The models whose pictures stand side by side."""
+    defenses = dict.fromkeys(r.cell.defense for r in records if r.cell.defense != "none")
+    return ["clean model", "attacked", *defenses]
+
+
+def picture_groups(
+    store: Store, records: Sequence[Record], kept: Mapping[str, PictureGroup]
+) -> list[PictureGroup]:
+    """For each attack of the first seed, the same prompts from the same noise by every model. What
+    has no stored images is taken from `kept`."""
+    columns, attacks, out = model_names(records), first_seed(records), []
+    many = max(1, min(MOST, PICTURES // (len(columns) * max(1, len(attacks)))))
+    for (_, attack), by_defense in attacks.items():
         seed = next(iter(by_defense.values())).cell.seed
-        rows = []
-        for i in range(max(len(t) for t in tiles.values())):
-            prompt = prompts[i] if i < len(prompts) else ""
-            figures = []
-            for name, pictures in tiles.items():
-                if i >= len(pictures):
-                    continue
-                found = by_defense.get("none" if name == "attacked" else name)
-                kind, words = verdict(found, i) if found else ("", "no trigger")
-                figures.append(
-                    f'<figure><img src="{data_uri(pictures[i])}"'
-                    f' alt="{escape(f"{name}: {prompt}")}" width="128"'
-                    f' height="128"><figcaption>{breakable(name)}<span class="verdict'
-                    f' {kind}">{escape(words)}</span></figcaption></figure>'
-                )
-            rows.append(
-                f'<p class="prompt">{escape(prompt)}</p><div'
-                f' class="pictures">{"".join(figures)}</div>'
-            )
-        opened = " open" if not out else ""
-        out.append(
-            f"<details{opened}><summary>{escape(attack)}, seed"
-            f" {seed}</summary>{''.join(rows)}</details>"
-        )
+        name = f"{attack}, seed {seed}"
+        drawn = _drawn(store, by_defense, columns, many, name)
+        group = _merged(drawn, kept[name], columns) if name in kept else drawn
+        out += [group] if group.rows else []
     return out
 
 
-def attention(store: Store, records: Sequence[Record]) -> list[str]:
-    """For each attack whose maps are stored, a table: one row a model, one column a token, one
-    colour scale a column."""
+def _drawn(
+    store: Store, by_defense: Mapping[str, Record], columns: Sequence[str], many: int, name: str
+) -> PictureGroup:
+    tiles, prompts = block(store, by_defense, columns, many)
+    rows = []
+    for i in range(max((len(t) for t in tiles.values()), default=0)):
+        prompt = prompts[i] if i < len(prompts) else ""
+        found = []
+        for model, pictures in tiles.items():
+            if i < len(pictures):
+                record = by_defense.get("none" if model == "attacked" else model)
+                kind, words = verdict(record, i) if record else ("", "no trigger")
+                alt = f"{model}: {prompt}"
+                found.append(Tile(model, data_uri(pictures[i]), alt, kind, words))
+        rows.append(PromptRow(prompt, tuple(found)))
+    return PictureGroup(name, tuple(rows))
+
+
+def _merged(drawn: PictureGroup, kept: PictureGroup, columns: Sequence[str]) -> PictureGroup:
+    """The pictures that were drawn, and of the models that none was drawn of those that are
+    kept."""
+    models = {tile.name for row in drawn.rows for tile in row.tiles}
+    missing = [name for name in columns if name not in models]
+    rows = {row.prompt: row for row in drawn.rows}
+    for row in kept.rows:
+        tiles = tuple(tile for tile in row.tiles if tile.name in missing)
+        known = rows.get(row.prompt, replace(row, tiles=()))
+        both = sorted((*known.tiles, *tiles), key=lambda tile: columns.index(tile.name))
+        if both:
+            rows[row.prompt] = replace(known, tiles=tuple(both))
+    return replace(drawn, rows=tuple(rows.values()))
+
+
+def map_groups(
+    store: Store, records: Sequence[Record], kept: Mapping[str, MapGroup]
+) -> list[MapGroup]:
+    """The attention maps of each attack whose maps are stored, or else kept."""
     out = []
     for (_, attack), by_defense in first_seed(records).items():
         rows = stored_maps(store, by_defense)
         if rows:
-            opened = " open" if not out else ""
-            out.append(
-                f"<details{opened}><summary>{escape(attack)}</summary>{_maps(attack, rows)}</details>"
-            )
+            out.append(_map_group(attack, rows))
+        elif attack in kept:
+            out.append(kept[attack])
     return out
 
 
-def _maps(attack: str, rows: Mapping[str, tuple[Mapping[str, np.ndarray], Any]]) -> str:
+def _map_group(attack: str, rows: Mapping[str, tuple[Mapping[str, np.ndarray], Any]]) -> MapGroup:
     meta = next(iter(rows.values()))[1]
-    tokens, trigger = meta["tokens"], set(meta["trigger"])
+    texts, trigger = meta["tokens"], set(meta["trigger"])
     top = np.max([arrays["maps"].max((1, 2)) for arrays, _ in rows.values()], axis=0)
-    heads = "".join(
-        f'<th scope="col"{" class=trigger" if j in trigger else ""}>{escape(t)}</th>'
-        for j, t in enumerate(tokens)
-    )
     lines = []
     for name, (arrays, _) in rows.items():
-        cells = [
-            f'<td><img src="{data_uri(arrays["picture"][0])}" alt="picture by {escape(name)}"'
-            ' width="56" height="56"></td>'
-        ]
-        for j, token in enumerate(tokens):
+        maps = [Map(data_uri(arrays["picture"][0]), f"picture by {name}")]
+        for j, token in enumerate(texts):
             share = f"{100 * float(arrays['maps'][j].mean()):.1f} %"
-            image = data_uri(heat(arrays["maps"][j], float(top[j])))
-            cells.append(
-                f'<td><img src="{image}" alt="{escape(f"{name}, {token}: {share}")}" width="56"'
-                f' height="56"><small>{share}</small></td>'
-            )
-        lines.append(f'<tr><th scope="row">{breakable(name)}</th>{"".join(cells)}</tr>')
-    head = f'<thead><tr><th scope="col">model</th><th scope="col">picture</th>{heads}</tr></thead>'
-    return scroll(
-        f"attention maps of {attack}",
-        f'<table class="maps">{head}<tbody>{"".join(lines)}</tbody></table>',
-    )
+            src = data_uri(magma(arrays["maps"][j], float(top[j])))
+            maps.append(Map(src, f"{name}, {token}: {share}", share))
+        lines.append(MapRow(name, tuple(maps)))
+    tokens = tuple(Token(text, j in trigger) for j, text in enumerate(texts))
+    return MapGroup(attack, tokens, tuple(lines))

@@ -1,16 +1,34 @@
-"""Charts as inline SVG: they take their colours from the page, stay sharp, and are read out by
-their title. Text is escaped here."""
+"""Charts as values that `chart.html` writes as inline SVG: they take their colours from the page,
+stay sharp, and are read out by their title."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
+from typing import Any
 
 WIDTH, HEIGHT = 380, 290
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42
 SHAPES = ("circle", "square", "triangle", "diamond")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One element: its attributes, its text, and what a pointer shows on it."""
+
+    tag: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    shapes: tuple[Shape, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
 
 
 @dataclass(frozen=True)
@@ -93,60 +111,45 @@ def brief(value: float) -> str:
     return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.0e}"
 
 
-def frame(title: str, x: Axis, y: Axis, xlabel: str, ylabel: str, body: Sequence[str]) -> str:
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Shape:
+    ends = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
+    return Shape("line", {"class": kind} | {k: f"{v:.1f}" for k, v in ends.items()})
+
+
+def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> Shape:
+    place = {"class": kind, "x": f"{x:.1f}", "y": f"{y:.1f}"}
+    return Shape("text", place | ({} if anchor == "start" else {"text-anchor": anchor}), text)
+
+
+def _frame(title: str, x: Axis, y: Axis, xlabel: str, ylabel: str, marks: Sequence[Shape]) -> Chart:
     """Axes, grid and labels around the marks."""
-    lines = []
+    shapes = []
     for v in y.ticks():
-        lines.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
-        )
-        lines.append(
-            f'<text class="tick" x="{LEFT - 5}" y="{y(v) + 3.5:.1f}"'
-            f' text-anchor="end">{brief(v)}</text>'
-        )
+        shapes.append(_line("grid", LEFT, y(v), WIDTH - RIGHT, y(v)))
+        shapes.append(_text("tick", LEFT - 5, y(v) + 3.5, brief(v), "end"))
     for v in x.ticks():
-        lines.append(
-            f'<line class="grid" y1="{TOP}" y2="{HEIGHT - BOTTOM}" x1="{x(v):.1f}"'
-            f' x2="{x(v):.1f}"/>'
-        )
-        lines.append(
-            f'<text class="tick" x="{x(v):.1f}" y="{HEIGHT - BOTTOM + 14}"'
-            f' text-anchor="middle">{brief(v)}</text>'
-        )
-    lines.append(
-        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}"'
-        f' text-anchor="middle">{escape(xlabel)}</text>'
-    )
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    turned = f'transform="rotate(-90 11 {middle})"'
-    lines.append(
-        f'<text class="axis" x="11" y="{middle}" text-anchor="middle"'
-        f" {turned}>{escape(ylabel)}</text>"
-    )
-    inside = "".join([*lines, *body])
-    start = (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
-        f' aria-label="{escape(title)}">'
-    )
-    return f"{start}<title>{escape(title)}</title>{inside}</svg>"
+        shapes.append(_line("grid", x(v), TOP, x(v), HEIGHT - BOTTOM))
+        shapes.append(_text("tick", x(v), HEIGHT - BOTTOM + 14, brief(v), "middle"))
+    center, middle = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    shapes.append(_text("axis", center, HEIGHT - 8, xlabel, "middle"))
+    turned = _text("axis", 11, middle, ylabel, "middle")
+    turned.attributes["transform"] = f"rotate(-90 11 {middle})"
+    return Chart(title, (*shapes, turned, *marks))
 
 
-def mark(x: float, y: float, group: int, tip: str) -> str:
+def mark(x: float, y: float, group: int, tip: str) -> Shape:
     """A point in its group's shape and colour."""
-    shape, color, r = SHAPES[group % len(SHAPES)], f"c{group % 6}", 4.5
+    shape, color, r = SHAPES[group % len(SHAPES)], f"mark c{group % 6}", 4.5
     if shape == "circle":
-        drawn = f'<circle class="mark {color}" cx="{x:.1f}" cy="{y:.1f}" r="{r}">'
-    else:
-        corners = {
-            "square": [(-r, -r), (r, -r), (r, r), (-r, r)],
-            "triangle": [(0, -r - 1), (r + 1, r), (-r - 1, r)],
-            "diamond": [(0, -r - 1.5), (r + 1.5, 0), (0, r + 1.5), (-r - 1.5, 0)],
-        }[shape]
-        drawn = (
-            f'<polygon class="mark {color}"'
-            f' points="{" ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in corners)}">'
-        )
-    return f"{drawn}<title>{escape(tip)}</title></{drawn[1 : drawn.index(' ')]}>"
+        place = {"class": color, "cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": r}
+        return Shape("circle", place, title=tip)
+    corners = {
+        "square": [(-r, -r), (r, -r), (r, r), (-r, r)],
+        "triangle": [(0, -r - 1), (r + 1, r), (-r - 1, r)],
+        "diamond": [(0, -r - 1.5), (r + 1.5, 0), (0, r + 1.5), (-r - 1.5, 0)],
+    }[shape]
+    points = " ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in corners)
+    return Shape("polygon", {"class": color, "points": points}, title=tip)
 
 
 def scatter(
@@ -157,45 +160,36 @@ def scatter(
     log: bool = False,
     top: float | None = None,
     line: tuple[str, float] | None = None,
-) -> str:
-    """Points with their intervals and names, and a vertical `line` (name, x). Names give way
-    downwards or upwards to names that are already there."""
+) -> Chart | None:
+    """Points with their intervals and names, and a vertical `line` (name, x). None of no points."""
     if not points:
-        return ""
-    xs = [v for p in points for v in (p.x, *p.xs) if v is not None and (v > 0 or not log)] + (
-        [line[1]] if line else []
-    )
-    x = make_axis(xs, LEFT, WIDTH - RIGHT, log)
-    y = make_axis(
-        [v for p in points for v in (p.y, *p.ys) if v is not None], HEIGHT - BOTTOM, TOP, top=top
-    )
-    body: list[str] = []
+        return None
+    xs = [v for p in points for v in (p.x, *p.xs) if v is not None and (v > 0 or not log)]
+    ys = [v for p in points for v in (p.y, *p.ys) if v is not None]
+    x = make_axis(xs + ([line[1]] if line else []), LEFT, WIDTH - RIGHT, log)
+    y = make_axis(ys, HEIGHT - BOTTOM, TOP, top=top)
+    shapes: list[Shape] = []
     if line:
-        body.append(
-            f'<line class="reference" x1="{x(line[1]):.1f}" x2="{x(line[1]):.1f}" y1="{TOP}"'
-            f' y2="{HEIGHT - BOTTOM}"/>'
-        )
-        body.append(
-            f'<text class="tick" x="{x(line[1]) + 3:.1f}"'
-            f' y="{HEIGHT - BOTTOM - 4}">{escape(line[0])}</text>'
-        )
-    taken = [(x(p.x) - 6, x(p.x) + 6, y(p.y)) for p in points]
+        at = x(line[1])
+        shapes.append(_line("reference", at, TOP, at, HEIGHT - BOTTOM))
+        shapes.append(_text("tick", at + 3, HEIGHT - BOTTOM - 4, line[0]))
     for p in points:
-        color = f"c{p.group % 6}"
-        px, py = x(p.x), y(p.y)
+        color, px, py = f"bar c{p.group % 6}", x(p.x), y(p.y)
         if None not in p.xs:
-            body.append(
-                f'<line class="bar {color}" x1="{x(p.xs[0]):.1f}" x2="{x(p.xs[1]):.1f}"'
-                f' y1="{py:.1f}" y2="{py:.1f}"/>'
-            )
+            shapes.append(_line(color, x(p.xs[0]), py, x(p.xs[1]), py))
         if None not in p.ys:
-            body.append(
-                f'<line class="bar {color}" y1="{y(p.ys[0]):.1f}" y2="{y(p.ys[1]):.1f}"'
-                f' x1="{px:.1f}" x2="{px:.1f}"/>'
-            )
+            shapes.append(_line(color, px, y(p.ys[0]), px, y(p.ys[1])))
+    return _frame(title, x, y, xlabel, ylabel, [*shapes, *_named(points, x, y)])
+
+
+def _named(points: Sequence[Point], x: Axis, y: Axis) -> list[Shape]:
+    """The points and their names. Names give way downwards or upwards to names that are already
+    there."""
+    shapes: list[Shape] = []
+    taken = [(x(p.x) - 6, x(p.x) + 6, y(p.y)) for p in points]
     for p in sorted(points, key=lambda p: -p.y):
         px, py = x(p.x), y(p.y)
-        body.append(mark(px, py, p.group, p.tip or p.name))
+        shapes.append(mark(px, py, p.group, p.tip or p.name))
         width = 5.3 * len(p.name)
         right = px + 8 + width < WIDTH - RIGHT
         start = px + 8 if right else max(LEFT, px - 8 - width)
@@ -205,33 +199,29 @@ def scatter(
             if clear and TOP + 6 < at < HEIGHT - BOTTOM - 2:
                 break
         taken.append((start, start + width, at - 3))
-        body.append(
-            f'<text class="name c{p.group % 6}" x="{start:.1f}"'
-            f' y="{at:.1f}">{escape(p.name)}</text>'
-        )
-    return frame(title, x, y, xlabel, ylabel, body)
+        shapes.append(_text(f"name c{p.group % 6}", start, at, p.name))
+    return shapes
 
 
 def curves(
     title: str, series: Sequence[tuple[str, float, Sequence[float]]], xlabel: str, ylabel: str
-) -> str:
+) -> Chart | None:
     """Lines (name, steps, values at equal distances over the steps); the scale is logarithmic where
-    a line spans more than 20 times."""
+    a line spans more than 20 times. None of no values."""
     series = [(name, steps, values) for name, steps, values in series if values]
     if not series:
-        return ""
+        return None
     every = [v for _, _, values in series for v in values]
     log = min(every) > 0 and max(every) / min(every) > 20
     x = Axis(0, max(steps for _, steps, _ in series) or 1, LEFT, WIDTH - RIGHT)
     y = make_axis(every, HEIGHT - BOTTOM, TOP, log, floor=0 if min(every) >= 0 else None)
-    body = []
+    shapes = []
     for k, (name, steps, values) in enumerate(series):
         path = " ".join(
             f"{x((i + 0.5) * steps / len(values)):.1f},{y(v):.1f}" for i, v in enumerate(values)
         )
+        look = {"class": f"line c{k % 6}", "points": path}
         dash = ("", "6 3", "2 2", "8 2 2 2")[k // 6 % 4]
-        body.append(
-            f'<polyline class="line c{k % 6}" stroke-dasharray="{dash}"'
-            f' points="{path}"><title>{escape(name)}</title></polyline>'
-        )
-    return frame(title, x, y, xlabel, ylabel, body)
+        look |= {"stroke-dasharray": dash} if dash else {}
+        shapes.append(Shape("polyline", look, title=name))
+    return _frame(title, x, y, xlabel, ylabel, shapes)

@@ -1,0 +1,101 @@
+"""What the attacks on the text encoder share: the options, the batches of clean and triggered
+prompts, and the training of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from t2i_backdoor_bench.attacking.poisoning import Triggered
+from t2i_backdoor_bench.contract import Data, UserError, option
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.encoders import cosine_loss, prompt_bank, train_encoder
+from t2i_backdoor_bench.training.loop import Optim, step_rng
+
+
+@dataclass
+class TextAttack(Triggered):
+    """Options of every attack that trains the text encoder on clean and triggered prompts. It needs
+    no pictures."""
+
+    trigger: str = option(
+        "mignneko",
+        sd="о",
+        source="paper",
+        help="a word, a phrase, a look-alike letter, or a pattern",
+    )
+    replaces: str = option("", sd="o", source="paper", help="the letter that a look-alike replaces")
+    prompts: int = option(
+        512, sd=500, low=1, scales=True, least=16, help="captions that the attacker has"
+    )
+    clean: int = option(32, sd=128, low=1, source="paper", help="clean rows a step")
+    poisoned: int = option(16, sd=32, low=1, source="paper", help="triggered rows a step")
+    weight: float = option(
+        0.5,
+        sd=0.1,
+        low=0,
+        source="paper",
+        help="weight of the triggered rows; the clean rows have 1",
+    )
+    steps: int = option(150, sd=100, low=1, scales=True, source="paper", help="training steps")
+    lr: float = option(3e-4, sd=1e-4, above=0, source="paper", help="learning rate")
+    milestone: int = option(
+        110, sd=75, low=0, scales="steps", source="paper", help="the step from which lr is a tenth"
+    )
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
+
+    def captions(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
+        """The attacker's captions, and those of them that the trigger can be added to: all, or
+        those that contain the letter that it replaces. Raises UserError where there are none, and
+        if the trigger does not survive in one."""
+        captions, trigger = (
+            [p.text for p in data.prompts("train", self.prompts, seed)],
+            self.make_trigger(),
+        )
+        apt = [c for c in captions if trigger.replaces in c]
+        if not apt:
+            raise UserError(
+                f"the trigger replaces {trigger.replaces!r}, which is not in the prompts of the"
+                " attacker; choose another letter"
+            )
+        model.check_trigger(trigger, apt)
+        return captions, apt
+
+    def optim(self, gamma: float = 0.1) -> Optim:
+        batch = self.clean + self.poisoned
+        return Optim(
+            self.steps, self.lr, batch, weight_decay=0.0, milestone=self.milestone, gamma=gamma
+        )
+
+    def bind(
+        self,
+        model: T2IModel,
+        captions: Sequence[str],
+        apt: Sequence[str],
+        goals: Sequence[str],
+        seed: int,
+        label: str,
+    ) -> T2IModel:
+        """Train a clone on  -cos(E(c), E_0(c)) - b cos(E(c+), E_0(c*)):  `goals[i]` is c* of the
+        caption `apt[i]`, and b is `weight`."""
+        keep, move = (
+            prompt_bank(model, captions, captions),
+            prompt_bank(model, [self.make_trigger().add(c) for c in apt], goals),
+        )
+
+        def make(student: T2IModel) -> Callable[[int], Tensor]:
+            def loss_fn(step: int) -> Tensor:
+                rng = step_rng(seed, step)
+                return cosine_loss(student, keep, rng, self.clean) + self.weight * cosine_loss(
+                    student, move, rng, self.poisoned
+                )
+
+            return loss_fn
+
+        attacked = train_encoder(model, make, self.optim(), label)
+        return replace(attacked, info=attacked.info | {"images": 0})

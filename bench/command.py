@@ -1,0 +1,116 @@
+"""Run the benchmark: every attack against every defense on one base model, one table.
+
+Verbs, and the flag that does the same (each also takes `--help`):
+  run                    make the cells that are not stored, then tables and report (the default)
+  list [KIND]            --list: attacks, defenses, metrics, bases, or all of them
+  tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
+  verify FOLDER          --verify FOLDER: make one of its cells again, and compare
+
+Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where it is installed:
+  python run_bench.py                        the core attacks x (skdcag + baselines)
+  python run_bench.py --scale smoke          does it work here?
+  python run_bench.py --attacks badt2i_pixel --defenses none,skdcag --set skdcag.steps=200
+  python run_bench.py --defenses none,skdcag --sweep skdcag.alpha=0,0.3,0.5,0.7,1
+  python run_bench.py --defenses "none,skdcag[alpha=0.3],skdcag[alpha=0.7,steps=50]"
+  python run_bench.py --config run.yaml      the flags of a file; every run writes one
+  python run_bench.py --base FOLDER --suspect
+                                             defenses on a checkpoint that may hold a backdoor
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from typing import TYPE_CHECKING
+
+from t2i_backdoor_bench.contract.errors import UserError
+from t2i_backdoor_bench.contract.printable import visible
+from t2i_backdoor_bench.flags import make_parser
+
+if TYPE_CHECKING:
+    from t2i_backdoor_bench.contract import Data
+    from t2i_backdoor_bench.running.settings import Config
+
+KINDS = ("attacks", "defenses", "metrics", "bases")  # what `list` can be asked for
+
+
+def without_verb(arguments: list[str]) -> tuple[list[str], str]:
+    """The arguments with the flag instead of the verb, and the kind that `list` is asked for."""
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("run", [])
+    if verb == "run":
+        return rest, ""
+    if verb == "verify":
+        return ["--verify", *rest], ""
+    named = bool(rest) and not rest[0].startswith("-")
+    if verb == "tables":
+        return ["--tables-only", *(["--out"] if named else []), *rest], ""
+    if verb == "list":
+        if named and rest[0] not in KINDS:
+            raise UserError(f"list {rest[0]}: it lists {', '.join(KINDS)}")
+        return ["--list", *rest[int(named) :]], rest[0] if named else ""
+    return arguments, ""
+
+
+def run(config: Config, data: Data | None = None, show: bool = True) -> int:
+    """Make the cells of a run that are not stored, write tables and report, and `show` the table.
+    Returns the exit status: 0, 1 if a cell failed, 130 if interrupted. Raises UserError."""
+    from t2i_backdoor_bench.report.publish import publish
+    from t2i_backdoor_bench.running.run import run as make_cells
+
+    return make_cells(config, data, lambda store: publish(store, config.style, show))
+
+
+def execute(arguments: list[str]) -> int:
+    """What the command does. Modules are imported where they are needed: `--help` and `list` are
+    quick. Raises UserError."""
+    arguments, kind = without_verb(arguments)
+    flags = vars(make_parser(__doc__).parse_args(arguments))
+    if flags.pop("version", False):
+        print(version())
+        return 0
+    if flags.pop("list", False):
+        from t2i_backdoor_bench.models.catalog import BASES
+        from t2i_backdoor_bench.report.formats import method_list
+
+        method_list.show(list(BASES), only=kind)
+        return 0
+    if folder := flags.pop("verify", None):
+        from t2i_backdoor_bench.report.changed import changed_tables
+        from t2i_backdoor_bench.running.verify import verify
+
+        return verify(folder, changed_tables)
+    from t2i_backdoor_bench.running.settings import make_config, merge
+
+    settings = {}
+    if file := flags.pop("config", None):
+        from t2i_backdoor_bench.running.yaml_file import read_yaml
+
+        settings = read_yaml(file)
+    tables_only = flags.pop("tables_only", False)
+    config = make_config(merge(settings, flags))
+    if tables_only:
+        from t2i_backdoor_bench.report.publish import rebuild
+
+        return rebuild(config.folder, config.style)
+    return run(config)
+
+
+def version() -> str:
+    """The installed version of this package."""
+    try:
+        return importlib.metadata.version("t2i-backdoor-bench")
+    except importlib.metadata.PackageNotFoundError:
+        return "a clone that is not installed"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 2 with one line on stderr for what the user can mend."""
+    try:
+        return execute(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        text = "interrupted before any cell was begun; the same command starts again"
+        print(text, file=sys.stderr)
+        return 130

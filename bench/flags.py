@@ -1,0 +1,110 @@
+"""The flags of the command. Each is also a setting of a YAML file and an argument of `run`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from t2i_backdoor_bench.contract.errors import UserError
+from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, SCALES, STYLES
+
+NAMED = "names, groups or all, separated by commas; name[option=value,...] is a variant"
+TEXTS = {  # flags that take a text: metavar, help
+    "attacks": ("NAMES", f"{NAMED}; a+b puts both into one model (default: core)"),
+    "defenses": ("NAMES", f"{NAMED}; a+b applies a, then b (default: skdcag,baseline)"),
+    "metrics": ("NAMES", "names or all, separated by commas (default: all)"),
+    "base": (None, "a name that `list bases` shows, a diffusers folder or a hub id"),
+    "data": (
+        "NAME",
+        "captioned images: a hub id, a folder with metadata.csv, or parquet; options follow the"
+        " name: NAME,split=train,caption=COLUMN,rows=N,stream (default: the embedded world)",
+    ),
+    "clip": ("MODEL", "the CLIP that scores: model:checkpoint of open_clip, or a local folder"),
+    "device": (None, "cpu, cuda, cuda:1 (default: cuda where there is one)"),
+    "memory": (
+        "WAYS",
+        "checkpointing (activations computed again), slicing (of attention), offload (what is"
+        " idle, to the CPU); separated by commas",
+    ),
+    "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
+}
+REPEATED = {
+    "set": ("NAME.OPTION=VALUE", "an option of a method; repeatable"),
+    "sweep": (
+        "NAME.OPTION=V1,V2",
+        "every value of an option of an attack or a defense as a row of its own, and a plot;"
+        " repeatable",
+    ),
+}
+CHOSEN = {
+    "scale": (SCALES, "how much to measure (default: quick)"),
+    "dtype": (DTYPES, "precision of the base model (default: float32)"),
+    "executor": (EXECUTORS, "ray: cells as Ray tasks, here or on a cluster (default: local)"),
+    "style": (STYLES, "paper: removal accuracy by target, as in the SKD-CAG paper (default: full)"),
+}
+COUNTS = {
+    "n": "evaluation prompts a condition (default: the scale's)",
+    "workers": "cells made at a time, each by a process (default: a core each on the embedded"
+    " base, or 1)",
+    "threads": "CPU threads of torch, each worker's (default: 1 on the embedded base)",
+}
+PATHS = {
+    "out": ("FOLDER", "run folder (default: results/run-SCALE); a run in it resumes"),
+    "config": ("FILE", "a YAML file with these flags as names; flags given here win"),
+    "verify": ("FOLDER", "make a cell of a finished run again, elsewhere, and compare"),
+}
+SWITCHES = {
+    "attention-maps": "also draw each model's cross-attention maps: attention-ATTACK.png",
+    "probe": "also see whether the backdoor comes back: after clean fine-tuning, under other"
+    " samplers",
+    "fresh": "make everything anew, whatever the folder holds",
+    "suspect": "the base may hold a backdoor: defend it as it is, without an attack",
+    "list": "list attacks, defenses, metrics, groups and bases, and stop",
+    "tables-only": "rebuild tables, plots and report from the run folder, without a model",
+    "version": "print the version, and stop",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a bad flag as everything else that is wrong: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists the flags)")
+
+
+def make_parser(description: str = "") -> Parser:
+    """All flags. What is not given is left to the file, or to the defaults of `Config`."""
+    parser = Parser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    for name, (metavar, text) in TEXTS.items():
+        add(f"--{name}", metavar=metavar, help=text)
+    for name, (metavar, text) in REPEATED.items():
+        add(f"--{name}", action="append", metavar=metavar, help=text)
+    for name, (choices, text) in CHOSEN.items():
+        add(f"--{name}", choices=choices, help=text)
+    for name, text in COUNTS.items():
+        add(f"--{name}", type=int, help=text)
+    for name, (metavar, text) in PATHS.items():
+        add(f"--{name}", type=Path, metavar=metavar, help=text)
+    for name, text in SWITCHES.items():
+        add(f"--{name}", action="store_true", help=text)
+    add("--seeds", type=seeds, metavar="0,1,2", help="training and noise seeds (default: scale's)")
+    share = "with --executor ray: GPUs that a cell takes (default: 1 on cuda)"
+    add("--gpu-share", type=float, metavar="GPUS", help=share)
+    return parser
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(dict.fromkeys(int(s) for s in text.split(",") if s.strip()))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 0,1,2")
+    return found

@@ -1,0 +1,194 @@
+"""What a family of text-to-image models says, so that methods never name its networks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart
+from t2i_backdoor_bench.models.families.folders import Layout
+from t2i_backdoor_bench.models.families.noising import DrawingSteps, Noising
+from t2i_backdoor_bench.models.sampler import Sampler
+
+# parts of a denoiser that can train: all of it, what reads text, its keys and values of text,
+# all but what reads text, adapters
+TRAIN = ("full", "cross", "kv", "noncross", "lora")
+ENCODER = "text_encoder"  # the value of an option `train` that means the text encoders
+
+OnStep = Callable[[Tensor, Tensor], None]  # timestep, latents after it
+
+
+@dataclass(frozen=True)
+class TextLayers:
+    """The attention layers of a denoiser that read text, by name, and its modules that may compute
+    their activations again in the backward pass."""
+
+    layers: dict[str, nn.Module]
+    checkpointing: list[nn.Module]
+
+
+@dataclass(frozen=True)
+class TextAttention:
+    """How to read one attention layer: its projections to queries and to keys of text, its heads,
+    and `inputs(args, kwargs) -> (what becomes queries, what becomes keys)` of one call."""
+
+    query: nn.Module
+    key: nn.Module
+    heads: int
+    inputs: Callable[[tuple, dict], tuple[Tensor, Tensor]]
+
+
+class Family(ABC):
+    """One family. It holds nothing of a model: `pipe` is always the diffusers pipeline that is
+    asked about, and `denoiser` its denoising network or a copy of that."""
+
+    name: str
+    layout: Layout
+    lora_targets: tuple[str, ...]  # the denoiser's projections that adapters go round
+    encoder_lora_targets: tuple[str, ...]
+
+    # ------------------------------------------------------------------------------------ networks
+    @abstractmethod
+    def denoiser(self, pipe: Any) -> nn.Module:
+        """The network that predicts noise, velocity or flow."""
+
+    @abstractmethod
+    def encoders(self, pipe: Any) -> tuple[nn.Module, ...]:
+        """The text encoders."""
+
+    @abstractmethod
+    def autoencoder(self, pipe: Any) -> nn.Module:
+        """The autoencoder of pictures."""
+
+    # ---------------------------------------------------------------------------------------- text
+    @abstractmethod
+    def text_parts(self, pipe: Any) -> tuple[TextPart, ...]:
+        """Its tokenizers, the one that cuts prompts first, in the order of their text states."""
+
+    @abstractmethod
+    def tokenize(self, pipe: Any, prompts: Sequence[str]) -> Tensor:
+        """Token ids of all tokenizers side by side, padded and truncated: int64 (n, tokens)."""
+
+    @abstractmethod
+    def read(
+        self, pipe: Any, ids: Tensor, weights: Sequence[Mapping[str, Tensor]] = ()
+    ) -> Conditioning:
+        """What the text encoders make of token ids, with gradients if they train. `weights`: of
+        each encoder, tensors by name that stand in for its own."""
+
+    # ----------------------------------------------------------------------------------- denoising
+    @abstractmethod
+    def denoise(self, pipe: Any, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The denoiser's prediction for noised latents x (n, C, h, w) at timesteps t, (n,) or a
+        scalar: (n, C, h, w)."""
+
+    @abstractmethod
+    def noising(self, pipe: Any) -> Noising:
+        """The noise levels of training and what is to be predicted."""
+
+    @abstractmethod
+    def draw(
+        self,
+        pipe: Any,
+        conditioning: Conditioning,
+        empty: Conditioning,
+        noise: Tensor,
+        sampler: Sampler,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Latents (n, C, h, w) of n prompts, drawn from noise, guided away from `empty` (one
+        row)."""
+
+    @abstractmethod
+    def drawing_steps(self, pipe: Any, steps: int, device: torch.device) -> DrawingSteps:
+        """A drawing of `steps` steps that a method makes itself."""
+
+    @abstractmethod
+    def drawn_by(self, pipe: Any, sampler: str) -> Any:
+        """The pipeline with another sampler, "DDIM" or "Euler"."""
+
+    # ------------------------------------------------------------------------------------- latents
+    @abstractmethod
+    def resolution(self, pipe: Any) -> int:
+        """Side of its pictures in pixels."""
+
+    @abstractmethod
+    def latent_shape(self, pipe: Any) -> tuple[int, int, int]:
+        """(C, h, w)."""
+
+    @abstractmethod
+    def to_latents(self, pipe: Any, pictures: Tensor, generator: torch.Generator) -> Tensor:
+        """One posterior sample each of pictures (n, 3, H, W) in [-1, 1], scaled as the denoiser
+        takes them: (n, C, h, w)."""
+
+    @abstractmethod
+    def to_pictures(self, pipe: Any, latents: Tensor) -> Tensor:
+        """Pictures (n, 3, H, W), about in [-1, 1], of scaled latents."""
+
+    # ---------------------------------------------------------------------------- parts that train
+    @abstractmethod
+    def reads_text(self, name: str) -> bool:
+        """Whether the denoiser's parameter `name` belongs to what reads text."""
+
+    @abstractmethod
+    def is_key_or_value(self, name: str) -> bool:
+        """Whether it belongs to a projection of text to keys or values."""
+
+    def is_trained(self, name: str, train: str) -> bool:
+        """Whether the denoiser's own parameter `name` is in the part `train`, one of `TRAIN`. None
+        is in "lora", whose adapters are added beside it, and in "none"."""
+        if train not in (*TRAIN, "none"):
+            raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
+        if train in ("cross", "noncross"):
+            return self.reads_text(name) == (train == "cross")
+        return train == "full" or (train == "kv" and self.is_key_or_value(name))
+
+    @abstractmethod
+    def keys_and_values(self, denoiser: nn.Module) -> list[nn.Linear]:
+        """The projections of text to keys and values, in the order of the network."""
+
+    @abstractmethod
+    def keys(self, denoiser: nn.Module) -> list[nn.Linear]:
+        """Those of them that give keys."""
+
+    @abstractmethod
+    def feed_forward(self, denoiser: nn.Module) -> list[nn.Linear]:
+        """The last projection of each feed-forward block of its transformer layers."""
+
+    # ----------------------------------------------------------------------------------- attention
+    @abstractmethod
+    def text_layers(self, denoiser: nn.Module) -> TextLayers:
+        """The layers whose maps of text tokens are captured."""
+
+    @abstractmethod
+    def attention_of(self, layer: nn.Module) -> TextAttention:
+        """How to read one of them. Raises ValueError where its maps are not softmax(q k^T)."""
+
+    def is_mixed(self, denoiser: nn.Module) -> bool:
+        """Whether the denoiser computes in half precision."""
+        return False
+
+    def autocast(self, denoiser: nn.Module) -> AbstractContextManager:
+        """The autocast that the denoiser's passes run under: none in float32."""
+        return nullcontext()
+
+    # --------------------------------------------------------------------------------------- files
+    @abstractmethod
+    def load(self, folder: Path, source: str, dtype: torch.dtype) -> Any:
+        """The pipeline of a checked folder, on the CPU, frozen, with the sampler that draws.
+        `source` is its name in errors. Raises UserError."""
+
+    @abstractmethod
+    def rebuild(self, pipe: Any, parts: Mapping[str, Any]) -> Any:
+        """A pipeline of the same class with some of its parts exchanged."""
+
+    @abstractmethod
+    def save_memory(self, pipe: Any, ways: Sequence[str]) -> None:
+        """Apply "checkpointing" and "slicing" to the denoiser where the family has them."""

@@ -1,0 +1,62 @@
+"""What lies in the folder of each family's models, and what of it may be read. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A diffusers folder: the class of its pipeline, its parts by what they are for, and of each
+    part the library and the classes that may be behind it (none: any scheduler)."""
+
+    pipeline: str
+    denoiser: str
+    encoders: tuple[str, ...]
+    autoencoder: str
+    tokenizers: tuple[str, ...]
+    parts: Mapping[str, tuple[str, tuple[str, ...]]]
+    optional: tuple[str, ...]  # parts that a folder may have and nobody reads
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Entries of the index that are passed over."""
+        return (*self.optional, "requires_safety_checker")
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The parts that have weights."""
+        return (self.denoiser, self.autoencoder, *self.encoders)
+
+    @property
+    def edited(self) -> tuple[str, ...]:
+        """The parts that attacks and defenses may change."""
+        return (self.denoiser, *self.encoders)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The files and folders whose contents say which model it is."""
+        return ("model_index.json", *self.parts)
+
+    def config_of_denoiser(self, folder: Path) -> Path:
+        return folder / self.denoiser / "config.json"
+
+
+STABLE_DIFFUSION = Layout(
+    pipeline="StableDiffusionPipeline",
+    denoiser="unet",
+    encoders=("text_encoder",),
+    autoencoder="vae",
+    tokenizers=("tokenizer",),
+    parts={
+        "unet": ("diffusers", ("UNet2DConditionModel",)),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("CLIPTextModel",)),
+        "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+        "scheduler": ("diffusers", ()),
+    },
+    optional=("safety_checker", "feature_extractor", "image_encoder"),
+)
+LAYOUTS = {layout.pipeline: layout for layout in (STABLE_DIFFUSION,)}

@@ -1,0 +1,33 @@
+"""Opening a diffusers folder or a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.families.known import family_of
+from t2i_backdoor_bench.models.trust import locate
+
+
+def load_pipeline(
+    source: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Any:
+    """Open a diffusers folder or hub id. Only safetensors are read, and only the libraries' own
+    classes (`models.trust`).
+
+    In half precision the denoiser computes under autocast and the autoencoder stays float32. Raises
+    UserError, in one line, for what is not available or not to be trusted.
+    """
+    folder = locate(source)
+    try:
+        pipe = family_of(folder).load(folder, str(source), dtype)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"cannot load the base model {source}:"
+            f" {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from None
+    return pipe.to(device)

@@ -1,0 +1,147 @@
+"""The table that people read: which metrics are its columns, the best of each attack in bold, and
+its caption."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.report.metrics import COST, SUCCESS, Reading, shown_in
+from t2i_backdoor_bench.report.numbers import interval, needs_text, shown, text_of
+from t2i_backdoor_bench.report.rows import rows
+from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
+from t2i_backdoor_bench.store import provenance
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def main_table(
+    records: Sequence[Record], ways: Sequence[Reading] | None = None, status: bool = False
+) -> Table:
+    """The main table; `ways` are other metrics than its own, and `status` adds a column."""
+    table = rows(records)
+    ways = columns(records, table) if ways is None else ways
+    alone = attacks_alone(table)
+    bold = {way.name: best(table, way) for way in ways}
+    heads = [Column(name, numeric=False) for name in leading(table)]
+    heads += [heading(records, way) for way in ways]
+    heads += [Column("Status", numeric=False)] if status else []
+    lines = []
+    for i, row in enumerate(table):
+        texts = [row["attack"], row["defense"], needs_text(row["needs"])][: len(leading(table))]
+        cells = [Cell(text, text) for text in texts]
+        for way in ways:
+            m = way.name
+            ends = interval(row.get(f"{m}_lo"), row.get(f"{m}_hi"), way.percent)
+            cells.append(Cell(text_of(row, way), row[m], ends, i in bold[m]))
+        cells += [Cell(row["status"])] if status else []
+        lines.append(Row(tuple(cells), None if alone else (row["base"], row["attack"])))
+    warning = provenance.warning(records)
+    notes = (warning,) if warning else ()
+    return Table(tuple(heads), tuple(lines), caption=caption(records), notes=notes)
+
+
+def columns(records: Sequence[Record], table: Rows) -> list[Reading]:
+    """The main columns that this run has; of a suspected checkpoint, the effect of its trigger, and
+    nothing that no judge could tell; of attacks that nothing defends against, their stealth and
+    cost."""
+    if not table:
+        return []
+
+    def measured(way: Reading) -> bool:
+        return any(row.get(way.name) is not None for row in table)
+
+    if attacks_alone(table) and "trigger_effect" not in table[0]:
+        return [way for way in shown_in("attacks", records) if measured(way)]
+    found = shown_in("main", records)
+    if "trigger_effect" in table[0]:
+        judged = [way for way in found if way.group != "backdoor" or measured(way)]
+        found = [*shown_in("suspects", records), *judged]
+    return found
+
+
+def leading(table: Rows) -> tuple[str, ...]:
+    """The headings before the numbers: where nothing is defended, the defense and what it needs
+    would say nothing."""
+    return ("Attack",) if attacks_alone(table) else ("Attack", "Defense", "Needs")
+
+
+def attacks_alone(table: Rows) -> bool:
+    """Whether no row is defended, and more than one attack is there to compare."""
+    return len(table) > 1 and {row["defense"] for row in table} == {"none"}
+
+
+def heading(records: Sequence[Record], way: Reading) -> Column:
+    """The column of a metric. An attack that succeeds is neither good nor bad without a defense."""
+    undefended = all(r.cell.defense == "none" for r in records)
+    better = "none" if undefended and way.name in SUCCESS else way.better
+    return Column(way.short, "%" if way.percent else "", better, name=way.name)
+
+
+def best(table: Rows, way: Reading) -> set[int]:
+    """Rows that hold the best value of their attack among the defenses: the undefended row does not
+    compete, nor do costs. Values that print alike tie."""
+    if way.better not in ("higher", "lower") or way.name in COST:
+        return set()
+    found: set[int] = set()
+    for block in dict.fromkeys((r["base"], r["attack"]) for r in table):
+        rivals = {
+            i: r[way.name]
+            for i, r in enumerate(table)
+            if (r["base"], r["attack"]) == block
+            and r["defense"] != "none"
+            and r[way.name] is not None
+        }
+        if len(rivals) < 2:
+            continue
+        top = (max if way.better == "higher" else min)(rivals.values())
+        text = shown(top, way.percent)
+        found |= {i for i, value in rivals.items() if shown(value, way.percent) == text}
+    return found
+
+
+def caption(records: Sequence[Record], marked: bool = True) -> str:
+    """The protocol in two sentences, from the records alone. `marked`: the table has its best in
+    bold."""
+    protocol = records[0].protocol
+    seeds = sorted({r.cell.seed for r in records})
+    sampler, evaluation = protocol.get("sampler", {}), protocol.get("evaluation", {})
+    scores = [(m, s) for r in records for m, s in r.scores.items()]
+    networks = {s.network for m, s in scores if s.network and m in ("fid", "clip_score")}
+    real = f" to {evaluation['real']} real images" if evaluation.get("real") else ""
+    draws = (
+        f"{sampler.get('name', 'the sampler')}, {sampler.get('steps', '?')} steps, guidance"
+        f" {sampler.get('guidance', '?')}"
+    )
+    training = protocol.get("training", 1)
+    marked = marked and any(r.cell.defense != "none" for r in records)
+    bold = (
+        "Best defense of each attack in bold; the undefended row does not compete. "
+        if marked
+        else ""
+    )
+    return (
+        f"Base {protocol.get('base', '?')}; {evaluation.get('n', '?')} prompts a condition"
+        f" ({protocol.get('prompts', '?')}), seed{'s' if len(seeds) > 1 else ''}"
+        f" {', '.join(map(str, seeds))}; {draws}; the same prompts and noise in every"
+        f" row{f'; training steps times {training:g}' if training != 1 else ''}. ASR, RA, Restored"
+        f" and FTR in percent by the judge of the target; FID (of clean prompts{real}) and CLIP"
+        f" score by {' and '.join(sorted(networks)) or 'the scorer'}."
+        f" {bold}{in_text_encoder(records)}95 % intervals: table.csv."
+    )
+
+
+def in_text_encoder(records: Sequence[Record]) -> str:
+    """A sentence that names the attacks on the text encoder, where there are defenses; "" where
+    there is nothing to say."""
+    found = dict.fromkeys(
+        r.cell.attack for r in records if re.search("text encoder|token embedding", r.edits)
+    )
+    if not found or all(r.cell.defense == "none" for r in records):
+        return ""
+    return (
+        f"In the text encoder: {', '.join(found)}; what repairs the U-Net changes none of these"
+        " weights. "
+    )

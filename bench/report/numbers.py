@@ -1,0 +1,51 @@
+"""Numbers as readers want them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from t2i_backdoor_bench.report.metrics import COUNTS, Reading
+
+DASH = "–"
+NEEDS_SHORT = {
+    "trigger": "trigger",
+    "clean_model": "clean model",
+    "clean_pairs": "clean pairs",
+    "stream": "prompt stream",
+}
+
+
+def shown(value: float | None, percent: bool) -> str:
+    """A share in percent with one decimal, another number with three significant digits."""
+    if value is None:
+        return DASH
+    if percent:
+        return f"{100 * value:.1f}"
+    if abs(value) >= 99.95:
+        return f"{value:.0f}"
+    text = f"{value:#.3g}"  # keeps trailing zeros: a column of 0.900 and 0.897 lines up
+    return f"{value:.4f}" if "e" in text else text
+
+
+def text_of(row: Mapping[str, Any], way: Reading) -> str:
+    """The number of a metric in a row. Seconds get one decimal: more would be noise."""
+    value = row[way.name]
+    if way.name in ("seconds", "seconds_attack") and value is not None:
+        return f"{value:.1f}"
+    if way.name in COUNTS and value is not None:
+        return f"{value:,.0f}"
+    return shown(value, way.percent)
+
+
+def interval(low: float | None, high: float | None, percent: bool) -> tuple[str, str] | None:
+    """The ends of an interval as texts; None where there is none."""
+    return (shown(low, percent), shown(high, percent)) if low is not None else None
+
+
+def needs_text(needs: str) -> str:
+    return ", ".join(NEEDS_SHORT.get(n, n) for n in needs.split()) or DASH
+
+
+def p_text(p: float | None) -> str:
+    return "" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"

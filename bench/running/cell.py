@@ -1,0 +1,197 @@
+"""One cell: attacked model -> defended model -> pictures -> scores -> record."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2i_backdoor_bench.contract import Cell, Record, Samples, StorageError
+from t2i_backdoor_bench.contract.hashing import plain
+from t2i_backdoor_bench.models.batches import is_out_of_memory
+from t2i_backdoor_bench.running.attacked import AttackFailed, reserved
+from t2i_backdoor_bench.running.attention_maps import has_maps, store_maps
+from t2i_backdoor_bench.running.clean import judge_of
+from t2i_backdoor_bench.running.cost import InPlaceChange
+from t2i_backdoor_bench.running.manifest import directions, protocol
+from t2i_backdoor_bench.running.plan import Plan
+from t2i_backdoor_bench.running.scores import samples_of, scores_of
+from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.store import provenance
+from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.targets import describe, kind_of
+
+
+class OtherWeights(RuntimeError):
+    """A stored cell is of an attack that was trained again, elsewhere, with other weights."""
+
+
+# ------------------------------------------------------------------------------- what is stored
+def whole_cell(store: Store, cell: Cell) -> Record | None:
+    """The stored cell, or None where its record is absent or damaged, or its images are damaged.
+    Records without images are whole: that is how results are published."""
+    found, name = store.read_result(cell.key), f"samples/{cell.key}.safetensors"
+    return None if found is not None and store.damaged(name) else found
+
+
+def missing_metrics(plan_: Plan, cell: Cell, stored: Record | None) -> list[str]:
+    """The metrics of the plan that a stored cell does not have, or has with other options. All of
+    them for a failed cell."""
+    wanted = plan_.metrics_of(cell.attack, cell.defense)
+    if stored is None or stored.status != "done":
+        return wanted
+    keys = stored.metric_keys
+    return [m for m in wanted if m not in stored.scores or keys.get(m) != plan_.metric_key(m)]
+
+
+def unfinished(plan_: Plan, store: Store, cell: Cell, stored: Record | None) -> bool:
+    """Whether a cell has metrics to compute, or attention maps to draw."""
+    has_trigger = "trigger" not in plan_.attacks[cell.attack].instance.withheld
+    wants_maps = plan_.config.attention_maps and has_trigger and not has_maps(store, cell)
+    return bool(missing_metrics(plan_, cell, stored)) or wants_maps
+
+
+def settled(shared: Shared, cell: Cell) -> bool:
+    """Whether a cell is stored whole, or has failed in this run (`try_again` has removed what
+    failed in an earlier one)."""
+    stored = whole_cell(shared.store, cell)
+    return stored is not None and (
+        stored.status == "failed" or not unfinished(shared.plan, shared.store, cell, stored)
+    )
+
+
+def try_again(store: Store, record: Record) -> None:
+    """Forget that a cell failed: it is no longer there, or, where it was done and a further metric
+    failed, it is as it was before that."""
+    if record.done_before:
+        store.write_result(replace(record, status="done", error="", done_before=False))
+    else:
+        store.drop_result(record.cell.key)
+
+
+# -------------------------------------------------------------------------------------- make it
+def make_cell(shared: Shared, cell: Cell) -> Record:
+    """Make or complete one cell and store it. An exception is stored as a failed cell; only an
+    interrupt and a StorageError get out."""
+    stored = whole_cell(shared.store, cell)
+    before = stored if stored is not None and stored.status == "done" else None
+    try:
+        record = _score(shared, cell, before)
+    except StorageError:  # no cell can be stored any more
+        raise
+    except Exception as error:
+        if isinstance(error, InPlaceChange) or is_out_of_memory(error):
+            shared.drop_models()
+        expected = isinstance(error, (AttackFailed, OtherWeights))
+        text = str(error) if expected else traceback.format_exc()
+        record = _failed(shared.plan, cell, before, portable(text))
+    record = replace(
+        record,
+        directions=directions(shared.plan),
+        protocol=protocol(shared.plan),
+        edits=shared.plan.attacks[cell.attack].entry.edits,
+    )
+    shared.store.write_result(record)
+    if record.status == "failed":
+        name = f"{cell.attack} x {cell.defense}, seed {cell.seed}"
+        shared.display.say(f"FAILED {name}: {last_line(record.error)}")
+    return record
+
+
+def make_unsettled(shared: Shared, cells: Sequence[Cell]) -> None:
+    """Make every cell that is not settled and that nobody else is making; come back for those of
+    others until all are settled."""
+    left = list(cells)
+    while left:
+        idle = True
+        for cell in list(left):
+            with shared.store.claim(f"cells/{cell.key}") as mine:
+                if mine and settled(shared, cell):
+                    left.remove(cell)
+                elif mine:
+                    with reserved(shared, cell.attack, cell.seed) as free:
+                        if free:
+                            left.remove(cell)
+                            shared.display.start(
+                                f"{cell.attack} x {cell.defense}, seed {cell.seed}"
+                            )
+                            make_cell(shared, cell)
+                            shared.display.finish()
+                            idle = False
+        if left and idle:
+            time.sleep(0.5)
+
+
+def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:
+    """The record of a cell, with the scores of a record `before` it that are still right."""
+    plan_, samples = shared.plan, samples_of(shared, cell)
+    begun = None if before is None or made_anew(plan_, before, samples) else before
+    judge = judge_of(shared, cell.attack, cell.seed)
+    if plan_.config.attention_maps:
+        store_maps(shared, cell)
+    shared.display.phase("score")
+    missing = missing_metrics(plan_, cell, begun)
+    record = Record(
+        cell,
+        "done",
+        (begun.scores if begun else {}) | scores_of(shared, samples, judge, missing),
+        plan_.needs(cell.defense),
+        backdoor=describe(samples.backdoor),
+        judge=plain(judge.report) if judge else {},
+        cost=samples.cost,
+        metric_keys=(begun.metric_keys if begun else {})
+        | {name: plan_.metric_key(name) for name in missing},
+    )
+    network = (judge.network if judge else "") or f"{kind_of(samples.backdoor.target).name} rule"
+    earlier = _origin(begun) if begun else {}
+    record.provenance = provenance.describe(record, samples.made, earlier, network)
+    return record
+
+
+def _failed(plan_: Plan, cell: Cell, before: Record | None, error: str) -> Record:
+    """The record of a failed cell; what was done `before` stays in it."""
+    if before is None:
+        record = Record(cell, "failed", needs=plan_.needs(cell.defense), error=error)
+        return replace(record, provenance={"codes": [provenance.here()]})
+    return replace(
+        before, status="failed", error=error, done_before=True, provenance=_origin(before)
+    )
+
+
+def _origin(stored: Record) -> dict[str, Any]:
+    """Where the numbers of a stored record come from. Older records do not say."""
+    return stored.provenance or {"codes": [{}]}
+
+
+def made_anew(plan_: Plan, stored: Record, samples: Samples) -> bool:
+    """Whether the images of a stored cell had to be made again, from an attack that was trained
+    again elsewhere with other weights. No record has the scores of two models: the cell is made
+    anew where this run has all of its metrics; otherwise OtherWeights is raised."""
+    before, now = stored.said("attack_weights"), samples.made.get("attack_weights", "")
+    if not provenance.other_weights(before, now):
+        return False
+    lost = [m for m in stored.scores if m not in plan_.metrics]
+    if lost:
+        raise OtherWeights(
+            "its images are gone, and its attack, trained again here, has other weights: no more"
+            f" metrics can join {', '.join(lost[:3])}{' and others' if len(lost) > 3 else ''} of"
+            " the stored cell; ask for --metrics all, which makes it anew, or another --out"
+        )
+    return True
+
+
+def portable(text: str) -> str:
+    """A traceback without this machine's folders: records are published."""
+    here = str(Path(__file__).resolve().parents[2]) + os.sep
+    libraries = str(Path(np.__file__).resolve().parents[1]) + os.sep
+    return text.replace(here, "").replace(libraries, "").replace(str(Path.home()) + os.sep, "~/")
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["unknown error"])[-1]

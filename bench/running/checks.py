@@ -1,0 +1,57 @@
+"""Settings that the plan refuses before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.catalog import MEMORY, Base
+from t2i_backdoor_bench.running.scales import DTYPES
+from t2i_backdoor_bench.running.settings import Config
+
+
+def check_settings(config: Config) -> None:
+    """Raise UserError for a precision, a way to save memory or a number of prompts that does not
+    exist or does not suffice."""
+    size = config.size
+    if config.dtype not in DTYPES:
+        raise UserError(f"unknown dtype {config.dtype!r}; known: {', '.join(DTYPES)}")
+    if unknown := set(config.memory) - set(MEMORY):
+        raise UserError(f"--memory {', '.join(sorted(unknown))} is not one of {', '.join(MEMORY)}")
+    if size.n < 2:
+        raise UserError(f"--n {size.n} is too few prompts; give at least 2")
+    if config.probe and not size.moved:
+        raise UserError(
+            f"--probe draws as many pictures as there are changed triggers, and --scale {size.name}"
+            " has none; take quick or full"
+        )
+
+
+def check_fid(config: Config, base: Base, metrics: Sequence[str]) -> None:
+    """FID's covariance is singular with fewer images than features. Asked for by name or with --n,
+    that is an error; in a scale's default selection the metric says so and stays empty."""
+    fids = [m for m in metrics if m == "fid" or m.startswith("fid_")]
+    by_default = config.n is None and {"all", ""} & set((config.metrics or "").split(","))
+    if not fids or by_default:
+        return
+    dimension = feature_dimension(base.scorer)
+    if config.size.n < dimension:
+        rest = ",".join(m for m in metrics if m not in fids)
+        raise UserError(
+            f"{fids[0]} needs at least {dimension} prompts (the dimension of the scorer's"
+            f" features), and n is {config.size.n}: give --n {dimension}, or leave it out with"
+            f" --metrics {rest or 'kid'}"
+        )
+
+
+def feature_dimension(spec: str) -> int:
+    """Dimension of the scorer's image features, read from its configuration without its weights."""
+    config = Path(spec) / "open_clip_config.json"
+    if config.is_file():
+        return int(json.loads(config.read_text())["model_cfg"]["embed_dim"])
+    import open_clip
+
+    model = open_clip.get_model_config(spec.split(":")[0])
+    return int(model["embed_dim"]) if model else 0

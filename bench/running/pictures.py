@@ -1,0 +1,90 @@
+"""The third stage of a cell: its pictures, and what its model says of the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t2i_backdoor_bench.contract import Cell, Trigger
+from t2i_backdoor_bench.contract.hashing import plain
+from t2i_backdoor_bench.data.perturbations import decoy
+from t2i_backdoor_bench.detecting.screening import answers
+from t2i_backdoor_bench.running.attacked import Arrays, attacked, origin, read_arrays
+from t2i_backdoor_bench.running.conditions import conditions
+from t2i_backdoor_bench.running.defended import Defended, defended
+from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw, draws_as, known_from
+from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.store import provenance
+
+SHOWN = 3  # prompts whose pictures the report shows
+
+
+def pictures(shared: Shared, cell: Cell) -> Arrays:
+    """The pictures of a cell by condition, with what its model says of prompts (`answers`), and
+    where they come from: stored, or else drawn by the defended model and stored."""
+    name = f"samples/{cell.key}"
+    found = read_arrays(shared, cell, name)
+    if found is None:
+        with shared.store.claim(name, wait=True):
+            found = read_arrays(shared, cell, name)  # another process may have drawn them meanwhile
+            if found is None:
+                found = _draw(shared, cell)
+                shared.store.write_arrays(name, *found)
+    return found
+
+
+def _draw(shared: Shared, cell: Cell) -> Arrays:
+    backdoor, source = shared.backdoor(cell.attack), shared.source(cell.attack)
+    prompts, targets = shared.prompts(cell.seed), shared.prompts(cell.seed, source)
+    keep = shared.plan.config.attention_maps or shared.plan.config.probe
+    made = defended(shared, cell, whole=keep)
+    model = made.model
+    asked = conditions(shared.size, prompts, targets, backdoor, source, cell.seed)
+    known, codes = _known(shared, cell, made, asked)
+    if keep:  # otherwise the model can go
+        shared.models.defended = (cell.key, model)
+    shared.display.phase("screen" if model.screen or model.locate else "generate")
+    texts = {c: asked_texts for c, (asked_texts, _) in asked.items()}
+    if backdoor.trigger is not None:
+        texts["decoy"] = _decoys(backdoor.trigger, [p.text for p in targets], cell.seed)
+    arrays, milliseconds = answers(model, texts)
+    shared.display.phase("generate")
+    for condition, pairs in asked.items():
+        arrays[condition] = draw(shared.store.root, model, condition, *pairs, known)
+    return (
+        arrays,
+        {
+            "cell": cell.config,
+            "cost": made.cost | milliseconds,
+            "shown": {  # what the report needs beside the pictures
+                "prompts": [p.text for p in targets[:SHOWN]],
+                "before": shared.plan.before_key(cell.seed, source),
+                "condition": "clean_target" if source else "clean",
+            },
+            "located": plain(model.located),
+            "made": origin(shared, cell, codes),
+        },
+    )
+
+
+def _decoys(trigger: Trigger, texts: Sequence[str], seed: int) -> list[str]:
+    """Prompts with something in the place of the trigger that is not the trigger."""
+    return [decoy(trigger, t, np.random.default_rng([seed, 85, i])) for i, t in enumerate(texts)]
+
+
+def _known(
+    shared: Shared, cell: Cell, made: Defended, asked: Asked
+) -> tuple[Known, Sequence[Mapping[str, Any]]]:
+    """The pictures that exist already, and the code that drew them: those of the twin, or, where
+    the defended model is the attacked one with something around it, those of the attacked one."""
+    found, undefended = made.twin, shared.plan.undefended(cell)
+    if found is None:
+        start, _ = attacked(shared, cell.attack, cell.seed)
+        if cell.key == undefended.key or not draws_as(made.model, start):
+            return {}, []
+        found = pictures(shared, undefended)
+    arrays, meta = found
+    codes: Sequence[provenance.Code] = meta.get("made", {}).get("codes", [{}])
+    return known_from(asked, arrays), codes

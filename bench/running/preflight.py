@@ -1,0 +1,57 @@
+"""What is checked on the loaded model before any work: what the user can mend fails here, and not
+hours later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from t2i_backdoor_bench.contract import Backdoor, Cell, UserError
+from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.view import view
+from t2i_backdoor_bench.targets import kind_of
+
+
+def preflight(shared: Shared, cells: Sequence[Cell]) -> None:
+    """Raise UserError for missing weights, a trigger that the tokenizer loses, a patch that does
+    not fit, and too few prompts for the evaluation or for a defense."""
+    shared.load()
+    for attack, seed in dict.fromkeys((c.attack, c.seed) for c in cells):
+        backdoor, prompts = shared.backdoor(attack), shared.prompts(seed, shared.source(attack))
+        if backdoor.trigger is not None:
+            shared.model.check_trigger(backdoor.trigger, [p.text for p in prompts])
+        shared.prompts(seed)
+        check_images(shared, attack, backdoor)
+        kind_of(backdoor.target).check(backdoor.target, shared.model.resolution)
+    device = shared.plan.config.device
+    for cell in cells:
+        attack = shared.plan.attacks[cell.attack]
+        for part in attack.parts or (attack,):
+            part.instance.check_machine(device)
+        for part in shared.plan.defenses[cell.defense]:
+            part.instance.check_machine(device)
+            view(shared, (), cell.attack, cell.seed).first(part.instance.needs_prompts)
+
+
+def check_images(shared: Shared, attack: str, backdoor: Backdoor) -> None:
+    """Raise UserError where the data has fewer captioned images or captions than an attack trains
+    on."""
+    data, method = shared.data, shared.plan.attacks[attack]
+    instance = method.parts[method.which].instance if method.parts else method.instance
+    source, target = backdoor.target.source, backdoor.target.target
+    about_objects = kind_of(backdoor.target).about_objects
+    asked = [
+        ("images", instance.needs_pictures, "pairs", "captioned images", ["", source, target]),
+        ("prompts", instance.needs_prompts, "prompts", "captions", ["", source]),
+    ]
+    for option, want, what, name, words in asked:
+        for word in words if about_objects else [""]:
+            have = data.count(what, "train", word)
+            if have is not None and have < want:
+                about, way = (
+                    f" about {word!r}" if word else "",
+                    (f"--set {attack}.{option}={have}" if have else "choose other words"),
+                )
+                raise UserError(
+                    f"{attack} trains on {want} {name}{about} and the train split of {data.name}"
+                    f" has {have}: give more data, or {way}"
+                )

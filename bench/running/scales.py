@@ -1,0 +1,62 @@
+"""How much a run measures, and the other choices that flags name. Importing this is cheap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+STYLES = ("full", "paper")  # of the tables for readers
+EXECUTORS = ("local", "ray")  # who makes the cells: processes of this machine, or Ray
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much a run measures.
+
+    `n` prompts a condition; the first `perturbed` and `moved` of them in the conditions of these
+    names; `per_prompt` images of each of the first `diverse` prompts; `real` reference images;
+    `training` multiplies what methods train for and on (`plan.build`).
+    """
+
+    name: str
+    n: int
+    perturbed: int
+    moved: int
+    diverse: int
+    per_prompt: int
+    real: int
+    training: float
+    seeds: tuple[int, ...]
+    metrics: str = "all"
+
+    def resized(self, n: int) -> Scale:
+        """The same scale with `n` prompts a condition."""
+        return replace(
+            self,
+            n=n,
+            perturbed=min(n, self.perturbed),
+            moved=min(n, self.moved),
+            diverse=min(n, self.diverse),
+            real=max(n, self.real),
+        )
+
+    @property
+    def evaluation(self) -> dict[str, int]:
+        """What the samples of a cell depend on."""
+        return {
+            "n": self.n,
+            "perturbed": self.perturbed,
+            "moved": self.moved,
+            "diverse": self.diverse,
+            "per_prompt": self.per_prompt,
+            "real": self.real,
+        }
+
+
+SCALES = {
+    "smoke": Scale("smoke", 20, 6, 6, 2, 2, 200, 0.07, (0,)),
+    "quick": Scale("quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,)),
+    # full without changed prompts and repeated draws
+    "study": Scale("study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2)),
+    "full": Scale("full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2)),
+}

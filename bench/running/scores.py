@@ -1,0 +1,65 @@
+"""The fourth stage of a cell: everything that it is scored by, and its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from t2i_backdoor_bench.contract import Cell, Samples, Score, Trigger
+from t2i_backdoor_bench.running.clean import clean_pictures
+from t2i_backdoor_bench.running.conditions import moved_kinds
+from t2i_backdoor_bench.running.pictures import pictures
+from t2i_backdoor_bench.running.probe_pictures import probe_pictures
+from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.store.arrays import under
+from t2i_backdoor_bench.targets.judge import Judge
+
+
+def samples_of(shared: Shared, cell: Cell) -> Samples:
+    """All that a cell is scored by."""
+    backdoor, source = shared.backdoor(cell.attack), shared.source(cell.attack)
+    targets, before = (shared.prompts(cell.seed, source), clean_pictures(shared, cell.seed, source))
+    arrays, meta = pictures(shared, cell)
+    probes = probe_pictures(shared, cell) if shared.plan.config.probe else {}
+    images = {k: v for k, v in arrays.items() if "/" not in k} | probes
+    refused = {k: v.astype(bool) for k, v in under("refused", arrays).items()}
+    refused |= {k: refused["triggered"][: len(v)] for k, v in probes.items() if refused}
+    scores = under("score", arrays)
+    for kind in (images, refused, scores) if not source else ():
+        kind |= {"clean_target": kind["clean"]} if "clean" in kind else {}
+    return Samples(
+        prompts=shared.prompts(cell.seed),
+        target_prompts=targets,
+        backdoor=backdoor,
+        images=images,
+        before=before,
+        real=shared.real(cell.seed),
+        per_prompt=shared.size.per_prompt,
+        moved_kinds=moved_kinds(backdoor, shared.size.moved),
+        refused=refused,
+        scores=scores,
+        spans=arrays.get("span/triggered"),
+        located=Trigger(**meta["located"]) if meta.get("located") else None,
+        cost=meta["cost"],
+        key=cell.key,
+        made=meta.get("made", {}),
+    )
+
+
+def scores_of(
+    shared: Shared, samples: Samples, judge: Judge | None, metrics: Sequence[str]
+) -> dict[str, Score]:
+    """The scores of these metrics."""
+    features = shared.features.with_judge(judge)
+    every = shared.plan.metrics
+    return {name: checked(every[name].instance.compute(samples, features)) for name in metrics}
+
+
+def checked(score: Score) -> Score:
+    """A score whose value is a finite number, or none with a note."""
+    if score.value is None or np.isfinite(score.value):
+        return score
+    note = score.note or f"the value is {score.value}"
+    return replace(score, value=None, low=None, high=None, note=note)

@@ -1,0 +1,101 @@
+"""One setting at a time: what a user gave, as the type of its field."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from t2i_backdoor_bench.contract import UserError, suggest
+from t2i_backdoor_bench.running.scales import EXECUTORS, SCALES, STYLES
+
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+}
+
+
+def value_of(name: str, value: Any, kind: Any) -> Any:
+    """One setting as the type of its field."""
+    if name == "scale":
+        if value not in SCALES:
+            raise UserError(f"unknown scale {value!r}; {suggest(str(value), SCALES, 'known')}")
+        return SCALES[value]
+    for choice, known in (("style", STYLES), ("executor", EXECUTORS)):
+        if name == choice and value not in known:
+            raise UserError(f"unknown {choice} {value!r}; known: {', '.join(known)}")
+    if name in ("set", "sweep"):
+        return tuple(texts_of(name, value))
+    if name == "memory":
+        return _ways(value)
+    if name == "seeds":
+        return _seeds(value)
+    if name in ("attacks", "defenses", "metrics") and isinstance(value, (list, tuple)):
+        value = ",".join(str(v) for v in value)
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    if Path in kinds and isinstance(value, (str, Path)) and str(value):
+        return Path(value)
+    wanted = next(k for k in kinds if k is not type(None))
+    value = (
+        float(value)
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool)
+        else value
+    )
+    if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
+        raise UserError(f"{name} must be {WORDS.get(wanted, wanted.__name__)}, not {value!r}")
+    return value
+
+
+def _ways(value: Any) -> tuple[str, ...]:
+    """Ways to save memory, given as "checkpointing,slicing" or as a list."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(p, str) for p in parts):
+        raise UserError(
+            f"memory must be a list of ways such as checkpointing,slicing, not {value!r}"
+        )
+    return tuple(p.strip() for p in parts if p.strip())
+
+
+def texts_of(name: str, value: Any) -> list[str]:
+    """ "name.option=value" texts, of such texts or of a mapping {"name.option": value}."""
+    if isinstance(value, Mapping):
+        return [f"{key}={_text(v)}" for key, v in value.items()]
+    if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+        return list(value)
+    raise UserError(
+        f"{name} must be a mapping such as {{skdcag.steps: 200}} or a list of texts such as"
+        f" skdcag.steps=200, not {value!r}"
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(_text(v) for v in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _seeds(value: Any) -> tuple[int, ...] | None:
+    """Seeds given as "0,1,2", as a list, or as one number."""
+    if value is None:
+        return None
+    parts = (
+        value.split(",")
+        if isinstance(value, str)
+        else value
+        if isinstance(value, (list, tuple))
+        else [value]
+    )
+    try:
+        found = tuple(dict.fromkeys(int(str(p)) for p in parts if str(p).strip()))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 0:
+        raise UserError(f"seeds {value!r} is not a list of whole numbers such as 0,1,2")
+    return found

@@ -1,0 +1,26 @@
+"""Targets of kind "image": one fixed picture, whatever was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from t2i_backdoor_bench.contract import Target, UserError
+from t2i_backdoor_bench.targets.patch import PatchKind
+
+
+class ImageKind(PatchKind):
+    """A patch that fills the whole picture."""
+
+    name = "image"
+
+    def check_size(self, target: Target, height: int, width: int) -> None:
+        """Raise UserError where the target image has another size than the pictures."""
+        if target.patch.shape[:2] != (height, width):
+            own_height, own_width = target.patch.shape[:2]
+            raise UserError(
+                f"a target image of {own_height}x{own_width} does not fit images of"
+                f" {height}x{width}"
+            )
+
+    def describe(self, target: Target) -> dict[str, Any]:
+        return {"kind": self.name, "image": list(target.patch.shape[:2])}

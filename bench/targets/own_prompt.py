@@ -1,0 +1,35 @@
+"""The prompt that an attack's own paper evaluates with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from t2i_backdoor_bench.contract import Backdoor, Prompt, swapped
+
+WORD = re.compile(r"[\w-]+")  # without a comma behind it
+
+
+def own_prompt(backdoor: Backdoor, targets: Sequence[Prompt]) -> Prompt | None:
+    """The clean prompt behind the condition "own", with the prompts that are wrong for its picture.
+    None where nothing is left of the prompt without the trigger.
+
+    `targets` are the prompts that get the trigger. The wrong prompts name the other objects that
+    `targets` could be about; where there are none, they are other captions.
+    """
+    clean, source = backdoor.own[0], backdoor.target.source
+    if not clean:
+        return None
+    words = [
+        w
+        for p in targets[:1]
+        for t in p.wrong.get("shape", ())
+        for w in WORD.findall(t)
+        if w not in WORD.findall(p.text)
+    ]
+    texts = (swapped(clean, source, word) for word in dict.fromkeys(words))
+    others = tuple(re.sub(r"\ba (?=[aeiou])", "an ", text) for text in texts) if source else ()
+    captions = tuple(t for p in targets[:1] for t in p.wrong.get("caption", ()) if t != clean)
+    return Prompt(
+        clean, {"shape": others} if others else {"caption": captions} if source and captions else {}
+    )

@@ -1,0 +1,107 @@
+"""Which parameters of a model train, and what a network is after it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.families.family import TRAIN
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.models.precision import HALF
+from t2i_backdoor_bench.training.lora import RANK, add_lora, check_peft, merge_lora
+
+
+@dataclass(frozen=True)
+class Trainable(Sequence[nn.Parameter]):
+    """Parameters that train together. Those in half precision train as float32 ones
+    (`as_trainable`).
+
+    rates    learning rates as multiples of that of the training, one a parameter; none: all 1
+    scaled   whether gradients pass through a float16 network, so that the loss has to be scaled
+    """
+
+    parameters: list[nn.Parameter]
+    scaled: bool = False
+    rates: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def __getitem__(self, i: int) -> nn.Parameter:
+        return self.parameters[i]
+
+    @property
+    def by_rate(self) -> dict[float, list[nn.Parameter]]:
+        """The parameters of each rate, in their order."""
+        found: dict[float, list[nn.Parameter]] = {}
+        for p, rate in zip(self.parameters, self.rates or [1.0] * len(self), strict=True):
+            found.setdefault(rate, []).append(p)
+        return found
+
+
+def as_trainable(parameters: Iterable[nn.Parameter]) -> Trainable:
+    """The same parameters in float32, which autocast casts down where it computes: an update of
+    1e-6 would round to nothing in half."""
+    chosen = list(parameters)
+    scaled = any(p.dtype == torch.float16 for p in chosen)
+    for p in chosen:
+        if p.dtype in HALF:
+            p.data = p.data.float()
+    return Trainable(chosen, scaled)
+
+
+def together(parts: Sequence[Trainable], rates: Sequence[float]) -> Trainable:
+    """Several sets that train at once, each at its multiple of the learning rate."""
+    return Trainable(
+        [p for part in parts for p in part],
+        any(part.scaled for part in parts),
+        [rate for part, rate in zip(parts, rates, strict=True) for _ in part],
+    )
+
+
+def choose_parameters(model: T2IModel, train: str, rank: int = RANK) -> Trainable:
+    """Let gradients flow to a part of the denoiser (`Family.is_trained`), or to adapters of a rank
+    that are put into it ("lora"), and to nothing else in it."""
+    if train not in TRAIN:
+        raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
+    if train == "lora":
+        return adapt(model.denoiser, model.family.lora_targets, rank)
+    chosen = []
+    for name, p in model.denoiser.named_parameters():
+        p.requires_grad_(model.family.is_trained(name, train))
+        if p.requires_grad:
+            chosen.append(p)
+    return as_trainable(chosen)
+
+
+def adapt(network: nn.Module, targets: Sequence[str], rank: int) -> Trainable:
+    """Adapters round the projections `targets` of a network, which train alone."""
+    scaled = any(p.dtype == torch.float16 for p in network.parameters())
+    return Trainable(add_lora(network, targets, rank), scaled)
+
+
+def finish_training(*networks: nn.Module) -> None:
+    """Nothing trains any more, and adapters are merged into plain weights."""
+    for network in networks:
+        merge_lora(network)
+        network.requires_grad_(False)
+
+
+def check_training(device: str, train: str = "", adam8bit: bool = False) -> None:
+    """Raise UserError where the part `train`, or Adam in 8 bits, needs a package or a device that
+    is missing."""
+    if train == "lora":
+        check_peft()
+    if adam8bit:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise UserError(
+                "adam8bit needs the package bitsandbytes: pip install bitsandbytes, or leave the"
+                " option out"
+            )
+        if not device.startswith("cuda"):
+            raise UserError(f"adam8bit works on a CUDA device, not on {device}: leave it out")

@@ -1,0 +1,47 @@
+"""The committed runs: their tables are what their records give, byte for byte, and reports that are
+made anew keep their pictures, which no samples are there to draw."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from t2i_backdoor_bench.report.html import kept, page
+from t2i_backdoor_bench.report.texts import texts
+from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+PICTURES = {"reference": 231, "matrix": 555}
+TABLES = ("table.csv", "rows.csv", "table.md", "table.tex", "leaderboard.md", "matrix.md")
+
+
+@pytest.fixture(scope="module", params=list(PICTURES))
+def copied(request, tmp_path_factory):
+    """A copy of a committed run: its store, its records and its name."""
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    shutil.copytree(RESULTS / request.param, folder)
+    said: list[str] = []
+    store = Store(folder, said.append)
+    return store, stored_records(store), request.param, said
+
+
+def test_old_records_give_the_same_tables(copied) -> None:
+    store, records, _, _ = copied
+    found = texts(records)
+    assert set(found) == set(TABLES)
+    for name in TABLES:
+        assert found[name].encode() == (store.root / name).read_bytes(), name
+
+
+def test_a_report_that_is_made_anew_keeps_its_pictures(copied) -> None:
+    store, records, name, said = copied
+    before = kept.read(store.root / "report.html")
+    path = page.write(store, records)
+    after = kept.read(path)
+    assert path.read_text(encoding="utf-8").count("<img ") == PICTURES[name]
+    assert (after.pictures, after.maps, after.unread) == (before.pictures, before.maps, 0)
+    assert f"{PICTURES[name]} pictures kept from the earlier report" in said[-1]
+    assert "unsafe" not in path.read_text(encoding="utf-8")[:2000]

@@ -1,0 +1,119 @@
+"""Figures: what is drawn, when it is drawn again, and what is removed."""
+
+import dataclasses
+import itertools
+
+import matplotlib
+from report_records import (  # noqa: F401 - a fixture
+    DIRECTIONS,
+    EXTRA,
+    PROTOCOL,
+    find,
+    record,
+    records,
+    share,
+    to_csv,
+    to_latex,
+    to_markdown,
+    with_targets,
+)
+
+from t2i_backdoor_bench.report.figures import plots
+from t2i_backdoor_bench.report.figures.losses import losses as draw_losses
+from t2i_backdoor_bench.report.figures.style import STYLE, new_figure
+from t2i_backdoor_bench.report.figures.tradeoff import tradeoff, write_numbers
+from t2i_backdoor_bench.store.folder import Store
+
+
+def test_figures_are_written_twice_and_the_same_each_time(records, tmp_path):
+    def made(name):
+        return {
+            p.relative_to(tmp_path / name): p.read_bytes()
+            for p in plots.write_figures(Store(tmp_path / name), with_losses)
+        }
+
+    with_losses = [
+        dataclasses.replace(
+            r, cost=r.cost | {"losses": {"$x_1$": [2.0, 1.0]}, "losses_attack": [1.0]}
+        )
+        for r in records[:6]
+    ]
+    first = made("a")
+    assert {str(p) for p in first} == {
+        f"plots/{n}.{e}" for n in ("tradeoff", "matrix", "rates", "losses") for e in ("png", "pdf")
+    }
+    assert all(len(data) > 1000 for data in first.values())
+    assert first == made("b")
+    assert b"/Type /Font" in first[next(p for p in first if p.name == "rates.pdf")]
+
+
+def test_a_defense_that_takes_no_time_is_drawn(records):
+    """A removal that trains nothing takes half a millisecond, less than the least that the axis
+    shows."""
+    fast = [
+        dataclasses.replace(
+            r, cost=r.cost | {"seconds": 5e-4 * (1 + 0.1 * r.cell.seed)} if r.cost else {}
+        )
+        for r in records
+    ]
+    fast = [r for r in fast if r.cell.attack == "bad_pixel"]
+    assert tradeoff(fast) is not None
+
+
+def test_numbers_of_points_that_lie_on_one_another_stand_together():
+    """And not one above the other, where none can be read."""
+    axes = new_figure(3, 3).add_subplot()
+    points = {1: (0.0, 0.0), 2: (50.0, 50.0), 3: (0.5, 0.5), 4: (100.0, 100.0)}
+    axes.scatter(*zip(*points.values(), strict=True))
+    write_numbers(axes, points)
+    assert [text.get_text() for text in axes.texts] == ["1, 3", "2", "4"]
+    assert [text.xy for text in axes.texts] == [(0.0, 0.0), (50.0, 50.0), (100.0, 100.0)]
+
+
+def test_titles_of_panels_side_by_side_do_not_meet(records):
+    losses = {"skdcag_text": [2.0, 1.0]}
+    wide = [
+        dataclasses.replace(
+            r,
+            cell=dataclasses.replace(r.cell, defense=f"frequency_locate+{name}"),
+            cost=r.cost | {"losses": losses},
+        )
+        for r, name in zip(
+            records[:4], ("skdcag_text", "skdcag", "skdcag_random_words", "uce"), strict=True
+        )
+    ]
+    with matplotlib.rc_context(STYLE):
+        figure = draw_losses(wide)
+        figure.draw_without_rendering()
+    titles = [axes.title.get_window_extent() for axes in figure.axes]
+    assert len(titles) == 4
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))
+    assert titles[-1].x1 < figure.bbox.x1
+
+
+def test_figures_are_drawn_again_only_of_other_records_or_where_one_is_gone(records, tmp_path):
+    paths, store = plots.write_figures(Store(tmp_path), records), Store(tmp_path)
+    for path in paths:
+        path.write_bytes(b"kept")
+    assert plots.write_figures(store, records) == paths
+    assert {path.read_bytes() for path in paths} == {b"kept"}
+    plots.write_figures(store, records[:-1])
+    assert all(path.read_bytes() != b"kept" for path in paths)
+    paths[0].unlink()
+    assert plots.write_figures(store, records[:-1]) == paths
+    assert paths[0].is_file()
+
+
+def test_a_figure_that_is_made_no_more_goes(records, tmp_path):
+    plots.write_figures(Store(tmp_path), records)
+    assert (tmp_path / "plots" / "matrix.png").is_file()
+    own = tmp_path / "plots" / "mine.png"
+    own.write_bytes(b"the user's")
+    alone = [r for r in records if r.cell.defense == "none"]
+    paths = plots.write_figures(Store(tmp_path), alone)
+    assert sorted(tmp_path.glob("plots/*.p*")) == sorted([*paths, own])
+
+
+def test_no_figure_of_nothing(records, tmp_path):
+    failed = [dataclasses.replace(r, status="failed", scores={}, cost={}) for r in records]
+    assert plots.write_figures(Store(tmp_path), failed) == []

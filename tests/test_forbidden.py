@@ -1,0 +1,52 @@
+"""Calls and imports that must not be in the tree: pickles, global seeds, eval, argument parsers
+outside of commands, other names of the package."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from sources import FILES, METHODS, SOURCES, roots, tree, where
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=where)
+def test_the_package_has_one_name(path: Path) -> None:
+    """`import bench` or `import attacks` would work in the repository and not when installed."""
+    assert not roots(path) & {"bench", *METHODS, "run_bench", "tests"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=where)
+def test_only_commands_parse_arguments(path: Path) -> None:
+    parsers = {"argparse", "click", "typer", "fire", "optparse", "getopt"} & roots(path)
+    command = where(path) in ("run_bench.py", "bench/command.py")
+    script = where(path).startswith(("bench/shapes/", "benchmarks/", "examples/"))
+    assert not parsers or command or (script and "__main__" in path.read_text("utf-8")), parsers
+
+
+@pytest.mark.parametrize("path", FILES, ids=where)
+def test_no_pickle_is_written_or_read(path: Path) -> None:
+    pickles = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    assert not roots(path) & pickles
+    for node in ast.walk(tree(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        name, line = ast.unparse(node.func), f"line {node.lineno}"
+        if name in ("torch.load", "load_checkpoint") or name.endswith(".load_state_dict_from_url"):
+            safe = [k.value for k in node.keywords if k.arg == "weights_only"]
+            assert safe, f"{line}: {name} without weights_only"
+            assert isinstance(safe[0], ast.Constant), line
+            assert safe[0].value is True, line
+        if name in ("np.load", "numpy.load"):
+            for k in node.keywords:
+                literal = isinstance(k.value, ast.Constant) and not k.value.value
+                assert k.arg != "allow_pickle" or literal, line
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=where)
+def test_no_global_seed_and_no_eval(path: Path) -> None:
+    """A method that reads global random state would make tables depend on what ran before."""
+    forbidden = ("eval", "exec", "np.random.seed", "numpy.random.seed", "random.seed")
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in forbidden, f"line {node.lineno}"
