@@ -21,7 +21,7 @@ from t2i_backdoor_bench.report.main_table import main_table
 from t2i_backdoor_bench.report.metrics import LEAD, reading
 from t2i_backdoor_bench.report.numbers import DASH, needs_text, shown
 from t2i_backdoor_bench.report.paired import paired_p
-from t2i_backdoor_bench.report.ranking import summaries
+from t2i_backdoor_bench.report.ranking import Summary, summaries
 from t2i_backdoor_bench.report.rows import rows as rows_of
 from t2i_backdoor_bench.report.table import Cell
 from t2i_backdoor_bench.stats import estimates as stats
@@ -62,6 +62,16 @@ QUALITY = {
     "vendi": "Vendi score",
     "robustness": "robustness",
 }
+MEANS = ("Restored %, mean", "RA %", "FID change %", "CLIP", "Seconds")
+SUMMARY = (  # the rows of README.md
+    "none",
+    "frequency_locate+skdcag_text",
+    "skdcag_text",
+    "skdcag",
+    "skd",
+    "sau",
+    "finetune_reversal",
+)
 Rows = dict[tuple[str, str], dict[str, Any]]  # (attack, defense) -> its row of table.csv
 
 
@@ -261,9 +271,16 @@ def text_of(cell: Cell) -> str:
     return f"{cell.text} [{', '.join(cell.interval)}]" if cell.interval else cell.text
 
 
+def summary(results: Results) -> str:
+    """A few rows of the reference run, for README.md: means over the attacks."""
+    records = results.records["reference"]
+    found = {s.defense: s for s in summaries(records)}
+    lines = [[*named(found[d]), *means(found[d], records)] for d in SUMMARY]
+    return table(["Defense", "Needs", *MEANS], lines, 2)
+
+
 def headline(results: Results) -> str:
-    """The reference run: Restored of every attack, and what the defenses cost, means over the
-    attacks."""
+    """The reference run: Restored of every attack, and the means over the attacks."""
     records, rows = results.records["reference"], results.rows["reference"]
     attacks = list(dict.fromkeys(a for a, _ in rows))
     lines = []
@@ -272,39 +289,24 @@ def headline(results: Results) -> str:
             shown(rows[a, s.defense][LEAD], True) if (a, s.defense) in rows else DASH
             for a in attacks
         ]
-        fid, clip = (
-            text_of(leaderboard.change(s.means.get("fid_change"))),
-            shown(s.means["clip_score"].value, False),
-        )
-        removed, seconds = (
-            text_of(leaderboard.mean_of(s, reading(records, "removal_accuracy"))),
-            f"{s.means['seconds'].value:.0f}",
-        )
-        fid = DASH if s.defense == "none" else fid
-        called = "no defense" if s.defense == "none" else f"`{s.defense}`"
-        lines.append(
-            [
-                called,
-                needs_text(s.needs),
-                *cells,
-                f"**{text_of(leaderboard.mean_of(s, reading(records, LEAD)))}**",
-                removed,
-                fid,
-                clip,
-                seconds,
-            ]
-        )
-    heads = [
-        "Defense",
-        "Needs",
-        *(f"`{a}`" for a in attacks),
-        "Restored %, mean",
-        "RA %",
-        "FID change %",
-        "CLIP",
-        "Seconds",
-    ]
-    return table(heads, lines, 2)
+        lines.append([*named(s), *cells, *means(s, records)])
+    return table(["Defense", "Needs", *(f"`{a}`" for a in attacks), *MEANS], lines, 2)
+
+
+def named(s: Summary) -> list[str]:
+    """A defense and what it is given."""
+    return ["no defense" if s.defense == "none" else f"`{s.defense}`", needs_text(s.needs)]
+
+
+def means(s: Summary, records: Sequence[Record]) -> list[str]:
+    """The means over the attacks, in the order of `MEANS`."""
+    restored, removed = (
+        text_of(leaderboard.mean_of(s, reading(records, metric)))
+        for metric in (LEAD, "removal_accuracy")
+    )
+    fid = DASH if s.defense == "none" else text_of(leaderboard.change(s.means.get("fid_change")))
+    clip, seconds = (s.means[metric].value for metric in ("clip_score", "seconds"))
+    return [f"**{restored}**", removed, fid, shown(clip, False), f"{seconds:.0f}"]
 
 
 def attacks(results: Results) -> str:
@@ -368,6 +370,7 @@ def blind(results: Results) -> str:
 
 
 TABLES = {
+    "summary": summary,
     "headline": headline,
     "attacks": attacks,
     "text-encoder": text_encoder,
