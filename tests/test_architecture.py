@@ -59,13 +59,11 @@ KNOWN_EXCEPTIONS: dict[str, str] = {
     "benchmarks/step_time.py": "function length",
     "defenses/skdcag.py": "module length",
     "tests/attacks/test_kv_attacks.py": "function length",
-    "tests/contract/test_extending.py": "module length",
     "tests/defenses/test_skdcag.py": "function length",
     "tests/kinds.py": "function length",
     "tests/models/test_memory.py": "function length",
     "tests/running/test_faults.py": "module length",
     "tests/running/test_suspect.py": "module length",
-    "tests/store/test_provenance.py": "module length",
 }
 
 
