@@ -261,11 +261,7 @@ def test_a_worker_that_finds_the_disk_full_ends_the_run(config, monkeypatch) -> 
     monkeypatch.setattr(executors.multiprocessing, "get_context", lambda kind: FORK)
     with pytest.raises(UserError, match="the disk is full"):
         executors.run_workers(
-            plan(dataclasses.replace(config, workers=2)),
-            None,
-            [],
-            Store(config.folder),
-            Display(),
+            plan(dataclasses.replace(config, workers=2)), None, [], Store(config.folder), Display()
         )
 
 
