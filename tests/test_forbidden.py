@@ -19,7 +19,7 @@ def test_the_package_has_one_name(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=where)
 def test_only_commands_parse_arguments(path: Path) -> None:
     parsers = {"argparse", "click", "typer", "fire", "optparse", "getopt"} & roots(path)
-    command = where(path) in ("run_bench.py", "bench/command.py")
+    command = where(path) in ("run_bench.py", "bench/command.py", "bench/flags.py")
     script = where(path).startswith(("bench/shapes/", "benchmarks/", "examples/"))
     assert not parsers or command or (script and "__main__" in path.read_text("utf-8")), parsers
 
