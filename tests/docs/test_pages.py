@@ -49,7 +49,7 @@ def test_shares_agree_where_their_intervals_meet() -> None:
 def test_rows_come_from_the_first_folder_that_has_them(results) -> None:
     assert results.row("badt2i_pixel", "skdcag")["seeds"] == 3
     assert results.row("rickrolling_tpa", "skdcag_text")["seeds"] >= 1
-    assert {r.cell.defense for r, _ in results.cells("badt2i_pixel", "skdcag")} == {"skdcag"}
+    assert {r.cell.defense for r in results.cells("badt2i_pixel", "skdcag")} == {"skdcag"}
     assert len(results.cells("badt2i_pixel", "skdcag")) == 3
     assert results.row("badt2i_pixel", "nothing") is None
     assert pages.share(None, "asr") == pages.DASH
