@@ -61,8 +61,6 @@ KNOWN_EXCEPTIONS: dict[str, str] = {
     "tests/defenses/test_skdcag.py": "function length",
     "tests/kinds.py": "function length",
     "tests/models/test_memory.py": "function length",
-    "tests/running/test_faults.py": "module length",
-    "tests/running/test_suspect.py": "module length",
     "tests/store/test_provenance.py": "module length",
 }
 
