@@ -143,10 +143,11 @@ def connected(share: float) -> Iterator[ModuleType]:
 
 
 def _connect(ray: ModuleType, share: float) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options |= {"runtime_env": found} if (found := find_package_there()) else {}
     address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init("auto", **quiet)
+        ray.init("auto", **options)
         return
     except ConnectionError as error:
         if address:
@@ -154,7 +155,7 @@ def _connect(ray: ModuleType, share: float) -> None:
                 f"there is no Ray cluster at RAY_ADDRESS={address}: {_first_line(error)}"
             ) from None
     try:
-        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, **options)
     except Exception as error:  # Ray raises this base class if its own processes start too slowly
         why = _first_line(error)
         raise UserError(
@@ -178,22 +179,26 @@ def trained_attacks(plan_: Plan, cells: Sequence[Cell], store: Store) -> set[tup
     return {a for a, key in keys.items() if store.find_file(f"models/{key}.safetensors")}
 
 
+def python_path() -> dict[str, str]:
+    """Where a task's process finds packages: as here, and `run_bench.py` in the clone if this
+    package is not installed."""
+    clone = [] if can_be_imported() else [str(Path(__file__).resolve().parents[2])]
+    paths = [*clone, os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+
+
+def find_package_there() -> dict[str, Any]:
+    """The environment of Ray's processes in which `run_bench.py` finds this package, for a clone
+    that is not installed. Ray takes the hook only when it is connected to."""
+    if can_be_imported():
+        return {}
+    return {"worker_process_setup_hook": "run_bench.find_package", "env_vars": python_path()}
+
+
 def can_be_imported(package: str = PACKAGE) -> bool:
     """Whether a new process can import the package. False in a clone that is not installed, where
     `run_bench.py` finds the package for its own process."""
     return any(finder.find_spec(package, None) is not None for finder in sys.meta_path)
-
-
-def runtime_environment(config: Config) -> dict[str, Any]:
-    """The environment of a task's process: that of a worker. In a clone that is not installed,
-    `run_bench.py` finds the package there too."""
-    paths, clone = [os.environ.get("PYTHONPATH", "")], str(Path(__file__).resolve().parents[2])
-    hook = {}
-    if not can_be_imported():
-        paths.insert(0, clone)
-        hook = {"worker_process_setup_hook": "run_bench.find_package"}
-    variables = {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-    return {"env_vars": variables_of(config) | variables} | hook
 
 
 def run_tasks(
@@ -216,7 +221,7 @@ def run_tasks(
             num_cpus=config.threads or 1,
             num_gpus=share,
             max_retries=0,
-            runtime_env=runtime_environment(config),
+            runtime_env={"env_vars": variables_of(config) | python_path()},
         )(make_in_task)
         try:
             while tasks.waiting or tasks.running:
