@@ -56,11 +56,9 @@ KNOWN_EXCEPTIONS: dict[str, str] = {
     "benchmarks/step_time.py": "function length",
     "defenses/skdcag.py": "module length",
     "tests/attacks/test_kv_attacks.py": "function length",
-    "tests/contract/test_extending.py": "module length",
     "tests/defenses/test_skdcag.py": "function length",
     "tests/kinds.py": "function length",
     "tests/models/test_memory.py": "function length",
-    "tests/store/test_provenance.py": "module length",
 }
 
 
