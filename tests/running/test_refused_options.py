@@ -36,7 +36,7 @@ def refused(tiny, tmp_path, monkeypatch, capsys):
         ("skdcag.lr=nan", "skdcag.lr is nan; give a finite number"),
         ("skdcag.batch=0", "skdcag.batch is 0; it must be 1 or more"),
         ("badt2i_pixel.corner=middle", "badt2i_pixel.corner is 'middle'; choose one of"),
-        ("badt2i_pixel.trigger=", "trigger"),
+        ("badt2i_pixel.trigger=", "the trigger is empty; give it at least one character"),
     ],
 )
 def test_a_value_out_of_range_is_refused_before_any_work(refused, setting: str, words: str) -> None:
