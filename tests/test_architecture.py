@@ -52,15 +52,7 @@ MODULE_LINES, FUNCTION_LINES, METHOD_LINES, PROBES = 300, 60, 100, 10
 # be taken out.
 KNOWN_EXCEPTIONS: dict[str, str] = {
     "bench/running/ray_tasks.py": "function length",
-    "benchmarks/memory.py": "function length",
-    "benchmarks/pages.py": "module length",
-    "benchmarks/step_time.py": "function length",
-    "defenses/skdcag.py": "module length",
-    "tests/attacks/test_kv_attacks.py": "function length",
     "tests/contract/test_extending.py": "module length",
-    "tests/defenses/test_skdcag.py": "function length",
-    "tests/kinds.py": "function length",
-    "tests/models/test_memory.py": "function length",
     "tests/running/test_faults.py": "module length",
     "tests/running/test_suspect.py": "module length",
     "tests/store/test_provenance.py": "module length",

@@ -134,11 +134,9 @@ def test_moving_is_no_change_of_weights_and_no_inference() -> None:
     assert layer.weight.grad is not None
 
 
-def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
-    tiny, tmp_path: Path, monkeypatch
-) -> None:
-    """A run of an attack and a defense: its numbers are those without, and each part waits in
-    training and is there for its use."""
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, frozenset]]:
+    """What a run does from now on (train, encode, decode), each with the parts that wait then."""
     log: list[tuple[str, frozenset]] = []
     waiting: set[int] = set()
     real, names = offload.placed, {}
@@ -180,6 +178,14 @@ def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
         )
 
     monkeypatch.setattr(Shared, "load", load)
+    return log
+
+
+def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
+    tiny, tmp_path: Path, log
+) -> None:
+    """A run of an attack and a defense: its numbers are those without, and each part waits in
+    training and is there for its use."""
     scale = Scale("test", 4, 0, 0, 0, 1, 4, 1.0, (0,))
     steps = (
         "badt2i_pixel.steps=2",
