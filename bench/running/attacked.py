@@ -62,7 +62,7 @@ def _train(shared: Shared, attack: str, seed: int, name: str) -> tuple[dict[str,
         model = shared.plan.attacks[attack].instance.inject(base, shared.data, seed)
     cost |= {k: model.info[k] for k in REPORTED if k in model.info}
     path = shared.store.write_file(f"{name}.safetensors", model.save_weights)
-    cost["made"] = provenance.here()
+    cost["made"] = provenance.running_code()
     shared.store.write_record(name, cost)
     _warn_of_other_weights(shared, attack, seed, shared.store.checksum(f"{name}.safetensors"))
     return cost, path
@@ -73,7 +73,7 @@ def _warn_of_other_weights(shared: Shared, attack: str, seed: int, weights: str)
     (`weights`): training on another machine gives others."""
     cells = [c for c in shared.plan.cells if (c.attack, c.seed) == (attack, seed)]
     stored = [found for c in cells if (found := shared.store.read_result(c.key))]
-    others = sum(provenance.other_weights(r.said("attack_weights"), weights) for r in stored)
+    others = sum(provenance.other_weights(r.origin("attack_weights"), weights) for r in stored)
     if others:
         shared.display.say(
             f"{attack}, seed {seed}: trained here, its weights are not those of its {others}"
@@ -121,5 +121,5 @@ def origin(shared: Shared, cell: Cell, codes: Sequence[provenance.Code] = ()) ->
     return {
         "attack_weights": weights_of(shared, cell),
         "machine": machine(shared.plan.config.device),
-        "codes": provenance.distinct([attack, *codes, provenance.here()]),
+        "codes": provenance.distinct([attack, *codes, provenance.running_code()]),
     }

@@ -31,11 +31,11 @@ PACKAGES = (
 )
 KINDS = ("attacks", "defenses", "metrics")
 
-Code = Mapping[str, Any]  # as `here` returns it; {} where a record does not say
+Code = Mapping[str, Any]  # as `running_code` returns it; {} where a record does not say
 
 
 @cache
-def here() -> dict[str, Any]:
+def running_code() -> dict[str, Any]:
     """The code that runs: its git commit, whether files differ from it, a digest of its source
     files, and the versions of libraries.
 
@@ -136,7 +136,7 @@ def describe(
     """What a record says of where its numbers come from. `made` is what is stored beside its
     images, `earlier` the same description of the record that it completes: the code of all three is
     kept."""
-    codes = [*made.get("codes", [{}]), *earlier.get("codes", []), here()]
+    codes = [*made.get("codes", [{}]), *earlier.get("codes", []), running_code()]
     networks = {name: score.network for name, score in result.scores.items() if score.network}
     start = of_cell(result.cell.config) | {
         "attack_weights": made.get("attack_weights", ""),
@@ -168,7 +168,7 @@ def codes_of(record: Record) -> list[Code]:
 def columns(result: Record) -> dict[str, str]:
     """The columns of rows.csv that say where a row comes from. Records of before say less."""
     codes = [c for c in codes_of(result) if c]
-    judge = result.said("judge") if codes else ""
+    judge = result.origin("judge") if codes else ""
     hashes = of_cell(result.cell.config)
     return {
         "base_hash": hashes["base"][:16],
@@ -179,8 +179,8 @@ def columns(result: Record) -> dict[str, str]:
             dict.fromkeys(" ".join(f"{k}={v}" for k, v in c["versions"].items()) for c in codes)
         ),
         "judge": judge,
-        "machine": result.said("machine"),
-        "attack_weights": result.said("attack_weights")[:16],
+        "machine": result.origin("machine"),
+        "attack_weights": result.origin("attack_weights")[:16],
     }
 
 
@@ -207,7 +207,7 @@ def warning(records: Sequence[Record]) -> str:
         parts.append(
             f"{unknown} of {len(rows)} in part or whole by code that their records do not name"
         )
-    machines = dict.fromkeys(result.said("machine") for result in done)
+    machines = dict.fromkeys(result.origin("machine") for result in done)
     if len(machines) > 1:
         named = " and ".join(
             m or "machines that their records do not name" for m in sorted(machines, reverse=True)
@@ -228,6 +228,6 @@ def mixed(records: Sequence[Record]) -> list[str]:
     weights: dict[str, set[str]] = {}
     for result in records:
         weights.setdefault(f"{result.cell.attack}, seed {result.cell.seed}", set()).add(
-            result.said("attack_weights")
+            result.origin("attack_weights")
         )
     return [name for name, found in weights.items() if len(found - {""}) > 1]

@@ -113,7 +113,7 @@ def test_parts_lie_elsewhere_for_a_block_and_come_back_whatever_happens(places) 
     a, b = Elsewhere("cuda"), Elsewhere("cpu")
     with offload.placed("cpu", [a, b, a]):
         assert a.place.type == b.place.type == "cpu"
-        with offload.placed("cuda", [a]):  # what is put aside is used
+        with offload.placed("cuda", [a]):  # an offloaded part is used
             assert a.place.type == "cuda"
         assert a.place.type == "cpu"
     with pytest.raises(RuntimeError, match="diverged"), offload.placed("cpu", [a, b]):

@@ -94,7 +94,7 @@ def test_rows_of_a_run_say_where_they_come_from(config) -> None:
     assert runner.run(config) == 0
     with (config.folder / "rows.csv").open() as file:
         rows = list(csv.DictReader(file))
-    plan_, here = plan(config), provenance.here()
+    plan_, here = plan(config), provenance.running_code()
     assert {r["base_hash"] for r in rows} == {plan_.shared["base"]["weights"][:16]}
     assert {r["attack_hash"] for r in rows} == {plan_.attack_key("shift_attack", 0)[:16]}
     assert {r["commit"] for r in rows} == {here["commit"][:12] or "unknown"}
@@ -273,7 +273,7 @@ def test_verify_says_what_may_be_why(config, capsys, monkeypatch) -> None:
     status, out = verify(one, capsys)
     assert status == 1
     assert "made by other code (commit bbbbbbbbb; here " in out
-    assert f"made with torch 2.4.1 (here {provenance.here()['versions']['torch']})" in out
+    assert f"made with torch 2.4.1 (here {provenance.running_code()['versions']['torch']})" in out
 
 
 def test_what_cannot_be_verified_is_one_line(tmp_path, capsys) -> None:
