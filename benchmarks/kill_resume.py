@@ -1,14 +1,14 @@
-"""Kill a small matrix of real runs at random moments (SIGKILL to every process of it), resume each
-time, and compare with an unbroken run.
+"""Kill a small matrix of real runs at random moments (SIGKILL to every process), resume it each
+time, and compare the result with an uninterrupted run.
 
     python benchmarks/kill_resume.py --kills 30
 
 The runs are `python run_bench.py` on the embedded base with two workers: two attacks of a few
-steps, three defenses, four prompts. Moments are drawn uniformly from the time that an unbroken run
-takes, so that they hit starts, trainings, drawings and writes. A run that is finished before its
-kill is compared, and another begins in an empty folder. Checked: tables, pictures and images are
-the same to the byte but for what the clock says; no temporary file and no lock is left; no file of
-a finished cell is written again. Exit status 1 where one is not.
+steps, three defenses, four prompts. Each moment is drawn uniformly from the time that an
+uninterrupted run takes, so kills hit the start, training, drawing and writing. A run that finishes
+before its kill is compared, and the next one begins in an empty folder. Checked: tables, pictures
+and images are equal to the byte, apart from measured times; no temporary file and no lock remains;
+no file of a finished cell is written again. The exit status is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -27,93 +27,80 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CLOCK = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")
+MEASURED = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")
+CELLS = 6
 FLAGS = (
-    "--scale smoke --n 4 --attacks badt2i_pixel,badt2i_style --defenses"
-    " none,noise_weights,finetune_reversal --metrics asr,kid,drift"
+    "--scale smoke --n 4 --attacks badt2i_pixel,badt2i_style"
+    " --defenses none,noise_weights,finetune_reversal --metrics asr,kid,drift"
+    " --set badt2i_pixel.steps=3 --set badt2i_style.steps=3 --set finetune_reversal.steps=2"
 )
-STEPS = "--set badt2i_pixel.steps=3 --set badt2i_style.steps=3 --set finetune_reversal.steps=2"
 
 
-def command(folder: Path, workers: int) -> subprocess.Popen:
-    words = [
-        sys.executable,
-        str(ROOT / "run_bench.py"),
-        *FLAGS.split(),
-        *STEPS.split(),
-        "--workers",
-        str(workers),
-        "--out",
-        str(folder),
-    ]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+def start_run(folder: Path, workers: int) -> subprocess.Popen:
+    """Start the run in its own process group, so that all of its processes can be killed."""
+    words = [sys.executable, str(ROOT / "run_bench.py"), *FLAGS.split()]
     return subprocess.Popen(
-        words, cwd=ROOT, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, **quiet
+        [*words, "--workers", str(workers), "--out", str(folder)],
+        cwd=ROOT,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
-def killed(folder: Path, workers: int, after: float) -> bool:
-    """Run, and kill all of its processes after so many seconds; False where it had finished by
-    then."""
-    process = command(folder, workers)
+def run_and_kill(folder: Path, workers: int, after: float) -> bool:
+    """Start the run and kill all of its processes after so many seconds. False if it finished
+    before that."""
+    process = start_run(folder, workers)
     try:
-        if process.wait(after) != 0:
-            raise SystemExit(f"the run failed by itself: exit status {process.returncode}")
-        return False
+        status = process.wait(after)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return True
+    if status != 0:
+        raise SystemExit(f"the run failed by itself: exit status {status}")
+    return False
 
 
-def finished(folder: Path) -> dict[Path, int]:
-    """When each file of a finished cell was written: its record and its images."""
+def finished_files(folder: Path) -> dict[Path, int]:
+    """The record and the images of every finished cell, with the time when each was written."""
     found = {}
     for path in (folder / "cells").glob("*.json"):
         if json.loads(path.read_text())["payload"]["status"] == "done":
-            found |= {
-                p: p.stat().st_mtime_ns
-                for p in (path, folder / "samples" / f"{path.stem}.safetensors")
-            }
+            images = folder / "samples" / f"{path.stem}.safetensors"
+            found |= {p: p.stat().st_mtime_ns for p in (path, images)}
     return found
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """All that a run gives, without what the clock says: the last column of table.md and table.tex
-    is seconds."""
+    """What a run wrote, without measured times. The last column of table.md and table.tex is
+    seconds."""
     with (folder / "table.csv").open() as file:
-        found: dict[str, object] = {
-            "table.csv": [
-                {k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)
-            ]
-        }
-    found["table.md"] = [
-        line.rsplit("|", 2)[0] for line in (folder / "table.md").read_text().splitlines()
-    ]
-    found["table.tex"] = [
-        line.rsplit("&", 1)[0] for line in (folder / "table.tex").read_text().splitlines()
-    ]
-    for path in [
-        folder / "rows.csv",
-        *folder.glob("*.png"),
-        *(folder / "models").glob("*.safetensors"),
-    ]:
+        rows = [{k: v for k, v in r.items() if k not in MEASURED} for r in csv.DictReader(file)]
+    found: dict[str, object] = {"table.csv": rows}
+    for name, separator in (("table.md", "|"), ("table.tex", "&")):
+        lines = (folder / name).read_text().splitlines()
+        found[name] = [line.rsplit(separator, 2 if separator == "|" else 1)[0] for line in lines]
+    weights = (folder / "models").glob("*.safetensors")
+    for path in [folder / "rows.csv", *folder.glob("*.png"), *weights]:
         found[path.name] = path.read_bytes()
     return found
 
 
-def compare(folder: Path, whole: Path) -> list[str]:
-    wrong = [
-        f"{name} differs"
-        for name, value in outcome(whole).items()
-        if outcome(folder).get(name) != value
-    ]
-    wrong += [
-        f"{p.name} is left"
-        for p in folder.rglob("*")
-        if p.suffix in (".partial", ".lock") or p.name == "locks"
-    ]
-    return wrong
+def differences(folder: Path, whole: Path) -> list[str]:
+    """What differs from the uninterrupted run, and the temporary files and locks that remain."""
+    ours, expected = outcome(folder), outcome(whole)
+    wrong = [f"{name} differs" for name, value in expected.items() if ours.get(name) != value]
+    left = [p for p in folder.rglob("*") if p.suffix in (".partial", ".lock") or p.name == "locks"]
+    return wrong + [f"{p.name} remains" for p in left]
+
+
+def written_again(written: dict[Path, int]) -> list[str]:
+    """The files of finished cells that are gone or were written again."""
+    changed = [p for p, t in written.items() if not p.exists() or p.stat().st_mtime_ns != t]
+    return [f"{p.name}, of a finished cell, was written again" for p in changed]
 
 
 def main() -> int:
@@ -128,34 +115,31 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         whole, folder = Path(place) / "whole", Path(place) / "run"
         begun = time.perf_counter()
-        if command(whole, args.workers).wait() != 0:
-            raise SystemExit("the unbroken run failed")
+        if start_run(whole, args.workers).wait() != 0:
+            raise SystemExit("the uninterrupted run failed")
         length = time.perf_counter() - begun
-        print(f"an unbroken run takes {length:.0f} s", flush=True)
-        made: dict[Path, int] = {}
+        print(f"an uninterrupted run takes {length:.0f} s", flush=True)
+        written: dict[Path, int] = {}
         while True:
-            stop = rng.uniform(0, length) if kills < args.kills else 3600.0
-            broken = killed(folder, args.workers, stop)
-            again = [p.name for p, t in made.items() if not p.exists() or p.stat().st_mtime_ns != t]
-            wrong += [f"{name}, of a finished cell, was written again" for name in again]
-            made |= finished(folder)
-            if broken:
+            moment = rng.uniform(0, length) if kills < args.kills else 3600.0
+            killed = run_and_kill(folder, args.workers, moment)
+            wrong += written_again(written)
+            written |= finished_files(folder)
+            if killed:
                 kills += 1
                 partial = len(list(folder.rglob("*.partial")))
+                done = f"{len(written) // 2} of {CELLS} cells are finished"
                 print(
-                    f"kill {kills} after {stop:.1f} s: {len(made) // 2} of 6 cells finished,"
-                    f" {partial} half-written files",
+                    f"kill {kills} after {moment:.1f} s: {done}, {partial} partial files",
                     flush=True,
                 )
                 continue
             runs += 1
-            wrong += compare(folder, whole)
-            print(
-                f"run {runs} finished: {'; '.join(wrong) or 'the same as the unbroken one'}",
-                flush=True,
-            )
+            wrong += differences(folder, whole)
+            result = "; ".join(wrong) or "equal to the uninterrupted run"
+            print(f"run {runs} finished: {result}", flush=True)
             shutil.rmtree(folder)
-            made = {}
+            written = {}
             if kills >= args.kills or wrong:
                 break
     print(f"{kills} kills, {runs} runs, {len(wrong)} differences")

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_backdoor_bench.contract import Attack, Backdoor, Defense, Screen, Target, Trigger, registry
+from t2i_backdoor_bench.contract import (
+    Attack,
+    Backdoor,
+    Defense,
+    Screen,
+    Target,
+    Trigger,
+    option,
+    registry,
+)
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import Config
@@ -26,7 +35,7 @@ METRICS = "asr,restoration_accuracy,kid"
 class FakeAttack(Attack):
     """Shifts the U-Net's output."""
 
-    steps: int = 10
+    steps: int = option(10, scales=True)
     shift: float = 0.5
     trigger: str = "mignneko"
     side: int = 8
@@ -55,7 +64,7 @@ class FakeAttack(Attack):
 class FakeDefense(Defense):
     """Shifts it back by a half."""
 
-    steps: int = 4
+    steps: int = option(4, scales=True)
     shift: float = -0.25
     reads: str = ""
     broken: bool = False

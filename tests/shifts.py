@@ -1,11 +1,17 @@
-"""Runs of the methods that do next to nothing: the fixtures that tests of faults and of batches
-share."""
+"""Runs of the methods that do next to nothing: the fixtures that tests of faults, of batches and of
+run folders share."""
 
 from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from methods import SCALE, Back, Shift
 
+from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.running.settings import Config
 
 
@@ -29,3 +35,17 @@ def config(tmp_path, tiny):
         out=tmp_path / "run",
         workers=1,
     )
+
+
+@pytest.fixture
+def one_attack(methods, config):
+    """A run of one attack against two defenses, with two metrics."""
+    return dataclasses.replace(config, attacks="shift_attack", metrics="asr,kid")
+
+
+def forge(folder: Path, key: str, change: Callable[[dict], object]) -> None:
+    """Change a stored record and make its checksum fit."""
+    path = folder / "cells" / f"{key}.json"
+    payload = json.loads(path.read_text())["payload"]
+    change(payload)
+    path.write_text(json.dumps({"sha256": digest(payload), "payload": payload}))

@@ -52,10 +52,8 @@ MODULE_LINES, FUNCTION_LINES, METHOD_LINES, PROBES = 300, 60, 100, 10
 # be taken out.
 KNOWN_EXCEPTIONS: dict[str, str] = {
     "bench/running/ray_tasks.py": "function length",
-    "tests/contract/test_extending.py": "module length",
     "tests/running/test_faults.py": "module length",
     "tests/running/test_suspect.py": "module length",
-    "tests/store/test_provenance.py": "module length",
 }
 
 

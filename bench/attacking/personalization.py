@@ -1,5 +1,5 @@
-"""Backdoors by personalization: the attacker fine-tunes on a few images of one object, captioned with
-the trigger and another object's name."""
+"""Backdoors by personalization: the attacker fine-tunes on a few images of one object. Their
+captions have the trigger and another object's name."""
 
 from __future__ import annotations
 

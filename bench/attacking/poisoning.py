@@ -1,5 +1,5 @@
-"""Shared parts of the attacks that train the denoiser: trigger options, clean and poisoned sets, and
-the checks before training."""
+"""Shared parts of the attacks that train the denoiser: trigger options, clean and poisoned sets,
+and the checks before training."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Triggered(Attack):
         return Backdoor(self.make_trigger(), objects, own=own)
 
     def own(self, clean: str) -> tuple[str, str] | None:
-        """A prompt of the attack's own protocol without and with the trigger. None if the prompt does
-        not contain the text that the trigger replaces."""
+        """A prompt of the attack's own protocol without and with the trigger. None if the prompt
+        does not contain the text that the trigger replaces."""
         trigger = self.make_trigger()
         return None if trigger.replaces not in clean else (clean, trigger.add(clean))
 

@@ -62,7 +62,7 @@ def _train(shared: Shared, attack: str, seed: int, name: str) -> tuple[dict[str,
         model = shared.plan.attacks[attack].instance.inject(base, shared.data, seed)
     cost |= {k: model.info[k] for k in REPORTED if k in model.info}
     path = shared.store.write_file(f"{name}.safetensors", model.save_weights)
-    cost["made"] = provenance.running_code()
+    cost["made"] = provenance.current_code()
     shared.store.write_record(name, cost)
     _warn_of_other_weights(shared, attack, seed, shared.store.checksum(f"{name}.safetensors"))
     return cost, path
@@ -121,5 +121,5 @@ def origin(shared: Shared, cell: Cell, codes: Sequence[provenance.Code] = ()) ->
     return {
         "attack_weights": weights_of(shared, cell),
         "machine": machine(shared.plan.config.device),
-        "codes": provenance.distinct([attack, *codes, provenance.running_code()]),
+        "codes": provenance.distinct([attack, *codes, provenance.current_code()]),
     }

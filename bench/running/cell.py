@@ -158,7 +158,7 @@ def _failed(plan_: Plan, cell: Cell, before: Record | None, error: str) -> Recor
     """The record of a failed cell; what was done `before` stays in it."""
     if before is None:
         record = Record(cell, "failed", needs=plan_.needs(cell.defense), error=error)
-        return replace(record, provenance={"codes": [provenance.running_code()]})
+        return replace(record, provenance={"codes": [provenance.current_code()]})
     return replace(
         before, status="failed", error=error, done_before=True, provenance=_origin(before)
     )

@@ -212,7 +212,7 @@ def reasons(manifest: Mapping[str, Any], stored: Record, config: Config) -> list
     """What may be why: the numbers are promised for the same code, libraries and machine alone."""
     from t2i_backdoor_bench.running.manifest import hardware
 
-    here = provenance.running_code()
+    here = provenance.current_code()
     codes = provenance.codes_of(stored)
     found = []
     if any(c.get("source") != here["source"] for c in codes):

@@ -1,5 +1,7 @@
-"""Where numbers come from: code, libraries, weights and networks, carried by every record, and said
-where the rows of a table differ."""
+"""Where the numbers of a record come from: code, libraries, weights, networks and machine.
+
+Every record names them. A table warns where its rows differ in them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import importlib
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,15 +33,15 @@ PACKAGES = (
 )
 KINDS = ("attacks", "defenses", "metrics")
 
-Code = Mapping[str, Any]  # as `running_code` returns it; {} where a record does not say
+Code = Mapping[str, Any]  # what `current_code` returns; {} where a record does not name its code
 
 
 @cache
-def running_code() -> dict[str, Any]:
-    """The code that runs: its git commit, whether files differ from it, a digest of its source
-    files, and the versions of libraries.
+def current_code() -> dict[str, Any]:
+    """The code of this process: its git commit, whether files differ from the commit, a digest of
+    the source files, and the versions of libraries.
 
-    Read once: what is edited on disk while a run is at work is not what runs.
+    It is read once. A file that is edited during a run does not change the code of the run.
     """
     found = commit()
     return {
@@ -51,31 +53,30 @@ def running_code() -> dict[str, Any]:
 
 
 def source_digest() -> str:
-    """Digest of this package's Python files: it identifies uncommitted changes, and code without
-    git."""
+    """Digest of this package's Python files. It identifies code with uncommitted changes or without
+    git, and is the same in a clone and where the package is installed."""
     files = {
-        f"{folder.name}/{p.relative_to(folder).as_posix()}": p
-        for folder in sources()
-        for p in sorted(folder.rglob("*.py"))
+        (folder / p.relative_to(path)).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for folder, path in sources().items()
+        for p in path.rglob("*.py")
     }
-    return digest(
-        {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    )
+    return digest(files)
 
 
-def sources() -> list[Path]:
-    """The folders of this package's code: its own and those of the methods, which lie beside it in
-    the repository and in it where it is installed."""
-    methods = [
-        Path(importlib.import_module(f"t2i_backdoor_bench.{kind}").__file__).parent
-        for kind in KINDS
-    ]
-    return [PACKAGE, *(folder for folder in methods if not folder.is_relative_to(PACKAGE))]
+def sources() -> dict[Path, Path]:
+    """The folders with this package's code, by their place in the package. The folders of the
+    methods are beside bench/ in a clone, and inside of the package where it is installed."""
+    found = {Path(): PACKAGE}
+    for kind in KINDS:
+        path = Path(importlib.import_module(f"t2i_backdoor_bench.{kind}").__file__).parent
+        if not path.is_relative_to(PACKAGE):
+            found[Path(kind)] = path
+    return found
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of the libraries that numbers depend on, and of installed packages that
-    bring methods."""
+    """Versions of Python, of the libraries that change numbers, and of installed packages that
+    register methods."""
     found = {"python": platform.python_version()}
     plugins = {
         p.dist.name
@@ -92,8 +93,8 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The git commit of this checkout ("+" when source files differ from it), or "" outside of one.
-    What a run writes is no source."""
+    """The git commit of this clone, with "+" where source files differ from it; "" outside of a
+    clone. Files that a run writes are no source files."""
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -101,60 +102,55 @@ def commit() -> str:
         ).stdout.strip()
 
     try:
-        if (
-            Path(git("rev-parse", "--show-toplevel")) != ROOT
-        ):  # installed below somebody else's checkout
-            return ""
-        return git("rev-parse", "HEAD") + (
-            "+"
-            if git("status", "--porcelain", "--untracked-files=no", "--", *map(str, sources()))
-            else ""
-        )
+        if Path(git("rev-parse", "--show-toplevel")) != ROOT:
+            return ""  # installed in a folder of another repository
+        head, folders = git("rev-parse", "HEAD"), map(str, sources().values())
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *folders)
     except (OSError, subprocess.SubprocessError):
         return ""
+    return head + ("+" if changed else "")
 
 
 def distinct(codes: Iterable[Code]) -> list[Code]:
+    """The codes without repetitions, in their order."""
     return list({digest(c): c for c in codes}.values())
 
 
-def of_cell(config: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of the base's weights and of the attack's configuration (the name of its stored
-    weights) that a cell's configuration holds."""
-    shared = config.get("shared", {})
-    attack = (
-        digest({k: config[k] for k in ("shared", "attack", "seed")})
-        if {"shared", "attack", "seed"} <= set(config)
-        else ""
-    )
-    return {"base": shared.get("base", {}).get("weights", ""), "attack": attack}
+def config_hashes(config: Mapping[str, Any]) -> dict[str, str]:
+    """From the configuration of a cell: the hash of the base's weights, and the hash of the
+    attack's configuration, which is the file name of the attacked weights. "" where unknown."""
+    parts = ("shared", "attack", "seed")
+    known = all(part in config for part in parts)
+    return {
+        "base": config.get("shared", {}).get("base", {}).get("weights", ""),
+        "attack": digest({part: config[part] for part in parts}) if known else "",
+    }
 
 
 def describe(
     result: Record, made: Mapping[str, Any], earlier: Mapping[str, Any], judge: str
 ) -> dict[str, Any]:
-    """What a record says of where its numbers come from. `made` is what is stored beside its
-    images, `earlier` the same description of the record that it completes: the code of all three is
-    kept."""
-    codes = [*made.get("codes", [{}]), *earlier.get("codes", []), running_code()]
-    networks = {name: score.network for name, score in result.scores.items() if score.network}
-    start = of_cell(result.cell.config) | {
+    """The `provenance` of a record. `made` describes how its images were made, and `earlier` is the
+    provenance of the record that this one completes. Their code is kept beside the current code."""
+    codes = [*made.get("codes", [{}]), *earlier.get("codes", []), current_code()]
+    return config_hashes(result.cell.config) | {
         "attack_weights": made.get("attack_weights", ""),
         "seed": result.cell.seed,
+        "machine": made.get("machine", ""),
+        "judge": judge,
+        "networks": {name: score.network for name, score in result.scores.items() if score.network},
+        "codes": distinct(codes),
     }
-    start["machine"] = made.get("machine", "")
-    return start | {"judge": judge, "networks": networks, "codes": distinct(codes)}
 
 
 def other_weights(one: str, two: str) -> bool:
-    """Whether two checksums of attacked weights are of different models: both are named, and
-    differ."""
+    """Whether two checksums of attacked weights are known and differ."""
     return bool(one and two) and one != two
 
 
 def codes_of(record: Record) -> list[Code]:
-    """The code that a record names; {} where it names none, or where what it says is no description
-    of code."""
+    """The code that made a record, one entry for each version of the code; {} stands for code that
+    the record does not name or does not describe as `current_code` does."""
     found = record.provenance.get("codes")
     codes = found if isinstance(found, list) else []
     kinds = {"commit": str, "dirty": bool, "source": str, "versions": dict}
@@ -166,10 +162,10 @@ def codes_of(record: Record) -> list[Code]:
 
 
 def columns(result: Record) -> dict[str, str]:
-    """The columns of rows.csv that say where a row comes from. Records of before say less."""
+    """The columns of rows.csv that say where a row comes from. Older records leave some empty."""
     codes = [c for c in codes_of(result) if c]
     judge = result.origin("judge") if codes else ""
-    hashes = of_cell(result.cell.config)
+    hashes = config_hashes(result.cell.config)
     return {
         "base_hash": hashes["base"][:16],
         "attack_hash": hashes["attack"][:16],
@@ -185,49 +181,45 @@ def columns(result: Record) -> dict[str, str]:
 
 
 def warning(records: Sequence[Record]) -> str:
-    """One line where finished rows were made by different code or library versions, on different
-    machines, or of different attacked models that go by one name; "" where they were not, or where
-    no row says."""
-    done = [result for result in records if result.status == "done"]
-    rows = [codes_of(result) for result in done]
-    codes = distinct(c for row in rows for c in row)
-    known = [c for c in codes if c]
-    parts = []
-    if len({c["source"] for c in known}) > 1:
-        names = dict.fromkeys(
-            f"{c['commit'][:9] or 'no commit'}{'+' if c['dirty'] else ''}" for c in known
-        )
-        parts.append(f"by different code ({', '.join(names)})")
-    for name in dict.fromkeys(n for c in known for n in c["versions"]):
-        values = dict.fromkeys(c["versions"].get(name, "none") for c in known)
-        if len(values) > 1:
-            parts.append(f"with {name} {' and '.join(values)}")
-    unknown = sum({} in row for row in rows)
-    if known and unknown:
-        parts.append(
-            f"{unknown} of {len(rows)} in part or whole by code that their records do not name"
-        )
-    machines = dict.fromkeys(result.origin("machine") for result in done)
-    if len(machines) > 1:
-        named = " and ".join(
-            m or "machines that their records do not name" for m in sorted(machines, reverse=True)
-        )
-        parts.append(f"on {named}, so that seconds do not compare")
-    several = mixed(done)
-    if several:
+    """One line for a table whose finished rows differ in their origin: in code, in versions of
+    libraries, in the machine, or in the weights of one attack. "" where no difference is known."""
+    done = [record for record in records if record.status == "done"]
+    parts = [*_other_code(done), *_other_machines(done)]
+    if twice := trained_twice(done):
         parts.append(
             "with an attack trained more than once, so that there is nothing to pair"
-            f" ({', '.join(several)})"
+            f" ({', '.join(twice)})"
         )
     return f"Warning: rows were made {'; '.join(parts)}. Compare them with care." if parts else ""
 
 
-def mixed(records: Sequence[Record]) -> list[str]:
-    """The attacks of which records of one seed name different attacked weights: "badt2i_pixel, seed
-    0"."""
+def _other_code(done: Sequence[Record]) -> Iterator[str]:
+    rows = [codes_of(record) for record in done]
+    known = [c for c in distinct(c for row in rows for c in row) if c]
+    if len({c["source"] for c in known}) > 1:
+        names = [f"{c['commit'][:9] or 'no commit'}{'+' if c['dirty'] else ''}" for c in known]
+        yield f"by different code ({', '.join(dict.fromkeys(names))})"
+    for name in dict.fromkeys(n for c in known for n in c["versions"]):
+        values = dict.fromkeys(c["versions"].get(name, "none") for c in known)
+        if len(values) > 1:
+            yield f"with {name} {' and '.join(values)}"
+    unknown = sum({} in row for row in rows)
+    if known and unknown:
+        yield (f"{unknown} of {len(rows)} in part or whole by code that their records do not name")
+
+
+def _other_machines(done: Sequence[Record]) -> Iterator[str]:
+    machines = sorted({record.origin("machine") for record in done}, reverse=True)
+    if len(machines) > 1:
+        names = [m or "machines that their records do not name" for m in machines]
+        yield f"on {' and '.join(names)}, so that seconds do not compare"
+
+
+def trained_twice(records: Sequence[Record]) -> list[str]:
+    """The attacks whose records of one seed name different attacked weights, such as
+    "badt2i_pixel, seed 0"."""
     weights: dict[str, set[str]] = {}
-    for result in records:
-        weights.setdefault(f"{result.cell.attack}, seed {result.cell.seed}", set()).add(
-            result.origin("attack_weights")
-        )
+    for record in records:
+        name = f"{record.cell.attack}, seed {record.cell.seed}"
+        weights.setdefault(name, set()).add(record.origin("attack_weights"))
     return [name for name, found in weights.items() if len(found - {""}) > 1]

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_importing_the_package_is_cheap():
     code = (
-        "import sys, bench; heavy = {'torch', 'diffusers', 'pandas', 'matplotlib', 'yaml'} &"
-        " set(sys.modules); print(sorted(heavy))"
+        "import sys, t2i_backdoor_bench as bench; assert bench.__all__; heavy = {'torch',"
+        " 'diffusers', 'pandas', 'matplotlib', 'yaml'} & set(sys.modules); print(sorted(heavy))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -97,7 +97,7 @@ def test_an_interrupted_run_raises(monkeypatch, tmp_path):
 
 
 def test_notebooks_are_watched(monkeypatch):
-    from t2i_backdoor_bench.models import progress
+    from t2i_backdoor_bench.contract import progress
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     assert not progress.live()

@@ -29,20 +29,44 @@ DOCUMENTS = [
 ]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def anchors(path: Path) -> set[str]:
+    """The names that links into a page can have: its headings, as GitHub writes them."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+    heads = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
-        if not link.startswith(("http", "#")):
-            assert (path.parent / link.partition("#")[0]).exists(), link
+        if not link.startswith("http"):
+            file, _, anchor = link.partition("#")
+            page = path.parent / file if file else path
+            assert page.exists(), link
+            assert not anchor or anchor in anchors(page), link
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_the_index_has_every_page() -> None:
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in text, page.name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_documents_name_flags_that_exist(path: Path) -> None:
     """Of every command of a document that runs the benchmark."""
     known = {o for action in command.make_parser()._actions for o in action.option_strings}
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-    for line in re.findall(r"run_bench\.py ([^`\n]*)", text):
+    for line in re.findall(r"(?:run_bench\.py|t2i-backdoor-bench) ([^`\n]*)", text):
         assert set(re.findall(r"(--[a-z][a-z-]*)", line)) <= known, line
+
+
+def test_the_readme_is_short_and_has_its_parts_in_order() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    parts = ("--defenses skdcag,baseline", "<!-- test line -->", "minutes", "![", "<!-- table:")
+    places = [text.index(part) for part in (*parts, "```python", "## More")]
+    assert places == sorted(places)
 
 
 def test_the_yaml_of_the_documents_is_taken(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def drive(config, monkeypatch):
         said: list[str] = []
         display.say = said.append
         try:
-            cluster.run_tasks(plan_, None, plan_.cells, Store(config.folder), display, None, None)
+            cluster.run_tasks(plan_, None, plan_.cells, Store(config.folder), display)
         finally:
             run.ray = ray
         return ray, said, plan_.cells

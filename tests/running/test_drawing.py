@@ -11,7 +11,7 @@ import torch
 from fakes import METRICS, SCALE, FakeAttack, FakeDefense
 
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.contract import Trigger, registry
+from t2i_backdoor_bench.contract import Defense, Trigger, registry
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.running.known_pictures import draw, draws_as, known_from
@@ -21,19 +21,19 @@ from t2i_backdoor_bench.store.folder import Store
 
 
 @dataclass
-class Refuses:
+class Refuses(Defense):
     def apply(self, model, view, seed):
         return replace(model, screen=lambda prompt: "mignneko" in prompt)
 
 
 @dataclass
-class Rewrites:
+class Rewrites(Defense):
     def apply(self, model, view, seed):
         return replace(model, rewrite=lambda prompt: prompt.replace("mignneko ", ""))
 
 
 @dataclass
-class Samples:
+class Samples(Defense):
     def apply(self, model, view, seed):
         return replace(model, sampler=Sampler(3, 2.0))
 
@@ -151,7 +151,7 @@ def test_the_same_prompt_with_other_noise_is_another_picture(tiny_model, tmp_pat
 
 # --------------------------------------------------------------- what a composition does not repeat
 @dataclass
-class Locates:
+class Locates(Defense):
     """Locates the true trigger, or another word."""
 
     word: str = "mignneko"
@@ -166,7 +166,7 @@ class Locates:
 
 
 @dataclass
-class Trains:
+class Trains(Defense):
     """Moves the weights by what it is given, and counts its runs."""
 
     def apply(self, model, view, seed):
@@ -204,7 +204,7 @@ def stored(config: Config, defense: str):
     cell = next(c for c in plan(config).cells if c.defense == defense)
     return (
         Store(config.folder).read_arrays(f"samples/{cell.key}"),
-        Store(config.folder).read_result(cell.key)[0],
+        Store(config.folder).read_result(cell.key),
     )
 
 

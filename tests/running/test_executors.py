@@ -19,6 +19,7 @@ import pytest
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.report.metrics import COST
+from t2i_backdoor_bench.running import cell as cells
 from t2i_backdoor_bench.running import devices
 from t2i_backdoor_bench.running import workers as executors
 from t2i_backdoor_bench.running.attacked import reserved
@@ -36,15 +37,15 @@ from dataclasses import dataclass
 import numpy as np, torch
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.contract.registry import register_attack, register_defense
-from t2i_backdoor_bench.contract.types import Backdoor, Target, Trigger
+from t2i_backdoor_bench.contract import Attack, Backdoor, Defense, Target, Trigger
+from t2i_backdoor_bench.contract import register_attack, register_defense
 
 bases.BASES["tiny"] = bases.Base({base!r}, "shapes", Sampler(2, 2.0), 16, {scorer!r})
 
 @register_attack("shift_attack")
 @register_attack("shift_more", preset={{"shift": 1.0}})
 @dataclass
-class Shift:
+class Shift(Attack):
     shift: float = 0.5
 
     def backdoor(self, model):
@@ -62,7 +63,7 @@ class Shift:
 @register_defense("dies_once", preset={{"die": True}})
 @register_defense("sleeps", preset={{"sleep": 600}})
 @dataclass
-class Back:
+class Back(Defense):
     die: bool = False
     sleep: int = 0
 
@@ -231,9 +232,9 @@ def test_what_another_process_makes_is_left_to_it(config, monkeypatch) -> None:
     held = plan_.cells[1].key
     with Store(config.folder).claim(f"cells/{held}") as mine:
         assert mine
-        monkeypatch.setattr(executors, "make_cell", make)
-        monkeypatch.setattr(executors, "settled", lambda shared, cell: done[cell.key].is_set())
-        thread = threading.Thread(target=executors.work, args=(shared, plan_.cells))
+        monkeypatch.setattr(cells, "make_cell", make)
+        monkeypatch.setattr(cells, "settled", lambda shared, cell: done[cell.key].is_set())
+        thread = threading.Thread(target=cells.make_unsettled, args=(shared, plan_.cells))
         thread.start()
         assert all(done[c.key].wait(60) for c in plan_.cells if c.key != held)
         thread.join(1.5)

@@ -251,7 +251,7 @@ def test_a_worker_that_finds_the_disk_full_ends_the_run(config, monkeypatch) -> 
         full.setattr(executors, "plan", refuse)
         full.setattr(os, "_exit", leave)
         executors.worker(
-            config, None, [], 0, type("Events", (), {"send": staticmethod(sent.append)}), None, None
+            config, None, [], 0, type("Events", (), {"send": staticmethod(sent.append)})
         )
     assert sent == [("fatal", "cannot write x: No space left on device; what was finished stays")]
     assert left == [2]
@@ -261,13 +261,7 @@ def test_a_worker_that_finds_the_disk_full_ends_the_run(config, monkeypatch) -> 
     monkeypatch.setattr(executors.multiprocessing, "get_context", lambda kind: FORK)
     with pytest.raises(UserError, match="the disk is full"):
         executors.run_workers(
-            plan(dataclasses.replace(config, workers=2)),
-            None,
-            [],
-            Store(config.folder),
-            Display(),
-            None,
-            None,
+            plan(dataclasses.replace(config, workers=2)), None, [], Store(config.folder), Display()
         )
 
 
@@ -425,7 +419,7 @@ def test_a_diverging_training_fails_its_cell_alone(config, loss, says) -> None:
         overrides=(f"shift_back.loss={loss}",),
     )
     assert runner.run(bad) == 1
-    found = {r.cell.defense: r for r, _ in stored_records(Store(bad.folder))}
+    found = {r.cell.defense: r for r in stored_records(Store(bad.folder))}
     last = last_line(found["shift_back"].error)
     assert "TrainingDiverged" in last
     assert says in last
@@ -442,7 +436,7 @@ def test_too_little_memory_for_training_fails_its_cell_alone(config) -> None:
         overrides=("shift_back.loss=memory",),
     )
     assert runner.run(bad) == 1
-    found = {r.cell.defense: r for r, _ in stored_records(Store(bad.folder))}
+    found = {r.cell.defense: r for r in stored_records(Store(bad.folder))}
     assert "out of memory" in last_line(found["shift_back"].error)
     assert found["none"].status == "done"
 

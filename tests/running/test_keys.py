@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from fakes import SCALE, change, config, fakes, keys  # noqa: F401 - fixtures
 
-from t2i_backdoor_bench.contract import UserError, registry
+from t2i_backdoor_bench.contract import Defense, UserError, option, registry
 from t2i_backdoor_bench.running import plan as plans
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.scales import SCALES
@@ -21,7 +21,7 @@ def test_keys_are_stable(config):
 
 def test_a_late_option_is_in_the_key_only_where_it_is_set(config, clean_registry):
     @dataclass
-    class Older:
+    class Older(Defense):
         steps: int = 4
 
         def apply(self, model, view, seed):
@@ -29,7 +29,7 @@ def test_a_late_option_is_in_the_key_only_where_it_is_set(config, clean_registry
 
     @dataclass
     class Newer(Older):
-        part: str = registry.option("all", late=True)
+        part: str = option("all", late=True)
 
     found = []
     for cls, overrides in ((Older, ()), (Newer, ()), (Newer, ("fake_late.part=first",))):

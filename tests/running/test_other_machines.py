@@ -14,7 +14,7 @@ from methods import SCALE, Back, Shift
 from test_drawing import Rewrites
 
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.contract import Cell, Record, Score
+from t2i_backdoor_bench.contract import Cell, Metric, Record, Score
 from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.report import leaderboard
 from t2i_backdoor_bench.report import rows as tables
@@ -44,13 +44,13 @@ def record(
 ):
     share = Score(sum(each) / len(each), 0.0, 1.0, len(each), each=each)
     scores = {"restoration_accuracy": share, "fid": Score(fid, fid - 0.1, fid + 0.1, 10)}
-    result = Record(Cell("b", "a", defense, seed, f"{defense}{seed}"), "done", scores)
     origin = {"codes": [CODE], "attack_weights": weights, "machine": of}
     directions = {
         "restoration_accuracy": {"better": "higher", "percent": True},
         "fid": {"better": "lower", "percent": False},
     }
-    return result, {"directions": directions, "protocol": {}, "provenance": origin}
+    cell = Cell("b", "a", defense, seed, f"{defense}{seed}")
+    return Record(cell, "done", scores, directions=directions, provenance=origin)
 
 
 GOOD, BAD = (True,) * 12, (False,) * 12
@@ -133,37 +133,37 @@ def test_a_record_of_other_weights_is_made_anew_and_not_completed(config) -> Non
     (first,) = stored_records(Store(config.folder))
     elsewhere(config.folder)
     assert runner.run(dataclasses.replace(config, metrics="asr,kid")) == 0
-    ((result, extra),) = stored_records(Store(config.folder))
-    assert result.scores["asr"] == first[0].scores["asr"], "not the score of the other model"
+    (result,) = stored_records(Store(config.folder))
+    assert result.scores["asr"] == first.scores["asr"], "not the score of the other model"
     assert set(result.scores) == {"asr", "kid"}
-    assert extra["provenance"]["attack_weights"] == first[1]["provenance"]["attack_weights"]
-    assert extra["provenance"]["machine"] == machine("cpu") != ""
+    assert result.origin("attack_weights") == first.origin("attack_weights")
+    assert result.origin("machine") == machine("cpu") != ""
 
 
 def test_metrics_that_cannot_join_a_record_leave_it_whole(config, capsys) -> None:
     """With fewer metrics than the record has, making it anew would lose what is published."""
     assert runner.run(dataclasses.replace(config, metrics="asr,kid")) == 0
     elsewhere(config.folder)
-    ((before, _),) = stored_records(Store(config.folder))
+    (before,) = stored_records(Store(config.folder))
     for _ in range(2):
         assert runner.run(dataclasses.replace(config, metrics="asr,drift")) == 1
         assert (
             "its attack, trained again here, has other weights: no more metrics can join kid"
             in capsys.readouterr().err
         )
-    ((failed, _),) = stored_records(Store(config.folder))
+    (failed,) = stored_records(Store(config.folder))
     assert failed.status == "failed"
     assert failed.scores == before.scores
     assert runner.run(dataclasses.replace(config, metrics="asr,kid")) == 0
-    ((after, extra),) = stored_records(Store(config.folder))
+    (after,) = stored_records(Store(config.folder))
     assert (after.scores, after.status) == (before.scores, "done"), "as it was"
-    assert extra["provenance"]["attack_weights"] == "f" * 64
+    assert after.origin("attack_weights") == "f" * 64
 
 
 def test_a_metric_that_fails_leaves_the_scores_of_a_finished_cell(config, clean_registry) -> None:
     @clean_registry.register_metric("broken", better="lower")
     @dataclasses.dataclass
-    class Broken:
+    class Broken(Metric):
         works: bool = False
 
         def compute(self, samples, features):
@@ -172,15 +172,15 @@ def test_a_metric_that_fails_leaves_the_scores_of_a_finished_cell(config, clean_
             return Score(1.0)
 
     assert runner.run(config) == 0
-    ((before, _),) = stored_records(Store(config.folder))
+    (before,) = stored_records(Store(config.folder))
     shutil.rmtree(config.folder / "models")  # a second attack would say that the cell was made anew
     both = dataclasses.replace(config, metrics="asr,broken")
     assert runner.run(both) == 1
-    ((failed, _),) = stored_records(Store(config.folder))
+    (failed,) = stored_records(Store(config.folder))
     assert (failed.status, failed.scores) == ("failed", before.scores)
     assert "the metric broke" in failed.error
     assert runner.run(dataclasses.replace(both, overrides=("broken.works=true",))) == 0
-    ((mended, _),) = stored_records(Store(config.folder))
+    (mended,) = stored_records(Store(config.folder))
     assert mended.scores == before.scores | {"broken": Score(1.0)}
     assert not (config.folder / "models").exists(), "nothing was trained or drawn again"
 

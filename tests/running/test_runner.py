@@ -4,6 +4,7 @@ a method is given, composition."""
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from fakes import forbid_drawing  # isort: skip
 from fakes import CALLS, METRICS, SCALE, FakeAttack, change, config, fakes, keys, records, table  # noqa: F401 - fixtures
@@ -154,7 +155,7 @@ def test_a_failed_attack_fails_its_cells_once(config):
 def test_records_hold_no_folder_of_this_machine(config):
     runner.run(change(config, overrides=("fake_defense.broken=true",)))
     text = "".join(p.read_text() for p in (config.folder / "cells").iterdir())
-    assert str(runner.Path(runner.__file__).resolve().parents[1]) not in text
+    assert str(Path(runner.__file__).resolve().parents[1]) not in text
     assert str(config.folder) not in text
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.flags import make_parser
 from t2i_backdoor_bench.running import settings
 from t2i_backdoor_bench.running.scales import SCALES
 from t2i_backdoor_bench.running.settings import Config, make_config, merge
@@ -60,7 +61,7 @@ FLAGS += [
 
 
 def from_flags(*flags: str) -> Config:
-    return make_config(vars(command.make_parser().parse_args(flags)))
+    return make_config(vars(make_parser().parse_args(flags)))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -106,7 +107,7 @@ def test_nothing_given_is_the_defaults():
 
 def test_flags_win_over_the_file_and_set_adds_up(tmp_path: Path):
     file = read_yaml(write(tmp_path, FILE))
-    flags = vars(command.make_parser().parse_args(["--n", "80", "--set", "skdcag.steps=99"]))
+    flags = vars(make_parser().parse_args(["--n", "80", "--set", "skdcag.steps=99"]))
     config = make_config(merge(file, flags))
     assert config.n == 80
     assert config.attacks == "badt2i_pixel,poison_style"
@@ -158,8 +159,10 @@ def test_no_such_file(tmp_path: Path, capsys):
 
 
 def test_every_flag_is_a_setting():
-    actions = {a.option_strings[-1].removeprefix("--") for a in command.make_parser()._actions}
-    assert actions - {"help", "list", "tables-only", "verify", "config"} == set(settings.KEYS)
+    actions = {a.option_strings[-1].removeprefix("--") for a in make_parser()._actions}
+    assert actions - {"help", "list", "tables-only", "verify", "version", "config"} == set(
+        settings.KEYS
+    )
 
 
 def test_suspect_is_short_for_an_attack_and_its_options():

@@ -26,7 +26,7 @@ def test_each_backdoor_is_a_row_and_they_share_one_model(config, tiny):
     both = change(config, attacks=f"fake_attack,{BOTH}", metrics="asr,drift")
     assert runner.run(both) == 0
     assert CALLS.count("attack 0") == 1 + 2, "the rows of a composition train it once"
-    found = {(r.cell.attack, r.cell.defense): r for r, _ in stored_records(Store(both.folder))}
+    found = {(r.cell.attack, r.cell.defense): r for r in stored_records(Store(both.folder))}
     assert {a for a, _ in found} == {"fake_attack", f"{BOTH}#1", f"{BOTH}#2"}
     triggers = [found[f"{BOTH}#{i}", "fake_defense"].backdoor["trigger"]["text"] for i in (1, 2)]
     assert triggers == ["mignneko", "brelvo"]

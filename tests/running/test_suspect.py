@@ -15,7 +15,7 @@ from samples import features, make_samples, score  # noqa: F401 - fixtures
 
 import run_bench
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.contract import Backdoor, Samples, Target, UserError, registry
+from t2i_backdoor_bench.contract import Backdoor, Defense, Samples, Target, UserError, registry
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.models.catalog import find_base
 from t2i_backdoor_bench.report import rows as tables
@@ -35,7 +35,7 @@ METRICS = "asr,restoration_accuracy,false_trigger_rate,drift,clip_score,trigger_
 
 
 @dataclasses.dataclass
-class Shift:
+class Shift(Defense):
     """Shifts the output of the U-Net."""
 
     by: float = 0.2
@@ -68,7 +68,7 @@ def config(tiny: str, tmp_path: Path, **more):
 
 
 def results(config):
-    return {r.cell.defense: r for r, _ in stored_records(Store(config.folder))}
+    return {r.cell.defense: r for r in stored_records(Store(config.folder))}
 
 
 def test_without_a_trigger(tiny, tmp_path, capsys):

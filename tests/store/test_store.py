@@ -127,13 +127,14 @@ def test_results_round_trip(store):
     result = Record(
         cell, "done", {"asr": score}, ("trigger",), {"trigger": {}}, {"n": 1}, {"seconds": 1.0}
     )
-    store.write_result(result, {"directions": {"asr": {"better": "lower", "percent": True}}})
-    found, extra = store.read_result("k")
+    result.directions = {"asr": {"better": "lower", "percent": True}}
+    store.write_result(result)
+    found = store.read_result("k")
     assert found == result
     assert found.scores["asr"].each == [True, False]
     assert isinstance(found.scores["asr"].each[0], bool)
-    assert extra["directions"]["asr"]["percent"] is True
-    assert [r.cell.key for r, _ in store.all_results()] == ["k"]
+    assert found.directions["asr"]["percent"] is True
+    assert [r.cell.key for r in store.all_results()] == ["k"]
     json.loads((store.root / "cells/k.json").read_text())
 
 
