@@ -7,13 +7,21 @@ from pathlib import Path
 
 NAME, ROOT = "t2i_backdoor_bench", Path(__file__).resolve().parent
 
-if importlib.util.find_spec(NAME) is None:  # not installed: map the folders of the clone to it
+
+def find_package() -> None:
+    """Map the folders of the clone to the package, unless it is installed. Ray calls this in its
+    own processes."""
+    if importlib.util.find_spec(NAME) is not None:
+        return
     folders = [str(ROOT / "bench"), str(ROOT)]
     spec = importlib.util.spec_from_file_location(
         NAME, ROOT / "bench" / "__init__.py", submodule_search_locations=folders
     )
     sys.modules[NAME] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[NAME])
+
+
+find_package()
 
 from t2i_backdoor_bench.command import main  # noqa: E402
 

@@ -46,7 +46,7 @@ def without_verb(arguments: list[str]) -> tuple[list[str], str]:
         return ["--tables-only", *(["--out"] if named else []), *rest], ""
     if verb == "list":
         if named and rest[0] not in KINDS:
-            raise UserError(f"list {rest[0]}: it lists {', '.join(KINDS)}")
+            raise UserError(f"list {rest[0]}: choose {', '.join(KINDS[:-1])} or {KINDS[-1]}")
         return ["--list", *rest[int(named) :]], rest[0] if named else ""
     return arguments, ""
 

@@ -1,4 +1,4 @@
-"""What every model is asked to draw, and from which noise: the conditions of an evaluation."""
+"""The conditions of an evaluation: which prompts a model draws, and from which noise."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def noise_seed(seed: int, prompt: int, draw: int = 0) -> int:
-    """Seed of the noise of one image: depends on the run's seed, the prompt's number and the draw,
-    and on nothing else, so that every condition and every model draws the same prompt from the same
+    """The seed of the noise of one image. It depends only on the run's seed, the prompt's number
+    and the number of the draw: every condition and every model draws a prompt from the same
     noise."""
-    return int(
-        np.random.SeedSequence([seed, prompt, draw]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )
+    state = np.random.SeedSequence([seed, prompt, draw]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
 
 
 def noise_seeds(seed: int, n: int) -> list[int]:
+    """The noise seeds of the first n prompts."""
     return [noise_seed(seed, i) for i in range(n)]
 
 
@@ -35,9 +35,12 @@ def conditions(
     source: str,
     seed: int,
 ) -> dict[str, tuple[list[str], list[int]]]:
-    """For each condition, its prompts and noise seeds. Without a backdoor: those of the model
-    before the attack. `targets` are the prompts that get the trigger; where they are not `prompts`,
-    they hold the word `source`."""
+    """The prompts and noise seeds of each condition.
+
+    `backdoor` is None for the model before the attack. `targets` are the prompts that get the
+    trigger. They are `prompts`, unless a `source` is given: then they are prompts that contain this
+    word.
+    """
     seeds = noise_seeds(seed, size.n)
     texts, target = [p.text for p in prompts], [p.text for p in targets]
     changed = [
@@ -49,24 +52,22 @@ def conditions(
         for i, t in enumerate(texts[: size.diverse])
         for k in range(size.per_prompt)
     ]
-    made = {"clean": (texts, seeds), "perturbed": (changed, seeds[: size.perturbed])}
-    made["diverse"] = ([t for t, _ in draws], [s for _, s in draws])
+    found = {"clean": (texts, seeds), "perturbed": (changed, seeds[: size.perturbed])}
+    found["diverse"] = ([t for t, _ in draws], [s for _, s in draws])
     if source:
-        made["clean_target"] = (target, seeds)
+        found["clean_target"] = (target, seeds)
     if backdoor is not None and backdoor.trigger is not None:
         forms = list(moved_triggers(backdoor.trigger).values())
-        made["triggered"] = ([backdoor.trigger.add(t) for t in target], seeds)
-        made["moved"] = (
-            [forms[i % len(forms)](t) for i, t in enumerate(target[: size.moved])],
-            seeds[: size.moved],
-        )
+        moved = [forms[i % len(forms)](t) for i, t in enumerate(target[: size.moved])]
+        found["triggered"] = ([backdoor.trigger.add(t) for t in target], seeds)
+        found["moved"] = (moved, seeds[: size.moved])
     if backdoor is not None and backdoor.own:
-        made["own"] = ([backdoor.own[1]] * size.n, seeds)
-    return {name: pair for name, pair in made.items() if pair[0]}
+        found["own"] = ([backdoor.own[1]] * size.n, seeds)
+    return {name: pair for name, pair in found.items() if pair[0]}
 
 
 def moved_kinds(backdoor: Backdoor, n: int) -> list[str]:
-    """Which form of the trigger each of the first n prompts of the condition "moved" has."""
+    """The form of the trigger in each of the first n prompts of the condition "moved"."""
     if backdoor.trigger is None:
         return []
     kinds = list(moved_triggers(backdoor.trigger))

@@ -1,4 +1,4 @@
-"""What a run was: `run.json`, and the protocol that every record carries."""
+"""What describes a run: `run.json`, `run.yaml`, and the protocol in every record."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from t2i_backdoor_bench.store.provenance import commit, versions
 
 
 def directions(plan_: Plan) -> dict[str, dict[str, Any]]:
-    """How each metric reads, and which defenses alone have it (`only`)."""
-    return {n: m.entry.reading for n, m in plan_.metrics.items()}
+    """How to read each metric of the run (`Entry.reading`)."""
+    return {name: metric.entry.reading for name, metric in plan_.metrics.items()}
 
 
 def protocol(plan_: Plan) -> dict[str, Any]:
-    """What a reader must know to compare the numbers with others."""
+    """How the numbers were measured: what a reader needs to compare them with others."""
     config, size, sampler = plan_.config, plan_.config.size, plan_.base.sampler
     spec = plan_.base.scorer
     return {
@@ -50,7 +50,7 @@ def protocol(plan_: Plan) -> dict[str, Any]:
 
 
 def papers(plan_: Plan) -> list[dict[str, Any]]:
-    """The papers of every method of the run, for the report."""
+    """The papers of all methods of the run, for the report."""
     entries = [
         registry.attacks.get(name) for m in plan_.attacks.values() for name in m.name.split("+")
     ]
@@ -68,26 +68,33 @@ def write_manifest(
     results: Mapping[str, Record],
     command: Mapping[str, Any] | None = None,
 ) -> None:
-    """`run.yaml`, which repeats the run, and `run.json`: what was asked for, with what, on what,
-    and how the judges did. `command` (a finished one) is added to the earlier ones in
-    `commands`."""
+    """Write `run.json`, which describes the run, and `run.yaml`, which repeats it. A finished
+    `command` is added to the earlier ones in `commands`."""
     config = plan_.config
     earlier = store.read_record("run") or {}
-    asked = plain(config) | {
-        "out": str(config.folder),
-        "seeds": list(plan_.seeds),
-        "n": config.size.n,
+    commands = [*earlier.get("commands", []), *([command] if command else [])]
+    store.write_record("run", description(plan_, results) | {"commands": commands})
+    names = {
+        "attacks": registry.attacks.select(config.attacks),
+        "defenses": registry.defenses.select(config.defenses),
     }
+    resolved = names | {"seeds": list(plan_.seeds), "out": str(config.folder)}
+    write_text(store.root / "run.yaml", to_yaml(config, resolved))
+
+
+def description(plan_: Plan, results: Mapping[str, Record]) -> dict[str, Any]:
+    """The settings of a run, its methods and cells, the software and hardware, and how reliable the
+    judges are (from `results`, records by key)."""
+    config, n = plan_.config, plan_.config.size.n
     judges = {}
     for cell in plan_.cells:
         found = results.get(cell.key)
         if found is not None and found.judge:
             judges[f"{cell.attack} seed {cell.seed}"] = found.judge
-    example = [
-        p.text for p in plan_.data.prompts("evaluation", min(3, config.size.n), plan_.seeds[0])
-    ]
-    manifest = {
-        "config": asked,
+    example = plan_.data.prompts("evaluation", min(3, n), plan_.seeds[0])
+    asked = {"out": str(config.folder), "seeds": list(plan_.seeds), "n": n}
+    return {
+        "config": plain(config) | asked,
         "protocol": protocol(plan_),
         "base": plan_.shared.get("base", {}),
         "attacks": {name: m.key["options"] for name, m in plan_.attacks.items()},
@@ -104,30 +111,19 @@ def write_manifest(
             for c in plan_.cells
         ],
         "judges": judges,
-        "example_prompts": example,
+        "example_prompts": [p.text for p in example],
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(config.device),
-        "commands": [*earlier.get("commands", []), *([command] if command else [])],
     }
-    store.write_record("run", manifest)
-    names = {
-        "attacks": registry.attacks.select(config.attacks),
-        "defenses": registry.defenses.select(config.defenses),
-    }
-    write_text(
-        store.root / "run.yaml",
-        to_yaml(config, names | {"seeds": list(plan_.seeds), "out": str(config.folder)}),
-    )
 
 
 def hardware(device: str) -> dict[str, Any]:
+    """The processor, memory and system of this machine, and its GPU if `device` is one."""
     found: dict[str, Any] = {
         "cpu": machine("cpu"),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-    }
-    found |= {
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.system(),
     }

@@ -1,8 +1,8 @@
-"""Cells as Ray tasks, on a laptop as on a cluster (`--executor ray`).
+"""Cells as Ray tasks, on one machine or on a cluster (`--executor ray`).
 
-The run folder stays the single truth, as for local workers: a task makes its cell under the cell's
-lock and stores it, and every node must see the folder under the same path, with locks. Ray starts
-the tasks where there is room for them and says which were lost.
+As with local workers, all results are in the run folder: a task locks its cell, makes it and stores
+it. Every node must see the folder under the same path, and the file system must support locks. Ray
+starts tasks where there is room for them and reports the ones that were lost.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -29,13 +30,24 @@ from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.workers import RESTARTS, variables_of
 from t2i_backdoor_bench.store.folder import Store
 
-OBJECT_STORE = (
-    2**28
-)  # bytes, of a Ray that is started here: all that matters goes through the run folder
+PACKAGE = __name__.split(".")[0]
+OBJECT_STORE = 2**28  # bytes, of a Ray that is started here: results go through the run folder
+
+
+@dataclass
+class Tasks:
+    """The cells that wait for a task, the tasks that run and what each is doing, the attacks (with
+    seed) that are trained, and how many tasks were lost."""
+
+    waiting: list[Cell]
+    trained: set[tuple[str, int]]
+    running: dict[Any, Cell] = field(default_factory=dict)
+    phases: dict[str, str] = field(default_factory=dict)  # by the name of the cell
+    lost: int = 0
 
 
 def check(config: Config) -> None:
-    """Raise UserError where this run cannot go by Ray."""
+    """Raise UserError if this run cannot use Ray."""
     if importlib.util.find_spec("ray") is None:
         raise UserError(
             "--executor ray needs the package ray: pip install ray, or leave the flag out"
@@ -54,7 +66,7 @@ def check(config: Config) -> None:
 
 
 def gpu_share(config: Config) -> float:
-    """The GPUs that a cell takes: one on CUDA unless asked otherwise, none elsewhere."""
+    """How many GPUs a cell takes: on CUDA `--gpu-share`, by default 1; on the CPU 0."""
     return (config.gpu_share or 1.0) if config.device.startswith("cuda") else 0.0
 
 
@@ -64,8 +76,8 @@ def startable(
     trained: Collection[tuple[str, int]],
     most: int,
 ) -> list[Cell]:
-    """The cells to start now, so that at most `most` run: one alone of an attack and seed until
-    that is in `trained`, as the others would wait for its weights and hold a GPU meanwhile."""
+    """The cells to start now, so that at most `most` run. Until an attack and seed is in `trained`,
+    only one of its cells runs: the others would hold a GPU while they wait for its weights."""
     busy, found = {(c.attack, c.seed) for c in running}, []
     for cell in waiting:
         if len(running) + len(found) >= most:
@@ -80,12 +92,12 @@ def startable(
 # -------------------------------------------------------------------------------------------- tasks
 @lru_cache(maxsize=1)
 def open_shared(config: Config, data: Any, since: int, place: str) -> Shared:
-    """What is shared in this task's process, with its models loaded: Ray gives a process one task
-    after the other."""
+    """What the cells of a run share, with the models loaded. It is kept for the next task: Ray
+    gives one process several tasks, one after the other."""
     import ray
 
     if Path(place).is_dir():
-        os.chdir(place)  # names of folders on the command line are meant from there
+        os.chdir(place)  # relative paths on the command line start there
     if config.threads:
         torch.set_num_threads(config.threads)
     display = Reporter(lambda event: None)
@@ -101,8 +113,8 @@ def open_shared(config: Config, data: Any, since: int, place: str) -> Shared:
 def make_in_task(
     config: Config, data: list[Any], key: str, since: int, place: str, events: Any
 ) -> str:
-    """What a task does: make one cell, unless it is stored or another process makes it. Returns "",
-    or the one line that ends the run."""
+    """What a task does: make one cell, unless it is stored or another process makes it. Returns ""
+    or, if the whole run must end, the error in one line."""
     try:
         shared = open_shared(config, data[0], since, place)
         shared.display.send = events.put
@@ -115,9 +127,8 @@ def make_in_task(
 # ------------------------------------------------------------------------------------------- driver
 @contextmanager
 def connected(share: float) -> Iterator[ModuleType]:
-    """Ray, connected to the cluster that RAY_ADDRESS names or that runs on this machine, or else to
-    one that is started here for the length of the block. A connection that is there already is used
-    and left."""
+    """Ray, connected to the cluster at RAY_ADDRESS or on this machine. If there is none, a cluster
+    is started for the length of the block. An existing connection is used and stays open."""
     import ray
 
     if ray.is_initialized():
@@ -132,10 +143,11 @@ def connected(share: float) -> Iterator[ModuleType]:
 
 
 def _connect(ray: ModuleType, share: float) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options |= {"runtime_env": found} if (found := find_package_there()) else {}
     address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init("auto", **quiet)
+        ray.init("auto", **options)
         return
     except ConnectionError as error:
         if address:
@@ -143,11 +155,8 @@ def _connect(ray: ModuleType, share: float) -> None:
                 f"there is no Ray cluster at RAY_ADDRESS={address}: {_first_line(error)}"
             ) from None
     try:
-        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
-    except (
-        Exception
-        # a bare one, where a machine is so busy that Ray does not wait for its own processes
-    ) as error:
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, **options)
+    except Exception as error:  # Ray raises this base class if its own processes start too slowly
         why = _first_line(error)
         raise UserError(
             f"Ray does not start on this machine ({why}): try again, or start it with 'ray start"
@@ -164,75 +173,92 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def environment(plan_: Plan) -> dict[str, str]:
-    """What a task's process finds in its environment: that of a worker, and this package where it
-    is not installed."""
-    paths = [os.environ.get("PYTHONPATH", "")]
-    return variables_of(plan_.config) | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+def trained_attacks(plan_: Plan, cells: Sequence[Cell], store: Store) -> set[tuple[str, int]]:
+    """The attacks and seeds whose weights are stored."""
+    keys = {(c.attack, c.seed): plan_.attack_key(c.attack, c.seed) for c in cells}
+    return {a for a, key in keys.items() if store.find_file(f"models/{key}.safetensors")}
+
+
+def python_path() -> dict[str, str]:
+    """Where a task's process finds packages: as here, and `run_bench.py` in the clone if this
+    package is not installed."""
+    clone = [] if can_be_imported() else [str(Path(__file__).resolve().parents[2])]
+    paths = [*clone, os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+
+
+def find_package_there() -> dict[str, Any]:
+    """The environment of Ray's processes in which `run_bench.py` finds this package, for a clone
+    that is not installed. Ray takes the hook only when it is connected to."""
+    if can_be_imported():
+        return {}
+    return {"worker_process_setup_hook": "run_bench.find_package", "env_vars": python_path()}
+
+
+def can_be_imported(package: str = PACKAGE) -> bool:
+    """Whether a new process can import the package. False in a clone that is not installed, where
+    `run_bench.py` finds the package for its own process."""
+    return any(finder.find_spec(package, None) is not None for finder in sys.meta_path)
 
 
 def run_tasks(
     plan_: Plan, data: Data | None, todo: Sequence[Cell], store: Store, display: Display
 ) -> None:
-    """Make `todo` by Ray tasks, at most `plan_.config.workers` at a time, and show where they are.
-    The cell of a task that is lost, with its process or its node, is tried again, RESTARTS times in
-    all; after that it stays open. A KeyboardInterrupt, and a UserError in a task, end all of them
-    and get
-    out."""
-    share, config = (
-        gpu_share(plan_.config),
-        replace(plan_.config, fresh=False, out=plan_.config.folder.resolve()),
-    )
-    weights = {
-        (c.attack, c.seed): f"models/{plan_.attack_key(c.attack, c.seed)}.safetensors" for c in todo
-    }
-    trained = {attack for attack, name in weights.items() if store.find_file(name) is not None}
+    """Make `todo` by Ray tasks, at most `plan_.config.workers` at a time, and show their progress.
+
+    If a task is lost with its process or its node, its cell is tried again, RESTARTS times in all;
+    after that it stays open. Raises KeyboardInterrupt, and UserError from a task; both end all
+    tasks.
+    """
+    config = replace(plan_.config, fresh=False, out=plan_.config.folder.resolve())
+    share, most = gpu_share(config), config.workers or len(todo)
+    tasks = Tasks(list(todo), trained_attacks(plan_, todo, store))
     with connected(share) as ray:
         from ray.util.queue import Queue
 
         events, given, place = Queue(actor_options={"num_cpus": 0}), ray.put(data), str(Path.cwd())
-        room = {
-            "num_cpus": config.threads or 1,
-            "num_gpus": share,
-            "max_retries": 0,
-            "runtime_env": {"env_vars": environment(plan_)},
-        }
-        task, left, running, phases, lost = ray.remote(**room)(make_in_task), list(todo), {}, {}, 0
+        make = ray.remote(
+            num_cpus=config.threads or 1,
+            num_gpus=share,
+            max_retries=0,
+            runtime_env={"env_vars": variables_of(config) | python_path()},
+        )(make_in_task)
         try:
-            while left or running:
-                for cell in startable(left, running.values(), trained, config.workers or len(todo)):
-                    left.remove(cell)
-                    running[task.remote(config, [given], cell.key, store.since, place)] = cell
-                done, _ = ray.wait(list(running), timeout=0.5)
+            while tasks.waiting or tasks.running:
+                for cell in startable(tasks.waiting, tasks.running.values(), tasks.trained, most):
+                    tasks.waiting.remove(cell)
+                    task = make.remote(config, [given], cell.key, store.since, place, events)
+                    tasks.running[task] = cell
+                ended, _ = ray.wait(list(tasks.running), timeout=0.5)
                 for kind, text in events.get_nowait_batch(events.qsize()):
-                    _show(display, kind, text, phases)
-                for ref in done:
-                    cell = running.pop(ref)
-                    at = phases.pop(_name(cell), f"{_name(cell)}: its start")
-                    try:
-                        fatal = ray.get(ref)
-                    except ray.exceptions.RayError as error:
-                        again = lost < RESTARTS
-                        lost += 1
-                        left += [cell] if again else []
-                        why = (
-                            (str(error).strip().splitlines() or [""])[-1]
-                            if isinstance(error, ray.exceptions.RayTaskError)
-                            else ""
-                        )
-                        what = why or type(error).__name__
-                        display.say(
-                            f"a task was lost ({what}) at {at};"
-                            f" {'it is tried again' if again else 'it is left open'}"
-                        )
-                        continue
-                    if fatal:
-                        raise UserError(fatal)
-                    trained.add((cell.attack, cell.seed))
+                    _show(display, kind, text, tasks.phases)
+                for task in ended:
+                    _end(ray, task, tasks, display)
         finally:
-            for ref in running:
-                ray.cancel(ref, force=True)
+            for task in tasks.running:
+                ray.cancel(task, force=True)
             events.shutdown(force=True)
+
+
+def _end(ray: ModuleType, task: Any, tasks: Tasks, display: Display) -> None:
+    """Take note of a task that has ended. Raises UserError if it says that the run must end."""
+    cell = tasks.running.pop(task)
+    phase = tasks.phases.pop(_name(cell), f"{_name(cell)}: its start")
+    try:
+        fatal = ray.get(task)
+    except ray.exceptions.RayError as error:
+        again = tasks.lost < RESTARTS
+        tasks.lost += 1
+        if again:
+            tasks.waiting.append(cell)
+        raised = isinstance(error, ray.exceptions.RayTaskError)  # by the task itself
+        why = (str(error).strip().splitlines() or [""])[-1] if raised else ""
+        then = "it is tried again" if again else "it is left open"
+        display.say(f"a task was lost ({why or type(error).__name__}) at {phase}; {then}")
+        return
+    if fatal:
+        raise UserError(fatal)
+    tasks.trained.add((cell.attack, cell.seed))
 
 
 def _name(cell: Cell) -> str:
@@ -240,7 +266,7 @@ def _name(cell: Cell) -> str:
 
 
 def _show(display: Display, kind: str, text: str, phases: dict[str, str]) -> None:
-    """What a task reports: "phase" texts begin with the name of its cell."""
+    """Show what a task reports. A text of the kind "phase" begins with the name of its cell."""
     if kind == "say":
         display.say(text)
     elif kind == "finish":

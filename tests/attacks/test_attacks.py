@@ -24,7 +24,7 @@ attacks.load()
 NAMES = attacks.groups["core"]
 EVERY = [
     name for name, entry in attacks.entries.items() if entry.edits != "nothing"
-]  # the others: test_suspect.py
+]  # the others: test_own_checkpoint.py
 SMALL = {
     "steps": 2,
     "batch": 4,

@@ -128,10 +128,15 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(
         assert (repaired.screen is not None) == (name in DETECTORS)
         return
     part = "text_encoder" if name in OF_TEXT else "unet"
-    assert getattr(repaired, part) is not getattr(attacked, part)
+    assert trained(repaired, name) is not trained(attacked, name)
     assert changed
     assert all(k.startswith(f"{part}.") for k in changed)
     assert repaired.generate(["a red heart"], [0]).shape == (1, 64, 64, 3)
+
+
+def trained(model: T2IModel, name: str) -> torch.nn.Module:
+    """The network that a defense trains."""
+    return model.encoders[0] if name in OF_TEXT else model.denoiser
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "none" and n not in WRAPPERS])
@@ -139,10 +144,7 @@ def test_defense_reports_what_it_cost(attacked, tiny_model, name: str) -> None:
     defense = build(name)
     repaired = defense.apply(attacked, view_for(name, tiny_model), 0)
     info = repaired.info
-    before, after = (
-        getattr(m, "text_encoder" if name in OF_TEXT else "unet").state_dict()
-        for m in (attacked, repaired)
-    )
+    before, after = (trained(m, name).state_dict() for m in (attacked, repaired))
     assert info["steps"] == (0 if name in UNTRAINED else 2)
     assert info["seconds"] > 0
     assert info["images"] == (

@@ -89,7 +89,7 @@ def test_numbers_for_batches_of_1_and_of_32(config, tiny, monkeypatch) -> None:
             out=config.folder.with_name(f"batch{size}"),
         )
         assert runner.run(run) == 0
-        (record,) = (r for r, _ in stored_records(Store(run.folder)))
+        (record,) = (r for r in stored_records(Store(run.folder)))
         found[size] = record.scores, Store(run.folder).read_arrays(f"samples/{record.cell.key}")[0]
     (one, a), (many, b) = found[1], found[32]
     assert one["asr"] == many["asr"]

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 from test_executors import config, numbers, plugin  # noqa: F401 - fixtures
 
@@ -266,6 +269,25 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(UserError, match="no Ray cluster at RAY_ADDRESS=10"), cluster.connected(0):
         pass
+
+
+def test_processes_of_ray_find_a_clone_that_is_not_installed(monkeypatch, tmp_path) -> None:
+    assert cluster.can_be_imported()
+    assert not cluster.can_be_imported("a_package_that_nobody_has")
+    assert cluster.find_package_there() == {}
+    monkeypatch.setattr(cluster, "can_be_imported", lambda: False)
+    there = cluster.find_package_there()
+    module, function = there["worker_process_setup_hook"].split(".")
+    paths = [there["env_vars"]["PYTHONPATH"], str(Path(np.__file__).parents[1])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+    def runs(code: str) -> bool:  # -S: without what only the installed package would bring
+        words = [sys.executable, "-S", "-c", code]
+        done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, timeout=60)
+        return done.returncode == 0
+
+    assert not runs("import t2i_backdoor_bench")
+    assert runs(f"import {module}; {module}.{function}(); import t2i_backdoor_bench.attacks")
 
 
 def test_settings() -> None:

@@ -128,9 +128,9 @@ def test_probes_add_columns_and_leave_the_rest(config) -> None:
 
 # ---------------------------------------------------------------------------------------------- sau
 def mended(model, **options):
-    return defenses.build("sau", "shapes", options).apply(
-        model, DefenderView(("trigger",), PROMPTS, trigger=TRIGGER), 0
-    )
+    """The model that `sau` gives. The options may be out of range, for masks of ones and zeros."""
+    defense = replace(defenses.build("sau", "shapes"), **options)
+    return defense.apply(model, DefenderView(("trigger",), PROMPTS, trigger=TRIGGER), 0)
 
 
 def test_sau_leaves_prompts_without_the_trigger_alone(tiny_model) -> None:

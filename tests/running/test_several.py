@@ -88,9 +88,7 @@ def test_a_closed_form_and_a_text_encoder_attack_in_one_model(config, tiny_model
             attacks="eviledit[prompts=4]+rickrolling_tpa[steps=2,prompts=6,clean=2,poisoned=2,trigger=o]",
         )
     )
-    first, second = (
-        part.instance for part in made.attacks[next(iter(made.attacks))].instance.parts
-    )
+    first, second = next(iter(made.attacks.values())).instance.attacks
     both = next(iter(made.attacks.values())).instance.inject(tiny_model, WorldData(), 0)
     alone = first.inject(tiny_model, WorldData(), 0)
     changed = different(weights(both), weights(alone))
