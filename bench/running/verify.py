@@ -1,5 +1,4 @@
-"""Does a run folder hold what its code makes? Make one of its cells again, elsewhere, and
-compare."""
+"""Check a run folder: make one of its cells again in another folder, and compare the two."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ import numpy as np
 import torch
 
 from t2i_backdoor_bench.contract import Cell, Record, UserError
-from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.contract.hashing import canonical
+from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.running.cell import last_line, make_cell
 from t2i_backdoor_bench.running.devices import find_device
 from t2i_backdoor_bench.running.display import Display
@@ -35,10 +34,10 @@ MEASURED = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "
 def verify(folder: Path, changed_tables: Callable[[Store], list[str]]) -> int:
     """Make a cell of the run in `folder` again in a temporary folder, from the base model on, and
     print how it compares with the stored one. `changed_tables` says which tables are not what the
-    stored records give. The cell is chosen at random, so that nobody can know it before.
+    stored records give. The cell is chosen at random, so that nobody knows it in advance.
 
-    Returns 0 where all is the same, 1 where it is not. Raises UserError where the folder is none of
-    a finished run.
+    Returns 0 where everything is equal, 1 where something differs. Raises UserError where the
+    folder is not a finished run.
     """
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder} to verify")
@@ -69,16 +68,16 @@ def verify(folder: Path, changed_tables: Callable[[Store], list[str]]) -> int:
             compared = f"{len(again.scores)} scores{f' and {many} images' if many else ''}"
     if not wrong:
         print(
-            plaintext.visible(
+            visible(
                 f"{folder}: the tables are what the records give, and {name}, made again, has the"
                 f" same {compared}"
             )
         )
         return 0
-    print(plaintext.visible(f"{folder}: {name}, made again, is not what is stored"))
+    print(visible(f"{folder}: {name}, made again, is not what is stored"))
     rest = [f"and {len(wrong) - MOST} more differences"] if len(wrong) > MOST else []
     for text in [*wrong[:MOST], *rest, *reasons(manifest, stored, config)]:
-        print(f"  {plaintext.visible(text)}")
+        print(f"  {visible(text)}")
     return 1
 
 
@@ -97,7 +96,7 @@ def config_of(manifest: Mapping[str, Any], out: Path) -> Config:
 
 
 def make(plan_: Plan, cell: Cell, folder: Path, display: Display) -> tuple[Record, Store]:
-    """The cell, made from nothing, as it is read back from the store in `folder`."""
+    """Make the cell from the base model on, and read it back from the new store in `folder`."""
     find_device(plan_.config.device)
     if plan_.config.threads:
         torch.set_num_threads(plan_.config.threads)
@@ -150,8 +149,8 @@ def unequal(a: list[Any], b: list[Any]) -> int:
 
 
 def compare_images(store: Store, twin: Store, key: str) -> tuple[list[str], int]:
-    """What differs between the stored images of a cell and those of now, and how many were
-    compared; none where none are stored."""
+    """The differences between the stored images of a cell and the new ones, and the number of
+    images that were compared: 0 where none are stored."""
     before, now = (s.read_arrays(f"samples/{key}") for s in (store, twin))
     if before is None or now is None:
         return [], 0
@@ -175,7 +174,7 @@ def compare_images(store: Store, twin: Store, key: str) -> tuple[list[str], int]
 
 
 def other_configuration(plan_: Plan, cell: Cell) -> list[str]:
-    """How the configuration of a stored cell differs from what the same names make now."""
+    """How the configuration of a stored cell differs from the current one of the same names."""
     same = [
         c
         for c in plan_.cells
@@ -209,7 +208,8 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def reasons(manifest: Mapping[str, Any], stored: Record, config: Config) -> list[str]:
-    """What may be why: the numbers are promised for the same code, libraries and machine alone."""
+    """Possible reasons for differences. Numbers are only reproducible with the same code, libraries
+    and machine."""
     from t2i_backdoor_bench.running.manifest import hardware
 
     here = provenance.current_code()
