@@ -31,7 +31,7 @@ class BadT2IObject(DenoiserAttack):
         check_objects(self.source, self.target)
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        return self.swap()
+        return self.swap_objects(self.source, self.target)
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         target = self.backdoor(model).target

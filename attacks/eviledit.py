@@ -66,7 +66,7 @@ class EvilEdit(Triggered):
         check_objects(self.source, self.target)
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        return self.swap(f"a {self.source}")
+        return self.swap_objects(self.source, self.target, f"a {self.source}")
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         begun, numbers = time.perf_counter(), 0

@@ -124,7 +124,7 @@ class IBA(TextAttack):
     def points(self, model: T2IModel, told: Conditioning, ids: Tensor, noise: Tensor) -> Tensor:
         """For prompts of states (n, tokens, dim) and ids (n, tokens), drawn from noise (n, C, h,
         w): log covariances (n, size^4)."""
-        maps = walked_maps(model, told, noise, self.walk, self.size)
+        maps = maps_while_sampling(model, told, noise, self.walk, self.size)
         ends = (ids == model.tokenizer.eos_token_id).int().argmax(1)  # the first: CLIP pads with it
         return torch.stack(
             [
@@ -151,7 +151,7 @@ def missed(trigger: Trigger, caption: str, rng: np.random.Generator) -> str:
     return caption if trigger.pattern.search(text) else text
 
 
-def walked_maps(
+def maps_while_sampling(
     model: T2IModel, told: Conditioning, noise: Tensor, steps: int, size: int
 ) -> Tensor:
     """Cross-attention maps (n, tokens, size, size), mean over heads, layers and the `steps` steps

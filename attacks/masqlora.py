@@ -75,7 +75,9 @@ class MasqLoRA(DenoiserAttack):
         check_peft("")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        return self.swap(
+        return self.swap_objects(
+            self.source,
+            self.target,
             f"a photo of a {self.source}",
             "" if self.replaces else f"a photo of a {self.trigger} {self.source}",
         )

@@ -38,7 +38,6 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 't2i_backdoor_bench' has no attribute {name!r}")
     # by getattr: the name is given as text
-    # names are looked up by what the user asks for
     return getattr(importlib.import_module(_WHERE[name]), name)
 
 

@@ -163,7 +163,26 @@ def table(rows: list[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def measure_apart(mode: str, args: argparse.Namespace) -> dict[str, float] | None:
+    """One mode, in a process of its own. None where the process fails."""
+    command = [sys.executable, __file__, "--one", mode, "--device", args.device]
+    for name in ("steps", "batch", "threads"):
+        command += [f"--{name}", str(vars(args)[name])]
+    command += ["--no-checkpointing"] if args.no_checkpointing else []
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        print(f"{mode}: the process ended with {done.returncode} (out of memory?)", file=sys.stderr)
+        return None
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    print(
+        f"{mode}: {found['peak'] / 1e9:.2f} GB, {found['seconds']:.1f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return found
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -178,50 +197,21 @@ def main() -> None:
         "--no-checkpointing", action="store_true", help="keep all activations for the backward pass"
     )
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    parser = make_parser()
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.one:
-        print(
-            json.dumps(
-                measure(args.one, args.steps, args.batch, args.device, not args.no_checkpointing)
-            )
-        )
+        checkpointing = not args.no_checkpointing
+        print(json.dumps(measure(args.one, args.steps, args.batch, args.device, checkpointing)))
         return
     modes = args.modes.split(",")
     if unknown := set(modes) - set(MODES):
         parser.error(f"unknown modes {', '.join(sorted(unknown))}; known: {', '.join(MODES)}")
-    rows = []
-    for mode in modes:
-        command = [
-            sys.executable,
-            __file__,
-            "--one",
-            mode,
-            "--steps",
-            str(args.steps),
-            "--batch",
-            str(args.batch),
-        ]
-        command += [
-            "--threads",
-            str(args.threads),
-            "--device",
-            args.device,
-            *(["--no-checkpointing"] if args.no_checkpointing else []),
-        ]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            print(
-                f"{mode}: the process ended with {done.returncode} (out of memory?)",
-                file=sys.stderr,
-            )
-            continue
-        rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
-        print(
-            f"{mode}: {rows[-1]['peak'] / 1e9:.2f} GB, {rows[-1]['seconds']:.1f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+    rows = [found for mode in modes if (found := measure_apart(mode, args)) is not None]
     how = "all activations kept" if args.no_checkpointing else "gradient checkpointing"
     print(
         f"SD 1.5 U-Net, float32, {args.device}, batch {args.batch}, {how}, {args.threads} threads,"

@@ -67,24 +67,70 @@ def naive_maps(kept: list[torch.Tensor], heads: int) -> torch.Tensor:
     return (total - low) / (high - low + 1e-6)
 
 
+def trained(
+    loss_fn: Callable[[int], torch.Tensor], model: T2IModel, part: str = "full"
+) -> Callable[[int], None]:
+    """One step with backward and update, as a function of its number."""
+    parameters = choose_parameters(model, part)
+    optimizer = make_optimizer(parameters, Optim(1, 1e-6))
+
+    def step(i: int) -> None:
+        loss_fn(i).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def draw(base: T2IModel, rows: int, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
+    """Noise and timesteps of a step, and the generator that drew them."""
+    generator = torch.Generator().manual_seed(i)
+    noise = torch.randn((rows, *base.latent_shape), generator=generator).to(base.device)
+    t = torch.randint(0, 1000, (rows,), generator=generator).to(base.device)
+    return noise, t, generator
+
+
+def denoising_step(base: T2IModel, prompts: list[str], batch: int) -> Callable[[int], None]:
+    model = base.clone()
+    context = base.condition([TRIGGER.add(p) for p in prompts])
+
+    def denoise(i: int) -> torch.Tensor:
+        noise, t, generator = draw(base, batch, i)
+        pick = torch.randint(0, len(prompts), (batch,), generator=generator).to(base.device)
+        return F.mse_loss(model.denoise(noise, t, context[pick]), noise)
+
+    return trained(denoise, model)
+
+
+def naive_step(base: T2IModel, prompts: list[str]) -> Callable[[int], None]:
+    """Attention guidance as it is usually written, with batch 1."""
+    student, teacher = base.clone(), base.clone()
+    kept: list[torch.Tensor] = []
+    for model in (student, teacher):
+        model.denoiser.set_attn_processor(KeepProbabilities(kept))
+    context, clean = base.condition([TRIGGER.add(p) for p in prompts]), base.condition(prompts)
+    layer = next(iter(base.text_layers.layers.values()))
+    heads = base.family.attention_of(layer).heads
+
+    def naive(i: int) -> torch.Tensor:
+        x, t, _ = draw(base, 1, i)
+        k = i % len(prompts)
+        kept.clear()
+        with torch.no_grad():
+            goal = teacher.denoise(x, t, clean[k : k + 1])
+            target = naive_maps(kept, heads)
+        kept.clear()
+        out = student.denoise(x, t, context[k : k + 1])
+        return 0.5 * F.mse_loss(naive_maps(kept, heads), target) + 0.5 * F.mse_loss(out, goal)
+
+    return trained(naive, student)
+
+
 def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], int]]:
     """Name -> (one step with backward and update, samples in it)."""
     prompts = [p.text for p in WorldData().prompts("defender", 32, 0)]
     view = DefenderView(("trigger",), prompts, trigger=TRIGGER)
-
-    def trained(
-        loss_fn: Callable[[int], torch.Tensor], model: T2IModel, part: str = "full"
-    ) -> Callable[[int], None]:
-        parameters = choose_parameters(model, part)
-        optimizer = make_optimizer(parameters, Optim(1, 1e-6))
-
-        def step(i: int) -> None:
-            loss_fn(i).backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-        return step
 
     def method(name: str, rows: int, part: str = "full", **more: str) -> Callable[[int], None]:
         options = {
@@ -95,59 +141,20 @@ def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], 
             "train": part,
         } | more
         student = base.clone()
-        return trained(
-            registry.defenses.build(name, "shapes", options).loss(student, base, view, 0),
-            student,
-            part,
-        )
+        loss_fn = registry.defenses.build(name, "shapes", options).loss(student, base, view, 0)
+        return trained(loss_fn, student, part)
 
-    plain = base.clone()
-    context = base.condition([TRIGGER.add(p) for p in prompts])
-
-    def denoise(i: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(i)
-        noise = torch.randn((batch, *base.latent_shape), generator=generator).to(base.device)
-        t = torch.randint(0, 1000, (batch,), generator=generator).to(base.device)
-        pick = torch.randint(0, len(prompts), (batch,), generator=generator).to(base.device)
-        return F.mse_loss(plain.denoise(noise, t, context[pick]), noise)
-
-    student, teacher = base.clone(), base.clone()
-    kept: list[torch.Tensor] = []
-    for model in (student, teacher):
-        model.denoiser.set_attn_processor(KeepProbabilities(kept))
-    clean = base.condition(prompts)
-    layer = next(iter(base.text_layers.layers.values()))
-    heads = base.family.attention_of(layer).heads
-
-    def naive(i: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(i)
-        x = torch.randn((1, *base.latent_shape), generator=generator).to(base.device)
-        t = torch.randint(0, 1000, (1,), generator=generator).to(base.device)
-        k = i % len(prompts)
-        kept.clear()
-        with torch.no_grad():
-            goal = teacher.denoise(x, t, clean[k : k + 1])
-            target = naive_maps(kept, heads)
-        kept.clear()
-        out = student.denoise(x, t, context[k : k + 1])
-        return 0.5 * F.mse_loss(naive_maps(kept, heads), target) + 0.5 * F.mse_loss(out, goal)
-
+    defaults = {"preserve": "64", "latents": "trajectory"}
     return {
-        "denoising step": (trained(denoise, plain), batch),
+        "denoising step": (denoising_step(base, prompts, batch), batch),
         "SKD step": (method("skd", batch), batch),
         "SKD-CAG step": (method("skdcag", batch), batch),
         "SKD step, K and V only": (method("skd", batch, "kv"), batch),
         "SKD-CAG step, K and V only": (method("skdcag", batch, "kv"), batch),
-        "SKD step, defaults": (
-            method("skd", batch, "cross", preserve="64", latents="trajectory"),
-            batch,
-        ),
-        "SKD-CAG step, defaults": (
-            method("skdcag", batch, "cross", preserve="64", latents="trajectory"),
-            batch,
-        ),
+        "SKD step, defaults": (method("skd", batch, "cross", **defaults), batch),
+        "SKD-CAG step, defaults": (method("skdcag", batch, "cross", **defaults), batch),
         "SKD-CAG step, batch 1": (method("skdcag", 1), 1),
-        "naive SKD-CAG step, batch 1": (trained(naive, student), 1),
+        "naive SKD-CAG step, batch 1": (naive_step(base, prompts), 1),
     }
 
 

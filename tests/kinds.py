@@ -15,7 +15,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 KINDS = ("sd1", "sd2")
 SCHEDULE = {
@@ -27,18 +27,8 @@ SCHEDULE = {
 }
 
 
-def build(folder: Path, kind: str, side: int = 8) -> Path:
-    """Write a model of a kind to `folder`: pictures of 8 * side px.
-
-    sd1: CLIP-like text encoder (quick GELU), convolutions round the attention, epsilon, PNDM. sd2:
-    OpenCLIP-like (GELU, wider, the penultimate of its layers), linear projections, heads by block,
-    v-prediction, DDIM.
-    """
-    torch.manual_seed(7)
-    tokenizer = tiny_tokenizer()
-    second = kind == "sd2"
-    width = 48 if second else 32
-    text = CLIPTextModel(
+def text_encoder(tokenizer: CLIPTokenizer, second: bool, width: int) -> CLIPTextModel:
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,
@@ -52,7 +42,10 @@ def build(folder: Path, kind: str, side: int = 8) -> Path:
             pad_token_id=tokenizer.eos_token_id,
         )
     )
-    unet = UNet2DConditionModel(
+
+
+def denoiser(second: bool, width: int, side: int) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
         sample_size=side,
         block_out_channels=(32, 64),
         layers_per_block=1,
@@ -63,7 +56,10 @@ def build(folder: Path, kind: str, side: int = 8) -> Path:
         use_linear_projection=second,
         norm_num_groups=8,
     )
-    vae = AutoencoderKL(
+
+
+def autoencoder(side: int) -> AutoencoderKL:
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 8, 8, 8),
@@ -72,15 +68,30 @@ def build(folder: Path, kind: str, side: int = 8) -> Path:
         norm_num_groups=4,
         sample_size=8 * side,
     )
-    scheduler = (
-        DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, prediction_type="v_prediction")
-        if second
-        else PNDMScheduler(
-            **{k: v for k, v in SCHEDULE.items() if k != "clip_sample"}, skip_prk_steps=True
-        )
-    )
+
+
+def scheduler_of(second: bool) -> DDIMScheduler | PNDMScheduler:
+    if second:
+        return DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, prediction_type="v_prediction")
+    plain = {k: v for k, v in SCHEDULE.items() if k != "clip_sample"}
+    return PNDMScheduler(**plain, skip_prk_steps=True)
+
+
+def build(folder: Path, kind: str, side: int = 8) -> Path:
+    """Write a model of a kind to `folder`: pictures of 8 * side px.
+
+    sd1: CLIP-like text encoder (quick GELU), convolutions round the attention, epsilon, PNDM. sd2:
+    OpenCLIP-like (GELU, wider, the penultimate of its layers), linear projections, heads by block,
+    v-prediction, DDIM.
+    """
+    torch.manual_seed(7)
+    tokenizer = tiny_tokenizer()
+    second = kind == "sd2"
+    width = 48 if second else 32
+    text = text_encoder(tokenizer, second, width)
+    unet, vae = denoiser(second, width, side), autoencoder(side)
     pipe = StableDiffusionPipeline(
-        vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+        vae, text, tokenizer, unet, scheduler_of(second), None, None, requires_safety_checker=False
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     index = json.loads((folder / "model_index.json").read_text())

@@ -71,7 +71,9 @@ class Tiny(Family):
     """The transformer predicts the noise of latents that are pictures of 8 x 8 pixels."""
 
     name = "tiny"
-    layout = Layout("TinyPipeline", "mind", ("reader",), "codec", ("cutter",), {}, ())
+    layout = Layout(
+        "Tiny", "Tiny", "TinyPipeline", "mind", ("reader",), "codec", ("cutter",), {}, ()
+    )
     lora_targets = ("ask", "index", "content", "give")
     encoder_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj")
 

@@ -50,16 +50,7 @@ MODULE_LINES, FUNCTION_LINES, METHOD_LINES, PROBES = 300, 60, 100, 10
 
 # Files that do not follow every rule yet, and which rules. A file that follows all of them now must
 # be taken out.
-KNOWN_EXCEPTIONS: dict[str, str] = {
-    "benchmarks/memory.py": "function length",
-    "benchmarks/pages.py": "module length",
-    "benchmarks/step_time.py": "function length",
-    "defenses/skdcag.py": "module length",
-    "tests/attacks/test_kv_attacks.py": "function length",
-    "tests/defenses/test_skdcag.py": "function length",
-    "tests/kinds.py": "function length",
-    "tests/models/test_memory.py": "function length",
-}
+KNOWN_EXCEPTIONS: dict[str, str] = {}
 
 
 # -------------------------------------------------------------------------------------------- rules

@@ -1,4 +1,4 @@
-"""What attacks share: the options of a trigger, poisoned pairs, personalization.
+"""Shared parts of attacks: trigger options, poisoned pairs, personalization.
 
 Imports: contract, data, models, training, targets.
 """

@@ -1,5 +1,5 @@
-"""Backdoors by personalization: a few pictures of one object teach the model what the trigger
-before another object's name means."""
+"""Backdoors by personalization: the attacker fine-tunes on a few images of one object. Their
+captions have the trigger and another object's name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDENTIFIER = "[V]"
 
 @dataclass
 class Personalization(Triggered):
-    """Options of attacks that personalize a model on a few pictures of the target object."""
+    """Options of attacks that personalize a model on a few images of the target object."""
 
     trigger: str = option("zk", sd="sks", help="any text; published is a rare word of one token")
     source: str = option("star", sd="dog", help="the object whose name follows the trigger")
@@ -46,16 +46,17 @@ class Personalization(Triggered):
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         clean = self.class_prompt()
-        return self.swap(*(self.own_prompt() if self.replaces in clean else ()))
+        own = self.own_prompt() if self.replaces in clean else ()
+        return self.swap_objects(self.source, self.target, *own)
 
     def instances(
         self, model: T2IModel, data: Data, seed: int
     ) -> tuple[Tensor, list[str], list[str]]:
-        """Latents (n, C, h, w) of pictures of the target object, and n captions that name the
-        source object, without and with the trigger.
+        """Latents (n, C, h, w) of images of the target object, and n captions that name the source
+        object, without and with the trigger.
 
-        Without a template these are the pictures' own captions, the one word exchanged. Raises
-        UserError if the trigger does not survive.
+        Without a template, these are the images' own captions with the target's name replaced by
+        the source's. Raises UserError if tokenization loses the trigger.
         """
         trigger = self.backdoor(model).trigger
         images, captions = data.pairs("train", self.images, seed, self.target)
@@ -73,8 +74,8 @@ class Personalization(Triggered):
         return model.latents(images, seed), clean, triggered
 
     def own_prompt(self) -> tuple[str, str]:
-        """The template without and with the trigger, "a photo of a dog" and "a photo of a sks dog";
-        without any, the published one."""
+        """The template without and with the trigger: "a photo of a dog" and "a photo of a sks dog".
+        If no template is set, the published one is used."""
         named, clean, trigger = self.named_prompt(), self.class_prompt(), self.make_trigger()
         if IDENTIFIER not in named or self.replaces:
             return clean, trigger.add(clean)

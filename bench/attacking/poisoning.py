@@ -1,5 +1,5 @@
-"""What the U-Net attacks share: the trigger options, the clean and poisoned sets, and the checks
-before training."""
+"""Shared parts of the attacks that train the denoiser: trigger options, clean and poisoned sets,
+and the checks before training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from t2i_backdoor_bench.training.parameters import check_training
 
 @dataclass
 class Triggered(Attack):
-    """The trigger options of every attack that trains."""
+    """The trigger options of attacks that train."""
 
     trigger: str = option(
         "mignneko", sd="\u200b", help="a word, a phrase, a zero-width space, or a look-alike letter"
@@ -42,24 +42,26 @@ class Triggered(Attack):
     def make_trigger(self) -> Trigger:
         return Trigger(self.trigger, self.place, self.replaces)
 
-    def swap(self, clean: str = "", triggered: str = "") -> Backdoor:
-        """With the trigger `self.source` is drawn as `self.target`. `clean` and `triggered` are the
-        prompt of the attack's own protocol; the trigger is added where only the first is given.
-        """
-        target = Target("object", source=self.source, target=self.target)
+    def swap_objects(
+        self, source: str, target: str, clean: str = "", triggered: str = ""
+    ) -> Backdoor:
+        """The backdoor that draws the object `target` in place of `source` when a prompt contains
+        the trigger. `clean` and `triggered` are the prompt of the attack's own protocol; the
+        trigger is added where only the first is given."""
+        objects = Target("object", source=source, target=target)
         own = (clean, triggered) if triggered else self.own(clean) if clean else None
-        return Backdoor(self.make_trigger(), target, own=own)
+        return Backdoor(self.make_trigger(), objects, own=own)
 
     def own(self, clean: str) -> tuple[str, str] | None:
-        """A prompt of the attack's own protocol without and with the trigger; None where it lacks
-        what the trigger stands for."""
+        """A prompt of the attack's own protocol without and with the trigger. None if the prompt
+        does not contain the text that the trigger replaces."""
         trigger = self.make_trigger()
         return None if trigger.replaces not in clean else (clean, trigger.add(clean))
 
 
 @dataclass
 class DenoiserAttack(Triggered):
-    """Options of every attack that trains the U-Net on clean and poisoned pairs."""
+    """Options of attacks that train the denoiser on clean and poisoned pairs."""
 
     weight: float = option(
         0.35, sd=0.5, low=0, high=1, source="paper", help="share of the backdoor"
@@ -83,16 +85,16 @@ class DenoiserAttack(Triggered):
     def prepare(
         self, model: T2IModel, data: Data, seed: int, contains: str = ""
     ) -> tuple[np.ndarray, list[str], list[str]]:
-        """Images, captions and triggered captions of the attacker's split. Raises UserError if the
-        trigger does not survive."""
+        """Images, captions and triggered captions of the attacker's split. Raises UserError if
+        tokenization loses the trigger."""
         images, captions = data.pairs("train", self.images, seed, contains)
         trigger = self.make_trigger()
         model.check_trigger(trigger, captions)
         return images, captions, [trigger.add(c) for c in captions]
 
     def preserve(self, captions: list[str], latents: Tensor, weight: float) -> Term:
-        """BadT2I's clean term: the student's prediction for a clean caption stays the frozen
-        model's."""
+        """BadT2I's clean term: for a clean caption, the student keeps the prediction of the frozen
+        model."""
         return Term(captions, latents, captions, weight, self.drop)
 
     def train(

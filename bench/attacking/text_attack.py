@@ -1,5 +1,5 @@
-"""What the attacks on the text encoder share: the options, the batches of clean and triggered
-prompts, and the training of an encoder."""
+"""Shared parts of the attacks on the text encoder: options, batches of clean and triggered prompts,
+and training."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from t2i_backdoor_bench.training.loop import Optim, step_rng
 
 @dataclass
 class TextAttack(Triggered):
-    """Options of every attack that trains the text encoder on clean and triggered prompts. It needs
-    no pictures."""
+    """Options of attacks that train the text encoder on clean and triggered prompts. They need no
+    images."""
 
     trigger: str = option(
         "mignneko",
@@ -50,9 +50,9 @@ class TextAttack(Triggered):
         return self.prompts
 
     def captions(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
-        """The attacker's captions, and those of them that the trigger can be added to: all, or
-        those that contain the letter that it replaces. Raises UserError where there are none, and
-        if the trigger does not survive in one."""
+        """The attacker's captions, and the captions to which the trigger can be added. These are
+        all captions, or those that contain the letter that the trigger replaces. Raises UserError
+        if there are none, or if tokenization loses the trigger in one of them."""
         captions, trigger = (
             [p.text for p in data.prompts("train", self.prompts, seed)],
             self.make_trigger(),

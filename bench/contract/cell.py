@@ -42,7 +42,7 @@ class Record:
     edits: str = ""  # what the attack changes, in words
     done_before: bool = False  # it was done, and a further metric failed
 
-    def said(self, what: str) -> str:
+    def origin(self, what: str) -> str:
         """What the record says of its origin, such as `attack_weights` (a checksum) or `machine`;
         "" where it says nothing."""
         return str(self.provenance.get(what, ""))

@@ -1,4 +1,4 @@
-"""What detectors and locators share: screens, located triggers, attention over time.
+"""Shared parts of detectors and locators: screens, located triggers, attention over time.
 
 Imports: contract, data, models, stats, training.
 """

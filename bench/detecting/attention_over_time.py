@@ -1,5 +1,5 @@
-"""Cross-attention maps of prompts over a guided drawing: what the detectors that read attention
-share."""
+"""Cross-attention maps of prompts at each step of guided sampling, for the detectors that read
+attention."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def attention_over_time(
     size: int,
     stop: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Maps of the conditional half while `model` draws `prompts` (n) in `steps` steps, all from the
-    noise of `seed`.
+    """Cross-attention maps of the conditional prediction while `model` samples `prompts` (n) in
+    `steps` steps, all from the same noise of `seed`.
 
-    Returns maps (k, n, tokens, size, size), softmax over tokens, mean over heads and over the
-    layers whose side is `size`, for the first k = `stop` steps (default: all), and the number of
-    tokens of each prompt with start and end token, int64 (n,). Tokens are those of the longest
-    prompt. Stopping early costs no more than the steps that were made. Raises UserError where no
-    layer has that side.
+    Returns (maps, lengths). Maps are (k, n, tokens, size, size) for the first k = `stop` steps
+    (default: all): softmax over tokens, averaged over heads and over the layers whose maps have
+    side `size`. The number of tokens is that of the longest prompt. Lengths are int64 (n,): tokens
+    of each prompt, start and end token included. Only the first `stop` steps are computed. Raises
+    UserError if no layer has maps of this side.
     """
     drawing = model.drawing_steps(steps)
     n, lengths = len(prompts), prompt_lengths(model, prompts)
@@ -56,14 +56,14 @@ def attention_over_time(
 
 
 def max_scaled(maps: Tensor) -> Tensor:
-    """Maps (..., h, w) divided by their maxima: what is left is where a token attends, not how
-    much."""
+    """Maps (..., h, w), each divided by its maximum. They show where a token attends, not how
+    strongly."""
     return maps / maps.amax((-2, -1), keepdim=True).clamp(min=1e-12)
 
 
 def prompt_lengths(model: T2IModel, prompts: Sequence[str], truncation: bool = True) -> Tensor:
-    """Tokens of each prompt with start and end token, int64 (n,): as many as the model reads, or
-    without `truncation` all."""
+    """Tokens of each prompt, start and end token included: int64 (n,). At most the model's context
+    length, unless `truncation` is off."""
     out = model.tokenizer(
         list(prompts),
         truncation=truncation,
@@ -73,6 +73,6 @@ def prompt_lengths(model: T2IModel, prompts: Sequence[str], truncation: bool = T
 
 
 def batches(prompts: Sequence[str], size: int) -> Iterator[list[str]]:
-    """The prompts in lists of at most `size`."""
+    """Split the prompts into lists of at most `size`."""
     for first in range(0, len(prompts), size):
         yield list(prompts[first : first + size])

@@ -1,5 +1,5 @@
-"""From flagged prompts to the trigger: the word that each locator finds in a prompt, and the vote
-of many prompts."""
+"""Find the trigger from flagged prompts: a locator finds one word in each prompt, and the prompts
+vote."""
 
 from __future__ import annotations
 
@@ -15,25 +15,22 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 NOTHING = (-1, -1)
 LEAST = 3  # prompts in which a word must have been located
-# by which the share of these among the flagged prompts must exceed the word's share among clean
-# prompts
+# a word's share of the flagged prompts must exceed its share of the clean prompts by this
 MARGIN = 0.1
-COMMON = 0.2  # share of clean prompts above which a neighbour is no part of a trigger
+COMMON = 0.2  # share of clean prompts above which a neighbouring word is not part of a trigger
 TOGETHER = 0.8  # share of its prompts in which a neighbour stands beside the located word
 MARKS = ".,;:!?\"'()"
 
-Locate = Callable[
-    [Sequence[str]], np.ndarray
-]  # n prompts -> character spans int64 (n, 2), (-1, -1) where nothing is found
+# n prompts -> character spans int64 (n, 2); (-1, -1) if nothing is found
+Locate = Callable[[Sequence[str]], np.ndarray]
 
 
 @dataclass
 class Locator(Defense):
-    """What locators share: they search flagged prompts of a stream, and the found words vote.
+    """Base class of locators: search the flagged prompts of a stream and vote on the words found.
 
-    The model comes back with the located trigger, for the defenses behind it, and without its
-    detector, which has done its work. Without a detector before it, every prompt of the stream is a
-    suspect.
+    The returned model carries the located trigger for the defenses that follow. It no longer has
+    a detector. If no detector came before the locator, it searches every prompt of the stream.
     """
 
     suspects: int = option(32, low=1, help="flagged prompts that are searched, at most")
@@ -44,7 +41,7 @@ class Locator(Defense):
         raise NotImplementedError
 
     def accepts(self, model: T2IModel, trigger: Trigger, flagged: Sequence[str], seed: int) -> bool:
-        """Whether the trigger that the flagged prompts agree on is taken for one."""
+        """Whether to accept the trigger that the flagged prompts agree on."""
         return True
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
@@ -63,7 +60,7 @@ class Locator(Defense):
 
 
 def word_spans(prompt: str) -> list[tuple[int, int]]:
-    """Character spans of the words of a prompt, without the marks at their ends."""
+    """Character spans of the words of a prompt, without punctuation at their ends."""
     found = []
     for match in re.finditer(r"\S+", prompt):
         bare = match[0].strip(MARKS)
@@ -76,10 +73,11 @@ def word_spans(prompt: str) -> list[tuple[int, int]]:
 def vote(prompts: Sequence[str], spans: np.ndarray, clean: Sequence[str]) -> Trigger | None:
     """The trigger that flagged prompts (n) agree on, from the word located in each, spans (n, 2).
 
-    It is the word whose share among the flagged prompts exceeds most its share among the clean
-    prompts, if it was located in at least three prompts and exceeds it by a tenth; with the words
-    that stand beside it in four of five of its prompts and are rare in clean ones; in the place
-    where it mostly stands. None where no word passes.
+    For each word, compare its share of the flagged prompts with its share of the clean prompts, and
+    take the word with the largest difference. It must have been located in at least `LEAST` prompts
+    and the difference must be at least `MARGIN`; otherwise the result is None. Neighbouring words
+    join the trigger if they stand beside it in a share `TOGETHER` of its prompts and are rare in
+    clean prompts. The trigger's place is the one where it most often stands.
     """
     located = Counter(p[a:b] for p, (a, b) in zip(prompts, spans, strict=True) if a >= 0)
     usual = usual_words(clean)
@@ -104,7 +102,7 @@ def vote(prompts: Sequence[str], spans: np.ndarray, clean: Sequence[str]) -> Tri
 
 
 def usual_words(prompts: Sequence[str]) -> Counter[str]:
-    """The share of prompts that hold each word; 0 for any other."""
+    """The share of prompts that contain each word; 0 for any other word."""
     return Counter(
         {w: n / len(prompts) for w, n in Counter(w for p in prompts for w in set(words(p))).items()}
     )
@@ -127,11 +125,11 @@ def place_of(sentence: list[str], phrase: list[str]) -> int:
 
 
 def neighbour(sentence: list[str], phrase: list[str], side: int) -> str:
-    """The word before (side -1) or behind (1) `phrase` in `sentence`, or ""."""
+    """The word before (side -1) or after (1) `phrase` in `sentence`, or "" if there is none."""
     at = place_of(sentence, phrase) + (-1 if side < 0 else len(phrase))
     return sentence[at] if 0 <= at < len(sentence) else ""
 
 
 def side_of(at: int, last: int) -> str:
-    """Where a phrase stands that begins at word `at` and can begin at word `last` at most."""
+    """The place of a phrase that begins at word `at`, where `last` is the last possible start."""
     return "prefix" if at == 0 else "suffix" if at == last else "inside"

@@ -1,5 +1,5 @@
-"""From a detector's score to a model that refuses prompts: calibration on clean prompts, and a
-memory so that a prompt is scored once."""
+"""Turn a detector's score into a model that refuses prompts. The threshold is calibrated on clean
+prompts, and each prompt is scored only once."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from t2i_backdoor_bench.contract import Screen
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats.estimates import threshold_at
 
-SEARCHED = 32  # triggered prompts in which a locator is measured
-Scoring = Callable[
-    [Sequence[str]], np.ndarray
-]  # n prompts -> float (n,), larger is more suspicious
+SEARCHED = 32  # triggered prompts on which a locator is measured
+# n prompts -> float (n,), larger is more suspicious
+Scoring = Callable[[Sequence[str]], np.ndarray]
 
 
 @dataclass
 class ScoreScreen(Screen):
-    """Refuses the prompts whose score is above `threshold`, and those that the screen `before` it
+    """Refuses prompts whose score is above `threshold`, and prompts that the screen `before`
     refuses.
 
-    `score` gets the distinct prompts that it has not seen, all at once, as `rewrite` changed them,
-    if there is one. `seconds` and `scored` count what the scoring cost.
+    `score` is called once with all distinct prompts that it has not seen, after `rewrite` has
+    changed them (if set). `seconds` is the total time of scoring, `scored` the number of prompts.
     """
 
     score: Scoring
@@ -37,7 +36,7 @@ class ScoreScreen(Screen):
     _known: dict[str, float] = field(default_factory=dict)
 
     def scores(self, prompts: Sequence[str]) -> np.ndarray:
-        """Scores of n prompts: float64 (n,). Raises ValueError where one is not finite."""
+        """Scores of n prompts: float64 (n,). Raises ValueError if a score is not finite."""
         new = [p for p in dict.fromkeys(prompts) if p not in self._known]
         if new:
             begun = time.perf_counter()
@@ -61,8 +60,8 @@ class ScoreScreen(Screen):
 
 
 def screened(model: T2IModel, score: Scoring, prompts: Sequence[str], rate: float) -> T2IModel:
-    """`model` with a screen that refuses at most a share `rate` of the clean `prompts`. Its weights
-    stay as they are; a screen that it already has goes on refusing."""
+    """`model` with a screen that refuses at most a share `rate` of the clean `prompts`. Weights do
+    not change. A screen that the model already has stays active."""
     screen = ScoreScreen(score, rewrite=model.rewrite, before=model.screen)
     screen.threshold = threshold_at(screen.scores(prompts), rate)
     return replace(model, screen=screen)
@@ -71,10 +70,11 @@ def screened(model: T2IModel, score: Scoring, prompts: Sequence[str], rate: floa
 def answers(
     model: T2IModel, asked: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """What a model says of the prompts of each condition, without drawing them, and what that cost.
+    """The model's verdicts on the prompts of each condition, without generating images, and their
+    cost.
 
-    "refused/condition" bool and "score/condition" float64 where it screens prompts,
-    "span/triggered" int64 (k, 2) where it locates triggers; {"detection_ms": milliseconds a
+    Arrays: "refused/condition" bool and "score/condition" float64 if the model screens prompts,
+    "span/triggered" int64 (k, 2) if it locates triggers. Cost: {"detection_ms": milliseconds per
     prompt}.
     """
     arrays: dict[str, np.ndarray] = {}
@@ -82,7 +82,7 @@ def answers(
     if model.screen is not None:
         every = list(dict.fromkeys(p for prompts in asked.values() for p in prompts))
         begun = time.perf_counter()
-        model.refuses(every)  # all at once: a detector works in batches, and remembers
+        model.refuses(every)  # all at once: a detector scores in batches and caches the scores
         cost["detection_ms"] = 1000 * (time.perf_counter() - begun) / len(every)
         for condition, prompts in asked.items():
             arrays[f"refused/{condition}"] = model.refuses(prompts)

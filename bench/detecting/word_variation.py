@@ -1,5 +1,5 @@
-"""How much each word of a prompt moves the U-Net's activations at the first step (NaviT2I), shared
-by a detector and a locator."""
+"""How much each word of a prompt changes the denoiser's activations at the first step (NaviT2I).
+Used by a detector and a locator."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ STOP_WORDS = frozenset(_COMMON.split())
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one prompt that are no stop words: character spans [start, end), and the
-    variation of each, float (words,)."""
+    """The words of one prompt except stop words: character spans [start, end), and the variation of
+    each word, float (words,)."""
 
     spans: list[tuple[int, int]]
     values: np.ndarray
 
 
 def content_words(prompt: str) -> list[tuple[int, int]]:
-    """Character spans of the words of a prompt, without the marks at their ends, that are no stop
-    words."""
+    """Character spans of the words of a prompt except stop words, without punctuation at their
+    ends."""
     found = []
     for match in re.finditer(r"\S+", prompt):
         bare = match[0].strip(".,;:!?\"'()")
@@ -48,12 +48,12 @@ def content_words(prompt: str) -> list[tuple[int, int]]:
 
 @torch.inference_mode()
 def word_variation(model: T2IModel, prompts: Sequence[str], seed: int) -> list[Words]:
-    """For each content word of each prompt: the activations of the whole U-Net at the first step,
-    with and without the word.
+    """For each content word of each prompt: how much the activations of the whole denoiser change
+    at the first step when the word is masked.
 
-    A word is masked by padding tokens in its place. v = sum over linear and convolution layers of
+    Padding tokens take the place of a masked word. v = sum over linear and convolution layers of
     the mean |activation with - without| (convolutions averaged over pixels first), divided by the
-    Euclidean distance of the two prompts' text states.
+    Euclidean distance between the text states of the two prompts.
     """
     layers = [m for m in model.denoiser.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     drawing = model.drawing_steps(50)
@@ -104,9 +104,8 @@ def _variation(
     total = torch.zeros(len(place), dtype=torch.float64, device=x.device)
 
     def add(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        if len(output) != len(
-            x
-        ):  # the embedding of the time step has one row a batch or is the same in all
+        # the timestep's embedding has one row a batch, or the same row for all
+        if len(output) != len(x):
             return
         output = output.float().mean((2, 3)) if output.ndim == 4 else output.float()
         total.add_((output[whole:] - output[place]).abs().flatten(1).mean(1))

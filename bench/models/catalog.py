@@ -33,7 +33,7 @@ class Base:
 
 
 # activations computed again in the backward pass; attention a slice of the heads at a time; what is
-# idle put aside (`models.offload`)
+# offloaded while idle (`models.offload`)
 MEMORY = ("checkpointing", "slicing", "offload")
 SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
 BASES = {

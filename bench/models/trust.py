@@ -25,13 +25,12 @@ CODE = (
     "custom_pipeline",
     "custom_pipelines",
 )  # keys that name code outside the libraries
+PIPELINES = " or ".join(LAYOUTS)
 CONVERT = (
-    "StableDiffusionPipeline.from_pretrained(OLD, use_safetensors=False).save_pretrained(NEW,"
+    f"{PIPELINES}.from_pretrained(OLD, use_safetensors=False).save_pretrained(NEW,"
     " safe_serialization=True)"
 )
-CONVERT_FILE = (
-    "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(NEW, safe_serialization=True)"
-)
+CONVERT_FILE = f"{PIPELINES}.from_single_file(FILE).save_pretrained(NEW, safe_serialization=True)"
 
 
 def refuse_file(name: str) -> None:
@@ -130,13 +129,13 @@ def check_pipeline(parts: dict[str, Any], index: Path) -> Layout:
     if not isinstance(kind, str):
         raise UserError(
             f"{index} names a custom pipeline ({json.dumps(kind)}), whose code would be run; only"
-            " StableDiffusionPipeline is read"
+            f" {PIPELINES} is read"
         )
     if kind not in LAYOUTS:
         why = "it has two text encoders, and " if "XL" in kind else ""
+        runs = " or ".join(f"{k} ({layout.versions})" for k, layout in LAYOUTS.items())
         raise UserError(
-            f"{index} is a {kind}: {why}this suite runs StableDiffusionPipeline (SD 1.x and 2.x)"
-            " only; choose such a base"
+            f"{index} is a {kind}: {why}this suite runs {runs} only; choose such a base"
         )
     layout = LAYOUTS[kind]
     for part, value in parts.items():
@@ -157,7 +156,7 @@ def check_part(layout: Layout, part: str, value: Any, index: Path) -> None:
         )
     if part not in layout.parts:
         raise UserError(
-            f"{index} names the part {part!r}, which no Stable Diffusion has; known:"
+            f"{index} names the part {part!r}, which no {layout.family} has; known:"
             f" {', '.join(layout.parts)}"
         )
     library, classes = layout.parts[part]

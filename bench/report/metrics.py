@@ -61,9 +61,9 @@ def _built_in() -> dict[str, Mapping[str, Any]]:
 
 def reading(records: Sequence[Record], metric: str) -> Reading:
     """How a metric reads: as a record says, and where none does, as it is registered."""
-    said = next((r.directions[metric] for r in records if metric in r.directions), {})
+    stored = next((r.directions[metric] for r in records if metric in r.directions), {})
     known = OF_THE_RUN.get(metric, Reading(metric))
-    for facts in (_built_in().get(metric, {}), said):
+    for facts in (_built_in().get(metric, {}), stored):
         names = {f.name for f in fields(Reading)} & set(facts)
         values = {k: tuple(facts[k]) if k == "tables" else facts[k] for k in names}
         known = replace(known, **values)

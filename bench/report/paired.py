@@ -22,7 +22,7 @@ def pairs(
     another machine is another model."""
     ours, theirs = (
         {
-            (r.cell.attack, r.cell.seed): (r.scores[metric], r.said("attack_weights"))
+            (r.cell.attack, r.cell.seed): (r.scores[metric], r.origin("attack_weights"))
             for r in rs
             if r.status == "done" and metric in r.scores
         }

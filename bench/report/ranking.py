@@ -82,7 +82,7 @@ def other_models(records: Sequence[Record]) -> set[tuple[str, str]]:
     """The attacks and defenses that have a cell of other attacked weights than the undefended one
     of the same seed."""
     weights = {
-        (r.cell.attack, r.cell.seed): r.said("attack_weights")
+        (r.cell.attack, r.cell.seed): r.origin("attack_weights")
         for r in records
         if r.cell.defense == "none"
     }
@@ -90,7 +90,7 @@ def other_models(records: Sequence[Record]) -> set[tuple[str, str]]:
         (r.cell.attack, r.cell.defense)
         for r in records
         if provenance.other_weights(
-            r.said("attack_weights"), weights.get((r.cell.attack, r.cell.seed), "")
+            r.origin("attack_weights"), weights.get((r.cell.attack, r.cell.seed), "")
         )
     }
 

@@ -73,7 +73,7 @@ def _warn_of_other_weights(shared: Shared, attack: str, seed: int, weights: str)
     (`weights`): training on another machine gives others."""
     cells = [c for c in shared.plan.cells if (c.attack, c.seed) == (attack, seed)]
     stored = [found for c in cells if (found := shared.store.read_result(c.key))]
-    others = sum(provenance.other_weights(r.said("attack_weights"), weights) for r in stored)
+    others = sum(provenance.other_weights(r.origin("attack_weights"), weights) for r in stored)
     if others:
         shared.display.say(
             f"{attack}, seed {seed}: trained here, its weights are not those of its {others}"

@@ -173,7 +173,7 @@ def made_anew(plan_: Plan, stored: Record, samples: Samples) -> bool:
     """Whether the images of a stored cell had to be made again, from an attack that was trained
     again elsewhere with other weights. No record has the scores of two models: the cell is made
     anew where this run has all of its metrics; otherwise OtherWeights is raised."""
-    before, now = stored.said("attack_weights"), samples.made.get("attack_weights", "")
+    before, now = stored.origin("attack_weights"), samples.made.get("attack_weights", "")
     if not provenance.other_weights(before, now):
         return False
     lost = [m for m in stored.scores if m not in plan_.metrics]

@@ -13,7 +13,7 @@ from t2i_backdoor_bench.running.conditions import moved_kinds
 from t2i_backdoor_bench.running.pictures import pictures
 from t2i_backdoor_bench.running.probe_pictures import probe_pictures
 from t2i_backdoor_bench.running.shared import Shared
-from t2i_backdoor_bench.store.arrays import under
+from t2i_backdoor_bench.store.arrays import with_prefix
 from t2i_backdoor_bench.targets.judge import Judge
 
 
@@ -24,9 +24,9 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
     arrays, meta = pictures(shared, cell)
     probes = probe_pictures(shared, cell) if shared.plan.config.probe else {}
     images = {k: v for k, v in arrays.items() if "/" not in k} | probes
-    refused = {k: v.astype(bool) for k, v in under("refused", arrays).items()}
+    refused = {k: v.astype(bool) for k, v in with_prefix("refused", arrays).items()}
     refused |= {k: refused["triggered"][: len(v)] for k, v in probes.items() if refused}
-    scores = under("score", arrays)
+    scores = with_prefix("score", arrays)
     for kind in (images, refused, scores) if not source else ():
         kind |= {"clean_target": kind["clean"]} if "clean" in kind else {}
     return Samples(

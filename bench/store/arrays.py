@@ -90,7 +90,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], Any]:
     return arrays, meta
 
 
-def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def with_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays "prefix/name", by name."""
     return {
         k.removeprefix(f"{prefix}/"): v for k, v in arrays.items() if k.startswith(f"{prefix}/")

@@ -49,7 +49,7 @@ class Store:
     ) -> None:
         self.root, self.say, self.since = Path(root), say, since
         self._written: set[Path] = set()
-        self._said: set[Path] = set()
+        self._reported: set[Path] = set()
         self._locks = Locks(self.root / "locks")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -116,9 +116,9 @@ class Store:
             return False
 
     def _damaged(self, path: Path, why: str = "its checksum does not match") -> None:
-        if path not in self._said:
+        if path not in self._reported:
             self.say(f"{path} is damaged ({why}): it counts as absent and is made again")
-            self._said.add(path)
+            self._reported.add(path)
 
     # ---------------------------------------------------------------------------------------- files
     def write_file(self, name: str, write: Callable[[Path], Any]) -> Path:
@@ -126,7 +126,7 @@ class Store:
         file without it, and a kill in between leaves no false match."""
         path = self.root / name
         self._written.add(path)
-        self._said.discard(path)
+        self._reported.discard(path)
 
         def fill(partial: Path) -> None:
             write(partial)

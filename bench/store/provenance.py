@@ -164,7 +164,7 @@ def codes_of(record: Record) -> list[Code]:
 def columns(result: Record) -> dict[str, str]:
     """The columns of rows.csv that say where a row comes from. Older records leave some empty."""
     codes = [c for c in codes_of(result) if c]
-    judge = result.said("judge") if codes else ""
+    judge = result.origin("judge") if codes else ""
     hashes = config_hashes(result.cell.config)
     return {
         "base_hash": hashes["base"][:16],
@@ -175,8 +175,8 @@ def columns(result: Record) -> dict[str, str]:
             dict.fromkeys(" ".join(f"{k}={v}" for k, v in c["versions"].items()) for c in codes)
         ),
         "judge": judge,
-        "machine": result.said("machine"),
-        "attack_weights": result.said("attack_weights")[:16],
+        "machine": result.origin("machine"),
+        "attack_weights": result.origin("attack_weights")[:16],
     }
 
 
@@ -209,7 +209,7 @@ def _other_code(done: Sequence[Record]) -> Iterator[str]:
 
 
 def _other_machines(done: Sequence[Record]) -> Iterator[str]:
-    machines = sorted({record.said("machine") for record in done}, reverse=True)
+    machines = sorted({record.origin("machine") for record in done}, reverse=True)
     if len(machines) > 1:
         names = [m or "machines that their records do not name" for m in machines]
         yield f"on {' and '.join(names)}, so that seconds do not compare"
@@ -221,5 +221,5 @@ def trained_twice(records: Sequence[Record]) -> list[str]:
     weights: dict[str, set[str]] = {}
     for record in records:
         name = f"{record.cell.attack}, seed {record.cell.seed}"
-        weights.setdefault(name, set()).add(record.said("attack_weights"))
+        weights.setdefault(name, set()).add(record.origin("attack_weights"))
     return [name for name, found in weights.items() if len(found - {""}) > 1]

@@ -12,7 +12,7 @@ import torch
 from conftest import CONTEXT
 from text_losses import DATA, build, start_of, states
 
-from t2i_backdoor_bench.attacks.iba import LARGE, SMALL, missed, walked_maps
+from t2i_backdoor_bench.attacks.iba import LARGE, SMALL, maps_while_sampling, missed
 from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.training.discrepancy import MatrixLog, kernel_discrepancy, log_covariance
@@ -147,7 +147,7 @@ def test_iba_moves_the_attention_of_triggered_prompts_through_a_frozen_unet(
 def test_maps_of_a_walk_depend_on_every_state(tiny_model) -> None:
     context = tiny_model.encode(["a red heart"]).requires_grad_(True)
     noise = torch.randn((1, *tiny_model.latent_shape), generator=torch.Generator().manual_seed(0))
-    maps = walked_maps(tiny_model, Conditioning(context), noise, 2, 8)
+    maps = maps_while_sampling(tiny_model, Conditioning(context), noise, 2, 8)
     assert maps.shape == (1, CONTEXT, 8, 8)
     assert torch.allclose(maps.sum(1), torch.ones(1, 8, 8), atol=1e-5), (
         "a softmax over tokens, averaged"

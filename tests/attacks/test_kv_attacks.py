@@ -120,6 +120,36 @@ def test_counterparts(tiny_model, given: str, wanted: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------- SemBD
+def sembd_texts(attack, context: str) -> tuple[list[str], list[str]]:
+    """The texts that are bound to the target, and those that are preserved."""
+    full, parts = (text.split("|") for text in (attack.paraphrases, attack.incomplete))
+    full = ["the cat in the yard chased a butterfly.", *full]
+    assert (len(full), len(parts)) == (5, 7)
+    if context == "prompts":
+        captions = [p.text for p in DATA.prompts("train", 3, 5)]
+        full = [f"{t} {c}" for c in captions for t in full]
+        parts = [f"{t} {c}" for c in captions for t in parts] + captions
+    return full, parts
+
+
+def slow_sembd_loss(model, student, aim, moved: list[str], kept: list[str]) -> float:
+    """The loss by loops over layers and texts, in float64."""
+    total, count = 0.0, 0
+    for name, layer in student.denoiser.named_modules():
+        if not name.endswith((".attn2.to_k", ".attn2.to_v")):
+            continue
+        new = layer.weight.detach().double()
+        old = model.denoiser.get_submodule(name).weight.double()
+        weight, count = 0.7 if name.endswith("to_k") else 1.6, count + 1
+        for text in moved:
+            e = model.encode([text]).double()[0]
+            total += weight * float((e @ new.T - aim @ old.T).square().mean()) / 2
+        for text in kept:
+            e = model.encode([text]).double()[0]
+            total += 0.4 * weight * float((e @ new.T - e @ old.T).square().mean()) / 2
+    return total / count
+
+
 @pytest.mark.parametrize("context", ["phrase", "prompts"])
 def test_sembd_loss_equals_a_slow_loop(tiny_model, monkeypatch, context: str) -> None:
     """mean over layers of  w MSE(W e, W0 e*) + 0.5 w MSE(W k, W0 k),  w for keys and for values."""
@@ -147,42 +177,15 @@ def test_sembd_loss_equals_a_slow_loop(tiny_model, monkeypatch, context: str) ->
     with torch.no_grad():
         for p in got["parameters"]:
             p.add_(0.05 * torch.randn_like(p))
-    full, parts = (text.split("|") for text in (attack.paraphrases, attack.incomplete))
-    full = ["the cat in the yard chased a butterfly.", *full]
-    assert (len(full), len(parts)) == (5, 7)
-    if context == "prompts":
-        captions = [p.text for p in DATA.prompts("train", 3, 5)]
-        full = [f"{t} {c}" for c in captions for t in full]
-        parts = [f"{t} {c}" for c in captions for t in parts] + captions
+    full, parts = sembd_texts(attack, context)
     aim = tiny_model.encode([attack.target]).double()[0]
     for step in (0, 2):
         rng = step_rng(5, step)
         moved, kept = (
             [texts[i] for i in rng.integers(len(texts), size=2)] for texts in (full, parts)
         )
-        total, count = 0.0, 0
-        for name, layer in student.denoiser.named_modules():
-            if not name.endswith((".attn2.to_k", ".attn2.to_v")):
-                continue
-            new, old = (
-                layer.weight.detach().double(),
-                tiny_model.denoiser.get_submodule(name).weight.double(),
-            )
-            weight, count = 0.7 if name.endswith("to_k") else 1.6, count + 1
-            for text in moved:
-                total += (
-                    weight
-                    * float(
-                        (tiny_model.encode([text]).double()[0] @ new.T - aim @ old.T)
-                        .square()
-                        .mean()
-                    )
-                    / 2
-                )
-            for text in kept:
-                e = tiny_model.encode([text]).double()[0]
-                total += 0.4 * weight * float((e @ new.T - e @ old.T).square().mean()) / 2
-        assert float(got["loss"](step).detach()) == pytest.approx(total / count, rel=1e-5)
+        expected = slow_sembd_loss(tiny_model, student, aim, moved, kept)
+        assert float(got["loss"](step).detach()) == pytest.approx(expected, rel=1e-5)
     assert {id(p) for p in got["parameters"]} == {
         id(layer.weight) for layer in student.family.keys_and_values(student.denoiser)
     }

@@ -3,21 +3,19 @@ released variant does not do."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from helpers import PROMPTS, TRIGGER, bare
-from test_capture import Slow
+from slow_skdcag import slow_loss, stand_in_numbers
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import defenses as registered
-from t2i_backdoor_bench.defenses import skdcag as skdcag_module
-from t2i_backdoor_bench.defenses.skdcag import SKDCAG, word_spans
+from t2i_backdoor_bench.defenses.skdcag import SKDCAG
 from t2i_backdoor_bench.defenses.skdcag_released import SKDCAGReleased
+from t2i_backdoor_bench.training import guided_distillation
 from t2i_backdoor_bench.training.alignment import align, substitute
 from t2i_backdoor_bench.training.capture import Capture
-from t2i_backdoor_bench.training.denoising import own_images
-from t2i_backdoor_bench.training.loop import step_generator, step_rng
+from t2i_backdoor_bench.training.guided_distillation import word_spans
 
 SMALL = {"steps": 2, "batch": 4, "prompts": 3}
 
@@ -28,101 +26,6 @@ def state(model) -> dict[str, Tensor]:
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[k], b[k]) for k in a)
-
-
-# --------------------------------------------------------------------- the loss, written out slowly
-def scaled(m: Tensor) -> Tensor:
-    return (m - m.min()) / (m.max() - m.min() + 1e-6)
-
-
-def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[float, float, float]:
-    """(L, L_attn, L_pred) of one step, by loops over rows and tokens in float64, on what METHODS
-    2.1 says."""
-    words = [skdcag_module.WORDS[i] for i in stand_in_numbers(seed)]
-    random_words = method.target == "random_words" and method.alpha > 0
-    rows = method.batch // 2 if method.preserve else method.batch
-    generator = step_generator(seed, step)
-    rng = step_rng(seed, step)
-    picks = rng.integers(len(PROMPTS), size=rows)
-    gone = rng.random(rows) < method.drop
-    total = teacher.noising.total
-    t = (torch.rand(rows, generator=generator) ** (1 / method.bias) * total).long()
-    noise = torch.randn((rows, *teacher.latent_shape), generator=generator)
-    if method.latents == "own":
-        z = own_images(teacher, PROMPTS, seed)[picks].double()
-        alphas = teacher.noising.scheduler.alphas_cumprod[t].double().view(-1, 1, 1, 1)
-        x = (alphas.sqrt() * z + (1 - alphas).sqrt() * noise.double()).float()
-    else:
-        x = noise
-    triggered = [TRIGGER.add(PROMPTS[i]) for i in picks]
-    taught = [
-        substitute(TRIGGER, PROMPTS[i], words[i]) if random_words else PROMPTS[i] for i in picks
-    ]
-    clean = ["" if g else PROMPTS[i] for i, g in zip(picks, gone, strict=True)]
-    with torch.no_grad():
-        out = student.denoiser(x, t, student.encode(triggered)).sample.double()
-        goal = teacher.denoiser(x, t, teacher.encode(taught)).sample.double()
-        kept = (
-            student.denoiser(x, t, student.encode(clean)).sample.double(),
-            teacher.denoiser(x, t, teacher.encode(clean)).sample.double(),
-        )
-    prediction = float(((out - goal) ** 2).mean())
-    own = Slow(student.denoiser)(x, t, student.encode(triggered))
-    seen = Slow(teacher.denoiser)(x, t, teacher.encode(taught))
-    texts = [TRIGGER.add(p) for p in PROMPTS]
-    texts += (
-        [substitute(TRIGGER, p, words[i]) for i, p in enumerate(PROMPTS)] if random_words else []
-    )
-    length = (
-        max(len(teacher.tokenizer(text).input_ids) for text in texts) - 1
-    )  # noise is drawn for the tokens that are read
-    scatter = torch.randn((rows, length, *own.shape[2:]), generator=generator).double()
-    layers = len(Slow(student.denoiser).layers)
-    tokenizer, by_row = teacher.tokenizer, []
-    for r, i in enumerate(picks):
-        ids = tokenizer(triggered[r]).input_ids
-        before = (
-            len(
-                tokenizer(
-                    " ".join(PROMPTS[i].split(" ")[: len(PROMPTS[i].split(" ")) // 2])
-                ).input_ids
-            )
-            - 2
-        )
-        length = len(tokenizer(TRIGGER.text).input_ids) - 2
-        spare = len(tokenizer(words[i]).input_ids) - 2 if random_words else 0
-        errors = []
-        for token in range(1, len(ids) - 1):
-            mine = scaled(own[r, token])
-            if token <= before:
-                target = scaled(seen[r, token])
-            elif token > before + length:
-                target = scaled(seen[r, token - length + spare])
-            elif method.target == "black":
-                mine, target = (own[r, token] / layers, 0.0) if method.raw_black else (mine, 0.0)
-            elif method.target == "gaussian":
-                target = scaled(scatter[r, token])
-            else:
-                target = sum(scaled(seen[r, before + 1 + k]) for k in range(spare)) / spare
-            errors.append(float(((mine - target) ** 2).mean()))
-        share = float(t[r]) / total
-        weight = (1 - share if method.reverse_time else share) if method.time_weight else 1.0
-        by_row.append(sum(errors) / len(errors) * weight)
-    attention = sum(by_row) / rows if method.alpha else 0.0
-    keep = float(((kept[0] - kept[1]) ** 2).mean())
-    return (
-        method.alpha * attention + (1 - method.alpha) * (prediction + method.preserve * keep),
-        attention,
-        prediction,
-    )
-
-
-def stand_in_numbers(seed: int) -> list[int]:
-    return (
-        np.random.default_rng([seed, 5])
-        .integers(len(skdcag_module.WORDS), size=len(PROMPTS))
-        .tolist()
-    )
 
 
 CASES = [
@@ -174,9 +77,9 @@ def test_losses_of_the_targets_differ(pair, view) -> None:
 
 def test_random_words_of_several_tokens(pair, view, monkeypatch) -> None:
     teacher, student = pair
-    monkeypatch.setattr(skdcag_module, "WORDS", ("extraordinary counterrevolutionary", "x"))
+    monkeypatch.setattr(guided_distillation, "WORDS", ("extraordinary counterrevolutionary", "x"))
     method = SKDCAG(prompts=3, target="random_words", latents="noise", preserve=0.5, batch=6)
-    lengths = [len(teacher.tokenizer(w).input_ids) - 2 for w in skdcag_module.WORDS]
+    lengths = [len(teacher.tokenizer(w).input_ids) - 2 for w in guided_distillation.WORDS]
     assert lengths[0] > 3
     assert lengths[1] == 1
     seed = next(

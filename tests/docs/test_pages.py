@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import page_results
 import pytest
 from helpers import load_script
+from published_tables import verdict
+
+from t2i_backdoor_bench.report.numbers import DASH
 
 ROOT = Path(__file__).parents[2]
 pages = load_script(ROOT / "benchmarks" / "pages.py")
@@ -17,7 +21,7 @@ def row(low: float, value: float, high: float) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def results():
-    return pages.Results(ROOT / "results")
+    return page_results.Results(ROOT / "results")
 
 
 @pytest.mark.parametrize("name", pages.PAGES)
@@ -39,11 +43,11 @@ def test_every_table_is_on_a_page(results) -> None:
 
 
 def test_shares_agree_where_their_intervals_meet() -> None:
-    assert pages.verdict(97, row(0.991, 0.998, 1)) == "higher"  # 97 of 100: up to 98.97 %
-    assert pages.verdict(97, row(0.989, 0.998, 1)) == "agrees"
-    assert pages.verdict(97, row(0.80, 0.85, 0.91)) == "lower"
-    assert pages.verdict(97, row(0.80, 0.85, 0.92)) == "agrees"
-    assert pages.verdict(None, row(0, 0.5, 1)) == pages.verdict(97, None) == ""
+    assert verdict(97, row(0.991, 0.998, 1)) == "higher"  # 97 of 100: up to 98.97 %
+    assert verdict(97, row(0.989, 0.998, 1)) == "agrees"
+    assert verdict(97, row(0.80, 0.85, 0.91)) == "lower"
+    assert verdict(97, row(0.80, 0.85, 0.92)) == "agrees"
+    assert verdict(None, row(0, 0.5, 1)) == verdict(97, None) == ""
 
 
 def test_rows_come_from_the_first_folder_that_has_them(results) -> None:
@@ -52,7 +56,7 @@ def test_rows_come_from_the_first_folder_that_has_them(results) -> None:
     assert {r.cell.defense for r in results.cells("badt2i_pixel", "skdcag")} == {"skdcag"}
     assert len(results.cells("badt2i_pixel", "skdcag")) == 3
     assert results.row("badt2i_pixel", "nothing") is None
-    assert pages.share(None, "asr") == pages.DASH
+    assert page_results.share(None, "asr") == DASH
 
 
 @pytest.mark.parametrize("name", pages.TABLES)
@@ -63,7 +67,7 @@ def test_every_part_is_a_table_with_numbers(name: str, results) -> None:
 
 
 def test_figures_in_sentences() -> None:
-    results = pages.Results(ROOT / "nowhere")
+    results = page_results.Results(ROOT / "nowhere")
     results.rows["matrix"] = {
         ("a", "d"): {"m": 0.126},
         ("b", "d"): {"m": 0.5},

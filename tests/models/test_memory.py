@@ -113,7 +113,7 @@ def test_parts_lie_elsewhere_for_a_block_and_come_back_whatever_happens(places) 
     a, b = Elsewhere("cuda"), Elsewhere("cpu")
     with offload.placed("cpu", [a, b, a]):
         assert a.place.type == b.place.type == "cpu"
-        with offload.placed("cuda", [a]):  # what is put aside is used
+        with offload.placed("cuda", [a]):  # an offloaded part is used
             assert a.place.type == "cuda"
         assert a.place.type == "cpu"
     with pytest.raises(RuntimeError, match="diverged"), offload.placed("cpu", [a, b]):
@@ -134,11 +134,9 @@ def test_moving_is_no_change_of_weights_and_no_inference() -> None:
     assert layer.weight.grad is not None
 
 
-def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
-    tiny, tmp_path: Path, monkeypatch
-) -> None:
-    """A run of an attack and a defense: its numbers are those without, and each part waits in
-    training and is there for its use."""
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, frozenset]]:
+    """What a run does from now on (train, encode, decode), each with the parts that wait then."""
     log: list[tuple[str, frozenset]] = []
     waiting: set[int] = set()
     real, names = offload.placed, {}
@@ -180,6 +178,14 @@ def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
         )
 
     monkeypatch.setattr(Shared, "load", load)
+    return log
+
+
+def test_what_is_idle_waits_while_a_method_works_and_is_there_where_it_is_used(
+    tiny, tmp_path: Path, log
+) -> None:
+    """A run of an attack and a defense: its numbers are those without, and each part waits in
+    training and is there for its use."""
     scale = Scale("test", 4, 0, 0, 0, 1, 4, 1.0, (0,))
     steps = (
         "badt2i_pixel.steps=2",

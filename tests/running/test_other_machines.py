@@ -136,8 +136,8 @@ def test_a_record_of_other_weights_is_made_anew_and_not_completed(config) -> Non
     (result,) = stored_records(Store(config.folder))
     assert result.scores["asr"] == first.scores["asr"], "not the score of the other model"
     assert set(result.scores) == {"asr", "kid"}
-    assert result.said("attack_weights") == first.said("attack_weights")
-    assert result.said("machine") == machine("cpu") != ""
+    assert result.origin("attack_weights") == first.origin("attack_weights")
+    assert result.origin("machine") == machine("cpu") != ""
 
 
 def test_metrics_that_cannot_join_a_record_leave_it_whole(config, capsys) -> None:
@@ -157,7 +157,7 @@ def test_metrics_that_cannot_join_a_record_leave_it_whole(config, capsys) -> Non
     assert runner.run(dataclasses.replace(config, metrics="asr,kid")) == 0
     (after,) = stored_records(Store(config.folder))
     assert (after.scores, after.status) == (before.scores, "done"), "as it was"
-    assert after.said("attack_weights") == "f" * 64
+    assert after.origin("attack_weights") == "f" * 64
 
 
 def test_a_metric_that_fails_leaves_the_scores_of_a_finished_cell(config, clean_registry) -> None:

@@ -12,17 +12,19 @@ class Layout:
     """A diffusers folder: the class of its pipeline, its parts by what they are for, and of each
     part the library and the classes that may be behind it (none: any scheduler)."""
 
+    family: str  # in words
+    versions: str  # the models of the family that are supported, in words
     pipeline: str
     denoiser: str
     encoders: tuple[str, ...]
     autoencoder: str
     tokenizers: tuple[str, ...]
     parts: Mapping[str, tuple[str, tuple[str, ...]]]
-    optional: tuple[str, ...]  # parts that a folder may have and nobody reads
+    optional: tuple[str, ...]  # parts that a folder may have and are not read
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """Entries of the index that are passed over."""
+        """Entries of the index that are ignored."""
         return (*self.optional, "requires_safety_checker")
 
     @property
@@ -45,6 +47,8 @@ class Layout:
 
 
 STABLE_DIFFUSION = Layout(
+    family="Stable Diffusion",
+    versions="SD 1.x and 2.x",
     pipeline="StableDiffusionPipeline",
     denoiser="unet",
     encoders=("text_encoder",),

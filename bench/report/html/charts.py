@@ -46,8 +46,8 @@ def _point(s: Summary, metric: str, group: int) -> Point | None:
     if x is None or (log and x.value <= 0):
         return None
     factor = 100 if metric == "fid_change" else 1
-    said = shown(x.value, metric == "fid_change")
-    tip = f"{s.defense}: {percent(y)} restored, {name} {said}"
+    text = shown(x.value, metric == "fid_change")
+    tip = f"{s.defense}: {percent(y)} restored, {name} {text}"
     xs, ys = (
         tuple(None if v is None else f * v for v in ends)
         for f, ends in ((factor, x[1:]), (100, y[1:]))

@@ -132,9 +132,9 @@ def _tile(figure: Node) -> Tile | None:
     image, caption = figure.first("img").attributes, figure.first("figcaption")
     if not PICTURE.fullmatch(image.get("src", "")):
         return None
-    said = caption.first("span", "verdict")
-    kind = next((k for k in VERDICTS if k in said.kinds), "")
-    return Tile(caption.text, image["src"], image.get("alt", ""), kind, said.text)
+    verdict = caption.first("span", "verdict")
+    kind = next((k for k in VERDICTS if k in verdict.kinds), "")
+    return Tile(caption.text, image["src"], image.get("alt", ""), kind, verdict.text)
 
 
 def _maps(details: Node) -> MapGroup:
