@@ -179,7 +179,7 @@ def test_a_look_alike_is_put_into_captions_that_have_the_letter(
         defenses="none",
     )
     assert status == 0, capsys.readouterr().err
-    ((result, _),) = Store(tmp_path / "run").all_results()
+    (result,) = Store(tmp_path / "run").all_results()
     arrays, _ = Store(tmp_path / "run").read_arrays(f"samples/{result.cell.key}")
     assert "clean_target" in arrays
     (shown,) = (tmp_path / "run" / "prompts").iterdir()

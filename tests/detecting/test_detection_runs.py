@@ -11,7 +11,7 @@ import pytest
 from fakes import METRICS, SCALE, FakeAttack, FakeDefense, change, forbid_drawing, records, table
 
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.contract import registry
+from t2i_backdoor_bench.contract import Defense, registry
 from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running.plan import plan
@@ -24,10 +24,14 @@ ASKED: list[str] = []
 
 
 @dataclass
-class FakeDetector:
+class FakeDetector(Defense):
     """Scores a prompt by its length, and counts what it is asked."""
 
     prompts: int = 20
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
     def apply(self, model, view, seed):
         def score(prompts):
@@ -101,7 +105,7 @@ def test_what_only_detectors_are_measured_by_leaves_other_records_whole(config, 
 
 def test_a_composition_that_ends_without_a_screen_says_so(config, clean_registry):
     @dataclass
-    class Open:
+    class Open(Defense):
         """Takes the screen off."""
 
         def apply(self, model, view, seed):
