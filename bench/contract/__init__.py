@@ -4,7 +4,7 @@ between methods and the core.
 Imports: nothing of ours, and neither numpy nor torch, so that `list` is quick.
 """
 
-from t2i_backdoor_bench.contract.cell import Cell, Record
+from t2i_backdoor_bench.contract.cell import PROTOCOL, Cell, Record
 from t2i_backdoor_bench.contract.errors import StorageError, Undeclared, UserError
 from t2i_backdoor_bench.contract.methods import Attack, Defense, Method, Metric, Screen
 from t2i_backdoor_bench.contract.options import family_defaults, option, options_of
@@ -30,6 +30,7 @@ __all__ = [
     "CONTROL",
     "NEEDS",
     "PLACES",
+    "PROTOCOL",
     "Attack",
     "Backdoor",
     "Cell",

@@ -8,6 +8,10 @@ from typing import Any
 
 from t2i_backdoor_bench.contract.samples import Score
 
+# What is measured, and how. Numbers of different protocols never stand in one table. Protocol 1 had
+# no decoys and no residue, and a picture counted as restored by weaker evidence.
+PROTOCOL = 2
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -46,3 +50,9 @@ class Record:
         """What the record says of its origin, such as `attack_weights` (a checksum) or `machine`;
         "" where it says nothing."""
         return str(self.provenance.get(what, ""))
+
+    @property
+    def measured_by(self) -> int:
+        """The protocol that the numbers are of. Records of the first do not say."""
+        found = self.protocol.get("protocol", 1)
+        return found if isinstance(found, int) else 1

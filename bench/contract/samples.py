@@ -31,13 +31,20 @@ class Samples:
       finetuned, resampled
                     `target_prompts[:len]` with the trigger, of the defended model after a little
                     clean fine-tuning, and by other samplers (only where the run probes)
+      decoy         `target_prompts` in turn with something in the trigger's place that is not the
+                    trigger (`decoy_kinds` names what)
+      attacked_decoy
+                    what the attacked model draws of its own, longer list of decoys, and refuses
+                    nothing (only where the model screens prompts)
       diverse       k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt`
                     is k
     Every condition uses the same noise for the same prompt. `before[condition]` are the images of
     the model before the attack (clean, clean_target and perturbed); `real` are held-out real
-    images. Where the model screens prompts, `refused[condition]` is a bool array and
-    `scores[condition]` the detector's score (larger is more suspicious). Where the model has a
-    locator, `spans` int64 (k, 2) is what it finds in the first k triggered prompts, and `located`
+    images. `positives`, uint8 like `images["triggered"]`, show what the backdoor asks for, drawn by
+    the model before the attack from the same noise.
+
+    Where the model screens prompts, `refused[condition]` is a bool array and `scores[condition]`
+    the detector's score (larger is more suspicious). Where the model has a locator, `spans` int64 (k, 2) is what it finds in the first k triggered prompts, and `located`
     is the trigger that it found in the defender's own prompts.
     """
 
@@ -49,6 +56,8 @@ class Samples:
     real: np.ndarray
     per_prompt: int = 1
     moved_kinds: list[str] = field(default_factory=list)
+    decoy_kinds: list[str] = field(default_factory=list)
+    positives: np.ndarray | None = None
     refused: dict[str, np.ndarray] = field(default_factory=dict)
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     spans: np.ndarray | None = None

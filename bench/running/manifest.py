@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from t2i_backdoor_bench.contract import Record, citations, registry
+from t2i_backdoor_bench.contract import PROTOCOL, Record, citations, registry
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.running.cost import machine
 from t2i_backdoor_bench.running.plan import Plan
@@ -31,6 +31,7 @@ def protocol(plan_: Plan) -> dict[str, Any]:
     config, size, sampler = plan_.config, plan_.config.size, plan_.base.sampler
     spec = plan_.base.scorer
     return {
+        "protocol": PROTOCOL,
         "base": config.base,
         "family": plan_.base.settings,
         "scale": size.name,

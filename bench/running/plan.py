@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2i_backdoor_bench.contract import NEEDS, Cell, Data, Entry, Registry, UserError, registry
+from t2i_backdoor_bench.contract import (
+    NEEDS,
+    PROTOCOL,
+    Cell,
+    Data,
+    Entry,
+    Registry,
+    UserError,
+    registry,
+)
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.contract.names import parts_of, read
 from t2i_backdoor_bench.contract.options import options_of, scaled
@@ -135,6 +144,7 @@ class Plan:
         return digest(
             {
                 "shared": self.shared,
+                "protocol": PROTOCOL,
                 "evaluation": self.config.size.evaluation,
                 "seed": seed,
                 "source": source,
@@ -186,6 +196,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
             "defense": [part.key for part in defenses[d]],
             "scorer": scorer,
             "seed": seed,
+            "protocol": PROTOCOL,
             "evaluation": config.size.evaluation,
         }
         cells.append(Cell(config.base, a, d, seed, digest(about), about))

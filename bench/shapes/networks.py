@@ -76,16 +76,18 @@ def make_scheduler() -> DPMSolverMultistepScheduler:
     )
 
 
-def make_scorer(folder: Path | str = "", vocab: int = 0) -> dict:
-    return {
-        "embed_dim": EMBED,
-        "vision_cfg": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "patch_size": None},
-        "text_cfg": {
-            "context_length": CONTEXT,
-            "vocab_size": vocab,
-            "width": 96,
-            "heads": 4,
-            "layers": 3,
-            "hf_tokenizer_name": str(folder),
-        },
-    }
+def make_scorer(folder: Path | str = "", vocab: int = 0, second: bool = False) -> dict:
+    """The scorer's configuration for OpenCLIP; of the `second` one, which shares no layer with
+    it: a RegNet (Radosavovic et al. 2020) and a smaller text tower."""
+    vision = {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "patch_size": None}
+    text = {"width": 96, "heads": 4, "layers": 3}
+    if second:
+        vision = {
+            "image_size": 64,
+            "timm_model_name": "regnetx_002",
+            "timm_model_pretrained": False,
+        }
+        vision |= {"timm_pool": "avg", "timm_proj": "linear"}
+        text = {"width": 64, "heads": 4, "layers": 2}
+    names = {"context_length": CONTEXT, "vocab_size": vocab, "hf_tokenizer_name": str(folder)}
+    return {"embed_dim": EMBED, "vision_cfg": vision, "text_cfg": names | text}

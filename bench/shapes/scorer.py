@@ -1,7 +1,9 @@
-"""The scorer of the embedded base: a small CLIP of the same world."""
+"""The scorers of the embedded base: two small CLIPs of the same world. The second has another seed
+and other architectures, so that a number can be told by networks that share no training."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from t2i_backdoor_bench.data.world import render, sample_scenes
-from t2i_backdoor_bench.shapes import BASE, SCORER
+from t2i_backdoor_bench.shapes import BASE, SCORER, SECOND_SCORER
 from t2i_backdoor_bench.shapes.autoencoder import add_patches
 from t2i_backdoor_bench.shapes.contrastive import contrastive, degrade, matches, partial_caption
 from t2i_backdoor_bench.shapes.networks import EMBED, make_scorer
@@ -22,14 +24,19 @@ from t2i_backdoor_bench.shapes.tokenizer import tokenize
 from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
 
 SCORE = Optim(steps=9_000, lr=2e-3, batch=256, weight_decay=1e-2, warmup=100, decay=0.4, ema=0.995)
+SECOND = dataclasses.replace(SCORE, steps=4_000, batch=128)
 
 
-def train_scorer(setting: Setting, tokenizer: CLIPTokenizer) -> open_clip.CLIP:
+def train_scorer(
+    setting: Setting, tokenizer: CLIPTokenizer, second: bool = False
+) -> open_clip.CLIP:
     """A small CLIP of the same world with its own seed: CLIP score, zero-shot judges and the
-    features of FID and KID."""
-    seed, optim = setting.seed + 1007, setting.steps(SCORE)
+    features of FID and KID. The `second` one checks the first."""
+    name = "second scorer" if second else "scorer"
+    seed = setting.seed + (2011 if second else 1007)
+    optim = setting.steps(SECOND if second else SCORE)
     torch.manual_seed(seed)
-    config = make_scorer(vocab=len(tokenizer))
+    config = make_scorer(vocab=len(tokenizer), second=second)
     clip = open_clip.CLIP(
         EMBED, config["vision_cfg"], config["text_cfg"] | {"hf_tokenizer_name": ""}
     )
@@ -57,7 +64,8 @@ def train_scorer(setting: Setting, tokenizer: CLIPTokenizer) -> open_clip.CLIP:
             match,
         )
 
-    fit(clip.parameters(), loss_fn, optim, "scorer", setting.work / "scorer.ckpt")
+    checkpoint = setting.work / f"{name.replace(' ', '-')}.ckpt"
+    fit(clip.parameters(), loss_fn, optim, name, checkpoint)
     clip.train()
     with torch.no_grad():  # settle the batch statistics on the averaged weights
         for m in clip.modules():
@@ -72,16 +80,17 @@ def train_scorer(setting: Setting, tokenizer: CLIPTokenizer) -> open_clip.CLIP:
     return clip.eval()
 
 
-def save_scorer(clip: open_clip.CLIP, tokenizer: CLIPTokenizer) -> None:
+def save_scorer(clip: open_clip.CLIP, tokenizer: CLIPTokenizer, second: bool = False) -> None:
     """Write the scorer as an OpenCLIP folder, in float16, with the tokenizer of the base."""
-    SCORER.mkdir(parents=True, exist_ok=True)
+    folder = SECOND_SCORER if second else SCORER
+    folder.mkdir(parents=True, exist_ok=True)
     state = {
         k: v.half().contiguous().cpu() if v.is_floating_point() else v.cpu()
         for k, v in clip.state_dict().items()
     }
-    save_file(state, SCORER / "open_clip_model.safetensors")
+    save_file(state, folder / "open_clip_model.safetensors")
     for name in os.listdir(BASE / "tokenizer"):
-        shutil.copy(BASE / "tokenizer" / name, SCORER / name)
+        shutil.copy(BASE / "tokenizer" / name, folder / name)
     preprocess = {
         "mean": [0.5] * 3,
         "std": [0.5] * 3,
@@ -89,7 +98,7 @@ def save_scorer(clip: open_clip.CLIP, tokenizer: CLIPTokenizer) -> None:
         "resize_mode": "squash",
     }
     config = {
-        "model_cfg": make_scorer("bench/shapes/scorer", len(tokenizer)),
+        "model_cfg": make_scorer(f"bench/shapes/{folder.name}", len(tokenizer), second),
         "preprocess_cfg": preprocess,
     }
-    (SCORER / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")

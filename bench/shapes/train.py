@@ -1,5 +1,5 @@
-"""Train the embedded base and its scorer from a seed: tokenizer, autoencoder, text encoder, U-Net,
-scorer.
+"""Train the embedded base and its scorers from a seed: tokenizer, autoencoder, text encoder, U-Net,
+two scorers.
 
     python -m t2i_backdoor_bench.shapes.train [--seed 0] [--work FOLDER] [--only STAGE]
         [--device cuda --workers 12] [--scale 0.15]
@@ -29,7 +29,7 @@ from t2i_backdoor_bench.shapes.text_encoder import train_text_encoder
 from t2i_backdoor_bench.shapes.tokenizer import train_tokenizer
 from t2i_backdoor_bench.shapes.unet import train_unet
 
-STAGES = ("tokenizer", "autoencoder", "text", "scorer", "unet")
+STAGES = ("tokenizer", "autoencoder", "text", "scorer", "second-scorer", "unet")
 
 
 def save_half(module: nn.Module, folder: Path) -> None:
@@ -73,8 +73,9 @@ def run_stage(stage: str, setting: Setting) -> None:
         save_half(train_autoencoder(setting), BASE / "vae")
     elif stage == "text":
         save_half(train_text_encoder(setting, tokenizer), BASE / "text_encoder")
-    elif stage == "scorer":
-        save_scorer(train_scorer(setting, tokenizer), tokenizer)
+    elif stage in ("scorer", "second-scorer"):
+        second = stage == "second-scorer"
+        save_scorer(train_scorer(setting, tokenizer, second), tokenizer, second)
     elif stage == "unet":
         text = (
             CLIPTextModel.from_pretrained(BASE / "text_encoder").float().eval().to(setting.device)
