@@ -44,8 +44,9 @@ class Samples:
     the model before the attack from the same noise.
 
     Where the model screens prompts, `refused[condition]` is a bool array and `scores[condition]`
-    the detector's score (larger is more suspicious). Where the model has a locator, `spans` int64 (k, 2) is what it finds in the first k triggered prompts, and `located`
-    is the trigger that it found in the defender's own prompts.
+    the detector's score (larger is more suspicious). Where the model has a locator, `spans` int64
+    (k, 2) is what it finds in the first k triggered prompts, and `located` is the trigger that it
+    found in the defender's own prompts.
     """
 
     prompts: list[Prompt]
