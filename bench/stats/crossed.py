@@ -58,14 +58,25 @@ def crossed_mean(values: Values, attacks_fixed: bool = False) -> Mean:
     n = sum(len(v) for by_seed in cells.values() for v in by_seed.values())
     value = float(np.nanmean(means, 1).mean())
     prompts = _shared_prompts(cells, seeds)
-    if means.size == 1:
-        (each,) = next(iter(cells.values())).values()
-        variance = float(each.var(ddof=1) / n) if n > 1 else None
-        return Mean(value, variance, float(max(n - 1, 1)), n)
+    if len(seeds) == 1 and (attacks_fixed or len(cells) == 1):
+        variance, df = _of_pictures([v for by_seed in cells.values() for v in by_seed.values()])
+        return Mean(value, variance, df, n)
     variance, df = _of_cells(means, attacks_fixed)
     if variance + prompts > 0:
         df *= ((variance + prompts) / variance) ** 2 if variance > 0 else np.inf
     return Mean(value, variance + prompts, df, n)
+
+
+def _of_pictures(cells: list[np.ndarray]) -> tuple[float | None, float]:
+    """Variance of the mean of cells (n,) of one seed, with its degrees of freedom, where nothing
+    but prompts and noise is drawn anew: prompt by prompt where all cells have equally many, as they
+    then share them. None where a cell has one number alone."""
+    sizes = [v.size for v in cells]
+    if min(sizes) < 2:
+        return None, 1.0
+    if len(set(sizes)) == 1:
+        return float(np.mean(cells, 0).var(ddof=1) / sizes[0]), float(sizes[0] - 1)
+    return float(sum(v.var(ddof=1) / v.size for v in cells) / len(cells) ** 2), min(sizes) - 1.0
 
 
 def _of_cells(means: np.ndarray, attacks_fixed: bool) -> tuple[float, float]:
