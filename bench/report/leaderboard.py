@@ -39,10 +39,10 @@ STEPS = (
     " correction for the steps of a table. Differs: on how many attacks the two are told apart,"
     f" with Holm's correction for the attacks. ({TIE}): shown to differ by less than"
     f" {100 * MARGIN:.0f} points, and on no attack told apart. ({MIXED}): some attacks are told"
-    f" apart, but the means are not, or by less than that. ({OPEN}): neither a difference nor a tie is shown. FID change and"
-    " robustness change: against the undefended model, same prompts and noise. Where a defense"
-    " refuses prompts, FID is of the pictures that are left, and of fewer it is higher. Seconds are"
-    " of the machines that made the rows."
+    f" apart, but the means are not, or by less than that. ({OPEN}): neither a difference nor a tie"
+    " is shown. FID change and robustness change: against the undefended model, same prompts"
+    " and noise. Where a defense refuses prompts, FID is of the pictures that are left, and of"
+    " fewer it is higher. Seconds are of the machines that made the rows."
 )
 ONE_SEED = "One training seed: the intervals and tests know nothing of training anew."
 

@@ -36,8 +36,8 @@ class Step:
     @property
     def verdict(self) -> str:
         """TIE: the means are shown to differ by less than the margin, and no attack tells them
-        apart. APART: the mean is shown to be lower, and not by less than the margin. MIXED: neither,
-        but attacks tell them apart. OPEN: nothing is shown."""
+        apart. APART: the mean is shown to be lower, and not to be so by less than the margin.
+        MIXED: neither, but attacks tell them apart. OPEN: nothing is shown."""
         if self.difference is None:
             return OPEN
         alike = equivalent(self.difference, MARGIN)
