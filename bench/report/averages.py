@@ -6,10 +6,41 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.report.metrics import reading
 from t2i_backdoor_bench.report.paired import changes
+from t2i_backdoor_bench.report.pooling import pictures
 from t2i_backdoor_bench.report.rows import by_row, value_of
-from t2i_backdoor_bench.stats.estimates import Estimate, pool_values
+from t2i_backdoor_bench.stats.estimates import Estimate, mean_over_attacks, pool_values
+
+
+def over_attacks(records: Sequence[Record], metric: str) -> Estimate | None:
+    """Mean of a metric over the attacks of one defense's records, each over its training seeds,
+    with an interval for attacks like these, trained anew, on prompts like these. None without a
+    value."""
+    values = by_attack_and_seed(records, metric)
+    if not values:
+        return None
+    every = [np.asarray(v) for by_seed in values.values() for v in by_seed.values()]
+    share = reading(records, metric).percent and all(0 <= v.min() and v.max() <= 1 for v in every)
+    return mean_over_attacks(values, share)
+
+
+def by_attack_and_seed(
+    records: Sequence[Record], metric: str
+) -> Mapping[str, Mapping[int, np.ndarray | float]]:
+    """The values of one defense's pictures, `[attack][seed]` (n,), or one number a cell where the
+    metric has no value for each picture. Cells without a value are left out."""
+    found: dict[str, dict[int, np.ndarray | float]] = {}
+    for record in records:
+        value = value_of(record, metric)
+        if record.status == "done" and value is not None:
+            each = pictures(record.scores[metric]) if metric in record.scores else None
+            cells = found.setdefault(record.cell.attack, {})
+            cells[record.cell.seed] = value if each is None else each
+    return found
 
 
 def average(rows: Sequence[Mapping[str, Any]], metric: str) -> Estimate | None:

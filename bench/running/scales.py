@@ -58,5 +58,5 @@ SCALES = {
     "quick": Scale("quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,)),
     # full without changed prompts and repeated draws
     "study": Scale("study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2)),
-    "full": Scale("full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2)),
+    "full": Scale("full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2, 3, 4)),
 }
