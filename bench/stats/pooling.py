@@ -22,9 +22,15 @@ def pool_proportion(seeds: Sequence[Sequence[bool]], level: float = LEVEL) -> Es
 
     Pictures of one seed share one trained model, so they are not independent. The variance of the
     mean between k seeds gives the design effect (Kish 1965), n_eff = min(N, p (1 - p) / variance)
-    with N all pictures, and the interval is Wilson's at n_eff, with Student's t of k - 1 degrees of
-    freedom in the place of the normal quantile. With one seed it is Wilson's of the pictures, and
-    knows nothing of training randomness. Raises ValueError for an empty seed.
+    with N all pictures. The interval is Wilson's at n_eff, with Student's t of k - 1 degrees of
+    freedom in the place of the normal quantile: so it has a width where all seeds give 0 or 100 %,
+    and stays in [0, 1]. With one seed it is Wilson's of the pictures, and knows nothing of training
+    randomness.
+
+    It covers at least 93 % with 2, 3 and 5 seeds where rates differ between seeds by a standard
+    deviation of up to 1 on the logit scale (at 90 %: from 59 to 98 % in the middle 95 % of seeds),
+    which few rows of the reference run exceed. No interval of few seeds can know of a training that
+    fails once in ten. Raises ValueError for an empty seed.
     """
     found = crossed_mean({"": dict(enumerate(seeds))})
     if len(seeds) == 1:
@@ -36,8 +42,9 @@ def pool_mean(
     seeds: Sequence[Sequence[float]], seed: int = 0, level: float = LEVEL, rounds: int = ROUNDS
 ) -> Estimate:
     """Mean over training seeds of per-picture values, `seeds[i]` (n,), with Student's t interval of
-    the seeds' means. With one seed it is the bootstrap of the pictures (`seed`, `rounds`), and
-    knows nothing of training randomness. Raises ValueError for an empty seed."""
+    the seeds' means, which is at least as wide as the pictures alone make it. With one seed it is
+    the bootstrap of the pictures (`seed`, `rounds`), and knows nothing of training randomness.
+    Raises ValueError for an empty seed."""
     if len(seeds) == 1:
         return bootstrap_mean(seeds[0], seed, level, rounds)
     return _interval(crossed_mean({"": dict(enumerate(seeds))}), False, level)
@@ -60,7 +67,8 @@ def mean_over_attacks(
     The interval speaks of *attacks like these, trained anew, on prompts like these*: attacks, seeds
     and prompts are drawn anew (`crossed_mean`). With `attacks_fixed` it speaks of these attacks
     alone, trained anew. `leaves_out` says what it cannot know: with one seed nothing of training
-    randomness that all attacks share, with one attack nothing of other attacks.
+    randomness that all attacks share, with one attack nothing of other attacks. One number alone
+    has no interval.
 
     `share` says that the values are in [0, 1] (default: they are bool); the interval is then
     Wilson's at the effective number of pictures, with Student's t, and stays in [0, 1].
