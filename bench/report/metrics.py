@@ -34,6 +34,12 @@ class Reading:
     about: str = ""
     figure: str = ""
     only: str = ""
+    unit: bool = False
+
+    @property
+    def share(self) -> bool:
+        """Whether its values are from 0 to 1."""
+        return self.percent or self.unit
 
 
 def _cost(name: str, short: str = "", better: str = "lower", order: int = 125) -> Reading:

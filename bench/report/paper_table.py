@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report.averages import average
+from t2i_backdoor_bench.report.averages import by_attack_and_seed
 from t2i_backdoor_bench.report.formats import latex, markdown
 from t2i_backdoor_bench.report.numbers import DASH
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
-from t2i_backdoor_bench.stats.estimates import Estimate
+from t2i_backdoor_bench.stats.estimates import Estimate, mean_over_attacks
 
 TITLES = {"patch": "Pixel", "style": "Style", "object": "Object", "image": "Image"}
 Means = list[tuple[str, dict[str, Estimate | None]]]
@@ -32,13 +32,14 @@ def kinds(records: Sequence[Record]) -> dict[str, list[str]]:
 def removal(records: Sequence[Record]) -> Means:
     """For each defense its removal accuracy by kind of target, the mean over the attacks of that
     kind; None where an attack is missing."""
-    metric, table, out = "removal_accuracy", rows(records), []
-    for defense in dict.fromkeys(r["defense"] for r in table):
-        own = [r for r in table if r["defense"] == defense and r.get(metric) is not None]
+    metric, out = "removal_accuracy", []
+    for defense in dict.fromkeys(r["defense"] for r in rows(records)):
+        own = [r for r in records if r.cell.defense == defense]
         means: dict[str, Estimate | None] = {}
         for kind, attacks in kinds(records).items():
-            found = [r for r in own if r["attack"] in attacks]
-            means[kind] = average(found, metric) if len(found) == len(attacks) else None
+            values = by_attack_and_seed([r for r in own if r.cell.attack in attacks], metric)
+            whole = len(values) == len(attacks)
+            means[kind] = mean_over_attacks(values, share=True) if whole else None
         out.append((defense, means))
     return out
 

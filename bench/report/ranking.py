@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report.averages import average, average_by_seed, fid_change
+from t2i_backdoor_bench.report.averages import fid_change, over_attacks
 from t2i_backdoor_bench.report.metrics import LEAD, Reading, reading, shown_in
 from t2i_backdoor_bench.report.paired import TIE, paired_in
 from t2i_backdoor_bench.report.rows import rows
@@ -58,12 +58,7 @@ def _summary(
 ) -> Summary:
     own_rows = [row for row in table if row["defense"] == defense]
     own = [r for r in records if r.cell.defense == defense]
-    means = {
-        way.name: average(own_rows, way.name)
-        if way.percent or way.group == "effect"
-        else average_by_seed(own, way.name)
-        for way in ways
-    }
+    means = {way.name: over_attacks(own, way.name) for way in ways}
     means["fid_change"] = fid_change(records, defense)
     lead = [(r["attack"], r[LEAD]) for r in own_rows if r.get(LEAD) is not None]
     paired = [r for r in table if (r["attack"], defense) not in elsewhere]

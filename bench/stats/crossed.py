@@ -19,12 +19,13 @@ Values = Mapping[str, Mapping[int, "np.ndarray | Sequence[float] | float"]]
 
 class Mean(NamedTuple):
     """A mean over attacks of means over seeds: its variance (None where one number is all there
-    is), the degrees of freedom of that variance, and how many pictures it is of."""
+    is), the degrees of freedom of that variance, and how many pictures it is of (infinite where
+    cells hold one number each)."""
 
     value: float
     variance: float | None
     df: float
-    n: int
+    n: float
 
 
 def crossed_mean(values: Values, attacks_fixed: bool = False) -> Mean:
@@ -51,7 +52,8 @@ def crossed_mean(values: Values, attacks_fixed: bool = False) -> Mean:
     means = np.array(
         [[c[s].mean() if s in c else np.nan for s in seeds] for c in cells.values()], np.float64
     )
-    value, n = float(np.nanmean(means, 1).mean()), sum(v.size for v in every)
+    value, sizes = float(np.nanmean(means, 1).mean()), [v.size for v in every]
+    n = float(sum(sizes)) if max(sizes) > 1 else np.inf
     if len(seeds) == 1 and (attacks_fixed or len(cells) == 1):
         return Mean(value, *_of_pictures(every), n)
     pictures = sum(
@@ -63,11 +65,11 @@ def crossed_mean(values: Values, attacks_fixed: bool = False) -> Mean:
     prompts = _shared_prompts(cells, seeds)
     of_attacks, of_seeds, both = components(means, attacks_fixed)
     between = max(of_attacks + of_seeds - both, of_attacks, of_seeds)
-    variance = max(between, pictures) + prompts
-    sizes = [len(seeds)] if attacks_fixed else [size for size in means.shape if size > 1]
+    variance = max(between + prompts, pictures)
+    units = [len(seeds)] if attacks_fixed else [size for size in means.shape if size > 1]
     below = of_attacks**2 / max(len(cells) - 1, 1) + of_seeds**2 / max(len(seeds) - 1, 1)
-    df = (between + prompts) ** 2 / below if below > 0 else min(sizes) - 1
-    return Mean(value, variance, float(np.clip(df, min(sizes) - 1, max(sizes) - 1)), n)
+    df = (between + prompts) ** 2 / below if below > 0 else min(units) - 1
+    return Mean(value, variance, float(np.clip(df, min(units) - 1, max(units) - 1)), n)
 
 
 def _of_pictures(cells: Sequence[np.ndarray]) -> tuple[float | None, float]:

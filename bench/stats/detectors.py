@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
-from t2i_backdoor_bench.stats.intervals import LEVEL, Estimate, percentiles, wilson
+from t2i_backdoor_bench.stats.intervals import LEVEL, Estimate, wilson
 
 
 def auroc(negative: np.ndarray, positive: np.ndarray) -> float:
@@ -59,16 +57,23 @@ def auroc_estimate(negative: np.ndarray, positive: np.ndarray, level: float = LE
     return Estimate(value, *wilson(min(value * trials, trials), trials, level))
 
 
+def _exact(k: int, n: int, level: float) -> tuple[float, float]:
+    """The interval of Clopper and Pearson for `k` of `n`."""
+    tail = 0.5 - level / 2
+    low = 0.0 if k == 0 else float(special.betaincinv(k, n - k + 1, tail))
+    return low, 1.0 if k == n else float(special.betaincinv(k + 1, n - k, 1 - tail))
+
+
 def f1_estimate(negative: np.ndarray, positive: np.ndarray, level: float = LEVEL) -> Estimate:
-    """`f1` of flags on negatives (n,) and positives (m,), with an interval from the Wilson
-    intervals of the two rates by recovered variances (MOVER; Donner, Zou 2012): it has a width at 0
-    and 1, too. None where a sample has fewer than two."""
+    """`f1` of flags on negatives (n,) and positives (m,), with an interval from the exact intervals
+    of the two rates (Clopper, Pearson 1934) by recovered variances (MOVER; Donner, Zou 2012): it
+    has a width at 0 and 1, too. None where a sample has fewer than two."""
     value = f1(negative, positive)
     if min(len(negative), len(positive)) < 2:
         return Estimate(value, None, None)
     false, true = float(np.mean(negative)), float(np.mean(positive))
     (least_false, most_false), (least_true, most_true) = (
-        wilson(float(np.sum(flags)), len(flags), level) for flags in (negative, positive)
+        _exact(int(np.sum(flags)), len(flags), level) for flags in (negative, positive)
     )
 
     def of(false: float, true: float) -> float:
@@ -77,23 +82,3 @@ def f1_estimate(negative: np.ndarray, positive: np.ndarray, level: float = LEVEL
     down = np.hypot(value - of(false, least_true), value - of(most_false, true))
     up = np.hypot(of(false, most_true) - value, of(least_false, true) - value)
     return Estimate(value, float(max(0.0, value - down)), float(min(1.0, value + up)))
-
-
-def bootstrap_two(
-    statistic: Callable[[np.ndarray, np.ndarray], float],
-    a: np.ndarray,
-    b: np.ndarray,
-    seed: int = 0,
-    level: float = LEVEL,
-    rounds: int = 500,
-) -> Estimate:
-    """`statistic(a, b)` of two samples (n,) and (m,) with a percentile bootstrap interval: both are
-    resampled, each by itself."""
-    rng, value = np.random.default_rng(seed), float(statistic(a, b))
-    if min(len(a), len(b)) < 2:
-        return Estimate(value, None, None)
-    drawn = [
-        statistic(a[rng.integers(len(a), size=len(a))], b[rng.integers(len(b), size=len(b))])
-        for _ in range(rounds)
-    ]
-    return Estimate(value, *percentiles(np.array(drawn), level))

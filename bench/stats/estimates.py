@@ -6,7 +6,6 @@ from t2i_backdoor_bench.stats.crossed import Values, crossed_mean
 from t2i_backdoor_bench.stats.detectors import (
     auroc,
     auroc_estimate,
-    bootstrap_two,
     f1,
     f1_estimate,
     threshold_at,
@@ -38,7 +37,6 @@ __all__ = [
     "auroc",
     "auroc_estimate",
     "bootstrap_mean",
-    "bootstrap_two",
     "crossed_mean",
     "equivalent",
     "f1",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from t2i_backdoor_bench.stats.crossed import Values, crossed_mean
 from t2i_backdoor_bench.stats.intervals import LEVEL, quantile
@@ -90,7 +90,7 @@ def paired_difference(
     error = variance**0.5
     half = quantile(level, df) * error
     low, high = value - half, value + half
-    p = float(2 * stats.t.sf(abs(value) / error, df)) if error > 0 else float(value == 0)
+    p = float(2 * special.stdtr(df, -abs(value) / error)) if error > 0 else float(value == 0)
     if flags:
         low, high = max(low, -1.0), min(high, 1.0)
         p = mcnemar(*next(iter(both.values()))) if len(both) == 1 else p
