@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -54,9 +54,26 @@ def difference(
     both have (`pairs`): picture by picture where both have one value for each, otherwise cell by
     cell. Its interval is of differences between seeds and attacks (`paired_difference`). None where
     there is nothing to compare."""
+    return _difference(pairs(row, against, metric), attacks_fixed)
+
+
+def of_two_metrics(records: Sequence[Record], one: str, other: str) -> stats.Difference | None:
+    """By how much one metric is above another in the same cells, such as ASR above the false
+    trigger rate: of these attacks, trained anew. None where no cell has both."""
+    found = {
+        (r.cell.attack, r.cell.seed): (r.scores[one], r.scores[other])
+        for r in records
+        if r.status == "done" and {one, other} <= set(r.scores)
+    }
+    return _difference(found, attacks_fixed=True)
+
+
+def _difference(
+    cells: Mapping[tuple[str, int], tuple[Score, Score]], attacks_fixed: bool
+) -> stats.Difference | None:
     ours: dict[str, dict[int, np.ndarray | float]] = {}
     theirs: dict[str, dict[int, np.ndarray | float]] = {}
-    for (attack, seed), (a, b) in pairs(row, against, metric).items():
+    for (attack, seed), (a, b) in cells.items():
         if a.value is None or b.value is None:
             continue
         of_a, of_b = pictures(a), pictures(b)
