@@ -26,8 +26,9 @@ class Estimate(NamedTuple):
 def quantile(level: float = LEVEL, df: float = np.inf) -> float:
     """How many standard errors a two-sided interval reaches to each side: Student's t with `df`
     degrees of freedom, or the normal distribution where `df` is infinite."""
-    upper = 0.5 + level / 2
-    return float(special.ndtri(upper) if np.isinf(df) else special.stdtrit(df, upper))
+    # a report asks some ten thousand times, and `stats.t.ppf` takes ten times as long
+    half = 0.5 + level / 2
+    return float(special.ndtri(half) if np.isinf(df) else special.stdtrit(df, half))
 
 
 def wilson(k: float, n: float, level: float = LEVEL, df: float = np.inf) -> tuple[float, float]:
