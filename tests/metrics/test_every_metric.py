@@ -15,6 +15,7 @@ NAMES = {
     "restoration_accuracy",
     "false_trigger_rate",
     "asr_moved",
+    "asr_decoy",
     "prompt_fidelity",
     "robustness",
     "drift",
