@@ -14,6 +14,7 @@ from t2i_backdoor_bench.detecting.screening import answers
 from t2i_backdoor_bench.running.attacked import Arrays, attacked, origin, read_arrays
 from t2i_backdoor_bench.running.conditions import conditions
 from t2i_backdoor_bench.running.defended import Defended, defended
+from t2i_backdoor_bench.running.drawing_time import drawing_time
 from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw, draws_as, known_from
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
@@ -51,13 +52,14 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
         texts["decoy"] = _decoys(backdoor.trigger, [p.text for p in targets], cell.seed)
     arrays, milliseconds = answers(model, texts)
     shared.display.phase("generate")
+    seconds = drawing_time(shared, cell, made, asked, milliseconds)
     for condition, pairs in asked.items():
         arrays[condition] = draw(shared.store.root, model, condition, *pairs, known)
     return (
         arrays,
         {
             "cell": cell.config,
-            "cost": made.cost | milliseconds,
+            "cost": made.cost | milliseconds | seconds,
             "shown": {  # what the report needs beside the pictures
                 "prompts": [p.text for p in targets[:SHOWN]],
                 "before": shared.plan.before_key(cell.seed, source),
