@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from t2i_backdoor_bench.contract import Record, Score
+from t2i_backdoor_bench.report.pooling import pictures
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.store.provenance import other_weights
-
-TIE = 0.05  # McNemar's p from which on two defenses are not told apart
 
 
 def pairs(
@@ -46,11 +45,40 @@ def paired_p(row: Sequence[Record], against: Sequence[Record], metric: str) -> f
     return float(stats.mcnemar(a, b))
 
 
-def paired_in(records: Sequence[Record], one: str, other: str, metric: str) -> float | None:
-    """`paired_p` of two defenses, by name."""
-    return paired_p(
-        *([r for r in records if r.cell.defense == name] for name in (one, other)), metric
-    )
+def difference(
+    row: Sequence[Record], against: Sequence[Record], metric: str, attacks_fixed: bool = False
+) -> stats.Difference | None:
+    """By how much a metric of one defense is above that of another, over the attacks and seeds that
+    both have (`pairs`): picture by picture where both have one value for each, otherwise cell by
+    cell. Its interval is of differences between seeds and attacks (`paired_difference`). None where
+    there is nothing to compare."""
+    return _difference(pairs(row, against, metric), attacks_fixed)
+
+
+def of_two_metrics(records: Sequence[Record], one: str, other: str) -> stats.Difference | None:
+    """By how much one metric is above another in the same cells, such as ASR above the false
+    trigger rate: of these attacks, trained anew. None where no cell has both."""
+    found = {
+        (r.cell.attack, r.cell.seed): (r.scores[one], r.scores[other])
+        for r in records
+        if r.status == "done" and {one, other} <= set(r.scores)
+    }
+    return _difference(found, attacks_fixed=True)
+
+
+def _difference(
+    cells: Mapping[tuple[str, int], tuple[Score, Score]], attacks_fixed: bool
+) -> stats.Difference | None:
+    ours: dict[str, dict[int, np.ndarray | float]] = {}
+    theirs: dict[str, dict[int, np.ndarray | float]] = {}
+    for (attack, seed), (a, b) in cells.items():
+        if a.value is None or b.value is None:
+            continue
+        of_a, of_b = pictures(a), pictures(b)
+        paired = of_a is not None and of_b is not None and len(of_a) == len(of_b)
+        ours.setdefault(attack, {})[seed] = of_a if paired else a.value
+        theirs.setdefault(attack, {})[seed] = of_b if paired else b.value
+    return stats.paired_difference(ours, theirs, attacks_fixed) if ours else None
 
 
 def changes(row: Sequence[Record], undefended: Sequence[Record], metric: str) -> dict[int, float]:

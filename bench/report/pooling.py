@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+
+import numpy as np
 
 from t2i_backdoor_bench.contract import Score
 from t2i_backdoor_bench.stats import estimates
 
+ONE_SEED = "one training seed: the interval is of its pictures, not of training anew"
+
 
 def pool(scores: Sequence[Score]) -> Score:
     """One score of the scores of several seeds. Seeds without a value are left out, and the note
-    says so."""
+    says so; it also says where one seed is all there is."""
     kept = [s for s in scores if s.value is not None]
     if not kept:
         return scores[0] if scores else Score(None, note="not measured")
@@ -19,20 +22,20 @@ def pool(scores: Sequence[Score]) -> Score:
     notes = list(dict.fromkeys(s.note for s in scores if s.note))
     if len(kept) < len(scores):
         notes.append(f"{len(kept)} of {len(scores)} seeds")
-    note = "; ".join(notes)
-    if len(scores) == 1:
-        return Score(kept[0].value, kept[0].low, kept[0].high, n, network, note, kept[0].each)
-    lists = [s.each if s.each and None not in s.each else None for s in kept]
-    if all(lists) and all(isinstance(v, bool) for each in lists for v in each):
-        found = estimates.pool_proportion(lists)
-    elif all(lists):
-        found = _pool_mean(tuple(map(tuple, lists)))
-    else:
+    if len(kept) == 1:
+        notes.append(ONE_SEED)
+        low, high, each = kept[0].low, kept[0].high, kept[0].each
+        return Score(kept[0].value, low, high, n, network, "; ".join(notes), each)
+    lists = [pictures(s) for s in kept]
+    if any(v is None for v in lists):
         found = estimates.pool_values([s.value for s in kept])
-    return Score(found.value, found.low, found.high, n, network, note)
+    elif all(v.dtype == bool for v in lists):
+        found = estimates.pool_proportion(lists)
+    else:
+        found = estimates.pool_mean(lists)
+    return Score(found.value, found.low, found.high, n, network, "; ".join(notes))
 
 
-@lru_cache(maxsize=20_000)
-def _pool_mean(seeds: tuple[tuple[float, ...], ...]) -> estimates.Estimate:
-    """The bootstrap takes most of the time of a report, and every table asks for the same ones."""
-    return estimates.pool_mean(seeds)
+def pictures(score: Score) -> np.ndarray | None:
+    """The values of a score's pictures, (n,); None where it has none, or not of every picture."""
+    return np.asarray(score.each) if score.each and None not in score.each else None
