@@ -50,7 +50,15 @@ def _cost(name: str, short: str = "", better: str = "lower", order: int = 125) -
 
 
 # Costs depend on the machine and its load; counts do not. No metric computes most of them.
-COST = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")
+COST = (
+    "seconds",
+    "seconds_attack",
+    "seconds_per_step",
+    "seconds_picture",
+    "seconds_picture_before",
+    "peak_memory_mb",
+    "detection_ms",
+)
 COUNTS = ("parameters", "steps", "images", "parameters_attack", "steps_attack", "images_attack")
 OF_THE_RUN = {name: _cost(name) for name in COST} | {
     name: _cost(name, better="none") for name in COUNTS

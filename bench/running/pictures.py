@@ -18,6 +18,7 @@ from t2i_backdoor_bench.running.conditions import (
     noise_seeds,
 )
 from t2i_backdoor_bench.running.defended import Defended, defended
+from t2i_backdoor_bench.running.drawing_time import drawing_time
 from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw, draws_as, known_from
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
@@ -62,13 +63,14 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
     arrays, milliseconds = answers(model, texts)
     arrays.pop(f"refused/{ATTACKED_DECOY}", None)  # the attacked model refuses nothing
     shared.display.phase("generate")
+    seconds = drawing_time(shared, cell, made, asked, milliseconds)
     for condition, pair in asked.items():
         arrays[condition] = draw(shared.store.root, model, condition, *pair, known)
     return (
         arrays,
         {
             "cell": cell.config,
-            "cost": made.cost | milliseconds,
+            "cost": made.cost | milliseconds | seconds,
             "kinds": {c: [kind for kind, _ in pairs] for c, pairs in beside.items()},
             "shown": {  # what the report needs beside the pictures
                 "prompts": [p.text for p in targets[:SHOWN]],
