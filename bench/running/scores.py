@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from t2i_backdoor_bench.contract import Cell, Samples, Score, Trigger
-from t2i_backdoor_bench.running.clean import clean_pictures
+from t2i_backdoor_bench.running.clean import clean_pictures, positives_of
 from t2i_backdoor_bench.running.conditions import moved_kinds
 from t2i_backdoor_bench.running.pictures import pictures
 from t2i_backdoor_bench.running.probe_pictures import probe_pictures
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.two_models import limits_of
 from t2i_backdoor_bench.store.arrays import with_prefix
 from t2i_backdoor_bench.targets.judge import Judge
 
@@ -38,6 +39,7 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
         real=shared.real(cell.seed),
         per_prompt=shared.size.per_prompt,
         moved_kinds=moved_kinds(backdoor, shared.size.moved),
+        positives=positives_of(shared, cell.attack, cell.seed),
         refused=refused,
         scores=scores,
         spans=arrays.get("span/triggered"),
@@ -52,7 +54,8 @@ def scores_of(
     shared: Shared, samples: Samples, judge: Judge | None, metrics: Sequence[str]
 ) -> dict[str, Score]:
     """The scores of these metrics."""
-    features = shared.features.with_judge(judge)
+    limits = None if judge is None else limits_of(shared, samples_seed)
+    features = shared.features.with_judge(judge, limits)
     every = shared.plan.metrics
     return {name: checked(every[name].instance.compute(samples, features)) for name in metrics}
 
