@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +22,7 @@ def over_attacks(records: Sequence[Record], metric: str) -> Estimate | None:
     if not values:
         return None
     every = [np.asarray(v) for by_seed in values.values() for v in by_seed.values()]
-    share = reading(records, metric).percent and all(0 <= v.min() and v.max() <= 1 for v in every)
+    share = reading(records, metric).percent and all(v.min() >= 0 and v.max() <= 1 for v in every)
     return mean_over_attacks(values, share)
 
 
@@ -41,38 +39,6 @@ def by_attack_and_seed(
             cells = found.setdefault(record.cell.attack, {})
             cells[record.cell.seed] = value if each is None else each
     return found
-
-
-def average(rows: Sequence[Mapping[str, Any]], metric: str) -> Estimate | None:
-    """Mean over attacks of a share. The attacks are a fixed list, not a sample of attacks, so the
-    interval has the errors of the measurements alone: that of a sum of independent estimates by
-    recovered variances (MOVER, Zou & Donner 2008), which keeps the asymmetry of the Wilson
-    intervals. It takes the attacked models as independent of each other."""
-    found = [
-        (r[metric], r.get(f"{metric}_lo"), r.get(f"{metric}_hi"))
-        for r in rows
-        if r.get(metric) is not None
-    ]
-    if not found:
-        return None
-    k = len(found)
-    value = sum(v for v, _, _ in found) / k
-    if any(lo is None or hi is None for _, lo, hi in found):
-        return Estimate(value, None, None)
-    down = math.sqrt(sum((v - lo) ** 2 for v, lo, _ in found)) / k
-    up = math.sqrt(sum((hi - v) ** 2 for v, _, hi in found)) / k
-    return Estimate(value, value - down, value + up)
-
-
-def average_by_seed(records: Sequence[Record], metric: str) -> Estimate | None:
-    """Mean over attacks of a number such as FID, whose attacks share prompts, noise and real
-    images: the attacks of each seed are averaged first, and the interval is Student's over seeds.
-    Only seeds that every attack has."""
-    by_seed: dict[int, dict[str, float]] = {}
-    for record in records:
-        if record.status == "done" and (value := value_of(record, metric)) is not None:
-            by_seed.setdefault(record.cell.seed, {})[record.cell.attack] = value
-    return over_seeds(by_seed)
 
 
 def over_seeds(by_seed: Mapping[int, Mapping[str, float]]) -> Estimate | None:

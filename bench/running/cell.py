@@ -19,6 +19,7 @@ from t2i_backdoor_bench.running.attacked import AttackFailed, reserved
 from t2i_backdoor_bench.running.attention_maps import has_maps, store_maps
 from t2i_backdoor_bench.running.clean import judge_of
 from t2i_backdoor_bench.running.cost import InPlaceChange
+from t2i_backdoor_bench.running.made_by import keep, score_sources
 from t2i_backdoor_bench.running.manifest import directions, protocol
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.scores import samples_of, scores_of
@@ -151,6 +152,9 @@ def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:
     network = (judge.network if judge else "") or f"{kind_of(samples.backdoor.target).name} rule"
     earlier = _origin(begun) if begun else {}
     record.provenance = provenance.describe(record, samples.made, earlier, network)
+    record.provenance["sources"]["scores"] = (earlier.get("sources") or {}).get("scores") or keep(
+        shared.store, score_sources(plan_)
+    )
     return record
 
 

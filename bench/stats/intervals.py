@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 ROUNDS = 2_000
@@ -26,9 +26,9 @@ class Estimate(NamedTuple):
 def quantile(level: float = LEVEL, df: float = np.inf) -> float:
     """How many standard errors a two-sided interval reaches to each side: Student's t with `df`
     degrees of freedom, or the normal distribution where `df` is infinite."""
-    return float(
-        stats.norm.ppf(0.5 + level / 2) if np.isinf(df) else stats.t.ppf(0.5 + level / 2, df)
-    )
+    # a report asks some ten thousand times, and `stats.t.ppf` takes ten times as long
+    half = 0.5 + level / 2
+    return float(special.ndtri(half) if np.isinf(df) else special.stdtrit(df, half))
 
 
 def wilson(k: float, n: float, level: float = LEVEL, df: float = np.inf) -> tuple[float, float]:

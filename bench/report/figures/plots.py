@@ -37,7 +37,7 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
 
     makers = {"attacks": attacks, "tradeoff": tradeoff, "rates": rates, "losses": losses}
     makers |= {
-        filename(matrix.name): partial(lambda _, matrix: heat_map(matrix), matrix=matrix)
+        filename(matrix.name): partial(heat_map, matrix)
         for matrix in matrices(records)
         if matrix.way.name not in IN_RATES
     }
