@@ -155,9 +155,7 @@ def as_asked_before(samples: Samples, features: Features) -> np.ndarray:
     """Which pictures of the model before the attack show what the prompts that get the trigger ask
     for: bool (n,)."""
     n = len(samples.images["triggered"])
-    return faithful(
-        samples.before["clean_target"][:n], prompts_of(samples, "triggered"), features
-    )
+    return faithful(samples.before["clean_target"][:n], prompts_of(samples, "triggered"), features)
 
 
 @register_metric(

@@ -13,7 +13,7 @@ from t2i_backdoor_bench.running.conditions import moved_kinds
 from t2i_backdoor_bench.running.pictures import pictures
 from t2i_backdoor_bench.running.probe_pictures import probe_pictures
 from t2i_backdoor_bench.running.shared import Shared
-from t2i_backdoor_bench.running.two_models import limits_of
+from t2i_backdoor_bench.scoring.outcomes import Limits
 from t2i_backdoor_bench.store.arrays import with_prefix
 from t2i_backdoor_bench.targets.judge import Judge
 
@@ -51,10 +51,13 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
 
 
 def scores_of(
-    shared: Shared, samples: Samples, judge: Judge | None, metrics: Sequence[str]
+    shared: Shared,
+    samples: Samples,
+    judge: Judge | None,
+    limits: Limits | None,
+    metrics: Sequence[str],
 ) -> dict[str, Score]:
     """The scores of these metrics."""
-    limits = None if judge is None else limits_of(shared, samples_seed)
     features = shared.features.with_judge(judge, limits)
     every = shared.plan.metrics
     return {name: checked(every[name].instance.compute(samples, features)) for name in metrics}

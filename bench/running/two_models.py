@@ -101,7 +101,7 @@ def _drawn(shared: Shared, seed: int, what: str, texts: Sequence[str]) -> np.nda
 
 
 def steps(shared: Shared) -> int:
-    """For how many steps the second model is trained: fewer in runs that train less or draw less."""
+    """How long the second model is trained: shorter in runs that train or draw less."""
     few = shared.size.training * min(1.0, shared.size.n / PICTURES)
     return max(FEWEST_STEPS, round(STEPS * few))
 

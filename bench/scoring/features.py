@@ -15,12 +15,7 @@ from t2i_backdoor_bench.scoring.conditions import prompts_of, served
 from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.inception import INCEPTION_VARIABLE, Inception
 from t2i_backdoor_bench.scoring.networks import Lpips
-from t2i_backdoor_bench.scoring.outcomes import (
-    Limits,
-    Outcomes,
-    perceptual_distance,
-    references_of,
-)
+from t2i_backdoor_bench.scoring.outcomes import Limits, Outcomes, perceptual_distance, references_of
 from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.targets.judge import Judge
 
@@ -132,7 +127,12 @@ class Features:
         )
 
     def compared(
-        self, what: str, number: Callable[..., np.ndarray], images: np.ndarray, references: np.ndarray, *more: Any
+        self,
+        what: str,
+        number: Callable[..., np.ndarray],
+        images: np.ndarray,
+        references: np.ndarray,
+        *more: Any,
     ) -> np.ndarray:
         """A number of each picture and its reference: float (n,), cached by the content of both."""
         key = (what, content(images), content(references))

@@ -50,7 +50,7 @@ class ObjectKind(Kind):
         )
 
     def trace(self, target: Target, scorer: Features) -> Trace:
-        return Trace(part_way(scorer), PART_WAY, fixed=True)
+        return Trace(part_way(scorer), PART_WAY)
 
     def weakened(
         self, images: np.ndarray, target: Target, positives: np.ndarray | None

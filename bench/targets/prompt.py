@@ -48,7 +48,7 @@ class PromptKind(Kind):
         )
 
     def trace(self, target: Target, scorer: Features) -> Trace:
-        return Trace(part_way(scorer), PART_WAY, fixed=True)
+        return Trace(part_way(scorer), PART_WAY)
 
     def weakened(
         self, images: np.ndarray, target: Target, positives: np.ndarray | None
