@@ -108,7 +108,8 @@ def steps(shared: Shared) -> int:
 
 def _second_model(shared: Shared, seed: int) -> T2IModel:
     base = shared.model
-    many = min(PAIRS, shared.data.count("pairs", "train") or PAIRS)
+    many = min(PAIRS, steps(shared) * BATCH)
+    many = min(many, shared.data.count("pairs", "train") or many)
     images, captions = shared.data.pairs("train", many, seed + OFFSET)
     with shared.offloaded(base):
         model = base.clone(train=PART[base.settings])
