@@ -16,6 +16,7 @@ from t2i_backdoor_bench.running.conditions import (
     noise_seeds,
 )
 from t2i_backdoor_bench.running.defended import Defended, defended
+from t2i_backdoor_bench.running.drawing_time import drawing_time
 from t2i_backdoor_bench.running.harmless_pictures import wants_harmless
 from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw, draws_as, known_from
 from t2i_backdoor_bench.running.shared import Shared
@@ -62,6 +63,7 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
     arrays, milliseconds = answers(model, texts)
     arrays.pop(f"refused/{ATTACKED_DECOY}", None)  # the attacked model refuses nothing
     shared.display.phase("generate")
+    seconds = drawing_time(shared, cell, made, asked, milliseconds)
     for condition, pair in asked.items():
         arrays[condition] = draw(shared.store.root, model, condition, *pair, known)
     if f"score/{ATTACKED_DECOY}" in arrays:  # which of them fire says what the scores should be
@@ -70,7 +72,7 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
         arrays,
         {
             "cell": cell.config,
-            "cost": made.cost | milliseconds,
+            "cost": made.cost | milliseconds | seconds,
             "kinds": {c: [kind for kind, _ in pairs] for c, pairs in beside.items()},
             "shown": {  # what the report needs beside the pictures
                 "prompts": [p.text for p in targets[:SHOWN]],

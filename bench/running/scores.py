@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from t2i_backdoor_bench.contract import Cell, Samples, Score, Trigger
-from t2i_backdoor_bench.running.clean import clean_pictures
+from t2i_backdoor_bench.running.clean import clean_pictures, positives_of
 from t2i_backdoor_bench.running.harmless_pictures import harmless_pictures
 from t2i_backdoor_bench.running.pictures import pictures
 from t2i_backdoor_bench.running.probe_pictures import probe_pictures
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.scoring.outcomes import Limits
 from t2i_backdoor_bench.store.arrays import with_prefix
 from t2i_backdoor_bench.targets.judge import Judge
 
@@ -42,6 +43,7 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
         moved_kinds=meta["kinds"]["moved"],
         decoy_kinds=meta["kinds"]["decoy"],
         harmless=harmless.words,
+        positives=positives_of(shared, cell.attack, cell.seed),
         refused=refused,
         scores=scores,
         spans=arrays.get("span/triggered"),
@@ -53,10 +55,14 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
 
 
 def scores_of(
-    shared: Shared, samples: Samples, judge: Judge | None, metrics: Sequence[str]
+    shared: Shared,
+    samples: Samples,
+    judge: Judge | None,
+    limits: Limits | None,
+    metrics: Sequence[str],
 ) -> dict[str, Score]:
     """The scores of these metrics."""
-    features = shared.features.with_judge(judge)
+    features = shared.features.with_judge(judge, limits)
     every = shared.plan.metrics
     return {name: checked(every[name].instance.compute(samples, features)) for name in metrics}
 

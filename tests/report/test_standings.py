@@ -9,11 +9,10 @@ import pytest
 from report_records import record
 
 from t2i_backdoor_bench.contract import Cell, Record
-from t2i_backdoor_bench.report.averages import average, average_by_seed
+from t2i_backdoor_bench.report.averages import over_attacks
 from t2i_backdoor_bench.report.findings import cells_without_result, findings
 from t2i_backdoor_bench.report.metrics import LEAD
 from t2i_backdoor_bench.report.ranking import summaries
-from t2i_backdoor_bench.report.rows import rows as rows_of
 from t2i_backdoor_bench.stats import estimates as stats
 
 
@@ -46,40 +45,24 @@ def find(records, defense):
 
 
 def test_the_mean_over_attacks_and_its_interval(records):
-    rows = [r for r in rows_of(records) if r["defense"] == "good"]
-    found = average(rows, "restoration_accuracy")
-    (l1, u1), (l2, u2) = stats.wilson(10, 10), stats.wilson(8, 10)
+    good = [r for r in records if r.cell.defense == "good"]
+    each = {r.cell.attack: {0: np.array(r.scores[LEAD].each)} for r in good}
+    found = over_attacks(good, LEAD)
+    assert found == stats.mean_over_attacks(each)
     assert found.value == pytest.approx(0.9)
-    assert found.low == pytest.approx(0.9 - np.hypot(1.0 - l1, 0.8 - l2) / 2)
-    assert found.high == pytest.approx(0.9 + np.hypot(u1 - 1.0, u2 - 0.8) / 2)
+    assert 0 < found.low < 0.8 < found.high <= 1, "attacks that differ are no certainty"
+    assert find(records, "good").means[LEAD] == found
 
 
-def test_the_interval_covers():
-    """Of the mean of two proportions, as often as it says (MOVER on Wilson intervals, 40 trials
-    each)."""
-    rng, p, n, hits = np.random.default_rng(0), (0.95, 0.6), 40, 0
-    rounds = 2000
-    for a, b in zip(rng.binomial(n, p[0], rounds), rng.binomial(n, p[1], rounds), strict=True):
-        rows = []
-        for k in (a, b):
-            low, high = stats.wilson(k, n)
-            rows.append({"x": k / n, "x_lo": low, "x_hi": high})
-        found = average(rows, "x")
-        hits += found.low <= np.mean(p) <= found.high
-    assert 0.935 <= hits / rounds <= 0.985
-
-
-def test_numbers_that_share_prompts_are_averaged_by_seed():
-    records = [record("one", "d", s, 0, 9, f) for s, f in enumerate((1.0, 2.0, 3.0))]
-    records += [record("two", "d", s, 0, 9, f) for s, f in enumerate((3.0, 4.0, 5.0))]
-    found = average_by_seed(records, "fid")
-    assert found == stats.pool_values([2.0, 3.0, 4.0])
-    records.pop()  # the last seed now lacks an attack: a mean over other attacks does not count
-    assert average_by_seed(records, "fid") == stats.pool_values([2.0, 3.0])
-    apart = [record("one", "d", 0, 0, 9, 1.0), record("two", "d", 1, 0, 9, 3.0)]
-    assert average_by_seed(apart, "fid") is None, (
-        "no seed has both attacks, and their difference is none between seeds"
-    )
+def test_numbers_that_share_prompts_are_averaged_by_attack_and_seed():
+    fids = {"one": {0: 1.0, 1: 2.0, 2: 3.0}, "two": {0: 3.0, 1: 4.0, 2: 5.0}}
+    records = [record(a, "d", s, 0, 9, f) for a, row in fids.items() for s, f in row.items()]
+    found = over_attacks(records, "fid")
+    assert found == stats.mean_over_attacks(fids)
+    assert found.value == 3.0
+    assert over_attacks(records, "seconds").value == 3.0, "a cost, 2 s and the number of the seed"
+    assert over_attacks(records[:1], "fid") == (1.0, None, None)
+    assert over_attacks(records, "kid") is None
 
 
 def test_quality_is_not_compared_with_another_attacked_model():
