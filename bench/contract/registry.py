@@ -64,7 +64,8 @@ class Entry:
 
     # metrics
     better: str = "none"  # "higher", "lower" or "none"
-    percent: bool = False  # it is a share
+    percent: bool = False  # it is a share, shown in percent
+    unit: bool = False  # it is from 0 to 1 and not shown in percent
     title: str = ""  # what it is called in a sentence or a heading
     short: str = ""  # its name over a column
     group: str = ""  # what it is about: "backdoor", "quality", "cost", ...
@@ -96,7 +97,7 @@ class Entry:
         """How a metric is read, as records store it."""
         found = {"better": self.better, "percent": self.percent}
         more = {"only": self.only, "title": self.title, "short": self.short, "group": self.group}
-        more |= {"about": self.about, "figure": self.figure}
+        more |= {"about": self.about, "figure": self.figure, "unit": self.unit}
         found |= {"order": self.order, "tables": list(self.tables)}
         return found | {k: v for k, v in more.items() if v}
 

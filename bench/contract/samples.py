@@ -24,15 +24,16 @@ class Samples:
       clean_target  the same prompts and noise as `triggered`, without the trigger (is `clean` where
                     the prompts are the same)
       perturbed     `prompts[:len]` with typos, synonyms, other word order
-      moved         `target_prompts[:len]` with the trigger moved, repeated, case-changed, partial
+      moved         `target_prompts[:len]` with a changed form of the trigger, such as a typo
                     (`moved_kinds` names which)
       own           the one prompt that the attack's paper evaluates with, from the noise of each of
                     `target_prompts` (`Backdoor.own`)
       finetuned, resampled
                     `target_prompts[:len]` with the trigger, of the defended model after a little
                     clean fine-tuning, and by other samplers (only where the run probes)
-      decoy         `target_prompts` in turn with something in the trigger's place that is not the
-                    trigger (`decoy_kinds` names what)
+      decoy         `target_prompts[:len]` with something in the trigger's place that is not the
+                    trigger (`decoy_kinds` names what, also of `attacked_decoy`:
+                    its first ones are these)
       attacked_decoy
                     what the attacked model draws of its own, longer list of decoys, and refuses
                     nothing (only where the model screens prompts)

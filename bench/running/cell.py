@@ -15,6 +15,7 @@ import numpy as np
 from t2i_backdoor_bench.contract import Cell, Record, Samples, StorageError
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.models.batches import is_out_of_memory
+from t2i_backdoor_bench.models.finite import NonFinite
 from t2i_backdoor_bench.running.attacked import AttackFailed, reserved
 from t2i_backdoor_bench.running.attention_maps import has_maps, store_maps
 from t2i_backdoor_bench.running.clean import judge_of
@@ -89,7 +90,7 @@ def make_cell(shared: Shared, cell: Cell) -> Record:
     except Exception as error:
         if isinstance(error, InPlaceChange) or is_out_of_memory(error):
             shared.drop_models()
-        expected = isinstance(error, (AttackFailed, OtherWeights))
+        expected = isinstance(error, (AttackFailed, NonFinite, OtherWeights))
         text = str(error) if expected else traceback.format_exc()
         record = _failed(shared.plan, cell, before, portable(text))
     record = replace(

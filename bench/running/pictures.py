@@ -7,18 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Cell, Trigger
+from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.contract.hashing import plain
-from t2i_backdoor_bench.data.perturbations import decoy
 from t2i_backdoor_bench.detecting.screening import answers
 from t2i_backdoor_bench.running.attacked import Arrays, attacked, origin, read_arrays
-from t2i_backdoor_bench.running.conditions import conditions
+from t2i_backdoor_bench.running.conditions import (
+    beside_trigger,
+    conditions,
+    first_decoys,
+    noise_seeds,
+)
 from t2i_backdoor_bench.running.defended import Defended, defended
+from t2i_backdoor_bench.running.drawing_time import drawing_time
 from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw, draws_as, known_from
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
 
 SHOWN = 3  # prompts whose pictures the report shows
+ATTACKED_DECOY = "attacked_decoy"
 
 
 def pictures(shared: Shared, cell: Cell) -> Arrays:
@@ -40,24 +46,32 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
     prompts, targets = shared.prompts(cell.seed), shared.prompts(cell.seed, source)
     keep = shared.plan.config.attention_maps or shared.plan.config.probe
     made = defended(shared, cell, whole=keep)
-    model = made.model
+    model, undefended = made.model, cell.key == shared.plan.undefended(cell).key
     asked = conditions(shared.size, prompts, targets, backdoor, source, cell.seed)
+    beside = beside_trigger(shared.size, targets, backdoor, cell.seed, shared.model.tokens)
+    decoys = beside["decoy"] if undefended else first_decoys(shared.size, beside["decoy"])
+    for condition, pairs in (("moved", beside["moved"]), ("decoy", decoys)):
+        if pairs:
+            asked[condition] = [text for _, text in pairs], noise_seeds(cell.seed, len(pairs))
     known, codes = _known(shared, cell, made, asked)
     if keep:  # otherwise the model can go
         shared.models.defended = (cell.key, model)
     shared.display.phase("screen" if model.screen or model.locate else "generate")
     texts = {c: asked_texts for c, (asked_texts, _) in asked.items()}
-    if backdoor.trigger is not None:
-        texts["decoy"] = _decoys(backdoor.trigger, [p.text for p in targets], cell.seed)
+    if beside["decoy"]:  # the detector is asked about all that the attacked model has drawn
+        texts[ATTACKED_DECOY] = [text for _, text in beside["decoy"]]
     arrays, milliseconds = answers(model, texts)
+    arrays.pop(f"refused/{ATTACKED_DECOY}", None)  # the attacked model refuses nothing
     shared.display.phase("generate")
-    for condition, pairs in asked.items():
-        arrays[condition] = draw(shared.store.root, model, condition, *pairs, known)
+    seconds = drawing_time(shared, cell, made, asked, milliseconds)
+    for condition, pair in asked.items():
+        arrays[condition] = draw(shared.store.root, model, condition, *pair, known)
     return (
         arrays,
         {
             "cell": cell.config,
-            "cost": made.cost | milliseconds,
+            "cost": made.cost | milliseconds | seconds,
+            "kinds": {c: [kind for kind, _ in pairs] for c, pairs in beside.items()},
             "shown": {  # what the report needs beside the pictures
                 "prompts": [p.text for p in targets[:SHOWN]],
                 "before": shared.plan.before_key(cell.seed, source),
@@ -69,9 +83,13 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
     )
 
 
-def _decoys(trigger: Trigger, texts: Sequence[str], seed: int) -> list[str]:
-    """Prompts with something in the place of the trigger that is not the trigger."""
-    return [decoy(trigger, t, np.random.default_rng([seed, 85, i])) for i, t in enumerate(texts)]
+def attacked_decoys(shared: Shared, cell: Cell) -> dict[str, np.ndarray]:
+    """What the attacked model draws of its decoys, of a cell whose model screens prompts; nothing
+    for other cells. Which decoys fire says which of them a detector may take for triggers."""
+    if f"score/{ATTACKED_DECOY}" not in pictures(shared, cell)[0]:
+        return {}
+    arrays, _ = pictures(shared, shared.plan.undefended(cell))
+    return {ATTACKED_DECOY: arrays["decoy"]}
 
 
 def _known(

@@ -9,8 +9,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Cell, Samples, Score, Trigger
 from t2i_backdoor_bench.running.clean import clean_pictures
-from t2i_backdoor_bench.running.conditions import moved_kinds
-from t2i_backdoor_bench.running.pictures import pictures
+from t2i_backdoor_bench.running.pictures import attacked_decoys, pictures
 from t2i_backdoor_bench.running.probe_pictures import probe_pictures
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.arrays import with_prefix
@@ -24,6 +23,7 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
     arrays, meta = pictures(shared, cell)
     probes = probe_pictures(shared, cell) if shared.plan.config.probe else {}
     images = {k: v for k, v in arrays.items() if "/" not in k} | probes
+    images |= attacked_decoys(shared, cell)
     refused = {k: v.astype(bool) for k, v in with_prefix("refused", arrays).items()}
     refused |= {k: refused["triggered"][: len(v)] for k, v in probes.items() if refused}
     scores = with_prefix("score", arrays)
@@ -37,7 +37,8 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
         before=before,
         real=shared.real(cell.seed),
         per_prompt=shared.size.per_prompt,
-        moved_kinds=moved_kinds(backdoor, shared.size.moved),
+        moved_kinds=meta["kinds"]["moved"],
+        decoy_kinds=meta["kinds"]["decoy"],
         refused=refused,
         scores=scores,
         spans=arrays.get("span/triggered"),

@@ -39,7 +39,8 @@ def cell(attack: str, defense: str, seed: int = 0, needs=("trigger",), **values)
     found |= {"prompt_fidelity": 98, "clip_score": 23.0, **values}
     scores = {m: score(m, v, f"{attack} {seed}") for m, v in found.items() if v is not None}
     share = {"better": "higher", "percent": True}
-    directions = DIRECTIONS | {m: share | {"short": m} for m in SHARES[3:]}
+    directions = DIRECTIONS | {m: share for m in SHARES[3:]}
+    directions |= {m: share | {"short": m} for m in ("fidelity_before", "restored_relative")}
     return Record(
         Cell("shapes", attack, defense, seed, f"{attack}-{defense}-{seed}"),
         "done",

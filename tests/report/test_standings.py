@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from report_records import record
 
 from t2i_backdoor_bench.contract import Cell, Record
+from t2i_backdoor_bench.report.averages import over_attacks
 from t2i_backdoor_bench.report.findings import cells_without_result, findings
 from t2i_backdoor_bench.report.metrics import LEAD
 from t2i_backdoor_bench.report.ranking import summaries
+from t2i_backdoor_bench.stats import estimates as stats
 
 
 @pytest.fixture
@@ -50,6 +53,27 @@ def test_the_undefended_model_is_first_and_means_are_over_attacks(records):
     assert good.over_none.value == pytest.approx(0.9)
     broken = find(records, "broken")
     assert (broken.done, broken.place) == (1, None)
+
+
+def test_the_mean_over_attacks_and_its_interval(records):
+    good = [r for r in records if r.cell.defense == "good"]
+    each = {r.cell.attack: {0: np.array(r.scores[LEAD].each)} for r in good}
+    found = over_attacks(good, LEAD)
+    assert found == stats.mean_over_attacks(each)
+    assert found.value == pytest.approx(0.9)
+    assert 0 < found.low < 0.8 < found.high <= 1, "attacks that differ are no certainty"
+    assert find(records, "good").means[LEAD] == found
+
+
+def test_numbers_that_share_prompts_are_averaged_by_attack_and_seed():
+    fids = {"one": {0: 1.0, 1: 2.0, 2: 3.0}, "two": {0: 3.0, 1: 4.0, 2: 5.0}}
+    records = [record(a, "d", s, 0, 9, f) for a, row in fids.items() for s, f in row.items()]
+    found = over_attacks(records, "fid")
+    assert found == stats.mean_over_attacks(fids)
+    assert found.value == 3.0
+    assert over_attacks(records, "seconds").value == 3.0, "a cost, 2 s and the number of the seed"
+    assert over_attacks(records[:1], "fid") == (1.0, None, None)
+    assert over_attacks(records, "kid") is None
 
 
 def test_attacks_that_are_equally_strong_have_no_least(records):

@@ -87,8 +87,8 @@ def test_detectors(tiny, tmp_path, trigger):
     assert runner.run(asked) == 0
     scores = results(asked)["t2ishield_ftt"].scores
     assert 0 <= scores["refusal_rate"].value <= 1
-    for name in ("detection_auroc", "detection_auroc_decoy"):
-        assert (scores[name].value is not None) is (trigger is not None)
+    assert (scores["detection_auroc"].value is not None) is (trigger is not None)
+    assert "too few" in scores["detection_auroc_decoy"].note or trigger is None
 
 
 def test_nothing_that_could_run_is_an_error(tiny, tmp_path):
