@@ -15,9 +15,9 @@ from t2i_backdoor_bench.report import leaderboard, texts
 def records() -> list[Record]:
     needs = {"told": ("trigger", "clean_model"), "blind_one": ("stream",)}
     restored = {"best": 95, "worse": 60, "told": 97, "blind_one": 30}
-    found = run({d: {"bad_pixel": k, "bad_style": k} for d, k in restored.items()}, needs, (0, 1))
+    found = run({d: {"bad_pixel": k, "bad_style": k} for d, k in restored.items()}, needs)
     for r in found:
-        fid = 1.0 + 0.02 * r.cell.seed if r.cell.defense == "none" else 1.01
+        fid = 1.0 + 0.02 * r.cell.seed if r.cell.defense == "none" else 1.02
         r.scores["fid"] = Score(fid, n=100, network="net")
     return found
 
@@ -38,11 +38,9 @@ def test_its_columns(records) -> None:
     rows = lines(leaderboard.to_markdown(records))
     best, worse = rows["best"], rows["worse"]
     assert [best[""], worse[""], rows["told"][""], rows["blind_one"][""]] == ["1", "2", "1", "1"]
-    assert best["Restored %"].startswith("95.5 [")
-    assert best["Worst attack"] == "95.5, bad_pixel"
-    assert best["FID change %"] == "+0.0 [-12.6, +12.6]", (
-        "FID 1.01 against 1.00 and 1.02: +1.0 and -1.0 %, Student's t of two seeds"
-    )
+    assert best["Restored %"].startswith("95.3 [")
+    assert best["Worst attack"] == "95.3, bad_pixel"
+    assert best["FID change %"].startswith("+0.0 ["), "1.02 against 1.00, 1.02 and 1.04"
     assert (best["Step points"], best["p"], best["Differs"]) == ("–", "", "")
     assert worse["Step points"].startswith("-35.0 [")
     assert worse["Differs"] == "2 of 2"
@@ -57,13 +55,13 @@ def test_robustness_is_told_with_its_interval_and_decides_nothing(records) -> No
             "robustness": cell(r.cell.attack, "x", r.cell.seed, robustness=k).scores["robustness"]
         }
     best = lines(leaderboard.to_markdown(records))["best"]
-    assert best["Robustness change points"].startswith("-24.5 [")
+    assert best["Robustness change points"].startswith("-24.0 [")
     assert best[""] == "1"
 
 
 def test_the_notes_say_what_was_tested(records) -> None:
     text = leaderboard.to_markdown(records)
-    assert "prompt fidelity by less than 3.0 points, CLIP by less than 0.300)" in text
+    assert "prompt fidelity by less than 5.0 points, CLIP by less than 0.300)" in text
     assert "shown to differ by less than 2 points" in text
     assert "One training seed" not in text
     one = leaderboard.to_markdown([r for r in records if r.cell.seed == 0])
@@ -76,7 +74,7 @@ def test_the_notes_say_what_was_tested(records) -> None:
 @pytest.mark.parametrize(
     ("kept", "line"),
     [
-        (("fid", "clip_score"), "Undefended: FID 1.01, CLIP 23.0."),
+        (("fid", "clip_score"), "Undefended: FID 1.02, CLIP 23.0."),
         (("clip_score",), "Undefended: CLIP 23.0."),
         ((), None),
     ],

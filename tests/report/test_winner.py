@@ -44,16 +44,19 @@ def test_the_same_winner_in_all_places(tmp_path) -> None:
     ("second", "said"),
     [
         ({"a": 95, "b": 95}, "second (95.3 %, tied within 2 points)"),
-        ({"a": 99, "b": 90}, "second (94.8 %, differs on 2 of 2 attacks)"),
+        ({"a": 60, "b": 100}, "second (80.2 %, differs on 2 of 2 attacks)"),
+        ({"a": 94, "b": 94}, "second (94.0 %, neither tied nor told apart)"),
     ],
 )
 def test_no_winner_where_the_second_is_not_told_apart(second, said) -> None:
-    records = run({"best": {"a": 95, "b": 95}, "second": second})
+    first = {"a": 100, "b": 61} if 60 in second.values() else {"a": 95, "b": 95}
+    seeds = (0,) if 94 in second.values() else (0, 1, 2)
+    records = run({"best": first, "second": second}, seeds=seeds)
     found = winner(records)
     assert found.winner is None
     assert [s.defense for s in found.rows] == ["best", "second"]
     text = findings(records)[0]
-    assert "none is shown to restore most: best restores 95.3 %" in text
+    assert "none is shown to restore most: best restores" in text
     assert text.endswith(f"not told apart: {said}.")
     assert escape.markdown(text) in leaderboard.to_markdown(records)
 
@@ -87,7 +90,7 @@ def test_a_missing_or_failed_cell_has_no_rank() -> None:
     at = next(i for i, r in enumerate(records) if r.cell.defense == "good")
     for status in ("failed", "missing"):
         records[at] = dataclasses.replace(records[at], status=status, scores={})
-        assert reasons(records)["good"] == ["not done on every attack"]
+        assert reasons(records)["good"][0] == "not done on every attack"
         assert winner(records).winner.defense == "other"
 
 
