@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from t2i_backdoor_bench.contract import Cell, Samples, Score, Trigger
-from t2i_backdoor_bench.running.clean import clean_pictures
+from t2i_backdoor_bench.running.clean import clean_pictures, positives_of
 from t2i_backdoor_bench.running.pictures import attacked_decoys, pictures
 from t2i_backdoor_bench.running.probe_pictures import probe_pictures
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.scoring.outcomes import Limits
 from t2i_backdoor_bench.store.arrays import with_prefix
 from t2i_backdoor_bench.targets.judge import Judge
 
@@ -39,6 +40,7 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
         per_prompt=shared.size.per_prompt,
         moved_kinds=meta["kinds"]["moved"],
         decoy_kinds=meta["kinds"]["decoy"],
+        positives=positives_of(shared, cell.attack, cell.seed),
         refused=refused,
         scores=scores,
         spans=arrays.get("span/triggered"),
@@ -50,10 +52,14 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
 
 
 def scores_of(
-    shared: Shared, samples: Samples, judge: Judge | None, metrics: Sequence[str]
+    shared: Shared,
+    samples: Samples,
+    judge: Judge | None,
+    limits: Limits | None,
+    metrics: Sequence[str],
 ) -> dict[str, Score]:
     """The scores of these metrics."""
-    features = shared.features.with_judge(judge)
+    features = shared.features.with_judge(judge, limits)
     every = shared.plan.metrics
     return {name: checked(every[name].instance.compute(samples, features)) for name in metrics}
 
