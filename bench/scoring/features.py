@@ -14,7 +14,7 @@ from t2i_backdoor_bench.scoring.conditions import prompts_of, served
 from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.inception import INCEPTION_VARIABLE, Inception
 from t2i_backdoor_bench.scoring.networks import Lpips
-from t2i_backdoor_bench.scoring.scorer import Scorer
+from t2i_backdoor_bench.scoring.scorer import SECOND_VARIABLE, Scorer
 from t2i_backdoor_bench.targets.judge import Judge
 
 CACHED_SETS = 64  # feature arrays kept; one of 1,000 images takes 0.25 to 8 MB
@@ -38,8 +38,10 @@ class Features:
         inception: Inception | None = None,
         judge: Judge | None = None,
         lpips: Lpips | None = None,
+        second: Scorer | None = None,
     ) -> None:
         self.scorer, self.inception, self.judge, self.lpips = scorer, inception, judge, lpips
+        self.second = second
         self._cache: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
 
     def with_judge(self, judge: Judge | None) -> Features:
@@ -56,10 +58,12 @@ class Features:
     def dim(self) -> int:
         return self.scorer.dim
 
-    def _encode(self, network: Scorer | Inception, images: np.ndarray) -> np.ndarray:
+    def _encode(
+        self, network: Scorer | Inception, images: np.ndarray, rank: str = ""
+    ) -> np.ndarray:
         digest = hashlib.blake2b(f"{images.shape}{images.dtype}".encode(), digest_size=20)
         digest.update(np.ascontiguousarray(images))
-        key = (network.name, digest.hexdigest())
+        key = (f"{rank}{network.name}", digest.hexdigest())
         if key not in self._cache:
             found = network.encode_images(images)
             # shared: a metric that writes into it would change the next one's numbers
@@ -90,6 +94,13 @@ class Features:
         if self.inception is None:
             raise RuntimeError(f"no Inception weights: set {INCEPTION_VARIABLE}")
         return self._encode(self.inception, images)
+
+    def second_images(self, images: np.ndarray) -> np.ndarray:
+        """The second scorer's features of uint8 images: float32 (n, d), cached. Raises RuntimeError
+        without one."""
+        if self.second is None:
+            raise RuntimeError(f"no second scorer: set {SECOND_VARIABLE}")
+        return self._encode(self.second, images, "second ")
 
     def images(self, samples: Samples, condition: str) -> np.ndarray:
         """Scorer features of the cell's images of a condition: float32 (n, d)."""
