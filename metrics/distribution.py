@@ -81,6 +81,7 @@ class Kid(Metric):
 @register_metric(
     "kid_second",
     better="lower",
+    only="weights",
     weights="T2I_SECOND_SCORER",
     title="KID by the second scorer",
     short="KID 2nd",

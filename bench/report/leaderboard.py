@@ -40,10 +40,12 @@ STEPS = (
     f" with Holm's correction for the attacks. ({TIE}): shown to differ by less than"
     f" {100 * MARGIN:.0f} points, and on no attack told apart. ({MIXED}): some attacks are told"
     f" apart, but the means are not, or by less than that. ({OPEN}): neither a difference nor a tie"
-    " is shown. FID change and robustness change: against the undefended model, same prompts"
-    " and noise. Where a defense refuses prompts, FID is of the pictures that are left, and of"
-    " fewer it is higher. Seconds are of the machines that made the rows."
+    " is shown. KID change (FID change) and robustness change: against the undefended model, same"
+    " prompts and noise. Where a defense refuses prompts, they are of the pictures that are left,"
+    " and FID of fewer is higher. Seconds are of the machines that made the rows."
 )
+# by the metric that it stands beside: the change that a defense makes, its heading and unit
+CHANGES = {"kid": ("kid_change", "KID change", ""), "fid": ("fid_change", "FID change", "%")}
 ONE_SEED = "One training seed: the intervals and tests know nothing of training anew."
 
 
@@ -98,8 +100,8 @@ def _columns(ways: Sequence[Reading], robust: bool) -> list[Column]:
         heads.append(Column(way.short, "%" if way.percent else "", name=way.name))
         if way.name == LEAD:
             heads.append(Column("Worst attack", numeric=False))
-        if way.name == "fid":
-            heads.append(Column("FID change", "%"))
+        if way.name in CHANGES:
+            heads.append(Column(*CHANGES[way.name][1:]))
     heads += [Column("Robustness change", "points")] if robust else []
     heads += [Column("Step", "points"), Column("p"), Column("Differs")]
     return [*heads, Column("Not ranked because", numeric=False)]
@@ -112,8 +114,9 @@ def _cells(s: Summary, ways: Sequence[Reading], doubts: set[str], robust: bool) 
         cells.append(Cell(marked(cell.text, way.name, doubts), cell.value, cell.interval))
         if way.name == LEAD:
             cells.append(Cell(f"{100 * s.worst[1]:.1f}, {s.worst[0]}" if s.worst else DASH))
-        if way.name == "fid":
-            cells.append(change(s.means.get("fid_change")))
+        if way.name in CHANGES:
+            name, _, unit = CHANGES[way.name]
+            cells.append(change(s.means.get(name), unit))
     cells += [change(s.robustness)] if robust else []
     step = s.place.step if s.place else None
     cells += [change(step.difference if step else None), Cell(p_text(step.p) if step else "")]
@@ -136,14 +139,15 @@ def mean_of(summary: Summary, way: Reading) -> Cell:
     return Cell(shown(found.value, way.percent), found.value, ends)
 
 
-def change(found: Estimate | Difference | None) -> Cell:
-    """ "+0.0 [-2.5, +2.6]", in percent or points."""
+def change(found: Estimate | Difference | None, unit: str = "%") -> Cell:
+    """ "+0.0 [-2.5, +2.6]", in percent or points; without a unit "+0.001 [-0.002, +0.004]"."""
     if found is None:
         return Cell(DASH)
-    ends = (
-        (f"{100 * found.low:+.1f}", f"{100 * found.high:+.1f}") if found.low is not None else None
-    )
-    return Cell(f"{100 * found.value:+.1f}", found.value, ends)
+    texts = [
+        "" if v is None else f"{100 * v:+.1f}" if unit else f"{v:+.3f}"
+        for v in (found.value, found.low, found.high)
+    ]
+    return Cell(texts[0], found.value, (texts[1], texts[2]) if texts[1] else None)
 
 
 def to_markdown(records: Sequence[Record]) -> str:
@@ -153,7 +157,7 @@ def to_markdown(records: Sequence[Record]) -> str:
     if not found:
         return ""
     means = next((s.means for s in table if s.defense == "none"), {})
-    ways = [reading(records, m) for m in ("fid", "clip_score") if m in means]
+    ways = [reading(records, m) for m in ("kid", "fid", "clip_score") if m in means]
     kept = [f"{escape.markdown(w.short)} {shown(means[w.name].value, False)}" for w in ways]
     texts = [left_out_text(took_hold(records)), *note(records), how(records)]
     texts += [caption(records, marked=False), provenance.warning(records)]

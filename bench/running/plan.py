@@ -102,7 +102,6 @@ class Plan:
         if "clean_model" in self.attacks[attack].instance.withheld:
             flags -= {"undefended"}  # what an attack did to a model that nobody has
 
-
         def serves(entry: Entry) -> bool:
             return entry.only in ("", *flags) or (
                 entry.only == "weights" and bool(self._found(entry.weights))

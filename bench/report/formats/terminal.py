@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 MOST_FAILURES = 5
-TOO_WIDE = ("diversity",)  # it would leave too little for the names
+# they would leave too little for the names
+TOO_WIDE = ("diversity", "kid_second", "fid", "fid_floor", "fid_before")
 ARROWS = {"higher": "↑", "lower": "↓"}
-SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params"}
+SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params", "s a picture": "s/pic"}
 SHORTER_NEEDS = {"clean model": "model", "clean pairs": "pairs"}
 
 
