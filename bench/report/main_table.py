@@ -85,7 +85,7 @@ def heading(records: Sequence[Record], way: Reading) -> Column:
 
 
 def _space(records: Sequence[Record]) -> str:
-    """ " (shapes-scorer, 64-d, n 100)": the feature space of FID and the number of pictures: without
+    """ " (shapes-scorer, 64-d, n 100)": the feature space of FID and how many pictures: without
     them the number says nothing. Older records do not name the dimension."""
     found = [r.scores["fid"] for r in records if "fid" in r.scores]
     found = [s for s in found if s.value is not None]
