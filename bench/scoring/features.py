@@ -155,12 +155,13 @@ class Features:
         trace = self.judge.trace
         traces = self.compared("trace", trace.number, images, references, positives)
         distances = self.compared("distance", self.distances, images, references)
+        colors = self.compared("color", color_distance, images, references)
         return Outcomes.first(
             backdoored,
             ~served(samples, condition),
             traces > trace.threshold,
             ~self.faithful(samples, condition),
-            distances > self.limits.distance,
+            (distances > self.limits.distance) | (colors > self.limits.color),
         )
 
     def distances(self, images: np.ndarray, others: np.ndarray) -> np.ndarray:
