@@ -111,8 +111,8 @@ def color_distance(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def choose_limits(distances: np.ndarray, colors: np.ndarray) -> Limits:
-    """Limits from the distances (n,) of clean models' pictures: their 99th percentiles. The error is
-    measured on the odd pictures with the limits of the even ones."""
+    """Limits from the distances (n,) of clean models' pictures: their 99th percentiles. The error
+    is measured on the odd pictures with the limits of the even ones."""
     both = np.stack([distances, colors])
     trial = np.percentile(both[:, ::2], 99, axis=1)
     beyond = (both[:, 1::2] > trial[:, None]).any(0)
