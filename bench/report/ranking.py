@@ -79,7 +79,7 @@ def summaries(records: Sequence[Record]) -> list[Summary]:
         cells[r.cell.defense] += [r] if r.cell.attack in attacks else []
     needs = {r.cell.defense: " ".join(r.needs) for r in records}
     ways = [way.name for way in shown_in("leaderboard", records)]
-    metrics = list(dict.fromkeys([*ways, LEAD, BEFORE, RELATIVE]))
+    metrics = list(dict.fromkeys([*ways, LEAD, BEFORE, RELATIVE, "fid"]))
     undefended = cells.get("none", [])
     gates, before = gates_of(undefended), fidelity_before(undefended)
     found = []
