@@ -135,7 +135,8 @@ def make_samples(n=40, seed=0, **changes):
                 np.clip(clean.astype(int) + rng.integers(-9, 9, clean.shape), 0, 255).astype(
                     np.uint8
                 )
-            )
+            ),
+            "clean_target": clean,
         },
         real=rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8),
         per_prompt=3,

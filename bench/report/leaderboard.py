@@ -148,14 +148,14 @@ def change(found: Estimate | Difference | None) -> Cell:
 
 def to_markdown(records: Sequence[Record]) -> str:
     """leaderboard.md; "" where no defenses are compared."""
-    table = summaries(records)
+    table, left_out = summaries(records), left_out_text(took_hold(records))
     found = tables(records, table)
-    if not found:
+    if not found and not (left_out and any(s.defense != "none" for s in table)):
         return ""
     means = next((s.means for s in table if s.defense == "none"), {})
     ways = [reading(records, m) for m in ("fid", "clip_score") if m in means]
     kept = [f"{escape.markdown(w.short)} {shown(means[w.name].value, False)}" for w in ways]
-    texts = [left_out_text(took_hold(records)), *note(records), how(records)]
+    texts = [left_out, *note(records), how(records)]
     texts += [caption(records, marked=False), provenance.warning(records)]
     parts = [
         "# Leaderboard",

@@ -11,6 +11,7 @@ from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.marks import doubted, marked, note
 from t2i_backdoor_bench.report.metrics import COST, SUCCESS, Reading, shown_in
 from t2i_backdoor_bench.report.numbers import interval, needs_text, shown, text_of
+from t2i_backdoor_bench.report.pooling import interval_words
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
 from t2i_backdoor_bench.store import provenance
@@ -131,7 +132,7 @@ def caption(records: Sequence[Record], marked: bool = True) -> str:
         f" row{f'; training steps times {training:g}' if training != 1 else ''}. ASR, RA, Restored"
         f" and FTR in percent by the judge of the target; FID (of clean prompts{real}) and CLIP"
         f" score by {' and '.join(sorted(networks)) or 'the scorer'}."
-        f" {bold}{in_text_encoder(records)}95 % intervals: table.csv."
+        f" {bold}{in_text_encoder(records)}{interval_words(len(seeds))}"
     )
 
 

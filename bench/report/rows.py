@@ -72,7 +72,8 @@ def _row(
     row |= {"needs": " ".join(cells[0].needs), "seeds": len(done)}
     row["n"] = protocol.get("evaluation", {}).get("n")
     for name in names:
-        found = pool([r.scores[name] for r in done if name in r.scores])
+        scores = [r.scores[name] for r in done if name in r.scores]
+        found = pool(scores, reading(cells, name).share)
         row |= {name: found.value, f"{name}_lo": found.low, f"{name}_hi": found.high}
     if versus and "fid" in names:
         moved = changes(cells, undefended, "fid") if defense != "none" else {}

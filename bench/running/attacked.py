@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from t2i_backdoor_bench.contract import Cell
+from t2i_backdoor_bench.models.finite import NonFinite, check_weights
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.cost import machine, measured, untouched
 from t2i_backdoor_bench.running.made_by import (
@@ -48,10 +49,15 @@ def attacked(shared: Shared, attack: str, seed: int) -> tuple[T2IModel, dict[str
             if cost is None or path is None:
                 try:
                     cost, path = _train(shared, attack, seed, f"models/{key}")
+                except NonFinite as error:
+                    shared.failed[key] = str(error)
+                    raise
                 except Exception:
                     shared.failed[key] = traceback.format_exc()
                     raise
-    shared.models.attacked = (key, (shared.model.with_weights(path), cost))
+    model = shared.model.with_weights(path)
+    check_weights(model.edited, f"the attack {attack}")  # stored ones may be of an older version
+    shared.models.attacked = (key, (model, cost))
     return shared.models.attacked[1]
 
 
@@ -66,6 +72,7 @@ def _train(shared: Shared, attack: str, seed: int, name: str) -> tuple[dict[str,
     torch.manual_seed(seed)
     with shared.offloaded(base), untouched(base, f"attack {attack}"), measured(base.device) as cost:
         model = shared.plan.attacks[attack].instance.inject(base, shared.data, seed)
+    check_weights(model.edited, f"the attack {attack}")
     cost |= {k: model.info[k] for k in REPORTED if k in model.info}
     path = shared.store.write_file(f"{name}.safetensors", model.save_weights)
     cost["made"] = provenance.current_code()

@@ -28,7 +28,14 @@ from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
 MOST = 12  # differences that are printed
-MEASURED = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")
+MEASURED = (
+    "seconds",
+    "seconds_attack",
+    "seconds_per_step",
+    "seconds_picture",
+    "peak_memory_mb",
+    "detection_ms",
+)
 
 
 def verify(folder: Path, changed_tables: Callable[[Store], list[str]]) -> int:

@@ -44,9 +44,11 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
     paths = []
     with matplotlib.rc_context(STYLE):
         for name, make in makers.items():
-            figure = make(records)
-            if figure is not None:
-                paths += save(figure, store.root / "plots" / name)
+            found = make(records)
+            pages = found if isinstance(found, list) else [found] if found else []
+            for page, figure in enumerate(pages):
+                title = f"{name}-{page + 1}" if page else name
+                paths += save(figure, store.root / "plots" / title)
     for path in set(before) - set(paths):  # of what the records have nothing for any more
         path.unlink(missing_ok=True)
     store.write_record(MADE, {"of": of, "files": [path.name for path in paths]})
