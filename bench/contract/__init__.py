@@ -53,6 +53,7 @@ __all__ = [
     "UserError",
     "attacks",
     "defenses",
+    "amounts",
     "family_defaults",
     "metrics",
     "option",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.metrics import COUNTS, Reading
 
 DASH = "–"
@@ -14,6 +15,11 @@ NEEDS_SHORT = {
     "clean_pairs": "clean pairs",
     "clean_prompts": "clean prompts",
     "stream": "prompt stream",
+}
+COUNTED = {  # what is said behind a number
+    "clean_pairs": "clean pairs",
+    "clean_prompts": "clean prompts",
+    "stream": "prompts of a stream",
 }
 
 
@@ -49,9 +55,7 @@ def needs_text(needs: str, knowledge: Mapping[str, int] | None = None) -> str:
     those that can be counted it read. Older records do not say how much."""
     many = knowledge or {}
     names = [
-        f"{many[n]} {SINGULAR.get(n, n) if many[n] == 1 else NEEDS_SHORT.get(n, n)}"
-        if n in many and n in COUNTED
-        else NEEDS_SHORT.get(n, n)
+        f"{many[n]} {COUNTED[n]}" if n in many and n in COUNTED else NEEDS_SHORT.get(n, n)
         for n in needs.split()
     ]
     return ", ".join(names) or DASH

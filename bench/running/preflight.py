@@ -32,8 +32,8 @@ def preflight(shared: Shared, cells: Sequence[Cell]) -> None:
 
 def check_defense(shared: Shared, cell: Cell) -> None:
     """Raise UserError where a part of a defense cannot run on this machine, or has fewer clean
-    prompts than it takes in the view that it will be given. Which trigger a locator will find is not
-    known yet: the prompts behind one are those of a trigger that can be added to any."""
+    prompts than it takes in the view that it will be given. What a locator will find is not known
+    yet: the prompts behind one are those of a trigger that can be added to any."""
     given: set[str] = set()
     for part in shared.plan.defenses[cell.defense]:
         part.instance.check_machine(shared.plan.config.device)
