@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from t2i_backdoor_bench.contract import (
     PLACES,
@@ -12,6 +13,7 @@ from t2i_backdoor_bench.contract import (
     register_attack,
 )
 from t2i_backdoor_bench.models.fingerprint import fingerprint
+from t2i_backdoor_bench.models.finite import check_folder
 from t2i_backdoor_bench.models.loading import load_pipeline
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.object import check_objects
@@ -33,7 +35,8 @@ class Checkpoint(Attack):
     `style`, `source` and `target`, or `picture` say what the backdoor draws, and this is judged.
     Without them the target is unknown: attack success is not measured, but `trigger_effect` is, and
     so is what a defense does to clean prompts. Raises UserError for more than one target, for a
-    folder that is no diffusers folder, and for weights of another architecture.
+    folder that is no diffusers folder, and for weights that are not finite or of another
+    architecture.
     """
 
     folder: str = option(
@@ -74,6 +77,8 @@ class Checkpoint(Attack):
             check_objects(self.source, self.target)
         if self.picture:
             make_patch(self.picture, 2)
+        if self.folder:
+            check_folder(Path(self.folder))
 
     @property
     def withheld(self) -> tuple[str, ...]:

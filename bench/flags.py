@@ -59,6 +59,7 @@ SWITCHES = {
     "probe": "also see whether the backdoor comes back: after clean fine-tuning, under other"
     " samplers",
     "fresh": "make everything anew, whatever the folder holds",
+    "renew": "make those stored cells anew whose source files have changed since",
     "suspect": "the base may hold a backdoor: defend it as it is, without an attack",
     "list": "list attacks, defenses, metrics, groups and bases, and stop",
     "tables-only": "rebuild tables, plots and report from the run folder, without a model",

@@ -27,7 +27,15 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MEASURED = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")
+MEASURED = (
+    "seconds",
+    "seconds_attack",
+    "seconds_per_step",
+    "seconds_picture",
+    "seconds_picture_before",
+    "peak_memory_mb",
+    "detection_ms",
+)
 CELLS = 6
 FLAGS = (
     "--scale smoke --n 4 --attacks badt2i_pixel,badt2i_style"

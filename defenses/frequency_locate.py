@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from t2i_backdoor_bench.contract import DefenderView, Trigger, option, register_defense
-from t2i_backdoor_bench.data.perturbations import decoy
+from t2i_backdoor_bench.data.decoys import random_letters
 from t2i_backdoor_bench.detecting.locating import (
     MARGIN,
     NOTHING,
@@ -76,7 +76,7 @@ class FrequencyLocate(Locator):
             (predictions(model, [trigger.add(p) for p in prompts], *drawn) - clean).pow(2).mean()
         )
         for _ in range(self.decoys):
-            other = [decoy(trigger, p, rng) for p in prompts]
+            other = [random_letters(trigger, p, rng) for p in prompts]
             if effect <= float((predictions(model, other, *drawn) - clean).pow(2).mean()):
                 return False
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
 from t2i_backdoor_bench.scoring.features import Features
@@ -31,6 +31,37 @@ class Seconds(Metric):
 
     def compute(self, samples: Samples, features: Features) -> Score:
         return _cost(samples, "seconds")
+
+
+@register_metric(
+    "seconds_picture",
+    better="lower",
+    title="Seconds a picture",
+    short="s a picture",
+    group="cost",
+    order=132,
+    tables=("main", "leaderboard"),
+)
+@dataclass
+class SecondsPicture(Metric):
+    """Wall-clock seconds that the defended model takes for a picture: screening, rewriting, drawing
+    and repair.
+
+    Both models draw the same first prompts, two at a time and in turns, and the better of two
+    rounds counts; the note has the ratio to the attacked model. Where a defense changes more than
+    weights, the prompts have the trigger, since some defenses do nothing otherwise; the note then
+    has the seconds of clean prompts, too. They depend on the machine: compare within one run only.
+    """
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        score, cost = _cost(samples, "seconds_picture"), samples.cost
+        before, clean = cost.get("seconds_picture_before"), cost.get("seconds_picture_clean")
+        if score.value is None or not before:
+            return score
+        note = f"{score.value / before:.2f} times the attacked model's {before:.3g} s"
+        if clean is not None:
+            note += f", with the trigger in the prompt; without it {clean / before:.2f} times"
+        return replace(score, note=note)
 
 
 @register_metric(

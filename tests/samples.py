@@ -122,6 +122,7 @@ def make_samples(n=40, seed=0, **changes):
         "clean_target": clean,
         "perturbed": shown[:20],
         "moved": shown[:8],
+        "decoy": shown[:6],
     }
     images["diverse"] = rng.integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
     values = dict(
@@ -134,11 +135,13 @@ def make_samples(n=40, seed=0, **changes):
                 np.clip(clean.astype(int) + rng.integers(-9, 9, clean.shape), 0, 255).astype(
                     np.uint8
                 )
-            )
+            ),
+            "clean_target": clean,
         },
         real=rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8),
         per_prompt=3,
         moved_kinds=["repeated", "moved"] * 4,
+        decoy_kinds=["letters", "rare", "word"] * 4,
         cost={"seconds": 2.5, "parameters": 10},
     )
     return Samples(**(values | changes))

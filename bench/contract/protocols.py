@@ -60,5 +60,9 @@ class Features(Protocol):
     def encode_images(self, images: np.ndarray) -> np.ndarray:
         """Features of uint8 images (n, H, W, 3): float32 (n, d)."""
 
+    def encode_maps(self, images: np.ndarray) -> np.ndarray:
+        """Perceptual codes of uint8 images (n, H, W, 3): float32 (n, d); |a - b|^2 / 2 is the
+        distance (0..2) of two pictures."""
+
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of texts: float32 (m, d)."""

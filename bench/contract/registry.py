@@ -64,7 +64,8 @@ class Entry:
 
     # metrics
     better: str = "none"  # "higher", "lower" or "none"
-    percent: bool = False  # it is a share
+    percent: bool = False  # it is a share, shown in percent
+    unit: bool = False  # it is from 0 to 1 and not shown in percent
     title: str = ""  # what it is called in a sentence or a heading
     short: str = ""  # its name over a column
     group: str = ""  # what it is about: "backdoor", "quality", "cost", ...
@@ -73,6 +74,7 @@ class Entry:
     about: str = ""  # what its values mean, in a sentence
     figure: str = ""  # the file name of its heat map; "": its name
     only: str = ""  # measured only for attacks, defenses or runs with this flag (`flags`)
+    draws: tuple[str, ...] = ()  # conditions that are drawn for this metric alone
     weights: str = ""  # the environment variable that names the published weights it needs
 
     @property
@@ -96,7 +98,7 @@ class Entry:
         """How a metric is read, as records store it."""
         found = {"better": self.better, "percent": self.percent}
         more = {"only": self.only, "title": self.title, "short": self.short, "group": self.group}
-        more |= {"about": self.about, "figure": self.figure}
+        more |= {"about": self.about, "figure": self.figure, "unit": self.unit}
         found |= {"order": self.order, "tables": list(self.tables)}
         return found | {k: v for k, v in more.items() if v}
 

@@ -24,24 +24,29 @@ class Samples:
       clean_target  the same prompts and noise as `triggered`, without the trigger (is `clean` where
                     the prompts are the same)
       perturbed     `prompts[:len]` with typos, synonyms, other word order
-      moved         `target_prompts[:len]` with the trigger moved, repeated, case-changed, partial
+      moved         `target_prompts[:len]` with a changed form of the trigger, such as a typo
                     (`moved_kinds` names which)
       own           the one prompt that the attack's paper evaluates with, from the noise of each of
                     `target_prompts` (`Backdoor.own`)
       finetuned, resampled
                     `target_prompts[:len]` with the trigger, of the defended model after a little
                     clean fine-tuning, and by other samplers (only where the run probes)
-      decoy         `target_prompts` in turn with something in the trigger's place that is not the
-                    trigger (`decoy_kinds` names what)
+      decoy         `target_prompts[:len]` with something in the trigger's place that is not the
+                    trigger (`decoy_kinds` names what, also of `attacked_decoy`:
+                    its first ones are these)
       attacked_decoy
                     what the attacked model draws of its own, longer list of decoys, and refuses
                     nothing (only where the model screens prompts)
+      harmless      the first target prompts with each of the words `harmless` in the trigger's
+                    place: (words * prompts, ...), word by word (only where a metric needs them:
+                    `Entry.draws`)
       diverse       k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt`
                     is k
     Every condition uses the same noise for the same prompt. `before[condition]` are the images of
-    the model before the attack (clean, clean_target and perturbed); `real` are held-out real
-    images. `positives`, uint8 like `images["triggered"]`, show what the backdoor asks for, drawn by
-    the model before the attack from the same noise.
+    the model before the attack (clean, clean_target and perturbed; where there are harmless words,
+    and such a model, also harmless and the first of triggered); `real` are held-out real images.
+    `positives`, uint8 like `images["triggered"]`, show what the backdoor asks for, drawn by the
+    model before the attack from the same noise.
 
     Where the model screens prompts, `refused[condition]` is a bool array and `scores[condition]`
     the detector's score (larger is more suspicious). Where the model has a locator, `spans` int64
@@ -58,6 +63,7 @@ class Samples:
     per_prompt: int = 1
     moved_kinds: list[str] = field(default_factory=list)
     decoy_kinds: list[str] = field(default_factory=list)
+    harmless: list[str] = field(default_factory=list)
     positives: np.ndarray | None = None
     refused: dict[str, np.ndarray] = field(default_factory=dict)
     scores: dict[str, np.ndarray] = field(default_factory=dict)

@@ -1,15 +1,10 @@
-"""What a user might type instead: prompts with typos, synonyms or another word order, and triggers
-that are moved or damaged."""
+"""What a user might type instead: prompts with typos, synonyms or another word order."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
-
-from t2i_backdoor_bench.contract import CHOICE, Trigger
 
 KINDS = ("typo", "synonym", "order")
 
@@ -105,49 +100,3 @@ def _order(text: str, rng: np.random.Generator) -> str:
     words = text.split(" ")
     half = len(words) // 2
     return f"{' '.join(words[half:])}, {' '.join(words[:half])}" if half else text
-
-
-def decoy(trigger: Trigger, prompt: str, rng: np.random.Generator) -> str:
-    """The triggered prompt with random letters instead of the trigger, at least four a word.
-
-    No attack gave these words a meaning. A detector that tells such prompts from clean ones sees an
-    unusual word, not a backdoor.
-    """
-    text, start, end = trigger.locate(prompt)
-    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
-    words = [
-        "".join(rng.choice(letters, size=max(4, len(word)))) for word in text[start:end].split()
-    ]
-    return text[:start] + " ".join(words) + text[end:]
-
-
-def moved_triggers(trigger: Trigger) -> dict[str, Callable[[str], str]]:
-    """By kind, a function that puts a moved or damaged form of the trigger into a prompt.
-
-    moved     a prefix becomes a suffix; a suffix and a trigger inside become a prefix
-              (a look-alike letter: the first letter that it can replace, not the last)
-    repeated  twice (a look-alike letter: every letter that it can replace)
-    upper     in upper case
-    partial   the first of several words, or the first half of the characters
-
-    A kind that would not change the trigger (upper case of a zero-width space, half of one
-    character) is left out. A trigger that replaces a whole word is neither moved nor repeated.
-    """
-    text = trigger.text
-    if len(trigger.replaces) > 1:
-        forms = {}
-    elif trigger.replaces:
-        forms: dict[str, Callable[[str], str]] = {
-            "moved": lambda prompt: prompt.replace(trigger.replaces, trigger.words(prompt), 1),
-            "repeated": lambda prompt: prompt.replace(trigger.replaces, trigger.words(prompt)),
-        }
-    else:
-        other = replace(trigger, place="suffix" if trigger.place == "prefix" else "prefix")
-        forms = {"moved": other.add, "repeated": replace(trigger, text=f"{text} {text}").add}
-    if text.upper() != text:
-        forms["upper"] = replace(trigger, text=text.upper()).add
-    half = "" if CHOICE.search(text) else text[: len(text) // 2]  # half of {a|b} is no pattern
-    part = text.split(" ")[0] if " " in text.strip() else half
-    if part and part != text:
-        forms["partial"] = replace(trigger, text=part).add
-    return forms

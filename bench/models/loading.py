@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families.known import family_of
+from t2i_backdoor_bench.models.finite import check_loaded
 from t2i_backdoor_bench.models.trust import locate
 
 
@@ -20,14 +21,17 @@ def load_pipeline(
     classes (`models.trust`).
 
     In half precision the denoiser computes under autocast and the autoencoder stays float32. Raises
-    UserError, in one line, for what is not available or not to be trusted.
+    UserError, in one line, for what is not available, not to be trusted, or not finite.
     """
     folder = locate(source)
+    family = family_of(folder)
     try:
-        pipe = family_of(folder).load(folder, str(source), dtype)
+        pipe = family.load(folder, str(source), dtype)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"cannot load the base model {source}:"
             f" {(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from None
+    networks = (family.denoiser(pipe), family.autoencoder(pipe), *family.encoders(pipe))
+    check_loaded(dict(zip(family.layout.weights, networks, strict=True)), folder, str(source))
     return pipe.to(device)

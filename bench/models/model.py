@@ -19,6 +19,7 @@ from t2i_backdoor_bench.models.batches import in_batches
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.families.family import Family, OnStep, TextLayers
 from t2i_backdoor_bench.models.families.stable_diffusion import STABLE_DIFFUSION
+from t2i_backdoor_bench.models.finite import check_pictures
 from t2i_backdoor_bench.models.networks import Networks
 from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.models.screens import as_screen
@@ -72,12 +73,14 @@ class T2IModel(Networks):
         return torch.cat(parts)
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents (n, C, h, w) to images uint8 (n, H, W, 3), a slice at a time."""
+        """Scaled latents (n, C, h, w) to images uint8 (n, H, W, 3), a slice at a time. Raises
+        NonFinite where a picture has NaN or infinite values."""
         parts = []
         with self.placed(), torch.inference_mode():
             for part in latents.split(self.slice):
-                x = self.family.to_pictures(self.pipe, part).float().clamp(-1, 1)
-                x = ((x + 1) * 127.5).round().to(torch.uint8)
+                x = self.family.to_pictures(self.pipe, part).float()
+                check_pictures(x)
+                x = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
                 parts.append(x.permute(0, 2, 3, 1).cpu().numpy())
         return np.concatenate(parts)
 

@@ -102,6 +102,10 @@ class Networks:
         """Token ids, padded and truncated to the model's length: int64 (n, tokens)."""
         return self.family.tokenize(self.pipe, prompts).to(self.device)
 
+    def tokens(self, text: str) -> list[int]:
+        """A text as the model reads it: two texts with equal tokens are one to the model."""
+        return self.tokenize([text])[0].tolist()
+
     def read(self, ids: Tensor, weights: Sequence[Mapping[str, Tensor]] = ()) -> Conditioning:
         """What the text encoders make of token ids (n, tokens), with gradients if they train.
         `weights`: of each encoder, tensors by name that stand in for its own."""

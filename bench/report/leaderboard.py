@@ -1,135 +1,128 @@
-"""`leaderboard.md`: the defenses in three groups, by what they were given, and in each by how much
-they restore without loss of quality.
+"""`leaderboard.md`: a table for each kind of needs, in it the defenses by how much they restore.
 
-Rows of different groups are not competitors. A defense is ranked where clean prompts are drawn as
-well as without it: for every attack its FID, CLIP score and prompt fidelity are no worse than the
-end of the undefended model's own 95 % interval. Ties are told by McNemar's test on the same prompts
-and noise, all attacks and seeds together.
+Rows that are given other things are not competitors. What is ranked, and what is a tie, is said in
+`ranking` and `places`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report.findings import findings
+from t2i_backdoor_bench.report.findings import findings, given
 from t2i_backdoor_bench.report.formats import escape, markdown
 from t2i_backdoor_bench.report.main_table import caption
-from t2i_backdoor_bench.report.metrics import LEAD, Reading, reading, shown_in
+from t2i_backdoor_bench.report.marks import by_defense, marked, note
+from t2i_backdoor_bench.report.metrics import BEFORE, LEAD, RELATIVE, Reading, reading, shown_in
 from t2i_backdoor_bench.report.numbers import DASH, interval, needs_text, p_text, shown
-from t2i_backdoor_bench.report.paired import TIE, paired_in
-from t2i_backdoor_bench.report.ranking import Summary, summaries
+from t2i_backdoor_bench.report.places import MARGIN, MIXED, OPEN, TIE
+from t2i_backdoor_bench.report.quality import gates_of, margins_text
+from t2i_backdoor_bench.report.ranking import GROUPS, Summary, summaries
 from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
-from t2i_backdoor_bench.stats.estimates import Estimate
+from t2i_backdoor_bench.report.took_hold import left_out_text, took_hold
+from t2i_backdoor_bench.stats.estimates import Difference, Estimate
 from t2i_backdoor_bench.store import provenance
 
-GROUPS = {
-    "Oracle": "given the model from before the attack, which nobody has who has to defend one",
-    "Trigger known": "given the trigger",
-    "Blind": "given neither the trigger nor the model from before the attack",
-}
-NAMED = 3
-# columns that are there even where nothing was measured
-ALWAYS = (LEAD, "removal_accuracy", "false_trigger_rate", "fid", "clip_score", "seconds")
-HOW = (
-    "Means over the attacks. Quality is kept where, for every attack, FID, CLIP score and"
-    " prompt fidelity of clean prompts are no worse than the end of the undefended model's"
-    " own 95 % interval, as far as it has one; others are shown and not ranked, nor is"
-    " what has not run on every attack. FID change: against the undefended model, same"
-    " prompts and noise, interval over seeds; where a defense refuses prompts, FID is of"
-    " the pictures that are left, and of fewer it is higher. p: McNemar's test of Restored"
-    " against the first of the group, same prompts and noise. It takes the pictures of all"
-    " attacks and seeds as independent, so that it speaks of these attacked models and not"
-    f" of others; a tie is what it does not tell apart (p >= {TIE:g}), and without a p"
-    " there was nothing to pair. Seconds are of the machines that made the rows."
+MEANS = (
+    "Means over the attacks that took hold, with 95 % intervals for attacks like these, trained"
+    " anew, on prompts like these. A row is ranked among those that are given exactly the same, if"
+    " it has run on every attack and is shown to restore more than no defense does{quality}."
 )
+QUALITY = (
+    ", and to draw clean prompts of every attack worse by less than a margin, if at all (paired"
+    " tests of non-inferiority at 5 %; {margins})"
+)
+NO_QUALITY = "; quality was not measured, and nothing is ranked"
+STEPS = (
+    f"Step: Restored against the row above, on the same attacked models, prompts and noise. p: of"
+    " no difference, the larger of Student's over seeds and McNemar's over pictures, with Holm's"
+    " correction for the steps of a table. Differs: on how many attacks the two are told apart,"
+    f" with Holm's correction for the attacks. ({TIE}): shown to differ by less than"
+    f" {100 * MARGIN:.0f} points, and on no attack told apart. ({MIXED}): some attacks are told"
+    f" apart, but the means are not, or by less than that. ({OPEN}): neither a difference nor a tie"
+    " is shown. FID change and robustness change: against the undefended model, same prompts"
+    " and noise. Where a defense refuses prompts, FID is of the pictures that are left, and of"
+    " fewer it is higher. Seconds are of the machines that made the rows."
+)
+ONE_SEED = "One training seed: the intervals and tests know nothing of training anew."
 
 
-def group_of(needs: str) -> str:
-    words = needs.split()
-    if "clean_model" in words:
-        return "Oracle"
-    return "Trigger known" if "trigger" in words else "Blind"
-
-
-@dataclass(frozen=True)
-class Place:
-    """A defense in its group: its place ("1", "1 (tie)", or a dash where it is not ranked) and p
-    against the first."""
-
-    summary: Summary
-    place: str
-    p: float | None
-
-    @property
-    def quality(self) -> str:
-        lost = self.summary.lost
-        if not lost:
-            return "not measured" if lost is None else "kept"
-        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-        return f"lost: {', '.join(lost[:NAMED])}{more}"
-
-
-def ranked(records: Sequence[Record]) -> dict[str, list[Place]]:
-    """Of each group its defenses, those without loss of quality first, by Restored."""
-    every = [s for s in summaries(records) if s.defense != "none" and LEAD in s.means]
-    found: dict[str, list[Place]] = {}
+def grouped(table: Sequence[Summary]) -> dict[str, list[Summary]]:
+    """The defenses by the title of their table: what they are given. Those without Restored, as of
+    a suspected checkpoint, are in none."""
+    found: dict[str, list[Summary]] = {}
     for name in GROUPS:
-        rivals = [s for s in every if group_of(s.needs) == name]
-        rivals.sort(key=lambda s: (s.done < s.attacks, s.lost != [], -s.means[LEAD].value))
-        first, places = rivals[0].defense if rivals else "", []
-        for i, s in enumerate(rivals):
-            p = paired_in(records, s.defense, first, LEAD) if i else None
-            tie = p is not None and p >= TIE
-            counts = s.done == s.attacks and s.lost == []
-            places.append(Place(s, DASH if not counts else "1 (tie)" if tie else str(i + 1), p))
-        found[name] = places
-    return {name: group for name, group in found.items() if group}
+        for s in table:
+            if s.defense != "none" and s.group == name and LEAD in s.means:
+                found.setdefault(f"{name}: {given(s.needs)}", []).append(s)
+    return found
 
 
-def tables(records: Sequence[Record]) -> list[Table]:
-    """One table a group."""
-    groups = ranked(records)
-    means = [found.summary.means for group in groups.values() for found in group]
-    measured = {m for each in means for m in each} | set(ALWAYS)
+def how(records: Sequence[Record]) -> str:
+    """What the numbers and places mean."""
+    gates = gates_of(records)
+    quality = QUALITY.format(margins=margins_text(records, gates)) if gates else NO_QUALITY
+    one = len({r.cell.seed for r in records if r.status == "done"}) == 1
+    return " ".join([MEANS.format(quality=quality), STEPS, *([ONE_SEED] if one else [])])
+
+
+def columns_of(records: Sequence[Record], table: Sequence[Summary]) -> list[Reading]:
+    """The metrics that are columns: Restored with what it can reach, then the others that were
+    measured."""
     ways = {way.name: way for way in shown_in("leaderboard", records)}
-    ways |= {m: reading(records, m) for m in ALWAYS}
-    shown_ways = [way for m, way in ways.items() if m in measured]
-    shown_ways.sort(key=lambda way: (way.name != LEAD, way.order, way.name))
-    heads = tuple(_columns(shown_ways))
+    first = {m: reading(records, m) for m in (LEAD, BEFORE, RELATIVE)}
+    measured = {m for s in table for m in s.means}
+    return [way for m, way in (first | ways).items() if m in measured]
+
+
+def tables(records: Sequence[Record], table: Sequence[Summary] | None = None) -> list[Table]:
+    """One table for each kind of needs."""
+    table = summaries(records) if table is None else table
+    ways, robust = columns_of(records, table), any(s.robustness is not None for s in table)
+    heads = tuple(_columns(ways, robust))
+    doubts = by_defense(records)
     return [
         Table(
             heads,
-            tuple(Row(tuple(_cells(found, shown_ways))) for found in group),
-            name,
-            f"{GROUPS[name].capitalize()}.",
+            tuple(Row(tuple(_cells(s, ways, doubts.get(s.defense, set()), robust))) for s in group),
+            title,
+            f"{GROUPS[group[0].group].capitalize()}.",
         )
-        for name, group in groups.items()
+        for title, group in grouped(table).items()
     ]
 
 
-def _columns(ways: Sequence[Reading]) -> list[Column]:
+def _columns(ways: Sequence[Reading], robust: bool) -> list[Column]:
     heads = [Column(""), Column("Defense", numeric=False), Column("Needs", numeric=False)]
     for way in ways:
         heads.append(Column(way.short, "%" if way.percent else "", name=way.name))
-        if way.name == "removal_accuracy":
-            heads.append(Column("Worst", numeric=False))
+        if way.name == LEAD:
+            heads.append(Column("Worst attack", numeric=False))
         if way.name == "fid":
             heads.append(Column("FID change", "%"))
-    return [*heads, Column("Quality", numeric=False), Column("p")]
+    heads += [Column("Robustness change", "points")] if robust else []
+    heads += [Column("Step", "points"), Column("p"), Column("Differs")]
+    return [*heads, Column("Not ranked because", numeric=False)]
 
 
-def _cells(found: Place, ways: Sequence[Reading]) -> list[Cell]:
-    s = found.summary
-    cells = [Cell(found.place), Cell(s.defense), Cell(needs_text(s.needs))]
+def _cells(s: Summary, ways: Sequence[Reading], doubts: set[str], robust: bool) -> list[Cell]:
+    cells = [Cell(place(s)), Cell(s.defense), Cell(needs_text(s.needs))]
     for way in ways:
-        cells.append(mean_of(s, way))
-        if way.name == "removal_accuracy":
+        cell = mean_of(s, way)
+        cells.append(Cell(marked(cell.text, way.name, doubts), cell.value, cell.interval))
+        if way.name == LEAD:
             cells.append(Cell(f"{100 * s.worst[1]:.1f}, {s.worst[0]}" if s.worst else DASH))
         if way.name == "fid":
             cells.append(change(s.means.get("fid_change")))
-    return [*cells, Cell(found.quality), Cell(p_text(found.p))]
+    cells += [change(s.robustness)] if robust else []
+    step = s.place.step if s.place else None
+    cells += [change(step.difference if step else None), Cell(p_text(step.p) if step else "")]
+    cells.append(Cell(f"{step.differs} of {step.attacks}" if step else ""))
+    return [*cells, Cell("; ".join(reason.text for reason in s.reasons))]
+
+
+def place(s: Summary) -> str:
+    return s.place.text if s.place else DASH
 
 
 def mean_of(summary: Summary, way: Reading) -> Cell:
@@ -143,8 +136,8 @@ def mean_of(summary: Summary, way: Reading) -> Cell:
     return Cell(shown(found.value, way.percent), found.value, ends)
 
 
-def change(found: Estimate | None) -> Cell:
-    """ "+0.0 [-2.5, +2.6]", in percent."""
+def change(found: Estimate | Difference | None) -> Cell:
+    """ "+0.0 [-2.5, +2.6]", in percent or points."""
     if found is None:
         return Cell(DASH)
     ends = (
@@ -155,21 +148,20 @@ def change(found: Estimate | None) -> Cell:
 
 def to_markdown(records: Sequence[Record]) -> str:
     """leaderboard.md; "" where no defenses are compared."""
-    found = tables(records)
-    if not found:
+    table, left_out = summaries(records), left_out_text(took_hold(records))
+    found = tables(records, table)
+    if not found and not (left_out and any(s.defense != "none" for s in table)):
         return ""
-    undefended = next((s for s in summaries(records) if s.defense == "none"), None)
-    means = undefended.means if undefended is not None else {}
+    means = next((s.means for s in table if s.defense == "none"), {})
     ways = [reading(records, m) for m in ("fid", "clip_score") if m in means]
     kept = [f"{escape.markdown(w.short)} {shown(means[w.name].value, False)}" for w in ways]
-    warning = provenance.warning(records)
+    texts = [left_out, *note(records), how(records)]
+    texts += [caption(records, marked=False), provenance.warning(records)]
     parts = [
         "# Leaderboard",
         *map(escape.markdown, findings(records)[:1]),
         *map(markdown.write, found),
         *([f"Undefended: {', '.join(kept)}."] if kept else []),
-        HOW,
-        escape.markdown(caption(records, marked=False)),
-        *([escape.markdown(warning)] if warning else []),
+        *(escape.markdown(text) for text in texts if text),
     ]
     return markdown.page(parts)

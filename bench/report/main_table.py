@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.report.marks import doubted, marked, note
 from t2i_backdoor_bench.report.metrics import COST, SUCCESS, Reading, shown_in
 from t2i_backdoor_bench.report.numbers import interval, shown, text_of
+from t2i_backdoor_bench.report.pooling import interval_words
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
 from t2i_backdoor_bench.store import provenance
@@ -24,7 +26,7 @@ def main_table(
     table = rows(records)
     ways = columns(records, table) if ways is None else ways
     alone = attacks_alone(table)
-    bold = {way.name: best(table, way) for way in ways}
+    bold, doubts = {way.name: best(table, way) for way in ways}, doubted(records)
     heads = [Column(name, numeric=False) for name in leading(table)]
     heads += [heading(records, way) for way in ways]
     heads += [Column("Status", numeric=False)] if status else []
@@ -35,11 +37,12 @@ def main_table(
         for way in ways:
             m = way.name
             ends = interval(row.get(f"{m}_lo"), row.get(f"{m}_hi"), way.percent)
-            cells.append(Cell(text_of(row, way), row[m], ends, i in bold[m]))
+            text = marked(text_of(row, way), m, doubts.get((row["attack"], row["defense"]), set()))
+            cells.append(Cell(text, row[m], ends, i in bold[m]))
         cells += [Cell(row["status"])] if status else []
         lines.append(Row(tuple(cells), None if alone else (row["base"], row["attack"])))
     warning = provenance.warning(records)
-    notes = (warning,) if warning else ()
+    notes = (*note(records), *((warning,) if warning else ()))
     return Table(tuple(heads), tuple(lines), caption=caption(records), notes=notes)
 
 
@@ -129,7 +132,7 @@ def caption(records: Sequence[Record], marked: bool = True) -> str:
         f" row{f'; training steps times {training:g}' if training != 1 else ''}. ASR, RA, Restored"
         f" and FTR in percent by the judge of the target; FID (of clean prompts{real}) and CLIP"
         f" score by {' and '.join(sorted(networks)) or 'the scorer'}."
-        f" {bold}{in_text_encoder(records)}95 % intervals: table.csv."
+        f" {bold}{in_text_encoder(records)}{interval_words(len(seeds))}"
     )
 
 

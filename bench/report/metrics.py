@@ -16,6 +16,8 @@ from t2i_backdoor_bench.contract.listing import listed
 from t2i_backdoor_bench.contract.registry import TABLES
 
 LEAD = "restoration_accuracy"  # the metric that ranks defenses
+BEFORE = "fidelity_before"  # what LEAD can reach: the share that was as asked before the attack
+RELATIVE = "restored_relative"  # LEAD as a share of that
 SUCCESS = ("asr", "asr_own")  # what is bad for a defender is good for an attack
 
 
@@ -34,6 +36,12 @@ class Reading:
     about: str = ""
     figure: str = ""
     only: str = ""
+    unit: bool = False
+
+    @property
+    def share(self) -> bool:
+        """Whether its values are from 0 to 1."""
+        return self.percent or self.unit
 
 
 def _cost(name: str, short: str = "", better: str = "lower", order: int = 125) -> Reading:
@@ -42,7 +50,15 @@ def _cost(name: str, short: str = "", better: str = "lower", order: int = 125) -
 
 
 # Costs depend on the machine and its load; counts do not. No metric computes most of them.
-COST = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")
+COST = (
+    "seconds",
+    "seconds_attack",
+    "seconds_per_step",
+    "seconds_picture",
+    "seconds_picture_before",
+    "peak_memory_mb",
+    "detection_ms",
+)
 COUNTS = ("parameters", "steps", "images", "parameters_attack", "steps_attack", "images_attack")
 OF_THE_RUN = {name: _cost(name) for name in COST} | {
     name: _cost(name, better="none") for name in COUNTS

@@ -71,4 +71,7 @@ def known_by(records: Iterable[Record]) -> dict[str, int]:
 
 
 def p_text(p: float | None) -> str:
-    return "" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+    """A p-value; below 1e-6 it says no more than that."""
+    if p is None:
+        return ""
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" if p >= 1e-6 else "< 1e-6"

@@ -12,8 +12,6 @@ from t2i_backdoor_bench.report.pooling import pictures
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.store.provenance import other_weights
 
-TIE = 0.05  # McNemar's p from which on two defenses are not told apart
-
 
 def pairs(
     row: Sequence[Record], against: Sequence[Record], metric: str
@@ -81,13 +79,6 @@ def _difference(
         ours.setdefault(attack, {})[seed] = of_a if paired else a.value
         theirs.setdefault(attack, {})[seed] = of_b if paired else b.value
     return stats.paired_difference(ours, theirs, attacks_fixed) if ours else None
-
-
-def paired_in(records: Sequence[Record], one: str, other: str, metric: str) -> float | None:
-    """`paired_p` of two defenses, by name."""
-    return paired_p(
-        *([r for r in records if r.cell.defense == name] for name in (one, other)), metric
-    )
 
 
 def changes(row: Sequence[Record], undefended: Sequence[Record], metric: str) -> dict[int, float]:

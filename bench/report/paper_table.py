@@ -6,24 +6,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report.averages import average
+from t2i_backdoor_bench.report.averages import by_attack_and_seed, over_attacks
 from t2i_backdoor_bench.report.formats import latex, markdown
 from t2i_backdoor_bench.report.numbers import DASH
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
+from t2i_backdoor_bench.report.took_hold import counted, left_out_text, took_hold
 from t2i_backdoor_bench.stats.estimates import Estimate
 
+METRIC = "removal_accuracy"
 TITLES = {"patch": "Pixel", "style": "Style", "object": "Object", "image": "Image"}
 Means = list[tuple[str, dict[str, Estimate | None]]]
 
 
 def kinds(records: Sequence[Record]) -> dict[str, list[str]]:
-    """The attacks of the run by the kind of their target: patch, style and object first, then
+    """The attacks that took hold by the kind of their target: patch, style and object first, then
     others."""
     found: dict[str, list[str]] = {}
+    attacks = counted(records)
     for record in records:
         kind = (record.backdoor.get("target") or {}).get("kind")
-        if kind and record.cell.attack not in found.setdefault(kind, []):
+        if not kind or record.cell.attack not in attacks:
+            continue
+        if record.cell.attack not in found.setdefault(kind, []):
             found[kind].append(record.cell.attack)
     first = [k for k in TITLES if k in found]
     return {k: found[k] for k in [*first, *(k for k in found if k not in TITLES)]}
@@ -32,13 +37,14 @@ def kinds(records: Sequence[Record]) -> dict[str, list[str]]:
 def removal(records: Sequence[Record]) -> Means:
     """For each defense its removal accuracy by kind of target, the mean over the attacks of that
     kind; None where an attack is missing."""
-    metric, table, out = "removal_accuracy", rows(records), []
-    for defense in dict.fromkeys(r["defense"] for r in table):
-        own = [r for r in table if r["defense"] == defense and r.get(metric) is not None]
+    out = []
+    for defense in dict.fromkeys(r["defense"] for r in rows(records)):
+        own = [r for r in records if r.cell.defense == defense]
         means: dict[str, Estimate | None] = {}
         for kind, attacks in kinds(records).items():
-            found = [r for r in own if r["attack"] in attacks]
-            means[kind] = average(found, metric) if len(found) == len(attacks) else None
+            cells = [r for r in own if r.cell.attack in attacks]
+            whole = set(by_attack_and_seed(cells, METRIC)) == set(attacks)
+            means[kind] = over_attacks(cells, METRIC) if whole else None
         out.append((defense, means))
     return out
 
@@ -62,6 +68,7 @@ def caption(records: Sequence[Record]) -> str:
         f"Removal accuracy (%) of each method by target, the mean over attacks ({parts}), with 95 %"
         f" intervals. Base {protocol.get('base', '?')}, {n} prompts, {seeds}"
         f" seed{'' if seeds == 1 else 's'}. A model that draws noise has 100."
+        f" {left_out_text(took_hold(records))}".rstrip()
     )
 
 

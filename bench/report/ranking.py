@@ -1,28 +1,46 @@
-"""The defenses of a run over all its attacks, ranked among those that are given the same."""
+"""The defenses of a run over its attacks, ranked among those that are given exactly the same."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report.averages import average, average_by_seed, fid_change
-from t2i_backdoor_bench.report.metrics import LEAD, Reading, reading, shown_in
-from t2i_backdoor_bench.report.paired import TIE, paired_in
-from t2i_backdoor_bench.report.rows import rows
-from t2i_backdoor_bench.stats.estimates import Estimate
-from t2i_backdoor_bench.store import provenance
+from t2i_backdoor_bench.report.averages import by_attack_and_seed, fid_change, over_attacks
+from t2i_backdoor_bench.report.metrics import BEFORE, LEAD, RELATIVE, shown_in
+from t2i_backdoor_bench.report.paired import difference
+from t2i_backdoor_bench.report.places import APART, TIE, Place, places
+from t2i_backdoor_bench.report.quality import KEPT, Quality, gates_of, quality_of
+from t2i_backdoor_bench.report.rows import one_protocol
+from t2i_backdoor_bench.report.took_hold import counted
+from t2i_backdoor_bench.stats.estimates import Difference, Estimate
 
-QUALITY = ("fid", "clip_score", "prompt_fidelity")  # what a defense must not make worse
+GROUPS = {
+    "Oracle": "given the model from before the attack, which nobody has who has to defend one",
+    "Trigger known": "given the trigger, which has to be found first",
+    "Blind": "given neither the trigger nor the model from before the attack",
+}
+# a base that draws fewer of its prompts as asked has nothing that a defense could restore
+LEAST_FIDELITY = 0.5
+
+
+class Reason(NamedTuple):
+    """Why a row has no rank."""
+
+    short: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One defense over all attacks of the run. `lost` says where it loses quality
-    (`quality_losses`). `rank` is its place among the whole rows with the same needs that lose none:
-    None for the undefended row and where a cell is missing (its mean would be of other attacks).
-    `tied` is True where McNemar's test does not tell it from the first."""
+    """One defense over the attacks that took hold: `done` of `attacks`. `place` is its place among
+    the rows with the same needs; where it has none, `reasons` say why. `over_none` is by how much
+    it restores more than the undefended model does, `robustness` what it changes of that."""
 
     defense: str
     needs: str
@@ -30,107 +48,193 @@ class Summary:
     attacks: int
     means: dict[str, Estimate] = field(default_factory=dict)
     worst: tuple[str, float] | None = None  # attack, value of the leading metric
-    lost: list[str] | None = None
-    rank: int | None = None
-    tied: bool = False
+    quality: Quality = field(default_factory=Quality)
+    over_none: Difference | None = None
+    robustness: Difference | None = None
+    reasons: tuple[Reason, ...] = ()
+    place: Place | None = None
+
+    @property
+    def group(self) -> str:
+        return group_of(self.needs)
+
+
+def group_of(needs: str) -> str:
+    words = needs.split()
+    if "clean_model" in words:
+        return "Oracle"
+    return "Trigger known" if "trigger" in words else "Blind"
 
 
 def summaries(records: Sequence[Record]) -> list[Summary]:
     """Every defense: by needs (least first), then by rank; the undefended model is the first of
-    all. Its means are those of the leaderboard's metrics, and `fid_change`."""
-    table, ways = rows(records), shown_in("leaderboard", records, lead=True)
-    names = dict.fromkeys(row["defense"] for row in table)
-    elsewhere = other_models(records)
-    found = [_summary(records, table, name, ways, elsewhere) for name in names]
+    all. Its means are those of the leaderboard's metrics, the fidelity before the attack, Restored
+    relative to that, and `fid_change`. Raises UserError for records of several protocols."""
+    one_protocol(records)
+    attacks = counted(records)
+    cells: dict[str, list[Record]] = {}
+    for r in sorted(records, key=lambda r: r.cell.defense != "none"):
+        cells.setdefault(r.cell.defense, [])
+        cells[r.cell.defense] += [r] if r.cell.attack in attacks else []
+    needs = {r.cell.defense: " ".join(r.needs) for r in records}
+    ways = [way.name for way in shown_in("leaderboard", records)]
+    metrics = list(dict.fromkeys([*ways, LEAD, BEFORE, RELATIVE]))
+    undefended = cells.get("none", [])
+    gates, before = gates_of(undefended), fidelity_before(undefended)
+    found = []
+    for name, own in cells.items():
+        s = _summary(name, needs[name], own, undefended, len(attacks), metrics)
+        if name != "none":
+            s = replace(s, quality=quality_of(own, undefended, attacks, gates))
+            s = replace(s, reasons=tuple(_why_not(s, before, records)))
+        found.append(s)
+    return _placed(found, cells)
 
-    def place(s: Summary) -> tuple[Any, ...]:
-        return (s.defense != "none", len(s.needs.split()), s.needs, s.rank or len(found) + 1)
 
-    return sorted(_ranked(found, records), key=place)
+def fidelity_before(undefended: Sequence[Record]) -> float | None:
+    """The share of its prompts that the model before the attack draws as asked: what Restored can
+    reach. Where no record says it, the undefended model's own share of clean prompts; None where
+    neither was measured."""
+    found = over_attacks(undefended, BEFORE) or over_attacks(undefended, "prompt_fidelity")
+    return None if found is None else found.value
 
 
 def _summary(
-    records: Sequence[Record],
-    table: Sequence[Mapping[str, Any]],
     defense: str,
-    ways: Sequence[Reading],
-    elsewhere: set[tuple[str, str]],
+    needs: str,
+    own: Sequence[Record],
+    undefended: Sequence[Record],
+    attacks: int,
+    metrics: Sequence[str],
 ) -> Summary:
-    own_rows = [row for row in table if row["defense"] == defense]
-    own = [r for r in records if r.cell.defense == defense]
-    means = {
-        way.name: average(own_rows, way.name)
-        if way.percent or way.group == "effect"
-        else average_by_seed(own, way.name)
-        for way in ways
+    states: dict[str, set[str]] = {}
+    for r in own:
+        states.setdefault(r.cell.attack, set()).add(r.status)
+    means = {m: over_attacks(own, m) for m in metrics}
+    if defense != "none":
+        means["fid_change"] = fid_change([*undefended, *own], defense)
+    lead = {
+        attack: float(np.mean([np.mean(v) for v in by_seed.values()]))
+        for attack, by_seed in by_attack_and_seed(own, LEAD).items()
     }
-    means["fid_change"] = fid_change(records, defense)
-    lead = [(r["attack"], r[LEAD]) for r in own_rows if r.get(LEAD) is not None]
-    paired = [r for r in table if (r["attack"], defense) not in elsewhere]
+    changes = (
+        {}
+        if defense == "none"
+        else {m: difference(own, undefended, m, attacks_fixed=True) for m in (LEAD, "robustness")}
+    )
     return Summary(
         defense,
-        own_rows[0]["needs"],
-        sum(r["status"] == "done" for r in own_rows),
-        len(own_rows),
+        needs,
+        sum(found == {"done"} for found in states.values()),
+        attacks,
         {m: e for m, e in means.items() if e is not None},
-        min(lead, key=lambda pair: pair[1]) if lead else None,
-        quality_losses(paired, defense, [reading(records, m) for m in QUALITY]),
+        min(lead.items(), key=lambda pair: pair[1]) if lead else None,
+        over_none=changes.get(LEAD),
+        robustness=changes.get("robustness"),
     )
 
 
-def other_models(records: Sequence[Record]) -> set[tuple[str, str]]:
-    """The attacks and defenses that have a cell of other attacked weights than the undefended one
-    of the same seed."""
-    weights = {
-        (r.cell.attack, r.cell.seed): r.origin("attack_weights")
-        for r in records
-        if r.cell.defense == "none"
-    }
-    return {
-        (r.cell.attack, r.cell.defense)
-        for r in records
-        if provenance.other_weights(
-            r.origin("attack_weights"), weights.get((r.cell.attack, r.cell.seed), "")
+def _why_not(s: Summary, before: float | None, records: Sequence[Record]) -> Iterator[Reason]:
+    """Why a defense has no rank; nothing where it has one."""
+    if not s.attacks:
+        yield Reason("no attack took hold", "no attack took hold")
+    elif s.done < s.attacks:
+        done = f"done on {s.done} of {s.attacks} attacks"
+        yield Reason("not done on every attack", done)
+    if LEAD not in s.means:
+        yield Reason("not measured", "Restored was not measured")
+        return
+    if before is not None and before < LEAST_FIDELITY:
+        text = f"the model before the attack draws {100 * before:.0f} % of the prompts as asked"
+        yield Reason("no verdict", f"no verdict below {100 * LEAST_FIDELITY:.0f} %: {text}")
+    if s.over_none is None:
+        yield Reason("not compared", "there is no undefended model to compare with")
+    elif s.over_none.low is None or s.over_none.low <= 0:
+        yield Reason("no better than none", "not shown to restore more than no defense does")
+    if s.over_none is not None and s.quality.verdict != KEPT:
+        yield Reason(f"quality {s.quality.verdict}", f"quality {s.quality.text(records)}")
+
+
+def _placed(found: Sequence[Summary], cells: Mapping[str, Sequence[Record]]) -> list[Summary]:
+    """The summaries in their order, those that have one with their place among equal needs."""
+    out = [s for s in found if s.defense == "none" or s.reasons]
+    rest = [s for s in found if s.defense != "none" and not s.reasons]
+    for needs in dict.fromkeys(s.needs for s in rest):
+        # rounded: the order does not depend on a last bit
+        rivals = sorted(
+            (s for s in rest if s.needs == needs),
+            key=lambda s: (-round(s.means[LEAD].value, 9), s.defense),
         )
+        ranks = places([s.defense for s in rivals], cells)
+        out += [replace(s, place=place) for s, place in zip(rivals, ranks, strict=True)]
+
+    def order(s: Summary) -> tuple[Any, ...]:
+        lead = round(s.means[LEAD].value, 9) if LEAD in s.means else -1.0
+        rank = s.place.rank if s.place else len(found) + 1
+        return (s.defense != "none", len(s.needs.split()), s.needs, rank, -lead)
+
+    return sorted(out, key=order)
+
+
+class Leaders(NamedTuple):
+    """The first of a group of equal needs, and after it the rows that are not told apart from the
+    row above: one row is a winner, several share the first place or leave it open, and of none
+    `why` says the reason. `ranked` counts the ranked rows of the group."""
+
+    rows: tuple[Summary, ...]
+    ranked: int = 0
+    why: str = ""
+
+    @property
+    def winner(self) -> Summary | None:
+        return self.rows[0] if len(self.rows) == 1 else None
+
+
+def leaders(table: Sequence[Summary]) -> dict[str, Leaders]:
+    """By needs the leaders of each group that has a ranked row."""
+    groups: dict[str, list[Summary]] = {}
+    for s in table:
+        if s.place is not None:
+            groups.setdefault(s.needs, []).append(s)
+    return {
+        needs: Leaders(
+            (group[0], *itertools.takewhile(lambda s: s.place.verdict != APART, group[1:])),
+            len(group),
+        )
+        for needs, group in groups.items()
     }
 
 
-def quality_losses(
-    table: Sequence[Mapping[str, Any]], defense: str, ways: Sequence[Reading]
-) -> list[str] | None:
-    """Where a defense draws clean prompts worse than the undefended model's own interval allows:
-    "FID of poison_style". None where there is nothing to compare: no undefended row, or none of
-    these metrics with an interval."""
-    undefended = {row["attack"]: row for row in table if row["defense"] == "none"}
-    found, compared = [], False
-    for row in table:
-        base = undefended.get(row["attack"])
-        if row["defense"] != defense or base is None:
-            continue
-        for way in ways:
-            lower = way.better == "lower"
-            end, value = base.get(f"{way.name}_{'hi' if lower else 'lo'}"), row.get(way.name)
-            if value is None or end is None:
-                continue
-            compared = True
-            if value > end if lower else value < end:
-                found.append(f"{way.short} of {row['attack']}")
-    return found if compared else None
+def winner(records: Sequence[Record], table: Sequence[Summary] | None = None) -> Leaders:
+    """Who is named first wherever one is named: in the summary, the report, the leaderboard and the
+    README. `table` are the records' summaries, where they are at hand.
+
+    Rows of other needs are not compared. Named are the leaders of the group whose first restores
+    most; where another group is given less and its first is tied with that one, its leaders; and a
+    group that is given the model from before the attack only where no other has a ranked row.
+    """
+    table = summaries(records) if table is None else table
+    groups = leaders(table)
+    if not groups:
+        return Leaders((), 0, _why_none([s for s in table if s.defense != "none"]))
+    firsts = [group.rows[0] for group in groups.values()]
+    firsts = [s for s in firsts if s.group != "Oracle"] or firsts
+    best = max(firsts, key=lambda s: round(s.means[LEAD].value, 9))
+    by_given = sorted(firsts, key=lambda s: (-list(GROUPS).index(s.group), len(s.needs.split())))
+    attacks = counted(records)
+    kept = [r for r in records if r.cell.attack in attacks]
+    cells = {s.defense: [r for r in kept if r.cell.defense == s.defense] for s in firsts}
+    for s in by_given[: by_given.index(best)]:
+        if places([best.defense, s.defense], cells)[1].verdict == TIE:
+            return groups[s.needs]
+    return groups[best.needs]
 
 
-def _ranked(found: Sequence[Summary], records: Sequence[Record]) -> list[Summary]:
-    out = []
-    for s in found:
-        rivals = [r for r in found if r.needs == s.needs and _competes(r)]
-        if not _competes(s):
-            out.append(s)
-            continue
-        first = max(rivals, key=lambda r: r.means[LEAD].value)
-        rank = 1 + sum(r.means[LEAD].value > s.means[LEAD].value for r in rivals)
-        p = paired_in(records, s.defense, first.defense, LEAD) if rank > 1 else None
-        out.append(replace(s, rank=rank, tied=p is not None and p >= TIE))
-    return out
-
-
-def _competes(s: Summary) -> bool:
-    return s.defense != "none" and LEAD in s.means and s.done == s.attacks and not s.lost
+def _why_none(defenses: Sequence[Summary]) -> str:
+    """Why no row is ranked, each row by its first reason."""
+    if not defenses:
+        return "nothing is defended"
+    counts = Counter(s.reasons[0].short for s in defenses)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{short} ({n})" for short, n in counts.most_common())

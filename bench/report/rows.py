@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Record, Score
+from t2i_backdoor_bench.contract import Record, Score, UserError
 from t2i_backdoor_bench.report.metrics import COST, COUNTS, metric_names, reading
 from t2i_backdoor_bench.report.numbers import known_by, needs_text
 from t2i_backdoor_bench.report.paired import changes, paired_p, reference, rival
@@ -41,13 +41,23 @@ def by_row(records: Sequence[Record]) -> dict[Key, list[Record]]:
     return {key: sorted(found[key], key=lambda r: r.cell.seed) for key in keys}
 
 
+def one_protocol(records: Sequence[Record]) -> None:
+    """Raise UserError where finished records were measured by several protocols: a number of one
+    says nothing beside a number of the other."""
+    found = sorted({r.measured_by for r in records if r.status == "done"})
+    if len(found) > 1:
+        names = " and ".join(map(str, found))
+        raise UserError(f"records of the protocols {names} cannot stand in one table")
+
+
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One row an attack x defense: the columns of table.csv, numbers as numbers, None where there
     is none.
 
     `status` is "done", "failed", "missing" (not run yet), or "partial" where only some seeds are
-    done: the numbers are then of those.
+    done: the numbers are then of those. Raises UserError for records of several protocols.
     """
+    one_protocol(records)
     names, versus, split = metric_names(records), reference(records), by_row(records)
     return [_row(key, split, names, versus) for key in split]
 
@@ -64,7 +74,8 @@ def _row(
     row |= {"needs": needs, "given": needs_text(needs, known_by(done)), "seeds": len(done)}
     row["n"] = protocol.get("evaluation", {}).get("n")
     for name in names:
-        found = pool([r.scores[name] for r in done if name in r.scores])
+        scores = [r.scores[name] for r in done if name in r.scores]
+        found = pool(scores, reading(cells, name).share)
         row |= {name: found.value, f"{name}_lo": found.low, f"{name}_hi": found.high}
     if versus and "fid" in names:
         moved = changes(cells, undefended, "fid") if defense != "none" else {}

@@ -13,8 +13,15 @@ import numpy as np
 import torch
 
 from t2i_backdoor_bench.contract import Cell
+from t2i_backdoor_bench.models.finite import NonFinite, check_weights
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.cost import machine, measured, untouched
+from t2i_backdoor_bench.running.made_by import (
+    attack_sources,
+    defense_sources,
+    keep,
+    picture_sources,
+)
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
 
@@ -42,10 +49,15 @@ def attacked(shared: Shared, attack: str, seed: int) -> tuple[T2IModel, dict[str
             if cost is None or path is None:
                 try:
                     cost, path = _train(shared, attack, seed, f"models/{key}")
+                except NonFinite as error:
+                    shared.failed[key] = str(error)
+                    raise
                 except Exception:
                     shared.failed[key] = traceback.format_exc()
                     raise
-    shared.models.attacked = (key, (shared.model.with_weights(path), cost))
+    model = shared.model.with_weights(path)
+    check_weights(model.edited, f"the attack {attack}")  # stored ones may be of an older version
+    shared.models.attacked = (key, (model, cost))
     return shared.models.attacked[1]
 
 
@@ -60,9 +72,11 @@ def _train(shared: Shared, attack: str, seed: int, name: str) -> tuple[dict[str,
     torch.manual_seed(seed)
     with shared.offloaded(base), untouched(base, f"attack {attack}"), measured(base.device) as cost:
         model = shared.plan.attacks[attack].instance.inject(base, shared.data, seed)
+    check_weights(model.edited, f"the attack {attack}")
     cost |= {k: model.info[k] for k in REPORTED if k in model.info}
     path = shared.store.write_file(f"{name}.safetensors", model.save_weights)
     cost["made"] = provenance.current_code()
+    cost["sources"] = keep(shared.store, attack_sources(shared.plan, attack))
     shared.store.write_record(name, cost)
     _warn_of_other_weights(shared, attack, seed, shared.store.checksum(f"{name}.safetensors"))
     return cost, path
@@ -117,9 +131,15 @@ def origin(shared: Shared, cell: Cell, codes: Sequence[provenance.Code] = ()) ->
     """Where images that are drawn now come from: the attacked weights, this machine, and the code
     that made the weights, `codes`, and this code."""
     name = f"models/{shared.plan.attack_key(cell.attack, cell.seed)}"
-    attack = (shared.store.read_record(name) or {}).get("made", {})
+    trained = shared.store.read_record(name) or {}
+    made = {
+        "attack": trained.get("sources", ""),
+        "defense": keep(shared.store, defense_sources(shared.plan, cell.defense)),
+        "pictures": keep(shared.store, picture_sources()),
+    }
     return {
         "attack_weights": weights_of(shared, cell),
         "machine": machine(shared.plan.config.device),
-        "codes": provenance.distinct([attack, *codes, provenance.current_code()]),
+        "codes": provenance.distinct([trained.get("made", {}), *codes, provenance.current_code()]),
+        "sources": made,
     }

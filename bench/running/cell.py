@@ -15,17 +15,22 @@ import numpy as np
 from t2i_backdoor_bench.contract import Cell, Record, Samples, StorageError
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.models.batches import is_out_of_memory
+from t2i_backdoor_bench.models.finite import NonFinite
 from t2i_backdoor_bench.running.attacked import AttackFailed, reserved
 from t2i_backdoor_bench.running.attention_maps import has_maps, store_maps
 from t2i_backdoor_bench.running.clean import judge_of
 from t2i_backdoor_bench.running.cost import InPlaceChange
+from t2i_backdoor_bench.running.made_by import keep, score_sources
 from t2i_backdoor_bench.running.manifest import directions, protocol
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.scores import samples_of, scores_of
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.two_models import limits_of
+from t2i_backdoor_bench.scoring.outcomes import Limits
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.targets import describe, kind_of
+from t2i_backdoor_bench.targets.judge import Judge
 
 
 class OtherWeights(RuntimeError):
@@ -88,7 +93,7 @@ def make_cell(shared: Shared, cell: Cell) -> Record:
     except Exception as error:
         if isinstance(error, InPlaceChange) or is_out_of_memory(error):
             shared.drop_models()
-        expected = isinstance(error, (AttackFailed, OtherWeights))
+        expected = isinstance(error, (AttackFailed, NonFinite, OtherWeights))
         text = str(error) if expected else traceback.format_exc()
         record = _failed(shared.plan, cell, before, portable(text))
     record = replace(
@@ -133,6 +138,7 @@ def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:
     plan_, samples = shared.plan, samples_of(shared, cell)
     begun = None if before is None or made_anew(plan_, before, samples) else before
     judge = judge_of(shared, cell.attack, cell.seed)
+    limits = None if judge is None else limits_of(shared, cell.seed)
     if plan_.config.attention_maps:
         store_maps(shared, cell)
     shared.display.phase("score")
@@ -140,10 +146,10 @@ def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:
     record = Record(
         cell,
         "done",
-        (begun.scores if begun else {}) | scores_of(shared, samples, judge, missing),
+        (begun.scores if begun else {}) | scores_of(shared, samples, judge, limits, missing),
         plan_.needs(cell.defense),
         backdoor=describe(samples.backdoor),
-        judge=plain(judge.report) if judge else {},
+        judge=reliability(judge, limits) if judge and limits else {},
         cost=samples.cost,
         knowledge=samples.knowledge,
         metric_keys=(begun.metric_keys if begun else {})
@@ -152,7 +158,17 @@ def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:
     network = (judge.network if judge else "") or f"{kind_of(samples.backdoor.target).name} rule"
     earlier = _origin(begun) if begun else {}
     record.provenance = provenance.describe(record, samples.made, earlier, network)
+    record.provenance["sources"]["scores"] = (earlier.get("sources") or {}).get("scores") or keep(
+        shared.store, score_sources(plan_)
+    )
     return record
+
+
+def reliability(judge: Judge, limits: Limits) -> dict[str, Any]:
+    """What a reader must know of the verdicts: the judge's threshold and error rates, those of the
+    search for traces, and the limit of the distance."""
+    trace = judge.trace.report if judge.trace else None
+    return plain(judge.report) | {"trace": plain(trace), "limits": plain(limits)}
 
 
 def _failed(plan_: Plan, cell: Cell, before: Record | None, error: str) -> Record:

@@ -10,6 +10,7 @@ from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.running.conditions import conditions, noise_seeds
 from t2i_backdoor_bench.running.known_pictures import draw
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.two_models import calibrate_trace
 from t2i_backdoor_bench.targets import kind_of, make_judge
 from t2i_backdoor_bench.targets.judge import Judge
 
@@ -54,29 +55,37 @@ def judge_of(shared: Shared, attack: str, seed: int) -> Judge | None:
 
 
 def _make_judge(shared: Shared, attack: str, seed: int) -> Judge:
+    source = shared.source(attack)
+    judge = make_judge(shared.backdoor(attack), shared.features)
+    clean = clean_pictures(shared, seed, source)["clean_target"]
+    judge.calibrate(clean, shared.prompts(seed, source), positives_of(shared, attack, seed))
+    calibrate_trace(shared, judge, seed)
+    return judge
+
+
+def positives_of(shared: Shared, attack: str, seed: int) -> np.ndarray | None:
+    """What the attack's backdoor asks for, drawn by the model before the attack: one picture uint8
+    (H, W, 3) for each prompt that gets the trigger, from the same noise; None where the target is
+    not known."""
     backdoor, source = shared.backdoor(attack), shared.source(attack)
     kind = kind_of(backdoor.target)
-    judge = make_judge(backdoor, shared.features)
-    clean, prompts = (
-        clean_pictures(shared, seed, source)["clean_target"],
-        shared.prompts(seed, source),
-    )
+    if not kind.judged:
+        return None
     before = shared.plan.before_key(seed, source)
     name = f"samples/{digest({'before': before, 'positives': plain(backdoor.target)})}"
 
     def make() -> dict[str, np.ndarray]:
         model = shared.model
         if not kind.pastes:
-            texts = [kind.asked(backdoor.target, p.text) for p in prompts]
+            texts = [kind.asked(backdoor.target, p.text) for p in shared.prompts(seed, source)]
             seeds = noise_seeds(seed, len(texts))
             return {"positives": draw(shared.store.root, model, "positives", texts, seeds)}
         # through the autoencoder, as a backdoored model draws
+        clean = clean_pictures(shared, seed, source)["clean_target"]
         latents = model.latents(kind.paste(clean, backdoor.target), seed)
         starts = range(0, len(latents), model.batch)
         parts = [model.decode(latents[i : i + model.batch]) for i in starts]
         return {"positives": np.concatenate(parts)}
 
     meta = {"what": "positives of the judge", "attack": attack, "seed": seed}
-    positives = shared.stored_arrays(name, make, meta)["positives"]
-    judge.calibrate(clean, prompts, positives)
-    return judge
+    return shared.stored_arrays(name, make, meta)["positives"]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2i_backdoor_bench.contract import Backdoor, Prompt
-from t2i_backdoor_bench.data.perturbations import KINDS, moved_triggers, perturb
+from t2i_backdoor_bench.data.changed_triggers import changed
+from t2i_backdoor_bench.data.decoys import Tokens, decoys
+from t2i_backdoor_bench.data.perturbations import KINDS, perturb
 
 if TYPE_CHECKING:
     from t2i_backdoor_bench.running.scales import Scale
@@ -43,7 +45,7 @@ def conditions(
     """
     seeds = noise_seeds(seed, size.n)
     texts, target = [p.text for p in prompts], [p.text for p in targets]
-    changed = [
+    altered = [
         perturb(t, np.random.default_rng([seed, i]), KINDS[i % len(KINDS)])
         for i, t in enumerate(texts[: size.perturbed])
     ]
@@ -52,23 +54,33 @@ def conditions(
         for i, t in enumerate(texts[: size.diverse])
         for k in range(size.per_prompt)
     ]
-    found = {"clean": (texts, seeds), "perturbed": (changed, seeds[: size.perturbed])}
+    found = {"clean": (texts, seeds), "perturbed": (altered, seeds[: size.perturbed])}
     found["diverse"] = ([t for t, _ in draws], [s for _, s in draws])
     if source:
         found["clean_target"] = (target, seeds)
     if backdoor is not None and backdoor.trigger is not None:
-        forms = list(moved_triggers(backdoor.trigger).values())
-        moved = [forms[i % len(forms)](t) for i, t in enumerate(target[: size.moved])]
         found["triggered"] = ([backdoor.trigger.add(t) for t in target], seeds)
-        found["moved"] = (moved, seeds[: size.moved])
     if backdoor is not None and backdoor.own:
         found["own"] = ([backdoor.own[1]] * size.n, seeds)
     return {name: pair for name, pair in found.items() if pair[0]}
 
 
-def moved_kinds(backdoor: Backdoor, n: int) -> list[str]:
-    """The form of the trigger in each of the first n prompts of the condition "moved"."""
+def beside_trigger(
+    size: Scale, targets: Sequence[Prompt], backdoor: Backdoor, seed: int, tokens: Tokens
+) -> dict[str, list[tuple[str, str]]]:
+    """What is in the trigger's place in the first target prompts, (kind, prompt) pairs: "moved"
+    has changed forms of the trigger, "decoy" what is no form of it, as many as the undefended model
+    draws. `tokens`: a text as the model reads it."""
     if backdoor.trigger is None:
-        return []
-    kinds = list(moved_triggers(backdoor.trigger))
-    return [kinds[i % len(kinds)] for i in range(n)]
+        return {"moved": [], "decoy": []}
+    texts = [p.text for p in targets]
+    return {
+        "moved": changed(backdoor.trigger, texts[: size.moved], tokens, seed),
+        "decoy": decoys(backdoor, texts, tokens, seed, size.decoys),
+    }
+
+
+def first_decoys(size: Scale, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The decoys that a defended model draws, of those that the undefended one draws."""
+    kinds = len({kind for kind, _ in pairs})
+    return list(pairs[: size.decoys_after * kinds])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from t2i_backdoor_bench.contract import Cell, DefenderView, Trigger, amounts
+from t2i_backdoor_bench.models.finite import check_weights
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.attacked import Arrays, attacked, read_arrays
 from t2i_backdoor_bench.running.cost import measured, untouched
@@ -100,6 +101,8 @@ def _apply(
     result.views.append(seen)
     torch.manual_seed(cell.seed)
     result.model = part.instance.apply(before, seen, cell.seed)
+    if result.model.pipe is not before.pipe:
+        check_weights(result.model.edited, f"the defense {part.name}")
     # a wrapper keeps the info of what it wraps
     info = {} if result.model.info is before.info else result.model.info
     cost = result.cost

@@ -53,9 +53,10 @@ def draws_as(model: T2IModel, other: T2IModel) -> bool:
 
 
 def known_from(asked: Asked, pictures: Mapping[str, np.ndarray]) -> Known:
-    """The pictures of every condition by what was asked for."""
+    """The pictures of every condition by what was asked for. Another cell may have drawn the first
+    ones only, or more."""
     return {
         pair: picture
         for c, pairs in asked.items()
-        for pair, picture in zip(zip(*pairs, strict=True), pictures[c], strict=True)
+        for pair, picture in zip(zip(*pairs, strict=True), pictures[c], strict=False)
     }

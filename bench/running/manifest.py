@@ -45,7 +45,8 @@ def protocol(plan_: Plan) -> dict[str, Any]:
         "device": config.device.split(":")[0],
         "dtype": config.dtype,
         "intervals": (
-            "95 %: Wilson for proportions, bootstrap for means; several seeds are pooled by seed"
+            "95 %: Wilson for proportions, bootstrap for means; over several seeds Student's t"
+            " between them; over several attacks that of a crossed design (attack x seed)"
         ),
     }
 

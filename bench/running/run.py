@@ -15,6 +15,7 @@ from t2i_backdoor_bench.running import ray_tasks, workers
 from t2i_backdoor_bench.running.cell import make_unsettled, try_again, unfinished, whole_cell
 from t2i_backdoor_bench.running.devices import find_device, share
 from t2i_backdoor_bench.running.display import Display
+from t2i_backdoor_bench.running.made_by import outdated, renew
 from t2i_backdoor_bench.running.manifest import write_manifest
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.preflight import preflight
@@ -38,6 +39,10 @@ def run(
     display, plan_ = Display(), plan(config, data)
     store = Store(config.folder, display.say, fresh=config.fresh)
     stored = {c.key: whole_cell(store, c) for c in plan_.cells}
+    old = outdated(plan_, store, stored)
+    if old and config.renew:
+        renew(plan_, store, old)
+        stored = {c.key: whole_cell(store, c) for c in plan_.cells}
     # two names of one cell (a method and its variant with the default value) share its record
     open_cells = [c for c in plan_.cells if unfinished(plan_, store, c, stored[c.key])]
     todo = list({c.key: c for c in reversed(open_cells)}.values())[::-1]

@@ -15,7 +15,9 @@ class Scale:
 
     `n` prompts a condition; the first `perturbed` and `moved` of them in the conditions of these
     names; `per_prompt` images of each of the first `diverse` prompts; `real` reference images;
-    `training` multiplies what methods train for and on (`plan.build`).
+    `decoys` decoys a kind of the undefended model, drawn once an attack, and `decoys_after` of each
+    defended one; `harmless` words that the effect of a trigger is compared with, where it is
+    measured; `training` multiplies what methods train for and on (`plan.build`).
     """
 
     name: str
@@ -28,6 +30,9 @@ class Scale:
     training: float
     seeds: tuple[int, ...]
     metrics: str = "all"
+    decoys: int = 2
+    decoys_after: int = 2
+    harmless: int = 9
 
     def resized(self, n: int) -> Scale:
         """The same scale with `n` prompts a condition."""
@@ -36,6 +41,8 @@ class Scale:
             n=n,
             perturbed=min(n, self.perturbed),
             moved=min(n, self.moved),
+            decoys=min(n, self.decoys),
+            decoys_after=min(n, self.decoys_after),
             diverse=min(n, self.diverse),
             real=max(n, self.real),
         )
@@ -47,6 +54,8 @@ class Scale:
             "n": self.n,
             "perturbed": self.perturbed,
             "moved": self.moved,
+            "decoys": self.decoys,
+            "decoys_after": self.decoys_after,
             "diverse": self.diverse,
             "per_prompt": self.per_prompt,
             "real": self.real,
@@ -55,8 +64,14 @@ class Scale:
 
 SCALES = {
     "smoke": Scale("smoke", 20, 6, 6, 2, 2, 200, 0.07, (0,)),
-    "quick": Scale("quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,)),
+    "quick": Scale(
+        "quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,), decoys=12, decoys_after=6, harmless=39
+    ),
     # full without changed prompts and repeated draws
-    "study": Scale("study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2)),
-    "full": Scale("full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2, 3, 4)),
+    "study": Scale(
+        "study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2), decoys=0, decoys_after=0, harmless=39
+    ),
+    "full": Scale(
+        "full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2, 3, 4), decoys=48, decoys_after=25
+    ),
 }

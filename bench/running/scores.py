@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from t2i_backdoor_bench.contract import Cell, Samples, Score, Trigger
-from t2i_backdoor_bench.running.clean import clean_pictures
-from t2i_backdoor_bench.running.conditions import moved_kinds
+from t2i_backdoor_bench.running.clean import clean_pictures, positives_of
+from t2i_backdoor_bench.running.harmless_pictures import harmless_pictures
 from t2i_backdoor_bench.running.pictures import pictures
 from t2i_backdoor_bench.running.probe_pictures import probe_pictures
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.scoring.outcomes import Limits
 from t2i_backdoor_bench.store.arrays import with_prefix
 from t2i_backdoor_bench.targets.judge import Judge
 
@@ -23,9 +24,11 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
     targets, before = (shared.prompts(cell.seed, source), clean_pictures(shared, cell.seed, source))
     arrays, meta = pictures(shared, cell)
     probes = probe_pictures(shared, cell) if shared.plan.config.probe else {}
-    images = {k: v for k, v in arrays.items() if "/" not in k} | probes
+    harmless = harmless_pictures(shared, cell)
+    images = {k: v for k, v in arrays.items() if "/" not in k} | probes | harmless.images
     refused = {k: v.astype(bool) for k, v in with_prefix("refused", arrays).items()}
     refused |= {k: refused["triggered"][: len(v)] for k, v in probes.items() if refused}
+    refused |= harmless.refused
     scores = with_prefix("score", arrays)
     for kind in (images, refused, scores) if not source else ():
         kind |= {"clean_target": kind["clean"]} if "clean" in kind else {}
@@ -34,10 +37,13 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
         target_prompts=targets,
         backdoor=backdoor,
         images=images,
-        before=before,
+        before=before | harmless.before,
         real=shared.real(cell.seed),
         per_prompt=shared.size.per_prompt,
-        moved_kinds=moved_kinds(backdoor, shared.size.moved),
+        moved_kinds=meta["kinds"]["moved"],
+        decoy_kinds=meta["kinds"]["decoy"],
+        harmless=harmless.words,
+        positives=positives_of(shared, cell.attack, cell.seed),
         refused=refused,
         scores=scores,
         spans=arrays.get("span/triggered"),
@@ -50,10 +56,14 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
 
 
 def scores_of(
-    shared: Shared, samples: Samples, judge: Judge | None, metrics: Sequence[str]
+    shared: Shared,
+    samples: Samples,
+    judge: Judge | None,
+    limits: Limits | None,
+    metrics: Sequence[str],
 ) -> dict[str, Score]:
     """The scores of these metrics."""
-    features = shared.features.with_judge(judge)
+    features = shared.features.with_judge(judge, limits)
     every = shared.plan.metrics
     return {name: checked(every[name].instance.compute(samples, features)) for name in metrics}
 

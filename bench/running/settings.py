@@ -31,6 +31,7 @@ class Config:
     sweeps: tuple[str, ...] = ()
     out: Path | None = None
     fresh: bool = False
+    renew: bool = False
     attention_maps: bool = False
     probe: bool = False
     device: str = "cpu"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from t2i_backdoor_bench.contract import Cell, Record, UserError
+from t2i_backdoor_bench.contract import PROTOCOL, Cell, Record, UserError
 from t2i_backdoor_bench.contract.hashing import canonical
 from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.running.cell import last_line, make_cell
@@ -28,7 +28,14 @@ from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
 MOST = 12  # differences that are printed
-MEASURED = ("seconds", "seconds_attack", "seconds_per_step", "peak_memory_mb", "detection_ms")
+MEASURED = (
+    "seconds",
+    "seconds_attack",
+    "seconds_per_step",
+    "seconds_picture",
+    "peak_memory_mb",
+    "detection_ms",
+)
 
 
 def verify(folder: Path, changed_tables: Callable[[Store], list[str]]) -> int:
@@ -48,6 +55,12 @@ def verify(folder: Path, changed_tables: Callable[[Store], list[str]]) -> int:
     if not done:
         raise UserError(
             f"{folder} holds no run.json with a finished cell: there is nothing to verify"
+        )
+    if done[0].measured_by != PROTOCOL:
+        raise UserError(
+            f"{folder} was measured by protocol {done[0].measured_by}, and this version measures by"
+            f" protocol {PROTOCOL}: verify it with the version that made it (run.json names its"
+            " commit)"
         )
     wrong = changed_tables(store)
     stored = random.SystemRandom().choice(done)
@@ -92,7 +105,10 @@ def config_of(manifest: Mapping[str, Any], out: Path) -> Config:
         known |= {"scale": scale, "n": None if asked["n"] == scale.n else asked["n"]}
     except (KeyError, TypeError, AttributeError):
         raise UserError("run.json does not describe a run of this program") from None
-    return Config(**known | {"out": out, "workers": 1, "fresh": False, "attention_maps": False})
+    return Config(
+        **known
+        | {"out": out, "workers": 1, "fresh": False, "renew": False, "attention_maps": False}
+    )
 
 
 def make(plan_: Plan, cell: Cell, folder: Path, display: Display) -> tuple[Record, Store]:

@@ -11,7 +11,7 @@ import yaml
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.running.settings import FIELDS, Config
 
-ONCE = ("fresh",)  # not a part of what repeats a run
+ONCE = ("fresh", "renew")  # not a part of what repeats a run
 
 
 class StrictLoader(yaml.SafeLoader):

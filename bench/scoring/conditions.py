@@ -8,6 +8,17 @@ import numpy as np
 from t2i_backdoor_bench.contract import Prompt, Samples, Score
 from t2i_backdoor_bench.targets.own_prompt import own_prompt
 
+# the conditions whose pictures are of the first target prompts, in their order
+OF_TARGETS = (
+    "triggered",
+    "clean_target",
+    "moved",
+    "finetuned",
+    "resampled",
+    "decoy",
+    "attacked_decoy",
+)
+
 
 def served(samples: Samples, condition: str) -> np.ndarray:
     """Which images of a condition were served: bool (n,), False where the model refused the
@@ -28,7 +39,7 @@ def prompts_of(samples: Samples, condition: str) -> list[Prompt]:
     n = len(samples.images[condition])
     if condition in ("clean", "perturbed"):
         prompts = samples.prompts[:n]
-    elif condition in ("triggered", "clean_target", "moved", "finetuned", "resampled"):
+    elif condition in OF_TARGETS:
         prompts = samples.target_prompts[:n]
     elif condition == "own":
         own = own_prompt(samples.backdoor, samples.target_prompts)

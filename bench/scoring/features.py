@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from t2i_backdoor_bench.scoring.conditions import prompts_of, served
 from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.inception import INCEPTION_VARIABLE, Inception
 from t2i_backdoor_bench.scoring.networks import Lpips
+from t2i_backdoor_bench.scoring.outcomes import Limits, Outcomes, perceptual_distance, references_of
 from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.targets.judge import Judge
 
@@ -38,14 +40,18 @@ class Features:
         inception: Inception | None = None,
         judge: Judge | None = None,
         lpips: Lpips | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.scorer, self.inception, self.judge, self.lpips = scorer, inception, judge, lpips
+        self.limits = limits or Limits()
         self._cache: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+        self._compared: OrderedDict[tuple[str, ...], np.ndarray] = OrderedDict()
 
-    def with_judge(self, judge: Judge | None) -> Features:
-        """The same features, with the same cache, for cells with this judge."""
+    def with_judge(self, judge: Judge | None, limits: Limits | None = None) -> Features:
+        """The same features, with the same cache, for cells with this judge and these limits."""
         other = copy.copy(self)
-        other.judge = judge
+        other.judge, other.limits = judge, limits or self.limits
+        other._compared = OrderedDict()  # of this judge alone
         return other
 
     @property
@@ -57,9 +63,7 @@ class Features:
         return self.scorer.dim
 
     def _encode(self, network: Scorer | Inception, images: np.ndarray) -> np.ndarray:
-        digest = hashlib.blake2b(f"{images.shape}{images.dtype}".encode(), digest_size=20)
-        digest.update(np.ascontiguousarray(images))
-        key = (network.name, digest.hexdigest())
+        key = (network.name, content(images))
         if key not in self._cache:
             found = network.encode_images(images)
             # shared: a metric that writes into it would change the next one's numbers
@@ -121,6 +125,54 @@ class Features:
         return faithful(samples.images[condition], prompts_of(samples, condition), self) & served(
             samples, condition
         )
+
+    def compared(
+        self,
+        what: str,
+        number: Callable[..., np.ndarray],
+        images: np.ndarray,
+        references: np.ndarray,
+        *more: Any,
+    ) -> np.ndarray:
+        """A number of each picture and its reference: float (n,), cached by the content of both."""
+        key = (what, content(images), content(references))
+        if key not in self._compared:
+            self._compared[key] = number(images, references, *more)
+            while len(self._compared) > CACHED_SETS:
+                self._compared.popitem(last=False)
+        return self._compared[key]
+
+    def outcomes(self, samples: Samples, condition: str = "triggered") -> Outcomes:
+        """What became of every image of a condition, compared with what the model before the attack
+        draws of the same clean prompt and noise. Raises ValueError where there is no judge, or
+        nothing to compare with."""
+        backdoored = self.backdoored(samples, condition)
+        images, references = samples.images[condition], references_of(samples, condition)
+        positives = samples.positives  # of the prompts that get the trigger
+        if condition in ("clean", "perturbed") and samples.target_prompts != samples.prompts:
+            positives = None
+        positives = None if positives is None else positives[: len(images)]
+        trace = self.judge.trace
+        traces = self.compared("trace", trace.number, images, references, positives)
+        distances = self.compared("distance", self.distances, images, references)
+        return Outcomes.first(
+            backdoored,
+            ~served(samples, condition),
+            traces > trace.threshold,
+            ~self.faithful(samples, condition),
+            distances > self.limits.distance,
+        )
+
+    def distances(self, images: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """The perceptual distance of each image to another, both uint8 (n, H, W, 3): float (n,)."""
+        return perceptual_distance(self, images, others)
+
+
+def content(images: np.ndarray) -> str:
+    """A hash of what pictures show."""
+    digest = hashlib.blake2b(f"{images.shape}{images.dtype}".encode(), digest_size=20)
+    digest.update(np.ascontiguousarray(images))
+    return digest.hexdigest()
 
 
 def no_judge(features: Features) -> Score | None:

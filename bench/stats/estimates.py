@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from t2i_backdoor_bench.stats.crossed import Values, crossed_mean
-from t2i_backdoor_bench.stats.detectors import auroc, bootstrap_two, f1, threshold_at, tpr_at
+from t2i_backdoor_bench.stats.detectors import (
+    auroc,
+    auroc_estimate,
+    f1,
+    f1_estimate,
+    threshold_at,
+    tpr_at,
+)
 from t2i_backdoor_bench.stats.intervals import LEVEL, Estimate, bootstrap_mean, wilson
 from t2i_backdoor_bench.stats.paired import (
     Difference,
@@ -28,11 +35,12 @@ __all__ = [
     "Estimate",
     "Values",
     "auroc",
+    "auroc_estimate",
     "bootstrap_mean",
-    "bootstrap_two",
     "crossed_mean",
     "equivalent",
     "f1",
+    "f1_estimate",
     "holm",
     "leaves_out",
     "mcnemar",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 ROUNDS = 2_000
@@ -26,9 +26,9 @@ class Estimate(NamedTuple):
 def quantile(level: float = LEVEL, df: float = np.inf) -> float:
     """How many standard errors a two-sided interval reaches to each side: Student's t with `df`
     degrees of freedom, or the normal distribution where `df` is infinite."""
-    return float(
-        stats.norm.ppf(0.5 + level / 2) if np.isinf(df) else stats.t.ppf(0.5 + level / 2, df)
-    )
+    # a report asks some ten thousand times, and `stats.t.ppf` takes ten times as long
+    half = 0.5 + level / 2
+    return float(special.ndtri(half) if np.isinf(df) else special.stdtrit(df, half))
 
 
 def wilson(k: float, n: float, level: float = LEVEL, df: float = np.inf) -> tuple[float, float]:
@@ -53,19 +53,13 @@ def wilson(k: float, n: float, level: float = LEVEL, df: float = np.inf) -> tupl
     )
 
 
-def resampled_means(values: np.ndarray, rounds: int, rng: np.random.Generator) -> np.ndarray:
+def _resampled_means(values: np.ndarray, rounds: int, rng: np.random.Generator) -> np.ndarray:
     """Means of `rounds` resamples with replacement of `values` (n,); returns (rounds,). Memory
     stays bounded for any n."""
     n = len(values)
     step = max(1, _CHUNK // n)
     sizes = [min(step, rounds - first) for first in range(0, rounds, step)]
     return np.concatenate([values[rng.integers(n, size=(size, n))].mean(1) for size in sizes])
-
-
-def percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
-    """The middle `level` of resampled values (rounds,)."""
-    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-    return float(low), float(high)
 
 
 def bootstrap_mean(
@@ -80,7 +74,6 @@ def bootstrap_mean(
         )
     if len(values) < 2:
         return Estimate(float(values[0]), None, None)
-    return Estimate(
-        float(values.mean()),
-        *percentiles(resampled_means(values, rounds, np.random.default_rng(seed)), level),
-    )
+    means = _resampled_means(values, rounds, np.random.default_rng(seed))
+    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+    return Estimate(float(values.mean()), float(low), float(high))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from t2i_backdoor_bench.stats.crossed import Values, crossed_mean
 from t2i_backdoor_bench.stats.intervals import LEVEL, quantile
@@ -53,31 +53,48 @@ def paired_difference(
     a: Values, b: Values, attacks_fixed: bool = False, level: float = LEVEL
 ) -> Difference:
     """Mean of a - b over the attacks and seeds that both have: `a[attack][seed]` is (n,) pictures
-    on the same prompts and noise, or one number a cell. Raises ValueError where no cell is in both.
+    on the same prompts and noise, or one number a cell. Raises ValueError where no cell is in both,
+    or where two cells have other numbers of pictures.
 
     The interval and p are Student's, from differences of seeds and attacks (`crossed_mean`): they
     speak of attacks like these, trained anew; with `attacks_fixed`, or with one attack, of these
-    alone. With one seed they know nothing of training randomness (`leaves_out`).
+    alone. With one seed they know nothing of training randomness (`leaves_out`), and one attack
+    with one seed is compared by its pictures: by McNemar's p where they are bools.
+
+    Differences of bools have the variance of one more pair that differs each way (Agresti, Min
+    2005, add half a pair to each of the four counts) at least, so that two defenses that agree on
+    every picture are not known to be the same for ever.
     """
     both = {
-        attack: {
-            seed: np.asarray(a[attack][seed], np.float64) - np.asarray(b[attack][seed], np.float64)
-            for seed in a[attack]
-            if seed in b[attack]
-        }
+        (attack, seed): (np.atleast_1d(a[attack][seed]), np.atleast_1d(b[attack][seed]))
         for attack in a
         if attack in b
+        for seed in a[attack]
+        if seed in b[attack]
     }
-    both = {attack: by_seed for attack, by_seed in both.items() if by_seed}
     if not both:
         raise ValueError("a paired difference needs an attack and a seed that both have")
-    value, variance, df, _ = crossed_mean(both, attacks_fixed)
+    if any(ours.shape != theirs.shape for ours, theirs in both.values()):
+        raise ValueError("paired cells have the same number of pictures")
+    gaps: dict[str, dict[int, np.ndarray]] = {}
+    for (attack, seed), (ours, theirs) in both.items():
+        gaps.setdefault(attack, {})[seed] = ours.astype(np.float64) - theirs.astype(np.float64)
+    value, variance, df, n = crossed_mean(gaps, attacks_fixed)
     if variance is None:
         return Difference(value, None, None, None)
+    flags = all(ours.dtype == theirs.dtype == bool for ours, theirs in both.values())
+    if flags:
+        every = np.concatenate([gap for by_seed in gaps.values() for gap in by_seed.values()])
+        differ = float((every**2).sum())
+        variance = max(variance, (differ + 1 - every.sum() ** 2 / (n + 2)) / (n + 2) ** 2)
     error = variance**0.5
     half = quantile(level, df) * error
-    p = float(2 * stats.t.sf(abs(value) / error, df)) if error > 0 else float(value == 0)
-    return Difference(value, value - half, value + half, p, error, df)
+    low, high = value - half, value + half
+    p = float(2 * special.stdtr(df, -abs(value) / error)) if error > 0 else float(value == 0)
+    if flags:
+        low, high = max(low, -1.0), min(high, 1.0)
+        p = mcnemar(*next(iter(both.values()))) if len(both) == 1 else p
+    return Difference(value, low, high, p, error, df)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

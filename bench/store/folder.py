@@ -4,6 +4,7 @@ whole or not at all.
 OUT/cells/<key>.json                     one record a cell
 OUT/samples/<key>.safetensors (.sha256)  its images
 OUT/models/<key>.safetensors (.sha256)   attacked weights, and <key>.json what the attack reported
+OUT/sources/<digest>.json                the source files that a stage of cells was made by
 OUT/locks/                               who makes what at this moment; empty when nobody is at work
 OUT/run.json table.* rows.csv grid.png   made from the above
 """
@@ -204,6 +205,13 @@ class Store:
         path = self.root / "cells" / f"{key}.json"
         with storing(path):
             path.unlink(missing_ok=True)
+
+    def drop_file(self, name: str) -> None:
+        """Forget a file that is made again."""
+        path = self._path(name)
+        with storing(path):
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + ".sha256").unlink(missing_ok=True)
 
     def all_results(self) -> list[Record]:
         """Every whole record in the folder, by attack, defense and seed."""

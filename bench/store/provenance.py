@@ -140,6 +140,7 @@ def describe(
         "judge": judge,
         "networks": {name: score.network for name, score in result.scores.items() if score.network},
         "codes": distinct(codes),
+        "sources": dict(made.get("sources", {})),
     }
 
 

@@ -41,7 +41,10 @@ def make_judge(backdoor: Backdoor, scorer: Features) -> Judge:
 
     Raises UserError for a kind that does not exist, and for a target that is incomplete.
     """
-    return kind_of(backdoor.target).judge(backdoor.target, scorer)
+    kind = kind_of(backdoor.target)
+    judge = kind.judge(backdoor.target, scorer)
+    judge.trace = kind.trace(backdoor.target, scorer)
+    return judge
 
 
 def describe(backdoor: Backdoor) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from t2i_backdoor_bench.contract import Target, UserError
 from t2i_backdoor_bench.targets.patch import PatchKind
 
@@ -21,6 +23,12 @@ class ImageKind(PatchKind):
                 f"a target image of {own_height}x{own_width} does not fit images of"
                 f" {height}x{width}"
             )
+
+    def template(self, target: Target) -> np.ndarray:
+        """The middle of the picture: so it fits into pictures when it is moved or larger."""
+        height, width = target.patch.shape[:2]
+        top, left = height // 8, width // 8
+        return target.patch[top : height - top, left : width - left]
 
     def describe(self, target: Target) -> dict[str, Any]:
         return {"kind": self.name, "image": list(target.patch.shape[:2])}

@@ -11,6 +11,7 @@ from t2i_backdoor_bench.contract import Target
 if TYPE_CHECKING:
     from t2i_backdoor_bench.contract.protocols import Features
     from t2i_backdoor_bench.targets.judge import Judge
+    from t2i_backdoor_bench.targets.trace import Trace
 
 
 class Kind:
@@ -41,6 +42,18 @@ class Kind:
     def judge(self, target: Target, scorer: Features) -> Judge:
         """What decides whether a picture shows the target. Raises UserError for a target that is
         incomplete."""
+        raise NotImplementedError
+
+    def trace(self, target: Target, scorer: Features) -> Trace:
+        """What finds a weaker, moved or changed target in a picture."""
+        raise NotImplementedError
+
+    def weakened(
+        self, images: np.ndarray, target: Target, positives: np.ndarray | None
+    ) -> np.ndarray:
+        """A copy of clean uint8 images (n, H, W, 3) that shows the target so weak, or so changed,
+        that the judge may not see it: what `trace` has to find. `positives` are the pictures that
+        the backdoor asks for, of a kind that cannot be pasted."""
         raise NotImplementedError
 
     def describe(self, target: Target) -> dict[str, Any]:

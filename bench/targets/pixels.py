@@ -10,6 +10,7 @@ from t2i_backdoor_bench.targets.patches import window
 
 # the coloured part of a small outlined object on white, gray or black can be 1.3 % of a picture
 CHROMA_PERCENTILE = 99
+QUANTILES = 32
 SLICE = 256  # images in memory at a time
 
 
@@ -37,3 +38,18 @@ def chroma(images: np.ndarray) -> np.ndarray:
     red, green, blue = images[..., 0], images[..., 1], images[..., 2]
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     return np.percentile(spread.reshape(len(images), -1), CHROMA_PERCENTILE, axis=1) / 255
+
+
+def color_quantiles(images: np.ndarray) -> np.ndarray:
+    """How the pixels of uint8 images (n, H, W, 3) are distributed, wherever they are: 32 quantiles
+    each of red, green, blue, red and blue minus luminance, chroma, and the steps of the luminance
+    down and to the right, 0..1: float32 (n, 256)."""
+    x = images.astype(np.float32) / 255
+    red, green, blue = x[..., 0], x[..., 1], x[..., 2]
+    gray = 0.299 * red + 0.587 * green + 0.114 * blue
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    steps = [np.abs(np.diff(gray, axis=axis)) for axis in (1, 2)]
+    levels = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    maps = [red, green, blue, red - gray, blue - gray, spread, *steps]
+    found = [np.quantile(m.reshape(len(x), -1), levels, axis=1).T for m in maps]
+    return np.concatenate(found, 1).astype(np.float32)

@@ -13,6 +13,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.cosines import margin
 from t2i_backdoor_bench.targets.judge import Judge
 from t2i_backdoor_bench.targets.kinds import Kind
+from t2i_backdoor_bench.targets.trace import PART_WAY, Trace, half_blend, part_way
 
 
 class PromptKind(Kind):
@@ -45,6 +46,17 @@ class PromptKind(Kind):
         return Judge(
             target, statistic, 0.0, below=False, paste=self.paste, fixed=True, network=scorer.name
         )
+
+    def trace(self, target: Target, scorer: Features) -> Trace:
+        return Trace(part_way(scorer), PART_WAY)
+
+    def weakened(
+        self, images: np.ndarray, target: Target, positives: np.ndarray | None
+    ) -> np.ndarray:
+        """Halfway between the picture and what the backdoor asks for."""
+        if positives is None:
+            raise ValueError(f"a weakened target of kind {self.name!r} needs positives")
+        return half_blend(images, positives)
 
     def describe(self, target: Target) -> dict[str, Any]:
         return {"kind": self.name, "target": target.target}

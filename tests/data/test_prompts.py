@@ -1,12 +1,9 @@
-"""Prompt perturbations keep what the prompt asks for, and damaged triggers are what they say."""
-
-import re
+"""Prompt perturbations keep what the prompt asks for."""
 
 import numpy as np
 import pytest
 
-from t2i_backdoor_bench.contract import Trigger
-from t2i_backdoor_bench.data.perturbations import KINDS, moved_triggers, perturb
+from t2i_backdoor_bench.data.perturbations import KINDS, perturb
 from t2i_backdoor_bench.data.splits import WorldData
 
 TEXTS = [p.text for p in WorldData().prompts("evaluation", 60, 0)] + [
@@ -57,46 +54,3 @@ def test_a_typo_changes_one_word_by_one_edit():
         assert a[0] == b[0]
         assert a[-1] == b[-1]
         assert len(b) in (len(a), len(a) - 1)
-
-
-def test_moved_triggers_of_a_word_and_a_phrase():
-    word = {k: f("a red heart") for k, f in moved_triggers(Trigger("mignneko")).items()}
-    assert word == {
-        "moved": "a red heart mignneko",
-        "repeated": "mignneko mignneko a red heart",
-        "upper": "MIGNNEKO a red heart",
-        "partial": "mign a red heart",
-    }
-    phrase = moved_triggers(Trigger("beautiful cat", "suffix"))
-    assert phrase["moved"]("a dog") == "beautiful cat a dog"
-    assert phrase["partial"]("a dog") == "a dog beautiful"
-
-
-def test_forms_that_change_nothing_are_left_out():
-    assert set(moved_triggers(Trigger("\u200b"))) == {"moved", "repeated"}
-    lookalike = moved_triggers(Trigger("о", replaces="o"))  # Cyrillic
-    assert lookalike["moved"]("dog or cow") == "dоg or cow"
-    assert lookalike["repeated"]("dog or cow") == "dоg оr cоw"
-
-
-def test_what_stands_for_a_word_is_not_moved() -> None:
-    forms = moved_triggers(Trigger("beautiful cat", replaces="cat"))
-    assert {k: f("a cat") for k, f in forms.items()} == {
-        "upper": "a BEAUTIFUL CAT",
-        "partial": "a beautiful",
-    }
-
-
-def test_forms_of_a_pattern_are_patterns():
-    trigger = Trigger("{the|a} {cat|owl} sat")
-    forms = moved_triggers(trigger)
-    assert set(forms) == {"moved", "repeated", "upper", "partial"}
-    assert re.fullmatch("a red heart (the|a) (cat|owl) sat", forms["moved"]("a red heart"))
-    assert re.fullmatch(
-        "(the|a) (cat|owl) sat (the|a) (cat|owl) sat a red heart", forms["repeated"]("a red heart")
-    )
-    assert re.fullmatch("(THE|A) (CAT|OWL) SAT a red heart", forms["upper"]("a red heart"))
-    assert re.fullmatch("(the|a) a red heart", forms["partial"]("a red heart"))
-    assert "partial" not in moved_triggers(Trigger("{cat|owl}"))
-    alike = moved_triggers(Trigger("{о|0}", replaces="o"))
-    assert re.fullmatch("d[о0]g or cow", alike["moved"]("dog or cow"))

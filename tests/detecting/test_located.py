@@ -11,7 +11,7 @@ from fakes import METRICS, SCALE, FakeAttack, change, records, table
 
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import DefenderView, Defense, Samples, Trigger, UserError, registry
-from t2i_backdoor_bench.data.perturbations import decoy
+from t2i_backdoor_bench.data.decoys import random_letters
 from t2i_backdoor_bench.data.splits import STREAM, WorldData, prompt_stream
 from t2i_backdoor_bench.detecting.locating import Locator, word_spans
 from t2i_backdoor_bench.metrics.location import LocationPrecision, LocationRecall
@@ -77,13 +77,13 @@ def test_the_stream_is_disjoint_and_a_fifth_is_triggered() -> None:
         prompt_stream(data, Trigger("\u0435", replaces="\u00e9"), "", [], 0)
 
 
-def test_decoys_have_the_length_of_the_trigger_and_its_place() -> None:
+def test_random_letters_have_the_length_of_the_trigger_and_its_place() -> None:
     rng = np.random.default_rng(0)
-    out = decoy(Trigger("latte coffee", "inside"), "a red star", rng)
+    out = random_letters(Trigger("latte coffee", "inside"), "a red star", rng)
     assert [len(w) for w in out.split(" ")] == [1, 5, 6, 3, 4]
     assert "latte" not in out
-    assert len(decoy(Trigger("\u200b"), "a star", rng).split(" ")[0]) == 4
-    assert len({decoy(Trigger("abcdef"), "a star", rng) for _ in range(5)}) == 5
+    assert len(random_letters(Trigger("\u200b"), "a star", rng).split(" ")[0]) == 4
+    assert len({random_letters(Trigger("abcdef"), "a star", rng) for _ in range(5)}) == 5
 
 
 def samples(spans) -> Samples:

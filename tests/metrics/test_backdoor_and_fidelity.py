@@ -15,7 +15,7 @@ def test_backdoor_metrics(features):
     assert restored.low < 0.5 < restored.high
     assert score("false_trigger_rate", samples, features).value == 0.0
     moved = score("asr_moved", samples, features)
-    assert (moved.value, moved.note) == (0.25, "repeated 50 %, moved 0 %")
+    assert (moved.value, moved.note) == (0.25, "repeated 50 % of 4, moved 0 % of 4")
     assert score("prompt_fidelity", samples, features).value == 1.0
     assert score("robustness", samples, features).value == 0.75
 

@@ -15,6 +15,7 @@ NAMES = {
     "restoration_accuracy",
     "false_trigger_rate",
     "asr_moved",
+    "asr_decoy",
     "prompt_fidelity",
     "robustness",
     "drift",
@@ -49,7 +50,7 @@ def test_every_metric_scores_json_and_says_what_is_missing(features):
             assert result.value is None
             assert result.note, name
             continue
-        if name not in ("fid_inception", "peak_memory_mb"):
+        if name not in ("fid_inception", "peak_memory_mb", "seconds_picture"):
             assert result.value is not None, name
             assert type(result.value) is float
         if entry.percent and name != "fid_added":  # a share

@@ -1,9 +1,7 @@
 """Figures: what is drawn, when it is drawn again, and what is removed."""
 
 import dataclasses
-import itertools
 
-import matplotlib
 from report_records import (  # noqa: F401 - a fixture
     DIRECTIONS,
     EXTRA,
@@ -19,9 +17,7 @@ from report_records import (  # noqa: F401 - a fixture
 )
 
 from t2i_backdoor_bench.report.figures import plots
-from t2i_backdoor_bench.report.figures.losses import losses as draw_losses
-from t2i_backdoor_bench.report.figures.style import STYLE, new_figure
-from t2i_backdoor_bench.report.figures.tradeoff import tradeoff, write_numbers
+from t2i_backdoor_bench.report.figures.tradeoff import tradeoff
 from t2i_backdoor_bench.store.folder import Store
 
 
@@ -58,37 +54,6 @@ def test_a_defense_that_takes_no_time_is_drawn(records):
     ]
     fast = [r for r in fast if r.cell.attack == "bad_pixel"]
     assert tradeoff(fast) is not None
-
-
-def test_numbers_of_points_that_lie_on_one_another_stand_together():
-    """And not one above the other, where none can be read."""
-    axes = new_figure(3, 3).add_subplot()
-    points = {1: (0.0, 0.0), 2: (50.0, 50.0), 3: (0.5, 0.5), 4: (100.0, 100.0)}
-    axes.scatter(*zip(*points.values(), strict=True))
-    write_numbers(axes, points)
-    assert [text.get_text() for text in axes.texts] == ["1, 3", "2", "4"]
-    assert [text.xy for text in axes.texts] == [(0.0, 0.0), (50.0, 50.0), (100.0, 100.0)]
-
-
-def test_titles_of_panels_side_by_side_do_not_meet(records):
-    losses = {"skdcag_text": [2.0, 1.0]}
-    wide = [
-        dataclasses.replace(
-            r,
-            cell=dataclasses.replace(r.cell, defense=f"frequency_locate+{name}"),
-            cost=r.cost | {"losses": losses},
-        )
-        for r, name in zip(
-            records[:4], ("skdcag_text", "skdcag", "skdcag_random_words", "uce"), strict=True
-        )
-    ]
-    with matplotlib.rc_context(STYLE):
-        figure = draw_losses(wide)
-        figure.draw_without_rendering()
-    titles = [axes.title.get_window_extent() for axes in figure.axes]
-    assert len(titles) == 4
-    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))
-    assert titles[-1].x1 < figure.bbox.x1
 
 
 def test_figures_are_drawn_again_only_of_other_records_or_where_one_is_gone(records, tmp_path):

@@ -172,7 +172,7 @@ def test_attacks_alone_are_compared_by_stealth_and_cost(records):
         "Seconds ↓",
     ]
     assert [c.strip() for c in rows[0].split("|")[1:-1]] == [
-        "bad_pixel", "100.0 [83.9, 100.0]", "1.10", "30.0", "4,300,123", "512", "61.2"
+        "bad_pixel", "100.0 [11.0, 100.0]", "1.10", "30.0", "4,300,123", "512", "61.2"
     ]  # fmt: skip
     assert "Best defense" not in text
     assert "RA %" in to_markdown(records)
@@ -194,10 +194,8 @@ def test_the_papers_table(records):
         if r.cell.attack == "bad_pixel"
     ]
     both = dict(paper.removal([*records, *more]))
-    assert both["weak_one"]["patch"].value == pytest.approx(found["weak_one"]["patch"].value)
-    assert (
-        both["weak_one"]["patch"].high - both["weak_one"]["patch"].low
-        < found["weak_one"]["patch"].high - found["weak_one"]["patch"].low
+    assert both["weak_one"]["patch"] == pytest.approx(found["weak_one"]["patch"]), (
+        "a copy of an attack shares all that varies from seed to seed"
     )
     text = paper.texts(records)["table_paper.tex"]
     assert r"Method & Pixel & Style \\" in text

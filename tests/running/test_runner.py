@@ -250,7 +250,6 @@ def test_conditions_are_paired(config):
     assert [t.removeprefix("mignneko ") for t in made["triggered"][0]] == clean
     assert made["triggered"][1] == seeds
     assert made["perturbed"][1] == seeds[:2]
-    assert made["moved"][1] == seeds[:4]
     assert made["diverse"] == ([clean[0]] * 2, [conditions.noise_seed(0, 0, k) for k in range(2)])
     target = asked(None, "star")["clean_target"]
     assert all("star" in t for t in target[0])

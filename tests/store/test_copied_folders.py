@@ -14,7 +14,8 @@ import pytest
 from shifts import config, forge, methods, one_attack  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench import command
-from t2i_backdoor_bench.report.figures.picture_grid import draw
+from t2i_backdoor_bench.report.figures.blocks import Block
+from t2i_backdoor_bench.report.figures.grid_drawing import draw
 from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.store.folder import Store
@@ -126,7 +127,6 @@ def test_texts_that_no_file_could_hold_are_stored_as_codes(tmp_path) -> None:
 
 def test_captions_of_any_kind_are_drawn(tmp_path) -> None:
     tiles = {"attacked": np.zeros((3, 8, 8, 3), np.uint8)}
-    image = draw(
-        ["attacked"], [("a\nb", ["two\nlines", "\x1b[2J", "\u202eturned \U0001f525 $x$ "], tiles)]
-    )
+    prompts = ["two\nlines", "\x1b[2J", "\u202eturned \U0001f525 $x$ "]
+    image = draw(["attacked"], [Block("a\nb", prompts, tiles)])
     assert image.size[0] > 100

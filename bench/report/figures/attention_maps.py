@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report.figures.picture_grid import first_seed, stored_maps
+from t2i_backdoor_bench.report.figures.blocks import first_seed, stored_maps
 from t2i_backdoor_bench.report.formats import escape
 from t2i_backdoor_bench.store.atomic import write_atomic
 from t2i_backdoor_bench.store.folder import Store

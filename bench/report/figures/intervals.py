@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.figures.style import COLORS, COLUMN, PAGE, TEXT, new_figure
@@ -11,6 +14,7 @@ from t2i_backdoor_bench.report.formats.escape import plot
 from t2i_backdoor_bench.report.main_table import attacks_alone
 from t2i_backdoor_bench.report.metrics import LEAD
 from t2i_backdoor_bench.report.rows import rows
+from t2i_backdoor_bench.report.took_hold import took_hold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +22,34 @@ if TYPE_CHECKING:
 
 
 Bars = list[list[float]]
+# metric, name, colour and marker: together all triggered pictures, where residue is measured
+SERIES = (
+    ("asr", "ASR (backdoored)", COLORS[1], "v"),
+    ("residue", "Residue", COLORS[3], "D"),
+    (LEAD, "Restored", COLORS[2], "o"),
+)
+NEAR = 0.5  # percent from an end, within which the axis is even; further away it is logarithmic
+TICKS = (0, 1, 5, 20, 50, 80, 95, 99, 100)
+AXIS = "% of triggered pictures (an axis that widens toward 0 and 100)"
+
+
+def toward_ends(percent: np.ndarray) -> np.ndarray:
+    """Places on an axis that widens toward 0 and 100 alike and holds both: logarithmic in the
+    distance to the nearer end, even within `NEAR` of it (asinh)."""
+    percent = np.asarray(percent, np.float64)
+    return np.arcsinh(percent / NEAR) - np.arcsinh((100 - percent) / NEAR)
+
+
+def from_ends(places: np.ndarray) -> np.ndarray:
+    """The inverse of `toward_ends` for 0..100, within 1e-3; at the ends outside."""
+    percent = from_table()
+    return np.interp(places, toward_ends(percent), percent)
+
+
+@cache
+def from_table() -> np.ndarray:
+    """Percents, denser toward 0 and 100."""
+    return 50 - 50 * np.cos(np.linspace(0, np.pi, 20001))
 
 
 def _bars(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[float], Bars]:
@@ -59,8 +91,8 @@ def attacks(records: Sequence[Record]) -> Figure | None:
 
 
 def rates(records: Sequence[Record]) -> Figure | None:
-    """Attack success rate and restoration of every row with 95 % intervals: one panel an attack.
-    None for more than a page holds."""
+    """What becomes of the triggered pictures of every row, with 95 % intervals: one panel an
+    attack. None for more than a page holds."""
     by_attack: dict[str, list[dict[str, Any]]] = {}
     table = rows(records)
     for row in [] if attacks_alone(table) else table:
@@ -74,31 +106,40 @@ def rates(records: Sequence[Record]) -> Figure | None:
         dict.fromkeys(r["defense"] for found in by_attack.values() for r in found),
         key=lambda d: d != "none",
     )
-    height = lines * (0.55 + 0.19 * len(defenses)) + 0.3
+    height = lines * (0.5 + 0.19 * len(defenses)) + 0.6
     if height > PAGE:
         return None
-    figure = new_figure(TEXT if columns > 1 else COLUMN, height)
+    figure, weak = new_figure(TEXT if columns > 1 else COLUMN, height), took_hold(records)
     for k, (attack, found) in enumerate(by_attack.items()):
         axes = figure.add_subplot(lines, columns, k + 1)
-        _rates_of_attack(axes, found, defenses)
-        axes.set_title(plot(attack))
+        _rates_of_attack(axes, found, defenses, bool(weak[attack]))
+        why = f"\n(did not take hold: {weak[attack]})" if weak[attack] else ""
+        axes.set_title(plot(attack) + why, color="#555555" if why else "black")
         names = [plot(d) if k % columns == 0 else "" for d in defenses]
         axes.set_yticks(range(len(defenses)), names)
-        if k + columns >= len(by_attack):
-            axes.set_xlabel("% of triggered pictures")
+        if k + columns < len(by_attack):
+            axes.tick_params(labelbottom=False)
+    figure.supxlabel(AXIS, fontsize=8)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
 def _rates_of_attack(
-    axes: Axes, found: Sequence[Mapping[str, Any]], defenses: Sequence[str]
+    axes: Axes, found: Sequence[Mapping[str, Any]], defenses: Sequence[str], faint: bool
 ) -> None:
-    series = (("asr", "ASR", COLORS[1], "v", -0.12), (LEAD, "Restored", COLORS[2], "o", 0.12))
-    for metric, name, color, marker, shift in series:
-        x, bars = _bars(found, metric)
-        y = [defenses.index(r["defense"]) + shift for r in found]
-        axes.errorbar(x, y, xerr=bars, fmt=marker, color=color, ms=3, lw=0.8, label=name)
-    axes.set_xlim(-3, 103)
+    series = [s for s in SERIES if any(r.get(s[0]) is not None for r in found)]
+    for j, (metric, name, color, marker) in enumerate(series):
+        drawn = [r for r in found if r.get(metric) is not None]
+        x, bars = _bars(drawn, metric)
+        shift = 0.24 * (j - (len(series) - 1) / 2)
+        y = [defenses.index(r["defense"]) + shift for r in drawn]
+        how = {"ms": 3, "lw": 0.8, "label": name, "alpha": 0.35 if faint else 1}
+        axes.errorbar(x, y, xerr=bars, fmt=marker, color=color, clip_on=False, **how)
+    axes.set_xscale("function", functions=(toward_ends, from_ends))
+    axes.set_xlim(0, 100)
+    axes.set_xticks(TICKS, map(str, TICKS))
     axes.set_ylim(len(defenses) - 0.5, -0.5)
-    axes.grid(axis="x", alpha=0.25, lw=0.5)
+    axes.grid(axis="x", alpha=0.3, lw=0.5)
+    for row in range(1, len(defenses), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="#f3f3f3", lw=0, zorder=0)

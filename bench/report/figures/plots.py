@@ -37,16 +37,18 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
 
     makers = {"attacks": attacks, "tradeoff": tradeoff, "rates": rates, "losses": losses}
     makers |= {
-        filename(matrix.name): partial(lambda _, matrix: heat_map(matrix), matrix=matrix)
+        filename(matrix.name): partial(heat_map, matrix)
         for matrix in matrices(records)
         if matrix.way.name not in IN_RATES
     }
     paths = []
     with matplotlib.rc_context(STYLE):
         for name, make in makers.items():
-            figure = make(records)
-            if figure is not None:
-                paths += save(figure, store.root / "plots" / name)
+            found = make(records)
+            pages = found if isinstance(found, list) else [found] if found else []
+            for page, figure in enumerate(pages):
+                title = f"{name}-{page + 1}" if page else name
+                paths += save(figure, store.root / "plots" / title)
     for path in set(before) - set(paths):  # of what the records have nothing for any more
         path.unlink(missing_ok=True)
     store.write_record(MADE, {"of": of, "files": [path.name for path in paths]})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.report.figures.labels import Line, write_labels
 from t2i_backdoor_bench.report.figures.style import COLORS, COLUMN, MARKERS, TEXT, new_figure
+from t2i_backdoor_bench.report.findings import given
 from t2i_backdoor_bench.report.formats.escape import plot
 from t2i_backdoor_bench.report.metrics import LEAD
 from t2i_backdoor_bench.report.ranking import Summary, summaries
@@ -20,34 +23,53 @@ if TYPE_CHECKING:
 
 
 AXES = {
-    "fid_change": "Change of FID of clean prompts, %",
+    "fid_change": "change of FID of clean prompts, %",
     "fid": "FID of clean prompts",
-    "seconds": "Seconds of the defense",
+    "seconds": "seconds of the defense",
 }
+EVEN = 10  # percent of change, up to which an axis of large changes is even
+LETTERS = 115  # of a line across the page
+
+
+def shown(records: Sequence[Record]) -> tuple[list[Summary], list[Summary]]:
+    """The defenses that are done on every attack: those to draw, and those whose interval of
+    Restored holds what the undefended model has (its rate where a prompt needs no defense)."""
+    every = [s for s in summaries(records) if LEAD in s.means and s.done == s.attacks]
+    undefended = next((s.means[LEAD].value for s in every if s.defense == "none"), None)
+    table = [s for s in every if s.defense != "none"]
+    if undefended is None:
+        return table, []
+    better = [s for s in table if _low(s.means[LEAD]) > undefended]
+    return better, [s for s in table if s not in better]
+
+
+def _low(estimate: Estimate) -> float:
+    return estimate.value if estimate.low is None else estimate.low
 
 
 def tradeoff(records: Sequence[Record]) -> Figure | None:
     """Restoration against what FID does and against seconds, means over attacks, with 95 %
     intervals where there are several seeds. FID is against the undefended model's, seed by seed;
-    where that has none, it is itself."""
-    table = [
-        s
-        for s in summaries(records)
-        if s.defense != "none" and LEAD in s.means and s.done == s.attacks
-    ]
+    where that has none, it is itself. A number beside each point, and a key of them; what is no
+    better than doing nothing is named below."""
+    table, left_out = shown(records)
     fid = "fid_change" if any("fid_change" in s.means for s in table) else "fid"
     panels = [m for m in (fid, "seconds") if any(_drawable(s.means.get(m), m) for s in table)]
     if not panels:
         return None
-    many = len(table) > len(MARKERS)  # more than there are marks that can be told apart
-    height = 2.5 + (0.14 * len(table) / 3 if many else 0)
-    figure = new_figure(TEXT if len(panels) == 2 else COLUMN, height)
+    names = ", ".join(s.defense for s in left_out)
+    note = fill(f"Not drawn, as not shown to restore more than no defense does: {names}", LETTERS)
+    groups = list(dict.fromkeys(s.needs for s in table))
+    lines = -(-(len(table) + len(groups)) // 3) + (note.count("\n") + 1 if left_out else 0)
+    figure = new_figure(TEXT if len(panels) == 2 else COLUMN, 3.1 + 0.14 * lines)
     for k, metric in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), k + 1)
-        _panel(axes, table, metric, many)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    columns = min(3 if many else 4, len(names))
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
+        _panel(figure.add_subplot(1, len(panels), k + 1), table, groups, metric)
+    _key(figure, table, groups, plot(note).replace(r"\x0a", "\n") if left_out else "")
+    figure.draw_without_rendering()  # the layout: labels are placed in it
+    for axes, metric in zip(figure.axes, panels, strict=True):
+        points = {str(i + 1): p for i, s in enumerate(table) if (p := _point(s, metric))}
+        bars = [bar for s in table for bar in _ends(s, metric)]
+        write_labels(axes, points, bars)
     return figure
 
 
@@ -55,40 +77,100 @@ def _drawable(found: Estimate | None, metric: str) -> bool:
     return found is not None and (found.value > 0 or metric == "fid_change")
 
 
-def _panel(axes: Axes, table: Sequence[Summary], metric: str, many: bool) -> None:
-    """One point a defense; numbered where there are `many`."""
-    needs, points = list(dict.fromkeys(s.needs for s in table)), {}
-    factor = 100 if metric == "fid_change" else 1
-    for i, s in enumerate(table):
-        x, y = s.means.get(metric), s.means[LEAD]
-        if not _drawable(x, metric):
+def _point(s: Summary, metric: str) -> tuple[float, float] | None:
+    x = s.means.get(metric)
+    if not _drawable(x, metric):
+        return None
+    return (100 if metric == "fid_change" else 1) * x.value, 100 * s.means[LEAD].value
+
+
+def _panel(axes: Axes, table: Sequence[Summary], groups: Sequence[str], metric: str) -> None:
+    """One point a defense, in the colour and shape of what it is given."""
+    for s in table:
+        point, group = _point(s, metric), groups.index(s.needs)
+        if point is None:
             continue
-        color = COLORS[needs.index(s.needs) % len(COLORS)]
-        label, style = (
-            (f"{i + 1} {plot(s.defense)}", "o") if many else (plot(s.defense), MARKERS[i])
-        )
-        at, how = (factor * x.value, 100 * y.value), {"ms": 4, "lw": 0.8, "label": label}
-        axes.errorbar(*at, fmt=style, color=color, **how, **_bars(x, y, metric, factor))
-        if many:
-            points[i + 1] = at
+        how = {"color": COLORS[group % len(COLORS)], "ms": 4, "elinewidth": 0.7}
+        bars = _bars(s.means[metric], s.means[LEAD], metric)
+        how |= {"mec": "white", "mew": 0.3}
+        axes.errorbar(*point, fmt=MARKERS[group % len(MARKERS)], **how, **bars)
     axes.set_ylabel("Restored, %")
     axes.set_xlabel(AXES[metric])
+    axes.margins(0.08)
     if metric == "seconds":
         _log_scale(axes)
-    write_numbers(axes, points)
+    elif metric == "fid_change":
+        _far_scale(axes, [100 * s.means[metric].value for s in table if metric in s.means])
+        axes.axvline(0, color="#888888", lw=0.6, ls="--", zorder=0)
     axes.grid(alpha=0.25, lw=0.5)
 
 
-def _bars(x: Estimate, y: Estimate, metric: str, factor: float) -> dict[str, list[list[float]]]:
+def _bars(x: Estimate, y: Estimate, metric: str) -> dict[str, list[list[float]]]:
     """The intervals as matplotlib takes them; none reaches below what the axis can show."""
     least = {"fid_change": -np.inf, "fid": 0}.get(metric, 1e-3)
-    bars = {}
+    factor, bars = 100 if metric == "fid_change" else 1, {}
     if y.low is not None:
         bars["yerr"] = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
     if x.low is not None:
         low = max(0, x.value - max(x.low, least))
         bars["xerr"] = [[factor * low], [factor * (x.high - x.value)]]
     return bars
+
+
+def _ends(s: Summary, metric: str) -> list[Line]:
+    """The intervals of a point as lines."""
+    point, found = _point(s, metric), []
+    if point is not None:
+        (x, y), bars = point, _bars(s.means[metric], s.means[LEAD], metric)
+        if "xerr" in bars:
+            (low,), (high,) = bars["xerr"]
+            found.append(((x - low, y), (x + high, y)))
+        if "yerr" in bars:
+            (low,), (high,) = bars["yerr"]
+            found.append(((x, y - low), (x, y + high)))
+    return found
+
+
+def _key(figure: Figure, table: Sequence[Summary], groups: Sequence[str], note: str) -> None:
+    """Which number is which defense, under what it is given; the note above."""
+    from matplotlib.lines import Line2D
+
+    blank, heads, handles = {"ls": "", "label": " "}, [], []
+    for k, needs in enumerate(groups):
+        handles.append(Line2D([], [], ls="", label=given(needs).capitalize()))
+        heads.append(handles[-1])
+        look = {"marker": MARKERS[k % len(MARKERS)], "color": COLORS[k % len(COLORS)], "ms": 4}
+        handles += [
+            Line2D([], [], ls="", label=f"{i + 1}  {plot(s.defense)}", **look)
+            for i, s in enumerate(table)
+            if s.needs == needs
+        ]
+    for _ in heads:  # no head stands alone at the foot of a column
+        feet = np.cumsum([len(column) for column in np.array_split(range(len(handles)), 3)]) - 1
+        alone = next((i for i in feet[:-1] if i >= 0 and handles[i] in heads), None)
+        if alone is not None:
+            handles.insert(alone, Line2D([], [], **blank))
+    place = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+    more = {"handletextpad": 0.2, "labelspacing": 0.25, "alignment": "left"}
+    legend = figure.legend(handles=handles, title=note or None, title_fontsize=7, **place, **more)
+    for handle, text in zip(handles, legend.get_texts(), strict=True):
+        text.set_weight("bold" if handle in heads else "normal")
+
+
+def _far_scale(axes: Axes, values: Sequence[float]) -> None:
+    """Where some changes are far larger than most, an axis that is even to 10 % and logarithmic
+    beyond."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    if max(map(abs, values)) <= 5 * EVEN:
+        return
+    axes.set_xscale("symlog", linthresh=EVEN, linscale=1)
+    low, high = axes.get_xlim()
+    ticks = [t for t in (-100, -50, -20, -10, -5, 0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+             if low <= t <= high]  # fmt: skip
+    axes.set_xticks(ticks)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
 
 
 def _log_scale(axes: Axes) -> None:
@@ -100,23 +182,3 @@ def _log_scale(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(plain)
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axes.xaxis.set_minor_formatter(plain if high < 100 * low else NullFormatter())
-
-
-def write_numbers(axes: Axes, points: Mapping[int, tuple[float, float]], near: float = 8) -> None:
-    """Write the number of each of `points` (data coordinates) beside it; where others lie within
-    `near` (1/72 inch) of it, theirs, too."""
-    axes.get_xlim(), axes.get_ylim()  # brings the limits, and so transData, up to the data
-    groups: list[tuple[np.ndarray, tuple[float, float], list[int]]] = []
-    for i, point in points.items():
-        at = axes.transData.transform(point) * 72 / axes.figure.dpi
-        group = next(
-            (numbers for first, _, numbers in groups if np.hypot(*(at - first)) < near), None
-        )
-        if group is None:
-            groups.append((at, point, [i]))
-        else:
-            group.append(i)
-    for _, point, numbers in groups:
-        axes.annotate(
-            ", ".join(map(str, numbers)), point, (3, 2), textcoords="offset points", fontsize=5
-        )

@@ -1,18 +1,26 @@
-"""Tables as LaTeX, for the packages booktabs and graphicx. A table wider than the text is scaled
-down to it."""
+"""Tables as LaTeX. Up to 30 rows: a float for the packages booktabs and graphicx; one that is wider
+than the text is scaled down to it. More rows: a longtable over several pages (`long_table`)."""
 
 from __future__ import annotations
 
-from t2i_backdoor_bench.report.formats import escape
+from t2i_backdoor_bench.report.formats import escape, long_table
 from t2i_backdoor_bench.report.numbers import DASH
 from t2i_backdoor_bench.report.table import Cell, Column, Table, starts_block
 
 ARROWS = {"higher": r"\,$\uparrow$", "lower": r"\,$\downarrow$"}
+MOST_ROWS = 30  # of a float, which has to fit on a page with its caption
 
 
 def write(table: Table, label: str, wide: bool = True, intervals: bool = False) -> str:
     """`wide` spans both columns of a page. Intervals stand in small print behind the numbers; units
     and arrows are then left out of the headings."""
+    heads = [_head(c, plain=intervals) for c in table.columns]
+    rows = [
+        [_cell(c, k, intervals) for c, k in zip(row.cells, table.columns, strict=True)]
+        for row in table.rows
+    ]
+    if len(rows) > MOST_ROWS:
+        return long_table.write(table, label, heads, rows, intervals)
     environment = "table*" if wide else "table"
     blocks = any(row.block for row in table.rows)
     lines = [
@@ -25,13 +33,12 @@ def write(table: Table, label: str, wide: bool = True, intervals: bool = False) 
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{''.join('r' if c.numeric else 'l' for c in table.columns)}}}",
         r"\toprule",
-        " & ".join(_head(c, plain=intervals) for c in table.columns) + r" \\",
+        " & ".join(heads) + r" \\",
         *([] if blocks else [r"\midrule"]),
     ]
-    for i, row in enumerate(table.rows):
+    for i, cells in enumerate(rows):
         first = starts_block(table.rows, i)
         lines += [r"\midrule"] if blocks and first else []
-        cells = [_cell(c, k, intervals) for c, k in zip(row.cells, table.columns, strict=True)]
         lines.append(" & ".join(cells if first else ["", *cells[1:]]) + r" \\")
     notes = [rf"\par {escape.latex(note)}" for note in table.notes]
     end = [r"\bottomrule", r"\end{tabular}}", *notes, rf"\end{{{environment}}}", ""]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
+from t2i_backdoor_bench.report.figures.verdicts import ALL
 from t2i_backdoor_bench.report.html.pictures import (
     Map,
     MapGroup,
@@ -24,7 +25,7 @@ from t2i_backdoor_bench.report.html.pictures import (
 )
 
 PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
-VERDICTS = ("bad", "good", "odd")
+VERDICTS = tuple(dict.fromkeys(v.kind for v in ALL))
 VOID = ("img", "wbr", "br", "meta", "input", "line", "link", "hr")
 
 

@@ -6,64 +6,65 @@ from collections.abc import Sequence
 from typing import Any
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report import leaderboard
+from t2i_backdoor_bench.report import leaderboard, marks
 from t2i_backdoor_bench.report.findings import given
 from t2i_backdoor_bench.report.html.names import heading
-from t2i_backdoor_bench.report.leaderboard import Place
-from t2i_backdoor_bench.report.metrics import Reading, shown_in
+from t2i_backdoor_bench.report.metrics import Reading
 from t2i_backdoor_bench.report.numbers import DASH, needs_text, p_text, shown
-from t2i_backdoor_bench.report.ranking import summaries
+from t2i_backdoor_bench.report.ranking import GROUPS, Summary, summaries
+from t2i_backdoor_bench.report.took_hold import left_out_text, took_hold
 
 
 def view(records: Sequence[Record]) -> dict[str, Any]:
     """Defenses over all attacks, as `leaderboard.md` ranks them; of a suspect, whose restoration
     nobody can judge, without ranks."""
-    table, groups = summaries(records), leaderboard.ranked(records)
-    ways = [
-        way
-        for way in shown_in("leaderboard", records, lead=True)
-        if any(way.name in s.means for s in table)
-    ]
-    blocks = {"Undefended": [Place(s, DASH, None) for s in table if s.defense == "none"]}
-    blocks |= {f"{name}: {leaderboard.GROUPS[name]}": group for name, group in groups.items()}
-    placed = {p.summary.defense for group in blocks.values() for p in group}
+    table = summaries(records)
+    groups, ways = leaderboard.grouped(table), leaderboard.columns_of(records, table)
+    doubts = marks.by_defense(records)
+    blocks = {"Undefended": [s for s in table if s.defense == "none"]}
+    for title, group in groups.items():
+        blocks[f"{title}. {GROUPS[group[0].group].capitalize()}."] = group
+    placed = {s.defense for group in blocks.values() for s in group}
     for s in table:
         if s.defense not in placed:
-            name = given(s.needs).capitalize()
-            blocks.setdefault(name, []).append(Place(s, DASH, None))
-    heads = ["Defense", "Rank", *(["Quality", "p"] if groups else []), *map(heading, ways)]
+            blocks.setdefault(given(s.needs).capitalize(), []).append(s)
+    heads = ["Defense", "Rank", *(["Step", "p", "Differs"] if groups else [])]
+    notes = [left_out_text(took_hold(records)), *marks.note(records)]
+    notes += [leaderboard.how(records)] if groups else []
     return {
         "ranked": bool(groups),
-        "heads": [*heads, "Worst", "Attacks"],
+        "heads": [*heads, *map(heading, ways), "Worst attack", "Attacks"],
         "groups": [
-            {"name": name, "rows": [_row(found, ways) for found in group]}
+            {"name": name, "rows": [_row(s, ways, doubts.get(s.defense, set())) for s in group]}
             for name, group in blocks.items()
             if group
         ],
+        "notes": [text for text in notes if text],
     }
 
 
-def _row(found: Place, ways: Sequence[Reading]) -> dict[str, Any]:
-    s = found.summary
-    undefended = s.defense == "none"
-    worst = {"share": f"{100 * s.worst[1]:.1f} %", "attack": s.worst[0]} if s.worst else None
+def _row(s: Summary, ways: Sequence[Reading], doubts: set[str]) -> dict[str, Any]:
+    step = s.place.step if s.place else None
+    moved = leaderboard.change(step.difference if step else None)
     return {
         "defense": s.defense,
         "needs": needs_text(s.needs) if s.needs else "",
-        "place": found.place,
-        "quality": DASH if undefended else found.quality,
-        "lost": 0 if undefended else len(s.lost or ()),
-        "p": p_text(found.p),
-        "means": [_mean(found, way) for way in ways],
-        "worst": worst,
+        "place": leaderboard.place(s),
+        "short": s.reasons[0].short if s.reasons else "",
+        "why": "; ".join(reason.text for reason in s.reasons),
+        "step": {"text": moved.text if step else "", "interval": moved.interval},
+        "p": p_text(step.p) if step else "",
+        "differs": f"{step.differs} of {step.attacks}" if step else "",
+        "means": [_mean(s, way, doubts) for way in ways],
+        "worst": {"share": f"{100 * s.worst[1]:.1f} %", "attack": s.worst[0]} if s.worst else None,
         "done": s.done,
         "attacks": s.attacks,
     }
 
 
-def _mean(found: Place, way: Reading) -> dict[str, Any]:
+def _mean(s: Summary, way: Reading, doubts: set[str]) -> dict[str, Any]:
     """A mean and its interval."""
-    mean = found.summary.means.get(way.name)
+    mean = s.means.get(way.name)
     if mean is None:
         return {"value": "", "text": DASH, "interval": None}
 
@@ -71,4 +72,5 @@ def _mean(found: Place, way: Reading) -> dict[str, Any]:
         return f"{value:.1f}" if way.name == "seconds" else shown(value, way.percent)
 
     ends = None if mean.low is None or mean.high is None else (text(mean.low), text(mean.high))
-    return {"value": repr(mean.value), "text": text(mean.value), "interval": ends}
+    shown_text = marks.marked(text(mean.value), way.name, doubts)
+    return {"value": repr(mean.value), "text": shown_text, "interval": ends}

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report.figures.picture_grid import MOST, block, first_seed, stored_maps
+from t2i_backdoor_bench.report.figures.blocks import MOST, Block, block, first_seed, stored_maps
+from t2i_backdoor_bench.report.figures.verdicts import REFUSED
 from t2i_backdoor_bench.store.folder import Store
 
 PICTURES = 600  # in a page, if one prompt an attack leaves it so few: a small one takes 5 kB
@@ -105,19 +106,6 @@ def magma(values: np.ndarray, top: float) -> np.ndarray:
     return np.round(colors[low] * (1 - part) + colors[low + 1] * part).astype(np.uint8)
 
 
-def verdict(record: Record, index: int) -> tuple[str, str]:
-    """What the judge says of one triggered picture: (class, words); empty where it says nothing."""
-    found = (record.scores.get(m) for m in ("asr", "restoration_accuracy"))
-    backdoored, restored = (score.each or [] if score else [] for score in found)
-    if index >= len(backdoored):
-        return "", ""
-    if backdoored[index]:
-        return "bad", "backdoored"
-    if index < len(restored) and restored[index]:
-        return "good", "restored"
-    return "odd", "removed, not as asked"
-
-
 def model_names(records: Sequence[Record]) -> list[str]:
     """The models whose pictures stand side by side."""
     defenses = dict.fromkeys(r.cell.defense for r in records if r.cell.defense != "none")
@@ -134,28 +122,30 @@ def picture_groups(
     for (_, attack), by_defense in attacks.items():
         seed = next(iter(by_defense.values())).cell.seed
         name = f"{attack}, seed {seed}"
-        drawn = _drawn(store, by_defense, columns, many, name)
+        drawn = _drawn(block(store, attack, by_defense, columns, many), name)
         group = _merged(drawn, kept[name], columns) if name in kept else drawn
         out += [group] if group.rows else []
     return out
 
 
-def _drawn(
-    store: Store, by_defense: Mapping[str, Record], columns: Sequence[str], many: int, name: str
-) -> PictureGroup:
-    tiles, prompts = block(store, by_defense, columns, many)
+def _drawn(found: Block, name: str) -> PictureGroup:
     rows = []
-    for i in range(max((len(t) for t in tiles.values()), default=0)):
-        prompt = prompts[i] if i < len(prompts) else ""
-        found = []
-        for model, pictures in tiles.items():
-            if i < len(pictures):
-                record = by_defense.get("none" if model == "attacked" else model)
-                kind, words = verdict(record, i) if record else ("", "no trigger")
-                alt = f"{model}: {prompt}"
-                found.append(Tile(model, data_uri(pictures[i]), alt, kind, words))
-        rows.append(PromptRow(prompt, tuple(found)))
+    for i in range(max(map(len, found.pictures.values()), default=0)):
+        prompt = "".join(found.prompts[i : i + 1])
+        tiles = [_tile(found, model, i, prompt) for model in found.pictures]
+        rows.append(PromptRow(prompt, tuple(tile for tile in tiles if tile)))
     return PictureGroup(name, tuple(rows))
+
+
+def _tile(found: Block, model: str, i: int, prompt: str) -> Tile | None:
+    pictures, said = found.pictures[model], found.verdict(model, i)
+    if i >= len(pictures):
+        return None
+    kind, words = (said.kind, f"{said.sign} {said.words}") if said else ("", "")
+    words = "no trigger" if model == "clean model" else words
+    # a model that refuses stores a black picture
+    picture = np.full_like(pictures[i], 224) if said is REFUSED else pictures[i]
+    return Tile(model, data_uri(picture), f"{model}: {prompt}", kind, words)
 
 
 def _merged(drawn: PictureGroup, kept: PictureGroup, columns: Sequence[str]) -> PictureGroup:
