@@ -15,7 +15,13 @@ from t2i_backdoor_bench.scoring.conditions import prompts_of, served
 from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.inception import INCEPTION_VARIABLE, Inception
 from t2i_backdoor_bench.scoring.networks import Lpips
-from t2i_backdoor_bench.scoring.outcomes import Limits, Outcomes, perceptual_distance, references_of
+from t2i_backdoor_bench.scoring.outcomes import (
+    Limits,
+    Outcomes,
+    color_distance,
+    perceptual_distance,
+    references_of,
+)
 from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.targets.judge import Judge
 
@@ -155,12 +161,13 @@ class Features:
         trace = self.judge.trace
         traces = self.compared("trace", trace.number, images, references, positives)
         distances = self.compared("distance", self.distances, images, references)
+        colors = self.compared("color", color_distance, images, references)
         return Outcomes.first(
             backdoored,
             ~served(samples, condition),
             traces > trace.threshold,
             ~self.faithful(samples, condition),
-            distances > self.limits.distance,
+            (distances > self.limits.distance) | (colors > self.limits.color),
         )
 
     def distances(self, images: np.ndarray, others: np.ndarray) -> np.ndarray:
