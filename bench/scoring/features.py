@@ -159,6 +159,8 @@ class Features:
             positives = None
         positives = None if positives is None else positives[: len(images)]
         trace = self.judge.trace
+        if trace is None:
+            raise ValueError("the judge has nothing that finds a trace: use make_judge")
         traces = self.compared("trace", trace.number, images, references, positives)
         distances = self.compared("distance", self.distances, images, references)
         colors = self.compared("color", color_distance, images, references)
