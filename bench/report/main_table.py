@@ -10,7 +10,7 @@ from typing import Any
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.marks import doubted, marked, note
 from t2i_backdoor_bench.report.metrics import COST, SUCCESS, Reading, shown_in
-from t2i_backdoor_bench.report.numbers import interval, needs_text, shown, text_of
+from t2i_backdoor_bench.report.numbers import interval, shown, text_of
 from t2i_backdoor_bench.report.pooling import interval_words
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
@@ -32,7 +32,7 @@ def main_table(
     heads += [Column("Status", numeric=False)] if status else []
     lines = []
     for i, row in enumerate(table):
-        texts = [row["attack"], row["defense"], needs_text(row["needs"])][: len(leading(table))]
+        texts = [row["attack"], row["defense"], row["given"]][: len(leading(table))]
         cells = [Cell(text, text) for text in texts]
         for way in ways:
             m = way.name

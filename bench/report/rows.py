@@ -10,6 +10,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Record, Score, UserError
 from t2i_backdoor_bench.report.metrics import COST, COUNTS, metric_names, reading
+from t2i_backdoor_bench.report.numbers import known_by, needs_text
 from t2i_backdoor_bench.report.paired import changes, kid_change, paired_p, reference, rival
 from t2i_backdoor_bench.report.pooling import pool
 from t2i_backdoor_bench.stats.estimates import Estimate, pool_values
@@ -70,7 +71,8 @@ def _row(
     done = [r for r in cells if r.status == "done"]
     protocol, states = cells[0].protocol, {r.status for r in cells}
     row: dict[str, Any] = {"base": base, "attack": attack, "defense": defense}
-    row |= {"needs": " ".join(cells[0].needs), "seeds": len(done)}
+    needs = " ".join(cells[0].needs)
+    row |= {"needs": needs, "given": needs_text(needs, known_by(done)), "seeds": len(done)}
     row["n"] = protocol.get("evaluation", {}).get("n")
     for name in names:
         scores = [r.scores[name] for r in done if name in r.scores]
