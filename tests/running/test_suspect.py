@@ -122,7 +122,7 @@ def test_the_command(tiny, tmp_path, capsys):
 
 def test_what_an_attack_added_is_not_asked_of_a_model_without_a_past(tiny, tmp_path):
     made = plan(
-        dataclasses.replace(config(tiny, tmp_path, defenses="none"), metrics="asr,fid_added", n=16)
+        dataclasses.replace(config(tiny, tmp_path, defenses="none"), metrics="asr,kid_added", n=16)
     )
-    assert "fid_added" in made.metrics
-    assert "fid_added" not in made.metrics_of(next(iter(made.attacks)), "none")
+    assert "kid_added" in made.metrics
+    assert "kid_added" not in made.metrics_of(next(iter(made.attacks)), "none")
