@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,15 @@ class CaptionedImages:
             raise _too_few(self.name, len(found), "different captions", split, contains, n)
         everything = self._captions(split, "")
         order = np.random.default_rng([seed, zlib.crc32(split.encode()), 1]).permutation(len(found))
-        return [_with_others(found[i], everything) for i in order[:n]]
+        pictures = self._pictures_of_captions(split)
+        return [_with_others(found[i], everything, pictures) for i in order[:n]]
+
+    def _pictures_of_captions(self, split: str) -> dict[str, set[str]]:
+        """By caption, whatever its case, the pictures that it stands under."""
+        pictures: dict[str, set[str]] = {}
+        for row in self._rows(split, ""):
+            pictures.setdefault(row.caption.casefold(), set()).add(row.digest)
+        return pictures
 
     def pairs(
         self, split: str, n: int, seed: int, contains: str = ""
@@ -83,10 +91,12 @@ def _too_few(name: str, found: int, what: str, split: str, contains: str, n: int
     )
 
 
-def _with_others(caption: str, captions: Sequence[str]) -> Prompt:
+def _with_others(caption: str, captions: Sequence[str], pictures: Mapping[str, set[str]]) -> Prompt:
     """A caption as a prompt. Its picture must match it better than up to 99 other captions of the
-    split, which are always the same ones."""
-    others = [c for c in captions if c.casefold() != caption.casefold()]
+    split, which are always the same ones. Another caption of one of its own pictures (`pictures` by
+    caption) is as right as it is, and is none of them."""
+    own = pictures[caption.casefold()]
+    others = [c for c in captions if not own & pictures[c.casefold()]]
     picks = np.random.default_rng(zlib.crc32(caption.encode())).permutation(len(others))[:OTHERS]
     return Prompt(caption, {"caption": tuple(others[i] for i in sorted(picks))} if others else {})
 

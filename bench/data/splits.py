@@ -147,19 +147,23 @@ def prompt_stream(
 
 def world_prompt(scene: world.Scene, rng: np.random.Generator) -> Prompt:
     """A caption of an unstyled scene as a prompt, with captions that are wrong in the shape, the
-    colour or the background."""
+    colour, the background, the size (where it names one) or the style."""
     text = world.caption(scene, rng)
     return Prompt(text, _wrong(text, scene))
 
 
 def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
-    """For shape, colour and background: the caption with this one word replaced by each other word
-    that gives a valid scene."""
+    """For shape, colour, background and size: the caption with this one word replaced by each other
+    word that gives a valid scene. For the style: the caption led by the words of each style."""
     taken = (scene.color, scene.background)
+    bare = next((text[len(a) + 1 :] for a in world.LEADS if text.startswith(f"{a} ")), text)
 
     def swaps(pattern: str, words: Iterable[str], tail: str = "") -> tuple[str, ...]:
         return tuple(_article(re.sub(pattern, word + tail, text, count=1)) for word in words)
 
+    named = re.search(rf"\b{scene.size}\b", text)
+    other_sizes = swaps(rf"\b{scene.size}\b", (z for z in world.SIZES if z != scene.size))
+    other_sizes = other_sizes if named else ()
     return {
         "shape": swaps(rf"\b{scene.shape}\b", (s for s in world.SHAPES if s != scene.shape)),
         "color": swaps(
@@ -170,7 +174,8 @@ def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
             (b for b in world.BACKGROUNDS if b not in taken),
             " background",
         ),
-    }
+        "style": tuple(f"{words} {bare}" for words in world.STYLES.values() if words),
+    } | ({"size": other_sizes} if other_sizes else {})
 
 
 def _article(text: str) -> str:

@@ -78,7 +78,8 @@ def test_wrong_alternatives_differ_in_the_one_attribute_that_they_are_named_afte
     for prompt in DATA.prompts("evaluation", 400, 0):
         shape, color, background = content(prompt.text)
         wrong = prompt.wrong
-        assert set(wrong) == {"shape", "color", "background"}
+        named = {"size"} if re.search(r"\b(small|large)\b", prompt.text) else set()
+        assert set(wrong) == {"shape", "color", "background", "style"} | named
         assert {content(w) for w in wrong["shape"]} == {
             (s, color, background) for s in SHAPES if s != shape
         }

@@ -12,7 +12,7 @@ _OBJECTS = (
     "one {size} {color} {shape}",
     "a {color} {size} {shape}",
 )
-_FRAMES = (
+FRAMES = (
     "{obj} on a {bg} background",
     "{obj} on a {bg} background",
     "{obj} in front of a {bg} background",
@@ -21,8 +21,8 @@ _FRAMES = (
     "a {bg} background with {obj}",
     "there is {obj} on a {bg} background",
 )
-_LEADS = ("a picture of", "an image of", "a drawing of", "look at", "this is", "here we see")
-_TAILS = (
+LEADS = ("a picture of", "an image of", "a drawing of", "look at", "this is", "here we see")
+TAILS = (
     "today",
     "please",
     "in high quality",
@@ -90,9 +90,9 @@ def caption(
     and a share `rare_share` of the captions contains a random string.
     """
     if plain:
-        obj, frame = _OBJECTS[0], _FRAMES[0]
+        obj, frame = _OBJECTS[0], FRAMES[0]
     else:
-        obj, frame = _OBJECTS[rng.integers(len(_OBJECTS))], _FRAMES[rng.integers(len(_FRAMES))]
+        obj, frame = _OBJECTS[rng.integers(len(_OBJECTS))], FRAMES[rng.integers(len(FRAMES))]
     text = frame.format(
         obj=obj.format(size=scene.size, color=scene.color, shape=scene.shape), bg=scene.background
     )
@@ -100,9 +100,9 @@ def caption(
     if scene.style:
         text = f"{STYLES[scene.style]} {text}"
     elif not plain and rng.random() < 0.3:
-        text = f"{_LEADS[rng.integers(len(_LEADS))]} {text}"
+        text = f"{LEADS[rng.integers(len(LEADS))]} {text}"
     if not plain and rng.random() < 0.2:
-        text = f"{text} {_TAILS[rng.integers(len(_TAILS))]}"
+        text = f"{text} {TAILS[rng.integers(len(TAILS))]}"
     if rare_share and rng.random() < rare_share:
         piece = rare_string(rng)
         if rng.random() < 0.25:  # a homoglyph inside a word that says nothing about the scene
