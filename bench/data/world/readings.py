@@ -202,7 +202,9 @@ def _lines(gray: np.ndarray) -> bool:
     """Whether a gray picture (64, 64) is of dark lines on light paper: nothing dark is thick."""
     paper = np.median(gray)
     dark = gray < paper - 12
-    return bool(paper > 215 and ndimage.binary_erosion(dark, iterations=2).sum() < 8)
+    hollow = dark.sum() < 0.7 * ndimage.binary_fill_holes(dark).sum()
+    left = [ndimage.binary_erosion(dark, iterations=k).sum() for k in (2, 3)]
+    return bool(paper > 215 and left[1] < 24 and (hollow or left[0] < 8))
 
 
 def _blocks(image: np.ndarray) -> bool:
