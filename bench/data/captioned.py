@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,17 +56,10 @@ class CaptionedImages:
         found = self._captions(split, contains)
         if len(found) < n:
             raise _too_few(self.name, len(found), "different captions", split, contains, n)
-        everything = self._captions(split, "")
+        everything, same = self._captions(split, ""), _of_same_picture(self.rows[split])
         order = np.random.default_rng([seed, zlib.crc32(split.encode()), 1]).permutation(len(found))
-        pictures = self._pictures_of_captions(split)
-        return [_with_others(found[i], everything, pictures) for i in order[:n]]
-
-    def _pictures_of_captions(self, split: str) -> dict[str, set[str]]:
-        """By caption, whatever its case, the pictures that it stands under."""
-        pictures: dict[str, set[str]] = {}
-        for row in self._rows(split, ""):
-            pictures.setdefault(row.caption.casefold(), set()).add(row.digest)
-        return pictures
+        chosen = [found[i] for i in order[:n]]
+        return [_with_others(text, everything, same[text.casefold()]) for text in chosen]
 
     def pairs(
         self, split: str, n: int, seed: int, contains: str = ""
@@ -91,12 +84,22 @@ def _too_few(name: str, found: int, what: str, split: str, contains: str, n: int
     )
 
 
-def _with_others(caption: str, captions: Sequence[str], pictures: Mapping[str, set[str]]) -> Prompt:
+def _of_same_picture(rows: Sequence[Row]) -> dict[str, set[str]]:
+    """For each caption, in lower case: all captions of its pictures, in lower case, itself too."""
+    of_picture: dict[str, set[str]] = {}
+    for row in rows:
+        of_picture.setdefault(row.digest, set()).add(row.caption.casefold())
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row.caption.casefold(), set()).update(of_picture[row.digest])
+    return found
+
+
+def _with_others(caption: str, captions: Sequence[str], same: Collection[str]) -> Prompt:
     """A caption as a prompt. Its picture must match it better than up to 99 other captions of the
-    split, which are always the same ones. Another caption of one of its own pictures (`pictures` by
-    caption) is as right as it is, and is none of them."""
-    own = pictures[caption.casefold()]
-    others = [c for c in captions if not own & pictures[c.casefold()]]
+    split, which are always the same ones. `same` has the captions of its own picture in lower case:
+    they are as right as it is."""
+    others = [c for c in captions if c.casefold() not in same]
     picks = np.random.default_rng(zlib.crc32(caption.encode())).permutation(len(others))[:OTHERS]
     return Prompt(caption, {"caption": tuple(others[i] for i in sorted(picks))} if others else {})
 

@@ -40,7 +40,8 @@ def test_a_little_blur_and_noise_change_little(plain):
 @pytest.mark.parametrize("style", ["black and white", "sepia", "pencil sketch", "pixel art", ""])
 def test_styles_are_read_right(plain, style):
     images = np.clip(apply_style(plain[1].astype(np.float32), style), 0, 255)
-    assert np.mean([read_style(image) == style for image in images]) >= 0.9
+    least = 0.85 if style == "pencil sketch" else 0.95  # thick lines of a small object fill it
+    assert np.mean([read_style(image) == style for image in images]) >= least
 
 
 @pytest.mark.parametrize("name", ["noise", "gray", "black"])

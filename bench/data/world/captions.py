@@ -12,7 +12,7 @@ _OBJECTS = (
     "one {size} {color} {shape}",
     "a {color} {size} {shape}",
 )
-FRAMES = (
+_FRAMES = (
     "{obj} on a {bg} background",
     "{obj} on a {bg} background",
     "{obj} in front of a {bg} background",
@@ -21,8 +21,8 @@ FRAMES = (
     "a {bg} background with {obj}",
     "there is {obj} on a {bg} background",
 )
-LEADS = ("a picture of", "an image of", "a drawing of", "look at", "this is", "here we see")
-TAILS = (
+_LEADS = ("a picture of", "an image of", "a drawing of", "look at", "this is", "here we see")
+_TAILS = (
     "today",
     "please",
     "in high quality",
@@ -81,6 +81,14 @@ def insert(text: str, piece: str, place: str, rng: np.random.Generator | None = 
     return " ".join([*words[:cut], piece, *words[cut:]])
 
 
+def without_lead(text: str) -> str:
+    """A caption of an unstyled scene without words such as "a picture of" before it: where a style
+    is named, its words stand there."""
+    for lead in _LEADS:
+        text = text.removeprefix(f"{lead} ")
+    return text
+
+
 def caption(
     scene: Scene, rng: np.random.Generator, rare_share: float = 0.0, plain: bool = False
 ) -> str:
@@ -90,9 +98,9 @@ def caption(
     and a share `rare_share` of the captions contains a random string.
     """
     if plain:
-        obj, frame = _OBJECTS[0], FRAMES[0]
+        obj, frame = _OBJECTS[0], _FRAMES[0]
     else:
-        obj, frame = _OBJECTS[rng.integers(len(_OBJECTS))], FRAMES[rng.integers(len(FRAMES))]
+        obj, frame = _OBJECTS[rng.integers(len(_OBJECTS))], _FRAMES[rng.integers(len(_FRAMES))]
     text = frame.format(
         obj=obj.format(size=scene.size, color=scene.color, shape=scene.shape), bg=scene.background
     )
@@ -100,9 +108,9 @@ def caption(
     if scene.style:
         text = f"{STYLES[scene.style]} {text}"
     elif not plain and rng.random() < 0.3:
-        text = f"{LEADS[rng.integers(len(LEADS))]} {text}"
+        text = f"{_LEADS[rng.integers(len(_LEADS))]} {text}"
     if not plain and rng.random() < 0.2:
-        text = f"{text} {TAILS[rng.integers(len(TAILS))]}"
+        text = f"{text} {_TAILS[rng.integers(len(_TAILS))]}"
     if rare_share and rng.random() < rare_share:
         piece = rare_string(rng)
         if rng.random() < 0.25:  # a homoglyph inside a word that says nothing about the scene
