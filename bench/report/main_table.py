@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.report import stealth
 from t2i_backdoor_bench.report.marks import doubted, marked, note
 from t2i_backdoor_bench.report.metrics import COST, SUCCESS, Reading, shown_in
 from t2i_backdoor_bench.report.numbers import interval, shown, text_of
@@ -29,6 +30,8 @@ def main_table(
     bold, doubts = {way.name: best(table, way) for way in ways}, doubted(records)
     heads = [Column(name, numeric=False) for name in leading(table)]
     heads += [heading(records, way) for way in ways]
+    verdict = alone and stealth.measured(table)
+    heads += [Column("Stealth", numeric=False)] if verdict else []
     heads += [Column("Status", numeric=False)] if status else []
     lines = []
     for i, row in enumerate(table):
@@ -39,10 +42,12 @@ def main_table(
             ends = interval(row.get(f"{m}_lo"), row.get(f"{m}_hi"), way.percent)
             text = marked(text_of(row, way), m, doubts.get((row["attack"], row["defense"]), set()))
             cells.append(Cell(text, row[m], ends, i in bold[m]))
+        cells += [Cell(stealth.stealth_text(row))] if verdict else []
         cells += [Cell(row["status"])] if status else []
         lines.append(Row(tuple(cells), None if alone else (row["base"], row["attack"])))
     warning = provenance.warning(records)
     notes = (*note(records), *((warning,) if warning else ()))
+    notes += (stealth.NOTE,) if verdict else ()
     return Table(tuple(heads), tuple(lines), caption=caption(records), notes=notes)
 
 

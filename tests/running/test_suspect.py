@@ -52,7 +52,7 @@ def test_with_a_trigger(tiny, tmp_path):
         effect = result.scores["trigger_effect"]
         assert np.isfinite(effect.value)
         assert effect.n == SCALE.harmless
-        assert effect.note.endswith("9 harmless words on 4 prompts")
+        assert "beside 9 harmless words on 4 prompts" in effect.note
         assert "before the attack" not in effect.note, "nobody has a model from before"
     records = stored_records(Store(asked.folder))
     names = [way.name for way in columns(records, tables.rows(records))]
