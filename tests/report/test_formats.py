@@ -172,7 +172,7 @@ def test_attacks_alone_are_compared_by_stealth_and_cost(records):
         "Seconds ↓",
     ]
     assert [c.strip() for c in rows[0].split("|")[1:-1]] == [
-        "bad_pixel", "100.0 [11.0, 100.0]", "1.10", "30.0", "4,300,123", "512", "61.2"
+        "bad_pixel", "100.0 [11.0, 100.0]", "1.10", "20.1", "4,300,123", "512", "61.2"
     ]  # fmt: skip
     assert "Best defense" not in text
     assert "RA %" in to_markdown(records)
