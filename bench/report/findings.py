@@ -153,8 +153,8 @@ def _effect(table: Sequence[Summary]) -> str:
         f"{shown(e.value, False)} {'undefended' if d == 'none' else f'after {d}'}" for d, e in found
     ]
     return (
-        f"Effect of the trigger (1 - cosine to the picture without it): {', '.join(texts)}. Compare"
-        " with harmless words in its place."
+        "Effect of the trigger beyond harmless words in its place, in their standard deviations:"
+        f" {', '.join(texts)}."
     )
 
 
