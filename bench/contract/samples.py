@@ -70,6 +70,7 @@ class Samples:
     spans: np.ndarray | None = None
     located: Trigger | None = None
     cost: dict[str, Any] = field(default_factory=dict)
+    knowledge: dict[str, int] = field(default_factory=dict)  # what the defense read (`Record`)
     key: str = ""  # identifies these samples in the feature cache
     # where the images come from, in the form of `store.provenance`
     made: dict[str, Any] = field(default_factory=dict)

@@ -118,19 +118,17 @@ def prompt_stream(
     """Unlabelled prompts as a service receives them, in random order; a fifth have the trigger.
 
     They are from the defender split, without the prompts in `taken`, which the defender already
-    knows as clean. With `source`, the triggered prompts contain this word. Raises UserError if
-    there are too few prompts.
+    knows as clean. With `source`, the triggered prompts contain this word, and those of a trigger
+    that replaces a letter or word contain that; the others are drawn without a look at the trigger.
+    Raises UserError if there are too few prompts.
     """
     used, many = set(taken), round(STREAM * TRIGGERED_SHARE)
 
-    def fresh(n: int, contains: str, offset: int) -> list[str]:
+    def fresh(n: int, contains: str, replaced: str, offset: int) -> list[str]:
         few = min(n, data.count("prompts", "defender", contains) or n)
         asked = [data.prompts("defender", few, seed + offset + i, contains) for i in range(4)]
         found = dict.fromkeys(
-            p.text
-            for part in asked
-            for p in part
-            if p.text not in used and trigger.replaces in p.text
+            p.text for part in asked for p in part if p.text not in used and replaced in p.text
         )
         if len(found) < n:
             raise UserError(
@@ -141,7 +139,8 @@ def prompt_stream(
         used.update(list(found)[:n])
         return list(found)[:n]
 
-    mixed = [trigger.add(p) for p in fresh(many, source, 20_011)] + fresh(STREAM - many, "", 30_011)
+    mixed = [trigger.add(p) for p in fresh(many, source, trigger.replaces, 20_011)]
+    mixed += fresh(STREAM - many, "", "", 30_011)
     return [mixed[i] for i in np.random.default_rng([seed, 86]).permutation(len(mixed))]
 
 

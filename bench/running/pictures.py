@@ -79,6 +79,7 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
                 "before": shared.plan.before_key(cell.seed, source),
                 "condition": "clean_target" if source else "clean",
             },
+            "knowledge": made.knowledge,
             "located": plain(model.located),
             "made": origin(shared, cell, codes),
         },

@@ -49,6 +49,7 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
         spans=arrays.get("span/triggered"),
         located=Trigger(**meta["located"]) if meta.get("located") else None,
         cost=meta["cost"],
+        knowledge=meta.get("knowledge", {}),
         key=cell.key,
         made=meta.get("made", {}),
     )

@@ -52,7 +52,7 @@ def _row(s: Summary, ways: Sequence[Reading], doubts: set[str]) -> dict[str, Any
     moved = leaderboard.change(step.difference if step else None)
     return {
         "defense": s.defense,
-        "needs": needs_text(s.needs) if s.needs else "",
+        "needs": needs_text(s.needs, s.knowledge) if s.needs else "",
         "place": leaderboard.place(s),
         "short": s.reasons[0].short if s.reasons else "",
         "why": "; ".join(reason.text for reason in s.reasons),
