@@ -9,11 +9,12 @@ from page_results import Results, share, table, text_of
 
 from t2i_backdoor_bench.contract import Record, registry
 from t2i_backdoor_bench.report import leaderboard
+from t2i_backdoor_bench.report.findings import first_of
 from t2i_backdoor_bench.report.formats import markdown
 from t2i_backdoor_bench.report.main_table import main_table
 from t2i_backdoor_bench.report.metrics import LEAD, reading
 from t2i_backdoor_bench.report.numbers import DASH, needs_text, shown
-from t2i_backdoor_bench.report.ranking import Summary, summaries
+from t2i_backdoor_bench.report.ranking import Summary, summaries, winner
 from t2i_backdoor_bench.report.rows import rows as rows_of
 from t2i_backdoor_bench.store.folder import Store
 
@@ -91,11 +92,14 @@ def means(s: Summary, records: Sequence[Record]) -> list[str]:
 
 
 def summary(results: Results) -> str:
-    """A few rows of the reference run, for README.md: means over the attacks."""
+    """A few rows of the reference run, for README.md: means over the attacks. Above them stands who
+    wins, in the words of the leaderboard; a winner's row is the first."""
     records = results.records["reference"]
-    found = {s.defense: s for s in summaries(records)}
-    lines = [[*named(found[d]), *means(found[d], records)] for d in SUMMARY]
-    return table(["Defense", "Needs", *MEANS], lines, 2)
+    every = summaries(records)
+    found, first = {s.defense: s for s in every}, winner(records, every)
+    names = dict.fromkeys([s.defense for s in first.rows] + list(SUMMARY))
+    lines = [[*named(found[d]), *means(found[d], records)] for d in names]
+    return f"{first_of(first)}\n\n" + table(["Defense", "Needs", *MEANS], lines, 2)
 
 
 def headline(results: Results) -> str:

@@ -120,7 +120,7 @@ def measure(
     model = make_model(device, checkpointing, unet)
     baseline = peak_bytes(device)
     prompts = [p.text for p in WorldData().prompts("defender", 8, 0)]
-    view = DefenderView(("trigger",), prompts, trigger=Trigger("mignneko"))
+    view = DefenderView(("trigger", "clean_prompts"), prompts, trigger=Trigger("mignneko"))
     options = {
         "train": train,
         "batch": str(batch),

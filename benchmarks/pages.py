@@ -1,7 +1,9 @@
 """The tables and figures of README.md, docs/ and results/README.md that show committed results: put
 between their marks from the records in results/. A figure in a sentence is `<!-- value: HOW FOLDER
 METRIC DEFENSE ATTACKS -->12<!-- end -->`: HOW is `mean` (one digit behind the point), `round` or
-`range` over the attacks, which are names or `all`.
+`range` over the attacks, which are names or `all`. A sentence about two defenses is `<!-- compare:
+FOLDER METRIC ONE OTHER ATTACKS -->...<!-- end -->`: it says no more than the interval of their
+difference over training seeds shows.
 
 python benchmarks/pages.py
 """
@@ -24,10 +26,14 @@ from measured_tables import (
 )
 from page_results import Results
 from published_tables import eviledit, guidance, quality, removal
+from sentences import compared
+
+from t2i_backdoor_bench.report.paired import difference
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/claims.md", "docs/text-encoder.md", "results/README.md")
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
+COMPARE = re.compile(r"(<!-- compare: ([^>]+) -->).*?(<!-- end -->)", re.S)
 VALUE = re.compile(r"(<!-- value: ([^>]+) -->)[^<]*(<!-- end -->)")
 TABLES = {
     "summary": summary,
@@ -58,10 +64,29 @@ def value(spec: str, results: Results) -> str:
     return f"{mean:.1f}" if how == "mean" else {"round": f"{mean:.0f}"}[how]
 
 
+def comparison(spec: str, results: Results) -> str:
+    """A sentence about two defenses, over the attacks that are named or `all`. Raises ValueError
+    for a mark that names no records."""
+    folder, metric, one, other, names = spec.split()
+    rows = {
+        name: [
+            r
+            for r in results.records[folder]
+            if r.cell.defense == name and (names == "all" or r.cell.attack in names.split(","))
+        ]
+        for name in (one, other)
+    }
+    if not all(rows.values()):
+        raise ValueError(f"no records of {one} and {other} in {folder}")
+    found = difference(rows[one], rows[other], metric, attacks_fixed=True)
+    return compared(f"`{one}`", f"`{other}`", found)
+
+
 def page(text: str, results: Results) -> str:
     """A page with its tables and figures as of the results. Raises KeyError for a mark that names
     none."""
     text = MARK.sub(lambda m: f"{m[1]}\n{TABLES[m[2]](results)}\n\n{m[3]}", text)
+    text = COMPARE.sub(lambda m: f"{m[1]}{comparison(m[2], results)}{m[3]}", text)
     return VALUE.sub(lambda m: f"{m[1]}{value(m[2], results)}{m[3]}", text)
 
 

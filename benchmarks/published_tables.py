@@ -6,10 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 from page_results import Results, share, table
+from sentences import difference_text
 
-from t2i_backdoor_bench.report.numbers import DASH, shown
-from t2i_backdoor_bench.report.paired import paired_p
+from t2i_backdoor_bench.report.numbers import DASH, p_text, shown
+from t2i_backdoor_bench.report.paired import difference, paired_p
 from t2i_backdoor_bench.stats import estimates as stats
+from t2i_backdoor_bench.stats.estimates import Difference
 
 N = 100  # prompts of the paper's table
 # arXiv 2508.18235: removal accuracy in percent, pixel and style; None: "fails", without a number
@@ -23,12 +25,14 @@ PAPER = {
 }
 CALLED = {"skdcag": "`skdcag` (target black)", "finetune_reversal": "`finetune_reversal` (oracle)"}
 COLUMNS = (("badt2i_pixel", "poison_pixel"), ("badt2i_style", "poison_style"))
-QUALITY = {
-    "fid": "FID",
-    "clip_score": "CLIP score",
-    "diversity": "diversity",
-    "vendi": "Vendi score",
-    "robustness": "robustness",
+COSTS = ("skdcag", "skd", "skdcag_text")  # the defenses whose costs stand in a table
+QUALITY = {  # metric: name, and what its differences are multiplied by
+    "prompt_fidelity": ("prompt fidelity, points", 100),
+    "clip_score": ("CLIP score", 1),
+    "fid": ("FID", 1),
+    "diversity": ("diversity", 1),
+    "vendi": ("Vendi score", 1),
+    "robustness": ("robustness, points", 100),
 }
 
 
@@ -82,38 +86,33 @@ def guidance(results: Results) -> str:
     lines = []
     for attack in (a for pair in COLUMNS for a in pair):
         cells = {d: results.cells(attack, d) for d in ("skd", "skdcag")}
-        p = (
-            paired_p(cells["skdcag"], cells["skd"], "removal_accuracy")
-            if all(cells.values())
-            else None
-        )
         names = [share(results.row(attack, d), "removal_accuracy") for d in cells]
-        lines.append([f"`{attack}`", *names, DASH if p is None else f"{p:.2f}"])
-    return table(["Attack", "`skd`, RA %", "`skdcag`, RA %", "p (McNemar)"], lines)
+        pair = (cells["skdcag"], cells["skd"])
+        found = difference(*pair, "removal_accuracy") if all(pair) else None
+        p = paired_p(*pair, "removal_accuracy") if all(pair) else None
+        lines.append([f"`{attack}`", *names, difference_text(found), p_text(p)])
+    heads = ["`skd`, RA %", "`skdcag`, RA %", "Difference, points", "p (McNemar)"]
+    return table(["Attack", *heads], lines)
 
 
 def quality(results: Results) -> str:
     """What removal costs, against the attacked model: over the attacks of the reference run."""
+    records = results.records["reference"]
     lines = []
-    rows = results.rows.get("reference", {})
-    for metric, name in QUALITY.items():
-        pairs = [
-            (rows[a, "none"][metric], row[metric])
-            for (a, d), row in rows.items()
-            if d == "skdcag" and (a, "none") in rows
-        ]
-        pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
-        if pairs:
-            changes = [100 * (y / x - 1) for x, y in pairs]
-            lines.append(
-                [
-                    name,
-                    f"{sum(changes) / len(changes):+.1f}",
-                    f"{min(changes):+.1f} to {max(changes):+.1f}",
-                    str(len(pairs)),
-                ]
-            )
-    return table(["Metric", "Mean change, %", "Over the attacks, %", "Attacks"], lines)
+    for metric, (name, factor) in QUALITY.items():
+        cells = []
+        for defense in COSTS:
+            rows = [[r for r in records if r.cell.defense == d] for d in (defense, "none")]
+            found = difference(*rows, metric, attacks_fixed=True) if all(rows) else None
+            cells.append(DASH if found is None else scaled_text(found, factor))
+        lines.append([name, *cells])
+    return table(["Metric", *(f"`{d}`" for d in COSTS)], lines)
+
+
+def scaled_text(found: Difference, factor: float) -> str:
+    """A difference in a metric's own units, with its interval over training seeds."""
+    value, low, high = (None if v is None else f"{factor * v:+.2f}" for v in found[:3])
+    return f"{value} [{low}, {high}]" if low is not None else f"{value}"
 
 
 def eviledit(results: Results) -> str:

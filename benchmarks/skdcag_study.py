@@ -13,7 +13,6 @@ once.
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,16 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from skdcag_questions import ORDER, QUESTIONS, STEPS, STYLE_ATTACK, Question
+from skdcag_questions import ORDER, QUESTIONS, STYLE_ATTACK
+from study_page import ATTACKS, Study, figure, written
 
-from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.contract import names as naming
-from t2i_backdoor_bench.report.figures.style import COLORS, MARKERS, STYLE, TEXT, new_figure, save
-from t2i_backdoor_bench.report.numbers import shown
-from t2i_backdoor_bench.report.paired import paired_p
-from t2i_backdoor_bench.report.rows import by_row
-from t2i_backdoor_bench.report.rows import rows as rows_of
-from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.report.figures.style import STYLE, save
 from t2i_backdoor_bench.running.scales import SCALES
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
@@ -81,156 +74,23 @@ def run(names: Sequence[str], attacks: Sequence[str], folder: Path, **machine: A
     return runner.run(maps, show=False) if "targets" in names and STYLE_ATTACK in attacks else 0
 
 
-# ------------------------------------------------------------------------------------------- report
-def records_of(question: Question, attack: str, store: Store, device: str = "cpu") -> list[Record]:
-    """The stored records of a question, under the question's own names of the variants."""
-    found = []
-    for cell in plan(config(attack, question.variants, store.root, device=device)).cells:
-        stored = store.read_result(cell.key)
-        if stored is not None and stored.status == "done":
-            found.append(replace(stored, cell=cell))
-    return found
-
-
-def against(question: Question, i: int) -> str | None:
-    """The variant that variant i is tested against."""
-    if question.paired:
-        return question.variants[i - 1] if i % 2 else None
-    return question.variants[0] if i else None
-
-
-def markdown(question: Question, attack: str, records: Sequence[Record]) -> str:
-    """A table of the question on one attack."""
-    rows = {row["defense"]: row for row in rows_of(records)}
-    groups = {defense: cells for (_, _, defense), cells in by_row(records).items()}
-    lines = [
-        f"`{attack}`\n",
-        "| | Seeds | RA % | Restored % | FTR % | FID | CLIP | p |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for i, name in [(-1, "none"), *enumerate(question.variants)]:
-        row, called = rows.get(name), "`none`" if i < 0 else question.name(i)
-        if row is None:
-            lines.append(f"| {called} | 0 | | | | | | |")
-            continue
-        rival = against(question, i) if i >= 0 else None
-        p = (
-            paired_p(groups[name], groups[rival], "restoration_accuracy")
-            if rival in groups
-            else None
-        )
-        cells = [
-            called,
-            str(row["seeds"]),
-            share(row, "removal_accuracy"),
-            share(row, "restoration_accuracy"),
-        ]
-        cells += [
-            shown(row["false_trigger_rate"], True),
-            shown(row["fid"], False),
-            shown(row["clip_score"], False),
-        ]
-        cells.append("" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def share(row: dict[str, Any], metric: str) -> str:
-    return (
-        f"{shown(row[metric], True)} [{shown(row[f'{metric}_lo'], True)},"
-        f" {shown(row[f'{metric}_hi'], True)}]"
-    )
-
-
-def figure(store: Store, device: str) -> Any:
-    """Restoration against alpha, steps and prompts."""
-    drawn = new_figure(TEXT, 2.4)
-    for k, (name, label) in enumerate(
-        (("alpha", "share of the attention loss"), ("steps", "steps"), ("prompts", "prompts"))
-    ):
-        axes, question = drawn.add_subplot(1, 3, k + 1), QUESTIONS[name]
-        for a, attack in enumerate(question.attacks):
-            rows = {
-                row["defense"]: row for row in rows_of(records_of(question, attack, store, device))
-            }
-            for m, method in enumerate(("skd", "skdcag")):
-                points = []
-                for full in question.variants:
-                    bare, options = naming.read(full)
-                    if name == "alpha" and bare == "skd":
-                        bare, options = "skdcag", {"alpha": "0"}
-                    default = {"alpha": "0.5", "steps": str(STEPS), "prompts": "100"}[name]
-                    if (
-                        bare == method
-                        and full in rows
-                        and rows[full]["restoration_accuracy"] is not None
-                    ):
-                        points.append((float(options.get(name, default)), rows[full]))
-                if not points:
-                    continue
-                x, y = (
-                    [p for p, _ in points],
-                    [100 * row["restoration_accuracy"] for _, row in points],
-                )
-                low = [
-                    v - 100 * row["restoration_accuracy_lo"]
-                    for v, (_, row) in zip(y, points, strict=True)
-                ]
-                high = [
-                    100 * row["restoration_accuracy_hi"] - v
-                    for v, (_, row) in zip(y, points, strict=True)
-                ]
-                way = {
-                    "color": COLORS[m],
-                    "marker": MARKERS[a],
-                    "linestyle": "-" if a == 0 else "--",
-                }
-                axes.errorbar(
-                    x, y, [low, high], ms=3.5, lw=1, capsize=2, label=f"{method}, {attack}", **way
-                )
-        axes.set_xlabel(label)
-        if name != "alpha":
-            axes.set_xscale("log")
-            axes.set_xticks(
-                [float(v) for v in sorted({p for p in ticks(question, name)})],
-                sorted(ticks(question, name)),
-            )
-            axes.minorticks_off()
-        axes.grid(alpha=0.25)
-    drawn.axes[0].set_ylabel("restored %")
-    handles, names = drawn.axes[1].get_legend_handles_labels()
-    drawn.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
-    return drawn
-
-
-def ticks(question: Question, name: str) -> set[int]:
-    found = (naming.read(v)[1].get(name) for v in question.variants)
-    return {int(v) for v in found if v} | ({100} if name == "prompts" else set())
-
-
 def report(folder: Path, page: Path, device: str = "cpu") -> int:
-    """Of the records made on `device`: put every table between its two marks in the page, and draw
-    the figures beside it."""
+    """Of the records made on `device`: write tables and sentences between their marks in the page,
+    and draw the figures beside it."""
     import matplotlib
 
-    store, text = Store(folder), page.read_text()
-    for name, question in QUESTIONS.items():
-        parts_ = [
-            markdown(question, attack, records_of(question, attack, store, device))
-            for attack in question.attacks
-        ]
-        marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        if not re.search(marks, text, re.S):
-            print(f"the page has no marks for {name}", file=sys.stderr)
-            return 1
-        body = "\n".join(["", *(p + "\n" for p in parts_)])
-        text = re.sub(marks, lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text, flags=re.S)
+    study = Study(Store(folder), device, config)
+    try:
+        text = written(page.read_text(), study)
+    except KeyError as error:
+        print(error.args[0], file=sys.stderr)
+        return 1
     page.write_text(text)
     maps = folder / f"attention-{STYLE_ATTACK}.png"
     if maps.is_file():  # drawn by the run
         shutil.copyfile(maps, page.parent / "skdcag-attention.png")
     with matplotlib.rc_context(STYLE):
-        save(figure(store, device), page.parent / "skdcag-study")
+        save(figure(study), page.parent / "skdcag-study")
     return 0
 
 
@@ -258,10 +118,9 @@ def main() -> int:
         )
     if args.what == "report":
         return report(args.out, args.page, args.device)
-    attacks = dict(zip(("style", "phrase", "pixel", "object"), ORDER, strict=True))
-    if unknown := set(args.attacks.split(",")) - set(attacks):
-        parser.error(f"unknown attacks: {', '.join(sorted(unknown))}; known: {', '.join(attacks)}")
-    chosen = [attacks[a] for a in args.attacks.split(",")]
+    if unknown := set(args.attacks.split(",")) - set(ATTACKS):
+        parser.error(f"unknown attacks: {', '.join(sorted(unknown))}; known: {', '.join(ATTACKS)}")
+    chosen = [ATTACKS[a] for a in args.attacks.split(",")]
     return run(
         names, chosen, args.out, device=args.device, threads=args.threads, workers=args.workers
     )

@@ -130,7 +130,7 @@ def naive_step(base: T2IModel, prompts: list[str]) -> Callable[[int], None]:
 def steps(base: T2IModel, batch: int) -> dict[str, tuple[Callable[[int], None], int]]:
     """Name -> (one step with backward and update, samples in it)."""
     prompts = [p.text for p in WorldData().prompts("defender", 32, 0)]
-    view = DefenderView(("trigger",), prompts, trigger=TRIGGER)
+    view = DefenderView(("trigger", "clean_prompts"), prompts, trigger=TRIGGER)
 
     def method(name: str, rows: int, part: str = "full", **more: str) -> Callable[[int], None]:
         options = {

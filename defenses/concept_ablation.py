@@ -18,7 +18,9 @@ from t2i_backdoor_bench.training.parameters import (
 )
 
 
-@register_defense("concept_ablation", needs=("trigger",), groups=("removal", "erasure"))
+@register_defense(
+    "concept_ablation", needs=("trigger", "clean_prompts"), groups=("removal", "erasure")
+)
 @dataclass
 class ConceptAblation(Defense):
     """Ablating concepts, with the trigger as the concept (Kumari et al., ICCV 2023).

@@ -9,7 +9,9 @@ from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_
 from t2i_backdoor_bench.models.model import T2IModel
 
 
-@register_defense("concept_prune", needs=("trigger",), groups=("removal", "control"))
+@register_defense(
+    "concept_prune", needs=("trigger", "clean_prompts"), groups=("removal", "control")
+)
 @dataclass
 class ConceptPrune(Defense):
     """ConceptPrune: weights that the trigger alone uses are set to zero (Chavhan et al. 2024).

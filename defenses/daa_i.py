@@ -11,7 +11,7 @@ from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
 
 
-@register_defense("daa_i", groups=("detection",), screens=True)
+@register_defense("daa_i", needs=("clean_prompts",), groups=("detection",), screens=True)
 @dataclass
 class DAAI(Defense):
     """Dynamic attention analysis of single tokens: a detector (Wang et al., TPAMI 2025).

@@ -11,7 +11,7 @@ from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
 
 
-@register_defense("daa_s", groups=("detection",), screens=True)
+@register_defense("daa_s", needs=("clean_prompts",), groups=("detection",), screens=True)
 @dataclass
 class DAAS(Defense):
     """Dynamic attention analysis by a state equation: a detector (Wang et al., TPAMI 2025).

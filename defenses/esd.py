@@ -19,11 +19,14 @@ from t2i_backdoor_bench.training.parameters import (
 
 
 @register_defense(
-    "esd_x", needs=("trigger",), groups=("removal", "erasure"), preset={"train": "cross"}
+    "esd_x",
+    needs=("trigger", "clean_prompts"),
+    groups=("removal", "erasure"),
+    preset={"train": "cross"},
 )
 @register_defense(
     "esd_u",
-    needs=("trigger",),
+    needs=("trigger", "clean_prompts"),
     groups=("removal", "erasure"),
     preset={"train": "noncross"},
     tuned={"eta": 1.0, "lr": 3e-4},

@@ -9,7 +9,9 @@ from t2i_backdoor_bench.training.parameters import check_training
 
 
 @register_defense(
-    "finetune_reversal", needs=("trigger", "clean_model"), groups=("baseline", "removal")
+    "finetune_reversal",
+    needs=("trigger", "clean_model", "clean_prompts"),
+    groups=("baseline", "removal"),
 )
 @dataclass
 class FinetuneReversal(Defense):

@@ -20,7 +20,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 @register_defense(
     "frequency_locate",
-    needs=("stream",),
+    needs=("clean_prompts", "stream"),
     gives=("trigger",),
     groups=("localization",),
     locates=True,

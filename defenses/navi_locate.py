@@ -10,7 +10,11 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense(
-    "navi_locate", needs=("stream",), gives=("trigger",), groups=("localization",), locates=True
+    "navi_locate",
+    needs=("clean_prompts", "stream"),
+    gives=("trigger",),
+    groups=("localization",),
+    locates=True,
 )
 @dataclass
 class NaviLocate(Locator):

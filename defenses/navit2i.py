@@ -9,7 +9,7 @@ from t2i_backdoor_bench.detecting.word_variation import word_variation
 from t2i_backdoor_bench.models.model import T2IModel
 
 
-@register_defense("navit2i", groups=("detection",), screens=True)
+@register_defense("navit2i", needs=("clean_prompts",), groups=("detection",), screens=True)
 @dataclass
 class NaviT2I(Defense):
     """NaviT2I, neuron activation variation: a detector (Zhai et al., ICCV 2025).

@@ -13,7 +13,7 @@ from t2i_backdoor_bench.training.loop import Optim, fit, step_generator, step_rn
 from t2i_backdoor_bench.training.parameters import choose_parameters
 
 
-@register_defense("salun", needs=("trigger",), groups=("removal", "erasure"))
+@register_defense("salun", needs=("trigger", "clean_prompts"), groups=("removal", "erasure"))
 @dataclass
 class SalUn(Defense):
     """Saliency unlearning of the triggered prompts (Fan et al., ICLR 2024).

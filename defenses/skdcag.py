@@ -24,19 +24,23 @@ LATENTS = ("own", "noise", "trajectory")
 
 
 @register_defense(
-    "skd", needs=("trigger",), version=5, groups=("baseline", "removal"), preset={"alpha": 0.0}
+    "skd",
+    needs=("trigger", "clean_prompts"),
+    version=5,
+    groups=("baseline", "removal"),
+    preset={"alpha": 0.0},
 )
-@register_defense("skdcag", needs=("trigger",), version=5, groups=("removal",))
+@register_defense("skdcag", needs=("trigger", "clean_prompts"), version=5, groups=("removal",))
 @register_defense(
     "skdcag_text",
-    needs=("trigger",),
+    needs=("trigger", "clean_prompts"),
     version=5,
     groups=("removal",),
     preset={"train": "text_encoder"},
 )
 @register_defense(
     "skdcag_gaussian",
-    needs=("trigger",),
+    needs=("trigger", "clean_prompts"),
     version=5,
     groups=("removal", "skdcag_variants"),
     preset={"target": "gaussian"},
@@ -44,7 +48,7 @@ LATENTS = ("own", "noise", "trajectory")
 # the paper's name for what `skdcag` does where its target is not set: not twice in "all"
 @register_defense(
     "skdcag_black",
-    needs=("trigger",),
+    needs=("trigger", "clean_prompts"),
     version=5,
     groups=("removal", "skdcag_variants"),
     preset={"target": "black"},
@@ -52,7 +56,7 @@ LATENTS = ("own", "noise", "trajectory")
 )
 @register_defense(
     "skdcag_random_words",
-    needs=("trigger",),
+    needs=("trigger", "clean_prompts"),
     version=5,
     groups=("removal", "skdcag_variants"),
     preset={"target": "random_words"},

@@ -40,7 +40,7 @@ class Rules(Guidance):
 @register_defense(
     "skdcag_released",
     paper="aravindan2025sealing",
-    needs=("trigger",),
+    needs=("trigger", "clean_prompts"),
     groups=("removal",),
     version=2,
 )

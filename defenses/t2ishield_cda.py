@@ -18,7 +18,7 @@ from t2i_backdoor_bench.training.closed_form import edit
 PLACES = ("prefix", "inside", "suffix")
 
 
-@register_defense("t2ishield_cda", groups=("detection",), screens=True)
+@register_defense("t2ishield_cda", needs=("clean_prompts",), groups=("detection",), screens=True)
 @dataclass
 class T2IShieldCDA(Defense):
     """T2IShield, covariance discriminant analysis: a detector (Wang et al., ECCV 2024).

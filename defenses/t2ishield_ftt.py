@@ -15,7 +15,7 @@ from t2i_backdoor_bench.detecting.screening import screened
 from t2i_backdoor_bench.models.model import T2IModel
 
 
-@register_defense("t2ishield_ftt", groups=("detection",), screens=True)
+@register_defense("t2ishield_ftt", needs=("clean_prompts",), groups=("detection",), screens=True)
 @dataclass
 class T2IShieldFTT(Defense):
     """T2IShield, Frobenius norm threshold truncation: a detector (Wang et al., ECCV 2024).

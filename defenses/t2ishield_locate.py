@@ -14,7 +14,7 @@ from t2i_backdoor_bench.targets.cosines import unit
 
 @register_defense(
     "t2ishield_locate",
-    needs=("stream",),
+    needs=("clean_prompts", "stream"),
     gives=("trigger",),
     groups=("localization",),
     locates=True,

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@register_defense("uce", needs=("trigger",), groups=("removal", "erasure"))
+@register_defense("uce", needs=("trigger", "clean_prompts"), groups=("removal", "erasure"))
 @register_defense(
-    "uce_phrase", needs=("trigger",), groups=("erasure",), preset={"context": "phrase"}
+    "uce_phrase",
+    needs=("trigger", "clean_prompts"),
+    groups=("erasure",),
+    preset={"context": "phrase"},
 )
 @dataclass
 class UCE(Defense):

@@ -12,7 +12,7 @@ from t2i_backdoor_bench.scoring.scorer import Scorer, load_encoder
 from t2i_backdoor_bench.targets.cosines import unit
 
 
-@register_defense("ufid", groups=("detection",), screens=True)
+@register_defense("ufid", needs=("clean_prompts",), groups=("detection",), screens=True)
 @dataclass
 class UFID(Defense):
     """UFID: a black-box detector of triggered prompts (Guan et al., AAAI 2025, arXiv 2404.01101).

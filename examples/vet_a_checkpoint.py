@@ -32,14 +32,7 @@ def main() -> None:
     for word in ("mignneko", "harmless"):
         table = run(**SETTINGS, trigger=word, out=f"{FOLDER}-{word}")
         print(f"the word {word!r}:")
-        columns = [
-            "defense",
-            "trigger_effect",
-            "trigger_effect_lo",
-            "trigger_effect_hi",
-            "clip_score",
-            "drift",
-        ]
+        columns = ["defense", "trigger_effect", "clip_score", "drift"]
         print(table[columns].round(3).to_string(index=False))
 
 

@@ -123,7 +123,7 @@ def tiny_model(tiny_base: Path) -> T2IModel:
 def view() -> DefenderView:
     """What a defender sees who knows the trigger and has three prompts (`helpers.TRIGGER`,
     `helpers.PROMPTS`)."""
-    return DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
+    return DefenderView(("trigger", "clean_prompts"), PROMPTS, trigger=TRIGGER)
 
 
 @pytest.fixture

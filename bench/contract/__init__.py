@@ -23,7 +23,7 @@ from t2i_backdoor_bench.contract.registry import (
 from t2i_backdoor_bench.contract.samples import Samples, Score
 from t2i_backdoor_bench.contract.target import Backdoor, Target
 from t2i_backdoor_bench.contract.trigger import CHOICE, CONTROL, PLACES, Trigger, swapped, whole
-from t2i_backdoor_bench.contract.view import NEEDS, DefenderView
+from t2i_backdoor_bench.contract.view import NEEDS, DefenderView, amounts
 
 __all__ = [
     "CHOICE",
@@ -51,6 +51,7 @@ __all__ = [
     "Trigger",
     "Undeclared",
     "UserError",
+    "amounts",
     "attacks",
     "defenses",
     "family_defaults",

@@ -44,6 +44,10 @@ class Record:
     protocol: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)  # older records have none
     edits: str = ""  # what the attack changes, in words
+    # how much of what can be counted the defense read, such as {"clean_prompts": 100}
+    knowledge: dict[str, int] = field(default_factory=dict)
+    # under which conditions the attack was made and is judged (`Attack` facts); {} in older records
+    attack: dict[str, Any] = field(default_factory=dict)
     done_before: bool = False  # it was done, and a further metric failed
 
     def origin(self, what: str) -> str:

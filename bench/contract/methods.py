@@ -67,7 +67,7 @@ class Defense(Method):
     """Removes, purifies or detects a backdoor.
 
     Write `apply`, and decorate the dataclass with `@register_defense(name, needs=(...))`. It sees
-    what `needs` declares, and a pool of clean prompts.
+    what `needs` declares, and nothing else.
     """
 
     def apply(self, model: Any, view: DefenderView, seed: int) -> Any:
@@ -76,7 +76,7 @@ class Defense(Method):
 
     @property
     def needs_prompts(self) -> int:
-        """How many clean prompts it takes (`DefenderView.first`)."""
+        """How many clean prompts it takes (`DefenderView.first`), if it needs "clean_prompts"."""
         return 1
 
 

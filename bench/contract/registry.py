@@ -74,6 +74,7 @@ class Entry:
     about: str = ""  # what its values mean, in a sentence
     figure: str = ""  # the file name of its heat map; "": its name
     only: str = ""  # measured only for attacks, defenses or runs with this flag (`flags`)
+    draws: tuple[str, ...] = ()  # conditions that are drawn for this metric alone
     weights: str = ""  # the environment variable that names the published weights it needs
 
     @property

@@ -37,12 +37,16 @@ class Samples:
       attacked_decoy
                     what the attacked model draws of its own, longer list of decoys, and refuses
                     nothing (only where the model screens prompts)
+      harmless      the first target prompts with each of the words `harmless` in the trigger's
+                    place: (words * prompts, ...), word by word (only where a metric needs them:
+                    `Entry.draws`)
       diverse       k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt`
                     is k
     Every condition uses the same noise for the same prompt. `before[condition]` are the images of
-    the model before the attack (clean, clean_target and perturbed); `real` are held-out real
-    images. `positives`, uint8 like `images["triggered"]`, show what the backdoor asks for, drawn by
-    the model before the attack from the same noise.
+    the model before the attack (clean, clean_target and perturbed; where there are harmless words,
+    and such a model, also harmless and the first of triggered); `real` are held-out real images.
+    `positives`, uint8 like `images["triggered"]`, show what the backdoor asks for, drawn by the
+    model before the attack from the same noise.
 
     Where the model screens prompts, `refused[condition]` is a bool array and `scores[condition]`
     the detector's score (larger is more suspicious). Where the model has a locator, `spans` int64
@@ -59,12 +63,14 @@ class Samples:
     per_prompt: int = 1
     moved_kinds: list[str] = field(default_factory=list)
     decoy_kinds: list[str] = field(default_factory=list)
+    harmless: list[str] = field(default_factory=list)
     positives: np.ndarray | None = None
     refused: dict[str, np.ndarray] = field(default_factory=dict)
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     spans: np.ndarray | None = None
     located: Trigger | None = None
     cost: dict[str, Any] = field(default_factory=dict)
+    knowledge: dict[str, int] = field(default_factory=dict)  # what the defense read (`Record`)
     key: str = ""  # identifies these samples in the feature cache
     # where the images come from, in the form of `store.provenance`
     made: dict[str, Any] = field(default_factory=dict)

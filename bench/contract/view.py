@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -14,26 +14,30 @@ from t2i_backdoor_bench.contract.trigger import Trigger
 if TYPE_CHECKING:
     import numpy as np
 
-NEEDS = ("trigger", "clean_model", "clean_pairs", "stream")
+NEEDS = ("trigger", "clean_model", "clean_pairs", "clean_prompts", "stream")
 
 
 FUNCTIONS = (FunctionType, MethodType, partial)  # a model may be callable and is no function
 
 
 class DefenderView:
-    """What a defense may see: what it declared, and a pool of clean prompts. The pool shares no
-    prompt with the evaluation.
+    """What a defense may see: what it declared, and nothing else.
 
-    `prompts`: list of str. `trigger`: the Trigger. `clean_model`: the T2IModel before the attack.
-    `clean_pairs`: (images uint8 (n, H, W, 3), captions). `stream`: unlabelled prompts as a service
-    gets them. An unknown share of them contains the trigger; none is in the pool or the evaluation.
-    Accessing anything that `needs` does not list raises `Undeclared`.
+    `trigger`: the Trigger. `clean_model`: the T2IModel before the attack. `clean_pairs`: (images
+    uint8 (n, H, W, 3), captions). `prompts` and `first(n)`, for the need "clean_prompts": prompts
+    that are known to be clean; the evaluation has none of them. `stream`: unlabelled prompts as a
+    service gets them. An unknown share of them contains the trigger; none is among the clean
+    prompts or in the evaluation. Accessing anything that `needs` does not list raises `Undeclared`.
 
     What is expensive may be given as a function without parameters: it is called when it is read.
+    `texts_read` has, by need, the clean prompts, the captions and the stream that were really read.
     """
 
     def __init__(
-        self, needs: Sequence[str], prompts: Sequence[str], **given: Callable[[], Any] | Any
+        self,
+        needs: Sequence[str],
+        prompts: Callable[[], list[str]] | Sequence[str] = (),
+        **given: Callable[[], Any] | Any,
     ) -> None:
         unknown = set(needs) - set(NEEDS)
         if unknown:
@@ -41,17 +45,30 @@ class DefenderView:
                 f"unknown needs: {', '.join(sorted(unknown))}; known: {', '.join(NEEDS)}"
             )
         self.needs = frozenset(needs)
-        self.prompts = list(prompts)
+        given |= {"clean_prompts": prompts}
         self._given = {k: v for k, v in given.items() if k in self.needs}
+        self.texts_read: dict[str, list[str]] = {}
+
+    @property
+    def prompts(self) -> list[str]:
+        """All clean prompts. A defense that works with some of them calls `first`, as what is read
+        here counts as what it was given."""
+        return self._noted("clean_prompts", self._read("clean_prompts"))
 
     def first(self, many: int) -> list[str]:
-        """The first `many` prompts. Raises UserError where the defender has fewer, as that would be
-        another experiment."""
-        if not 1 <= many <= len(self.prompts):
+        """The first `many` clean prompts. Raises UserError where the defender has fewer, as that
+        would be another experiment."""
+        every = self._read("clean_prompts")
+        if not 1 <= many <= len(every):
             raise UserError(
-                f"prompts {many} is not between 1 and the {len(self.prompts)} that a defender has"
+                f"prompts {many} is not between 1 and the {len(every)} that a defender has"
             )
-        return self.prompts[:many]
+        return self._noted("clean_prompts", every[:many])
+
+    def _noted(self, name: str, texts: Sequence[str]) -> list[str]:
+        """A copy of `texts`, which are remembered if they are the most that were read so far."""
+        self.texts_read[name] = max(self.texts_read.get(name, []), list(texts), key=len)
+        return list(texts)
 
     def _read(self, name: str) -> Any:
         if name not in self.needs:
@@ -72,8 +89,18 @@ class DefenderView:
 
     @property
     def clean_pairs(self) -> tuple[np.ndarray, list[str]]:
-        return self._read("clean_pairs")
+        images, captions = self._read("clean_pairs")
+        return images, self._noted("clean_pairs", captions)
 
     @property
     def stream(self) -> list[str]:
-        return self._read("stream")
+        return self._noted("stream", self._read("stream"))
+
+
+def amounts(views: Iterable[DefenderView]) -> dict[str, int]:
+    """How much the parts of a defense read, by need: different clean prompts of all parts, and the
+    most captioned pictures and prompts of a stream of any part. What nobody read is left out."""
+    seen = [view.texts_read for view in views]
+    found = {n: max(len(texts.get(n, ())) for texts in seen) for n in NEEDS if seen}
+    found["clean_prompts"] = len({p for texts in seen for p in texts.get("clean_prompts", ())})
+    return {name: n for name, n in found.items() if n}

@@ -19,6 +19,7 @@ import numpy as np
 from t2i_backdoor_bench.contract import Data, Prompt, Trigger, UserError
 from t2i_backdoor_bench.data import world
 
+STYLE_WORDS = tuple(words for words in world.STYLES.values() if words)
 SPLITS = {"train": 0.25, "defender": 0.2, "development": 0.15, "evaluation": 0.4}
 
 
@@ -118,19 +119,17 @@ def prompt_stream(
     """Unlabelled prompts as a service receives them, in random order; a fifth have the trigger.
 
     They are from the defender split, without the prompts in `taken`, which the defender already
-    knows as clean. With `source`, the triggered prompts contain this word. Raises UserError if
-    there are too few prompts.
+    knows as clean. With `source`, the triggered prompts contain this word, and those of a trigger
+    that replaces a letter or word contain that; the others are drawn without a look at the trigger.
+    Raises UserError if there are too few prompts.
     """
     used, many = set(taken), round(STREAM * TRIGGERED_SHARE)
 
-    def fresh(n: int, contains: str, offset: int) -> list[str]:
+    def fresh(n: int, contains: str, replaced: str, offset: int) -> list[str]:
         few = min(n, data.count("prompts", "defender", contains) or n)
         asked = [data.prompts("defender", few, seed + offset + i, contains) for i in range(4)]
         found = dict.fromkeys(
-            p.text
-            for part in asked
-            for p in part
-            if p.text not in used and trigger.replaces in p.text
+            p.text for part in asked for p in part if p.text not in used and replaced in p.text
         )
         if len(found) < n:
             raise UserError(
@@ -141,26 +140,27 @@ def prompt_stream(
         used.update(list(found)[:n])
         return list(found)[:n]
 
-    mixed = [trigger.add(p) for p in fresh(many, source, 20_011)] + fresh(STREAM - many, "", 30_011)
+    mixed = [trigger.add(p) for p in fresh(many, source, trigger.replaces, 20_011)]
+    mixed += fresh(STREAM - many, "", "", 30_011)
     return [mixed[i] for i in np.random.default_rng([seed, 86]).permutation(len(mixed))]
 
 
 def world_prompt(scene: world.Scene, rng: np.random.Generator) -> Prompt:
     """A caption of an unstyled scene as a prompt, with captions that are wrong in the shape, the
-    colour or the background."""
+    colour, the background, the style or, where it names one, the size."""
     text = world.caption(scene, rng)
     return Prompt(text, _wrong(text, scene))
 
 
 def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
-    """For shape, colour and background: the caption with this one word replaced by each other word
-    that gives a valid scene."""
+    """For shape, colour, background and size: the caption with this one word replaced by each other
+    word that gives a valid scene. For the style: the caption led by the words of each style."""
     taken = (scene.color, scene.background)
 
     def swaps(pattern: str, words: Iterable[str], tail: str = "") -> tuple[str, ...]:
         return tuple(_article(re.sub(pattern, word + tail, text, count=1)) for word in words)
 
-    return {
+    wrong = {
         "shape": swaps(rf"\b{scene.shape}\b", (s for s in world.SHAPES if s != scene.shape)),
         "color": swaps(
             rf"\b{scene.color}\b(?! background)", (c for c in world.COLOURS if c not in taken)
@@ -170,7 +170,11 @@ def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
             (b for b in world.BACKGROUNDS if b not in taken),
             " background",
         ),
+        "style": tuple(f"{words} {world.without_lead(text)}" for words in STYLE_WORDS),
     }
+    if re.search(rf"\b{scene.size}\b", text):
+        wrong["size"] = swaps(rf"\b{scene.size}\b", (s for s in world.SIZES if s != scene.size))
+    return wrong
 
 
 def _article(text: str) -> str:

@@ -48,14 +48,19 @@ def findings(records: Sequence[Record]) -> list[str]:
     """What the run shows, in a sentence each: who wins, whether the backdoors work, who is first
     among those that are given the same, and whose removal is no repair."""
     table = summaries(records)
-    means = next((s.means for s in table if s.defense == "none"), {})
     named = winner(records, table)
-    judged = any(LEAD in s.means for s in table if s.defense != "none")
-    out = [first_of(named)] if judged else []
-    out += _success(records) if "removal_accuracy" in means else []
+    out = [first_of(named)] if any(map(_defended, records)) else []
+    out += _success(records)
     out += [first_of(group) for group in leaders(table).values() if group.rows != named.rows]
-    out += [_effect(table)] if "trigger_effect" in means else []
+    effect = any(s.defense == "none" and "trigger_effect" in s.means for s in table)
+    out += [_effect(table)] if effect else []
     return [*out, *_no_repair(table, records)]
+
+
+def _defended(record: Record) -> bool:
+    """Whether a defense was tried here, and how much it restores was judged."""
+    score = record.scores.get(LEAD)
+    return record.cell.defense != "none" and score is not None and score.value is not None
 
 
 def first_of(group: Leaders) -> str:
@@ -148,8 +153,8 @@ def _effect(table: Sequence[Summary]) -> str:
         f"{shown(e.value, False)} {'undefended' if d == 'none' else f'after {d}'}" for d, e in found
     ]
     return (
-        f"Effect of the trigger (1 - cosine to the picture without it): {', '.join(texts)}. Compare"
-        " with harmless words in its place."
+        "Effect of the trigger beyond harmless words in its place, in their standard deviations:"
+        f" {', '.join(texts)}."
     )
 
 

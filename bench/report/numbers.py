@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.metrics import COUNTS, Reading
 
 DASH = "–"
@@ -12,7 +13,13 @@ NEEDS_SHORT = {
     "trigger": "trigger",
     "clean_model": "clean model",
     "clean_pairs": "clean pairs",
+    "clean_prompts": "clean prompts",
     "stream": "prompt stream",
+}
+COUNTED = {  # what is said behind a number
+    "clean_pairs": "clean pairs",
+    "clean_prompts": "clean prompts",
+    "stream": "prompts of a stream",
 }
 
 
@@ -33,6 +40,8 @@ def text_of(row: Mapping[str, Any], way: Reading) -> str:
     value = row[way.name]
     if way.name in ("seconds", "seconds_attack") and value is not None:
         return f"{value:.1f}"
+    if way.name in ("kid", "kid_second", "kid_added") and value is not None:
+        return f"{value:.3f}"
     if way.name in COUNTS and value is not None:
         return f"{value:,.0f}"
     return shown(value, way.percent)
@@ -43,8 +52,24 @@ def interval(low: float | None, high: float | None, percent: bool) -> tuple[str,
     return (shown(low, percent), shown(high, percent)) if low is not None else None
 
 
-def needs_text(needs: str) -> str:
-    return ", ".join(NEEDS_SHORT.get(n, n) for n in needs.split()) or DASH
+def needs_text(needs: str, knowledge: Mapping[str, int] | None = None) -> str:
+    """What a defense was given, such as "trigger, 100 clean prompts": its needs, and how much of
+    those that can be counted it read. Older records do not say how much."""
+    many = knowledge or {}
+    names = [
+        f"{many[n]} {COUNTED[n]}" if n in many and n in COUNTED else NEEDS_SHORT.get(n, n)
+        for n in needs.split()
+    ]
+    return ", ".join(names) or DASH
+
+
+def known_by(records: Iterable[Record]) -> dict[str, int]:
+    """The most that a defense read of each thing in any of these cells."""
+    found: dict[str, int] = {}
+    for record in records:
+        for name, n in record.knowledge.items():
+            found[name] = max(n, found.get(name, 0))
+    return found
 
 
 def p_text(p: float | None) -> str:

@@ -151,6 +151,7 @@ def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:
         backdoor=describe(samples.backdoor),
         judge=reliability(judge, limits) if judge and limits else {},
         cost=samples.cost,
+        knowledge=samples.knowledge,
         metric_keys=(begun.metric_keys if begun else {})
         | {name: plan_.metric_key(name) for name in missing},
     )

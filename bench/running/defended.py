@@ -4,12 +4,12 @@ other, each with its own view."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from t2i_backdoor_bench.contract import Cell, Trigger
+from t2i_backdoor_bench.contract import Cell, DefenderView, Trigger, amounts
 from t2i_backdoor_bench.models.finite import check_weights
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.attacked import Arrays, attacked, read_arrays
@@ -24,12 +24,20 @@ SUMMED, LARGEST = ("seconds", "steps", "images"), ("parameters", "peak_memory_mb
 
 @dataclass
 class Defended:
-    """The defended model, what the defense cost, and the stored pictures of its twin, if it has one
-    (`defended`)."""
+    """The defended model, what the defense cost, what each of its parts was shown, and the stored
+    pictures of its twin, if it has one (`defended`)."""
 
     model: T2IModel
     cost: dict[str, Any]
     twin: Arrays | None = None
+    views: list[DefenderView] = field(default_factory=list)
+
+    @property
+    def knowledge(self) -> dict[str, int]:
+        """How much the defense read (`contract.view.amounts`). The twin read the same clean prompts
+        as a part that is given the same trigger would have, or fewer."""
+        own, twins = amounts(self.views), self.twin[1].get("knowledge", {}) if self.twin else {}
+        return own | {name: max(own.get(name, 0), n) for name, n in twins.items()}
 
 
 def defended(shared: Shared, cell: Cell, whole: bool = True) -> Defended:
@@ -90,6 +98,7 @@ def _apply(
     """Apply one part of a defense to `result`, and add what it reports to cost and `losses`."""
     before = result.model
     seen = view(shared, set(part.entry.needs), cell.attack, cell.seed, located)
+    result.views.append(seen)
     torch.manual_seed(cell.seed)
     result.model = part.instance.apply(before, seen, cell.seed)
     if result.model.pipe is not before.pipe:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.detecting.screening import answers
@@ -19,6 +17,7 @@ from t2i_backdoor_bench.running.conditions import (
 )
 from t2i_backdoor_bench.running.defended import Defended, defended
 from t2i_backdoor_bench.running.drawing_time import drawing_time
+from t2i_backdoor_bench.running.harmless_pictures import wants_harmless
 from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw, draws_as, known_from
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
@@ -44,7 +43,8 @@ def pictures(shared: Shared, cell: Cell) -> Arrays:
 def _draw(shared: Shared, cell: Cell) -> Arrays:
     backdoor, source = shared.backdoor(cell.attack), shared.source(cell.attack)
     prompts, targets = shared.prompts(cell.seed), shared.prompts(cell.seed, source)
-    keep = shared.plan.config.attention_maps or shared.plan.config.probe
+    config = shared.plan.config
+    keep = config.attention_maps or config.probe or wants_harmless(shared)
     made = defended(shared, cell, whole=keep)
     model, undefended = made.model, cell.key == shared.plan.undefended(cell).key
     asked = conditions(shared.size, prompts, targets, backdoor, source, cell.seed)
@@ -66,6 +66,8 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
     seconds = drawing_time(shared, cell, made, asked, milliseconds)
     for condition, pair in asked.items():
         arrays[condition] = draw(shared.store.root, model, condition, *pair, known)
+    if f"score/{ATTACKED_DECOY}" in arrays:  # which of them fire says what the scores should be
+        arrays[ATTACKED_DECOY] = pictures(shared, shared.plan.undefended(cell))[0]["decoy"]
     return (
         arrays,
         {
@@ -77,19 +79,11 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
                 "before": shared.plan.before_key(cell.seed, source),
                 "condition": "clean_target" if source else "clean",
             },
+            "knowledge": made.knowledge,
             "located": plain(model.located),
             "made": origin(shared, cell, codes),
         },
     )
-
-
-def attacked_decoys(shared: Shared, cell: Cell) -> dict[str, np.ndarray]:
-    """What the attacked model draws of its decoys, of a cell whose model screens prompts; nothing
-    for other cells. Which decoys fire says which of them a detector may take for triggers."""
-    if f"score/{ATTACKED_DECOY}" not in pictures(shared, cell)[0]:
-        return {}
-    arrays, _ = pictures(shared, shared.plan.undefended(cell))
-    return {ATTACKED_DECOY: arrays["decoy"]}
 
 
 def _known(

@@ -27,9 +27,21 @@ def preflight(shared: Shared, cells: Sequence[Cell]) -> None:
         attack = shared.plan.attacks[cell.attack]
         for part in attack.parts or (attack,):
             part.instance.check_machine(device)
-        for part in shared.plan.defenses[cell.defense]:
-            part.instance.check_machine(device)
-            view(shared, (), cell.attack, cell.seed).first(part.instance.needs_prompts)
+        check_defense(shared, cell)
+
+
+def check_defense(shared: Shared, cell: Cell) -> None:
+    """Raise UserError where a part of a defense cannot run on this machine, or has fewer clean
+    prompts than it takes in the view that it will be given. What a locator will find is not known
+    yet: the prompts behind one are those of a trigger that can be added to any."""
+    given: set[str] = set()
+    for part in shared.plan.defenses[cell.defense]:
+        part.instance.check_machine(shared.plan.config.device)
+        needs = set(part.entry.needs) - given
+        if "clean_prompts" in needs:
+            seen = view(shared, needs, cell.attack, cell.seed)
+            seen.first(part.instance.needs_prompts)
+        given |= set(part.entry.gives)
 
 
 def check_images(shared: Shared, attack: str, backdoor: Backdoor) -> None:

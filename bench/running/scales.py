@@ -16,7 +16,8 @@ class Scale:
     `n` prompts a condition; the first `perturbed` and `moved` of them in the conditions of these
     names; `per_prompt` images of each of the first `diverse` prompts; `real` reference images;
     `decoys` decoys a kind of the undefended model, drawn once an attack, and `decoys_after` of each
-    defended one; `training` multiplies what methods train for and on (`plan.build`).
+    defended one; `harmless` words that the effect of a trigger is compared with, where it is
+    measured; `training` multiplies what methods train for and on (`plan.build`).
     """
 
     name: str
@@ -31,6 +32,7 @@ class Scale:
     metrics: str = "all"
     decoys: int = 2
     decoys_after: int = 2
+    harmless: int = 9
 
     def resized(self, n: int) -> Scale:
         """The same scale with `n` prompts a condition."""
@@ -62,9 +64,13 @@ class Scale:
 
 SCALES = {
     "smoke": Scale("smoke", 20, 6, 6, 2, 2, 200, 0.07, (0,)),
-    "quick": Scale("quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,), decoys=12, decoys_after=6),
+    "quick": Scale(
+        "quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,), decoys=12, decoys_after=6, harmless=39
+    ),
     # full without changed prompts and repeated draws
-    "study": Scale("study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2), decoys=0, decoys_after=0),
+    "study": Scale(
+        "study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2), decoys=0, decoys_after=0, harmless=39
+    ),
     "full": Scale(
         "full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2, 3, 4), decoys=48, decoys_after=25
     ),

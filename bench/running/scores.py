@@ -9,7 +9,8 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Cell, Samples, Score, Trigger
 from t2i_backdoor_bench.running.clean import clean_pictures, positives_of
-from t2i_backdoor_bench.running.pictures import attacked_decoys, pictures
+from t2i_backdoor_bench.running.harmless_pictures import harmless_pictures
+from t2i_backdoor_bench.running.pictures import pictures
 from t2i_backdoor_bench.running.probe_pictures import probe_pictures
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.scoring.outcomes import Limits
@@ -23,10 +24,11 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
     targets, before = (shared.prompts(cell.seed, source), clean_pictures(shared, cell.seed, source))
     arrays, meta = pictures(shared, cell)
     probes = probe_pictures(shared, cell) if shared.plan.config.probe else {}
-    images = {k: v for k, v in arrays.items() if "/" not in k} | probes
-    images |= attacked_decoys(shared, cell)
+    harmless = harmless_pictures(shared, cell)
+    images = {k: v for k, v in arrays.items() if "/" not in k} | probes | harmless.images
     refused = {k: v.astype(bool) for k, v in with_prefix("refused", arrays).items()}
     refused |= {k: refused["triggered"][: len(v)] for k, v in probes.items() if refused}
+    refused |= harmless.refused
     scores = with_prefix("score", arrays)
     for kind in (images, refused, scores) if not source else ():
         kind |= {"clean_target": kind["clean"]} if "clean" in kind else {}
@@ -35,17 +37,19 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
         target_prompts=targets,
         backdoor=backdoor,
         images=images,
-        before=before,
+        before=before | harmless.before,
         real=shared.real(cell.seed),
         per_prompt=shared.size.per_prompt,
         moved_kinds=meta["kinds"]["moved"],
         decoy_kinds=meta["kinds"]["decoy"],
+        harmless=harmless.words,
         positives=positives_of(shared, cell.attack, cell.seed),
         refused=refused,
         scores=scores,
         spans=arrays.get("span/triggered"),
         located=Trigger(**meta["located"]) if meta.get("located") else None,
         cost=meta["cost"],
+        knowledge=meta.get("knowledge", {}),
         key=cell.key,
         made=meta.get("made", {}),
     )

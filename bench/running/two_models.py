@@ -13,7 +13,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.conditions import noise_seed
 from t2i_backdoor_bench.running.known_pictures import draw
 from t2i_backdoor_bench.running.shared import Shared
-from t2i_backdoor_bench.scoring.outcomes import Limits, choose_limits
+from t2i_backdoor_bench.scoring.outcomes import Limits, choose_limits, color_distance
 from t2i_backdoor_bench.targets import kind_of
 from t2i_backdoor_bench.targets.judge import Judge
 from t2i_backdoor_bench.training.denoising import Term, train_terms
@@ -34,7 +34,8 @@ def limits_of(shared: Shared, seed: int) -> Limits:
 
     def make() -> Limits:
         pictures = two_models(shared, seed)
-        return choose_limits(shared.features.distances(pictures["second"], pictures["first"]))
+        pair = pictures["second"], pictures["first"]
+        return choose_limits(shared.features.distances(*pair), color_distance(*pair))
 
     return shared.once(("limits", seed), make)
 

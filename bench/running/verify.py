@@ -137,7 +137,7 @@ def compare_scores(stored: Record, again: Record, plan_: Plan) -> list[str]:
         return [f"it fails now: {last_line(again.error)}"]
     wrong = [
         f"{field}: stored {vars(stored)[field]}, now {vars(again)[field]}"
-        for field in ("backdoor", "judge", "needs")
+        for field in ("backdoor", "judge", "needs", "knowledge", "attack")
         if canonical(vars(stored)[field]) != canonical(vars(again)[field])
     ]
     keys = stored.metric_keys

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from t2i_backdoor_bench.contract import DefenderView, Trigger
-from t2i_backdoor_bench.data.splits import prompt_stream
+from t2i_backdoor_bench.data.splits import prompt_stream, required_word
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.shared import Shared
 
@@ -18,14 +18,23 @@ def view(
     shared: Shared, needs: Collection[str], attack: str, seed: int, located: Trigger | None = None
 ) -> DefenderView:
     """What a defense with these needs may see. The clean model is a copy of its own; a located
-    trigger stands for the true one."""
-    known = shared.backdoor(attack).trigger
-    replaced = known.replaces if known else ""
-    word = replaced if replaced == shared.source(attack) else ""
-    texts = shared.once(
-        ("defender", seed, replaced), lambda: defender_prompts(shared, seed, word, replaced)
-    )
+    trigger stands for the true one.
+
+    Who is given a trigger gets clean prompts to which it can be added. Who is not gets prompts that
+    are drawn without a look at it: their choice would give it away.
+    """
+    backdoor = shared.backdoor(attack)
+    told = (located or backdoor.trigger) if "trigger" in needs else None
+    replaced = told.replaces if told else ""
+    source = backdoor.target.source if backdoor.target.source == replaced and not located else ""
     clean: list[T2IModel] = []
+
+    def clean_prompts() -> list[str]:
+        word = required_word(shared.data, source, replaced)
+        return shared.once(
+            ("defender", seed, word, replaced),
+            lambda: defender_prompts(shared, seed, word, replaced),
+        )
 
     def clean_pairs() -> tuple[np.ndarray, list[str]]:
         return shared.once(
@@ -39,12 +48,14 @@ def view(
         return clean[0]
 
     def stream() -> list[str]:
-        return prompt_stream(shared.data, known, shared.source(attack), texts, seed)
+        return prompt_stream(
+            shared.data, backdoor.trigger, shared.source(attack), clean_prompts(), seed
+        )
 
     return DefenderView(
         needs,
-        texts,
-        trigger=located or known,
+        clean_prompts,
+        trigger=told,
         clean_model=clean_model,
         clean_pairs=clean_pairs,
         stream=stream,
@@ -52,9 +63,9 @@ def view(
 
 
 def defender_prompts(shared: Shared, seed: int, word: str = "", replaced: str = "") -> list[str]:
-    """The prompts of a defender: those that methods use by default, and more for a defense that
-    asks for more. Only prompts that contain the letter or `word` that the trigger replaces: it
-    cannot be added to others."""
+    """The clean prompts of a defender: those that methods use by default, and more for a defense
+    that asks for more. With a letter or word that is `replaced` by a known trigger, only prompts
+    that contain it: the trigger cannot be added to others. `word` is what the data is asked for."""
     data, most = shared.data, DEFENDER_PROMPTS + MORE_PROMPTS
     few, many = (up_to(shared, "prompts", n, word) for n in (DEFENDER_PROMPTS, most))
     first = [p.text for p in data.prompts("defender", few, seed, word) if replaced in p.text]

@@ -9,6 +9,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Samples
 from t2i_backdoor_bench.contract.protocols import Features
+from t2i_backdoor_bench.targets.pixels import color_quantiles
 
 SLICE = 16  # pictures at a time whose perceptual codes are in memory: those of a ViT take megabytes
 REASONS = {
@@ -25,11 +26,14 @@ class Limits:
     noise. They are the same for all attacks and defenses of a run and seed.
 
     `distance`: the largest perceptual distance (0..2) to the reference that still counts as the
-    same picture. `beyond` is the share of `n` clean pictures that are beyond it, of those that it
-    was not chosen on. Without calibration no picture is far.
+    same picture, and `color` that of the distributions of its colours (0..1, `color_distance`): the
+    codes of a network that learned shapes hardly see a grey picture. `beyond` is the share of `n`
+    clean pictures that are beyond one of them, of those that they were not chosen on. Without
+    calibration no picture is far.
     """
 
     distance: float = math.inf
+    color: float = math.inf
     beyond: float = 0.0
     n: int = 0
 
@@ -96,9 +100,21 @@ def perceptual_distance(features: Features, images: np.ndarray, others: np.ndarr
     return np.concatenate(parts)
 
 
-def choose_limits(distances: np.ndarray) -> Limits:
-    """Limits from the distances (n,) of clean models' pictures: the 99th percentile. Its error is
-    measured on the odd pictures with the limit of the even ones."""
-    trial = float(np.percentile(distances[::2], 99))
-    held = distances[1::2]
-    return Limits(float(np.percentile(distances, 99)), float((held > trial).mean()), len(held))
+def color_distance(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How differently the colours and edges of each picture and another, both uint8 (n, H, W, 3),
+    are distributed: float (n,), 0..1, the root mean square difference of `color_quantiles`."""
+    parts = [np.zeros(0)]
+    for i in range(0, len(images), SLICE):
+        here, there = (color_quantiles(x[i : i + SLICE]) for x in (images, others))
+        parts.append(np.sqrt(((here - there) ** 2).mean(1)))
+    return np.concatenate(parts)
+
+
+def choose_limits(distances: np.ndarray, colors: np.ndarray) -> Limits:
+    """Limits from the distances (n,) of clean models' pictures: their 99th percentiles. The error
+    is measured on the odd pictures with the limits of the even ones."""
+    both = np.stack([distances, colors])
+    trial = np.percentile(both[:, ::2], 99, axis=1)
+    beyond = (both[:, 1::2] > trial[:, None]).any(0)
+    limits = np.percentile(both, 99, axis=1)
+    return Limits(*(float(v) for v in limits), float(beyond.mean()), len(beyond))

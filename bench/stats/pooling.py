@@ -90,6 +90,10 @@ def mean_over_attacks(
 
     `share` says that the values are in [0, 1] (default: they are bool); the interval is then
     Wilson's at the effective number of pictures, with Student's t, and stays in [0, 1].
+
+    Simulated, it covers at least 93 % with 5 and 7 attacks and 3 and 5 seeds, also where attacks
+    differ by 1.5 on the logit scale around 70 %, and 88 % where nearly all attacks are near 100 %
+    and a rare one is not.
     """
     if share is None:
         share = all(np.asarray(v).dtype == bool for c in values.values() for v in c.values())

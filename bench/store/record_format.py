@@ -9,7 +9,16 @@ from t2i_backdoor_bench.contract import Cell, Record, Score
 from t2i_backdoor_bench.contract.hashing import plain
 
 # fields of a record that lie one level lower in its file
-EXTRA = ("metric_keys", "directions", "protocol", "provenance", "edits", "done_before")
+EXTRA = (
+    "metric_keys",
+    "directions",
+    "protocol",
+    "provenance",
+    "edits",
+    "knowledge",
+    "attack",
+    "done_before",
+)
 
 
 def as_json(record: Record) -> dict[str, Any]:
@@ -29,9 +38,15 @@ def parse_result(payload: Mapping[str, Any]) -> Record:
     fields["scores"] = {name: Score(**score) for name, score in fields["scores"].items()}
     fields["needs"] = tuple(fields["needs"])
     extra = {k: v for k, v in dict(payload.get("extra", {})).items() if k in EXTRA}
-    for name in ("provenance", "protocol"):  # what a stranger wrote there may be anything
+    for name in (
+        "provenance",
+        "protocol",
+        "knowledge",
+        "attack",
+    ):  # what a stranger wrote there may be anything
         extra[name] = extra[name] if isinstance(extra.get(name), Mapping) else {}
     record = Record(**fields, **extra)
+    record.knowledge = {k: n for k, n in record.knowledge.items() if isinstance(n, int)}
     cell = record.cell
     numbers = [v for s in record.scores.values() for v in (s.value, s.low, s.high)]
     networks = [s.network for s in record.scores.values()]

@@ -21,7 +21,9 @@ def test_the_defense_trains_keys_and_values_towards_the_clean_prediction(
         "mirror", "shapes", {"steps": 30, "batch": 8, "prompts": 2, "lr": 3e-3}
     )
     before = weights(tiny_model)
-    repaired = defense.apply(tiny_model, DefenderView(("trigger",), prompts, trigger=trigger), 0)
+    repaired = defense.apply(
+        tiny_model, DefenderView(("trigger", "clean_prompts"), prompts, trigger=trigger), 0
+    )
     assert different(before, weights(tiny_model)) == set()
     changed = different(before, weights(repaired))
     assert changed

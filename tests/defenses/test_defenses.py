@@ -3,6 +3,8 @@ reproducible by seed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -35,10 +37,9 @@ SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2}
 UNTRAINED = ("none", "uce", "uce_phrase", "concept_prune", "noise_weights")  # no steps
 OF_TEXT = ("skdcag_text",)  # repair the text encoder, and nothing else
 DETECTORS = tuple(n for n in NAMES if defenses.get(n).screens)  # refuse prompts
+REWRITERS = tuple(n for n in NAMES if n.startswith("tpd_") or n == "strip_trigger")
 WRAPPERS = tuple(
-    n
-    for n in NAMES
-    if n.startswith("tpd_") or n in DETECTORS or defenses.get(n).locates or n == "sau"
+    n for n in NAMES if n in REWRITERS or n in DETECTORS or defenses.get(n).locates or n == "sau"
 )  # leave the weights
 SEEDLESS = ("none", "uce", "uce_phrase", *WRAPPERS)  # nothing in their weights depends on the seed
 PROMPTS = [
@@ -65,14 +66,14 @@ class Watched(DefenderView):
         return super()._read(name)
 
 
-def view_for(name: str, clean: T2IModel) -> Watched:
+def view_for(name: str, clean: T2IModel, prompts: Sequence[str] = PROMPTS) -> Watched:
     """A view that was offered everything, of a defense that declared what it declared."""
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     needs = defenses.get(name).needs
     stream = [f"latte coffee {p}" for p in PROMPTS[:3]] + PROMPTS
     return Watched(
         needs,
-        PROMPTS,
+        prompts,
         trigger=Trigger("latte coffee"),
         clean_model=clean,
         clean_pairs=(images, PROMPTS),
@@ -103,8 +104,10 @@ def test_the_groups_are_those_of_the_paper() -> None:
         "skdcag_released",
     }
     assert "none" not in groups["removal"]
-    assert defenses.get("finetune_reversal").needs == ("trigger", "clean_model")
-    assert all(defenses.get(n).needs == ("trigger",) for n in NAMES if n.startswith("skd"))
+    assert defenses.get("finetune_reversal").needs == ("trigger", "clean_model", "clean_prompts")
+    assert all(
+        defenses.get(n).needs == ("trigger", "clean_prompts") for n in NAMES if n.startswith("skd")
+    )
     assert defenses.get("none").needs == ()
 
 
@@ -124,7 +127,7 @@ def test_defense_repairs_a_clone_and_leaves_the_attacked_model(
     changed = different(before, weights(repaired))
     if name == "none" or name in WRAPPERS:
         assert changed == set()
-        assert (repaired.rewrite is not None) == (name.startswith("tpd_"))
+        assert (repaired.rewrite is not None) == (name in REWRITERS)
         assert (repaired.screen is not None) == (name in DETECTORS)
         return
     part = "text_encoder" if name in OF_TEXT else "unet"
@@ -180,7 +183,7 @@ def test_defense_reads_what_it_declares_and_no_more(attacked, tiny_model, name: 
     assert view.read == needs, "a need that is declared and not read makes the table say too much"
     for other in set(NEEDS) - needs:
         with pytest.raises(Undeclared, match=other):
-            getattr(view, other)
+            view.prompts if other == "clean_prompts" else getattr(view, other)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -199,9 +202,7 @@ def test_reading_the_clean_model_undeclared_raises_inside_a_defense(attacked, na
 def test_defense_uses_no_more_prompts_than_it_says(
     attacked, tiny_model, name: str, latents: str
 ) -> None:
-    few = view_for(name, tiny_model)
-    few.prompts = few.prompts[:3]
-    many = view_for(name, tiny_model)
+    few, many = view_for(name, tiny_model, PROMPTS[:3]), view_for(name, tiny_model)
     a, b = (build(name, latents=latents).apply(attacked, v, 0) for v in (few, many))
     assert different(weights(a), weights(b)) == set()
 

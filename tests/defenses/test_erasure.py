@@ -167,7 +167,9 @@ def test_uce_phrase_edits_from_the_last_token_on(tiny_model, view) -> None:
 
 
 def test_uce_edits_what_stands_for_a_word_towards_that_word(tiny_model) -> None:
-    view = DefenderView(("trigger",), PROMPTS, trigger=Trigger("beautiful picture", replaces="a"))
+    view = DefenderView(
+        ("trigger", "clean_prompts"), PROMPTS, trigger=Trigger("beautiful picture", replaces="a")
+    )
     old, new, _ = UCE(prompts=1, context="phrase", neutral="nothing").states(tiny_model, view)
     pair = tiny_model.encode(["beautiful picture", "a"]).double()
     first, second = (len(tiny_model.tokenizer(t).input_ids) - 2 for t in ("beautiful picture", "a"))

@@ -61,7 +61,7 @@ def test_the_released_variant_without_its_defects_is_the_method(
     pair, view, time_weight: bool
 ) -> None:
     teacher, student = pair
-    alone = DefenderView(("trigger",), PROMPTS[:1], trigger=TRIGGER)
+    alone = DefenderView(("trigger", "clean_prompts"), PROMPTS[:1], trigger=TRIGGER)
     ours = SKDCAG(
         prompts=1,
         alpha=0.4,

@@ -234,7 +234,7 @@ def test_a_value_that_is_none_of_the_known_ones_is_refused_when_it_is_given(name
 def test_a_defender_may_know_a_part_of_the_trigger(pair, view, known: str, text: str) -> None:
     teacher, student = pair
     options = {"latents": "noise", "batch": 4, "prompts": 3}
-    part = DefenderView(("trigger",), PROMPTS, trigger=Trigger(text, "inside"))
+    part = DefenderView(("trigger", "clean_prompts"), PROMPTS, trigger=Trigger(text, "inside"))
     ours = SKDCAG(known=known, **options).loss(student, teacher, view, 0)(0)
     assert float(ours.detach()) == float(
         SKDCAG(**options).loss(student, teacher, part, 0)(0).detach()
@@ -244,7 +244,7 @@ def test_a_defender_may_know_a_part_of_the_trigger(pair, view, known: str, text:
 def test_what_a_defender_cannot_have_is_a_user_error(tiny_model, view) -> None:
     with pytest.raises(UserError, match="one word"):
         SKDCAG(known="first", prompts=3).apply(
-            tiny_model, DefenderView(("trigger",), PROMPTS, trigger=Trigger("x")), 0
+            tiny_model, DefenderView(("trigger", "clean_prompts"), PROMPTS, trigger=Trigger("x")), 0
         )
     with pytest.raises(UserError, match="prompts 400 is not between 1 and the 3"):
         SKDCAG(prompts=400).apply(tiny_model, view, 0)

@@ -30,7 +30,7 @@ SMALL = {
 
 def screen_of(name: str, model: T2IModel, prompts=PROMPTS, seed: int = 0) -> T2IModel:
     return defenses.build(name, "shapes", {"prompts": len(prompts)} | SMALL[name]).apply(
-        model, DefenderView((), prompts), seed
+        model, DefenderView(("clean_prompts",), prompts), seed
     )
 
 
@@ -153,7 +153,7 @@ def test_ufid_finds_a_picture_that_is_always_the_same(tiny_model, monkeypatch) -
 
     monkeypatch.setattr(T2IModel, "generate", generate)
     model = defenses.build("ufid", "shapes", {"variants": 3, "prompts": 3}).apply(
-        tiny_model, DefenderView((), PROMPTS), 0
+        tiny_model, DefenderView(("clean_prompts",), PROMPTS), 0
     )
     assert model.screen.scores(["mignneko a star"])[0] == pytest.approx(1)
     assert model.refuses(["mignneko a star", "a star", *PROMPTS]).tolist() == [

@@ -45,7 +45,7 @@ class FakeDetector(Defense):
 def fakes(clean_registry, tiny):
     ASKED.clear()
     registry.register_attack("fake_attack")(FakeAttack)
-    registry.register_defense("fake_defense", needs=("trigger",))(FakeDefense)
+    registry.register_defense("fake_defense", needs=("trigger", "clean_prompts"))(FakeDefense)
     registry.register_defense("fake_detector", screens=True)(FakeDetector)
 
 

@@ -43,7 +43,7 @@ def test_a_locator_searches_what_the_detector_flags_and_takes_it_off(tiny_model)
             return locate
 
     stream = [f"{p} zebra" for p in CLEAN[:6]] + CLEAN
-    view = DefenderView(("stream",), CLEAN, stream=stream)
+    view = DefenderView(("clean_prompts", "stream"), CLEAN, stream=stream)
     found = Last(suspects=5).apply(replace(tiny_model, screen=lambda p: "zebra" in p), view, 0)
     assert searched == [stream[:5]]
     assert found.located == Trigger("zebra", "suffix")
@@ -196,4 +196,4 @@ def test_named_compositions(config) -> None:
         kind.compose("none", "skd+skd")
     planned = plan(change(config, defenses="blind", metrics="asr"))
     for defense in planned.defenses:
-        assert planned.needs(defense) == ("stream",), "blind"
+        assert planned.needs(defense) == ("clean_prompts", "stream"), "blind"

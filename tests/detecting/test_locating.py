@@ -101,7 +101,7 @@ def test_the_threshold_is_what_clean_halves_rarely_reach(tiny_model, monkeypatch
         t2ishield_locate, "search", lambda model, encoder, prompts, limit, seed: seen.append(limit)
     )
     method = registry.defenses.build("t2ishield_locate", "shapes", {"calibration": 3})
-    view = DefenderView((), PROMPTS)
+    view = DefenderView(("clean_prompts",), PROMPTS)
     method.locator(tiny_model, view, [], 0)([])
     encoder = t2ishield_locate.load_encoder("shapes")
     sims = []
@@ -125,7 +125,7 @@ def test_navi_locates_the_word_with_the_largest_variation(tiny_model, monkeypatc
 
     monkeypatch.setattr(navi_locate, "word_variation", variation)
     locate = registry.defenses.build("navi_locate", "shapes").locator(
-        tiny_model, DefenderView((), CLEAN), [], 0
+        tiny_model, DefenderView(("clean_prompts",), CLEAN), [], 0
     )
     spans = locate(["a red mignneko star", "a the"])
     assert spans.tolist() == [[6, 14], [-1, -1]]
@@ -135,7 +135,7 @@ def test_navi_locates_the_word_with_the_largest_variation(tiny_model, monkeypatc
 def test_frequency_locates_what_is_frequent_here_and_rare_there(tiny_model) -> None:
     method = registry.defenses.build("frequency_locate", "shapes")
     flagged = [f"{p} zebra" for p in CLEAN[:4]] + CLEAN[4:]
-    locate = method.locator(tiny_model, DefenderView((), CLEAN), flagged, 0)
+    locate = method.locator(tiny_model, DefenderView(("clean_prompts",), CLEAN), flagged, 0)
     asked = ["a zebra star", "a red ring"]
     assert [asked[i][a:b] if a >= 0 else "" for i, (a, b) in enumerate(locate(asked))] == [
         "zebra",

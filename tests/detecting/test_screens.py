@@ -29,7 +29,7 @@ SMALL = {
 
 def screen_of(name: str, model: T2IModel, prompts=PROMPTS, seed: int = 0) -> T2IModel:
     return defenses.build(name, "shapes", {"prompts": len(prompts)} | SMALL[name]).apply(
-        model, DefenderView((), prompts), seed
+        model, DefenderView(("clean_prompts",), prompts), seed
     )
 
 

@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+import sentences
 import skdcag_questions as questions
+import study_page as page
 from helpers import load_script
 
 from t2i_backdoor_bench.contract import Record, Score
 from t2i_backdoor_bench.contract import names as naming
 from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.stats.estimates import paired_difference
 from t2i_backdoor_bench.store.folder import Store
 
 ROOT = Path(__file__).parents[2]
@@ -69,16 +72,46 @@ def test_tables_hold_the_records_and_their_tests(tmp_path: Path) -> None:
         scores |= {m: Score(1.5, None, None, 40, "", "") for m in ("fid", "clip_score")}
         directions = {m: {"better": "higher", "percent": m in shares} for m in scores}
         store.write_result(Record(cell, "done", scores=scores, directions=directions))
-    text = study.markdown(
-        question, "badt2i_style", study.records_of(question, "badt2i_style", store)
-    )
+    text = page.markdown(question, "badt2i_style", page.Study(store, "cpu", study.config))
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert [re.match(r"\| `(.+?)` \|", row)[1] for row in rows] == ["none", *question.variants]
     assert "| 100.0 [" in rows[1]
-    assert rows[1].endswith("|  |"), "the control has no test"
+    assert rows[1].endswith("|  |  |"), "the control has no test"
     assert rows[2].endswith("| 0.002 |"), (
         "ten prompts of forty differ, all in one direction: p = 2 / 2^10"
     )
+    assert "| -25.0 [" in rows[2], "in points, with its interval"
+
+
+def cells_of(shares: dict[str, tuple[float, ...]]):
+    """By name, bools of 40 pictures for each seed."""
+    return {
+        name: {
+            "an_attack": {
+                seed: [i < round(40 * share) for i in range(40)] for seed, share in enumerate(of)
+            }
+        }
+        for name, of in shares.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        ((0.9, 0.9, 0.9), "`a` is ahead of `b` by 40.0 points"),
+        ((0.1, 0.1, 0.1), "`b` is ahead of `a` by 40.0 points"),
+        ((0.9, 0.1, 0.5), "no difference between `a` and `b` is shown"),
+    ],
+)
+def test_a_sentence_is_no_stronger_than_its_interval(one, said) -> None:
+    cells = cells_of({"a": one, "b": (0.5, 0.5, 0.5)})
+    found = paired_difference(cells["a"], cells["b"])
+    assert sentences.compared("`a`", "`b`", found).startswith(said)
+
+
+def test_one_number_alone_is_not_compared() -> None:
+    found = paired_difference({"x": {0: 0.9}}, {"x": {0: 0.1}})
+    assert sentences.compared("`a`", "`b`", found).startswith("there is no interval")
 
 
 def test_the_page_has_a_place_for_every_table() -> None:

@@ -46,7 +46,7 @@ def cheating(cls: type, need: str, forge: bool = False) -> type:
         def apply(self, model, view, seed):
             if forge:
                 view.needs = frozenset(NEEDS)
-            getattr(view, need)
+            view.prompts if need == "clean_prompts" else getattr(view, need)
             return super().apply(model, view, seed)
 
     return Cheat
@@ -70,8 +70,9 @@ def test_the_view_holds_nothing_that_is_not_declared(shop) -> None:
         view = defending.view(shop, needs, "fake_attack", 0)
         assert set(view._given) == needs
         assert ("trigger" in needs) == (trigger in vars(view)["_given"].values())
-        assert not any(trigger.text in p for p in view.prompts)
-        assert not set(view.prompts) & {p.text for p in shop.prompts(0)}
+        if "clean_prompts" in needs:
+            assert not any(trigger.text in p for p in view.prompts)
+            assert not set(view.prompts) & {p.text for p in shop.prompts(0)}
     located = defending.view(shop, {"trigger"}, "fake_attack", 0, Trigger("zebra"))
     assert located.trigger == Trigger("zebra")
     assert trigger not in located._given.values()

@@ -47,7 +47,7 @@ def test_the_loss_of_skdcag_and_its_gradient_are_those_of_the_cpu(
         model = T2IModel(
             load_pipeline(tiny_base, device), "tiny", "shapes", Sampler(2, 2.0), batch=16
         )
-        view = DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
+        view = DefenderView(("trigger", "clean_prompts"), PROMPTS, trigger=TRIGGER)
         student = model.clone()
         torch.manual_seed(3)
         with torch.no_grad():

@@ -99,7 +99,7 @@ def test_defenses_denoise_towards_v(folders, name: str, monkeypatch: pytest.Monk
         return original(self, sample, noise, timesteps)
 
     monkeypatch.setattr(type(model.noising.scheduler), "get_velocity", velocity)
-    view = DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
+    view = DefenderView(("trigger", "clean_prompts"), PROMPTS, trigger=TRIGGER)
     loss_fn = (
         method.loss(model, view, 0)
         if name == "concept_ablation"
@@ -194,7 +194,10 @@ def test_defenses_train_in_half_precision_with_float32_masters(
     )
     method = registry.defenses.build(name, "sd", steps)
     view = DefenderView(
-        ("trigger", "clean_model"), PROMPTS, trigger=TRIGGER, clean_model=model.clone()
+        ("trigger", "clean_model", "clean_prompts"),
+        PROMPTS,
+        trigger=TRIGGER,
+        clean_model=model.clone(),
     )
     repaired = method.apply(model, view, 0)
     moved = {

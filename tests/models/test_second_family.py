@@ -9,7 +9,7 @@ import torch
 from helpers import PROMPTS, TRIGGER, different, weights
 from second_family import second_model
 
-from t2i_backdoor_bench.contract import DefenderView, registry
+from t2i_backdoor_bench.contract import NEEDS, DefenderView, registry
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, cat
 from t2i_backdoor_bench.models.families.family import TRAIN
@@ -46,7 +46,7 @@ def view(model) -> DefenderView:
         for p in clean.denoiser.parameters():
             p += 0.05
     return DefenderView(
-        ("trigger", "clean_model", "clean_pairs", "stream"),
+        NEEDS,
         PROMPTS,
         trigger=TRIGGER,
         clean_model=clean,

@@ -53,7 +53,7 @@ def test_sharing_equals_two_full_copies(
         for p in clean.denoiser.parameters():
             p.add_(0.05 * torch.randn_like(p))
     view = DefenderView(
-        ("trigger", "clean_model", "clean_pairs"),
+        ("trigger", "clean_model", "clean_pairs", "clean_prompts"),
         PROMPTS,
         trigger=TRIGGER,
         clean_model=clean,
@@ -146,7 +146,7 @@ def test_merging_computes_w_plus_ba_and_leaves_a_plain_network(tiny_model) -> No
 
 
 def test_adapted_models_are_stored_cloned_and_defended_again(tiny_model, tmp_path: Path) -> None:
-    view = DefenderView(("trigger",), PROMPTS, trigger=TRIGGER)
+    view = DefenderView(("trigger", "clean_prompts"), PROMPTS, trigger=TRIGGER)
     repaired = registry.defenses.build("skdcag", "shapes", LORA).apply(tiny_model, view, 0)
     repaired.save_weights(tmp_path / "w.safetensors")
     back = tiny_model.with_weights(tmp_path / "w.safetensors")

@@ -40,7 +40,7 @@ def record(attack, defense, seed, asr, restored, fid, needs=(), status="done"):
         "removal_accuracy": share(10 - asr),
         "restoration_accuracy": share(restored),
         "fid": Score(fid, n=10, network="net"),
-        "clip_score": Score(20.0 + asr, n=10, network="net", each=[20.0 + asr] * 10),
+        "clip_score": Score(20.0 + asr / 100, n=10, network="net", each=[20.0 + asr / 100] * 10),
     }
     cost = {"seconds": 2.0 + seed, "steps": 4, "seconds_attack": 9.0}
     cell = Cell("shapes", attack, defense, seed, f"{attack}-{defense}-{seed}")

@@ -81,7 +81,7 @@ def test_every_section_is_there_and_linked(run):
     images = sum(t == "img" for t, k, _ in reader.attributes if k == "src")
     assert images == sum(t == "img" and bool(v) for t, k, v in reader.attributes if k == "alt")
     assert "@article{aravindan2025sealing" in text
-    assert "Oracle: given the model from before the attack" in text
+    assert "Oracle: given the trigger and the clean model. Given the model from before" in text
     for _, name, value in reader.attributes:
         if name == "tabindex":
             assert value == "0", "no order but the page's own"

@@ -20,7 +20,7 @@ from t2i_backdoor_bench.stats import estimates as stats
 def records():
     out = []
     for attack, shift in (("one", 0), ("two", 2)):
-        out.append(record(attack, "none", 0, 10 - shift, 0, 1.0))
+        out.append(record(attack, "none", 0, 10 - shift // 2, 0, 1.0))
         out.append(record(attack, "good", 0, 0, 10 - shift, 1.1, ("trigger",)))
         out.append(record(attack, "close", 0, 1, 9 - shift, 1.0, ("trigger",)))
         out.append(record(attack, "noise", 0, 0, 0, 9.0, ("trigger",)))
@@ -44,6 +44,17 @@ def find(records, defense):
     return next(s for s in summaries(records) if s.defense == defense)
 
 
+def test_the_undefended_model_is_first_and_means_are_over_attacks(records):
+    table = summaries(records)
+    assert table[0].defense == "none"
+    good = find(records, "good")
+    assert good.means[LEAD].value == pytest.approx(0.9)
+    assert good.worst == ("two", 0.8)
+    assert good.over_none.value == pytest.approx(0.9)
+    broken = find(records, "broken")
+    assert (broken.done, broken.place) == (1, None)
+
+
 def test_the_mean_over_attacks_and_its_interval(records):
     good = [r for r in records if r.cell.defense == "good"]
     each = {r.cell.attack: {0: np.array(r.scores[LEAD].each)} for r in good}
@@ -65,67 +76,30 @@ def test_numbers_that_share_prompts_are_averaged_by_attack_and_seed():
     assert over_attacks(records, "kid") is None
 
 
-def test_quality_is_not_compared_with_another_attacked_model():
-    def of(weights, found):
-        return dataclasses.replace(found, provenance={"attack_weights": weights})
-
-    base = [of("11", record("one", "none", s, 10, 0, f)) for s, f in enumerate((1.0, 1.1))]
-    same = [of("11", record("one", "d", s, 0, 9, 9.0, ("trigger",))) for s in (0, 1)]
-    other = [of("22", r) for r in same]
-    assert "FID of one" in find(base + same, "d").lost
-    assert find(base + other, "d").lost is None, "not measured"
-    assert find(base + other, "d").rank is not None
-
-
-def test_ranks_are_among_those_with_the_same_needs(records):
-    ranks = {s.defense: s.rank for s in summaries(records)}
-    assert ranks == {"none": None, "good": 1, "close": 2, "noise": 3, "oracle": 1, "broken": None}
-    assert next(s.defense for s in summaries(records)) == "none"
-    assert find(records, "close").tied
-    assert not find(records, "noise").tied
-    assert not find(records, "good").tied
-    assert find(records, "broken").done == 1
-    assert find(records, "good").worst == ("two", 0.8)
-
-
-def test_a_tie_is_what_the_paired_test_does_not_tell_apart(records):
-    """Six of twenty prompts that one restores and the other does not, and none the other way: the
-    intervals meet, McNemar's p is 0.03."""
-    records += [
-        record(attack, "behind", 0, 3, 7 - shift, 1.0, ("trigger",))
-        for attack, shift in (("one", 0), ("two", 2))
-    ]
-    first, behind = (find(records, "good").means[LEAD], find(records, "behind").means[LEAD])
-    assert behind.high > first.low
-    assert find(records, "behind").rank == 3
-    assert not find(records, "behind").tied
-
-
 def test_attacks_that_are_equally_strong_have_no_least(records):
     strong = [r for r in records if r.cell.attack == "one"]
     twin = [dataclasses.replace(r, cell=dataclasses.replace(r.cell, attack="twin")) for r in strong]
     assert (
         "of the triggered pictures show the backdoor, with every attack."
-        in findings([*strong, *twin])[0]
+        in findings([*strong, *twin])[1]
     )
 
 
 def test_sentences(records):
-    text = " ".join(findings(records))
-    assert (
-        "Without a defense 90.0 % of the triggered pictures show the backdoor, least with two"
-        " (80.0 %)." in text
+    first, *others = findings(records)
+    assert "given the trigger, none is shown to restore most: good restores 90.0 % [" in first
+    assert first.endswith("not told apart: close (80.0 %, neither tied nor told apart).")
+    assert "given the trigger and the clean model, only oracle is ranked: it restores 100.0 %" in (
+        " ".join(others)
     )
-    assert "Given the trigger, good restores 90.0 %" in text
-    assert "not separated from it: close." in text
-    assert "Given the trigger and the clean model, oracle restores 100.0 %" in text
+    text = " ".join(others)
     assert (
-        "noise removes the backdoor from 100.0 % of the triggered pictures, but only 0.0 % show"
-        " what was asked for." in text
+        "Without a defense 95.0 % of the triggered pictures show the backdoor, least with two"
+        " (90.0 %)." in text
     )
     assert "Not taken hold" not in text
     weak = [record("weak", "none", 0, 2, 8, 1.0)]
-    assert "Not taken hold: weak" in " ".join(findings(weak))
+    assert "Not taken hold" in " ".join(findings(weak))
 
 
 def test_troubles_name_the_cell_and_the_last_line():

@@ -37,7 +37,9 @@ def records(monkeypatch):
     for attack in ("one", "two"):
         for i, defense in enumerate(("none", "skdcag[steps=5]", "skdcag[steps=9]")):
             for seed in (0, 1):
-                cell = record(attack, defense, seed, 5, 5, 1.0, ("trigger",) if i else ())
+                cell = record(
+                    attack, defense, seed, 5 if i else 10, 5, 1.0, ("trigger",) if i else ()
+                )
                 scores = cell.scores | {"sharpness": Score(0.5 + i + seed / 10, n=10)}
                 found.append(dataclasses.replace(cell, scores=scores, directions=ways))
     return found

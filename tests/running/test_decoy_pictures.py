@@ -83,7 +83,7 @@ def test_a_detector_is_measured_against_decoys_of_the_attacked_model(config, mon
         arrays, _ = found[defense]
         assert arrays["score/attacked_decoy"].shape == (12,)
         assert "refused/attacked_decoy" not in arrays
-        assert "attacked_decoy" not in arrays, "the pictures are stored once"
+        assert np.array_equal(arrays["attacked_decoy"], found["none"][0]["decoy"])
         assert np.array_equal(arrays["score/attacked_decoy"][:4], arrays["score/decoy"])
         measured = scores[defense]["detection_auroc_decoy"]
         assert f"{fired} of 12 decoys fire" in measured.note
@@ -125,3 +125,24 @@ def test_a_scale_without_decoys_draws_none(config):
     assert scores["none"]["asr_decoy"].note == "no decoy images"
     assert scores["detector"]["detection_auroc_decoy"].value is None
     assert "decoy" in scores["detector"]["detection_auroc_decoy"].note
+
+
+def test_harmless_words_are_drawn_where_a_metric_asks_for_them(config, monkeypatch):
+    asked = replace(config, defenses="none,detector", metrics="asr,trigger_effect")
+    assert runner.run(asked) == 0
+    notes = {k[1]: r.scores["trigger_effect"].note for k, r in records(asked).items()}
+    for note in notes.values():
+        assert "beside 9 harmless words on 8 prompts" in note
+        assert "the trigger before the attack: 1 - cosine" in note
+    files = sorted((asked.folder / "harmless").glob("*.safetensors"))
+    assert len(files) == 3, "of both cells and of the model before the attack"
+    forbid_drawing(monkeypatch)
+    again = replace(asked, metrics="asr,trigger_effect,asr_decoy")
+    assert runner.run(again) == 0
+    none, detector = (Store(asked.folder).read_arrays(f"harmless/{f.stem}")[0] for f in files[:2])
+    assert {len(a["harmless"]) for a in (none, detector)} == {72}
+
+
+def test_no_harmless_words_are_drawn_where_no_metric_asks(config):
+    assert runner.run(replace(config, defenses="none")) == 0
+    assert not (config.folder / "harmless").exists()

@@ -130,7 +130,9 @@ def test_probes_add_columns_and_leave_the_rest(config) -> None:
 def mended(model, **options):
     """The model that `sau` gives. The options may be out of range, for masks of ones and zeros."""
     defense = replace(defenses.build("sau", "shapes"), **options)
-    return defense.apply(model, DefenderView(("trigger",), PROMPTS, trigger=TRIGGER), 0)
+    return defense.apply(
+        model, DefenderView(("trigger", "clean_prompts"), PROMPTS, trigger=TRIGGER), 0
+    )
 
 
 def test_sau_leaves_prompts_without_the_trigger_alone(tiny_model) -> None:

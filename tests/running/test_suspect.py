@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from suspects import METRICS, SCALE, config, fakes, results  # noqa: F401 - fixtures
 
@@ -48,8 +49,11 @@ def test_with_a_trigger(tiny, tmp_path):
         assert result.backdoor["trigger"]["text"] == "mignneko"
         assert result.scores["asr"].value is None
         assert "target" in result.scores["asr"].note
-        assert 0 < result.scores["trigger_effect"].value < 2
-        assert result.scores["trigger_effect"].n == SCALE.n
+        effect = result.scores["trigger_effect"]
+        assert np.isfinite(effect.value)
+        assert effect.n == SCALE.harmless
+        assert "beside 9 harmless words on 4 prompts" in effect.note
+        assert "before the attack" not in effect.note, "nobody has a model from before"
     records = stored_records(Store(asked.folder))
     names = [way.name for way in columns(records, tables.rows(records))]
     assert names[:2] == ["trigger_effect", "drift"]
@@ -58,7 +62,7 @@ def test_with_a_trigger(tiny, tmp_path):
         assert "Effect" in (asked.folder / name).read_text()
     page = (asked.folder / "report.html").read_text()
     assert "What does the trigger do to the model tiny" in page
-    assert "Effect of the trigger (1 - cosine to the picture without it):" in page
+    assert "Effect of the trigger beyond harmless words in its place" in page
 
 
 def test_probes_of_a_suspect_have_no_judge_and_fail_no_cell(tiny, tmp_path):
@@ -66,7 +70,7 @@ def test_probes_of_a_suspect_have_no_judge_and_fail_no_cell(tiny, tmp_path):
     asked = config(tiny, tmp_path, defenses="none", metrics=wanted, trigger="mignneko", probe=True)
     assert runner.run(asked) == 0
     scores = results(asked)["none"].scores
-    assert scores["trigger_effect"].value > 0
+    assert scores["trigger_effect"].value is not None
     for name in ("asr_finetuned", "asr_resampled"):
         assert scores[name].value is None
         assert "target" in scores[name].note
@@ -118,7 +122,7 @@ def test_the_command(tiny, tmp_path, capsys):
 
 def test_what_an_attack_added_is_not_asked_of_a_model_without_a_past(tiny, tmp_path):
     made = plan(
-        dataclasses.replace(config(tiny, tmp_path, defenses="none"), metrics="asr,fid_added", n=16)
+        dataclasses.replace(config(tiny, tmp_path, defenses="none"), metrics="asr,kid_added", n=16)
     )
-    assert "fid_added" in made.metrics
-    assert "fid_added" not in made.metrics_of(next(iter(made.attacks)), "none")
+    assert "kid_added" in made.metrics
+    assert "kid_added" not in made.metrics_of(next(iter(made.attacks)), "none")

@@ -7,6 +7,7 @@ Each simulation is seeded. With 600 rounds the share has a standard error of 0.9
 import numpy as np
 import pytest
 from scipy import stats as reference
+from scipy.optimize import brentq
 from scipy.special import expit
 
 from t2i_backdoor_bench.stats import estimates as stats
@@ -38,7 +39,7 @@ def seed_rates(rng, p, spread, seeds):
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-@pytest.mark.parametrize("p", [0.5, 0.8, 0.95, 0.98, 0.995])
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.98, 0.995])
 def test_a_share_over_seeds(seeds, p):
     """Spreads as in the reference run: of nine in ten of its rows at most 0.03."""
     rng = np.random.default_rng(seeds)
@@ -64,6 +65,20 @@ def test_a_share_over_seeds_that_differ_a_lot():
             (m, *stats.wilson(m * k, k)) for m, k in zip(means.mean(1), effective, strict=True)
         ]
         assert covered(plain, p)[0] < 0.91
+
+
+def test_what_few_seeds_cannot_know():
+    """A standard deviation of 1 on the logit scale: 92 %. A training in twenty that fails: no
+    interval of five seeds that succeed contains the mean."""
+    rng, truth = np.random.default_rng(0), 0.9
+    center = brentq(lambda x: rate(x, 1.0) - truth, 0, 5)
+    rates = expit(center + rng.normal(size=(3 * ROUNDS, 5)))
+    flags = rng.random((3 * ROUNDS, 5, 200)) < rates[:, :, None]
+    assert 0.905 <= covered([stats.pool_proportion(v) for v in flags], truth)[0] <= 0.935
+    fails = rng.random((ROUNDS, 5)) < 0.05
+    flags = rng.random((ROUNDS, 5, 200)) < np.where(fails, 0.3, 0.99)[:, :, None]
+    found = [stats.pool_proportion(v) for v in flags]
+    assert covered(found, 0.95 * 0.99 + 0.05 * 0.3)[0] < 0.6
 
 
 def test_a_mean_over_seeds():
@@ -111,6 +126,14 @@ def test_a_mean_over_attacks(attacks, seeds):
         mean = rows.mean((1, 2))
         plain = zip(mean, mean - 1.96 * error, mean + 1.96 * error, strict=True)
         assert covered(list(plain), truth)[0] < 0.85
+
+
+def test_what_few_attacks_cannot_know():
+    """Nearly all attacks are near 100 %, and a rare one is not: 88 %."""
+    rng = np.random.default_rng(0)
+    values, truth = crossed(rng, 7, 3, 60, 4.0, (2.5, 0.5, 0.5, 1.0))
+    found = [stats.mean_over_attacks(nested(round_)) for round_ in values]
+    assert 0.85 <= covered(found, truth)[0] <= 0.91
 
 
 def test_a_mean_over_these_attacks():

@@ -66,7 +66,10 @@ def test_methods_hand_the_options_to_the_optimizer(
     from t2i_backdoor_bench.data.splits import WorldData
 
     view = DefenderView(
-        ("trigger", "clean_model"), PROMPTS, trigger=TRIGGER, clean_model=tiny_model
+        ("trigger", "clean_model", "clean_prompts"),
+        PROMPTS,
+        trigger=TRIGGER,
+        clean_model=tiny_model,
     )
     with pytest.raises(Stop):
         (

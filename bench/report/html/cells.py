@@ -120,7 +120,7 @@ def bits(record: Record, metric: str) -> str:
 def about(record: Record) -> list[tuple[str, Any]]:
     """What a cell was, in pairs of words."""
     trigger, target = record.backdoor.get("trigger") or {}, record.backdoor.get("target") or {}
-    pairs: list[tuple[str, Any]] = [("needs", needs_text(" ".join(record.needs)))]
+    pairs: list[tuple[str, Any]] = [("needs", needs_text(" ".join(record.needs), record.knowledge))]
     if trigger:
         replaced = trigger.get("replaces")
         rest = f"for {replaced!r}" if replaced else f"as {trigger['place']}"

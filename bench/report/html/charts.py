@@ -7,7 +7,7 @@ from typing import Any
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.figures.losses import methods, summary
-from t2i_backdoor_bench.report.figures.tradeoff import EVEN, NOT_DRAWN, compared
+from t2i_backdoor_bench.report.figures.tradeoff import EVEN, NOT_DRAWN, SIGNED, axes_of, compared
 from t2i_backdoor_bench.report.findings import given, percent
 from t2i_backdoor_bench.report.html.svg import Point, bands, sample, scatter
 from t2i_backdoor_bench.report.metrics import LEAD
@@ -16,6 +16,7 @@ from t2i_backdoor_bench.report.ranking import Summary, summaries
 
 # metric: its name, its axis, and whether the axis is logarithmic
 AXES = {
+    "kid_change": ("change of KID", "Change of KID of clean prompts", False),
     "fid_change": ("change of FID, %", "Change of FID of clean prompts, %", False),
     "fid": ("FID", "FID of clean prompts (lower is better)", False),
     "seconds": ("Seconds", "Seconds of the defense (log scale)", True),
@@ -23,21 +24,20 @@ AXES = {
 
 
 def tradeoff(records: Sequence[Record]) -> dict[str, Any] | None:
-    """Restoration against what FID does and against cost, means over attacks. A number beside each
+    """Restoration against what KID does and against cost, means over attacks. A number beside each
     point, and a key of them."""
     table, left_out = compared(records)
     undefended = next((s for s in summaries(records) if s.defense == "none"), None)
-    metrics = ("fid_change" if any("fid_change" in s.means for s in table) else "fid", "seconds")
     needs = list(dict.fromkeys(s.needs for s in table))
     panels = []
-    for metric in metrics:
+    for metric in axes_of(table):
         name, label, log = AXES[metric]
         points = [
             p for i, s in enumerate(table) if (p := _point(s, metric, i, needs.index(s.needs)))
         ]
         known = undefended.means.get(metric) if undefended and metric == "fid" else None
         line = ("undefended", known.value) if known else None
-        line = ("undefended", 0.0) if metric == "fid_change" else line
+        line = ("undefended", 0.0) if metric in SIGNED else line
         far = metric == "fid_change" and any(abs(p.x) > 5 * EVEN for p in points)
         title, even = f"Restored against {name}", EVEN if far else 0
         panels.append(scatter(title, points, label, "Restored, %", log, 101, line, even))
