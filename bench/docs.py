@@ -95,7 +95,7 @@ def attack_table() -> list[str]:
             " pictures shown."
         ),
         "",
-        "| name | groups | paper | edits | trigger | target | paper evaluates with | settings | cost |",
+        "| name | groups | paper | edits | trigger | target | evaluated with | settings | cost |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for entry in in_order(registry.attacks):
@@ -122,9 +122,8 @@ def attack_table() -> list[str]:
             entry.edits,
             trigger + replaced,
         ]
-        lines.append(
-            f"| {' | '.join([*cells, target_of(entry, values), entry.evaluates, settings_of(entry, values), paid])} |"
-        )
+        cells += [target_of(entry, values), entry.evaluates, settings_of(entry, values), paid]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
