@@ -40,10 +40,16 @@ STEPS = (
     f" with Holm's correction for the attacks. ({TIE}): shown to differ by less than"
     f" {100 * MARGIN:.0f} points, and on no attack told apart. ({MIXED}): some attacks are told"
     f" apart, but the means are not, or by less than that. ({OPEN}): neither a difference nor a tie"
-    " is shown. FID change and robustness change: against the undefended model, same prompts"
-    " and noise. Where a defense refuses prompts, FID is of the pictures that are left, and of"
-    " fewer it is higher. Seconds are of the machines that made the rows."
+    " is shown. KID change (FID change) and robustness change: against the undefended model, same"
+    " prompts and noise. Where a defense refuses prompts, they are of the pictures that are left,"
+    " and FID of fewer is higher. Seconds are of the machines that made the rows."
 )
+# what a defense changes of the undefended model: heading and unit
+CHANGES = {
+    "kid_change": ("KID change", ""),
+    "fid_change": ("FID change", "%"),
+    "robustness": ("Robustness change", "points"),
+}
 ONE_SEED = "One training seed: the intervals and tests know nothing of training anew."
 
 
@@ -78,13 +84,16 @@ def columns_of(records: Sequence[Record], table: Sequence[Summary]) -> list[Read
 def tables(records: Sequence[Record], table: Sequence[Summary] | None = None) -> list[Table]:
     """One table for each kind of needs."""
     table = summaries(records) if table is None else table
-    ways, robust = columns_of(records, table), any(s.robustness is not None for s in table)
-    heads = tuple(_columns(ways, robust))
+    ways = columns_of(records, table)
+    changes = [name for name in CHANGES if any(_changed(s, name) is not None for s in table)]
+    heads = tuple(_columns(ways, changes))
     doubts = by_defense(records)
     return [
         Table(
             heads,
-            tuple(Row(tuple(_cells(s, ways, doubts.get(s.defense, set()), robust))) for s in group),
+            tuple(
+                Row(tuple(_cells(s, ways, doubts.get(s.defense, set()), changes))) for s in group
+            ),
             title,
             f"{GROUPS[group[0].group].capitalize()}.",
         )
@@ -92,29 +101,31 @@ def tables(records: Sequence[Record], table: Sequence[Summary] | None = None) ->
     ]
 
 
-def _columns(ways: Sequence[Reading], robust: bool) -> list[Column]:
+def _changed(s: Summary, name: str) -> Estimate | Difference | None:
+    return s.robustness if name == "robustness" else s.means.get(name)
+
+
+def _columns(ways: Sequence[Reading], changes: Sequence[str]) -> list[Column]:
     heads = [Column(""), Column("Defense", numeric=False), Column("Needs", numeric=False)]
     for way in ways:
         heads.append(Column(way.short, "%" if way.percent else "", name=way.name))
         if way.name == LEAD:
             heads.append(Column("Worst attack", numeric=False))
-        if way.name == "fid":
-            heads.append(Column("FID change", "%"))
-    heads += [Column("Robustness change", "points")] if robust else []
+    heads += [Column(*CHANGES[name]) for name in changes]
     heads += [Column("Step", "points"), Column("p"), Column("Differs")]
     return [*heads, Column("Not ranked because", numeric=False)]
 
 
-def _cells(s: Summary, ways: Sequence[Reading], doubts: set[str], robust: bool) -> list[Cell]:
+def _cells(
+    s: Summary, ways: Sequence[Reading], doubts: set[str], changes: Sequence[str]
+) -> list[Cell]:
     cells = [Cell(place(s)), Cell(s.defense), Cell(needs_text(s.needs))]
     for way in ways:
         cell = mean_of(s, way)
         cells.append(Cell(marked(cell.text, way.name, doubts), cell.value, cell.interval))
         if way.name == LEAD:
             cells.append(Cell(f"{100 * s.worst[1]:.1f}, {s.worst[0]}" if s.worst else DASH))
-        if way.name == "fid":
-            cells.append(change(s.means.get("fid_change")))
-    cells += [change(s.robustness)] if robust else []
+    cells += [change(_changed(s, name), CHANGES[name][1]) for name in changes]
     step = s.place.step if s.place else None
     cells += [change(step.difference if step else None), Cell(p_text(step.p) if step else "")]
     cells.append(Cell(f"{step.differs} of {step.attacks}" if step else ""))
@@ -136,14 +147,15 @@ def mean_of(summary: Summary, way: Reading) -> Cell:
     return Cell(shown(found.value, way.percent), found.value, ends)
 
 
-def change(found: Estimate | Difference | None) -> Cell:
-    """ "+0.0 [-2.5, +2.6]", in percent or points."""
+def change(found: Estimate | Difference | None, unit: str = "%") -> Cell:
+    """ "+0.0 [-2.5, +2.6]", in percent or points; without a unit "+0.001 [-0.002, +0.004]"."""
     if found is None:
         return Cell(DASH)
-    ends = (
-        (f"{100 * found.low:+.1f}", f"{100 * found.high:+.1f}") if found.low is not None else None
-    )
-    return Cell(f"{100 * found.value:+.1f}", found.value, ends)
+    texts = [
+        "" if v is None else f"{100 * v:+.1f}" if unit else f"{v:+.3f}"
+        for v in (found.value, found.low, found.high)
+    ]
+    return Cell(texts[0], found.value, (texts[1], texts[2]) if texts[1] else None)
 
 
 def to_markdown(records: Sequence[Record]) -> str:
@@ -153,7 +165,7 @@ def to_markdown(records: Sequence[Record]) -> str:
     if not found and not (left_out and any(s.defense != "none" for s in table)):
         return ""
     means = next((s.means for s in table if s.defense == "none"), {})
-    ways = [reading(records, m) for m in ("fid", "clip_score") if m in means]
+    ways = [reading(records, m) for m in ("kid", "fid", "clip_score") if m in means]
     kept = [f"{escape.markdown(w.short)} {shown(means[w.name].value, False)}" for w in ways]
     texts = [left_out, *note(records), how(records)]
     texts += [caption(records, marked=False), provenance.warning(records)]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.report import stealth
 from t2i_backdoor_bench.report.attack_line import attack_line
 from t2i_backdoor_bench.report.marks import doubted, marked, note
 from t2i_backdoor_bench.report.metrics import COST, SUCCESS, Reading, shown_in
@@ -30,6 +31,8 @@ def main_table(
     bold, doubts = {way.name: best(table, way) for way in ways}, doubted(records)
     heads = [Column(name, numeric=False) for name in leading(table)]
     heads += [heading(records, way) for way in ways]
+    verdict = alone and stealth.measured(table)
+    heads += [Column("Stealth", numeric=False)] if verdict else []
     heads += [Column("Status", numeric=False)] if status else []
     lines = []
     for i, row in enumerate(table):
@@ -40,10 +43,12 @@ def main_table(
             ends = interval(row.get(f"{m}_lo"), row.get(f"{m}_hi"), way.percent)
             text = marked(text_of(row, way), m, doubts.get((row["attack"], row["defense"]), set()))
             cells.append(Cell(text, row[m], ends, i in bold[m]))
+        cells += [Cell(stealth.stealth_text(row))] if verdict else []
         cells += [Cell(row["status"])] if status else []
         lines.append(Row(tuple(cells), None if alone else (row["base"], row["attack"])))
     warning = provenance.warning(records)
     notes = (*note(records), *((warning,) if warning else ()))
+    notes += (stealth.NOTE,) if verdict else ()
     return Table(tuple(heads), tuple(lines), caption=caption(records), notes=notes)
 
 
@@ -81,7 +86,21 @@ def heading(records: Sequence[Record], way: Reading) -> Column:
     """The column of a metric. An attack that succeeds is neither good nor bad without a defense."""
     undefended = all(r.cell.defense == "none" for r in records)
     better = "none" if undefended and way.name in SUCCESS else way.better
-    return Column(way.short, "%" if way.percent else "", better, name=way.name)
+    title = way.short + (_space(records) if way.name == "fid" else "")
+    return Column(title, "%" if way.percent else "", better, name=way.name)
+
+
+def _space(records: Sequence[Record]) -> str:
+    """ " (shapes-scorer, 64-d, n 100)": the feature space of FID and how many pictures: without
+    them the number says nothing. Older records do not name the dimension."""
+    found = [r.scores["fid"] for r in records if "fid" in r.scores]
+    found = [s for s in found if s.value is not None]
+    if not found:
+        return ""
+    names = dict.fromkeys(s.network.replace("/", ", ") for s in found)
+    least, most = min(s.n for s in found), max(s.n for s in found)
+    n = f"n {least}" if least == most else f"n {least} to {most}"
+    return f" ({' and '.join(names)}, {n})"
 
 
 def best(table: Rows, way: Reading) -> set[int]:
@@ -114,7 +133,9 @@ def caption(records: Sequence[Record], marked: bool = True) -> str:
     seeds = sorted({r.cell.seed for r in records})
     sampler, evaluation = protocol.get("sampler", {}), protocol.get("evaluation", {})
     scores = [(m, s) for r in records for m, s in r.scores.items()]
-    networks = {s.network for m, s in scores if s.network and m in ("fid", "clip_score")}
+    measured = [(m, s.network.split("/")[0]) for m, s in scores if s.network]
+    networks = {name for m, name in measured if m in ("fid", "kid", "clip_score")}
+    second = {name for m, name in measured if m == "kid_second"}
     real = f" to {evaluation['real']} real images" if evaluation.get("real") else ""
     draws = (
         f"{sampler.get('name', 'the sampler')}, {sampler.get('steps', '?')} steps, guidance"
@@ -133,8 +154,9 @@ def caption(records: Sequence[Record], marked: bool = True) -> str:
         f" ({protocol.get('prompts', '?')}), seed{'s' if len(seeds) > 1 else ''}"
         f" {', '.join(map(str, seeds))}; {draws}; the same prompts and noise in every"
         f" row{f'; training steps times {training:g}' if training != 1 else ''}. ASR, RA, Restored"
-        f" and FTR in percent by the judge of the target; FID (of clean prompts{real}) and CLIP"
-        f" score by {' and '.join(sorted(networks)) or 'the scorer'}."
+        f" and FTR in percent by the judge of the target; KID, FID (of clean prompts{real}) and"
+        f" CLIP score by {' and '.join(sorted(networks)) or 'the scorer'}"
+        f"{''.join(f', KID 2nd by {name}' for name in sorted(second))}."
         f" {bold}{attack_line(records)}{in_text_encoder(records)}{interval_words(len(seeds))}"
     )
 

@@ -40,6 +40,8 @@ def text_of(row: Mapping[str, Any], way: Reading) -> str:
     value = row[way.name]
     if way.name in ("seconds", "seconds_attack") and value is not None:
         return f"{value:.1f}"
+    if way.name in ("kid", "kid_second", "kid_added") and value is not None:
+        return f"{value:.3f}"
     if way.name in COUNTS and value is not None:
         return f"{value:,.0f}"
     return shown(value, way.percent)

@@ -90,6 +90,17 @@ def changes(row: Sequence[Record], undefended: Sequence[Record], metric: str) ->
     return {seed: a / b - 1 for seed, (a, b) in found.items() if a is not None and b}
 
 
+def kid_change(
+    row: Sequence[Record], undefended: Sequence[Record], attacks_fixed: bool = False
+) -> stats.Estimate | None:
+    """By how much KID is above that of the undefended model, on the same prompts and noise. None
+    where there is nothing to compare, and of the first protocol, whose KID had no pictures to
+    pair."""
+    kept = [r for r in row if r.measured_by > 1]
+    found = difference(kept, undefended, "kid", attacks_fixed)
+    return None if found is None else stats.Estimate(found.value, found.low, found.high)
+
+
 def reference(records: Sequence[Record]) -> str:
     """The defense that the others are tested against: skdcag, or else the first that does
     something."""

@@ -13,7 +13,7 @@ import numpy as np
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.averages import by_attack_and_seed, fid_change, over_attacks
 from t2i_backdoor_bench.report.metrics import BEFORE, LEAD, RELATIVE, shown_in
-from t2i_backdoor_bench.report.paired import difference
+from t2i_backdoor_bench.report.paired import difference, kid_change
 from t2i_backdoor_bench.report.places import APART, TIE, Place, places
 from t2i_backdoor_bench.report.quality import KEPT, Quality, gates_of, quality_of
 from t2i_backdoor_bench.report.rows import one_protocol
@@ -69,7 +69,8 @@ def group_of(needs: str) -> str:
 def summaries(records: Sequence[Record]) -> list[Summary]:
     """Every defense: by needs (least first), then by rank; the undefended model is the first of
     all. Its means are those of the leaderboard's metrics, the fidelity before the attack, Restored
-    relative to that, and `fid_change`. Raises UserError for records of several protocols."""
+    relative to that, and `kid_change` (`fid_change` of the first protocol). Raises UserError for
+    records of several protocols."""
     one_protocol(records)
     attacks = counted(records)
     cells: dict[str, list[Record]] = {}
@@ -78,7 +79,7 @@ def summaries(records: Sequence[Record]) -> list[Summary]:
         cells[r.cell.defense] += [r] if r.cell.attack in attacks else []
     needs = {r.cell.defense: " ".join(r.needs) for r in records}
     ways = [way.name for way in shown_in("leaderboard", records)]
-    metrics = list(dict.fromkeys([*ways, LEAD, BEFORE, RELATIVE]))
+    metrics = list(dict.fromkeys([*ways, LEAD, BEFORE, RELATIVE, "fid"]))
     undefended = cells.get("none", [])
     gates, before = gates_of(undefended), fidelity_before(undefended)
     found = []
@@ -112,7 +113,9 @@ def _summary(
         states.setdefault(r.cell.attack, set()).add(r.status)
     means = {m: over_attacks(own, m) for m in metrics}
     if defense != "none":
-        means["fid_change"] = fid_change([*undefended, *own], defense)
+        old = all(r.measured_by == 1 for r in own)
+        means["fid_change"] = fid_change([*undefended, *own], defense) if old else None
+        means["kid_change"] = kid_change(own, undefended, attacks_fixed=True)
     lead = {
         attack: float(np.mean([np.mean(v) for v in by_seed.values()]))
         for attack, by_seed in by_attack_and_seed(own, LEAD).items()

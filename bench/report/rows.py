@@ -12,7 +12,7 @@ from t2i_backdoor_bench.contract import Record, Score, UserError
 from t2i_backdoor_bench.report.attack_line import attack_columns
 from t2i_backdoor_bench.report.metrics import COST, COUNTS, metric_names, reading
 from t2i_backdoor_bench.report.numbers import known_by, needs_text
-from t2i_backdoor_bench.report.paired import changes, paired_p, reference, rival
+from t2i_backdoor_bench.report.paired import changes, kid_change, paired_p, reference, rival
 from t2i_backdoor_bench.report.pooling import pool
 from t2i_backdoor_bench.stats.estimates import Estimate, pool_values
 from t2i_backdoor_bench.store import provenance
@@ -23,6 +23,7 @@ ONLY = {
     "screens": "not available: this defense has no detector",
     "locates": "not available: this defense locates no trigger",
     "probe": "not measured: run with --probe",
+    "weights": "not available: the weights of its network are not here",
     "undefended": "not measured: it says what an attack does, and is of undefended rows",
     "own": "not measured apart: the attack's paper evaluates on captions, as `asr` does",
 }
@@ -78,11 +79,8 @@ def _row(
         scores = [r.scores[name] for r in done if name in r.scores]
         found = pool(scores, reading(cells, name).share)
         row |= {name: found.value, f"{name}_lo": found.low, f"{name}_hi": found.high}
-    if versus and "fid" in names:
-        moved = changes(cells, undefended, "fid") if defense != "none" else {}
-        change = pool_values(list(moved.values())) if moved else Estimate(None, None, None)
-        row |= {"fid_change": change.value, "fid_change_lo": change.low}
-        row["fid_change_hi"] = change.high
+    if versus:
+        row |= _changes(cells, undefended, names)
     for short, metric in PAIRED.items() if versus else ():
         against = rival(defense, versus, {name for _, _, name in split})
         other = split.get((base, attack, against), [])
@@ -95,6 +93,25 @@ def _row(
     row["scorer"] = protocol.get("scorer", "")
     row["status"] = states.pop() if len(states) == 1 else "partial" if done else "failed"
     return row
+
+
+def _changes(
+    cells: Sequence[Record], undefended: Sequence[Record], names: Sequence[str]
+) -> dict[str, float | None]:
+    """What a defense does to the quality of clean prompts: the difference of KID; of records of the
+    first protocol the share by which FID grew."""
+    defended = cells[0].cell.defense != "none"
+    none, found = Estimate(None, None, None), {}
+    if "kid" in names and cells[0].measured_by > 1:
+        found["kid_change"] = (kid_change(cells, undefended) if defended else None) or none
+    elif "fid" in names:
+        moved = changes(cells, undefended, "fid") if defended else {}
+        found["fid_change"] = pool_values(list(moved.values())) if moved else none
+    return {
+        name: value
+        for m, e in found.items()
+        for name, value in ((m, e.value), (f"{m}_lo", e.low), (f"{m}_hi", e.high))
+    }
 
 
 def cost_of(record: Record, name: str) -> float | None:

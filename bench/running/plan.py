@@ -102,11 +102,9 @@ class Plan:
         if "clean_model" in self.attacks[attack].instance.withheld:
             flags -= {"undefended"}  # what an attack did to a model that nobody has
 
-        from t2i_backdoor_bench.scoring.networks import find_weights
-
         def serves(entry: Entry) -> bool:
             return entry.only in ("", *flags) or (
-                entry.only == "weights" and find_weights(entry.weights) is not None
+                entry.only == "weights" and bool(self._found(entry.weights))
             )
 
         return [name for name, m in self.metrics.items() if serves(m.entry)]
@@ -151,16 +149,25 @@ class Plan:
             }
         )
 
+    def _found(self, variable: str) -> bool | str:
+        """Whether there are the weights that `variable` names; of a second scorer its
+        fingerprint, as it may be any."""
+        from t2i_backdoor_bench.scoring.networks import find_weights
+        from t2i_backdoor_bench.scoring.scorer import SECOND_VARIABLE, second_scorer
+
+        if variable != SECOND_VARIABLE:
+            return bool(variable) and find_weights(variable) is not None
+        spec = second_scorer(self.base.scorer)
+        return scorer_fingerprint(spec) if spec else ""
+
     def metric_key(self, metric: str) -> str:
         """Key of how a metric is computed; a stored score with another one is recomputed from the
         stored samples. A metric registered with `weights="VARIABLE"` reads published weights
         (`scoring.networks`): with and without them are two keys.
         """
         method = self.metrics[metric]
-        from t2i_backdoor_bench.scoring.networks import find_weights
-
-        variable = method.entry.weights
-        given = {"weights": True} if variable and find_weights(variable) else {}
+        found = self._found(method.entry.weights)
+        given = {"weights": found} if found else {}
         return digest({"metric": method.key, "scorer": self.scorer} | given)
 
 

@@ -25,7 +25,7 @@ from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.scoring.inception import Inception
 from t2i_backdoor_bench.scoring.networks import Lpips
-from t2i_backdoor_bench.scoring.scorer import Scorer
+from t2i_backdoor_bench.scoring.scorer import Scorer, load_second
 from t2i_backdoor_bench.store.folder import Store
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -102,8 +102,10 @@ class Shared:
 
     def _load_features(self) -> Features:
         device = self.plan.config.device
-        scorer = Scorer.load(self.plan.base.scorer, device)
-        return Features(scorer, Inception.load(device=device), lpips=Lpips.load(device))
+        spec = self.plan.base.scorer
+        scorer, second = Scorer.load(spec, device), load_second(spec, device)
+        inception, lpips = Inception.load(device=device), Lpips.load(device)
+        return Features(scorer, inception, lpips=lpips, second=second)
 
     def load(self) -> None:
         """Load the base model and the networks now. Raises UserError for one that is missing."""
@@ -119,7 +121,8 @@ class Shared:
         waiting: list[nn.Module] = []
         if models and "offload" in self.plan.config.memory:
             networks = [n.network for n in (self.features.inception, self.features.lpips) if n]
-            waiting = [self.features.scorer.model, *networks]
+            scorers = [s.model for s in (self.features.scorer, self.features.second) if s]
+            waiting = [*scorers, *networks]
             waiting += [part for model in models for part in model.idle]
         return placed("cpu", waiting)
 

@@ -22,7 +22,7 @@ from t2i_backdoor_bench.scoring.outcomes import (
     perceptual_distance,
     references_of,
 )
-from t2i_backdoor_bench.scoring.scorer import Scorer
+from t2i_backdoor_bench.scoring.scorer import SECOND_VARIABLE, Scorer
 from t2i_backdoor_bench.targets.judge import Judge
 
 CACHED_SETS = 64  # feature arrays kept; one of 1,000 images takes 0.25 to 8 MB
@@ -47,9 +47,10 @@ class Features:
         judge: Judge | None = None,
         lpips: Lpips | None = None,
         limits: Limits | None = None,
+        second: Scorer | None = None,
     ) -> None:
         self.scorer, self.inception, self.judge, self.lpips = scorer, inception, judge, lpips
-        self.limits = limits or Limits()
+        self.limits, self.second = limits or Limits(), second
         self._cache: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
         self._compared: OrderedDict[tuple[str, ...], np.ndarray] = OrderedDict()
 
@@ -68,8 +69,10 @@ class Features:
     def dim(self) -> int:
         return self.scorer.dim
 
-    def _encode(self, network: Scorer | Inception, images: np.ndarray) -> np.ndarray:
-        key = (network.name, content(images))
+    def _encode(
+        self, network: Scorer | Inception, images: np.ndarray, rank: str = ""
+    ) -> np.ndarray:
+        key = (f"{rank}{network.name}", content(images))
         if key not in self._cache:
             found = network.encode_images(images)
             # shared: a metric that writes into it would change the next one's numbers
@@ -100,6 +103,13 @@ class Features:
         if self.inception is None:
             raise RuntimeError(f"no Inception weights: set {INCEPTION_VARIABLE}")
         return self._encode(self.inception, images)
+
+    def second_images(self, images: np.ndarray) -> np.ndarray:
+        """The second scorer's features of uint8 images: float32 (n, d), cached. Raises RuntimeError
+        without one."""
+        if self.second is None:
+            raise RuntimeError(f"no second scorer: set {SECOND_VARIABLE}")
+        return self._encode(self.second, images, "second ")
 
     def images(self, samples: Samples, condition: str) -> np.ndarray:
         """Scorer features of the cell's images of a condition: float32 (n, d)."""

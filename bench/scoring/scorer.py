@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.progress import progress
-from t2i_backdoor_bench.models.embedded import SCORER
+from t2i_backdoor_bench.models.embedded import SCORER, SECOND_SCORER
 from t2i_backdoor_bench.models.trust import check_code, check_inside, read_json
 from t2i_backdoor_bench.scoring.networks import first_line
 
 EXAMPLE = "ViT-B-32:laion2b_s34b_b79k"
+SECOND_VARIABLE = "T2I_SECOND_SCORER"  # names the second scorer, as --clip names the first
+EMBEDDED = {SCORER: "shapes-scorer", SECOND_SCORER: "shapes-scorer-2"}
 
 
 class Scorer:
@@ -193,6 +196,28 @@ def load_encoder(spec: str, device: str = "cpu") -> Scorer:
     return Scorer.load(SCORER if spec == "shapes" else spec, device)
 
 
+def second_scorer(first: str) -> str:
+    """The scorer that measures beside the `first`, as `Scorer.load` takes it: what
+    T2I_SECOND_SCORER names, or else the embedded base's second one beside its first; "" where there
+    is none."""
+    given = os.environ.get(SECOND_VARIABLE, "")
+    if not given and Path(first).resolve() == SCORER.resolve():
+        return str(SECOND_SCORER) if (SECOND_SCORER / "open_clip_config.json").is_file() else ""
+    return given
+
+
+def load_second(first: str, device: str = "cpu") -> Scorer | None:
+    """The network of `second_scorer`; None where there is none. Raises UserError where it is
+    missing or is the first."""
+    spec = second_scorer(first)
+    if spec and Path(spec).resolve() == Path(first).resolve():
+        raise UserError(
+            f"{SECOND_VARIABLE} names the scorer itself ({spec}): a second opinion needs another"
+            " network; unset it to go without"
+        )
+    return Scorer.load(spec, device) if spec else None
+
+
 def _read_folder(spec: str | Path) -> tuple[torch.nn.Module, Any, str]:
     """Network, tokenizer and name of a CLIP in a folder."""
     import open_clip
@@ -212,8 +237,8 @@ def _read_folder(spec: str | Path) -> tuple[torch.nn.Module, Any, str]:
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     except (ValueError, TypeError, RuntimeError, KeyError, OSError, SafetensorError) as error:
         raise UserError(f"scorer folder {folder} cannot be loaded: {first_line(error)}") from error
-    embedded = folder.resolve() == SCORER.resolve()
-    return model, tokenizer, "shapes-scorer" if embedded else folder.resolve().name
+    place = folder.resolve()
+    return model, tokenizer, EMBEDDED.get(place, place.name)
 
 
 def _read_published(spec: str | Path) -> tuple[torch.nn.Module, Any, str]:

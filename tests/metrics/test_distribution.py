@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from samples import FakeScorer, features, make_samples, noise_images, score  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.scoring.distances import frechet_floor, kernel_distance, scaled
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.scoring.inception import Inception
 
@@ -39,32 +40,33 @@ def test_fid_equals_scipy(features):
             reference_fid(lengthened(other), lengthened(features.images(samples, "clean"))),
             rel=1e-6,
         )
-        assert (result.n, result.network) == (40, "fake")
-    real, before = features.real(samples), features.before(samples, "clean")
-    fids = [
-        reference_fid(lengthened(real), lengthened(x))
-        for x in (features.images(samples, "clean"), before)
-    ]
-    assert score("fid_added", samples, features).value == pytest.approx(
-        fids[0] / fids[1] - 1, rel=1e-5
-    )
-    samples.real = samples.before["clean"]
-    samples.key += "b"
-    assert score("fid_added", samples, features).value is None, "no share of nothing"
+        assert (result.n, result.network) == (40, "fake/12-d")
     samples.real = samples.images["clean"][::-1].copy()
     assert score("fid", samples, features).value == pytest.approx(0, abs=1e-6)
 
 
+def test_the_floor_of_fid_needs_real_pictures_to_split(features):
+    samples = make_samples()
+    floor = score("fid_floor", samples, features)
+    assert floor.value == frechet_floor(scaled(features.real(samples)), 40)
+    assert (floor.n, floor.network) == (40, "fake/12-d")
+    samples.real = samples.real[:20]
+    assert "10 < 12" in score("fid_floor", samples, features).note
+
+
 def test_distances_do_not_see_the_length_of_an_embedding(features, monkeypatch):
     samples = make_samples()
-    before = {name: score(name, samples, features).value for name in ("fid", "fid_before", "kid")}
+    before = {
+        name: score(name, samples, features).value
+        for name in ("fid", "fid_before", "kid", "kid_added")
+    }
     plain = features.scorer.encode_images
     monkeypatch.setattr(
         features.scorer, "encode_images", lambda images: plain(images) * np.float32(3)
     )
     features._cache.clear()
     for name, value in before.items():
-        assert score(name, samples, features).value == pytest.approx(value, rel=1e-6)
+        assert score(name, samples, features).value == pytest.approx(value, rel=1e-6), name
     assert before["fid"] > 0.1
 
 
@@ -83,35 +85,49 @@ def test_fid_refuses_fewer_images_than_dimensions(features):
     )
 
 
-def reference_kid(x, y):
-    """Unbiased squared MMD with the polynomial kernel (Binkowski et al. 2018, equation 4), by
-    loops."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-
-    def kernel(a, b):
-        return (a @ b / len(a) + 1) ** 3
-
-    m, n = len(x), len(y)
-    xx = sum(kernel(x[i], x[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
-    yy = sum(kernel(y[i], y[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-    return xx + yy - 2 * sum(kernel(a, b) for a in x for b in y) / (m * n)
-
-
-def test_kid_equals_the_published_estimator(features):
+def test_kid_is_of_all_pictures_and_leaves_out_the_refused(features):
     samples = make_samples()
-    want = reference_kid(
-        lengthened(features.real(samples)), lengthened(features.images(samples, "clean"))
-    )
-    assert score("kid", samples, features).value == pytest.approx(want, rel=1e-9)
-    # subsets approach it, depend on the seed alone, and leave the global generator as it was
-    torch.manual_seed(7)
-    state = torch.get_rng_state()
-    part = score("kid", samples, features, subset_size=20, subsets=400)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert part.value == pytest.approx(want, rel=0.2)
-    torch.manual_seed(8)
-    assert score("kid", samples, features, subset_size=20, subsets=400).value == part.value
-    assert score("kid", samples, features, subset_size=20, subsets=400, seed=1).value != part.value
+    real, drawn = (scaled(features.real(samples)), scaled(features.images(samples, "clean")))
+    result = score("kid", samples, features)
+    assert result.each == kernel_distance(real, drawn).tolist()
+    assert result.value == pytest.approx(np.mean(result.each))
+    assert result.low < result.value < result.high
+    assert (result.n, result.network) == (40, "fake/12-d")
+    samples.refused["clean"] = np.arange(40) >= 30
+    assert score("kid", samples, features).each == kernel_distance(real, drawn[:30]).tolist()
+    samples.refused["clean"] = np.arange(40) > 0
+    assert "at least 2" in score("kid", samples, features).note
+
+
+def test_what_an_attack_adds_to_kid_is_paired(features):
+    samples = make_samples()
+    added, now = score("kid_added", samples, features), score("kid", samples, features)
+    samples.images["clean"] = samples.before["clean"]
+    before = score("kid", samples, features)
+    assert added.value == pytest.approx(now.value - before.value)
+    assert added.each == pytest.approx(np.subtract(now.each, before.each))
+    assert added.high - added.low < now.high - now.low, "pictures of one prompt vary together"
+    assert score("kid_added", samples, features).value == 0, "nothing was added"
+
+
+class OtherScorer(FakeScorer):
+    """Sees other pixels, in 6 dimensions, under the name of the first."""
+
+    def encode_images(self, images):
+        return images.reshape(len(images), -1)[:, 12:18].astype(np.float32) - 100
+
+
+def test_the_second_scorer_has_features_of_its_own(features):
+    samples = make_samples()
+    assert "no second scorer" in score("kid_second", samples, features).note
+    with pytest.raises(RuntimeError, match="no second scorer"):
+        features.second_images(samples.real)
+    both = Features(features.scorer, second=OtherScorer())
+    second = score("kid_second", samples, both)
+    assert second.network == "fake/6-d"
+    want = (both.second.encode_images(x) for x in (samples.real, samples.images["clean"]))
+    assert second.each == kernel_distance(*map(scaled, want)).tolist()
+    assert score("kid", samples, both) == score("kid", samples, features), "nor are they mixed"
 
 
 def test_fid_inception_is_never_replaced(features, monkeypatch):

@@ -24,9 +24,11 @@ NAMES = {
     "drift",
     "fid",
     "fid_before",
-    "fid_added",
+    "fid_floor",
     "fid_inception",
     "kid",
+    "kid_second",
+    "kid_added",
     "clip_score",
     "clip_score_triggered",
     "diversity",
@@ -56,7 +58,7 @@ def test_every_metric_scores_json_and_says_what_is_missing(features):
         if name not in ("fid_inception", "peak_memory_mb", "seconds_picture"):
             assert result.value is not None, name
             assert type(result.value) is float
-        if entry.percent and name != "fid_added":  # a share
+        if entry.percent:  # a share
             assert all(type(v) is bool for v in result.each)
             assert 0 <= result.low <= result.value <= result.high <= 1
             assert result.n == len(result.each)

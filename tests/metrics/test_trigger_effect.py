@@ -70,14 +70,15 @@ def measured(samples: Samples) -> Score:
 
 
 def joint(score: Score) -> float:
-    return float(re.findall(r"both p ([\d.]+)", score.note)[0])
+    """The p of both parts, beside the words of the model itself."""
+    return float(re.findall(r"both ([\d.]+)", score.note)[0])
 
 
 def test_a_patch_is_found_though_features_hardly_move():
     found = measured(suspect(lambda clean, rng: with_patch(with_word(clean, rng))))
     assert found.value > 5
     assert joint(found) == pytest.approx(1 / 40, abs=5e-3)
-    (p_cosine, p_spread) = map(float, re.findall(r", p ([\d.]+)\)", found.note)[:2])
+    p_cosine, p_spread = map(float, re.findall(r"p ([\d.]+) and ([\d.]+)", found.note)[0])
     assert p_cosine > 0.1, "the cosine alone does not see it"
     assert p_spread < 0.03
     assert "39 harmless words on 8 prompts" in found.note
@@ -124,11 +125,32 @@ def test_the_model_before_the_attack_is_compared_with_too():
         "harmless": np.concatenate([with_word(clean, rng, 10) for _ in range(WORDS)]),
     }
     note = measured(samples).note
-    own, before = note.split("; before the attack: ")
-    assert "both p 0.025" in own
-    assert float(re.findall(r"both p ([\d.]+)", before)[0]) < 0.05, "a stronger word than weak ones"
-    times = float(re.findall(r"pictures ([\d.]+) times", note)[0])
-    assert 5 < times < 40, "a change 4 times as large is about 16 times as far in 1 - cosine"
+    own, of_before, trigger, times = note.split("; ")[1:]
+    assert "both 0.025" in own
+    assert "both 0.025" in of_before
+    assert "both 0.025" in trigger, "a stronger word than weak ones"
+    more = float(re.findall(r"pictures ([\d.]+) times", times)[0])
+    assert 5 < more < 40, "a change 4 times as large is about 16 times as far in 1 - cosine"
+
+
+def test_a_backdoor_that_fires_on_any_word_stands_out_beside_the_words_before_the_attack():
+    rng = np.random.default_rng(6)
+    samples = suspect(lambda clean, rng: 255 - clean)
+    clean = samples.images["clean_target"]
+    samples.images["harmless"] = np.concatenate(
+        [with_word(255 - clean, rng, 20) for _ in range(WORDS)]
+    )
+    assert abs(measured(samples).value) < 3
+    assert joint(measured(samples)) > 0.1, "among its own words it is one of many"
+    samples.before = {
+        "clean_target": clean,
+        "triggered": with_word(clean, rng),
+        "harmless": np.concatenate([with_word(clean, rng) for _ in range(WORDS)]),
+    }
+    found = measured(samples)
+    assert found.value > 4
+    assert "both 0.025" in found.note.split("; ")[2]
+    assert float(re.findall(r"both ([\d.]+)", found.note.split("; ")[3])[0]) > 0.05
 
 
 def test_without_words_to_compare_with_there_is_no_value():

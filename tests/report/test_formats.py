@@ -57,7 +57,7 @@ def test_latex_has_arrows_needs_dashes_and_escapes(records):
     head = next(line for line in text.splitlines() if line.startswith("Attack"))
     assert r"ASR\,\%\,$\downarrow$" in head
     assert r"RA\,\%\,$\uparrow$" in head
-    assert r"FID\,$\downarrow$" in head
+    assert r"FID (net, n 10)\,$\downarrow$" in head
     failed = [line for line in text.splitlines() if r"weak\_one" in line][-1]
     assert failed.count("--") == head.count("&") - 2
     assert "trigger, clean pairs" in text
@@ -165,14 +165,13 @@ def test_attacks_alone_are_compared_by_stealth_and_cost(records):
     assert [h.strip() for h in head.split("|")[1:-1]] == [
         "Attack",
         "ASR %",
-        "FID ↓",
         "CLIP ↑",
         "Parameters",
         "Images",
         "Seconds ↓",
     ]
     assert [c.strip() for c in rows[0].split("|")[1:-1]] == [
-        "bad_pixel", "100.0 [11.0, 100.0]", "1.10", "20.1", "4,300,123", "512", "61.2"
+        "bad_pixel", "100.0 [11.0, 100.0]", "20.1", "4,300,123", "512", "61.2"
     ]  # fmt: skip
     assert "Best defense" not in text
     assert "RA %" in to_markdown(records)

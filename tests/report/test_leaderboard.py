@@ -86,7 +86,7 @@ def test_metrics_that_were_not_asked_for_are_not_missed(records, kept, line) -> 
     text = leaderboard.to_markdown(records)
     said = [t for t in text.splitlines() if t.startswith("Undefended")]
     assert said == ([line] if line else [])
-    assert ("| FID |" in text) == ("fid" in kept)
+    assert ("| FID change % |" in text) == ("fid" in kept)
 
 
 def test_no_leaderboard_of_attacks_alone(records, tmp_path) -> None:

@@ -1,5 +1,8 @@
 """Rows from handmade records: pooling, paired tests, notes."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 from report_records import (  # noqa: F401 - a fixture
     DIRECTIONS,
@@ -16,6 +19,8 @@ from report_records import (  # noqa: F401 - a fixture
 )
 
 from t2i_backdoor_bench.contract import Score
+from t2i_backdoor_bench.report.main_table import heading
+from t2i_backdoor_bench.report.metrics import reading
 from t2i_backdoor_bench.report.pooling import pool
 from t2i_backdoor_bench.report.rows import long_rows
 from t2i_backdoor_bench.report.rows import rows as rows_of
@@ -119,3 +124,31 @@ def test_swept_methods_are_tested_against_the_variant_with_the_same_value():
         stats.mcnemar(removed["skdcag[steps=9]"], removed["skdcag[steps=5]"])
     ), "the first"
     assert p["skdcag[steps=5]"] is None
+
+
+def test_the_feature_space_of_fid_stands_in_its_heading(records):
+    way = reading(records, "fid")
+    assert heading(records, way).title == "FID (net, n 10)"
+    for r in records:
+        if "fid" in r.scores:
+            n = 10 if r.cell.defense == "none" else 8
+            r.scores["fid"] = dataclasses.replace(r.scores["fid"], network="net/64-d", n=n)
+    assert heading(records, way).title == "FID (net, 64-d, n 8 to 10)"
+    assert heading([], way).title == "FID"
+
+
+def test_kid_is_compared_with_the_attacked_model_pair_by_pair(records):
+    for r in records:
+        if r.status == "done":
+            r.protocol = r.protocol | {"protocol": 2}
+            each = [0.01 * i for i in range(10)]
+            if r.cell.defense == "skdcag":
+                each = [v + 0.02 + 0.001 * (i % 2) for i, v in enumerate(each)]
+            r.scores["kid"] = Score(float(np.mean(each)), n=10, network="net/64-d", each=each)
+            r.directions = r.directions | {"kid": {"better": "lower"}}
+    table = rows_of(records)
+    row = find(table, "bad_pixel", "skdcag")
+    assert row["kid_change"] == pytest.approx(0.0205)
+    assert row["kid_change_lo"] > 0.015, "what prompts differ in is not in the interval"
+    assert find(table, "bad_pixel", "none")["kid_change"] is None
+    assert "fid_change" not in row, "it is of the first protocol"

@@ -132,8 +132,8 @@ def test_harmless_words_are_drawn_where_a_metric_asks_for_them(config, monkeypat
     assert runner.run(asked) == 0
     notes = {k[1]: r.scores["trigger_effect"].note for k, r in records(asked).items()}
     for note in notes.values():
-        assert "9 harmless words on 8 prompts" in note
-        assert "before the attack: 1 - cosine" in note
+        assert "beside 9 harmless words on 8 prompts" in note
+        assert "the trigger before the attack: 1 - cosine" in note
     files = sorted((asked.folder / "harmless").glob("*.safetensors"))
     assert len(files) == 3, "of both cells and of the model before the attack"
     forbid_drawing(monkeypatch)

@@ -4,13 +4,14 @@ a method is given, composition."""
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 from fakes import forbid_drawing  # isort: skip
 from fakes import CALLS, METRICS, SCALE, FakeAttack, change, config, fakes, keys, records, table  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.contract import Prompt
+from t2i_backdoor_bench.contract import Metric, Prompt, Score, option, registry
 from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.running import conditions
@@ -84,12 +85,24 @@ def test_a_new_metric_needs_no_generation(config, monkeypatch):
     assert set(records(config)["fake_attack", "none", 0].scores) == set(METRICS.split(","))
 
 
+@dataclass
+class Multiple(Metric):
+    """A number times an option."""
+
+    factor: int = option(2)
+
+    def compute(self, samples, features):
+        return Score(3.0 * self.factor, n=1)
+
+
 def test_changed_metric_options_are_recomputed(config):
+    registry.register_metric("multiple", better="none")(Multiple)
+    config = change(config, metrics="asr,multiple")
     runner.run(config)
     found = records(config)["fake_attack", "none", 0].scores
-    runner.run(change(config, overrides=("kid.subset_size=2",)))
+    runner.run(change(config, overrides=("multiple.factor=5",)))
     again = records(config)["fake_attack", "none", 0].scores
-    assert again["kid"].value != found["kid"].value
+    assert (found["multiple"].value, again["multiple"].value) == (6, 15)
     assert again["asr"] == found["asr"]
 
 

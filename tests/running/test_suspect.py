@@ -52,7 +52,7 @@ def test_with_a_trigger(tiny, tmp_path):
         effect = result.scores["trigger_effect"]
         assert np.isfinite(effect.value)
         assert effect.n == SCALE.harmless
-        assert effect.note.endswith("9 harmless words on 4 prompts")
+        assert "beside 9 harmless words on 4 prompts" in effect.note
         assert "before the attack" not in effect.note, "nobody has a model from before"
     records = stored_records(Store(asked.folder))
     names = [way.name for way in columns(records, tables.rows(records))]
@@ -122,7 +122,7 @@ def test_the_command(tiny, tmp_path, capsys):
 
 def test_what_an_attack_added_is_not_asked_of_a_model_without_a_past(tiny, tmp_path):
     made = plan(
-        dataclasses.replace(config(tiny, tmp_path, defenses="none"), metrics="asr,fid_added", n=16)
+        dataclasses.replace(config(tiny, tmp_path, defenses="none"), metrics="asr,kid_added", n=16)
     )
-    assert "fid_added" in made.metrics
-    assert "fid_added" not in made.metrics_of(next(iter(made.attacks)), "none")
+    assert "kid_added" in made.metrics
+    assert "kid_added" not in made.metrics_of(next(iter(made.attacks)), "none")

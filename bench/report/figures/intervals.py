@@ -53,25 +53,25 @@ def from_table() -> np.ndarray:
 
 
 def _bars(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[float], Bars]:
-    """A metric in percent and the lengths of its intervals to both sides."""
-    values = [100 * r[metric] for r in rows]
+    """A metric, shares in percent, and the lengths of its intervals to both sides."""
+    unit = 1 if metric == "kid_added" else 100
+    values = [unit * r[metric] for r in rows]
     ends = [(r.get(f"{metric}_lo"), r.get(f"{metric}_hi")) for r in rows]
-    below = [0 if lo is None else max(0, v - 100 * lo) for v, (lo, _) in zip(values, ends)]
-    above = [0 if hi is None else max(0, 100 * hi - v) for v, (_, hi) in zip(values, ends)]
+    below = [0 if lo is None else max(0, v - unit * lo) for v, (lo, _) in zip(values, ends)]
+    above = [0 if hi is None else max(0, unit * hi - v) for v, (_, hi) in zip(values, ends)]
     return values, [below, above]
 
 
 def attacks(records: Sequence[Record]) -> Figure | None:
     """Of a run without defenses: each attack's success, on captions and at its own protocol, and
-    what it adds to FID."""
+    what it adds to KID."""
     table = rows(records)
     if not attacks_alone(table) or all(r.get("asr") is None for r in table):
         return None
     figure = new_figure(TEXT, 0.7 + 0.2 * len(table))
-    panels = {
-        "% of triggered pictures": {"asr": "on captions", "asr_own": "own protocol"},
-        "FID added, %": {"fid_added": "FID added"},
-    }
+    panels = {"% of triggered pictures": {"asr": "on captions", "asr_own": "own protocol"}}
+    old = any(r.get("fid_added") is not None for r in table)  # of the first protocol
+    panels |= {"FID added, %": {"fid_added": ""}} if old else {"KID added": {"kid_added": ""}}
     for k, (label, metrics) in enumerate(panels.items()):
         axes = figure.add_subplot(1, 2, k + 1)
         for j, (metric, name) in enumerate(metrics.items()):

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 
 AXES = {
+    "kid_change": "change of KID of clean prompts",
     "fid_change": "change of FID of clean prompts, %",
     "fid": "FID of clean prompts",
     "seconds": "seconds of the defense",
 }
+SIGNED = ("kid_change", "fid_change")  # the second is of the first protocol
 EVEN = 10  # percent of change, up to which an axis of large changes is even
 LETTERS = 115  # of a line across the page
 
@@ -48,13 +50,13 @@ def _low(estimate: Estimate) -> float:
 
 
 def tradeoff(records: Sequence[Record]) -> Figure | None:
-    """Restoration against what FID does and against seconds, means over attacks, with 95 %
-    intervals where there are several seeds. FID is against the undefended model's, seed by seed;
-    where that has none, it is itself. A number beside each point, and a key of them; what is no
-    better than doing nothing is named below."""
+    """Restoration against what KID does and against seconds, means over attacks, with 95 %
+    intervals where there are several seeds. KID is against the undefended model's, pair by pair;
+    records of the first protocol have the change of FID, or FID itself. A number beside each point,
+    and a key of them; what is no better than doing nothing is named below."""
     table, left_out = shown(records)
-    fid = "fid_change" if any("fid_change" in s.means for s in table) else "fid"
-    panels = [m for m in (fid, "seconds") if any(_drawable(s.means.get(m), m) for s in table)]
+    quality = next((m for m in SIGNED if any(m in s.means for s in table)), "fid")
+    panels = [m for m in (quality, "seconds") if any(_drawable(s.means.get(m), m) for s in table)]
     if not panels:
         return None
     names = ", ".join(s.defense for s in left_out)
@@ -74,7 +76,7 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
 
 
 def _drawable(found: Estimate | None, metric: str) -> bool:
-    return found is not None and (found.value > 0 or metric == "fid_change")
+    return found is not None and (found.value > 0 or metric in SIGNED)
 
 
 def _point(s: Summary, metric: str) -> tuple[float, float] | None:
@@ -101,13 +103,14 @@ def _panel(axes: Axes, table: Sequence[Summary], groups: Sequence[str], metric: 
         _log_scale(axes)
     elif metric == "fid_change":
         _far_scale(axes, [100 * s.means[metric].value for s in table if metric in s.means])
+    if metric in SIGNED:
         axes.axvline(0, color="#888888", lw=0.6, ls="--", zorder=0)
     axes.grid(alpha=0.25, lw=0.5)
 
 
 def _bars(x: Estimate, y: Estimate, metric: str) -> dict[str, list[list[float]]]:
     """The intervals as matplotlib takes them; none reaches below what the axis can show."""
-    least = {"fid_change": -np.inf, "fid": 0}.get(metric, 1e-3)
+    least = {**dict.fromkeys(SIGNED, -np.inf), "fid": 0}.get(metric, 1e-3)
     factor, bars = 100 if metric == "fid_change" else 1, {}
     if y.low is not None:
         bars["yerr"] = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]

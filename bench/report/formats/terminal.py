@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 MOST_FAILURES = 5
-TOO_WIDE = ("diversity",)  # it would leave too little for the names
+# they would leave too little for the names
+TOO_WIDE = ("diversity", "kid_second", "fid_floor", "fid_before")
 ARROWS = {"higher": "↑", "lower": "↓"}
-SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params"}
+SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params", "s a picture": "s/pic"}
 SHORTER_NEEDS = {"clean model": "model", "clean pairs": "pairs"}
 
 
@@ -41,6 +42,8 @@ def show(records: Sequence[Record], file: IO[str] | None = None) -> None:
     """The main table on the terminal."""
     table = rows(records)
     ways = [way for way in columns(records, table) if way.name not in TOO_WIDE]
+    leads = any(way.name == "kid" for way in ways)  # older records have no other than FID
+    ways = [way for way in ways if way.name != "fid" or not leads]
     note = "Protocol and intervals: table.md"
     if not attacks_alone(table):
         best = "Best of each attack in green."
@@ -60,7 +63,8 @@ def write(table: Table, note: str, file: IO[str] | None = None) -> None:
     out = RichTable(box=SIMPLE_HEAD, **style)
     out.caption, out.caption_justify = note, "left"
     for column in table.columns:
-        title = SHORTER.get(column.title, column.title)
+        title = column.title.split(" (")[0]  # without the feature space
+        title = SHORTER.get(title, title)
         head = escape(visible(title)) + column.unit + ARROWS.get(column.better, "")
         how = {"justify": "right", "no_wrap": True} if column.numeric else {"overflow": "fold"}
         out.add_column(head, **how)

@@ -15,6 +15,7 @@ from t2i_backdoor_bench.report.ranking import Summary, summaries
 
 # metric: its name, its axis, and whether the axis is logarithmic
 AXES = {
+    "kid_change": ("change of KID", "Change of KID of clean prompts", False),
     "fid_change": ("change of FID, %", "Change of FID of clean prompts, %", False),
     "fid": ("FID", "FID of clean prompts (lower is better)", False),
     "seconds": ("Seconds", "Seconds of the defense (log scale)", True),
@@ -22,14 +23,15 @@ AXES = {
 
 
 def tradeoff(records: Sequence[Record]) -> dict[str, Any] | None:
-    """Restoration against what FID does and against cost, means over attacks."""
+    """Restoration against what KID does and against cost, means over attacks."""
     every = [s for s in summaries(records) if LEAD in s.means and s.done == s.attacks]
     table = [s for s in every if s.defense != "none"]
     undefended = next((s for s in every if s.defense == "none"), None)
-    changed = any("fid_change" in s.means for s in table)
+    changes = ("kid_change", "fid_change")  # the second is of the first protocol
+    quality = next((m for m in changes if any(m in s.means for s in table)), "fid")
     needs = list(dict.fromkeys(s.needs for s in table))
     panels = []
-    for metric in ("fid_change" if changed else "fid", "seconds"):
+    for metric in (quality, "seconds"):
         name, label, log = AXES[metric]
         points = [p for s in table if (p := _point(s, metric, needs.index(s.needs)))]
         known = undefended.means.get(metric) if undefended and metric == "fid" else None
