@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from t2i_backdoor_bench.contract import Record, Score, UserError
+from t2i_backdoor_bench.report.attack_line import attack_columns
 from t2i_backdoor_bench.report.metrics import COST, COUNTS, metric_names, reading
 from t2i_backdoor_bench.report.numbers import known_by, needs_text
 from t2i_backdoor_bench.report.paired import (
@@ -114,6 +115,7 @@ def _row(
     for name in (*COST, *COUNTS):
         values = [v for v in (cost_of(r, name) for r in done) if v is not None]
         row[name] = float(np.mean(values)) if values else None
+    row |= attack_columns(cells)
     row["scorer"] = protocol.get("scorer", "")
     row["status"] = states.pop() if len(states) == 1 else "partial" if done else "failed"
     return row
