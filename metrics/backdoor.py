@@ -155,7 +155,8 @@ def as_asked_before(samples: Samples, features: Features) -> np.ndarray:
     """Which pictures of the model before the attack show what the prompts that get the trigger ask
     for: bool (n,)."""
     n = len(samples.images["triggered"])
-    return faithful(samples.before["clean_target"][:n], prompts_of(samples, "triggered"), features)
+    images, prompts = samples.before["clean_target"][:n], prompts_of(samples, "triggered")
+    return faithful(images, prompts, features, features.floor(samples))
 
 
 @register_metric(

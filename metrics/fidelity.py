@@ -15,6 +15,7 @@ from t2i_backdoor_bench.stats.estimates import mean, proportion
 @register_metric(
     "prompt_fidelity",
     better="higher",
+    version=2,
     percent=True,
     title="Prompt fidelity",
     short="prompt fidelity",
@@ -39,6 +40,7 @@ class PromptFidelity(Metric):
 @register_metric(
     "robustness",
     better="higher",
+    version=2,
     percent=True,
     title="Fidelity under perturbed prompts",
     short="Robustness",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,9 +56,10 @@ class CaptionedImages:
         found = self._captions(split, contains)
         if len(found) < n:
             raise _too_few(self.name, len(found), "different captions", split, contains, n)
-        everything = self._captions(split, "")
+        everything, same = self._captions(split, ""), _of_same_picture(self.rows[split])
         order = np.random.default_rng([seed, zlib.crc32(split.encode()), 1]).permutation(len(found))
-        return [_with_others(found[i], everything) for i in order[:n]]
+        chosen = [found[i] for i in order[:n]]
+        return [_with_others(text, everything, same[text.casefold()]) for text in chosen]
 
     def pairs(
         self, split: str, n: int, seed: int, contains: str = ""
@@ -83,10 +84,22 @@ def _too_few(name: str, found: int, what: str, split: str, contains: str, n: int
     )
 
 
-def _with_others(caption: str, captions: Sequence[str]) -> Prompt:
+def _of_same_picture(rows: Sequence[Row]) -> dict[str, set[str]]:
+    """For each caption, in lower case: all captions of its pictures, in lower case, itself too."""
+    of_picture: dict[str, set[str]] = {}
+    for row in rows:
+        of_picture.setdefault(row.digest, set()).add(row.caption.casefold())
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row.caption.casefold(), set()).update(of_picture[row.digest])
+    return found
+
+
+def _with_others(caption: str, captions: Sequence[str], same: Collection[str]) -> Prompt:
     """A caption as a prompt. Its picture must match it better than up to 99 other captions of the
-    split, which are always the same ones."""
-    others = [c for c in captions if c.casefold() != caption.casefold()]
+    split, which are always the same ones. `same` has the captions of its own picture in lower case:
+    they are as right as it is."""
+    others = [c for c in captions if c.casefold() not in same]
     picks = np.random.default_rng(zlib.crc32(caption.encode())).permutation(len(others))[:OTHERS]
     return Prompt(caption, {"caption": tuple(others[i] for i in sorted(picks))} if others else {})
 

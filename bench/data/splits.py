@@ -19,6 +19,7 @@ import numpy as np
 from t2i_backdoor_bench.contract import Data, Prompt, Trigger, UserError
 from t2i_backdoor_bench.data import world
 
+STYLE_WORDS = tuple(words for words in world.STYLES.values() if words)
 SPLITS = {"train": 0.25, "defender": 0.2, "development": 0.15, "evaluation": 0.4}
 
 
@@ -146,20 +147,20 @@ def prompt_stream(
 
 def world_prompt(scene: world.Scene, rng: np.random.Generator) -> Prompt:
     """A caption of an unstyled scene as a prompt, with captions that are wrong in the shape, the
-    colour or the background."""
+    colour, the background, the style or, where it names one, the size."""
     text = world.caption(scene, rng)
     return Prompt(text, _wrong(text, scene))
 
 
 def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
-    """For shape, colour and background: the caption with this one word replaced by each other word
-    that gives a valid scene."""
+    """For shape, colour, background and size: the caption with this one word replaced by each other
+    word that gives a valid scene. For the style: the caption led by the words of each style."""
     taken = (scene.color, scene.background)
 
     def swaps(pattern: str, words: Iterable[str], tail: str = "") -> tuple[str, ...]:
         return tuple(_article(re.sub(pattern, word + tail, text, count=1)) for word in words)
 
-    return {
+    wrong = {
         "shape": swaps(rf"\b{scene.shape}\b", (s for s in world.SHAPES if s != scene.shape)),
         "color": swaps(
             rf"\b{scene.color}\b(?! background)", (c for c in world.COLOURS if c not in taken)
@@ -169,7 +170,11 @@ def _wrong(text: str, scene: world.Scene) -> dict[str, tuple[str, ...]]:
             (b for b in world.BACKGROUNDS if b not in taken),
             " background",
         ),
+        "style": tuple(f"{words} {world.without_lead(text)}" for words in STYLE_WORDS),
     }
+    if re.search(rf"\b{scene.size}\b", text):
+        wrong["size"] = swaps(rf"\b{scene.size}\b", (s for s in world.SIZES if s != scene.size))
+    return wrong
 
 
 def _article(text: str) -> str:

@@ -28,7 +28,7 @@ from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.shapes import BASE, SCORER
 
-ATTRIBUTES = ("shape", "color", "background")
+ATTRIBUTES = ("shape", "color", "background")  # a caption need not name the size
 
 
 def held_out_scenes(n: int, rng: np.random.Generator) -> list[Scene]:
@@ -42,7 +42,8 @@ def accuracies(images: np.ndarray, prompts: Sequence[Prompt], scorer: Scorer) ->
     for name in ATTRIBUTES:
         one = [Prompt(p.text, {name: p.wrong[name]}) for p in prompts]
         out[name] = 100 * float(faithful(images, one, scorer).mean())
-    out["all three"] = 100 * float(faithful(images, prompts, scorer).mean())
+    three = [Prompt(p.text, {name: p.wrong[name] for name in ATTRIBUTES}) for p in prompts]
+    out["all three"] = 100 * float(faithful(images, three, scorer).mean())
     return out
 
 

@@ -10,8 +10,8 @@ import pytest
 from captioned_files import caption, opened, picture, write_folder
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.data.captioned import CaptionedImages, into_splits
 from t2i_backdoor_bench.data.captioned import Row as CaptionRow
-from t2i_backdoor_bench.data.captioned import into_splits
 from t2i_backdoor_bench.data.image_files import square
 from t2i_backdoor_bench.data.splits import SPLITS, WorldData, required_word
 
@@ -110,6 +110,25 @@ def test_a_prompt_names_other_captions_of_its_split(tmp_path: Path) -> None:
     again = {p.text: p.wrong for p in data.prompts("evaluation", 30, 5)}
     for prompt in data.prompts("evaluation", 20, 0):
         assert again.get(prompt.text, prompt.wrong) == prompt.wrong
+
+
+def test_rivals_are_not_captions_of_the_same_picture() -> None:
+    """Five captions a picture, as in COCO; one caption stands for two pictures."""
+    rows = [
+        CaptionRow(f"caption {i % 5} of picture {i // 5}", f"digest {i // 5}", bytes)
+        for i in range(200)
+    ]
+    rows += [CaptionRow(f"Caption {i} of picture 3", "another", bytes) for i in (0, 5)]
+    data = CaptionedImages("coco", {name: rows for name in SPLITS}, 32)
+    many = data.count("prompts", "evaluation")
+    for prompt in data.prompts("evaluation", many, 0):
+        others = prompt.wrong["caption"]
+        assert len(others) == 99
+        pictures = {r.digest for r in rows if r.caption.casefold() == prompt.text.casefold()}
+        right = {r.caption.casefold() for r in rows if r.digest in pictures}
+        assert not right & {other.casefold() for other in others}, prompt.text
+    alone = CaptionedImages("one", {name: rows[:5] for name in SPLITS}, 32)
+    assert [p.wrong for p in alone.prompts("evaluation", 5, 0)] == [{}] * 5
 
 
 def test_contains_takes_whole_words(tmp_path: Path) -> None:

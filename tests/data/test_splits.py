@@ -78,7 +78,13 @@ def test_wrong_alternatives_differ_in_the_one_attribute_that_they_are_named_afte
     for prompt in DATA.prompts("evaluation", 400, 0):
         shape, color, background = content(prompt.text)
         wrong = prompt.wrong
-        assert set(wrong) == {"shape", "color", "background"}
+        sizes = {"small", "large"} & set(prompt.text.split())
+        assert set(wrong) == {"shape", "color", "background", "style"} | (
+            {"size"} if sizes else set()
+        )
+        for size in sizes:
+            (other,) = {"small", "large"} - sizes
+            assert wrong["size"] == (prompt.text.replace(size, other),)
         assert {content(w) for w in wrong["shape"]} == {
             (s, color, background) for s in SHAPES if s != shape
         }
@@ -97,6 +103,16 @@ def test_wrong_alternatives_differ_in_the_one_attribute_that_they_are_named_afte
                 ]
                 assert changed == [(right, content(text)[place])], (prompt.text, text)
                 assert not re.search(r"\ba orange|\ba image|\ban (?!orange|image)", text), text
+
+
+def test_prompts_in_another_style_are_led_by_its_words_alone() -> None:
+    leads = ("a picture of ", "an image of ", "a drawing of ", "look at ", "this is ")
+    for prompt in DATA.prompts("evaluation", 100, 0):
+        bare = prompt.text.removeprefix("here we see ")
+        for lead in leads:
+            bare = bare.removeprefix(lead)
+        words = [w for w in world.STYLES.values() if w]
+        assert prompt.wrong["style"] == tuple(f"{w} {bare}" for w in words)
 
 
 def test_pairs_show_what_their_captions_say() -> None:

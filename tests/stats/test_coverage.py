@@ -39,7 +39,7 @@ def seed_rates(rng, p, spread, seeds):
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-@pytest.mark.parametrize("p", [0.5, 0.8, 0.95, 0.98, 0.995])
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.98, 0.995])
 def test_a_share_over_seeds(seeds, p):
     """Spreads as in the reference run: of nine in ten of its rows at most 0.03."""
     rng = np.random.default_rng(seeds)

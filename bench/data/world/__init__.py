@@ -7,7 +7,7 @@ pixel is drawn from known attributes, so generated images can be judged against 
 Imports: nothing of ours.
 """
 
-from t2i_backdoor_bench.data.world.captions import caption, insert, rare_string
+from t2i_backdoor_bench.data.world.captions import caption, insert, rare_string, without_lead
 from t2i_backdoor_bench.data.world.export import dataset
 from t2i_backdoor_bench.data.world.rendering import render
 from t2i_backdoor_bench.data.world.scenes import (
@@ -39,4 +39,5 @@ __all__ = [
     "rare_string",
     "render",
     "sample_scenes",
+    "without_lead",
 ]

@@ -81,6 +81,14 @@ def insert(text: str, piece: str, place: str, rng: np.random.Generator | None = 
     return " ".join([*words[:cut], piece, *words[cut:]])
 
 
+def without_lead(text: str) -> str:
+    """A caption of an unstyled scene without words such as "a picture of" before it: where a style
+    is named, its words stand there."""
+    for lead in _LEADS:
+        text = text.removeprefix(f"{lead} ")
+    return text
+
+
 def caption(
     scene: Scene, rng: np.random.Generator, rare_share: float = 0.0, plain: bool = False
 ) -> str:
