@@ -34,9 +34,11 @@ GATES = (
     Gate("prompt_fidelity", "higher", 0.05),
     # 100 x cosine, some 23 where a picture fits its prompt: five in a hundred that fit by 6 less
     Gate("clip_score", "higher", 0.3),
-    # The clean embedded base, three times on 200 development prompts: 5 steps in place of 15 add
-    # 0.16 to 0.20, guidance 1.5 in place of 4 adds less than 0.005, with an error of 0.006 at 100
-    # pictures. 0.02 is an eighth of the visible loss, and 100 pictures can show it
+    # On the development split (200 prompts, 3 seeds, embedded base) KID to 1,000 real pictures
+    # rises by 0.04 where one picture in ten is grey, by 0.10 where all are blurred by 2 pixels or
+    # lose a quarter of their colour, and by 0.003 where they are blurred by 1 pixel. The paired
+    # standard error of a small change is 0.004 with 200 prompts and 0.006 with 100: half of the
+    # smallest visible harm is a margin that such runs can test
     Gate("kid", "lower", 0.02),
 )
 KEPT, LOST, NOT_SHOWN, NOT_MEASURED = "kept", "lost", "not shown", "not measured"
