@@ -39,7 +39,10 @@ INTRODUCTION = {
         " removal that needs the trigger together make a blind removal: what stands behind a"
         " locator gets the trigger that it found, and is left out where it found none."
     ),
-    "metric": "A metric reads the pictures of a cell. `--metrics` takes these names.",
+    "metric": (
+        "A metric reads the pictures of a cell. `--metrics` takes these names. What is measured,"
+        " and why, is on the page of [the protocol](protocol.md)."
+    ),
 }
 
 

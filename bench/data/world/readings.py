@@ -191,8 +191,8 @@ def read_style(image: np.ndarray) -> str:
     spread = np.percentile(image.max(-1) - image.min(-1), 99)
     if spread < 30:
         return "pencil sketch" if _lines(image.mean(-1)) else "black and white"
-    gray = (image[..., 0] - 14) / 1.07
-    brown = np.stack([image[..., 0], 0.86 * gray + 8, 0.62 * gray + 2], -1)
+    gray = (image[..., 1] - 8) / 0.86
+    brown = np.stack([np.minimum(255, 1.07 * gray + 14), image[..., 1], 0.62 * gray + 2], -1)
     if np.sqrt(((image - brown) ** 2).mean()) < 12:
         return "sepia"
     return "pixel art" if _blocks(image) else ""
