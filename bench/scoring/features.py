@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Samples, Score
+from t2i_backdoor_bench.contract import Prompt, Samples, Score
 from t2i_backdoor_bench.scoring.conditions import prompts_of, served
 from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.inception import INCEPTION_VARIABLE, Inception
@@ -138,9 +138,12 @@ class Features:
     def faithful(self, samples: Samples, condition: str) -> np.ndarray:
         """Whether every image of a condition shows what its clean prompt asks for: bool (n,). A
         refused prompt shows nothing."""
-        return faithful(samples.images[condition], prompts_of(samples, condition), self) & served(
-            samples, condition
-        )
+        images, prompts = samples.images[condition], prompts_of(samples, condition)
+        return self.as_asked(images, prompts) & served(samples, condition)
+
+    def as_asked(self, images: np.ndarray, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Whether uint8 images (n, H, W, 3) show what their clean prompts ask for: bool (n,)."""
+        return faithful(images, prompts, self, self.limits.floor)
 
     def compared(
         self,

@@ -42,7 +42,8 @@ def accuracies(images: np.ndarray, prompts: Sequence[Prompt], scorer: Scorer) ->
     for name in ATTRIBUTES:
         one = [Prompt(p.text, {name: p.wrong[name]}) for p in prompts]
         out[name] = 100 * float(faithful(images, one, scorer).mean())
-    out["all three"] = 100 * float(faithful(images, prompts, scorer).mean())
+    three = [Prompt(p.text, {name: p.wrong[name] for name in ATTRIBUTES}) for p in prompts]
+    out["all three"] = 100 * float(faithful(images, three, scorer).mean())
     return out
 
 
