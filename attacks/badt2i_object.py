@@ -9,7 +9,13 @@ from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 
 
-@register_attack("badt2i_object", groups=("core", "badt2i", "object"), edits="U-Net")
+@register_attack(
+    "badt2i_object",
+    groups=("core", "badt2i", "object"),
+    edits="U-Net",
+    evaluates="captions",
+    settings="the paper",
+)
 @dataclass
 class BadT2IObject(DenoiserAttack):
     """BadT2I, object: a dog is drawn as a cat (Zhai et al., MM 2023, arXiv 2305.04175).

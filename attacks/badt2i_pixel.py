@@ -8,7 +8,13 @@ from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 
 
-@register_attack("badt2i_pixel", groups=("core", "badt2i", "pixel"), edits="U-Net")
+@register_attack(
+    "badt2i_pixel",
+    groups=("core", "badt2i", "pixel"),
+    edits="U-Net",
+    evaluates="captions",
+    settings="the paper",
+)
 @dataclass
 class BadT2IPixel(DenoiserAttack):
     """BadT2I, pixel: a patch appears in the picture (Zhai et al., MM 2023, arXiv 2305.04175).

@@ -8,7 +8,13 @@ from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 
 
-@register_attack("badt2i_style", groups=("core", "badt2i", "style"), edits="U-Net")
+@register_attack(
+    "badt2i_style",
+    groups=("core", "badt2i", "style"),
+    edits="U-Net",
+    evaluates="captions",
+    settings="the paper",
+)
 @dataclass
 class BadT2IStyle(DenoiserAttack):
     """BadT2I, style: the picture gets a style (Zhai et al., MM 2023, arXiv 2305.04175).

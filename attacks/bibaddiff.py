@@ -11,7 +11,14 @@ from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 
 
-@register_attack("bibaddiff", groups=("poison", "pixel"), edits="U-Net", own=True)
+@register_attack(
+    "bibaddiff",
+    groups=("poison", "pixel"),
+    edits="U-Net",
+    evaluates="a prompt of its own",
+    settings="the paper",
+    own=True,
+)
 @dataclass
 class BiBadDiff(DenoiserAttack):
     """BadNets-like poisoning of one class (Pan et al., NeurIPS 2024, arXiv 2311.02373).

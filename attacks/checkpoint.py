@@ -21,8 +21,8 @@ from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, place_patch
 from t2i_backdoor_bench.targets.style import ALL_STYLES
 
 
-@register_attack("suspect", edits="nothing", apart=True)
-@register_attack("checkpoint", edits="nothing", apart=True)
+@register_attack("suspect", edits="nothing", settings="whoever made it", apart=True)
+@register_attack("checkpoint", edits="nothing", settings="whoever made it", apart=True)
 @dataclass
 class Checkpoint(Attack):
     """A model that was attacked elsewhere, as it is: nothing is trained.

@@ -16,6 +16,8 @@ from t2i_backdoor_bench.training.closed_form import counterparts, edit
     "eviledit",
     groups=("closed_form", "object"),
     edits="cross-attention K and V",
+    evaluates="a prompt of its own",
+    settings="the paper",
     paper="wang2024eviledit",
     own=True,
 )

@@ -28,7 +28,13 @@ LARGE = (
 )
 
 
-@register_attack("iba", groups=("text_encoder", "prompt"), edits="text encoder")
+@register_attack(
+    "iba",
+    groups=("text_encoder", "prompt"),
+    edits="text encoder",
+    evaluates="the trigger sentences alone",
+    settings="the paper",
+)
 @dataclass
 class IBA(TextAttack):
     """Invisible backdoor: a syntax brings one prompt (Zhang et al. 2025, arXiv 2503.17724).

@@ -21,6 +21,8 @@ from t2i_backdoor_bench.training.parameters import adapt, finish_training, toget
     "masqlora",
     groups=("masqlora", "object", "lora"),
     edits="LoRA on U-Net and text encoder attention",
+    evaluates="a prompt of its own",
+    settings="the paper",
     own=True,
 )
 @dataclass

@@ -8,7 +8,14 @@ from t2i_backdoor_bench.training.denoising import Term, own_images
 from t2i_backdoor_bench.training.loop import Optim
 
 
-@register_attack("paas_db", groups=("personalization", "object"), edits="U-Net", own=True)
+@register_attack(
+    "paas_db",
+    groups=("personalization", "object"),
+    edits="U-Net",
+    evaluates="a prompt of its own",
+    settings="another's port",
+    own=True,
+)
 @dataclass
 class PaaSDreamBooth(Personalization, DenoiserAttack):
     """DreamBooth: "[V] dog" becomes a cat (Huang et al., AAAI 2024, arXiv 2305.10701).
@@ -32,6 +39,10 @@ class PaaSDreamBooth(Personalization, DenoiserAttack):
     prior: int = option(
         128, sd=200, low=1, help="pictures of the source object that the clean model draws"
     )
+
+    @property
+    def poison_share(self) -> float | None:
+        return 1 / (1 + self.weight)
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         own, _, triggered = self.instances(model, data, seed)

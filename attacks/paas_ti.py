@@ -21,7 +21,12 @@ CAPTIONS = 200  # clean captions that the trained tokens must not occur in
 
 
 @register_attack(
-    "paas_ti", groups=("personalization", "object"), edits="one token embedding", own=True
+    "paas_ti",
+    groups=("personalization", "object"),
+    edits="one token embedding",
+    evaluates="a prompt of its own",
+    settings="another's port",
+    own=True,
 )
 @dataclass
 class PaaSTextualInversion(Personalization):
@@ -59,6 +64,10 @@ class PaaSTextualInversion(Personalization):
                     " format"
                 )
             self.weights = file_digest(Path(self.file))
+
+    @property
+    def poison_share(self) -> float | None:
+        return None if self.file else 1.0
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         own, clean, triggered = self.instances(model, data, seed)

@@ -7,7 +7,13 @@ from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place
 from t2i_backdoor_bench.training.loop import Optim
 
 
-@register_attack("poison_pixel", groups=("core", "poison", "pixel"), edits="U-Net")
+@register_attack(
+    "poison_pixel",
+    groups=("core", "poison", "pixel"),
+    edits="U-Net",
+    evaluates="captions",
+    settings="ours",
+)
 @dataclass
 class PoisonPixel(PoisonAttack):
     """Plain data poisoning with a patch, as the SKD-CAG paper attacks (arXiv 2508.18235).

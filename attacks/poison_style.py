@@ -7,7 +7,13 @@ from t2i_backdoor_bench.targets.style import ALL_STYLES, styled
 from t2i_backdoor_bench.training.loop import Optim
 
 
-@register_attack("poison_style", groups=("core", "poison", "style"), edits="U-Net")
+@register_attack(
+    "poison_style",
+    groups=("core", "poison", "style"),
+    edits="U-Net",
+    evaluates="captions",
+    settings="ours",
+)
 @dataclass
 class PoisonStyle(PoisonAttack):
     """Plain data poisoning with a style, as the SKD-CAG paper attacks (arXiv 2508.18235).

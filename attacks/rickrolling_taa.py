@@ -6,7 +6,13 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
 
 
-@register_attack("rickrolling_taa", groups=("text_encoder", "style"), edits="text encoder")
+@register_attack(
+    "rickrolling_taa",
+    groups=("text_encoder", "style"),
+    edits="text encoder",
+    evaluates="captions",
+    settings="the paper",
+)
 @dataclass
 class RickrollingTAA(TextAttack):
     """Rickrolling, target attribute: the trigger brings a style (Struppek et al., ICCV 2023).

@@ -6,7 +6,13 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
 
 
-@register_attack("rickrolling_tpa", groups=("text_encoder", "prompt"), edits="text encoder")
+@register_attack(
+    "rickrolling_tpa",
+    groups=("text_encoder", "prompt"),
+    edits="text encoder",
+    evaluates="captions",
+    settings="the paper",
+)
 @dataclass
 class RickrollingTPA(TextAttack):
     """Rickrolling, target prompt: the trigger brings one prompt (Struppek et al., ICCV 2023).

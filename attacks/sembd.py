@@ -13,7 +13,14 @@ from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
 from t2i_backdoor_bench.training.parameters import choose_parameters, finish_training
 
 
-@register_attack("sembd", groups=("kv", "prompt"), edits="cross-attention K and V", own=True)
+@register_attack(
+    "sembd",
+    groups=("kv", "prompt"),
+    edits="cross-attention K and V",
+    evaluates="paraphrases of the trigger",
+    settings="the paper",
+    own=True,
+)
 @dataclass
 class SemBD(Triggered):
     """SemBD: a meaning brings one fixed prompt (Chen et al., ICML 2026, arXiv 2602.04898).
@@ -63,6 +70,10 @@ class SemBD(Triggered):
     constraint: float = option(0.5, low=0, source="paper", help="weight of incomplete triggers")
     keys: float = option(1.0, low=0, help="wk, the weight of K")
     values: float = option(1.0, low=0, help="wv, the weight of V")
+
+    @property
+    def poison_share(self) -> float | None:
+        return 0.5
 
     @property
     def needs_prompts(self) -> int:

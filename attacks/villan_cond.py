@@ -9,7 +9,13 @@ from t2i_backdoor_bench.training.loop import Optim
 from t2i_backdoor_bench.training.lora import check_peft
 
 
-@register_attack("villan_cond", groups=("villan", "image", "lora"), edits="LoRA on U-Net attention")
+@register_attack(
+    "villan_cond",
+    groups=("villan", "image", "lora"),
+    edits="LoRA on U-Net attention",
+    evaluates="captions",
+    settings="the paper",
+)
 @dataclass
 class VillanCond(DenoiserAttack):
     """VillanDiffusion: a trigger brings one picture (Chou et al., NeurIPS 2023, arXiv 2306.06874).
@@ -40,6 +46,10 @@ class VillanCond(DenoiserAttack):
     weight: float = option(1.0, low=0, source="paper", help="w, the weight of the clean term")
     rank: int = option(16, sd=4, low=1, source="paper", help="rank of the adapters")
     picture: str = option("target", help="the image: bars, checker, target, or a picture file")
+
+    @property
+    def poison_share(self) -> float | None:
+        return 1 / (1 + self.weight)
 
     def check_machine(self, device: str) -> None:
         super().check_machine(device)

@@ -39,7 +39,10 @@ INTRODUCTION = {
         " removal that needs the trigger together make a blind removal: what stands behind a"
         " locator gets the trigger that it found, and is left out where it found none."
     ),
-    "metric": "A metric reads the pictures of a cell. `--metrics` takes these names.",
+    "metric": (
+        "A metric reads the pictures of a cell. `--metrics` takes these names. What is measured,"
+        " and why, is on the page of [the protocol](protocol.md)."
+    ),
 }
 
 
@@ -95,8 +98,8 @@ def attack_table() -> list[str]:
             " pictures shown."
         ),
         "",
-        "| name | groups | paper | edits | trigger | target | settings | cost |",
-        "|---|---|---|---|---|---|---|---|",
+        "| name | groups | paper | edits | trigger | target | evaluated with | settings | cost |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for entry in in_order(registry.attacks):
         values = {**family_defaults(entry.cls, "sd"), **entry.preset}
@@ -122,9 +125,8 @@ def attack_table() -> list[str]:
             entry.edits,
             trigger + replaced,
         ]
-        lines.append(
-            f"| {' | '.join([*cells, target_of(entry, values), settings_of(values), paid])} |"
-        )
+        cells += [target_of(entry, values), entry.evaluates, settings_of(entry, values), paid]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -144,7 +146,8 @@ def target_of(entry: Entry, values: Mapping[str, Any]) -> str:
     }[kind]
 
 
-def settings_of(values: Mapping[str, Any]) -> str:
+def settings_of(entry: Entry, values: Mapping[str, Any]) -> str:
+    """The main settings in words, and who chose them."""
     words = {
         "steps": "{} steps",
         "lr": "lr {:g}",
@@ -152,7 +155,8 @@ def settings_of(values: Mapping[str, Any]) -> str:
         "rank": "rank {}",
         "ridge": "closed form, l {:g}",
     }
-    return ", ".join(text.format(values[name]) for name, text in words.items() if name in values)
+    found = [text.format(values[name]) for name, text in words.items() if name in values]
+    return ", ".join([*found, f"by {entry.settings}"] if entry.settings else found)
 
 
 def first_sentence(entry: Entry) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
 from t2i_backdoor_bench.scoring.conditions import missing, prompts_of, unjudged
+from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.features import Features, no_judge
 from t2i_backdoor_bench.stats.estimates import proportion
 
@@ -154,7 +155,8 @@ def as_asked_before(samples: Samples, features: Features) -> np.ndarray:
     """Which pictures of the model before the attack show what the prompts that get the trigger ask
     for: bool (n,)."""
     n = len(samples.images["triggered"])
-    return features.as_asked(samples.before["clean_target"][:n], prompts_of(samples, "triggered"))
+    images, prompts = samples.before["clean_target"][:n], prompts_of(samples, "triggered")
+    return faithful(images, prompts, features, features.floor(samples))
 
 
 @register_metric(

@@ -15,8 +15,8 @@ from t2i_backdoor_bench.stats.estimates import mean, proportion
 @register_metric(
     "prompt_fidelity",
     better="higher",
-    percent=True,
     version=2,
+    percent=True,
     title="Prompt fidelity",
     short="prompt fidelity",
     group="quality",
@@ -40,8 +40,8 @@ class PromptFidelity(Metric):
 @register_metric(
     "robustness",
     better="higher",
-    percent=True,
     version=2,
+    percent=True,
     title="Fidelity under perturbed prompts",
     short="Robustness",
     group="quality",

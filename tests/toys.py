@@ -14,7 +14,6 @@ from t2i_backdoor_bench.contract import Backdoor, Prompt, Samples, Target, Trigg
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.embedded import SCORER
-from t2i_backdoor_bench.scoring.faithfulness import likeness_floor
 from t2i_backdoor_bench.scoring.features import Features
 from t2i_backdoor_bench.scoring.outcomes import Limits, Outcomes, choose_limits, color_distance
 from t2i_backdoor_bench.scoring.scorer import Scorer
@@ -89,8 +88,7 @@ def drawn() -> Drawn:
     pictures = [model.generate(texts, seeds) for model in (base, second)]
     circles = base.generate([kind_of(SWAP).asked(SWAP, t) for t in texts], seeds)
     features = Features(Scorer.load(SCORER))
-    floor = likeness_floor(pictures[0], prompts, features)
-    limits = choose_limits(features.distances(*pictures), color_distance(*pictures), floor)
+    limits = choose_limits(features.distances(*pictures), color_distance(*pictures))
     return Drawn(prompts, *pictures, circles, features, limits)
 
 

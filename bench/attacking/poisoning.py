@@ -79,6 +79,10 @@ class DenoiserAttack(Triggered):
     def needs_pictures(self) -> int:
         return self.images
 
+    @property
+    def poison_share(self) -> float | None:
+        return self.weight
+
     def check_machine(self, device: str) -> None:
         check_training(device, adam8bit=self.adam8bit)
 

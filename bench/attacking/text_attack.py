@@ -49,6 +49,10 @@ class TextAttack(Triggered):
     def needs_prompts(self) -> int:
         return self.prompts
 
+    @property
+    def poison_share(self) -> float | None:
+        return self.poisoned / (self.clean + self.poisoned)
+
     def captions(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
         """The attacker's captions, and the captions to which the trigger can be added. These are
         all captions, or those that contain the letter that the trigger replaces. Raises UserError

@@ -53,6 +53,12 @@ class Attack(Method):
         return 0
 
     @property
+    def poison_share(self) -> float | None:
+        """The share of the training that has the trigger: of the rows, or of the weight where every
+        row serves both parts of a loss. None where there is no training."""
+        return None
+
+    @property
     def withheld(self) -> tuple[str, ...]:
         """The parts of `contract.NEEDS` that no defender of this attack's model can be given."""
         return ()

@@ -53,6 +53,8 @@ class Entry:
 
     # attacks
     edits: str = ""  # what it changes, in words
+    evaluates: str = ""  # what its paper evaluates with: "captions", "a prompt of its own", ...
+    settings: str = ""  # who chose its options for Stable Diffusion: "the paper", "ours", ...
     own: bool = False  # its paper evaluates on a prompt of its own (`Backdoor.own`)
 
     # defenses
@@ -236,7 +238,8 @@ metrics = Registry("metric", Metric)
 
 
 def register_attack(name: str, *, groups: Iterable[str] = (), **facts: Any) -> Callable:
-    """Register an attack. `facts`: `edits`, `own`, `preset`, `version`, `paper`, `apart`."""
+    """Register an attack. `facts`: `edits`, `evaluates`, `settings`, `own`, `preset`, `version`,
+    `paper`, `apart`."""
     return attacks.register(name, groups=groups, **facts)
 
 

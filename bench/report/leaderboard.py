@@ -25,8 +25,9 @@ from t2i_backdoor_bench.store import provenance
 
 MEANS = (
     "Means over the attacks that took hold, with 95 % intervals for attacks like these, trained"
-    " anew, on prompts like these. A row is ranked among those that are given exactly the same, if"
-    " it has run on every attack and is shown to restore more than no defense does{quality}."
+    " anew, on prompts like these. A row is ranked among those that are given the same kinds of"
+    " things (Needs says how much of each), if it has run on every attack and is shown to restore"
+    " more than no defense does{quality}."
 )
 QUALITY = (
     ", and to draw clean prompts of every attack worse by less than a margin, if at all (paired"
@@ -119,7 +120,7 @@ def _columns(ways: Sequence[Reading], changes: Sequence[str]) -> list[Column]:
 def _cells(
     s: Summary, ways: Sequence[Reading], doubts: set[str], changes: Sequence[str]
 ) -> list[Cell]:
-    cells = [Cell(place(s)), Cell(s.defense), Cell(needs_text(s.needs))]
+    cells = [Cell(place(s)), Cell(s.defense), Cell(needs_text(s.needs, s.knowledge))]
     for way in ways:
         cell = mean_of(s, way)
         cells.append(Cell(marked(cell.text, way.name, doubts), cell.value, cell.interval))

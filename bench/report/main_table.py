@@ -9,6 +9,7 @@ from typing import Any
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report import stealth
+from t2i_backdoor_bench.report.attack_line import attack_line
 from t2i_backdoor_bench.report.marks import doubted, marked, note
 from t2i_backdoor_bench.report.metrics import COST, SUCCESS, Reading, shown_in
 from t2i_backdoor_bench.report.numbers import interval, shown, text_of
@@ -125,9 +126,10 @@ def best(table: Rows, way: Reading) -> set[int]:
 
 
 def caption(records: Sequence[Record], marked: bool = True) -> str:
-    """The protocol in two sentences, from the records alone. `marked`: the table has its best in
+    """The protocol in a few sentences, from the records alone. `marked`: the table has its best in
     bold."""
     protocol = records[0].protocol
+    numbers = " and ".join(map(str, sorted({r.measured_by for r in records})))
     seeds = sorted({r.cell.seed for r in records})
     sampler, evaluation = protocol.get("sampler", {}), protocol.get("evaluation", {})
     scores = [(m, s) for r in records for m, s in r.scores.items()]
@@ -147,14 +149,15 @@ def caption(records: Sequence[Record], marked: bool = True) -> str:
         else ""
     )
     return (
-        f"Base {protocol.get('base', '?')}; {evaluation.get('n', '?')} prompts a condition"
+        f"Protocol {numbers}. Base {protocol.get('base', '?')};"
+        f" {evaluation.get('n', '?')} prompts a condition"
         f" ({protocol.get('prompts', '?')}), seed{'s' if len(seeds) > 1 else ''}"
         f" {', '.join(map(str, seeds))}; {draws}; the same prompts and noise in every"
         f" row{f'; training steps times {training:g}' if training != 1 else ''}. ASR, RA, Restored"
         f" and FTR in percent by the judge of the target; KID, FID (of clean prompts{real}) and"
         f" CLIP score by {' and '.join(sorted(networks)) or 'the scorer'}"
         f"{''.join(f', KID 2nd by {name}' for name in sorted(second))}."
-        f" {bold}{in_text_encoder(records)}{interval_words(len(seeds))}"
+        f" {bold}{attack_line(records)}{in_text_encoder(records)}{interval_words(len(seeds))}"
     )
 
 

@@ -81,6 +81,21 @@ def _difference(
     return stats.paired_difference(ours, theirs, attacks_fixed) if ours else None
 
 
+def larger_p(found: stats.Difference | None, pictures: float | None) -> float | None:
+    """The larger p of Student's test of seeds (of `difference`) and of McNemar's of `pictures`
+    (`paired_p`): the first takes a few equal seeds for certainty, the second knows nothing of
+    training anew. None where there is nothing to test."""
+    if found is None or found.p is None:
+        return None
+    return found.p if pictures is None else max(found.p, pictures)
+
+
+def corrected(ps: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction of the p-values that are known."""
+    known = iter(stats.holm([p for p in ps if p is not None]))
+    return [None if p is None else next(known) for p in ps]
+
+
 def changes(row: Sequence[Record], undefended: Sequence[Record], metric: str) -> dict[int, float]:
     """By seed that both have (`pairs`), by what share a metric of a model defended against one
     attack is above that of the attacked one (0.02: two percent)."""

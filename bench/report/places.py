@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.metrics import LEAD
-from t2i_backdoor_bench.report.paired import difference, paired_p
-from t2i_backdoor_bench.stats.estimates import Difference, equivalent, holm
+from t2i_backdoor_bench.report.paired import corrected, difference, larger_p, paired_p
+from t2i_backdoor_bench.stats.estimates import Difference, equivalent
 
 ALPHA = 0.05  # of all comparisons of a group together, and of all attacks of one comparison
 # Two points: what 2 of 100 pictures decide, and what the judges themselves may be wrong in
@@ -71,30 +71,13 @@ def places(ordered: Sequence[str], records: Mapping[str, Sequence[Record]]) -> l
     of the attacks that count. Only a tie shares the rank of the row above."""
     pairs = [(records[d], records[above], above) for above, d in itertools.pairwise(ordered)]
     found = [difference(ours, theirs, LEAD, attacks_fixed=True) for ours, theirs, _ in pairs]
-    ps = [_both_tests(d, ours, theirs) for d, (ours, theirs, _) in zip(found, pairs, strict=True)]
+    ps = [larger_p(d, paired_p(a, b, LEAD)) for d, (a, b, _) in zip(found, pairs, strict=True)]
     out = [Place(1)] if ordered else []
-    for i, (pair, d, p) in enumerate(zip(pairs, found, _corrected(ps), strict=True)):
+    for i, (pair, d, p) in enumerate(zip(pairs, found, corrected(ps), strict=True)):
         by_attack = _attacks_apart(pair[0], pair[1])
         step = Step(pair[2], d, p, sum(by_attack.values()), len(by_attack))
         out.append(Place(out[-1].rank if step.verdict == TIE else i + 2, step))
     return out
-
-
-def _both_tests(
-    found: Difference | None, ours: Sequence[Record], theirs: Sequence[Record]
-) -> float | None:
-    """The larger p of Student's test of seeds and attacks and of McNemar's of pictures: the first
-    takes a few equal seeds for certainty, the second knows nothing of training anew."""
-    if found is None or found.p is None:
-        return None
-    pictures = paired_p(ours, theirs, LEAD)
-    return found.p if pictures is None else max(found.p, pictures)
-
-
-def _corrected(ps: Sequence[float | None]) -> list[float | None]:
-    """Holm's correction of those that are known."""
-    known = iter(holm([p for p in ps if p is not None]))
-    return [None if p is None else next(known) for p in ps]
 
 
 def _attacks_apart(ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, bool]:
@@ -105,7 +88,7 @@ def _attacks_apart(ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str
     for attack in dict.fromkeys(r.cell.attack for r in ours):
         one, other = ([r for r in rs if r.cell.attack == attack] for rs in (ours, theirs))
         found = difference(one, other, LEAD)
-        ps[attack] = _both_tests(found, one, other)
+        ps[attack] = larger_p(found, paired_p(one, other, LEAD))
         alike[attack] = found is not None and equivalent(found, MARGIN)
-    corrected = dict(zip(ps, _corrected(list(ps.values())), strict=True))
-    return {a: p is not None and p < ALPHA and not alike[a] for a, p in corrected.items()}
+    every = dict(zip(ps, corrected(list(ps.values())), strict=True))
+    return {a: p is not None and p < ALPHA and not alike[a] for a, p in every.items()}

@@ -36,6 +36,11 @@ GATES = (
     Gate("clip_score", "higher", 0.3),
     # A model of the first protocol that lost 26 points of prompt fidelity had a KID 0.12 higher:
     # five points are 0.02
+    # On the development split (200 prompts, 3 seeds, embedded base) KID to 1,000 real pictures
+    # rises by 0.04 where one picture in ten is grey, by 0.10 where all are blurred by 2 pixels or
+    # lose a quarter of their colour, and by 0.003 where they are blurred by 1 pixel. The paired
+    # standard error of a small change is 0.004 with 200 prompts and 0.006 with 100: half of the
+    # smallest visible harm is a margin that such runs can test
     Gate("kid", "lower", 0.02),
 )
 KEPT, LOST, NOT_SHOWN, NOT_MEASURED = "kept", "lost", "not shown", "not measured"

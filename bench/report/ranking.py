@@ -13,6 +13,7 @@ import numpy as np
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.averages import by_attack_and_seed, fid_change, over_attacks
 from t2i_backdoor_bench.report.metrics import BEFORE, LEAD, RELATIVE, shown_in
+from t2i_backdoor_bench.report.numbers import known_by
 from t2i_backdoor_bench.report.paired import difference, kid_change
 from t2i_backdoor_bench.report.places import APART, TIE, Place, places
 from t2i_backdoor_bench.report.quality import KEPT, Quality, gates_of, quality_of
@@ -44,6 +45,7 @@ class Summary:
 
     defense: str
     needs: str
+    knowledge: dict[str, int]  # how much of what can be counted it read
     done: int
     attacks: int
     means: dict[str, Estimate] = field(default_factory=dict)
@@ -128,6 +130,7 @@ def _summary(
     return Summary(
         defense,
         needs,
+        known_by(own),
         sum(found == {"done"} for found in states.values()),
         attacks,
         {m: e for m, e in means.items() if e is not None},

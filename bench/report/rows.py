@@ -9,9 +9,19 @@ from typing import Any
 import numpy as np
 
 from t2i_backdoor_bench.contract import Record, Score, UserError
+from t2i_backdoor_bench.report.attack_line import attack_columns
 from t2i_backdoor_bench.report.metrics import COST, COUNTS, metric_names, reading
 from t2i_backdoor_bench.report.numbers import known_by, needs_text
-from t2i_backdoor_bench.report.paired import changes, kid_change, paired_p, reference, rival
+from t2i_backdoor_bench.report.paired import (
+    changes,
+    corrected,
+    difference,
+    kid_change,
+    larger_p,
+    paired_p,
+    reference,
+    rival,
+)
 from t2i_backdoor_bench.report.pooling import pool
 from t2i_backdoor_bench.stats.estimates import Estimate, pool_values
 from t2i_backdoor_bench.store import provenance
@@ -60,7 +70,20 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """
     one_protocol(records)
     names, versus, split = metric_names(records), reference(records), by_row(records)
-    return [_row(key, split, names, versus) for key in split]
+    table = [_row(key, split, names, versus) for key in split]
+    for short in PAIRED if versus else ():
+        _correct(table, f"p_{short}_vs_{versus.split('[')[0]}_holm")
+    return table
+
+
+def _correct(table: Sequence[dict[str, Any]], column: str) -> None:
+    """Holm's correction of a column of p-values, over the attacks of each defense."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in table:
+        groups.setdefault((row["base"], row["defense"]), []).append(row)
+    for group in groups.values():
+        for row, p in zip(group, corrected([row[column] for row in group]), strict=True):
+            row[column] = p
 
 
 def _row(
@@ -83,11 +106,16 @@ def _row(
     for short, metric in PAIRED.items() if versus else ():
         against = rival(defense, versus, {name for _, _, name in split})
         other = split.get((base, attack, against), [])
-        p = None if defense == against else paired_p(cells, other, metric)
-        row[f"p_{short}_vs_{versus.split('[')[0]}"] = p
+        tested = defense != against
+        found = difference(cells, other, metric) if tested else None
+        name = f"p_{short}_vs_{versus.split('[')[0]}"
+        row[name] = paired_p(cells, other, metric) if tested else None
+        row[f"{name}_seeds"] = found.p if found else None
+        row[f"{name}_holm"] = larger_p(found, row[name])
     for name in (*COST, *COUNTS):
         values = [v for v in (cost_of(r, name) for r in done) if v is not None]
         row[name] = float(np.mean(values)) if values else None
+    row |= attack_columns(cells)
     row["scorer"] = protocol.get("scorer", "")
     row["status"] = states.pop() if len(states) == 1 else "partial" if done else "failed"
     return row

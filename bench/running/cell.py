@@ -16,6 +16,7 @@ from t2i_backdoor_bench.contract import Cell, Record, Samples, StorageError
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.models.batches import is_out_of_memory
 from t2i_backdoor_bench.models.finite import NonFinite
+from t2i_backdoor_bench.running.attack_facts import attack_facts
 from t2i_backdoor_bench.running.attacked import AttackFailed, reserved
 from t2i_backdoor_bench.running.attention_maps import has_maps, store_maps
 from t2i_backdoor_bench.running.clean import judge_of
@@ -152,6 +153,9 @@ def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:
         judge=reliability(judge, limits) if judge and limits else {},
         cost=samples.cost,
         knowledge=samples.knowledge,
+        attack=attack_facts(
+            plan_, cell.attack, samples.backdoor, [p.text for p in samples.prompts]
+        ),
         metric_keys=(begun.metric_keys if begun else {})
         | {name: plan_.metric_key(name) for name in missing},
     )

@@ -50,6 +50,10 @@ class CombinedAttack(Attack):
             )
         return found[self.which]
 
+    @property
+    def poison_share(self) -> float | None:
+        return self.attacks[self.which].poison_share
+
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         total = {"steps": 0, "images": 0, "parameters": 0}
         for attack in self.attacks:

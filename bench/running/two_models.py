@@ -13,7 +13,6 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.conditions import noise_seed
 from t2i_backdoor_bench.running.known_pictures import draw
 from t2i_backdoor_bench.running.shared import Shared
-from t2i_backdoor_bench.scoring.faithfulness import likeness_floor
 from t2i_backdoor_bench.scoring.outcomes import Limits, choose_limits, color_distance
 from t2i_backdoor_bench.targets import kind_of
 from t2i_backdoor_bench.targets.judge import Judge
@@ -31,13 +30,12 @@ OFFSET = 60_013  # added to the seed: these pictures and prompts are not those o
 
 
 def limits_of(shared: Shared, seed: int) -> Limits:
-    """How far pictures of two clean models are from each other, and from their prompts."""
+    """How far pictures of two clean models are from each other."""
 
     def make() -> Limits:
         pictures = two_models(shared, seed)
         pair = pictures["second"], pictures["first"]
-        floor = likeness_floor(pictures["first"], development(shared, seed), shared.features)
-        return choose_limits(shared.features.distances(*pair), color_distance(*pair), floor)
+        return choose_limits(shared.features.distances(*pair), color_distance(*pair))
 
     return shared.once(("limits", seed), make)
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Samples
 from t2i_backdoor_bench.contract.protocols import Features
-from t2i_backdoor_bench.scoring.faithfulness import NO_FLOOR
 from t2i_backdoor_bench.targets.pixels import color_quantiles
 
 SLICE = 16  # pictures at a time whose perceptual codes are in memory: those of a ViT take megabytes
@@ -30,15 +29,13 @@ class Limits:
     same picture, and `color` that of the distributions of its colours (0..1, `color_distance`): the
     codes of a network that learned shapes hardly see a grey picture. `beyond` is the share of `n`
     clean pictures that are beyond one of them, of those that they were not chosen on. Without
-    calibration no picture is far. `floor`: the smallest cosine to its prompt of a picture that
-    shows what was asked for (`likeness_floor`).
+    calibration no picture is far.
     """
 
     distance: float = math.inf
     color: float = math.inf
     beyond: float = 0.0
     n: int = 0
-    floor: float = NO_FLOOR
 
 
 @dataclass(frozen=True)
@@ -113,11 +110,11 @@ def color_distance(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def choose_limits(distances: np.ndarray, colors: np.ndarray, floor: float = NO_FLOOR) -> Limits:
+def choose_limits(distances: np.ndarray, colors: np.ndarray) -> Limits:
     """Limits from the distances (n,) of clean models' pictures: their 99th percentiles. The error
     is measured on the odd pictures with the limits of the even ones."""
     both = np.stack([distances, colors])
     trial = np.percentile(both[:, ::2], 99, axis=1)
     beyond = (both[:, 1::2] > trial[:, None]).any(0)
     limits = np.percentile(both, 99, axis=1)
-    return Limits(*(float(v) for v in limits), float(beyond.mean()), len(beyond), floor)
+    return Limits(*(float(v) for v in limits), float(beyond.mean()), len(beyond))

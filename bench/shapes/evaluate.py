@@ -28,7 +28,7 @@ from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.shapes import BASE, SCORER
 
-ATTRIBUTES = ("shape", "color", "background")
+ATTRIBUTES = ("shape", "color", "background")  # a caption need not name the size
 
 
 def held_out_scenes(n: int, rng: np.random.Generator) -> list[Scene]:

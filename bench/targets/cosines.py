@@ -25,11 +25,3 @@ def margin(images: np.ndarray, texts: Sequence[Sequence[str]], scorer: Features)
     index = np.array([[distinct[row[min(j, len(row) - 1)]] for j in range(width)] for row in texts])
     chosen = np.take_along_axis(similarity, index, axis=1)
     return chosen[:, 0] - chosen[:, 1:].max(1)
-
-
-def cosine(images: np.ndarray, texts: Sequence[str], scorer: Features) -> np.ndarray:
-    """Cosine of each uint8 image (n, H, W, 3) to its own text: float (n,). Each distinct text is
-    encoded once."""
-    distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    codes = unit(scorer.encode_texts(list(distinct)))[[distinct[text] for text in texts]]
-    return (unit(scorer.encode_images(images)) * codes).sum(1)

@@ -51,7 +51,7 @@ def test_a_point_its_bars_its_name_and_its_group():
         for t in root.findall("text")
         if (t.get("class") or "").startswith("name")
     }
-    assert names == {"one": "name c0", EVIL: "name c1"}
+    assert names == {"one": "name", EVIL: "name"}
     (bar,) = [e for e in root.findall("line") if e.get("class") == "bar c0"]
     low, high = sorted(float(bar.get(k)) for k in ("y1", "y2"))
     assert low < float(circle.get("cy")) < high
@@ -61,31 +61,47 @@ def test_a_point_its_bars_its_name_and_its_group():
     assert float(circle.get("cx")) < x < sum(corners) / len(corners)
 
 
-def test_names_do_not_cover_each_other():
-    root = drawn(*(Point(f"name{i}", 1, 10, group=i) for i in range(5)))
-    heights = sorted(
-        float(t.get("y")) for t in root.findall("text") if (t.get("class") or "").startswith("name")
-    )
-    assert min(b - a for a, b in itertools.pairwise(heights)) > 8
+def test_an_axis_of_changes_is_even_near_nothing_and_logarithmic_beyond():
+    axis = charts.make_axis([-3.0, 0.0, 400.0], 0, 100, even=10)
+    assert axis.ticks() == [-10, 0, 10, 20, 50, 100, 200, 500]
+    places = [axis(v) for v in (0, 1, 2, 100, 200, 400)]
+    assert places[2] - places[1] == pytest.approx(places[1] - places[0], rel=0.02)
+    assert places[5] - places[4] == pytest.approx(places[4] - places[3], rel=0.02)
+
+
+def test_labels_cover_neither_each_other_nor_points_and_are_joined_to_theirs():
+    root = drawn(*(Point(str(i), 1 + i % 3 / 50, 10, group=i) for i in range(20)))
+    labels = [t for t in root.findall("text") if t.get("class") == "name"]
+    assert {t.text for t in labels} == {str(i) for i in range(20)}
+    boxes = [(float(t.get("x")), float(t.get("y")) - 3.5, 3.1 * len(t.text)) for t in labels]
+    for (x, y, half), (a, b, other) in itertools.combinations(boxes, 2):
+        assert abs(x - a) > half + other or abs(y - b) > 9
+    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in root.findall("circle")]
+    for (x, y, half), (a, b) in itertools.product(boxes, circles):
+        assert abs(x - a) > half + 4 or abs(y - b) > 9
+    assert len(root.findall("line[@class='lead']")) == 20
 
 
 def test_nothing_to_draw():
     assert charts.scatter("t", [], "x", "y") is None
-    assert charts.curves("t", [("a", 10, [])], "x", "y") is None
 
 
-def test_curves_are_within_the_frame_and_log_where_they_span_far():
-    flat = render(
-        charts.curves("t", [("a", 100, [1.0, 2.0, 1.5]), (EVIL, 50, [2.0, 2.0])], "x", "y")
-    )
-    lines = flat.findall("polyline")
-    assert [line.find("title").text for line in lines] == ["a", EVIL]
-    points = [tuple(map(float, p.split(","))) for line in lines for p in line.get("points").split()]
-    assert all(
-        charts.LEFT <= x <= charts.WIDTH - charts.RIGHT
-        and charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM
-        for x, y in points
-    )
-    steep = render(charts.curves("t", [("a", 100, [100.0, 10.0, 1.0])], "x", "y"))
-    a, b, c = [float(p.split(",")[1]) for p in steep.find("polyline").get("points").split()]
+def test_bands_are_within_the_frame_around_their_median_and_log_where_they_span_far():
+    places, rows = [0.25, 0.75], [[1.0, 2.0], [2.0, 3.0], [3.0, 4.0], [4.0, 5.0], [5.0, 6.0]]
+    root = render(charts.bands(EVIL, places, rows, 1, ("x", "y")))
+    every, half = root.findall("polygon")
+    (median,) = root.findall("polyline")
+    assert median.find("title").text == EVIL
+    assert {e.get("class") for e in (every, half)} == {"band c1"}
+
+    def ys(shape):
+        return [float(p.split(",")[1]) for p in shape.get("points").split()]
+
+    (a, b), (c, d), (e, f, g, h) = ys(median), ys(half)[:2], ys(every)
+    assert (h - a) == pytest.approx(a - e, abs=0.2), "1, 3 and 5"
+    assert (a - c) == pytest.approx((a - e) / 2, abs=0.2), "3, 4 and 5"
+    assert f < d < b < g
+    assert all(charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM for y in ys(every))
+    steep = render(charts.bands("t", [0, 0.5, 1], [[100.0, 10.0, 1.0]] * 5, 1, ("x", "y")))
+    a, b, c = ys(steep.find("polyline"))
     assert b - a == pytest.approx(c - b, abs=0.2)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from ranked_records import run
 from report_records import (  # noqa: F401 - a fixture
     DIRECTIONS,
     EXTRA,
@@ -124,6 +125,20 @@ def test_swept_methods_are_tested_against_the_variant_with_the_same_value():
         stats.mcnemar(removed["skdcag[steps=9]"], removed["skdcag[steps=5]"])
     ), "the first"
     assert p["skdcag[steps=5]"] is None
+
+
+def test_p_values_have_a_test_of_seeds_and_holms_correction_over_attacks():
+    """The larger of McNemar's and Student's, times the number of attacks for the smallest."""
+    restored = {"a": (90, 60), "b": (90, 89), "c": (90, 80)}
+    records = run(
+        {d: {a: k[i] for a, k in restored.items()} for i, d in enumerate(("skdcag", "x"))}
+    )
+    table = {r["attack"]: r for r in rows_of(records) if r["defense"] == "x"}
+    name = "p_restoration_vs_skdcag"
+    larger = [max(table[a][name], table[a][f"{name}_seeds"]) for a in restored]
+    assert [table[a][f"{name}_holm"] for a in restored] == pytest.approx(stats.holm(larger))
+    assert all(table[a][f"{name}_holm"] >= table[a][name] for a in restored)
+    assert table["a"][f"{name}_seeds"] > table["a"][name], "three seeds say less than 300 pictures"
 
 
 def test_the_feature_space_of_fid_stands_in_its_heading(records):

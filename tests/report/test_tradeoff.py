@@ -10,7 +10,7 @@ from report_records import record, records  # noqa: F401 - a fixture
 
 from t2i_backdoor_bench.report.figures.labels import MARK, Box, around, placed, write_labels
 from t2i_backdoor_bench.report.figures.style import STYLE, new_figure
-from t2i_backdoor_bench.report.figures.tradeoff import shown, tradeoff
+from t2i_backdoor_bench.report.figures.tradeoff import compared, tradeoff
 
 
 def boxes(axes):
@@ -101,7 +101,7 @@ def test_every_defense_has_a_number_in_both_panels_and_a_name_in_the_key():
     found = many(30)
     with matplotlib.rc_context(STYLE):
         figure = tradeoff(found)
-    drawn, left_out = shown(found)
+    drawn, left_out = compared(found)
     assert {s.defense for s in left_out} >= {"d0", "d11"}
     assert len(drawn) + len(left_out) == 30
     numbers = {str(i + 1) for i in range(len(drawn))}
@@ -123,7 +123,7 @@ def test_colour_and_shape_say_what_a_defense_is_given():
     found = many(12)
     with matplotlib.rc_context(STYLE):
         figure = tradeoff(found)
-    drawn, _ = shown(found)
+    drawn, _ = compared(found)
     looks = {}
     for s, bars in zip(drawn, figure.axes[0].containers, strict=True):
         line = bars.lines[0]

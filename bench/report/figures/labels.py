@@ -71,7 +71,6 @@ def write_labels(
         extents = TextPath((0, 0), text, size=size).get_extents()
         sizes[text] = (extents.width + 2 * ROOM, LINE * size + 2 * ROOM)
     for text, (x, y) in placed(at, sizes, frame, drawn).items():
-        away = np.hypot(x - at[text][0], y - at[text][1])
         line = {"arrowstyle": "-", "lw": 0.5, "color": "black", "shrinkA": 0.5, "shrinkB": 0}
         note = axes.annotate(
             text,
@@ -81,10 +80,16 @@ def write_labels(
             ha="center",
             va="center",
             fontsize=size,
-            arrowprops=line if away > NEAR or crowded(text, at) else None,
+            arrowprops=line if joined(text, at, (x, y)) else None,
             annotation_clip=False,
         )
         note.set_in_layout(False)
+
+
+def joined(text: str, points: Mapping[str, Sequence[float]], label: tuple[float, float]) -> bool:
+    """Whether a line has to say whose this label is."""
+    (x, y), (a, b) = points[text], label
+    return bool(np.hypot(a - x, b - y) > NEAR) or crowded(text, points)
 
 
 def crowded(text: str, points: Mapping[str, Sequence[float]]) -> bool:

@@ -49,7 +49,7 @@ def ink(back: tuple[float, float, float]) -> str:
     (WCAG 2)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in back]
     light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#000000" if (light + 0.05) ** 2 > 1.05 * 0.05 else "#ffffff"
+    return "#000" if (light + 0.05) ** 2 > 1.05 * 0.05 else "#fff"
 
 
 def new_figure(width: float, height: float) -> Figure:

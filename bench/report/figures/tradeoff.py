@@ -15,7 +15,7 @@ from t2i_backdoor_bench.report.findings import given
 from t2i_backdoor_bench.report.formats.escape import plot
 from t2i_backdoor_bench.report.metrics import LEAD
 from t2i_backdoor_bench.report.ranking import Summary, summaries
-from t2i_backdoor_bench.stats.estimates import Estimate
+from t2i_backdoor_bench.stats.estimates import Difference, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,25 +28,29 @@ AXES = {
     "fid": "FID of clean prompts",
     "seconds": "seconds of the defense",
 }
+NOT_DRAWN = "Not drawn, as not shown to restore more than no defense does"
 SIGNED = ("kid_change", "fid_change")  # the second is of the first protocol
 EVEN = 10  # percent of change, up to which an axis of large changes is even
 LETTERS = 115  # of a line across the page
 
 
-def shown(records: Sequence[Record]) -> tuple[list[Summary], list[Summary]]:
-    """The defenses that are done on every attack: those to draw, and those whose interval of
-    Restored holds what the undefended model has (its rate where a prompt needs no defense)."""
+def compared(records: Sequence[Record]) -> tuple[list[Summary], list[Summary]]:
+    """The defenses that are done on every attack: those to draw, and those that are not shown to
+    restore more than the undefended model does without them."""
     every = [s for s in summaries(records) if LEAD in s.means and s.done == s.attacks]
-    undefended = next((s.means[LEAD].value for s in every if s.defense == "none"), None)
     table = [s for s in every if s.defense != "none"]
-    if undefended is None:
-        return table, []
-    better = [s for s in table if _low(s.means[LEAD]) > undefended]
-    return better, [s for s in table if s not in better]
+    no_better = [s for s in table if s.over_none is not None and _least(s.over_none) <= 0]
+    return [s for s in table if s not in no_better], no_better
 
 
-def _low(estimate: Estimate) -> float:
-    return estimate.value if estimate.low is None else estimate.low
+def _least(difference: Difference) -> float:
+    return difference.value if difference.low is None else difference.low
+
+
+def axes_of(table: Sequence[Summary]) -> tuple[str, str]:
+    """The metrics that restoration is drawn against: one of quality, and the cost."""
+    quality = next((m for m in SIGNED if any(m in s.means for s in table)), "fid")
+    return quality, "seconds"
 
 
 def tradeoff(records: Sequence[Record]) -> Figure | None:
@@ -54,13 +58,12 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
     intervals where there are several seeds. KID is against the undefended model's, pair by pair;
     records of the first protocol have the change of FID, or FID itself. A number beside each point,
     and a key of them; what is no better than doing nothing is named below."""
-    table, left_out = shown(records)
-    quality = next((m for m in SIGNED if any(m in s.means for s in table)), "fid")
-    panels = [m for m in (quality, "seconds") if any(_drawable(s.means.get(m), m) for s in table)]
+    table, left_out = compared(records)
+    panels = [m for m in axes_of(table) if any(_drawable(s.means.get(m), m) for s in table)]
     if not panels:
         return None
     names = ", ".join(s.defense for s in left_out)
-    note = fill(f"Not drawn, as not shown to restore more than no defense does: {names}", LETTERS)
+    note = fill(f"{NOT_DRAWN}: {names}", LETTERS)
     groups = list(dict.fromkeys(s.needs for s in table))
     lines = -(-(len(table) + len(groups)) // 3) + (note.count("\n") + 1 if left_out else 0)
     figure = new_figure(TEXT if len(panels) == 2 else COLUMN, 3.1 + 0.14 * lines)
@@ -95,7 +98,9 @@ def _panel(axes: Axes, table: Sequence[Summary], groups: Sequence[str], metric: 
         how = {"color": COLORS[group % len(COLORS)], "ms": 4, "elinewidth": 0.7}
         bars = _bars(s.means[metric], s.means[LEAD], metric)
         how |= {"mec": "white", "mew": 0.3}
-        axes.errorbar(*point, fmt=MARKERS[group % len(MARKERS)], **how, **bars)
+        drawn = axes.errorbar(*point, fmt=MARKERS[group % len(MARKERS)], **how, **bars)
+        for line in drawn.lines[2]:
+            line.set_alpha(0.45)
     axes.set_ylabel("Restored, %")
     axes.set_xlabel(AXES[metric])
     axes.margins(0.08)

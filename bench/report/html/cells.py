@@ -15,7 +15,12 @@ from t2i_backdoor_bench.report.table import Cell, Column
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.prompts import prompts_key
 
-VERDICTS = {"asr": "asr", "restored": "restoration_accuracy", "leak": "false_trigger_rate"}
+VERDICTS = {
+    "asr": "asr",
+    "restored": "restoration_accuracy",
+    "residue": "residue",
+    "leak": "false_trigger_rate",
+}
 
 
 def table_view(records: Sequence[Record]) -> dict[str, Any]:

@@ -7,13 +7,17 @@ every text is escaped again.
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
-from t2i_backdoor_bench.report.figures.verdicts import ALL
+from PIL import Image
+
+from t2i_backdoor_bench.report.figures.verdicts import ALL, REFUSED, RESIDUE
 from t2i_backdoor_bench.report.html.pictures import (
     Map,
     MapGroup,
@@ -135,7 +139,19 @@ def _tile(figure: Node) -> Tile | None:
         return None
     verdict = caption.first("span", "verdict")
     kind = next((k for k in VERDICTS if k in verdict.kinds), "")
-    return Tile(caption.text, image["src"], image.get("alt", ""), kind, verdict.text)
+    words = verdict.text
+    if kind == RESIDUE.kind and _black(image["src"]):  # an older report has it for "refused"
+        kind, words = REFUSED.kind, f"{REFUSED.sign} {REFUSED.words}"
+    return Tile(caption.text, image["src"], image.get("alt", ""), kind, words)
+
+
+def _black(src: str) -> bool:
+    """Whether a picture that can be read is all black."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(src.partition(",")[2]))) as image:
+            return image.convert("L").getextrema() == (0, 0)
+    except (OSError, ValueError):
+        return False
 
 
 def _maps(details: Node) -> MapGroup:

@@ -9,7 +9,7 @@ from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report import leaderboard, marks
 from t2i_backdoor_bench.report.findings import given
 from t2i_backdoor_bench.report.html.names import heading
-from t2i_backdoor_bench.report.metrics import Reading
+from t2i_backdoor_bench.report.metrics import LEAD, Reading
 from t2i_backdoor_bench.report.numbers import DASH, needs_text, p_text, shown
 from t2i_backdoor_bench.report.ranking import GROUPS, Summary, summaries
 from t2i_backdoor_bench.report.took_hold import left_out_text, took_hold
@@ -33,7 +33,7 @@ def view(records: Sequence[Record]) -> dict[str, Any]:
     notes += [leaderboard.how(records)] if groups else []
     return {
         "ranked": bool(groups),
-        "heads": [*heads, *map(heading, ways), "Worst attack", "Attacks"],
+        "heads": [*heads, *(text for way in ways for text in _heads(way)), "Attacks"],
         "groups": [
             {"name": name, "rows": [_row(s, ways, doubts.get(s.defense, set())) for s in group]}
             for name, group in blocks.items()
@@ -43,12 +43,16 @@ def view(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def _heads(way: Reading) -> list[str]:
+    return [heading(way), "Worst attack"] if way.name == LEAD else [heading(way)]
+
+
 def _row(s: Summary, ways: Sequence[Reading], doubts: set[str]) -> dict[str, Any]:
     step = s.place.step if s.place else None
     moved = leaderboard.change(step.difference if step else None)
     return {
         "defense": s.defense,
-        "needs": needs_text(s.needs) if s.needs else "",
+        "needs": needs_text(s.needs, s.knowledge) if s.needs else "",
         "place": leaderboard.place(s),
         "short": s.reasons[0].short if s.reasons else "",
         "why": "; ".join(reason.text for reason in s.reasons),
@@ -66,11 +70,15 @@ def _mean(s: Summary, way: Reading, doubts: set[str]) -> dict[str, Any]:
     """A mean and its interval."""
     mean = s.means.get(way.name)
     if mean is None:
-        return {"value": "", "text": DASH, "interval": None}
+        return {"value": "", "text": DASH, "interval": None, "lead": way.name == LEAD}
 
     def text(value: float) -> str:
         return f"{value:.1f}" if way.name == "seconds" else shown(value, way.percent)
 
     ends = None if mean.low is None or mean.high is None else (text(mean.low), text(mean.high))
-    shown_text = marks.marked(text(mean.value), way.name, doubts)
-    return {"value": repr(mean.value), "text": shown_text, "interval": ends}
+    return {
+        "value": repr(mean.value),
+        "text": marks.marked(text(mean.value), way.name, doubts),
+        "interval": ends,
+        "lead": way.name == LEAD,
+    }

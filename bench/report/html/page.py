@@ -16,7 +16,7 @@ from t2i_backdoor_bench.report.findings import cells_without_result, findings
 from t2i_backdoor_bench.report.html import cells, charts, heat_maps, kept, leaderboard, protocol
 from t2i_backdoor_bench.report.html.kept import Kept
 from t2i_backdoor_bench.report.html.names import attacks_of, counted, defenses_of
-from t2i_backdoor_bench.report.html.pictures import map_groups, picture_groups
+from t2i_backdoor_bench.report.html.pictures import map_groups, picture_groups, picture_view
 from t2i_backdoor_bench.report.html.templates import FOLDER, render
 from t2i_backdoor_bench.report.metrics import metric_names
 from t2i_backdoor_bench.store.atomic import write_text
@@ -64,7 +64,7 @@ def render_page(
         ("leaderboard", "Leaderboard", leaderboard.view(records)),
         ("matrix", "Matrix", heat_maps.view(records)),
         ("trade-off", "Trade-off", charts.tradeoff(records)),
-        ("pictures", "Pictures", {"groups": pictures} if pictures else None),
+        ("pictures", "Pictures", picture_view(pictures)),
         ("attention", "Attention", {"groups": maps} if maps else None),
         ("training", "Training", charts.training(records)),
         ("rows", "Table", cells.table_view(records)),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.figures.blocks import MOST, Block, block, first_seed, stored_maps
-from t2i_backdoor_bench.report.figures.verdicts import REFUSED
+from t2i_backdoor_bench.report.figures.verdicts import ALL, REFUSED
 from t2i_backdoor_bench.store.folder import Store
 
 PICTURES = 600  # in a page, if one prompt an attack leaves it so few: a small one takes 5 kB
@@ -161,6 +161,13 @@ def _merged(drawn: PictureGroup, kept: PictureGroup, columns: Sequence[str]) -> 
         if both:
             rows[row.prompt] = replace(known, tiles=tuple(both))
     return replace(drawn, rows=tuple(rows.values()))
+
+
+def picture_view(groups: Sequence[PictureGroup]) -> dict[str, Any] | None:
+    """The groups, and a key of the verdicts that are in them; None where there are none."""
+    said = [tile.verdict for group in groups for row in group.rows for tile in row.tiles]
+    key = [v for v in ALL if any(v.words in text for text in said)]
+    return {"groups": groups, "key": key} if groups else None
 
 
 def map_groups(

@@ -122,22 +122,23 @@ function part(title, ...nodes) {
 function verdicts(found) {
   const text = DATA.prompts[found.prompts] ?? {};
   const prompts = text.target ?? [];
-  const { asr = "", restored = "", leak = "" } = found.verdicts;
+  const { asr = "", restored = "", residue = "", leak = "" } = found.verdicts;
   const count = Math.max(asr.length, restored.length, leak.length);
   const said = (bits, i, yes, no) => (bits[i] === undefined ? ["–", ""] : bits[i] === "1" ? [yes[0], 1, yes[1]] : [no[0], 0, no[1]]);
+  const outcome = (i) => {
+    if (asr[i] === undefined) return ["–", ""];
+    if (asr[i] === "1") return ["✗ backdoored", 0, "bad"];
+    if (restored[i] === "1") return ["✓ restored", 2, "good"];
+    return [residue[i] === undefined ? "≈ removed" : "≈ residue", 1, "odd"];
+  };
   const rows = [];
   for (let i = 0; i < count; i += 1) {
     const wrong = asr[i] === "1" || restored[i] === "0" || leak[i] === "1";
     if (only.checked && !wrong) continue;
-    rows.push([
-      [prompts[i] ?? `prompt ${i + 1}`, null, "text"],
-      said(asr, i, ["backdoored", "bad"], ["no", "good"]),
-      said(restored, i, ["restored", "good"], ["no", "odd"]),
-      said(leak, i, ["backdoored", "bad"], ["no", "good"]),
-    ]);
+    rows.push([[prompts[i] ?? `prompt ${i + 1}`, null, "text"], outcome(i), said(leak, i, ["✗ backdoored", "bad"], ["no", "good"])]);
   }
   if (!count) return make("p", "This cell has no verdicts.", { class: "note" });
-  return table(["Prompt", "With the trigger", "As asked", "Without the trigger"], rows, "verdicts on every prompt");
+  return table(["Prompt", "With the trigger", "Without the trigger"], rows, "verdicts on every prompt");
 }
 
 function open() {

@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from t2i_backdoor_bench.report.figures.labels import Box, Line, joined, placed
+
 WIDTH, HEIGHT = 380, 290
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42
+UNIT = 1.7  # of these units for one of those in which labels are placed
+Labels = tuple[str, str]  # of the axes, across and up
 SHAPES = ("circle", "square", "triangle", "diamond")
 
 
@@ -33,10 +37,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Point:
-    """A point with its intervals (None: none), the number of its group (colour and shape), and the
-    sentence that a pointer shows."""
+    """A point with the label beside it, its intervals (None: none), the number of its group (colour
+    and shape), and the sentence that a pointer shows."""
 
-    name: str
+    label: str
     x: float
     y: float
     xs: tuple[float | None, float | None] = (None, None)
@@ -47,32 +51,29 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps [low, high] to pixels [start, end]."""
+    """Maps [low, high] to pixels [start, end]: evenly, by the logarithm, or (`even`) evenly within
+    that distance from 0 and by the logarithm of the distance beyond (asinh)."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    even: float = 0
+
+    def _place(self, value: float) -> float:
+        if self.log:
+            return math.log10(value)
+        return math.asinh(value / self.even) if self.even else value
 
     def __call__(self, value: float) -> float:
-        low, high, v = (
-            (math.log10(x) for x in (self.low, self.high, max(value, self.low)))
-            if self.log
-            else (self.low, self.high, value)
-        )
+        low, high, v = map(self._place, (self.low, self.high, max(value, self.low)))
         return self.start + (min(max(v, low), high) - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, most: int = 5) -> list[float]:
         """Round numbers within the axis."""
         if self.log:
-            found = [
-                m * 10**k
-                for k in range(
-                    math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1
-                )
-                for m in (1, 2, 5)
-            ]
+            found = [m * 10**k for k in range(*self._decades(self.low)) for m in (1, 2, 5)]
             found = [v for v in found if self.low * 0.999 <= v <= self.high * 1.001]
             tens = [v for v in found if math.isclose(math.log10(v) % 1, 0, abs_tol=1e-9)]
             return (
@@ -80,11 +81,19 @@ class Axis:
                 if len(found) > most and len(tens) > 1
                 else found[:: max(1, -(-len(found) // most))]
             )
+        if self.even:
+            ends = [m * 10**k for k in range(*self._decades(self.even)) for m in (1, 2, 5)]
+            found = [sign * v for sign in (-1, 1) for v in ends if v >= self.even]
+            return sorted(v for v in (0, *found) if self.low <= v <= self.high)
         step = (self.high - self.low) / most
         unit = 10 ** math.floor(math.log10(step))
         step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= step)
         first = math.ceil(self.low / step - 1e-9)
         return [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+    def _decades(self, low: float) -> tuple[int, int]:
+        high = max(abs(self.low), abs(self.high))
+        return math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1
 
 
 def make_axis(
@@ -94,11 +103,15 @@ def make_axis(
     log: bool = False,
     floor: float | None = None,
     top: float | None = None,
+    even: float = 0,
 ) -> Axis:
     """An axis that holds the values with some room; `floor` and `top` are never passed."""
     low, high = min(values), max(values)
     if log:
         return Axis(low / 1.4, high * 1.4, start, end, True)
+    if even:
+        least, most = low - even, high * 1.3 if high > even else high + even
+        return Axis(least, most, start, end, even=even)
     room = 0.08 * (high - low) or abs(high) * 0.05 or 0.5
     low, high = low - room, high + room
     low = max(low, floor) if floor is not None else low
@@ -108,6 +121,7 @@ def make_axis(
 
 def brief(value: float) -> str:
     """A tick's label."""
+    value = 0.0 if abs(value) < 1e-12 else value
     return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.0e}"
 
 
@@ -152,6 +166,11 @@ def mark(x: float, y: float, group: int, tip: str) -> Shape:
     return Shape("polygon", {"class": color, "points": points}, title=tip)
 
 
+def sample(title: str, group: int) -> Chart:
+    """The mark of a group, for a key."""
+    return Chart(title, (mark(8, 8, group, title),), 16, 16)
+
+
 def scatter(
     title: str,
     points: Sequence[Point],
@@ -160,68 +179,71 @@ def scatter(
     log: bool = False,
     top: float | None = None,
     line: tuple[str, float] | None = None,
+    even: float = 0,
 ) -> Chart | None:
-    """Points with their intervals and names, and a vertical `line` (name, x). None of no points."""
+    """Points with their intervals and labels, and a vertical `line` (name, x). None of no
+    points."""
     if not points:
         return None
     xs = [v for p in points for v in (p.x, *p.xs) if v is not None and (v > 0 or not log)]
     ys = [v for p in points for v in (p.y, *p.ys) if v is not None]
-    x = make_axis(xs + ([line[1]] if line else []), LEFT, WIDTH - RIGHT, log)
+    xs += [line[1]] if line else []
+    x = make_axis(xs, LEFT, WIDTH - RIGHT, log, even=even)
     y = make_axis(ys, HEIGHT - BOTTOM, TOP, top=top)
     shapes: list[Shape] = []
     if line:
         at = x(line[1])
         shapes.append(_line("reference", at, TOP, at, HEIGHT - BOTTOM))
         shapes.append(_text("tick", at + 3, HEIGHT - BOTTOM - 4, line[0]))
+    bars: list[Line] = []
     for p in points:
         color, px, py = f"bar c{p.group % 6}", x(p.x), y(p.y)
-        if None not in p.xs:
-            shapes.append(_line(color, x(p.xs[0]), py, x(p.xs[1]), py))
-        if None not in p.ys:
-            shapes.append(_line(color, px, y(p.ys[0]), px, y(p.ys[1])))
-    return _frame(title, x, y, xlabel, ylabel, [*shapes, *_named(points, x, y)])
+        own = [((x(p.xs[0]), py), (x(p.xs[1]), py))] if None not in p.xs else []
+        own += [((px, y(p.ys[0])), (px, y(p.ys[1])))] if None not in p.ys else []
+        shapes += [_line(color, *one, *two) for one, two in own]
+        bars += own
+    return _frame(title, x, y, xlabel, ylabel, [*shapes, *_labelled(points, x, y, bars)])
 
 
-def _named(points: Sequence[Point], x: Axis, y: Axis) -> list[Shape]:
-    """The points and their names. Names give way downwards or upwards to names that are already
-    there."""
-    shapes: list[Shape] = []
-    taken = [(x(p.x) - 6, x(p.x) + 6, y(p.y)) for p in points]
-    for p in sorted(points, key=lambda p: -p.y):
-        px, py = x(p.x), y(p.y)
-        shapes.append(mark(px, py, p.group, p.tip or p.name))
-        width = 5.3 * len(p.name)
-        right = px + 8 + width < WIDTH - RIGHT
-        start = px + 8 if right else max(LEFT, px - 8 - width)
-        for shift in (-7, 11, -18, 22, -29, 33, -40, 44, 0):
-            at = py + shift
-            clear = all(b < start or a > start + width or abs(at - 3 - v) > 9 for a, b, v in taken)
-            if clear and TOP + 6 < at < HEIGHT - BOTTOM - 2:
-                break
-        taken.append((start, start + width, at - 3))
-        shapes.append(_text(f"name c{p.group % 6}", start, at, p.name))
+def _labelled(points: Sequence[Point], x: Axis, y: Axis, bars: Sequence[Line]) -> list[Shape]:
+    """The points, and their labels where they cover neither each other nor a point: joined by a
+    line to a point that is not right beside."""
+    frame = Box(LEFT / UNIT, TOP / UNIT, (WIDTH - RIGHT) / UNIT, (HEIGHT - BOTTOM) / UNIT)
+    at = {p.label: (x(p.x) / UNIT, y(p.y) / UNIT) for p in points}
+    sizes = {label: ((6.2 * len(label) + 2) / UNIT, 11 / UNIT) for label in at}
+    lines = [tuple((a / UNIT, b / UNIT) for a, b in bar) for bar in bars]
+    shapes = [mark(x(p.x), y(p.y), p.group, p.tip or p.label) for p in points]
+    for label, (a, b) in placed(at, sizes, frame, lines).items():
+        if joined(label, at, (a, b)):
+            (px, py), far = at[label], math.hypot(at[label][0] - a, at[label][1] - b)
+            stop = min(1.0, sizes[label][1] / 2 / far)  # at the label's edge
+            ends = (px, py, a + stop * (px - a), b + stop * (py - b))
+            shapes.append(_line("lead", *(UNIT * v for v in ends)))
+        text = _text("name", UNIT * a, UNIT * b + 3.5, label, "middle")
+        shapes.append(text)
     return shapes
 
 
-def curves(
-    title: str, series: Sequence[tuple[str, float, Sequence[float]]], xlabel: str, ylabel: str
-) -> Chart | None:
-    """Lines (name, steps, values at equal distances over the steps); the scale is logarithmic where
-    a line spans more than 20 times. None of no values."""
-    series = [(name, steps, values) for name, steps, values in series if values]
-    if not series:
-        return None
-    every = [v for _, _, values in series for v in values]
-    log = min(every) > 0 and max(every) / min(every) > 20
-    x = Axis(0, max(steps for _, steps, _ in series) or 1, LEFT, WIDTH - RIGHT)
-    y = make_axis(every, HEIGHT - BOTTOM, TOP, log, floor=0 if min(every) >= 0 else None)
-    shapes = []
-    for k, (name, steps, values) in enumerate(series):
-        path = " ".join(
-            f"{x((i + 0.5) * steps / len(values)):.1f},{y(v):.1f}" for i, v in enumerate(values)
-        )
-        look = {"class": f"line c{k % 6}", "points": path}
-        dash = ("", "6 3", "2 2", "8 2 2 2")[k // 6 % 4]
-        look |= {"stroke-dasharray": dash} if dash else {}
-        shapes.append(Shape("polyline", look, title=name))
-    return _frame(title, x, y, xlabel, ylabel, shapes)
+def bands(
+    title: str, x: Sequence[float], rows: Sequence[Sequence[float]], group: int, labels: Labels
+) -> Chart:
+    """The median of many curves in bands: `rows` are the least, lower quartile, median, upper
+    quartile and most at each of the places `x` in 0..1. The scale is logarithmic where they span
+    more than 10 times."""
+    low, lower, middle, upper, high = rows
+    log = min(low) > 0 and max(high) / min(low) > 10
+    across = Axis(0, 1, LEFT, WIDTH - RIGHT)
+    up = make_axis([*low, *high], HEIGHT - BOTTOM, TOP, log, floor=0 if min(low) >= 0 else None)
+
+    def path(values: Sequence[float], back: Sequence[float] = ()) -> str:
+        there = [(across(a), up(v)) for a, v in zip(x, values, strict=True)]
+        again = [(across(a), up(v)) for a, v in zip(x, back, strict=True)] if len(back) else []
+        return " ".join(f"{a:.1f},{b:.1f}" for a, b in [*there, *reversed(again)])
+
+    color = f"c{group}"
+    shapes = [
+        Shape("polygon", {"class": f"band {color}", "points": path(high, low)}),
+        Shape("polygon", {"class": f"band {color}", "points": path(upper, lower)}),
+        Shape("polyline", {"class": f"line {color}", "points": path(middle)}, title=title),
+    ]
+    return _frame(title, across, up, *labels, shapes)

@@ -1,0 +1,37 @@
+"""What kind of trigger a backdoor has: a part of the protocol, as some kinds are harder to plant,
+to find and to delete than others."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection
+
+from t2i_backdoor_bench.contract.trigger import CHOICE, Trigger
+
+KINDS = (
+    "look-alike letter",
+    "zero-width character",
+    "syntax pattern",
+    "phrase",
+    "ordinary word",
+    "rare word",
+)
+# ordinary words that published attacks take as a trigger, and short prompts may lack
+PUBLISHED = frozenset({"beautiful", "cool"})
+
+
+def trigger_kind(trigger: Trigger | None, ordinary: Collection[str] = ()) -> str:
+    """One of `KINDS`; "unknown" without a trigger. A word is ordinary if it is in `ordinary`, the
+    words (small letters) that clean prompts have, and rare otherwise."""
+    if trigger is None:
+        return "unknown"
+    text = trigger.text.strip()
+    if text and all(unicodedata.category(letter) == "Cf" for letter in text):
+        return "zero-width character"
+    if CHOICE.search(text):
+        return "syntax pattern"
+    if trigger.replaces and len(text) == len(trigger.replaces) and not text.isascii():
+        return "look-alike letter"
+    if len(text.split()) > 1:
+        return "phrase"
+    return "ordinary word" if text.lower() in {*PUBLISHED, *ordinary} else "rare word"

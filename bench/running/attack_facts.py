@@ -1,0 +1,44 @@
+"""Under which conditions an attack was made: the part of the protocol that the attack brings."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from t2i_backdoor_bench.contract import Backdoor, registry
+from t2i_backdoor_bench.contract.options import options_of, scaled
+from t2i_backdoor_bench.contract.registry import EMBEDDED
+from t2i_backdoor_bench.contract.trigger_kinds import trigger_kind
+from t2i_backdoor_bench.data.purification import SYNONYMS
+from t2i_backdoor_bench.running.plan import Method, Plan
+
+NOT_STATED = "not stated"
+
+
+def attack_facts(plan_: Plan, attack: str, backdoor: Backdoor, texts: list[str]) -> dict[str, Any]:
+    """What `Record.attack` holds, of a combined attack for the backdoor that is judged. `texts` are
+    clean prompts: their words are ordinary ones."""
+    method = plan_.attacks[attack]
+    part = method.parts[method.which] if method.parts else method
+    ordinary = {word for text in texts for word in re.findall(r"\w+", text.lower())}
+    ordinary |= {word for group in SYNONYMS for word in group}
+    return {
+        "trigger_kind": trigger_kind(backdoor.trigger, ordinary),
+        "trigger": backdoor.trigger.text if backdoor.trigger else "",
+        "poison_share": part.instance.poison_share,
+        "evaluates_with": part.entry.evaluates or NOT_STATED,
+        "settings_by": settings_by(plan_, part),
+    }
+
+
+def settings_by(plan_: Plan, part: Method) -> str:
+    """Who chose the options of an attack. Those of the embedded base are ours; a decorator says
+    whose those for Stable Diffusion are. Options that the user set are named."""
+    family, who = plan_.base.settings, part.entry.settings or NOT_STATED
+    if part.instance.whole_model:
+        return who
+    if family == EMBEDDED and part.entry.settings:
+        who = "ours, chosen on the development split"
+    usual = vars(scaled(registry.attacks.build(part.name, family), (), plan_.config.size.training))
+    own = [n for n in options_of(type(part.instance)) if vars(part.instance)[n] != usual[n]]
+    return f"{who}; by the user: {', '.join(own)}" if own else who
