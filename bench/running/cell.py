@@ -150,7 +150,9 @@ def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:
         (begun.scores if begun else {}) | scores_of(shared, samples, judge, limits, missing),
         plan_.needs(cell.defense),
         backdoor=describe(samples.backdoor),
-        judge=reliability(judge, limits) if judge and limits else {},
+        judge=reliability(judge, limits, shared.features.floor(samples))
+        if judge and limits
+        else {},
         cost=samples.cost,
         knowledge=samples.knowledge,
         attack=attack_facts(
@@ -168,11 +170,12 @@ def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:
     return record
 
 
-def reliability(judge: Judge, limits: Limits) -> dict[str, Any]:
+def reliability(judge: Judge, limits: Limits, floor: float) -> dict[str, Any]:
     """What a reader must know of the verdicts: the judge's threshold and error rates, those of the
-    search for traces, and the limit of the distance."""
+    search for traces, the limits of the distances, and the similarity to its prompt that a picture
+    must reach to be as asked."""
     trace = judge.trace.report if judge.trace else None
-    return plain(judge.report) | {"trace": plain(trace), "limits": plain(limits)}
+    return plain(judge.report) | {"trace": plain(trace), "limits": plain(limits), "floor": floor}
 
 
 def _failed(plan_: Plan, cell: Cell, before: Record | None, error: str) -> Record:

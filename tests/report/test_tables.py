@@ -20,7 +20,7 @@ from report_records import (  # noqa: F401 - a fixture
 )
 
 from t2i_backdoor_bench.contract import Score
-from t2i_backdoor_bench.report.main_table import heading
+from t2i_backdoor_bench.report.main_table import columns, heading
 from t2i_backdoor_bench.report.metrics import reading
 from t2i_backdoor_bench.report.pooling import pool
 from t2i_backdoor_bench.report.rows import long_rows
@@ -167,3 +167,11 @@ def test_kid_is_compared_with_the_attacked_model_pair_by_pair(records):
     assert row["kid_change_lo"] > 0.015, "what prompts differ in is not in the interval"
     assert find(table, "bad_pixel", "none")["kid_change"] is None
     assert "fid_change" not in row, "it is of the first protocol"
+
+
+def test_a_network_that_is_not_here_has_no_column(records):
+    for r in records:
+        r.directions = r.directions | {"kid_second": {"better": "lower", "only": "weights"}}
+    assert "kid_second" not in [way.name for way in columns(records, rows_of(records))]
+    records[0].scores["kid_second"] = Score(0.01, n=10, network="other/64-d")
+    assert "kid_second" in [way.name for way in columns(records, rows_of(records))]

@@ -21,6 +21,7 @@ def test_records_say_how_outcomes_were_told(config, monkeypatch):
         assert record.judge["n"] == 2
         assert record.judge["limits"]["distance"] > 0
         assert record.judge["limits"]["n"] == 4
+        assert -1 < record.judge["floor"] < 1
         assert set(record.judge["trace"]) == {
             "false_positive_rate",
             "true_positive_rate",

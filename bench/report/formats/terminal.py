@@ -24,7 +24,12 @@ MOST_FAILURES = 5
 TOO_WIDE = ("diversity", "kid_second", "fid_floor", "fid_before")
 ARROWS = {"higher": "↑", "lower": "↓"}
 SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params", "s a picture": "s/pic"}
-SHORTER_NEEDS = {"clean model": "model", "clean pairs": "pairs"}
+SHORTER_NEEDS = {
+    "clean model": "model",
+    "clean pairs": "pairs",
+    "clean prompts": "prompts",
+    "prompts of a stream": "streamed",
+}
 
 
 def make_console(file: IO[str] | None = None) -> Console:

@@ -11,6 +11,7 @@ from t2i_backdoor_bench.contract.names import parts_of
 from t2i_backdoor_bench.report.html.names import attacks_of, defenses_of, flat
 from t2i_backdoor_bench.report.main_table import columns
 from t2i_backdoor_bench.report.metrics import metric_names
+from t2i_backdoor_bench.report.numbers import DASH
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.store.folder import Store
 
@@ -28,11 +29,34 @@ def protocol(
             if way.about
         ],
         "protocol": flat(records[0].protocol),
+        "attacks": attack_facts(records),
         "judges": [_judge(name, j) for name, j in manifest.get("judges", {}).items()],
         "origin": _origin(manifest),
         "settings": settings.read_text("utf-8") if settings.is_file() else "",
         "prompts": manifest.get("example_prompts") or [],
     }
+
+
+FACTS = {
+    "trigger_kind": "Kind of trigger",
+    "trigger": "Trigger",
+    "poison_share": "Share of training with the trigger",
+    "evaluates_with": "Its paper evaluates with",
+    "settings_by": "Settings chosen by",
+}
+
+
+def attack_facts(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Under which conditions each attack was made and is judged; None where no record says it."""
+    told = {r.cell.attack: r.attack for r in records if r.attack}
+    rows = [(a, [_fact(k, found.get(k)) for k in FACTS]) for a, found in told.items()]
+    return {"heads": list(FACTS.values()), "rows": rows} if rows else None
+
+
+def _fact(name: str, value: Any) -> str:
+    if value in (None, ""):
+        return DASH
+    return f"{100 * value:.0f} %" if name == "poison_share" else str(value)
 
 
 def _judge(name: str, judge: Mapping[str, Any]) -> dict[str, Any]:
