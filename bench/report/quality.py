@@ -34,8 +34,6 @@ GATES = (
     Gate("prompt_fidelity", "higher", 0.05),
     # 100 x cosine, some 23 where a picture fits its prompt: five in a hundred that fit by 6 less
     Gate("clip_score", "higher", 0.3),
-    # A model of the first protocol that lost 26 points of prompt fidelity had a KID 0.12 higher:
-    # five points are 0.02
     # On the development split (200 prompts, 3 seeds, embedded base) KID to 1,000 real pictures
     # rises by 0.04 where one picture in ten is grey, by 0.10 where all are blurred by 2 pixels or
     # lose a quarter of their colour, and by 0.003 where they are blurred by 1 pixel. The paired

@@ -56,7 +56,9 @@ def test_the_pages_run_together(clean_registry, tiny, tmp_path, monkeypatch):
     )
     assert command.run(config) == 0
     found = {r.cell.defense: r for r in stored_records(Store(config.folder))}
-    assert found["mirror"].needs == ("trigger",)
+    assert found["mirror"].needs == ("trigger", "clean_prompts")
+    assert found["mirror"].knowledge == {"clean_prompts": 3}
+    assert found["mirror"].attack["trigger_kind"] == "rare word"
     assert found["mirror"].cost["steps"] == 2
     assert len(found["mirror"].cost["losses"]["mirror"]) == 2
     assert found["none"].scores["sharpness"].n == 4

@@ -12,8 +12,8 @@ from t2i_backdoor_bench.store.record_format import as_json, parse_result
 NEW = {"protocol": {"protocol": 2, "base": "shapes"}}
 
 
-def record(attack: str = "a", defense: str = "d", seed: int = 0, **more) -> Record:
-    return Record(Cell("shapes", attack, defense, seed, f"{attack}{defense}{seed}"), "done", **more)
+def record(name: str = "a", seed: int = 0, **more) -> Record:
+    return Record(Cell("shapes", name, "d", seed, f"{name}{seed}"), "done", **more)
 
 
 def facts(kind: str = "rare word", share: float | None = 0.35, by: str = "ours") -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import pytest
-from fakes import METRICS, SCALE, FakeAttack, records, table
+from fakes import METRICS, SCALE, FakeAttack, change, records, table
 
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import (
@@ -21,13 +21,13 @@ from t2i_backdoor_bench.data.splits import STREAM
 from t2i_backdoor_bench.running.attacked import attacked
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import plan
-from t2i_backdoor_bench.running.preflight import preflight
+from t2i_backdoor_bench.running.preflight import check_defense
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.view import view
 from t2i_backdoor_bench.store.folder import Store
 
-Q = Trigger("\u0566", replaces="q")  # a letter that only some prompts have
+LETTER = Trigger("\u0461", replaces="w")  # a letter that only some prompts have
 ALL = ("clean_prompts", "stream")
 
 
@@ -36,7 +36,7 @@ class LookAlike(FakeAttack):
     """Its trigger replaces a letter."""
 
     def backdoor(self, model):
-        return Backdoor(Q, Target("style", style="sepia"))
+        return Backdoor(LETTER, Target("style", style="sepia"))
 
 
 @dataclass
@@ -83,15 +83,15 @@ def shared(config) -> Shared:
 def test_who_is_not_given_the_trigger_cannot_tell_it_from_the_prompts(shared) -> None:
     blind = [view(shared, ALL, a, 0) for a in ("fake_attack", "look_alike", "star_attack")]
     assert blind[0].prompts == blind[1].prompts == blind[2].prompts
-    assert any("q" not in p for p in blind[1].prompts)
-    usual = [p for p in blind[1].stream if Q.text not in p]
-    assert any("q" not in p for p in usual), "nor from the clean prompts of the stream"
-    assert sum(Q.text in p for p in blind[1].stream) == STREAM // 5
+    assert any("w" not in p for p in blind[1].prompts)
+    usual = [p for p in blind[1].stream if LETTER.text not in p]
+    assert any("w" not in p for p in usual), "nor from the clean prompts of the stream"
+    assert sum(LETTER.text in p for p in blind[1].stream) == STREAM // 5
 
 
 def test_who_is_given_it_gets_prompts_to_which_it_can_be_added(shared) -> None:
     needs = ("trigger", *ALL)
-    assert all("q" in p for p in view(shared, needs, "look_alike", 0).prompts)
+    assert all("w" in p for p in view(shared, needs, "look_alike", 0).prompts)
     stars = view(shared, needs, "star_attack", 0).prompts
     assert len(stars) >= 100
     assert all("star" in p for p in stars)
@@ -101,9 +101,9 @@ def test_a_located_trigger_chooses_by_itself(shared) -> None:
     needs, usual = ("trigger", "clean_prompts"), view(shared, ALL, "look_alike", 0).prompts
     found = view(shared, needs, "look_alike", 0, Trigger("zebra"))
     assert found.prompts == usual, "not by the true one"
-    other = view(shared, needs, "star_attack", 0, Q)
-    assert other.trigger == Q
-    assert all("q" in p for p in other.prompts)
+    other = view(shared, needs, "star_attack", 0, LETTER)
+    assert other.trigger == LETTER
+    assert all("w" in p for p in other.prompts)
     assert not all("star" in p for p in other.prompts)
 
 
@@ -130,27 +130,18 @@ def test_the_attacked_model_says_nothing_of_its_attack(shared) -> None:
 
 
 def test_numbers_are_checked_with_the_view_that_is_given(config, shared) -> None:
-    preflight(shared, shared.plan.cells)
     fewer = len(view(shared, ("trigger", *ALL), "look_alike", 0).prompts) + 1
     assert fewer <= len(view(shared, ALL, "look_alike", 0).prompts)
-    for defense, fits in (("reads", True), ("reads_with", False)):
-        asked = Config(
-            "look_alike",
-            defense,
-            config.base,
-            SCALE,
-            metrics=METRICS,
-            out=config.out,
-            workers=1,
-            overrides=(f"{defense}.many={fewer}",),
-        )
-        own = plan(asked)
-        made = Shared(own, shared.store, Display(), models=shared.models)
-        if fits:
-            preflight(made, own.cells)
-        else:
-            with pytest.raises(UserError, match=f"prompts {fewer} is not between"):
-                preflight(made, own.cells)
+
+    def check(defense: str) -> None:
+        asked = change(config, defenses=defense, overrides=(f"{defense}.many={fewer}",))
+        own = Shared(plan(asked), shared.store, Display(), models=shared.models)
+        (cell,) = (c for c in own.plan.cells if c.attack == "look_alike")
+        check_defense(own, cell)
+
+    check("reads")
+    with pytest.raises(UserError, match=f"prompts {fewer} is not between"):
+        check("reads_with")
 
 
 def test_what_was_read_stands_in_the_record_and_in_the_tables(config) -> None:

@@ -31,7 +31,12 @@ TOO_WIDE = (
 )
 ARROWS = {"higher": "↑", "lower": "↓"}
 SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params"}
-SHORTER_NEEDS = {"clean model": "model", "clean pairs": "pairs"}
+SHORTER_NEEDS = {
+    "clean model": "model",
+    "clean pairs": "pairs",
+    "clean prompts": "prompts",
+    "prompts of a stream": "streamed",
+}
 
 
 def make_console(file: IO[str] | None = None) -> Console:
