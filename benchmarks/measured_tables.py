@@ -92,14 +92,19 @@ def means(s: Summary, records: Sequence[Record]) -> list[str]:
 
 
 def summary(results: Results) -> str:
-    """A few rows of the reference run, for README.md: means over the attacks. Above them stands who
-    wins, in the words of the leaderboard; a winner's row is the first."""
+    """A few rows of the reference run, for README.md: means over the attacks. The rows that the
+    leaderboard names first are the first here."""
     records = results.records["reference"]
     every = summaries(records)
     found, first = {s.defense: s for s in every}, winner(records, every)
     names = dict.fromkeys([s.defense for s in first.rows] + list(SUMMARY))
     lines = [[*named(found[d]), *means(found[d], records)] for d in names]
-    return f"{first_of(first)}\n\n" + table(["Defense", "Needs", *MEANS], lines, 2)
+    return table(["Defense", "Needs", *MEANS], lines, 2)
+
+
+def named_first(results: Results) -> str:
+    """Who wins the reference run, in the words of the leaderboard."""
+    return first_of(winner(results.records["reference"]))
 
 
 def headline(results: Results) -> str:

@@ -3,7 +3,8 @@ between their marks from the records in results/. A figure in a sentence is `<!-
 METRIC DEFENSE ATTACKS -->12<!-- end -->`: HOW is `mean` (one digit behind the point), `round` or
 `range` over the attacks, which are names or `all`. A sentence about two defenses is `<!-- compare:
 FOLDER METRIC ONE OTHER ATTACKS -->...<!-- end -->`: it says no more than the interval of their
-difference over training seeds shows.
+difference over training seeds shows. `<!-- winner -->...<!-- end -->` says who wins the reference
+run.
 
 python benchmarks/pages.py
 """
@@ -21,6 +22,7 @@ from measured_tables import (
     encoder_seeds,
     headline,
     locators,
+    named_first,
     summary,
     text_encoder,
 )
@@ -34,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/claims.md", "docs/text-encoder.md", "results/README.md")
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 COMPARE = re.compile(r"(<!-- compare: ([^>]+) -->).*?(<!-- end -->)", re.S)
+WINNER = re.compile(r"(<!-- winner -->).*?(<!-- end -->)", re.S)
 VALUE = re.compile(r"(<!-- value: ([^>]+) -->)[^<]*(<!-- end -->)")
 TABLES = {
     "summary": summary,
@@ -86,6 +89,7 @@ def page(text: str, results: Results) -> str:
     """A page with its tables and figures as of the results. Raises KeyError for a mark that names
     none."""
     text = MARK.sub(lambda m: f"{m[1]}\n{TABLES[m[2]](results)}\n\n{m[3]}", text)
+    text = WINNER.sub(lambda m: f"{m[1]}{named_first(results)}{m[2]}", text)
     text = COMPARE.sub(lambda m: f"{m[1]}{comparison(m[2], results)}{m[3]}", text)
     return VALUE.sub(lambda m: f"{m[1]}{value(m[2], results)}{m[3]}", text)
 

@@ -10,7 +10,8 @@ from t2i_backdoor_bench.contract.options import options_of, scaled
 from t2i_backdoor_bench.contract.registry import EMBEDDED
 from t2i_backdoor_bench.contract.trigger_kinds import trigger_kind
 from t2i_backdoor_bench.data.purification import SYNONYMS
-from t2i_backdoor_bench.running.plan import Method, Plan
+from t2i_backdoor_bench.running.method import Method
+from t2i_backdoor_bench.running.plan import Plan
 
 NOT_STATED = "not stated"
 

@@ -15,7 +15,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.attacked import Arrays, attacked, read_arrays
 from t2i_backdoor_bench.running.cost import measured, untouched
 from t2i_backdoor_bench.running.known_pictures import draws_as
-from t2i_backdoor_bench.running.plan import Method
+from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.view import view
 

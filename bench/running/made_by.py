@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from t2i_backdoor_bench.contract import Cell, Record
 from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.running.combined import CombinedAttack
-from t2i_backdoor_bench.running.plan import Method, Plan
+from t2i_backdoor_bench.running.method import Method
+from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.sources import NAME, changed, short, sources_of
 

@@ -21,47 +21,18 @@ from t2i_backdoor_bench.contract import (
 )
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.contract.names import parts_of, read
-from t2i_backdoor_bench.contract.options import options_of, scaled
+from t2i_backdoor_bench.contract.options import scaled
 from t2i_backdoor_bench.models.catalog import Base, find_base
 from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprint
 from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.checks import check_fid, check_settings
 from t2i_backdoor_bench.running.choose_data import choose_data, fit_real
 from t2i_backdoor_bench.running.combined import attack_rows
+from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.overrides import parse_overrides
 from t2i_backdoor_bench.running.settings import Config
 
 FORMAT = 3  # raise it when a change of this package makes stored numbers out of date
-
-
-@dataclass(frozen=True)
-class Method:
-    """An attack, a defense (or one part of a composition) or a metric, with its options as they
-    will be used. `parts` are those of a combined attack, of which number `which` is judged."""
-
-    name: str
-    instance: Any
-    entry: Entry
-    parts: tuple[Method, ...] = ()
-    which: int = 0
-
-    @property
-    def key(self) -> dict[str, Any]:
-        if self.parts:
-            return self.weights_key | {"which": self.which}
-        values = vars(self.instance)
-        known = options_of(type(self.instance)).items()
-        late = {n for n, (f, o) in known if o.late and values[n] == f.default}
-        options = {k: v for k, v in plain(self.instance).items() if k not in late}
-        version = {"version": self.entry.version} if self.entry.version else {}
-        return {"name": self.name, "options": options} | version
-
-    @property
-    def weights_key(self) -> dict[str, Any]:
-        """The key of the attacked weights: all rows of a combined attack share them."""
-        if not self.parts:
-            return self.key
-        return {"name": self.name, "options": {"parts": [part.key for part in self.parts]}}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2i_backdoor_bench.contract import UserError, registry
-from t2i_backdoor_bench.running.plan import Method
+from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.training.loop import Optim, TrainingDiverged, fit, thinned
 from t2i_backdoor_bench.training.parameters import choose_parameters
 

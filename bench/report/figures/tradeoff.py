@@ -14,8 +14,9 @@ from t2i_backdoor_bench.report.figures.style import COLORS, COLUMN, MARKERS, TEX
 from t2i_backdoor_bench.report.findings import given
 from t2i_backdoor_bench.report.formats.escape import plot
 from t2i_backdoor_bench.report.metrics import LEAD
+from t2i_backdoor_bench.report.places import MARGIN
 from t2i_backdoor_bench.report.ranking import Summary, summaries
-from t2i_backdoor_bench.stats.estimates import Difference, Estimate
+from t2i_backdoor_bench.stats.estimates import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,23 +29,19 @@ AXES = {
     "fid": "FID of clean prompts",
     "seconds": "seconds of the defense",
 }
-NOT_DRAWN = "Not drawn, as not shown to restore more than no defense does"
+NOT_DRAWN = f"Not drawn, as at most {100 * MARGIN:.0f} points better than no defense"
 SIGNED = ("kid_change", "fid_change")  # the second is of the first protocol
 EVEN = 10  # percent of change, up to which an axis of large changes is even
 LETTERS = 115  # of a line across the page
 
 
 def compared(records: Sequence[Record]) -> tuple[list[Summary], list[Summary]]:
-    """The defenses that are done on every attack: those to draw, and those that are not shown to
-    restore more than the undefended model does without them."""
+    """The defenses that are done on every attack: those to draw, and those that restore hardly more
+    than the undefended model does without them."""
     every = [s for s in summaries(records) if LEAD in s.means and s.done == s.attacks]
     table = [s for s in every if s.defense != "none"]
-    no_better = [s for s in table if s.over_none is not None and _least(s.over_none) <= 0]
-    return [s for s in table if s not in no_better], no_better
-
-
-def _least(difference: Difference) -> float:
-    return difference.value if difference.low is None else difference.low
+    idle = [s for s in table if s.over_none is not None and s.over_none.value <= MARGIN]
+    return [s for s in table if s not in idle], idle
 
 
 def axes_of(table: Sequence[Summary]) -> tuple[str, str]:

@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 WIDTH = 100
 MOST_FAILURES = 5
 # they would leave too little for the names
-TOO_WIDE = ("diversity", "kid_second", "fid_floor", "fid_before")
+TOO_WIDE = (
+    "diversity",
+    "kid_second",
+    "fid_floor",
+    "fid_before",
+    "fidelity_before",
+    "seconds_picture",
+)
 ARROWS = {"higher": "↑", "lower": "↓"}
-SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params", "s a picture": "s/pic"}
+SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params"}
 SHORTER_NEEDS = {
     "clean model": "model",
     "clean pairs": "pairs",

@@ -1,0 +1,40 @@
+"""A method of a run, with its options as they will be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from t2i_backdoor_bench.contract import Entry
+from t2i_backdoor_bench.contract.hashing import plain
+from t2i_backdoor_bench.contract.options import options_of
+
+
+@dataclass(frozen=True)
+class Method:
+    """An attack, a defense (or one part of a composition) or a metric, with its options as they
+    will be used. `parts` are those of a combined attack, of which number `which` is judged."""
+
+    name: str
+    instance: Any
+    entry: Entry
+    parts: tuple[Method, ...] = ()
+    which: int = 0
+
+    @property
+    def key(self) -> dict[str, Any]:
+        if self.parts:
+            return self.weights_key | {"which": self.which}
+        values = vars(self.instance)
+        known = options_of(type(self.instance)).items()
+        late = {n for n, (f, o) in known if o.late and values[n] == f.default}
+        options = {k: v for k, v in plain(self.instance).items() if k not in late}
+        version = {"version": self.entry.version} if self.entry.version else {}
+        return {"name": self.name, "options": options} | version
+
+    @property
+    def weights_key(self) -> dict[str, Any]:
+        """The key of the attacked weights: all rows of a combined attack share them."""
+        if not self.parts:
+            return self.key
+        return {"name": self.name, "options": {"parts": [part.key for part in self.parts]}}
