@@ -1,10 +1,10 @@
 """The tables and figures of README.md, docs/ and results/README.md that show committed results: put
 between their marks from the records in results/. A figure in a sentence is `<!-- value: HOW FOLDER
 METRIC DEFENSE ATTACKS -->12<!-- end -->`: HOW is `mean` (one digit behind the point), `round` or
-`range` over the attacks, which are names or `all` (that took hold). A sentence about two defenses is `<!-- compare:
-FOLDER METRIC ONE OTHER ATTACKS -->...<!-- end -->`: it says no more than the interval of their
-difference over training seeds shows. `<!-- winner -->...<!-- end -->` says who wins the reference
-run.
+`range` over the attacks, which are names or `all` (that took hold). A sentence about two defenses
+is `<!-- compare: FOLDER METRIC ONE OTHER ATTACKS -->...<!-- end -->`: it says no more than the
+interval of their difference over training seeds shows. `<!-- winner -->...<!-- end -->` says who
+wins the reference run.
 
 python benchmarks/pages.py
 """
