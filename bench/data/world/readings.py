@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from t2i_backdoor_bench.data.world.distance_fields import EXTENT, GRID, distance_field
+from t2i_backdoor_bench.data.world.outlines import fit_shape
 from t2i_backdoor_bench.data.world.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -27,12 +27,20 @@ from t2i_backdoor_bench.data.world.scenes import (
 
 BORDER = 3  # pixels: objects keep away from the edge
 APART = 40.0  # a pixel this far from the background (0..441) is not background
+# Chroma (0..255) below which a picture is gray. On renders that went through the autoencoder: at
+# most 28 of black and white ones, at least 59 of those in colour.
+GRAY = 42
+LEAST_APART, MOST_APART = 24.0, 60.0  # where the whole object is as pale, or as far, as this
 LEAST_AREA, LEAST_COVER = (
     90,
     0.72,
 )  # of an object in pixels; of its outline, as intersection / union
-ANGLES = np.linspace(-0.33, 0.33, 7)
 MIDDLE_SIZE = 17.5  # radius in pixels between small and large
+
+
+OUTLINE = 2  # width in pixels
+
+Box = tuple[slice, slice]
 
 
 class Reading(NamedTuple):
@@ -67,21 +75,28 @@ def scene_of(text: str) -> Scene | None:
     return Scene(shapes[0], colors[0], backgrounds[0], sizes[0] if sizes else "", style)
 
 
-def read(images: np.ndarray) -> list[Reading]:
+def read(images: np.ndarray, hidden: Box | None = None) -> list[Reading]:
     """What each uint8 image (n, 64, 64, 3) shows. Of black and white and sepia pictures and pencil
-    sketches no colours are read ("")."""
-    return [_read(image.astype(np.float64)) for image in images]
+    sketches no colours are read (""). What lies in the box `hidden`, such as a patch, is not looked
+    at: rows and columns, as slices."""
+    seen = np.ones((RESOLUTION, RESOLUTION), bool)
+    if hidden is not None:
+        seen[hidden] = False
+    return [_read(image.astype(np.float64), seen) for image in images]
 
 
-def _read(image: np.ndarray) -> Reading:
+def _read(image: np.ndarray, seen: np.ndarray) -> Reading:
     style = read_style(image)
-    plane, spread = _background(image)
+    plane, spread = _background(image, seen)
     if spread > APART:  # the border is no plane of colour: noise, or a picture of something else
         return NOTHING._replace(style=style)
-    mask = _object(image, plane, lined=style == "pencil sketch")
+    mask = _object(image, plane, seen, lined=style == "pencil sketch")
     if mask.sum() < LEAST_AREA:
         return NOTHING._replace(style=style)
-    shape, radius, cover = _shape(mask)
+    shape, radius, cover = fit_shape(mask, seen)
+    if cover < LEAST_COVER and _hides_outlines(plane[32, 32]):
+        wider = ndimage.binary_dilation(mask, iterations=OUTLINE) & seen
+        shape, radius, cover = fit_shape(wider, seen)
     if cover < LEAST_COVER:
         return NOTHING._replace(style=style, cover=cover)
     size = "small" if radius < MIDDLE_SIZE else "large"
@@ -94,6 +109,12 @@ def _read(image: np.ndarray) -> Reading:
     return Reading(shape, color, nearest(plane[32, 32], BACKGROUNDS), size, style, cover)
 
 
+def _hides_outlines(background: np.ndarray) -> bool:
+    """Whether an outline, which is nearly black or white, cannot be seen before a background. A
+    thin ring is all that is left of a ring then."""
+    return bool(background.max() < 60 or background.min() > 200)
+
+
 def nearest(color: np.ndarray, palette: Mapping[str, tuple[int, int, int]]) -> str:
     """The name of the colour of a palette that is nearest to an RGB value, at any brightness that
     light and shading give it."""
@@ -104,32 +125,37 @@ def nearest(color: np.ndarray, palette: Mapping[str, tuple[int, int, int]]) -> s
 
 # --------------------------------------------------------------------------------- the background
 @lru_cache
-def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """1, x and y of every pixel (64 * 64, 3), the border (64, 64), and its rows."""
+def _axes() -> tuple[np.ndarray, np.ndarray]:
+    """1, x and y of every pixel (64, 64, 3), and the border (64, 64)."""
     y, x = np.mgrid[0:RESOLUTION, 0:RESOLUTION] / RESOLUTION - 0.5
-    plane = np.stack([np.ones_like(x), x, y], -1).reshape(-1, 3)
+    plane = np.stack([np.ones_like(x), x, y], -1)
     edge = np.ones((RESOLUTION, RESOLUTION), bool)
     edge[BORDER:-BORDER, BORDER:-BORDER] = False
-    return plane, edge, plane[edge.reshape(-1)]
+    return plane, edge
 
 
-def _background(image: np.ndarray) -> tuple[np.ndarray, float]:
+def _background(image: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, float]:
     """The plane of colour (64, 64, 3) through the border, without what stands out from it, and the
     median distance of the border's pixels to it."""
-    plane, edge, rows = _axes()
-    values, kept = image[edge], np.ones(int(edge.sum()), bool)
+    plane, edge = _axes()
+    edge = edge & seen
+    rows, values, kept = plane[edge], image[edge], np.ones(int(edge.sum()), bool)
     for _ in range(4):
         fit, *_ = np.linalg.lstsq(rows[kept], values[kept], rcond=None)
         far = np.sqrt(((rows @ fit - values) ** 2).sum(1))
         kept = far <= max(6.0, 2.5 * float(np.median(far)))
-    return (plane @ fit).reshape(image.shape), float(np.median(far))
+    return plane @ fit, float(np.median(far))
 
 
 # ------------------------------------------------------------------------------------- the object
-def _object(image: np.ndarray, plane: np.ndarray, lined: bool) -> np.ndarray:
+def _object(image: np.ndarray, plane: np.ndarray, seen: np.ndarray, lined: bool) -> np.ndarray:
     """The largest connected part of what differs from the background, (64, 64) bool; of a drawing
-    of lines, with what they enclose."""
-    apart = np.sqrt(((image - plane) ** 2).sum(-1)) > APART
+    of lines, with what they enclose. The edge of an object is where the picture is half way from
+    one to the other."""
+    far = np.sqrt(((image - plane) ** 2).sum(-1)) * seen
+    core = far > LEAST_APART
+    half = np.median(far[core]) / 2 if core.sum() >= LEAST_AREA else APART
+    apart = far > np.clip(half, LEAST_APART, MOST_APART)
     parts, many = ndimage.label(apart, structure=np.ones((3, 3)))
     if not many:
         return apart
@@ -138,58 +164,13 @@ def _object(image: np.ndarray, plane: np.ndarray, lined: bool) -> np.ndarray:
     return ndimage.binary_fill_holes(mask) if lined else mask
 
 
-@lru_cache
-def _outlines() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every shape at every angle: the field of distances (k, GRID, GRID), its area in squared
-    radii (k,), and its centroid (k, 2) as x and y in radii."""
-    axis = (np.arange(GRID) + 0.5) / GRID * 2 * EXTENT - EXTENT
-    x, y = np.meshgrid(axis, axis)
-    fields, areas, centroids = [], [], []
-    for shape in SHAPES:
-        own = distance_field(shape)
-        for angle in ANGLES:
-            cos, sin = np.cos(angle), np.sin(angle)
-            u, v = cos * x + sin * y, cos * y - sin * x
-            at = [np.clip((w + EXTENT) * GRID / (2 * EXTENT), 0, GRID - 1) for w in (v, u)]
-            field = own[at[0].astype(int), at[1].astype(int)]
-            inside = field < 0
-            fields.append(field)
-            areas.append(inside.sum() * (2 * EXTENT / GRID) ** 2)
-            centroids.append((x[inside].mean(), y[inside].mean()))
-    return np.stack(fields), np.array(areas), np.array(centroids)
-
-
-def _shape(mask: np.ndarray) -> tuple[str, float, float]:
-    """The shape whose outline, with the area and the centre of the object, covers it best; its
-    radius in pixels, and intersection / union."""
-    fields, areas, centroids = _outlines()
-    y, x = np.nonzero(mask)
-    radius = np.sqrt(len(x) / areas)
-    cx = x.mean() + 0.5 - radius * centroids[:, 0]
-    cy = y.mean() + 0.5 - radius * centroids[:, 1]
-    axis = np.arange(RESOLUTION) + 0.5
-    scale = GRID / (2 * EXTENT)
-
-    def place(center: np.ndarray) -> np.ndarray:
-        unit = (axis[None] - center[:, None]) / radius[:, None]
-        return np.clip((unit + EXTENT) * scale, 0, GRID - 1).astype(int)
-
-    column, row = place(cx), place(cy)
-    which = np.arange(len(fields))[:, None, None]
-    covers = fields[which, row[:, :, None], column[:, None, :]] < 0
-    both = (covers & mask).sum((1, 2))
-    ratio = both / (covers.sum((1, 2)) + mask.sum() - both)
-    best = int(ratio.argmax())
-    return SHAPES[best // len(ANGLES)], float(radius[best]), float(ratio[best])
-
-
 # -------------------------------------------------------------------------------------- the style
 def read_style(image: np.ndarray) -> str:
     """The style of a picture (64, 64, 3): "black and white", "sepia", "pencil sketch", "pixel art"
     or "" (plain). A negative is a plain picture in other colours: only the prompt tells the two
     apart."""
     spread = np.percentile(image.max(-1) - image.min(-1), 99)
-    if spread < 30:
+    if spread < GRAY:
         return "pencil sketch" if _lines(image.mean(-1)) else "black and white"
     gray = (image[..., 1] - 8) / 0.86
     brown = np.stack([np.minimum(255, 1.07 * gray + 14), image[..., 1], 0.62 * gray + 2], -1)
