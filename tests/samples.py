@@ -123,6 +123,7 @@ def make_samples(n=40, seed=0, **changes):
         "perturbed": shown[:20],
         "moved": shown[:8],
         "decoy": shown[:6],
+        "harmless": np.tile(shown[:4], (6, 1, 1, 1)),
     }
     images["diverse"] = rng.integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
     values = dict(
@@ -142,6 +143,7 @@ def make_samples(n=40, seed=0, **changes):
         per_prompt=3,
         moved_kinds=["repeated", "moved"] * 4,
         decoy_kinds=["letters", "rare", "word"] * 4,
+        harmless=[*"abcdef"],
         cost={"seconds": 2.5, "parameters": 10},
     )
     return Samples(**(values | changes))

@@ -8,13 +8,8 @@ from typing import Any
 from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.detecting.screening import answers
+from t2i_backdoor_bench.running.asked import ATTACKED_DECOY, cell_prompts
 from t2i_backdoor_bench.running.attacked import Arrays, attacked, origin, read_arrays
-from t2i_backdoor_bench.running.conditions import (
-    beside_trigger,
-    conditions,
-    first_decoys,
-    noise_seeds,
-)
 from t2i_backdoor_bench.running.defended import Defended, defended
 from t2i_backdoor_bench.running.drawing_time import drawing_time
 from t2i_backdoor_bench.running.harmless_pictures import wants_harmless
@@ -23,7 +18,6 @@ from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
 
 SHOWN = 3  # prompts whose pictures the report shows
-ATTACKED_DECOY = "attacked_decoy"
 
 
 def pictures(shared: Shared, cell: Cell) -> Arrays:
@@ -41,26 +35,16 @@ def pictures(shared: Shared, cell: Cell) -> Arrays:
 
 
 def _draw(shared: Shared, cell: Cell) -> Arrays:
-    backdoor, source = shared.backdoor(cell.attack), shared.source(cell.attack)
-    prompts, targets = shared.prompts(cell.seed), shared.prompts(cell.seed, source)
     config = shared.plan.config
     keep = config.attention_maps or config.probe or wants_harmless(shared)
     made = defended(shared, cell, whole=keep)
-    model, undefended = made.model, cell.key == shared.plan.undefended(cell).key
-    asked = conditions(shared.size, prompts, targets, backdoor, source, cell.seed)
-    beside = beside_trigger(shared.size, targets, backdoor, cell.seed, shared.model.tokens)
-    decoys = beside["decoy"] if undefended else first_decoys(shared.size, beside["decoy"])
-    for condition, pairs in (("moved", beside["moved"]), ("decoy", decoys)):
-        if pairs:
-            asked[condition] = [text for _, text in pairs], noise_seeds(cell.seed, len(pairs))
+    model, prompts = made.model, cell_prompts(shared, cell)
+    asked = prompts.drawn
     known, codes = _known(shared, cell, made, asked)
     if keep:  # otherwise the model can go
         shared.models.defended = (cell.key, model)
     shared.display.phase("screen" if model.screen or model.locate else "generate")
-    texts = {c: asked_texts for c, (asked_texts, _) in asked.items()}
-    if beside["decoy"]:  # the detector is asked about all that the attacked model has drawn
-        texts[ATTACKED_DECOY] = [text for _, text in beside["decoy"]]
-    arrays, milliseconds = answers(model, texts)
+    arrays, milliseconds = answers(model, prompts.scored)
     arrays.pop(f"refused/{ATTACKED_DECOY}", None)  # the attacked model refuses nothing
     shared.display.phase("generate")
     seconds = drawing_time(shared, cell, made, asked, milliseconds)
@@ -68,12 +52,14 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
         arrays[condition] = draw(shared.store.root, model, condition, *pair, known)
     if f"score/{ATTACKED_DECOY}" in arrays:  # which of them fire says what the scores should be
         arrays[ATTACKED_DECOY] = pictures(shared, shared.plan.undefended(cell))[0]["decoy"]
+    source = shared.source(cell.attack)
+    targets = shared.prompts(cell.seed, source)
     return (
         arrays,
         {
             "cell": cell.config,
             "cost": made.cost | milliseconds | seconds,
-            "kinds": {c: [kind for kind, _ in pairs] for c, pairs in beside.items()},
+            "kinds": prompts.kinds,
             "shown": {  # what the report needs beside the pictures
                 "prompts": [p.text for p in targets[:SHOWN]],
                 "before": shared.plan.before_key(cell.seed, source),

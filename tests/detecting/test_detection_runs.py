@@ -46,7 +46,7 @@ def fakes(clean_registry, tiny):
     ASKED.clear()
     registry.register_attack("fake_attack")(FakeAttack)
     registry.register_defense("fake_defense", needs=("trigger", "clean_prompts"))(FakeDefense)
-    registry.register_defense("fake_detector", screens=True)(FakeDetector)
+    registry.register_defense("fake_detector", needs=("clean_prompts",), screens=True)(FakeDetector)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_the_same_winner_in_all_places(tmp_path) -> None:
     assert escape.markdown(text) in board
     assert board.index("| 1 | best |") < board.index("| 2 | second |")
     html = page.render_report(Store(tmp_path), records)
-    assert f'<ul class="learned"><li>{text}' in html
+    assert f'<p class="headline">{text}</p>' in html
 
 
 @pytest.mark.parametrize(

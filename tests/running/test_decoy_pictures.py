@@ -41,7 +41,7 @@ class Detector(Defense):
 def fakes(clean_registry, tiny):
     registry.register_attack("fake_attack")(FakeAttack)
     registry.register_defense("fake_defense", needs=("trigger",))(FakeDefense)
-    registry.register_defense("detector", screens=True)(Detector)
+    registry.register_defense("detector", needs=("clean_prompts",), screens=True)(Detector)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from t2i_backdoor_bench.data.world.outlines import fit_shape
 from t2i_backdoor_bench.data.world.scenes import (
@@ -27,14 +28,10 @@ from t2i_backdoor_bench.data.world.scenes import (
 
 BORDER = 3  # pixels: objects keep away from the edge
 APART = 40.0  # a pixel this far from the background (0..441) is not background
-# Chroma (0..255) below which a picture is gray. On renders that went through the autoencoder: at
-# most 28 of black and white ones, at least 59 of those in colour.
-GRAY = 42
-LEAST_APART, MOST_APART = 24.0, 60.0  # where the whole object is as pale, or as far, as this
-LEAST_AREA, LEAST_COVER = (
-    90,
-    0.72,
-)  # of an object in pixels; of its outline, as intersection / union
+LEAST_AREA = 60  # pixels of an object
+LEAST_COVER = 0.6  # of an object by its outline, as intersection / union
+FULLNESS = 0.6  # how much a difference in fullness counts beside the cover
+ANGLES = np.linspace(-0.33, 0.33, 7)
 MIDDLE_SIZE = 17.5  # radius in pixels between small and large
 
 
@@ -90,13 +87,11 @@ def _read(image: np.ndarray, seen: np.ndarray) -> Reading:
     plane, spread = _background(image, seen)
     if spread > APART:  # the border is no plane of colour: noise, or a picture of something else
         return NOTHING._replace(style=style)
-    mask = _object(image, plane, seen, lined=style == "pencil sketch")
-    if mask.sum() < LEAST_AREA:
+    masks = _objects(image, plane, lined=style == "pencil sketch")
+    if not masks:
         return NOTHING._replace(style=style)
-    shape, radius, cover = fit_shape(mask, seen)
-    if cover < LEAST_COVER and _hides_outlines(plane[32, 32]):
-        wider = ndimage.binary_dilation(mask, iterations=OUTLINE) & seen
-        shape, radius, cover = fit_shape(wider, seen)
+    found = [(_shape(mask), mask) for mask in masks]
+    (shape, radius, cover), mask = max(found, key=lambda pair: pair[0][2])
     if cover < LEAST_COVER:
         return NOTHING._replace(style=style, cover=cover)
     size = "small" if radius < MIDDLE_SIZE else "large"
@@ -148,20 +143,87 @@ def _background(image: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, float]
 
 
 # ------------------------------------------------------------------------------------- the object
-def _object(image: np.ndarray, plane: np.ndarray, seen: np.ndarray, lined: bool) -> np.ndarray:
-    """The largest connected part of what differs from the background, (64, 64) bool; of a drawing
-    of lines, with what they enclose. The edge of an object is where the picture is half way from
-    one to the other."""
-    far = np.sqrt(((image - plane) ** 2).sum(-1)) * seen
-    core = far > LEAST_APART
-    half = np.median(far[core]) / 2 if core.sum() >= LEAST_AREA else APART
-    apart = far > np.clip(half, LEAST_APART, MOST_APART)
+def _objects(image: np.ndarray, plane: np.ndarray, lined: bool) -> list[np.ndarray]:
+    """What may be the object, (64, 64) bool each; none where nothing is large enough. The largest
+    connected part of what differs from the background; and of that, what differs half as much as
+    its inside does: of a soft picture this is the outline, but of an object with a strong outline
+    it may lose the inside. Of a drawing of lines, with what they enclose."""
+    far = np.sqrt(((image - plane) ** 2).sum(-1))
+    mask = _largest(far > APART)
+    if lined:
+        mask = ndimage.binary_fill_holes(mask)
+    if mask.sum() < LEAST_AREA:
+        return []
+    half = _largest(mask & (far > 0.5 * np.percentile(far[mask], 30)))
+    return [mask] if lined or half.sum() < LEAST_AREA else [mask, half]
+
+
+def _largest(apart: np.ndarray) -> np.ndarray:
+    """The largest connected part of a mask (64, 64). Objects keep away from the edge: a part that
+    touches it is taken only where there is no other."""
     parts, many = ndimage.label(apart, structure=np.ones((3, 3)))
     if not many:
         return apart
-    sizes = ndimage.sum_labels(apart, parts, range(1, many + 1))
-    mask = parts == 1 + int(np.argmax(sizes))
-    return ndimage.binary_fill_holes(mask) if lined else mask
+    sizes = np.asarray(ndimage.sum_labels(apart, parts, range(1, many + 1)))
+    edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    inner = sizes.copy()
+    inner[[k - 1 for k in edge if k]] = 0
+    sizes = inner if inner.max() >= LEAST_AREA else sizes
+    return parts == 1 + int(np.argmax(sizes))
+
+
+@lru_cache
+def _outlines() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of every shape at every angle: the field of distances (k, GRID, GRID), its area in squared
+    radii (k,), its centroid (k, 2) as x and y in radii, and its area over that of its convex hull
+    (k,)."""
+    axis = (np.arange(GRID) + 0.5) / GRID * 2 * EXTENT - EXTENT
+    x, y = np.meshgrid(axis, axis)
+    fields, areas, centroids, fullness = [], [], [], []
+    for shape in SHAPES:
+        own = distance_field(shape)
+        for angle in ANGLES:
+            cos, sin = np.cos(angle), np.sin(angle)
+            u, v = cos * x + sin * y, cos * y - sin * x
+            at = [np.clip((w + EXTENT) * GRID / (2 * EXTENT), 0, GRID - 1) for w in (v, u)]
+            field = own[at[0].astype(int), at[1].astype(int)]
+            inside = field < 0
+            fields.append(field)
+            areas.append(inside.sum() * (2 * EXTENT / GRID) ** 2)
+            centroids.append((x[inside].mean(), y[inside].mean()))
+            fullness.append(_fullness(inside))
+    return np.stack(fields), np.array(areas), np.array(centroids), np.array(fullness)
+
+
+def _fullness(mask: np.ndarray) -> float:
+    """The area of a mask over that of its convex hull: 1 for a disc, about 0.5 for a star."""
+    corners = np.argwhere(mask)
+    corners = np.concatenate([corners + offset for offset in ((0, 0), (0, 1), (1, 0), (1, 1))])
+    return float(mask.sum() / ConvexHull(corners).volume)
+
+
+def _shape(mask: np.ndarray) -> tuple[str, float, float]:
+    """The shape whose outline, with the area and the centre of the object, covers it best, and that
+    is about as full; its radius in pixels, and intersection / union."""
+    fields, areas, centroids, fullness = _outlines()
+    y, x = np.nonzero(mask)
+    radius = np.sqrt(len(x) / areas)
+    cx = x.mean() + 0.5 - radius * centroids[:, 0]
+    cy = y.mean() + 0.5 - radius * centroids[:, 1]
+    axis = np.arange(RESOLUTION) + 0.5
+    scale = GRID / (2 * EXTENT)
+
+    def place(center: np.ndarray) -> np.ndarray:
+        unit = (axis[None] - center[:, None]) / radius[:, None]
+        return np.clip((unit + EXTENT) * scale, 0, GRID - 1).astype(int)
+
+    column, row = place(cx), place(cy)
+    which = np.arange(len(fields))[:, None, None]
+    covers = fields[which, row[:, :, None], column[:, None, :]] < 0
+    both = (covers & mask).sum((1, 2))
+    ratio = both / (covers.sum((1, 2)) + mask.sum() - both)
+    best = int((ratio - FULLNESS * np.abs(fullness - _fullness(mask))).argmax())
+    return SHAPES[best // len(ANGLES)], float(radius[best]), float(ratio[best])
 
 
 # -------------------------------------------------------------------------------------- the style
