@@ -10,7 +10,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Prompt, Samples, Score, register_metric
 from t2i_backdoor_bench.data.world import RESOLUTION
-from t2i_backdoor_bench.scoring.audit import asked, readings_of, scenes_of, truth_of
+from t2i_backdoor_bench.scoring.audit import asked, scenes_of, truth_of
 from t2i_backdoor_bench.scoring.conditions import missing, prompts_of, served, unjudged
 from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.features import Features, no_judge
@@ -127,6 +127,5 @@ class AskedAgreement(Metric):
             # a pasted patch hides what was asked for, and nothing is concluded of such a picture
             images, prompts = without_backdoor(shown, texts, features)
             verdicts.append(faithful(images, prompts, features, floor))
-            found = readings_of(images, samples.backdoor.target, features)
-            truths.append(asked(found, scenes_of(prompts) or []))
+            truths.append(asked(features.readings(images), scenes_of(prompts) or []))
         return score(verdicts, truths, features.name)
