@@ -1,10 +1,10 @@
 """The tables and figures of README.md, docs/ and results/README.md that show committed results: put
 between their marks from the records in results/. A figure in a sentence is `<!-- value: HOW FOLDER
 METRIC DEFENSE ATTACKS -->12<!-- end -->`: HOW is `mean` (one digit behind the point), `round` or
-`range` over the attacks, which are names or `all`. A sentence about two defenses is `<!-- compare:
-FOLDER METRIC ONE OTHER ATTACKS -->...<!-- end -->`: it says no more than the interval of their
-difference over training seeds shows. `<!-- winner -->...<!-- end -->` says who wins the reference
-run.
+`range` over the attacks, which are names or `all` (that took hold). A sentence about two defenses
+is `<!-- compare: FOLDER METRIC ONE OTHER ATTACKS -->...<!-- end -->`: it says no more than the
+interval of their difference over training seeds shows. `<!-- winner -->...<!-- end -->` says who
+wins the reference run.
 
 python benchmarks/pages.py
 """
@@ -31,6 +31,7 @@ from published_tables import eviledit, guidance, quality, removal
 from sentences import compared
 
 from t2i_backdoor_bench.report.paired import difference
+from t2i_backdoor_bench.report.took_hold import counted
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/claims.md", "docs/text-encoder.md", "results/README.md")
@@ -59,7 +60,9 @@ def value(spec: str, results: Results) -> str:
     nothing."""
     how, folder, metric, defense, names = spec.split()
     rows = results.rows[folder]
-    chosen = [a for a, d in rows if d == defense] if names == "all" else names.split(",")
+    kept = counted(results.records.get(folder, []))  # no mean has attacks that did not take hold
+    every = [a for a, d in rows if d == defense and (not kept or a in kept)]
+    chosen = every if names == "all" else names.split(",")
     shares = [100 * rows[attack, defense][metric] for attack in chosen]
     mean = sum(shares) / len(shares)
     if how == "range":

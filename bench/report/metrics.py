@@ -69,6 +69,21 @@ OF_THE_RUN |= {
     "seconds_attack": _cost("seconds_attack", "Seconds", order=125),
 }
 
+# metrics of protocol 1 that no longer exist: their records do not say how they read
+RETIRED = {
+    "fid_added": Reading(
+        "fid_added",
+        "lower",
+        True,
+        "FID that the attack adds",
+        "FID added",
+        "quality",
+        55,
+        ("attacks",),
+        only="undefended",
+    )
+}
+
 
 @cache
 def _built_in() -> dict[str, Mapping[str, Any]]:
@@ -78,7 +93,7 @@ def _built_in() -> dict[str, Mapping[str, Any]]:
 def reading(records: Sequence[Record], metric: str) -> Reading:
     """How a metric reads: as a record says, and where none does, as it is registered."""
     stored = next((r.directions[metric] for r in records if metric in r.directions), {})
-    known = OF_THE_RUN.get(metric, Reading(metric))
+    known = (OF_THE_RUN | RETIRED).get(metric, Reading(metric))
     for facts in (_built_in().get(metric, {}), stored):
         names = {f.name for f in fields(Reading)} & set(facts)
         values = {k: tuple(facts[k]) if k == "tables" else facts[k] for k in names}
