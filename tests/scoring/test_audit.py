@@ -112,6 +112,7 @@ def test_pixels_tell_the_target(drawn, name):
 
 
 def test_pixels_cannot_tell_everything():
-    assert truth_of(Target("style", style="posterize")) is None
+    for style in ("posterize", "pixel art", "pencil sketch"):
+        assert truth_of(Target("style", style=style)) is None
     assert truth_of(Target("unknown")) is None
     assert scenes_of(WorldData().prompts("evaluation", 3, 0)) is not None
