@@ -48,7 +48,7 @@ def test_every_metric_scores_json_and_says_what_is_missing(features):
         assert entry.summary
         result = score(name, samples, features)
         json.dumps(dataclasses.asdict(result))
-        # of detectors, locators, probes, weights, and of the embedded world: these samples have none
+        # of detectors, locators, probes, weights and the embedded world: these samples have none
         if entry.only not in ("", "undefended") or name in ("judge_agreement", "asked_agreement"):
             assert result.value is None
             assert result.note, name
