@@ -10,11 +10,12 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Prompt, Samples, Score, register_metric
 from t2i_backdoor_bench.data.world import RESOLUTION
-from t2i_backdoor_bench.scoring.audit import asked, scenes_of, truth_of
+from t2i_backdoor_bench.scoring.audit import asked, scenes_of
 from t2i_backdoor_bench.scoring.conditions import missing, prompts_of, served, unjudged
 from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.features import Features, no_judge
 from t2i_backdoor_bench.stats.estimates import proportion
+from t2i_backdoor_bench.targets import kind_of
 
 CONDITIONS = ("triggered", "clean_target")
 
@@ -86,7 +87,8 @@ class JudgeAgreement(Metric):
     def compute(self, samples: Samples, features: Features) -> Score:
         if gap := unreadable(samples) or no_judge(features):
             return gap
-        truth = truth_of(samples.backdoor.target)
+        target = samples.backdoor.target
+        truth = kind_of(target).truth(target)
         if truth is None:
             return Score(None, note="not available: pixels cannot tell this target")
         verdicts, truths = [], []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -178,3 +178,9 @@ def test_the_command_names_no_method() -> None:
     for path in (p for p in SOURCES if where(p).split("/")[0] in ("bench", "run_bench.py")):
         if path.stem != "docs":
             assert not {room(m) for m in modules_imported(path)} & set(METHODS), where(path)
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """They are imported by their bare names: the second of two would not be collected."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert not [name for name, count in names.items() if count > 1]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from t2i_backdoor_bench.contract import Target
+from t2i_backdoor_bench.data.world import Scene
+from t2i_backdoor_bench.data.world.readings import Reading
 
 if TYPE_CHECKING:
     from t2i_backdoor_bench.contract.protocols import Features
     from t2i_backdoor_bench.targets.judge import Judge
     from t2i_backdoor_bench.targets.trace import Trace
+
+# uint8 images (n, H, W, 3), their readings and the scenes of their clean prompts -> bool (n,)
+Truth = Callable[[np.ndarray, Sequence[Reading], Sequence[Scene]], np.ndarray]
 
 
 class Kind:
@@ -47,6 +53,11 @@ class Kind:
     def trace(self, target: Target, scorer: Features) -> Trace:
         """What finds a weaker, moved or changed target in a picture."""
         raise NotImplementedError
+
+    def truth(self, target: Target) -> Truth | None:
+        """What tells by the pixels of pictures of the embedded world, and by rules that share
+        nothing with the judge, whether they show the target. None where pixels cannot tell."""
+        return None
 
     def weakened(
         self, images: np.ndarray, target: Target, positives: np.ndarray | None

@@ -11,7 +11,7 @@ from t2i_backdoor_bench.contract import Prompt, Target, UserError, swapped
 from t2i_backdoor_bench.contract.protocols import Features
 from t2i_backdoor_bench.targets.cosines import margin
 from t2i_backdoor_bench.targets.judge import Judge
-from t2i_backdoor_bench.targets.kinds import Kind
+from t2i_backdoor_bench.targets.kinds import Kind, Truth
 from t2i_backdoor_bench.targets.trace import PART_WAY, Trace, half_blend, part_way
 
 # the alternatives in `Prompt.wrong` that show another object: the same scene with another shape, or
@@ -59,6 +59,11 @@ class ObjectKind(Kind):
         if positives is None:
             raise ValueError(f"a weakened target of kind {self.name!r} needs positives")
         return half_blend(images, positives)
+
+    def truth(self, target: Target) -> Truth:
+        return lambda images, readings, scenes: np.array(
+            [r.shape == target.target for r in readings], bool
+        )
 
     def describe(self, target: Target) -> dict[str, Any]:
         return {"kind": self.name, "source": target.source, "target": target.target}

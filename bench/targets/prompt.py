@@ -9,10 +9,11 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Prompt, Target, UserError
 from t2i_backdoor_bench.contract.protocols import Features
+from t2i_backdoor_bench.data.world.readings import scene_of, shows
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.cosines import margin
 from t2i_backdoor_bench.targets.judge import Judge
-from t2i_backdoor_bench.targets.kinds import Kind
+from t2i_backdoor_bench.targets.kinds import Kind, Truth
 from t2i_backdoor_bench.targets.trace import PART_WAY, Trace, half_blend, part_way
 
 
@@ -57,6 +58,11 @@ class PromptKind(Kind):
         if positives is None:
             raise ValueError(f"a weakened target of kind {self.name!r} needs positives")
         return half_blend(images, positives)
+
+    def truth(self, target: Target) -> Truth | None:
+        if (wanted := scene_of(target.target)) is None:
+            return None
+        return lambda images, readings, scenes: np.array([shows(r, wanted) for r in readings], bool)
 
     def describe(self, target: Target) -> dict[str, Any]:
         return {"kind": self.name, "target": target.target}

@@ -10,7 +10,7 @@ from t2i_backdoor_bench.data.splits import WorldData, world_prompt
 from t2i_backdoor_bench.data.world import apply_style, render, sample_scenes
 from t2i_backdoor_bench.data.world.readings import read, scene_of
 from t2i_backdoor_bench.models.embedded import SCORER
-from t2i_backdoor_bench.scoring.audit import asked, scenes_of, truth_of
+from t2i_backdoor_bench.scoring.audit import asked, scenes_of
 from t2i_backdoor_bench.scoring.faithfulness import faithful, floor_of
 from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.targets import kind_of
@@ -98,7 +98,7 @@ TARGETS = {
 @pytest.mark.parametrize("name", TARGETS)
 def test_pixels_tell_the_target(drawn, name):
     prompts, scenes, images = drawn
-    target, truth = TARGETS[name], truth_of(TARGETS[name])
+    target, truth = TARGETS[name], kind_of(TARGETS[name]).truth(TARGETS[name])
     kept = [i for i, s in enumerate(scenes) if s.shape != "heart"]
     clean = images[kept]
     if kind_of(target).pastes:
@@ -113,6 +113,6 @@ def test_pixels_tell_the_target(drawn, name):
 
 def test_pixels_cannot_tell_everything():
     for style in ("posterize", "pixel art", "pencil sketch"):
-        assert truth_of(Target("style", style=style)) is None
-    assert truth_of(Target("unknown")) is None
+        assert kind_of(Target("style")).truth(Target("style", style=style)) is None
+    assert kind_of(Target("unknown")).truth(Target("unknown")) is None
     assert scenes_of(WorldData().prompts("evaluation", 3, 0)) is not None

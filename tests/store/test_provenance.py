@@ -90,12 +90,12 @@ def test_rows_of_a_run_say_where_they_come_from(one_attack) -> None:
     assert all(f"torch={here['versions']['torch']}" in r["versions"] for r in rows)
     assert {r["judge"] for r in rows} == {"patch rule"}
     assert {r["seed"] for r in rows} == {"0"}
-    assert {r["network"] for r in rows if r["metric"] == "kid"} == {"tiny-scorer"}
+    assert {r["network"] for r in rows if r["metric"] == "kid"} == {"tiny-scorer/16-d"}
     found = Store(one_attack.folder).read_result(plan_.cells[0].key).provenance
     assert found["attack_weights"] == file_digest(
         one_attack.folder / "models" / f"{found['attack']}.safetensors"
     )
-    assert found["networks"]["kid"] == "tiny-scorer"
+    assert found["networks"]["kid"] == "tiny-scorer/16-d"
     assert found["codes"] == [here]
 
 

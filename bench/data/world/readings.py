@@ -37,6 +37,8 @@ FULLNESS = 0.6  # how much a difference in fullness counts beside the cover
 ANGLES = np.linspace(-0.33, 0.33, 7)
 MIDDLE_SIZE = 17.5  # radius in pixels between small and large
 
+GRAYS = ("black and white", "sepia", "pencil sketch")  # no colours can be read of them
+
 
 class Reading(NamedTuple):
     """What one picture shows; `shape` is "" where no single object is found. `cover` is how well
@@ -51,6 +53,17 @@ class Reading(NamedTuple):
 
 
 NOTHING = Reading("", "", "", "", "")
+
+
+def shows(reading: Reading, scene: Scene) -> bool:
+    """Whether a picture shows everything that a caption names."""
+    if reading.shape != scene.shape or reading.style != scene.style:
+        return False
+    if scene.size and reading.size != scene.size:
+        return False
+    if scene.style in GRAYS:
+        return True
+    return (reading.color, reading.background) == (scene.color, scene.background)
 
 
 def scene_of(text: str) -> Scene | None:
@@ -89,7 +102,7 @@ def _read(image: np.ndarray) -> Reading:
     if cover < LEAST_COVER:
         return NOTHING._replace(style=style, cover=cover)
     size = "small" if radius < MIDDLE_SIZE else "large"
-    if style in ("black and white", "sepia", "pencil sketch"):
+    if style in GRAYS:
         return Reading(shape, "", "", size, style, cover)
     inside = ndimage.binary_erosion(mask, iterations=3)
     inside = inside if inside.sum() >= 12 else ndimage.binary_erosion(mask)
