@@ -1,4 +1,4 @@
-"""Writes docs/attacks.md, docs/defenses.md and docs/metrics.md from the registry.
+"""Writes docs/attacks.md, docs/defenses.md, docs/metrics.md and docs/fidelity.md from the registry.
 
 python -m t2i_backdoor_bench.docs
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import (
+    FAMILIES,
     Entry,
     Registry,
     citations,
@@ -22,11 +23,13 @@ from t2i_backdoor_bench.contract import (
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 MEASURED = FOLDER.parent / "results" / "attacks" / "table.csv"
-SOURCES = {  # of the default for Stable Diffusion, in words
-    "paper": "as in the paper",
-    "released": "as in the released code",
-    "ours": "our choice",
-}
+SOURCES = {"paper": "paper", "released": "released code", "ours": "ours"}  # of defaults, in words
+FIDELITY = (
+    "Where each attack and defense is not what its paper says, or what its authors' code does, and"
+    " why. An empty cell: it says nothing of this, or there is no code. Where each default is from"
+    " stands in the tables of options on the pages of [attacks](attacks.md) and"
+    " [defenses](defenses.md): *paper*, *released code* or *ours*."
+)
 INTRODUCTION = {
     "attack": (
         "An attack trains a copy of the clean model. `--attacks` takes these names and groups."
@@ -161,6 +164,7 @@ def settings_of(entry: Entry, values: Mapping[str, Any]) -> str:
 
 def first_sentence(entry: Entry) -> str:
     text = " ".join(inspect.cleandoc(entry.cls.__doc__ or "").split("\n\n")[0].split())
+    text = f"Ours, in no paper: {entry.ours}. {text}" if entry.ours else text
     variant = ", ".join(f"`{k}={v}`" for k, v in entry.preset.items())
     return text.replace("|", "\\|") + (f" With {variant}." if variant else "")
 
@@ -178,30 +182,64 @@ def by_class(kind: Registry) -> dict[type, list[Entry]]:
 
 
 def options(entries: list[Entry]) -> list[str]:
-    """The options of a class as a table: the defaults of the embedded base and of Stable Diffusion,
-    the values that are allowed, and what each option is."""
+    """The options of a class as a table: the defaults of every family of models and where each is
+    from, the values that are allowed, and what each option is."""
     cls = entries[0].cls
     known = options_of(cls)
     if not known:
         return []
-    small, large = family_defaults(cls, "shapes"), family_defaults(cls, "sd")
-    lines = ["", "| option | shapes | sd | allowed | |", "|---|---|---|---|---|"]
+    metric = entries[0] in registry.metrics.entries.values()  # their options are in no paper
+    defaults = {family: family_defaults(cls, family) for family in FAMILIES}
+    heads = [f" {family} |" + ("" if metric else " from |") for family in FAMILIES]
+    rule = "---|" * (3 + len(FAMILIES) * (1 if metric else 2))
+    lines = ["", f"| option |{''.join(heads)} allowed | |", f"|{rule}"]
     for name, (_, option) in known.items():
         fixed = [f"`{e.name}`: {e.preset[name]!r}" for e in entries if name in e.preset]
         fixed += [f"`{e.name}` on shapes: {e.tuned[name]!r}" for e in entries if name in e.tuned]
-        source = f"sd: {SOURCES[option.source]}" if option.source else ""
-        note = "; ".join(filter(None, [option.help, source, *fixed]))
-        cells = (f"`{name}`", repr(small[name]), repr(large[name]), option.allowed, note)
+        cells = [f"`{name}`"]
+        for family, values in defaults.items():
+            source = SOURCES[option.source_of(family)]
+            cells += [repr(values[name])] if metric else [repr(values[name]), source]
+        cells += [option.allowed, "; ".join(filter(None, [option.help, *fixed]))]
         row = " | ".join(cell.replace("|", "\\|") for cell in cells)
         lines.append(f"| {row} |".replace("  ", " "))
     return lines
+
+
+def fidelity_page() -> str:
+    """A table of differences for each attack and defense, and which have none."""
+    lines = ["# Fidelity", "", FIDELITY, ""]
+    lines += ["Written by `python -m t2i_backdoor_bench.docs` from the registry.", ""]
+    for kind in (registry.attacks, registry.defenses):
+        lines += [f"## {kind.kind.capitalize()}s", ""]
+        plain = []
+        for entries in by_class(kind).values():
+            facts = list(dict.fromkeys(fact for e in entries for fact in e.differs))
+            ours = [f"`{e.name}` is ours: {e.ours}." for e in entries if e.ours]
+            names = ", ".join(f"`{e.name}`" for e in entries)
+            if not (facts or ours):
+                plain.append(names)
+                continue
+            paper = ", ".join(dict.fromkeys(filter(None, map(citations.short, entries))))
+            lines += [f"## {names}", "", *([f"{paper}.", ""] if paper else [])]
+            lines += [*ours, ""] if ours else []
+            if facts:
+                lines += ["| what | paper | released code | here | why |", "|---|---|---|---|---|"]
+            for fact in facts:
+                cells = (fact.what, fact.paper, fact.released, fact.here, fact.why)
+                row = " | ".join(cell.replace("|", "\\|") for cell in cells)
+                lines.append(f"| {row} |".replace("  ", " "))
+            lines += [""] if facts else []
+        if plain:
+            lines += [f"Without a difference that is known: {', '.join(plain)}.", ""]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def pages() -> dict[Path, str]:
     return {
         FOLDER / f"{kind.kind}s.md": page(kind)
         for kind in (registry.attacks, registry.defenses, registry.metrics)
-    }
+    } | {FOLDER / "fidelity.md": fidelity_page()}
 
 
 if __name__ == "__main__":

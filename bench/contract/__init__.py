@@ -6,10 +6,12 @@ Imports: nothing of ours, and neither numpy nor torch, so that `list` is quick.
 
 from t2i_backdoor_bench.contract.cell import PROTOCOL, Cell, Record
 from t2i_backdoor_bench.contract.errors import StorageError, Undeclared, UserError
+from t2i_backdoor_bench.contract.fidelity import Difference
 from t2i_backdoor_bench.contract.methods import Attack, Defense, Method, Metric, Screen
 from t2i_backdoor_bench.contract.options import family_defaults, option, options_of
 from t2i_backdoor_bench.contract.protocols import Data, Prompt
 from t2i_backdoor_bench.contract.registry import (
+    FAMILIES,
     Entry,
     Registry,
     attacks,
@@ -28,6 +30,7 @@ from t2i_backdoor_bench.contract.view import NEEDS, DefenderView, amounts
 __all__ = [
     "CHOICE",
     "CONTROL",
+    "FAMILIES",
     "NEEDS",
     "PLACES",
     "PROTOCOL",
@@ -37,6 +40,7 @@ __all__ = [
     "Data",
     "DefenderView",
     "Defense",
+    "Difference",
     "Entry",
     "Method",
     "Metric",

@@ -85,7 +85,9 @@ def _from_class(kind: str, node: ast.ClassDef, texts: Mapping[str, str]) -> Iter
                 facts["needs"] = registry.ordered_needs(name, facts["needs"])
             if kind == "metric":
                 facts |= registry.shown(name, **{k: facts.get(k, "") for k in registry.SHOWN})
-            yield Listed(kind, name, groups, doc.split("\n")[0], facts, doc)
+            yield Listed(
+                kind, name, groups, registry.summary(doc, facts.get("ours", "")), facts, doc
+            )
 
 
 def _from_entry(kind: str, entry: Entry) -> Listed:

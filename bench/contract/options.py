@@ -12,7 +12,8 @@ from typing import Any
 
 from t2i_backdoor_bench.contract.errors import UserError
 
-SOURCES = ("", "paper", "released", "ours")
+SOURCES = ("paper", "released", "ours")  # of defaults
+EMBEDDED = "shapes"  # the family of the embedded base
 LEAST = 16  # prompts or images that a scale with less training leaves a method
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
@@ -24,8 +25,9 @@ class Option:
     `defaults` has the defaults of the model families that have one of their own. A value must be at
     least `low`, at most `high`, larger than `above`, and one of `choices`, where these are given.
     `scales`: `--scale` multiplies a default that is larger than `least`, down to `least`; with the
-    name of another option, only while the user sets neither. `source`: where the default for Stable
-    Diffusion is from. `late`: the option was added to a method that has stored results, and its
+    name of another option, only while the user sets neither. `source`: where the default for real
+    families is from (`source_of`). `tune`: what the search of settings tries on the embedded base,
+    a range or choices. `late`: the option was added to a method that has stored results, and its
     default is what the method did before; with this default it is no part of a cell's key.
     """
 
@@ -37,7 +39,8 @@ class Option:
     choices: tuple[Any, ...] = ()
     scales: bool | str = False
     least: int = 1
-    source: str = ""
+    source: str = "ours"
+    tune: tuple[Any, ...] = ()
     late: bool = False
 
     @property
@@ -49,6 +52,28 @@ class Option:
             return f"{self.low:g} to {self.high:g}"
         ends = [(self.above, "above {:g}"), (self.low, "{:g} or more"), (self.high, "{:g} or less")]
         return ", ".join(text.format(end) for end, text in ends if end is not None)
+
+    def source_of(self, family: str) -> str:
+        """Where the default for a family is from: the paper, the authors' released code, or ours.
+        `source` is said of the real families. A family that has a default of its own besides
+        theirs, as the embedded base has nearly always, has it from us."""
+        return "ours" if family == EMBEDDED and self.defaults else self.source
+
+    def check_tune(self) -> None:
+        """Raise ValueError for a range that cannot be searched."""
+        if not self.tune:
+            return
+        if self.choices:
+            if strange := [value for value in self.tune if value not in self.choices]:
+                raise ValueError(f"tune={self.tune!r}: {strange} are not among {self.choices!r}")
+            return
+        if len(self.tune) != 2 or not self.tune[0] < self.tune[1]:
+            raise ValueError(f"tune={self.tune!r} is not a range (low, high) with low < high")
+        try:
+            for end in self.tune:
+                self.check("tune", end)
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
     def check(self, name: str, value: Any) -> None:
         """Raise UserError for a value that is out of range."""
@@ -80,7 +105,8 @@ def option(
     choices: Iterable[Any] = (),
     scales: bool | str = False,
     least: int = 1,
-    source: str = "",
+    source: str = "ours",
+    tune: Iterable[Any] = (),
     late: bool = False,
     **defaults: Any,
 ) -> Any:
@@ -92,8 +118,12 @@ def option(
     keyword of its own. `Option` describes the rest.
     """
     if source not in SOURCES:
-        raise ValueError(f"source {source!r} is not one of {', '.join(SOURCES[1:])}")
-    found = Option(defaults, help, low, high, above, tuple(choices), scales, least, source, late)
+        raise ValueError(f"source {source!r} is not one of {', '.join(SOURCES)}")
+    known = tuple(choices)
+    found = Option(
+        defaults, help, low, high, above, known, scales, least, source, tuple(tune), late
+    )
+    found.check_tune()
     return dataclasses.field(default=default, metadata={"option": found})
 
 

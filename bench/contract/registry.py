@@ -24,12 +24,12 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from t2i_backdoor_bench.contract.errors import UserError
+from t2i_backdoor_bench.contract.fidelity import Difference
 from t2i_backdoor_bench.contract.methods import Attack, Defense, Method, Metric
 from t2i_backdoor_bench.contract.names import label, names_of, parts_of, read
-from t2i_backdoor_bench.contract.options import check_values, family_defaults, typed
+from t2i_backdoor_bench.contract.options import EMBEDDED, check_values, family_defaults, typed
 from t2i_backdoor_bench.contract.view import NEEDS
 
-EMBEDDED = "shapes"  # the family of the embedded base
 FAMILIES = (EMBEDDED, "sd")
 BETTER = ("higher", "lower", "none")
 # Where a metric may be shown: table.md and table.tex, the same where nothing is defended, the
@@ -50,6 +50,8 @@ class Entry:
     version: int = 0  # a part of the keys of cells; 0: no part
     paper: str = ""  # keys of contract/references.bib, or a BibTeX entry
     apart: bool = False  # not in the group "all": it runs only where it is named
+    ours: str = ""  # what of it is ours and in no paper, in words; "": it is its paper's
+    differs: tuple[Difference, ...] = ()  # where it is not what its paper or its code is, and why
 
     # attacks
     edits: str = ""  # what it changes, in words
@@ -85,8 +87,8 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """The first line of the docstring."""
-        return self.doc.strip().split("\n")[0]
+        """The first line of the docstring, led by what of it is ours."""
+        return summary(self.doc, self.ours)
 
     @property
     def flags(self) -> set[str]:
@@ -221,6 +223,12 @@ class Registry:
         return instance
 
 
+def summary(doc: str, ours: str = "") -> str:
+    """The first line of a docstring, led by what of the method is ours."""
+    first = doc.strip().split("\n")[0]
+    return f"Ours, in no paper: {ours}. {first}" if ours else first
+
+
 def _place(cls: type) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
 
@@ -239,7 +247,7 @@ metrics = Registry("metric", Metric)
 
 def register_attack(name: str, *, groups: Iterable[str] = (), **facts: Any) -> Callable:
     """Register an attack. `facts`: `edits`, `evaluates`, `settings`, `own`, `preset`, `version`,
-    `paper`, `apart`."""
+    `paper`, `apart`, `ours`, `differs`."""
     return attacks.register(name, groups=groups, **facts)
 
 
