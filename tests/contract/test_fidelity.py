@@ -42,7 +42,7 @@ def test_a_default_of_the_embedded_base_alone_is_ours() -> None:
     ],
 )
 def test_bad_ranges_and_sources_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="tune|source"):
+    with pytest.raises(ValueError, match=r"tune|source"):
         option(0.1, **wrong)
 
 
