@@ -23,7 +23,7 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
     backdoor, source = shared.backdoor(cell.attack), shared.source(cell.attack)
     targets, before = (shared.prompts(cell.seed, source), clean_pictures(shared, cell.seed, source))
     arrays, meta = pictures(shared, cell)
-    probes = probe_pictures(shared, cell) if shared.plan.config.probe else {}
+    probes = probe_pictures(shared, cell)
     harmless = harmless_pictures(shared, cell)
     images = {k: v for k, v in arrays.items() if "/" not in k} | probes | harmless.images
     refused = {k: v.astype(bool) for k, v in with_prefix("refused", arrays).items()}
