@@ -33,6 +33,7 @@ from t2i_backdoor_bench.store.records import stored_records
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "tuning"
+WORK = ROOT / "results" / "run-tuning"  # models, pictures and records of the cells
 APPLIED = ROOT / "bench" / "contract" / "tuned.json"
 KINDS = {"defense": registry.defenses, "attack": registry.attacks}
 
@@ -78,6 +79,7 @@ def measured(
 
 
 def search_defense(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
+    """What each setting reached."""
     names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
     cells: dict[str, list[tuple[Record, Record]]] = {name: [] for name in names}
     open_ = list(names)
@@ -95,6 +97,7 @@ def search_defense(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
 
 
 def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
+    """What each setting reached."""
     names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
     found = measured(names, ["none"], folder, **machine)
     return [
@@ -118,14 +121,15 @@ def search(kind: str, entry: Entry, folder: Path, **machine: Any) -> dict[str, A
     }
 
 
-def run(names: Sequence[str], folder: Path, **machine: Any) -> int:
+def run(names: Sequence[str], folder: Path, work: Path, **machine: Any) -> int:
+    """Search the methods that have not been searched with their ranges of today."""
     for kind, entry in tuned_methods(names):
         path = folder / f"{kind}-{entry.name}.json"
         ranges = {n: list(o.tune) for n, o in tuning.searched(entry).items()}
         if path.exists() and json.loads(path.read_text("utf-8"))["ranges"] == ranges:
             continue
         print(f"{kind} {entry.name}: {SETTINGS} settings of {', '.join(ranges)}", flush=True)
-        found = search(kind, entry, folder, **machine)
+        found = search(kind, entry, work, **machine)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return 0
@@ -169,6 +173,7 @@ def main() -> int:
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--methods", default="", help="names; without them all")
     parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--work", type=Path, default=WORK, help="the run folder of the cells")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
@@ -179,7 +184,7 @@ def main() -> int:
             return report(flags.out, flags.apply)
         machine = {"workers": flags.workers, "threads": flags.threads, "device": flags.device}
         names = [name for name in flags.methods.split(",") if name]
-        return run(names, flags.out, **machine)
+        return run(names, flags.out, flags.work, **machine)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

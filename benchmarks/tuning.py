@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -118,12 +118,12 @@ def text(value: Any) -> str:
 @dataclass(frozen=True)
 class Tried:
     """What one setting reached: the objective, what is lost of clean pictures, whether that is
-    within the margin, and the attacks it was tried on."""
+    within the margin, and what was measured by attack, in the order of trying."""
 
     score: float
     lost: float
     kept: bool
-    on: int
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def of_defense(cells: Sequence[tuple[Record, Record]]) -> Tried:
@@ -132,7 +132,7 @@ def of_defense(cells: Sequence[tuple[Record, Record]]) -> Tried:
     lost = [value(b, "prompt_fidelity") - value(a, "prompt_fidelity") for a, b in cells]
     score = float(np.mean([value(a, "restoration_accuracy") for a, _ in cells]))
     worst = max(lost)
-    return Tried(score, worst, worst <= MARGIN, len(cells))
+    return Tried(score, worst, worst <= MARGIN, {a.cell.attack: values(a) for a, _ in cells})
 
 
 def of_attack(record: Record) -> Tried:
@@ -140,12 +140,17 @@ def of_attack(record: Record) -> Tried:
     prompt fidelity of clean pictures and to false triggers."""
     lost = value(record, "fidelity_before") - value(record, "prompt_fidelity")
     kept = lost <= MARGIN and value(record, "false_trigger_rate") <= MOST_FALSE
-    return Tried(value(record, "asr") - (optional(record, "asr_decoy") or 0.0), lost, kept, 1)
+    return Tried(
+        value(record, "asr") - (optional(record, "asr_decoy") or 0.0),
+        lost,
+        kept,
+        {record.cell.attack.partition("[")[0]: values(record)},
+    )
 
 
 def failed() -> Tried:
     """A setting that ended in an error, as a training that diverged."""
-    return Tried(0.0, 1.0, False, 0)
+    return Tried(0.0, 1.0, False)
 
 
 def best(tried: Sequence[Tried]) -> int | None:
@@ -153,6 +158,12 @@ def best(tried: Sequence[Tried]) -> int | None:
     where none did."""
     kept = [i for i, t in enumerate(tried) if t.kept]
     return max(kept, key=lambda i: tried[i].score) if kept else None
+
+
+def values(record: Record) -> dict[str, float]:
+    """What a record has of the metrics of the search, four digits each."""
+    found = {m: optional(record, m) for m in METRICS.split(",")}
+    return {m: float(f"{v:.4g}") for m, v in found.items() if v is not None}
 
 
 def value(record: Record, metric: str) -> float:

@@ -82,7 +82,7 @@ def test_every_trained_defense_is_searched() -> None:
 
 
 def test_quality_comes_first_then_the_objective() -> None:
-    a, b, c = Tried(0.9, 0.2, False, 1), Tried(0.5, 0.01, True, 3), Tried(0.6, 0.05, True, 3)
+    a, b, c = Tried(0.9, 0.2, False), Tried(0.5, 0.01, True), Tried(0.6, 0.05, True)
     assert tuning.best([a, b, c]) == 2
     assert tuning.best([a]) is None
     assert not tuning.failed().kept
@@ -105,7 +105,7 @@ def test_objectives() -> None:
     assert not found.kept, "one attack on which clean pictures are lost"
     strong = {"asr": 1.0, "asr_decoy": 0.3, "fidelity_before": 0.97, "prompt_fidelity": 0.95}
     assert tuning.of_attack(cell("a", "none", **strong, false_trigger_rate=0.01)) == Tried(
-        pytest.approx(0.7), pytest.approx(0.02), True, 1
+        pytest.approx(0.7), pytest.approx(0.02), True, {"a": strong | {"false_trigger_rate": 0.01}}
     )
     assert not tuning.of_attack(cell("a", "none", **strong, false_trigger_rate=0.2)).kept
 
@@ -128,7 +128,7 @@ def test_a_setting_that_lost_clean_pictures_is_not_tried_on(monkeypatch, tmp_pat
     found = tune.search_defense(ENTRY, tmp_path)
     assert [len(defenses) for _, defenses in runs] == [21, 10, 10]
     assert [t.kept for t in found] == [i % 2 == 0 and i != 4 for i in range(20)]
-    assert [t.on for t in found[:5]] == [3, 1, 3, 1, 0]
+    assert [len(t.measured) for t in found[:5]] == [3, 1, 3, 1, 0]
 
 
 def test_what_is_applied_is_what_the_committed_search_chose() -> None:
