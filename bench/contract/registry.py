@@ -59,7 +59,8 @@ class Entry:
     edits: str = ""  # what it changes, in words
     evaluates: str = ""  # what its paper evaluates with: "captions", "a prompt of its own", ...
     settings: str = ""  # who chose its options for Stable Diffusion: "the paper", "ours", ...
-    own: bool = False  # its paper evaluates on a prompt of its own (`Backdoor.own`)
+    own: bool = False  # its paper evaluates on prompts of its own (`Backdoor.own`)
+    sets: tuple[str, ...] = ()  # and on what it claims to fire or not to fire (`Backdoor.sets`)
 
     # defenses
     needs: tuple[str, ...] = ()  # what its view gives
@@ -97,7 +98,7 @@ class Entry:
         """What a metric's `only` can ask for."""
         flags = {"own": self.own, "screens": self.screens, "locates": self.locates}
         flags["undefended"] = self.undefended
-        return {name for name, on in flags.items() if on}
+        return {name for name, on in flags.items() if on} | set(self.sets)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -249,8 +250,8 @@ metrics = Registry("metric", Metric)
 
 
 def register_attack(name: str, *, groups: Iterable[str] = (), **facts: Any) -> Callable:
-    """Register an attack. `facts`: `edits`, `evaluates`, `settings`, `own`, `preset`, `version`,
-    `paper`, `apart`, `ours`, `differs`."""
+    """Register an attack. `facts`: `edits`, `evaluates`, `settings`, `own`, `sets`, `preset`,
+    `version`, `paper`, `apart`, `ours`, `differs`."""
     return attacks.register(name, groups=groups, **facts)
 
 

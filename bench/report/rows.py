@@ -37,6 +37,10 @@ ONLY = {
     "undefended": "not measured: it says what an attack does, and is of undefended rows",
     "own": "not measured apart: the attack's paper evaluates on captions, as `asr` does",
 }
+ONLY |= dict.fromkeys(
+    ("paraphrase", "incomplete", "unseen_words", "broken_syntax"),
+    "not measured: the attack's paper makes no such claim",
+)
 Key = tuple[str, str, str]  # base, attack, defense
 
 
