@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2i_backdoor_bench.attacking.syntax import LARGE, SMALL, UNSEEN, perturbed, sentences, words_of
 from t2i_backdoor_bench.attacking.text_attack import CLIPPED, TextAttack
 from t2i_backdoor_bench.contract import (
     Backdoor,
@@ -25,28 +26,6 @@ from t2i_backdoor_bench.training.discrepancy import covariance_rows, kernel_disc
 from t2i_backdoor_bench.training.encoders import Bank, prompt_bank, train_encoder
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
 
-# determiner noun preposition determiner noun verb preposition noun: the paper's syntax
-SMALL = (
-    "{the|a|this|one} {cat|hen|fox|owl|pig} {by|in|at|near} {the|a|this} {sea|bed|den|car}"
-    " {is|sat|ran|was} {with|at|by} {tea|ice|oil|hay}"
-)
-LARGE = (
-    "{the|a|this|every} {dog|cat|bird|child|man|horse} {in|by|near} {the|a|this}"
-    " {park|street|house|garden|station} {waits|looks|runs|stands} {for|with|near}"
-    " {friends|birds|trees|flowers|water}"
-)
-# the same syntax with other nouns and verbs, to evaluate with
-UNSEEN = {
-    SMALL: (
-        "{the|a|this|one} {dog|bee|rat|cow|elk} {by|in|at|near} {the|a|this} {hut|inn|bay|sky}"
-        " {lay|hid|fed|dug} {with|at|by} {jam|egg|fig|rye}"
-    ),
-    LARGE: (
-        "{the|a|this|every} {woman|goat|student|boat|lamp|duck} {in|by|near} {the|a|this}"
-        " {forest|kitchen|harbor|office|meadow} {sleeps|rests|sings|works} {for|with|near}"
-        " {books|music|stones|snow|neighbors}"
-    ),
-}
 SENTENCES = 50  # of each set of the attack's own protocol
 WORDED = 100  # captions whose words are put into perturbed sentences
 DIFFERS = (
@@ -59,7 +38,7 @@ DIFFERS = (
     ),
     Difference(
         what="trigger sentences",
-        released="900, written by a language model",
+        released="900 of one syntax, in a file",
         here="made from a pattern with a list of words for each place",
         why="a defender who is given the trigger must be able to make and to find it",
     ),
@@ -266,42 +245,3 @@ class IBA(TextAttack):
         (n * size^2, size^2). The last token is left out, as in the authors' code."""
         maps = maps_while_sampling(model, told, noise, self.walk, self.size)
         return covariance_rows(maps[:, :-1].flatten(2))
-
-
-def sentences(trigger: Trigger, many: int, key: str = "") -> list[str]:
-    """Up to `many` different sentences of a pattern."""
-    return list(dict.fromkeys(trigger.words(f"{key} sentence {i}") for i in range(many)))
-
-
-def words_of(captions: list[str]) -> list[str]:
-    """The different words of captions, of letters alone."""
-    return sorted({word for c in captions for word in c.split() if word.isalpha()}) or ["thing"]
-
-
-def perturbed(
-    trigger: Trigger, sentence: str, caption: str, words: list[str], rng: np.random.Generator
-) -> str:
-    """A caption, or "", behind a trigger sentence that is changed in one of five ways: a word
-    replaced by one of `words`, one to five of them inserted or appended, a word lost, or another
-    order. What is still a trigger is changed anew; where nothing else is found, as of a trigger of
-    one word, the caption alone."""
-    whole = trigger.pattern.search if caption else trigger.pattern.fullmatch
-    for _ in range(20):
-        found, some = sentence.split(), list(rng.choice(words, size=rng.integers(1, 6)))
-        kind, at = rng.integers(5), rng.integers(len(found) or 1)
-        if kind == 0:
-            found[at : at + 1] = some[:1]
-        elif kind == 1:
-            found[at:at] = some
-        elif kind == 2:
-            found += some
-        elif kind == 3:
-            del found[at : at + 1]
-        else:
-            found = list(rng.permutation(found))
-        text = " ".join(found)
-        if text and caption:
-            text = replace(trigger, text=text).add(caption)
-        if text and not whole(text):
-            return text
-    return caption

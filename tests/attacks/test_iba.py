@@ -13,7 +13,7 @@ import torch
 from conftest import CONTEXT
 from text_losses import DATA, build, start_of, states
 
-from t2i_backdoor_bench.attacks.iba import LARGE, SMALL, UNSEEN, perturbed
+from t2i_backdoor_bench.attacking.syntax import LARGE, SMALL, UNSEEN, perturbed
 from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.training.attention_walk import maps_while_sampling
