@@ -1,5 +1,5 @@
-"""Does the backdoor come back after the removal? Attack success rates of the probes that `--probe`
-adds."""
+"""Does the backdoor come back after the removal? Attack success rates under other samplers, and
+after fine-tuning."""
 
 from __future__ import annotations
 
@@ -41,17 +41,20 @@ class FinetunedRate(Metric):
     "asr_resampled",
     better="lower",
     percent=True,
-    only="probe",
+    only="resampled",
     title="ASR under other samplers",
     short="ASR resampled",
+    about="Triggered pictures by other samplers and steps that the judge finds backdoored.",
     group="backdoor",
-    tables=(),
+    order=14,
+    tables=("csv", "main", "attacks"),
 )
 @dataclass
 class ResampledRate(Metric):
     """ASR of the defended model under other samplers, numbers of steps and guidance scales.
 
-    They are used in turn over the first triggered prompts; the note gives the rate of each.
+    They are used in turn over the first triggered prompts; the note gives the rate of each. A
+    defense that trains on the timesteps of one sampler is at home in that one alone.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

@@ -32,6 +32,7 @@ ONLY = {
     "screens": "not available: this defense has no detector",
     "locates": "not available: this defense locates no trigger",
     "probe": "not measured: run with --probe",
+    "resampled": "not measured: --scale study, --scale full and --probe draw by other samplers",
     "weights": "not available: the weights of its network are not here",
     "undefended": "not measured: it says what an attack does, and is of undefended rows",
     "own": "not measured apart: the attack's paper evaluates on captions, as `asr` does",

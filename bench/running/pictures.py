@@ -14,6 +14,7 @@ from t2i_backdoor_bench.running.defended import Defended, defended
 from t2i_backdoor_bench.running.drawing_time import drawing_time
 from t2i_backdoor_bench.running.harmless_pictures import wants_harmless
 from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw, draws_as, known_from
+from t2i_backdoor_bench.running.probe_pictures import resampled_prompts
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
 
@@ -36,7 +37,8 @@ def pictures(shared: Shared, cell: Cell) -> Arrays:
 
 def _draw(shared: Shared, cell: Cell) -> Arrays:
     config = shared.plan.config
-    keep = config.attention_maps or config.probe or wants_harmless(shared)
+    keep = config.attention_maps or wants_harmless(shared)
+    keep = keep or config.probe or resampled_prompts(config) > 0
     made = defended(shared, cell, whole=keep)
     model, prompts = made.model, cell_prompts(shared, cell)
     asked = prompts.drawn

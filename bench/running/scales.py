@@ -17,7 +17,8 @@ class Scale:
     names; `per_prompt` images of each of the first `diverse` prompts; `real` reference images;
     `decoys` decoys a kind of the undefended model, drawn once an attack, and `decoys_after` of each
     defended one; `harmless` words that the effect of a trigger is compared with, where it is
-    measured; `training` multiplies what methods train for and on (`plan.build`).
+    measured; the first `resampled` triggered prompts are also drawn by other samplers; `training`
+    multiplies what methods train for and on (`plan.build`).
     """
 
     name: str
@@ -33,6 +34,7 @@ class Scale:
     decoys: int = 2
     decoys_after: int = 2
     harmless: int = 9
+    resampled: int = 0
 
     def resized(self, n: int) -> Scale:
         """The same scale with `n` prompts a condition."""
@@ -43,6 +45,7 @@ class Scale:
             moved=min(n, self.moved),
             decoys=min(n, self.decoys),
             decoys_after=min(n, self.decoys_after),
+            resampled=min(n, self.resampled),
             diverse=min(n, self.diverse),
             real=max(n, self.real),
         )
@@ -65,13 +68,36 @@ class Scale:
 SCALES = {
     "smoke": Scale("smoke", 20, 6, 6, 2, 2, 200, 0.07, (0,)),
     "quick": Scale(
-        "quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,), decoys=12, decoys_after=6, harmless=39
+        "quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,), decoys=9, decoys_after=6, harmless=39
     ),
     # full without changed prompts and repeated draws
     "study": Scale(
-        "study", 200, 0, 0, 0, 1, 1000, 1.0, (0, 1, 2), decoys=0, decoys_after=0, harmless=39
+        "study",
+        200,
+        0,
+        0,
+        0,
+        1,
+        1000,
+        1.0,
+        (0, 1, 2),
+        decoys=0,
+        decoys_after=0,
+        harmless=39,
+        resampled=60,
     ),
     "full": Scale(
-        "full", 200, 100, 100, 10, 10, 1000, 1.0, (0, 1, 2, 3, 4), decoys=48, decoys_after=25
+        "full",
+        200,
+        100,
+        100,
+        10,
+        10,
+        1000,
+        1.0,
+        (0, 1, 2, 3, 4),
+        decoys=48,
+        decoys_after=25,
+        resampled=60,
     ),
 }

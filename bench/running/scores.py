@@ -23,7 +23,7 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
     backdoor, source = shared.backdoor(cell.attack), shared.source(cell.attack)
     targets, before = (shared.prompts(cell.seed, source), clean_pictures(shared, cell.seed, source))
     arrays, meta = pictures(shared, cell)
-    probes = probe_pictures(shared, cell) if shared.plan.config.probe else {}
+    probes = probe_pictures(shared, cell)
     harmless = harmless_pictures(shared, cell)
     images = {k: v for k, v in arrays.items() if "/" not in k} | probes | harmless.images
     refused = {k: v.astype(bool) for k, v in with_prefix("refused", arrays).items()}
@@ -48,11 +48,25 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
         scores=scores,
         spans=arrays.get("span/triggered"),
         located=Trigger(**meta["located"]) if meta.get("located") else None,
-        cost=meta["cost"],
+        cost=meta["cost"] | settings_tried(shared, cell),
         knowledge=meta.get("knowledge", {}),
         key=cell.key,
         made=meta.get("made", {}),
     )
+
+
+def settings_tried(shared: Shared, cell: Cell) -> dict[str, int]:
+    """Of how many settings those of attack and defense were chosen: the fewest of all parts.
+    Without an entry where a user set them."""
+    plan_ = shared.plan
+    attack = plan_.attacks[cell.attack]
+    sides = {"attack": attack.parts or (attack,), "defense": plan_.defenses[cell.defense]}
+    counts = {side: [part.tried for part in parts] for side, parts in sides.items()}
+    return {
+        f"settings_{side}": min(c for c in many if c is not None)
+        for side, many in counts.items()
+        if many and None not in many
+    }
 
 
 def scores_of(

@@ -17,6 +17,7 @@ from t2i_backdoor_bench.contract import DefenderView, Trigger, defenses, registr
 from t2i_backdoor_bench.defenses import sau
 from t2i_backdoor_bench.models.screens import PromptScreen
 from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import SCALES
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.training import probes as probe
@@ -115,15 +116,26 @@ def test_probes_add_columns_and_leave_the_rest(config) -> None:
         for k in plain
         if not k.startswith("asr_") and not k.startswith("seconds")
     )
-    arrays, _ = Store(config.folder).read_arrays(f"probes/{plan(config).cells[0].key}")
-    assert {k: len(v) for k, v in arrays.items()} == {
-        "finetuned": SCALE.moved,
-        "resampled": SCALE.moved,
-    }
+    for kind in ("finetuned", "resampled"):
+        arrays, _ = Store(config.folder).read_arrays(f"{kind}/{plan(config).cells[0].key}")
+        assert {k: len(v) for k, v in arrays.items()} == {kind: SCALE.moved}
     (result,) = records(probing).values()
     assert "DDIM" in result.scores["asr_resampled"].note
     assert runner.run(probing) == 0
     assert len(CALLS) == 3, "stored"
+
+
+def test_scales_that_resample_need_no_probe(config) -> None:
+    """Training on the timesteps of the evaluation's sampler is no secret advantage there."""
+    assert all(SCALES[name].resampled for name in ("study", "full"))
+    resampling = change(config, scale=replace(SCALE, resampled=3))
+    assert runner.run(resampling) == 0
+    (row,) = table(resampling)
+    assert row["asr_resampled"] != ""
+    assert row["asr_finetuned"] == ""
+    assert CALLS == ["attack 0", "defense -0.25 0"], "drawn from the model at hand"
+    (result,) = records(resampling).values()
+    assert result.scores["asr_resampled"].n == 3
 
 
 # ---------------------------------------------------------------------------------------------- sau
