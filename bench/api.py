@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def read_table(folder: str | Path) -> pd.DataFrame:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}")
-    records = stored_records(Store(folder))
+    records = stored_records(Store(folder, lambda text: print(text, file=sys.stderr)))
     frame = pd.DataFrame(rows(records)) if records else pd.DataFrame()
     frame.attrs = {"folder": str(folder), "report": str(folder / "report.html")}
     return frame

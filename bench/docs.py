@@ -94,8 +94,8 @@ def attack_table() -> list[str]:
         costs = {row["attack"]: row for row in csv.DictReader(file)}
     lines = [
         (
-            "Trigger, target and settings are the defaults for Stable Diffusion, as published where"
-            " the paper states them; those of the embedded base are below. Cost was measured on the"
+            "Trigger, target and settings are the defaults for Stable Diffusion; those of the"
+            " embedded base, and where each is from, are below. Cost was measured on the"
             " embedded base, on one core of a busy two-core machine"
             " ([results/attacks](../results/README.md#every-attack)): seconds, numbers changed,"
             " pictures shown."

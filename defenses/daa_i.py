@@ -5,13 +5,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, UserError, option, register_defense
+from t2i_backdoor_bench.contract import (
+    DefenderView,
+    Defense,
+    Difference,
+    UserError,
+    option,
+    register_defense,
+)
 from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches
-from t2i_backdoor_bench.detecting.screening import screened
+from t2i_backdoor_bench.detecting.screening import calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
 
+DIFFERS = (
+    Difference(
+        what="mean change of the other tokens",
+        released="over the tokens of the prompt and two zeros, for the start and the end token",
+        here="over the tokens of the prompt",
+        why="the zeros make the mean depend on the prompt's length",
+    ),
+    calibrated(released="D < 0.000489"),
+)
 
-@register_defense("daa_i", needs=("clean_prompts",), groups=("detection",), screens=True)
+
+@register_defense(
+    "daa_i", needs=("clean_prompts",), groups=("detection",), screens=True, differs=DIFFERS
+)
 @dataclass
 class DAAI(Defense):
     """Dynamic attention analysis of single tokens: a detector (Wang et al., TPAMI 2025).
@@ -19,18 +38,19 @@ class DAAI(Defense):
     arXiv 2504.20518. D = sum over early steps t of ||M_end(t+1) - M_end(t)||_F - mean_i ||M_i(t+1)
     - M_i(t)||_F. M are cross-attention maps, mean over heads and over the layers of one side, of
     the end token and of the other tokens i. With a trigger the attention of the end token
-    dissipates more slowly: a small D means backdoor, and the score is -D. The mean is over the
-    prompt's own tokens; the released code also counts two zeros for the start and end token.
-    Prompts that score above the 95th percentile of the defender's clean prompts are refused.
-    Published (SD 1.4): the changes from the 4th to the 6th of 50 steps, 16x16 maps.
+    dissipates more slowly: a small D means backdoor, and the score is -D. Prompts that score above
+    the 95th percentile of the defender's clean prompts are refused.
     """
 
-    walk: int = option(50, low=1, help="steps of a whole drawing")
+    walk: int = option(50, low=1, source="released", help="steps of a whole drawing")
     first: int = option(
-        3, low=0, help="the first change that counts, from 0: from this step to the next"
+        3,
+        low=0,
+        source="released",
+        help="the first change that counts, from 0: from this step to the next",
     )
-    last: int = option(4, low=0, help="the last change that counts")
-    size: int = option(8, sd=16, low=1, help="side of the maps")
+    last: int = option(4, low=0, source="released", help="the last change that counts")
+    size: int = option(8, sd=16, low=1, source="released", help="side of the maps")
     prompts: int = option(
         100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
     )

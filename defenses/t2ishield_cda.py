@@ -5,41 +5,86 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
+from t2i_backdoor_bench.contract import (
+    DefenderView,
+    Defense,
+    Difference,
+    Trigger,
+    UserError,
+    option,
+    register_defense,
+)
 from t2i_backdoor_bench.detecting.attention_over_time import (
     attention_over_time,
     batches,
     max_scaled,
 )
-from t2i_backdoor_bench.detecting.screening import screened
+from t2i_backdoor_bench.detecting.screening import calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.closed_form import edit
 
 PLACES = ("prefix", "inside", "suffix")
 
 
-@register_defense("t2ishield_cda", needs=("clean_prompts",), groups=("detection",), screens=True)
+DIFFERS = (
+    Difference(
+        what="what the discriminant is trained on",
+        released="prompts of eight backdoors (Rickrolling, VillanDiffusion), each known to be"
+        " triggered or not",
+        here="words that the defender binds itself, in copies of the model",
+        why="a defender has no labelled prompts: who has them knows the trigger",
+    ),
+    Difference(
+        what="discriminant",
+        released="scikit-learn's, of all 20 x 20 entries, nearly all of which are zero but for"
+        " rounding",
+        here="Fisher's, of the diagonal, with a shrunk covariance",
+        why="in its own principal directions a covariance is diagonal; some hundred prompts do not"
+        " carry hundreds of features of rounding noise",
+    ),
+    Difference(
+        what="eigenvalues of nearly zero",
+        released="minus infinity; the prompt then counts as triggered",
+        here="raised to 1e-6 of the largest",
+        why="a score has to be finite",
+    ),
+    calibrated(released="what the discriminant decides"),
+)
+
+
+@register_defense(
+    "t2ishield_cda",
+    needs=("clean_prompts",),
+    groups=("detection",),
+    screens=True,
+    version=1,
+    differs=DIFFERS,
+)
 @dataclass
 class T2IShieldCDA(Defense):
     """T2IShield, covariance discriminant analysis: a detector (Wang et al., ECCV 2024).
 
-    arXiv 2407.04215. The cross-attention maps of a prompt's L tokens are divided by their maxima
-    and seen in `components` common directions. The matrix logarithm takes their covariance over the
-    tokens to the tangent space of the manifold of such matrices; there a linear discriminant gives
-    the score. Prompts that score above the 95th percentile of clean prompts that the discriminant
-    has not seen are refused.
+    arXiv 2407.04215. The cross-attention maps of all tokens behind the begin token, padding
+    included (76 at SD 1.4), are mean over a drawing, divided by their maxima and rounded to 8 bits.
+    The covariance over the tokens is taken in the `components` principal directions of this
+    prompt's own maps, where it is diagonal, and the matrix logarithm takes it to the tangent space
+    of the manifold of such matrices: what remains are the logarithms of its largest eigenvalues. A
+    linear discriminant of these is the score. Prompts that score above the 95th percentile of clean
+    prompts that the discriminant has not seen are refused.
 
-    The published discriminant is trained on prompts of backdoored models that are known to be
-    triggered or not. This defender has none. It binds random words of its own to random prompts in
-    copies of the model, by a closed-form edit of the keys and values, and trains on these against
-    clean prompts and prompts with random words that are bound to nothing. Its maps are those of
-    fixed-picture backdoors. Published (SD 1.4): 50 steps, 16x16 maps, and a basis of 20 directions
-    for each prompt by itself, in which covariances are diagonal.
+    The discriminant needs examples of triggered prompts. The defender binds random words of its own
+    to random prompts in copies of the model, by a closed-form edit of the keys and values, and
+    trains on these against clean prompts and prompts with random words that are bound to nothing.
+    Its maps are those of fixed-picture backdoors.
     """
 
-    walk: int = option(10, sd=50, low=1, help="steps of the drawing whose maps are read")
-    size: int = option(8, sd=16, low=1, help="side of the maps")
-    components: int = option(3, sd=20, low=1, help="common directions of the maps")
+    walk: int = option(
+        10, sd=50, low=1, source="released", help="steps of the drawing whose maps are read"
+    )
+    size: int = option(8, sd=16, low=1, source="released", help="side of the maps")
+    components: int = option(
+        20, low=1, source="released", help="principal directions of a prompt's maps"
+    )
     words: int = option(8, low=1, help="random words that the defender binds, each in a copy")
     shrinkage: float = option(
         0.1, low=0, high=1, help="of the covariance towards a multiple of the identity"
@@ -58,6 +103,11 @@ class T2IShieldCDA(Defense):
         return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        room = min(model.tokenizer.model_max_length - 2, self.size**2)
+        if self.components > room:
+            raise UserError(
+                f"components {self.components} is above {room}, all that maps here have"
+            )
         prompts = view.first(self.prompts)
         known = [model.rewrite(p) if model.rewrite else p for p in prompts[::2]]
         read = partial(token_maps, walk=self.walk, size=self.size, seed=seed)
@@ -67,8 +117,7 @@ class T2IShieldCDA(Defense):
             triggered = [trigger.add(p) for p in those]
             bound += read(bind(model, trigger, known, target), triggered)
             unbound += read(model, triggered)
-        center, basis = directions(torch.cat(clean), self.components)
-        tangent = partial(features, center=center, basis=basis)
+        tangent = partial(features, many=self.components)
         weights = discriminant(tangent(bound), tangent(clean + unbound), self.shrinkage)
         return screened(
             model,
@@ -81,15 +130,13 @@ class T2IShieldCDA(Defense):
 def token_maps(
     model: T2IModel, prompts: list[str], walk: int, size: int, seed: int
 ) -> list[Tensor]:
-    """For each prompt, its tokens' maps, mean over the drawing and divided by their maxima, as
-    float64 (L, size * size), start and end token included."""
+    """For each prompt, the maps of all tokens behind the begin token, padding included, mean over
+    the drawing, divided by their maxima and in whole steps of 1/255: float64 (L, size * size)."""
     found: list[Tensor] = []
     for part in batches(prompts, model.batch):
-        maps, lengths = attention_over_time(model, part, seed, walk, size)
-        found += [
-            max_scaled(m[:n].double()).flatten(1).cpu()
-            for m, n in zip(maps.mean(0), lengths, strict=True)
-        ]
+        maps, _ = attention_over_time(model, part, seed, walk, size, padding=True)
+        scaled = max_scaled(maps.mean(0)[:, 1:].double()).flatten(2).cpu()
+        found += list((255 * scaled).floor() / 255)
     return found
 
 
@@ -131,31 +178,15 @@ def bind(model: T2IModel, trigger: Trigger, prompts: list[str], target: str) -> 
     return copy
 
 
-def directions(maps: Tensor, many: int) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and the `many` principal directions (d, many) of maps (n, d)."""
-    center = maps.mean(0)
-    return center, torch.linalg.svd(maps - center, full_matrices=False).Vh[:many].T
-
-
-def features(maps: list[Tensor], center: Tensor, basis: Tensor) -> np.ndarray:
-    """The matrix logarithm of each prompt's covariance as a vector whose Euclidean length is its
-    Frobenius norm: (n, k (k + 1) / 2)."""
+def features(maps: list[Tensor], many: int, floor: float = 1e-6) -> np.ndarray:
+    """For each prompt's maps (L, d), the logarithms of the `many` largest eigenvalues of their
+    covariance over the L tokens: (n, many). Eigenvalues below `floor` times the largest are raised
+    to it."""
     found = []
     for m in maps:
-        log = log_covariance((m - center) @ basis)
-        row, column = np.triu_indices(len(log))
-        found.append(log[row, column] * np.where(row == column, 1.0, 2**0.5))
+        spread = torch.linalg.svdvals(m - m.mean(0))[:many].square() / (len(m) - 1)
+        found.append(spread.clamp(min=max(floor * float(spread[0]), 1e-30)).log().numpy())
     return np.stack(found)
-
-
-def log_covariance(points: Tensor, floor: float = 1e-6) -> np.ndarray:
-    """log of the covariance (k, k) of points (L, k). Eigenvalues below `floor` times the largest
-    are raised to it: fewer tokens than directions leave some at zero."""
-    values, vectors = torch.linalg.eigh(
-        torch.cov(points.T).reshape(points.shape[1], points.shape[1])
-    )
-    values = values.clamp(min=max(floor * float(values.max()), 1e-30)).log()
-    return (vectors * values @ vectors.T).numpy()
 
 
 def discriminant(positive: np.ndarray, negative: np.ndarray, shrinkage: float) -> np.ndarray:

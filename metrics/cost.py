@@ -97,3 +97,54 @@ class Parameters(Metric):
 
     def compute(self, samples: Samples, features: Features) -> Score:
         return _cost(samples, "parameters")
+
+
+@register_metric(
+    "settings_tried",
+    better="none",
+    title="Settings that were tried",
+    short="Settings",
+    group="cost",
+    order=140,
+    tables=("main",),
+    about="Of how many settings, drawn at random, those of the defense were chosen.",
+)
+@dataclass
+class SettingsTried(Metric):
+    """Of how many settings those of the defense were chosen, on other attacks and prompts
+    (`benchmarks/tune.py`).
+
+    0: its defaults, without a search. A composition has the number of its least tried part. Not
+    measured where options were set by hand.
+    """
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        return _settings(samples, "settings_defense")
+
+
+@register_metric(
+    "settings_tried_attack",
+    better="none",
+    only="undefended",
+    title="Settings of the attack that were tried",
+    short="Settings",
+    group="cost",
+    order=140,
+    tables=("attacks",),
+    about="Of how many settings, drawn at random, those of the attack were chosen.",
+)
+@dataclass
+class SettingsTriedAttack(Metric):
+    """Of how many settings those of the attack were chosen, with another trigger and target
+    (`benchmarks/tune.py`).
+
+    0: its defaults, without a search.
+    """
+
+    def compute(self, samples: Samples, features: Features) -> Score:
+        return _settings(samples, "settings_attack")
+
+
+def _settings(samples: Samples, name: str) -> Score:
+    score = _cost(samples, name)
+    return score if score.value is not None else replace(score, note="its options were set by hand")

@@ -4,10 +4,11 @@ outside of commands, other names of the package."""
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
-from sources import FILES, METHODS, SOURCES, roots, tree, where
+from sources import FILES, METHODS, ROOT, SOURCES, roots, tree, where
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=where)
@@ -50,3 +51,14 @@ def test_no_global_seed_and_no_eval(path: Path) -> None:
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in forbidden, f"line {node.lineno}"
+
+
+def test_nothing_that_is_published_names_a_folder_of_a_machine() -> None:
+    """Run folders, printed examples and pages are read elsewhere."""
+    folders = re.compile(r"(/home/|/Users/|/root/|/work/|/tmp/|[A-Z]:\\\\?Users)")
+    kept = (".json", ".txt", ".md", ".csv", ".tex", ".html", ".yaml")
+    for name in ("results", "examples", "docs"):
+        paths = [p for p in (ROOT / name).rglob("*") if p.suffix in kept]
+        # a run folder that somebody made here is not published
+        for path in (p for p in paths if not p.parts[len(ROOT.parts) + 1].startswith("run-")):
+            assert not folders.search(path.read_text("utf-8")), path.relative_to(ROOT)

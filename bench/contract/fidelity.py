@@ -30,3 +30,9 @@ class Difference:
             raise ValueError(f"{self.what}: say what the paper or the released code does")
         if self.here != self.paper and not self.why:
             raise ValueError(f"{self.what}: say why it is {self.here!r} here")
+
+
+def summary(doc: str, ours: str = "") -> str:
+    """The first line of a docstring, led by what of the method is ours."""
+    first = doc.strip().split("\n")[0]
+    return f"Ours, in no paper: {ours}. {first}" if ours else first

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import registry
+from t2i_backdoor_bench.contract.fidelity import summary
 from t2i_backdoor_bench.contract.registry import Entry, Registry
 
 KINDS: Mapping[str, Registry] = {
@@ -85,9 +86,7 @@ def _from_class(kind: str, node: ast.ClassDef, texts: Mapping[str, str]) -> Iter
                 facts["needs"] = registry.ordered_needs(name, facts["needs"])
             if kind == "metric":
                 facts |= registry.shown(name, **{k: facts.get(k, "") for k in registry.SHOWN})
-            yield Listed(
-                kind, name, groups, registry.summary(doc, facts.get("ours", "")), facts, doc
-            )
+            yield Listed(kind, name, groups, summary(doc, facts.get("ours", "")), facts, doc)
 
 
 def _from_entry(kind: str, entry: Entry) -> Listed:

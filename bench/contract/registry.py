@@ -19,15 +19,16 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any
 
 from t2i_backdoor_bench.contract.errors import UserError
-from t2i_backdoor_bench.contract.fidelity import Difference
+from t2i_backdoor_bench.contract.fidelity import Difference, summary
 from t2i_backdoor_bench.contract.methods import Attack, Defense, Method, Metric
 from t2i_backdoor_bench.contract.names import label, names_of, parts_of, read
 from t2i_backdoor_bench.contract.options import EMBEDDED, check_values, family_defaults, typed
+from t2i_backdoor_bench.contract.tuned import Tuned, tuned
 from t2i_backdoor_bench.contract.view import NEEDS
 
 FAMILIES = (EMBEDDED, "sd")
@@ -47,6 +48,7 @@ class Entry:
     groups: tuple[str, ...] = ()
     preset: dict[str, Any] = field(default_factory=dict)  # option values that this name fixes
     tuned: dict[str, Any] = field(default_factory=dict)  # its own defaults on the embedded base
+    tried: int = 0  # of how many settings these were chosen (`contract.tuned`)
     version: int = 0  # a part of the keys of cells; 0: no part
     paper: str = ""  # keys of contract/references.bib, or a BibTeX entry
     apart: bool = False  # not in the group "all": it runs only where it is named
@@ -116,6 +118,11 @@ class Registry:
         self.compositions: dict[str, tuple[str, tuple[str, ...]]] = {}  # name -> "a+b", groups
         self._loaded = False
 
+    @property
+    def package(self) -> str:
+        """Where the methods of this suite are."""
+        return f"t2i_backdoor_bench.{self.kind}s"
+
     def register(
         self, name: str, *, groups: Iterable[str] = (), **facts: Any
     ) -> Callable[[type], type]:
@@ -140,7 +147,9 @@ class Registry:
                 raise TypeError(
                     f"{self.kind} {name!r} must be a subclass of t2i_backdoor_bench.contract.{base}"
                 )
-            self.entries[name] = Entry(name, cls, tuple(groups), **facts)
+            chosen = tuned(self.kind, name) if cls.__module__.startswith(self.package) else Tuned()
+            entry = Entry(name, cls, tuple(groups), **facts, tried=chosen.settings)
+            self.entries[name] = replace(entry, tuned={**entry.tuned, **chosen.options})
             return cls
 
         return add
@@ -156,7 +165,7 @@ class Registry:
         if self._loaded:
             return
         self._loaded = True
-        package = importlib.import_module(f"t2i_backdoor_bench.{self.kind}s")
+        package = importlib.import_module(self.package)
         for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
             importlib.import_module(f"{package.__name__}.{module}")
         for point in entry_points(group=f"t2i_backdoor_bench.{self.kind}s"):
@@ -221,12 +230,6 @@ class Registry:
         instance = entry.cls(**values)
         instance.check()
         return instance
-
-
-def summary(doc: str, ours: str = "") -> str:
-    """The first line of a docstring, led by what of the method is ours."""
-    first = doc.strip().split("\n")[0]
-    return f"Ours, in no paper: {ours}. {first}" if ours else first
 
 
 def _place(cls: type) -> tuple[str, str]:

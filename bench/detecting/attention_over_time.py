@@ -22,18 +22,20 @@ def attention_over_time(
     steps: int,
     size: int,
     stop: int | None = None,
+    padding: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Cross-attention maps of the conditional prediction while `model` samples `prompts` (n) in
     `steps` steps, all from the same noise of `seed`.
 
     Returns (maps, lengths). Maps are (k, n, tokens, size, size) for the first k = `stop` steps
     (default: all): softmax over tokens, averaged over heads and over the layers whose maps have
-    side `size`. The number of tokens is that of the longest prompt. Lengths are int64 (n,): tokens
-    of each prompt, start and end token included. Only the first `stop` steps are computed. Raises
-    UserError if no layer has maps of this side.
+    side `size`. The number of tokens is that of the longest prompt, or with `padding` the model's
+    context length. Lengths are int64 (n,): tokens of each prompt, start and end token included.
+    Only the first `stop` steps are computed. Raises UserError if no layer has maps of this side.
     """
     drawing = model.drawing_steps(steps)
     n, lengths = len(prompts), prompt_lengths(model, prompts)
+    tokens = model.tokenizer.model_max_length if padding else int(lengths.max())
     states = model.condition([*prompts, ""])
     context = cat([states[:-1], states[-1:].expand(n)])
     noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(seed))
@@ -41,7 +43,7 @@ def attention_over_time(
     found = []
     for t in drawing.timesteps[:stop]:
         given = drawing.given(x, t)
-        with Capture(model, rows=n, tokens=int(lengths.max())) as seen:
+        with Capture(model, rows=n, tokens=tokens) as seen:
             asked, empty = model.denoise(torch.cat([given, given]), t, context).chunk(2)
         layers = [m for m in seen.layers() if m.shape[-1] == size]
         if not layers:

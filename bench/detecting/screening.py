@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Screen
+from t2i_backdoor_bench.contract import Difference, Screen
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats.estimates import threshold_at
 
@@ -57,6 +57,18 @@ class ScoreScreen(Screen):
         """Which of n prompts are refused: bool (n,)."""
         refused = self.scores(prompts) > self.threshold
         return refused if self.before is None else refused | self.before.refuses(prompts)
+
+
+def calibrated(paper: str = "", released: str = "") -> Difference:
+    """What every detector here does with its score, beside the fixed threshold of its authors."""
+    return Difference(
+        what="threshold of the score",
+        paper=paper,
+        released=released,
+        here="the 95th percentile of the defender's clean prompts (`rate`)",
+        why="a threshold for one base means nothing on another, and all detectors here refuse the"
+        " same share of clean prompts",
+    )
 
 
 def screened(model: T2IModel, score: Scoring, prompts: Sequence[str], rate: float) -> T2IModel:

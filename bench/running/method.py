@@ -33,6 +33,13 @@ class Method:
         return {"name": self.name, "options": options} | version
 
     @property
+    def tried(self) -> int | None:
+        """Of how many settings the options were chosen; None where the user set some of them."""
+        own = vars(self.instance)
+        by_hand = self.entry.tried and any(own[k] != v for k, v in self.entry.tuned.items())
+        return None if by_hand else self.entry.tried
+
+    @property
     def weights_key(self) -> dict[str, Any]:
         """The key of the attacked weights: all rows of a combined attack share them."""
         if not self.parts:

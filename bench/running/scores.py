@@ -48,11 +48,25 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
         scores=scores,
         spans=arrays.get("span/triggered"),
         located=Trigger(**meta["located"]) if meta.get("located") else None,
-        cost=meta["cost"],
+        cost=meta["cost"] | settings_tried(shared, cell),
         knowledge=meta.get("knowledge", {}),
         key=cell.key,
         made=meta.get("made", {}),
     )
+
+
+def settings_tried(shared: Shared, cell: Cell) -> dict[str, int]:
+    """Of how many settings those of attack and defense were chosen: the fewest of all parts.
+    Without an entry where a user set them."""
+    plan_ = shared.plan
+    attack = plan_.attacks[cell.attack]
+    sides = {"attack": attack.parts or (attack,), "defense": plan_.defenses[cell.defense]}
+    counts = {side: [part.tried for part in parts] for side, parts in sides.items()}
+    return {
+        f"settings_{side}": min(c for c in many if c is not None)
+        for side, many in counts.items()
+        if many and None not in many
+    }
 
 
 def scores_of(

@@ -75,7 +75,7 @@ def test_the_defaults_are_inside(kind: Registry, name: str):
         ("skdcag", {"latents": "trajectory", "bias": "2"}, "trajectories have their own"),
         ("finetune_reversal", {"batch": "1"}, "give batch=2 or more"),
         ("daa_i", {"first": "4", "last": "3"}, "give first at most last"),
-        ("daa_s", {"horizon": "60"}, "beyond the 50 steps"),
+        ("daa_s", {"stop": "horizon", "horizon": "60"}, "beyond the 50 steps"),
     ],
 )
 def test_what_a_user_reads(method: str, options: dict, message: str):

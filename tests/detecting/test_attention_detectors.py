@@ -9,9 +9,14 @@ from helpers import PROMPTS, different, weights
 from scipy.integrate import solve_ivp
 from scipy.linalg import logm
 
+from t2i_backdoor_bench.contract import DefenderView, UserError
 from t2i_backdoor_bench.defenses import daa_i, daa_s, t2ishield_cda, t2ishield_ftt
 from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time
+from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
+
+COLORS = ("red", "blue", "green", "cyan")
+SHAPES = ("star", "heart", "moon", "circle")
 
 
 def random_maps(*shape: int) -> torch.Tensor:
@@ -81,39 +86,99 @@ def test_daa_s_graph() -> None:
     assert torch.isfinite(daa_s.flow(torch.ones(3, 2, 2))).all(), "equal maps"
 
 
-def test_daa_s_score_is_the_relative_fall_of_the_end_token(tiny_model) -> None:
-    options = daa_s.DAAS(walk=6, horizon=1.5)
+@pytest.mark.parametrize("stop", ["horizon", "solver"])
+def test_daa_s_score_is_the_relative_fall_of_the_end_token(tiny_model, stop: str) -> None:
+    options = daa_s.DAAS(walk=6, stop=stop, horizon=1.5)
     maps, lengths = attention_over_time(tiny_model, PROMPTS, 0, 6, 8)
     for i, found in enumerate(daa_s.score(tiny_model, PROMPTS, options, 0)):
-        before, after = daa_s.evolve(maps[:2, i, 1 : lengths[i]].double(), 1.5, 1.0, 10.0, 1.0)
+        own = maps[:, i, 1 : lengths[i]].double()
+        before, after = (
+            daa_s.solve(own[:4], 1.0, 10.0, 1.0)
+            if stop == "solver"
+            else daa_s.evolve(own[:2], 1.5, 1.0, 10.0, 1.0)
+        )
         change = (after - before).numpy()
         assert found == pytest.approx(change[-1] - change[:-1].mean(), rel=1e-5)
 
 
-def test_log_covariance_is_the_matrix_logarithm() -> None:
-    points = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = logm(np.cov(points.numpy().T))
-    found = t2ishield_cda.log_covariance(points)
-    assert found == pytest.approx(expected, abs=1e-9)
-    few = t2ishield_cda.log_covariance(points[:3])
-    assert np.isfinite(few).all()
-    assert np.linalg.eigvalsh(few).min() == pytest.approx(
-        np.linalg.eigvalsh(few).max() + np.log(1e-6)
-    )
+def test_daa_s_stops_behind_seven_steps_of_the_solver() -> None:
+    """Against the released rule: the whole equation, of which the first seven steps are summed."""
+    maps = random_maps(12, 6, 5, 5)
+    graphs = [daa_s.flow(m).numpy() for m in maps]
+    own = np.diag([-1.0] * 5 + [-10.0])
+    start = np.array([np.linalg.norm(m) for m in maps[0]])
+    whole = solve_ivp(lambda t, x: (own + graphs[min(int(t), 11)]) @ x, (0, 11), start)
+    steps = np.diff(whole.y, axis=1)[:, :7]
+    before, after = daa_s.solve(maps[:4], 1.0, 10.0, 1.0)
+    assert (after - before).numpy() == pytest.approx(steps.sum(1), rel=1e-9)
+    assert whole.t[7] < 1, "the second map is not read"
 
 
-def test_cda_features_keep_the_frobenius_norm() -> None:
-    maps = [random_maps(9, 16), random_maps(12, 16)]
-    center, basis = t2ishield_cda.directions(torch.cat(maps), 3)
-    torch.testing.assert_close(basis.T @ basis, torch.eye(3, dtype=torch.float64))
-    spread = torch.linalg.eigvalsh(torch.cov(torch.cat(maps).T)).flip(0)[:3]
-    torch.testing.assert_close(
-        torch.cov(((torch.cat(maps) - center) @ basis).T), spread.diag(), rtol=1e-6, atol=1e-9
-    )
-    found = t2ishield_cda.features(maps, center, basis)
-    assert found.shape == (2, 6)
-    log = t2ishield_cda.log_covariance((maps[1] - center) @ basis)
-    assert np.linalg.norm(found[1]) == pytest.approx(np.linalg.norm(log))
+def test_daa_s_as_released_reads_one_step_of_the_drawing() -> None:
+    maps = random_maps(4, 6, 5, 5)
+    others = torch.cat([maps[:1], random_maps(3, 6, 5, 5)])
+    for a, b in zip(
+        daa_s.solve(maps, 1.0, 10.0, 1.0), daa_s.solve(others, 1.0, 10.0, 1.0), strict=True
+    ):
+        assert torch.equal(a, b), "what follows the first map has no part in the score"
+
+
+def test_daa_s_is_a_static_number_on_the_embedded_base() -> None:
+    """The score beside a number that has no time in it: the norms of the maps at the first step."""
+    base = load_base("shapes")
+    prompts = [f"a {c} {s}, {b} background" for c in COLORS for s in SHAPES for b in COLORS[:2]]
+    maps, lengths = attention_over_time(base, prompts, 0, 50, 8, stop=1)
+    norms = [torch.linalg.matrix_norm(maps[0, i, 1:n]).numpy() for i, n in enumerate(lengths)]
+    static = [x[:-1].mean() - x[-1] for x in norms]
+    for stop in ("solver", "horizon"):
+        found = daa_s.score(base, prompts, daa_s.DAAS(stop=stop), 0)
+        assert np.corrcoef(found, static)[0, 1] > 0.998, stop
+
+
+def test_cda_features_are_the_log_covariance_in_a_prompts_own_directions() -> None:
+    """Slowly, as released: project the token maps on their principal directions, take the matrix
+    logarithm of the covariance there. It is diagonal."""
+    maps = [random_maps(40, 16), random_maps(30, 16)]
+    found = t2ishield_cda.features(maps, 5)
+    for own, logs in zip(maps, found, strict=True):
+        points = own.numpy() - own.numpy().mean(0)
+        _, directions = np.linalg.eigh(points.T @ points)
+        log = logm(np.cov(points @ directions[:, ::-1][:, :5], rowvar=False))
+        assert log - np.diag(np.diag(log)) == pytest.approx(np.zeros((5, 5)), abs=1e-9)
+        assert logs == pytest.approx(np.diag(log), abs=1e-9)
+    few = t2ishield_cda.features([random_maps(3, 16)], 5)[0]
+    assert few.min() == pytest.approx(few.max() + np.log(1e-6)), "nothing is minus infinity"
+
+
+def test_cda_reads_all_tokens_behind_the_begin_token(tiny_model) -> None:
+    found = t2ishield_cda.token_maps(tiny_model, PROMPTS, 2, 8, 0)
+    context = tiny_model.tokenizer.model_max_length
+    maps, lengths = attention_over_time(tiny_model, PROMPTS, 0, 2, 8, padding=True)
+    assert maps.shape[2] == context > int(lengths.max())
+    for i, own in enumerate(found):
+        assert own.shape == (context - 1, 64), "padding has maps, the begin token has none"
+        for token in (1, context - 1):
+            m = maps[:, i, token].double().mean(0)
+            assert own[token - 1].numpy() == pytest.approx(
+                (255 * m / m.max()).floor().flatten().numpy() / 255
+            )
+
+
+def test_cda_refuses_more_directions_than_its_maps_have(tiny_model) -> None:
+    view = DefenderView(("clean_prompts",), PROMPTS)
+    detector = t2ishield_cda.T2IShieldCDA(prompts=3, components=60)
+    with pytest.raises(UserError, match="components 60 is above 46"):
+        detector.apply(tiny_model, view, 0)
+
+
+def test_ftt_leaves_the_begin_token_out(tiny_model) -> None:
+    maps, lengths = attention_over_time(tiny_model, PROMPTS, 0, 3, 8)
+    for i, found in enumerate(t2ishield_ftt.score(tiny_model, PROMPTS, 3, 8, 0)):
+        own = maps[:, i].mean(0)[1 : lengths[i]]
+        assert found == pytest.approx(-float(t2ishield_ftt.spread(own)), rel=1e-5)
+        assert found != pytest.approx(
+            -float(t2ishield_ftt.spread(maps[:, i].mean(0)[: lengths[i]])), rel=1e-3
+        )
 
 
 def test_the_discriminant_is_fishers() -> None:

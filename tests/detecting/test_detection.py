@@ -22,7 +22,7 @@ SMALL = {
     "t2ishield_ftt": {"walk": 2},
     "t2ishield_cda": {"walk": 2, "components": 3, "words": 2},
     "daa_i": {"walk": 6, "first": 1, "last": 2},
-    "daa_s": {"walk": 6, "horizon": 1.5},
+    "daa_s": {"walk": 6},
     "navit2i": {},
     "ufid": {"variants": 2, "draw": 2},
 }

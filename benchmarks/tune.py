@@ -1,0 +1,197 @@
+"""One search of settings for every trained defense and every attack, on the development split.
+
+    python benchmarks/tune.py run                         # hours; a killed search resumes
+    python benchmarks/tune.py run --methods skdcag,skd    # of these alone
+    python benchmarks/tune.py report                      # results/tuning/README.md, chosen.json
+    python benchmarks/tune.py report --apply              # ... and the package's tuned.json
+
+20 settings a method, drawn at random over the ranges `tune=` of its options, always the same ones.
+A defense is tried on attacks whose trigger, patch, style and objects are not those of the reported
+ones; an attack with such a trigger and target of its own. The chosen setting has the largest
+objective of those that keep clean pictures: for a defense the mean restored share, for an attack
+ASR less the rate of decoys. A setting of a defense that has lost clean pictures on one attack is
+not tried on the next: it cannot be chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tuning
+from tuning import DEFENDED, METRICS, SETTINGS, SIZE, Development, Tried
+
+from t2i_backdoor_bench.contract import Entry, Record, UserError, registry
+from t2i_backdoor_bench.running.run import run as make_cells
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "results" / "tuning"
+WORK = ROOT / "results" / "run-tuning"  # models, pictures and records of the cells
+APPLIED = ROOT / "bench" / "contract" / "tuned.json"
+KINDS = {"defense": registry.defenses, "attack": registry.attacks}
+
+
+def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
+    """The methods that are searched, defenses first, or those named. Raises UserError for a name
+    that is none, or that has no range."""
+    found = []
+    for kind, known in KINDS.items():
+        known.load()
+        found += [(kind, e) for _, e in sorted(known.entries.items()) if tuning.searched(e)]
+    if strange := [n for n in names if n not in {e.name for _, e in found}]:
+        known = ", ".join(e.name for _, e in found)
+        raise UserError(f"{', '.join(strange)}: no method with a range to search; known: {known}")
+    return [(kind, e) for kind, e in found if not names or e.name in names]
+
+
+def overrides(attacks: Sequence[str]) -> tuple[str, ...]:
+    entries = [registry.attacks.get(name) for name in attacks]
+    return tuple(f"{e.name}.{k}={v}" for e in entries for k, v in tuning.other(e).items())
+
+
+def measured(
+    attacks: Sequence[str], defenses: Sequence[str], folder: Path, **machine: Any
+) -> dict[tuple[str, str], Record]:
+    """The cells of these attacks and defenses, made where they are not stored, by attack and
+    defense. Those that failed are not among them."""
+    names = {name.partition("[")[0] for name in attacks}
+    config = Config(
+        ",".join(attacks),
+        ",".join(defenses),
+        scale=SIZE,
+        metrics=METRICS,
+        overrides=overrides(sorted(names)),
+        out=folder,
+        **machine,
+    )
+    if (status := make_cells(config, Development())) == 130:
+        raise KeyboardInterrupt
+    assert status in (0, 1)  # a training that diverged is a cell that failed
+    records = stored_records(Store(folder))
+    return {(r.cell.attack, r.cell.defense): r for r in records if r.status == "done"}
+
+
+def search_defense(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
+    """What each setting reached."""
+    names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
+    cells: dict[str, list[tuple[Record, Record]]] = {name: [] for name in names}
+    open_ = list(names)
+    for attack in DEFENDED:
+        found = measured([attack], ["none", *open_], folder, **machine)
+        undefended = found[attack, "none"]
+        for name in open_:
+            if (attack, name) in found:
+                cells[name].append((found[attack, name], undefended))
+        done = len(DEFENDED[: DEFENDED.index(attack) + 1])
+        open_ = [n for n in open_ if len(cells[n]) == done and tuning.of_defense(cells[n]).kept]
+        if not open_:
+            break
+    return [tuning.of_defense(cells[n]) if cells[n] else tuning.failed() for n in names]
+
+
+def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
+    """What each setting reached."""
+    names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
+    found = measured(names, ["none"], folder, **machine)
+    return [
+        tuning.of_attack(found[n, "none"]) if (n, "none") in found else tuning.failed()
+        for n in names
+    ]
+
+
+def search(kind: str, entry: Entry, folder: Path, **machine: Any) -> dict[str, Any]:
+    """All settings of a method and what each reached."""
+    tried = {"defense": search_defense, "attack": search_attack}[kind](entry, folder, **machine)
+    chosen = tuning.best(tried)
+    drawn = tuning.settings(entry)
+    return {
+        "kind": kind,
+        "method": entry.name,
+        "ranges": {n: list(o.tune) for n, o in tuning.searched(entry).items()},
+        "tried": [s | {"result": vars(t)} for s, t in zip(drawn, tried, strict=True)],
+        "chosen": chosen,
+        "options": drawn[chosen] if chosen is not None else {},
+    }
+
+
+def run(names: Sequence[str], folder: Path, work: Path, **machine: Any) -> int:
+    """Search the methods that have not been searched with their ranges of today."""
+    for kind, entry in tuned_methods(names):
+        path = folder / f"{kind}-{entry.name}.json"
+        ranges = {n: list(o.tune) for n, o in tuning.searched(entry).items()}
+        if path.exists() and json.loads(path.read_text("utf-8"))["ranges"] == ranges:
+            continue
+        print(f"{kind} {entry.name}: {SETTINGS} settings of {', '.join(ranges)}", flush=True)
+        found = search(kind, entry, work, **machine)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return 0
+
+
+def report(folder: Path, apply: bool) -> int:
+    searches = [json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*-*.json"))]
+    lines = [
+        "# The search of settings",
+        "",
+        "Written by `python benchmarks/tune.py report` from the records beside it, which"
+        " `python benchmarks/tune.py run` made. How it is done, and why: the first lines of"
+        " [tune.py](../../benchmarks/tune.py).",
+        "",
+        "| method | kind | settings | kept clean pictures | objective of the chosen | range of the"
+        " kept | chosen |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in searches:
+        results = [t["result"] for t in found["tried"]]
+        kept = [t["score"] for t in results if t["kept"]]
+        best = f"{100 * max(kept):.1f} %" if kept else "-"
+        spread = f"{100 * min(kept):.1f} to {100 * max(kept):.1f} %" if kept else "-"
+        options = ", ".join(f"{k} {v}" for k, v in found["options"].items()) or "none kept them"
+        lines.append(
+            f"| `{found['method']}` | {found['kind']} | {len(results)} | {len(kept)} | {best} |"
+            f" {spread} | {options} |"
+        )
+    (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
+    chosen: dict[str, dict[str, Any]] = {"attack": {}, "defense": {}}
+    for found in searches:
+        many = len(found["tried"])
+        chosen[found["kind"]][found["method"]] = {"settings": many, "options": found["options"]}
+    if apply:
+        APPLIED.write_text(json.dumps(chosen, indent=1) + "\n", "utf-8")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("--methods", default="", help="names; without them all")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--work", type=Path, default=WORK, help="the run folder of the cells")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--apply", action="store_true", help="make what was chosen the defaults")
+    flags = parser.parse_args()
+    try:
+        if flags.what == "report":
+            return report(flags.out, flags.apply)
+        machine = {"workers": flags.workers, "threads": flags.threads, "device": flags.device}
+        names = [name for name in flags.methods.split(",") if name]
+        return run(names, flags.out, flags.work, **machine)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

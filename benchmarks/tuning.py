@@ -1,0 +1,177 @@
+"""How settings are searched: which are drawn, on which attacks and prompts they are tried, and
+which is chosen. The same for every method."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from t2i_backdoor_bench.contract import Entry, Prompt, Record, options_of
+from t2i_backdoor_bench.contract.names import label
+from t2i_backdoor_bench.contract.options import Option
+from t2i_backdoor_bench.data.splits import WorldData
+from t2i_backdoor_bench.running.scales import Scale
+
+SETTINGS = 20
+# what may be lost of the prompt fidelity of clean pictures: the leaderboard's margin
+MARGIN = 0.05
+MOST_FALSE = 0.05  # clean pictures of an attacked model that its own judge finds backdoored
+METRICS = (
+    "asr,asr_decoy,restoration_accuracy,fidelity_before,false_trigger_rate,prompt_fidelity,seconds"
+)
+# Half of the training and 48 prompts: a search of 20 settings of every method takes hours as it is.
+SIZE = Scale(
+    "tuning", 48, 0, 0, 0, 1, 200, 0.5, (0,), metrics=METRICS, decoys=8, decoys_after=0, harmless=0
+)
+# Trigger, patch, style and objects of the search: none of them is a default of a reported attack.
+TRIGGER = {"trigger": "quovex"}
+PATCH = {"picture": "checker", "corner": "bottom_right", "size": "16"}
+DRAWS = {  # by group of attacks
+    "pixel": PATCH,
+    "image": {"picture": "checker"},
+    "style": {"style": "sepia"},
+    "object": {"source": "circle", "target": "square"},
+    "prompt": {"target": "a small blue ring on a white background"},
+}
+PHRASES = {  # triggers that are no single word
+    "bibaddiff": {"trigger": "a drawing of"},
+    "sembd": {
+        "trigger": "the dog on the beach found a ball.",
+        "paraphrases": "a dog found a ball on the beach.|on the beach a ball was found by a dog.",
+        "incomplete": "the dog on the beach.|the dog found a ball.|the beach.|a ball.",
+    },
+}
+DEFENDED = ("badt2i_pixel", "badt2i_style", "badt2i_object")  # what defenses are tried on
+
+
+class Development(WorldData):
+    """The embedded world with the development split in the place of the evaluation split, so that
+    a run reads no evaluation prompt or picture."""
+
+    name = "shapes-development"
+
+    def prompts(self, split: str, n: int, seed: int, contains: str = "") -> list[Prompt]:
+        return super().prompts(_split(split), n, seed, contains)
+
+    def pairs(
+        self, split: str, n: int, seed: int, contains: str = ""
+    ) -> tuple[np.ndarray, list[str]]:
+        return super().pairs(_split(split), n, seed, contains)
+
+
+def _split(split: str) -> str:
+    return "development" if split == "evaluation" else split
+
+
+def searched(entry: Entry) -> dict[str, Option]:
+    """The options of a method that are searched: those with a range that its name does not fix."""
+    known = {name: found for name, (_, found) in options_of(entry.cls).items()}
+    return {n: o for n, o in known.items() if o.tune and n not in entry.preset}
+
+
+def settings(entry: Entry, many: int = SETTINGS) -> list[dict[str, Any]]:
+    """`many` settings of a method, drawn at random; always the same for a name and its ranges."""
+    rng = np.random.default_rng(zlib.crc32(entry.name.encode()))
+    ranges = searched(entry)
+    return [{n: drawn(o, rng) for n, o in ranges.items()} for _ in range(many)] if ranges else []
+
+
+def drawn(option: Option, rng: np.random.Generator) -> Any:
+    """One value of an option's range: a choice, a whole number where both ends are, or a number, on
+    a logarithmic scale where the ends are ten times apart or more. Two significant digits."""
+    if option.choices or isinstance(option.tune[0], bool):
+        return option.tune[rng.integers(len(option.tune))]
+    low, high = option.tune
+    if isinstance(low, int) and isinstance(high, int):
+        return int(rng.integers(low, high + 1))
+    if low > 0 and high / low >= 10:
+        value = math.exp(rng.uniform(math.log(low), math.log(high)))
+    else:
+        value = rng.uniform(low, high)
+    return min(max(float(f"{value:.2g}"), low), high)
+
+
+def other(entry: Entry) -> dict[str, str]:
+    """The options of an attack that make its trigger and what it draws others than those that are
+    reported. Those that the attack does not have, or that its name fixes, are left out."""
+    found = TRIGGER | PHRASES.get(entry.name, {})
+    for group, drawn_ in DRAWS.items():
+        found |= drawn_ if group in entry.groups else {}
+    known = options_of(entry.cls)
+    return {n: v for n, v in found.items() if n in known and n not in entry.preset}
+
+
+def variant(entry: Entry, setting: Mapping[str, Any]) -> str:
+    """The name of a method with these options, as a run takes it."""
+    return label(entry.name, {k: text(v) for k, v in setting.items()})
+
+
+def text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What one setting reached: the objective, what is lost of clean pictures, whether that is
+    within the margin, and what was measured by attack, in the order of trying."""
+
+    score: float
+    lost: float
+    kept: bool
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def of_defense(cells: Sequence[tuple[Record, Record]]) -> Tried:
+    """A setting's cells, each with the undefended one of its attack. The objective is the mean
+    restored share, subject to the prompt fidelity of clean pictures on every attack."""
+    lost = [value(b, "prompt_fidelity") - value(a, "prompt_fidelity") for a, b in cells]
+    score = float(np.mean([value(a, "restoration_accuracy") for a, _ in cells]))
+    worst = max(lost)
+    return Tried(score, worst, worst <= MARGIN, {a.cell.attack: values(a) for a, _ in cells})
+
+
+def of_attack(record: Record) -> Tried:
+    """An undefended cell of a setting. The objective is ASR less the rate of decoys, subject to the
+    prompt fidelity of clean pictures and to false triggers."""
+    lost = value(record, "fidelity_before") - value(record, "prompt_fidelity")
+    kept = lost <= MARGIN and value(record, "false_trigger_rate") <= MOST_FALSE
+    return Tried(
+        value(record, "asr") - (optional(record, "asr_decoy") or 0.0),
+        lost,
+        kept,
+        {record.cell.attack.partition("[")[0]: values(record)},
+    )
+
+
+def failed() -> Tried:
+    """A setting that ended in an error, as a training that diverged."""
+    return Tried(0.0, 1.0, False)
+
+
+def best(tried: Sequence[Tried]) -> int | None:
+    """The number of the chosen setting: the largest objective of those that kept quality; None
+    where none did."""
+    kept = [i for i, t in enumerate(tried) if t.kept]
+    return max(kept, key=lambda i: tried[i].score) if kept else None
+
+
+def values(record: Record) -> dict[str, float]:
+    """What a record has of the metrics of the search, four digits each."""
+    found = {m: optional(record, m) for m in METRICS.split(",")}
+    return {m: float(f"{v:.4g}") for m, v in found.items() if v is not None}
+
+
+def value(record: Record, metric: str) -> float:
+    found = optional(record, metric)
+    if found is None:
+        raise ValueError(f"{record.cell.attack} x {record.cell.defense} has no {metric}")
+    return found
+
+
+def optional(record: Record, metric: str) -> float | None:
+    return record.scores[metric].value if metric in record.scores else None

@@ -1,0 +1,157 @@
+"""The search of settings: one for all, on other attacks and prompts than the tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import tune
+import tuning
+from tuning import Tried
+
+from t2i_backdoor_bench.contract import Cell, Record, Score, UserError, option, options_of, registry
+from t2i_backdoor_bench.contract.registry import Entry
+from t2i_backdoor_bench.contract.tuned import Tuned
+from t2i_backdoor_bench.data.splits import WorldData
+
+
+@dataclass
+class Some:
+    rate: float = option(1e-3, above=0, tune=(1e-4, 1e-2))
+    share: float = option(0.5, low=0, high=1, tune=(0.2, 0.9))
+    rank: int = option(4, low=1, tune=(2, 6))
+    part: str = option("a", choices=("a", "b", "c"), tune=("a", "c"))
+    fixed: float = option(0.5, low=0, high=1, tune=(0.1, 0.9))
+    steps: int = option(100, low=1)
+
+
+ENTRY = Entry("some", Some, preset={"fixed": 0.3})
+
+
+def test_twenty_settings_within_their_ranges_always_the_same() -> None:
+    found = tuning.settings(ENTRY)
+    assert found == tuning.settings(ENTRY)
+    assert found != tuning.settings(replace(ENTRY, name="other"))
+    assert len(found) == len({str(s) for s in found}) == 20
+    assert {tuple(s) for s in found} == {("rate", "share", "rank", "part")}
+    assert all(1e-4 <= s["rate"] <= 1e-2 and 0.2 <= s["share"] <= 0.9 for s in found)
+    assert {s["part"] for s in found} == {"a", "c"}
+    assert {s["rank"] for s in found} <= {2, 3, 4, 5, 6}
+
+
+def test_wide_ranges_are_drawn_on_a_logarithmic_scale() -> None:
+    known = {name: found for name, (_, found) in options_of(Some).items()}
+    rng = np.random.default_rng(0)
+    rates = [tuning.drawn(known["rate"], rng) for _ in range(400)]
+    shares = [tuning.drawn(known["share"], rng) for _ in range(400)]
+    assert 0.42 < np.mean([r < 1e-3 for r in rates]) < 0.58
+    assert 0.42 < np.mean([s < 0.55 for s in shares]) < 0.58
+
+
+def test_the_search_sees_no_evaluation_prompt() -> None:
+    shown = {p.text for p in tuning.Development().prompts("evaluation", 300, 0)}
+    reported = {p.text for p in WorldData().prompts("evaluation", 2000, 0)}
+    assert shown == {p.text for p in WorldData().prompts("development", 300, 0)}
+    assert not shown & reported
+    ours, theirs = (d.pairs("evaluation", 50, 0)[1] for d in (tuning.Development(), WorldData()))
+    assert ours != theirs
+    assert tuning.Development.name != WorldData.name, "no cell of the search is one of the tables"
+
+
+def test_attacks_of_the_search_are_not_the_reported_ones() -> None:
+    """Another trigger, and another thing that is drawn."""
+    names = [e.name for kind, e in tune.tuned_methods() if kind == "attack"]
+    assert set(tuning.DEFENDED) <= set(registry.attacks.groups["all"])
+    for name in dict.fromkeys([*names, *tuning.DEFENDED]):
+        entry = registry.attacks.get(name)
+        other, default = tuning.other(entry), registry.attacks.build(name, "shapes")
+        changed = {k for k, v in other.items() if str(vars(default)[k]) != v}
+        assert "trigger" in changed, name
+        assert changed & {"picture", "style", "source", "target"}, name
+        registry.attacks.build(name, "shapes", other)
+
+
+def test_every_trained_defense_is_searched() -> None:
+    searched = {e.name for kind, e in tune.tuned_methods() if kind == "defense"}
+    for name in ("skdcag", "skd", "finetune_reversal", "esd_x", "concept_ablation", "salun", "uce"):
+        assert name in searched
+    with pytest.raises(UserError, match="no method with a range"):
+        tune.tuned_methods(["none"])
+
+
+def test_quality_comes_first_then_the_objective() -> None:
+    a, b, c = Tried(0.9, 0.2, False), Tried(0.5, 0.01, True), Tried(0.6, 0.05, True)
+    assert tuning.best([a, b, c]) == 2
+    assert tuning.best([a]) is None
+    assert not tuning.failed().kept
+
+
+def cell(attack: str, defense: str, **values: float) -> Record:
+    found = Cell("shapes", attack, defense, 0, f"{attack} {defense}")
+    return Record(found, "done", {k: Score(v) for k, v in values.items()})
+
+
+def test_objectives() -> None:
+    undefended = cell("a", "none", prompt_fidelity=0.98, restoration_accuracy=0.0)
+    good = cell("a", "d", prompt_fidelity=0.95, restoration_accuracy=0.8)
+    bad = cell("b", "d", prompt_fidelity=0.90, restoration_accuracy=0.9)
+    found = tuning.of_defense([(good, undefended)])
+    assert (found.score, found.kept) == (0.8, True)
+    assert found.lost == pytest.approx(0.03)
+    found = tuning.of_defense([(good, undefended), (bad, undefended)])
+    assert found.score == pytest.approx(0.85)
+    assert not found.kept, "one attack on which clean pictures are lost"
+    strong = {"asr": 1.0, "asr_decoy": 0.3, "fidelity_before": 0.97, "prompt_fidelity": 0.95}
+    assert tuning.of_attack(cell("a", "none", **strong, false_trigger_rate=0.01)) == Tried(
+        pytest.approx(0.7), pytest.approx(0.02), True, {"a": strong | {"false_trigger_rate": 0.01}}
+    )
+    assert not tuning.of_attack(cell("a", "none", **strong, false_trigger_rate=0.2)).kept
+
+
+def test_a_setting_that_lost_clean_pictures_is_not_tried_on(monkeypatch, tmp_path) -> None:
+    names = [tuning.variant(ENTRY, s) for s in tuning.settings(ENTRY)]
+    runs = []
+
+    def measured(attacks, defenses, folder, **machine):
+        runs.append((attacks, defenses))
+        fidelity = {name: 0.5 if i % 2 else 0.97 for i, name in enumerate(names)}
+        return {
+            (a, d): cell(a, d, prompt_fidelity=fidelity.get(d, 0.98), restoration_accuracy=0.7)
+            for a in attacks
+            for d in defenses
+            if d != names[4]  # its training diverged
+        }
+
+    monkeypatch.setattr(tune, "measured", measured)
+    found = tune.search_defense(ENTRY, tmp_path)
+    assert [len(defenses) for _, defenses in runs] == [21, 10, 10]
+    assert [t.kept for t in found] == [i % 2 == 0 and i != 4 for i in range(20)]
+    assert [len(t.measured) for t in found[:5]] == [3, 1, 3, 1, 0]
+
+
+def test_what_is_applied_is_what_the_committed_search_chose() -> None:
+    """Same options, and within the ranges that the methods declare now."""
+    searches = [json.loads(p.read_text("utf-8")) for p in sorted(tune.FOLDER.glob("*-*.json"))]
+    applied = json.loads(tune.APPLIED.read_text("utf-8"))
+    for kind, methods in applied.items():
+        for name, values in methods.items():
+            (found,) = (s for s in searches if (s["kind"], s["method"]) == (kind, name))
+            assert values == {"settings": len(found["tried"]), "options": found["options"]}
+            entry = tune.KINDS[kind].get(name)
+            assert entry.tried == values["settings"]
+            assert values["options"].items() <= entry.tuned.items()
+
+
+def test_the_chosen_settings_are_defaults_of_the_embedded_base_alone(monkeypatch) -> None:
+    known = registry.defenses
+    known.load()
+    entry = known.get("skd")
+    chosen = Tuned(20, {"lr": 0.002})
+    monkeypatch.setitem(
+        known.entries, "skd", replace(entry, tuned=dict(chosen.options), tried=chosen.settings)
+    )
+    assert known.build("skd", "shapes").lr == 0.002
+    assert known.build("skd", "sd").lr == 1e-6
+    assert known.build("skd", "shapes", {"lr": "0.1"}).lr == 0.1
