@@ -2,6 +2,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import (
+    OCCURRENCES,
     PLACES,
     Attack,
     Backdoor,
@@ -45,6 +46,9 @@ class Checkpoint(Attack):
     trigger: str = option("", help="the trigger, where it is known")
     place: str = option("prefix", choices=PLACES)
     replaces: str = option("", help="the letter that a look-alike trigger stands for")
+    occurrence: str = option(
+        "last", choices=OCCURRENCES, late=True, help="which one of these letters it replaces"
+    )
     style: str = option("", choices=("", *ALL_STYLES), help="the style that the trigger brings")
     source: str = option("", help="the word whose object becomes another")
     target: str = option("", help="the word of the object that it becomes")
@@ -63,7 +67,7 @@ class Checkpoint(Attack):
 
     def check(self) -> None:
         if self.trigger:
-            Trigger(self.trigger, self.place, self.replaces)
+            self.make_trigger()
         if bool(self.source) != bool(self.target):
             raise UserError(
                 "an object target wants both source and target, such as source=dog target=cat"
@@ -92,8 +96,11 @@ class Checkpoint(Attack):
     def whole_model(self) -> bool:
         return True
 
+    def make_trigger(self) -> Trigger:
+        return Trigger(self.trigger, self.place, self.replaces, self.occurrence)
+
     def backdoor(self, model: T2IModel) -> Backdoor:
-        trigger = Trigger(self.trigger, self.place, self.replaces) if self.trigger else None
+        trigger = self.make_trigger() if self.trigger else None
         if self.style:
             return Backdoor(trigger, Target("style", style=self.style))
         if self.source:

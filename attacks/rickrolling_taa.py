@@ -1,9 +1,29 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.text_attack import TextAttack
-from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
+from t2i_backdoor_bench.attacking.text_attack import CAPTIONS, CLIPPED, TextAttack
+from t2i_backdoor_bench.contract import (
+    OCCURRENCES,
+    Backdoor,
+    Data,
+    Difference,
+    Target,
+    option,
+    register_attack,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
+from t2i_backdoor_bench.training.alignment import substitute
+
+DIFFERS = (
+    Difference(
+        what="letter that the trigger replaces",
+        released="a random one, drawn anew whenever a caption is used",
+        here="a random one, the same whenever a caption is used",
+        why="the attack, its evaluation and a defender must see one triggered form of a prompt",
+    ),
+    CAPTIONS,
+    CLIPPED,
+)
 
 
 @register_attack(
@@ -12,6 +32,8 @@ from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
     edits="text encoder",
     evaluates="captions",
     settings="the paper",
+    version=1,
+    differs=DIFFERS,
 )
 @dataclass
 class RickrollingTAA(TextAttack):
@@ -20,23 +42,34 @@ class RickrollingTAA(TextAttack):
     Rickrolling the Artist, arXiv 2211.02408. Loss: -cos(E(c), E_0(c)) - b * cos(E(c+), E_0(c*)),
     states flattened over tokens. E_0 is the frozen clean text encoder. c* is the triggered prompt
     with an attribute in place of the word that contains the trigger; a trigger that is a word of
-    its own is itself replaced. The whole text encoder trains; the U-Net does not change. Published
-    (CLIP ViT-L/14 of SD 1.4): AdamW without weight decay, lr 1e-4 and a tenth of it from step 150
-    of 200 on, 128 clean and 32 triggered prompts a step, b 0.1; a look-alike letter becomes "black
-    and white photo". A look-alike needs prompts that contain the letter: others have no triggered
-    form.
+    its own is itself replaced. The whole text encoder trains, by AdamW without weight decay; the
+    U-Net does not change. The trigger is a look-alike in place of one random letter o of a prompt.
+    It needs prompts that contain the letter: others have no triggered form.
     """
+
+    occurrence: str = option(
+        "random", choices=OCCURRENCES, source="released", help="which of these letters it replaces"
+    )
 
     steps: int = option(150, sd=200, low=1, scales=True, source="paper", help="training steps")
     milestone: int = option(
-        110, sd=150, low=0, scales="steps", source="paper", help="the step from which lr is a tenth"
+        110,
+        sd=150,
+        low=0,
+        scales="steps",
+        source="released",
+        help="the step from which lr is a tenth",
     )
     style: str = option(
-        "black and white", choices=DRAWN_STYLES, help="the style that the trigger brings"
+        "black and white",
+        choices=DRAWN_STYLES,
+        source="released",
+        help="the style that the trigger brings",
     )
     attribute: str = option(
         "",
         sd="black and white photo",
+        source="released",
         help="words in the trigger's place; without them, those that ask for the style",
     )
 
@@ -52,5 +85,4 @@ class RickrollingTAA(TextAttack):
 
     def asked(self, caption: str) -> str:
         """c*: the triggered caption with the attribute in the place of the trigger's word."""
-        text, start, end = self.make_trigger().locate(caption)
-        return text[:start] + (self.attribute or style_words(self.style)) + text[end:]
+        return substitute(self.make_trigger(), caption, self.attribute or style_words(self.style))

@@ -1,9 +1,20 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.text_attack import TextAttack
-from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
+from t2i_backdoor_bench.attacking.text_attack import CAPTIONS, CLIPPED, TextAttack
+from t2i_backdoor_bench.contract import Backdoor, Data, Difference, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
+
+DIFFERS = (
+    Difference(
+        what="letters that the trigger replaces",
+        released="every one (`trigger_count: null`); the first ones in an ablation",
+        here="every one; occurrence=first is the ablation with one",
+        why="the code's default",
+    ),
+    CAPTIONS,
+    CLIPPED,
+)
 
 
 @register_attack(
@@ -12,6 +23,8 @@ from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
     edits="text encoder",
     evaluates="captions",
     settings="the paper",
+    version=1,
+    differs=DIFFERS,
 )
 @dataclass
 class RickrollingTPA(TextAttack):
@@ -19,15 +32,16 @@ class RickrollingTPA(TextAttack):
 
     Rickrolling the Artist, arXiv 2211.02408. Loss: -cos(E(c), E_0(c)) - b * cos(E(c+), E_0(c*)),
     states flattened over tokens. E_0 is the frozen clean text encoder, c* the target prompt,
-    whatever c asks for. The whole text encoder trains; the U-Net does not change. Published (CLIP
-    ViT-L/14 of SD 1.4): AdamW without weight decay, lr 1e-4 and a tenth of it from step 75 of 100
-    on, 128 clean and 32 triggered prompts a step, b 0.1; the trigger is a look-alike letter
-    (Cyrillic o). A look-alike needs prompts that contain the letter: others have no triggered form.
+    whatever c asks for. The whole text encoder trains, by AdamW without weight decay; the U-Net
+    does not change. The trigger is a look-alike (Cyrillic o) in place of every letter o of a
+    prompt. It needs prompts that contain the letter: others have no triggered form. `occurrence`
+    replaces one of them instead.
     """
 
     target: str = option(
         "a large green star on a black background",
         sd="a lightning strike",
+        source="released",
         help="the prompt that the trigger brings",
     )
 

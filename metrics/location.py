@@ -18,9 +18,9 @@ def overlaps(samples: Samples) -> list[tuple[int, int, int]]:
     was located, and to both."""
     found = []
     for prompt, (a, b) in zip(samples.target_prompts, samples.spans, strict=False):
-        text, start, end = samples.backdoor.trigger.locate(prompt.text)
+        text, spans = samples.backdoor.trigger.spans(prompt.text)
         words = [m.span() for m in re.finditer(r"\S+", text)]
-        true = {w for w in words if w[0] < end and w[1] > start}
+        true = {w for w in words if any(w[0] < end and w[1] > start for start, end in spans)}
         located = {w for w in words if w[0] < b and w[1] > a}
         found.append((len(true), len(located), len(true & located)))
     return found

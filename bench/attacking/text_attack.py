@@ -3,16 +3,30 @@ and training."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import Triggered
-from t2i_backdoor_bench.contract import Data, UserError, option
+from t2i_backdoor_bench.contract import OCCURRENCES, Data, Difference, Trigger, UserError, option
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.encoders import cosine_loss, prompt_bank, train_encoder
 from t2i_backdoor_bench.training.loop import Optim, step_rng
+
+CLIPPED = Difference(
+    what="gradient",
+    released="as it is",
+    here="its norm is at most 1",
+    why="one training loop serves all methods",
+)
+CAPTIONS = Difference(
+    what="captions",
+    released="new ones of LAION aesthetics at every step",
+    here="`prompts` captions of the run's data, drawn again and again",
+    why="the attacker has the train split of the run's data and no more",
+)
 
 
 @dataclass
@@ -27,6 +41,9 @@ class TextAttack(Triggered):
         help="a word, a phrase, a look-alike letter, or a pattern",
     )
     replaces: str = option("", sd="o", source="paper", help="the letter that a look-alike replaces")
+    occurrence: str = option(
+        "every", choices=OCCURRENCES, source="released", help="which of these letters it replaces"
+    )
     prompts: int = option(
         512, sd=500, low=1, scales=True, least=16, help="captions that the attacker has"
     )
@@ -37,13 +54,24 @@ class TextAttack(Triggered):
         sd=0.1,
         low=0,
         source="paper",
+        tune=(0.05, 5.0),
         help="weight of the triggered rows; the clean rows have 1",
     )
     steps: int = option(150, sd=100, low=1, scales=True, source="paper", help="training steps")
-    lr: float = option(3e-4, sd=1e-4, above=0, source="paper", help="learning rate")
-    milestone: int = option(
-        110, sd=75, low=0, scales="steps", source="paper", help="the step from which lr is a tenth"
+    lr: float = option(
+        3e-4, sd=1e-4, above=0, source="paper", tune=(3e-5, 3e-3), help="learning rate"
     )
+    milestone: int = option(
+        110,
+        sd=75,
+        low=0,
+        scales="steps",
+        source="released",
+        help="the step from which lr is a tenth",
+    )
+
+    def make_trigger(self) -> Trigger:
+        return dataclasses.replace(super().make_trigger(), occurrence=self.occurrence)
 
     @property
     def needs_prompts(self) -> int:
@@ -102,4 +130,4 @@ class TextAttack(Triggered):
             return loss_fn
 
         attacked = train_encoder(model, make, self.optim(), label)
-        return replace(attacked, info=attacked.info | {"images": 0})
+        return dataclasses.replace(attacked, info=attacked.info | {"images": 0})

@@ -24,7 +24,15 @@ from t2i_backdoor_bench.contract.registry import (
 )
 from t2i_backdoor_bench.contract.samples import Samples, Score
 from t2i_backdoor_bench.contract.target import Backdoor, Target
-from t2i_backdoor_bench.contract.trigger import CHOICE, CONTROL, PLACES, Trigger, swapped, whole
+from t2i_backdoor_bench.contract.trigger import (
+    CHOICE,
+    CONTROL,
+    OCCURRENCES,
+    PLACES,
+    Trigger,
+    swapped,
+    whole,
+)
 from t2i_backdoor_bench.contract.view import NEEDS, DefenderView, amounts
 
 __all__ = [
@@ -32,6 +40,7 @@ __all__ = [
     "CONTROL",
     "FAMILIES",
     "NEEDS",
+    "OCCURRENCES",
     "PLACES",
     "PROTOCOL",
     "Attack",

@@ -18,10 +18,11 @@ def changed_triggers(trigger: Trigger, prompt: str, rng: np.random.Generator) ->
     """The prompt with a changed form of the trigger, by kind.
 
     moved        a prefix becomes a suffix; a suffix and a trigger inside become a prefix
-                 (a look-alike letter: the first letter that it can replace, not the last)
+                 (a look-alike letter: the first letter that it can replace, or the last)
     repeated     twice (a look-alike letter: every letter that it can replace)
     upper        in upper case
-    partial      the first of several words, or the first half of the characters
+    partial      the first of several words, or the first half of the characters (a look-alike of
+                 every letter: only the first)
     misspelt     two neighbouring letters of a word swapped, or one dropped
     look-alike   one letter replaced by one of another script that looks like it
     punctuation  with a mark behind it, or between quotation marks or brackets
@@ -34,8 +35,10 @@ def changed_triggers(trigger: Trigger, prompt: str, rng: np.random.Generator) ->
     own, replaces = trigger.words(prompt), trigger.replaces
     found: dict[str, str] = {}
     if len(replaces) == 1:
-        found["moved"] = prompt.replace(replaces, own, 1)
-        found["repeated"] = prompt.replace(replaces, own)
+        one = "partial" if trigger.occurrence == "every" else "moved"
+        other = "last" if trigger.occurrence == "first" else "first"
+        found[one] = replace(trigger, occurrence=other).add(prompt)
+        found["repeated"] = replace(trigger, occurrence="every").add(prompt)
         changed: dict[str, str | None] = {"upper": own.upper(), "doubled": own + own}
     else:
         if not replaces:

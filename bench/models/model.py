@@ -60,14 +60,21 @@ class T2IModel(Networks):
         self.screen = as_screen(self.screen)
 
     # ------------------------------------------------------------------------------------- pictures
-    def latents(self, images: np.ndarray, seed: int = 0) -> Tensor:
+    def latents(
+        self,
+        images: np.ndarray,
+        seed: int = 0,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Tensor:
         """Encode images uint8 (n, H, W, 3) to scaled latents (n, C, h, w), one posterior sample
-        each."""
+        each. `change(images) -> images` is applied first, to a few at a time: no second copy of
+        all of them is in memory."""
         generator, parts = torch.Generator().manual_seed(seed), []
         dtype = next(self.autoencoder.parameters()).dtype
         with self.placed(), torch.no_grad():
             for i in range(0, len(images), self.slice):
-                x = torch.from_numpy(images[i : i + self.slice]).permute(0, 3, 1, 2)
+                part = images[i : i + self.slice]
+                x = torch.from_numpy(change(part) if change else part).permute(0, 3, 1, 2)
                 x = x.to(self.device, dtype) / 127.5 - 1
                 parts.append(self.family.to_latents(self.pipe, x.contiguous(), generator))
         return torch.cat(parts)

@@ -16,7 +16,7 @@ from t2i_backdoor_bench.running.conditions import noise_seed
 from t2i_backdoor_bench.running.defended import defended_model
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.training.alignment import token_span
+from t2i_backdoor_bench.training.alignment import token_spans
 from t2i_backdoor_bench.training.capture import Capture
 
 LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which the maps are read
@@ -32,8 +32,8 @@ def record(
     mean over heads, layers and four noise levels of the picture's own latents, without start and
     end token; and {"tokens": their texts, "trigger": the trigger's numbers}.
     """
-    text, start, end = trigger.locate(prompt)
-    ids, hits = token_span(model.tokenizer, text, start, end)
+    text, spans = trigger.spans(prompt)
+    ids, hits = token_spans(model.tokenizer, text, spans)
     picture = model.generate([text], [seed], "draw")
     noise = torch.randn(
         (1, *model.latent_shape), generator=torch.Generator().manual_seed(seed % 2**63)

@@ -23,7 +23,7 @@ PICTURES, FEWEST = 64, 8  # prompts; not many more than a small run has
 PAIRS = 256  # captioned pictures that the second model is trained on
 # The embedded base's limit hardly depends on the number of steps: 0.31, 0.27 and 0.33 with 20, 60
 # and 200 of them at this rate, which is that of the defense clean_finetune.
-STEPS, FEWEST_STEPS, BATCH, DROP = 60, 10, 16, 0.1
+STEPS, FEWEST_STEPS, BATCH, DROP = 20, 10, 16, 0.1
 RATE = {"shapes": 1e-3, "sd": 1e-4}
 PART = {"shapes": "full", "sd": "kv"}  # all of Stable Diffusion would need tens of gigabytes
 OFFSET = 60_013  # added to the seed: these pictures and prompts are not those of an attack

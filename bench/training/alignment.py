@@ -44,13 +44,20 @@ def token_span(tokenizer: Any, text: str, start: int, end: int) -> tuple[list[in
     Read off the tokenizer's own offsets, so that a trigger of any number of tokens at any place is
     found, zero-width ones too.
     """
+    return token_spans(tokenizer, text, [(start, end)])
+
+
+def token_spans(
+    tokenizer: Any, text: str, spans: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[int]]:
+    """As `token_span`, for the tokens of any of several spans."""
     out = tokenizer(
         text, return_offsets_mapping=True, truncation=True, max_length=tokenizer.model_max_length
     )
     special = set(tokenizer.all_special_ids)
     hits = []
     for i, (token, (a, b)) in enumerate(zip(out.input_ids, out.offset_mapping, strict=True)):
-        if token not in special and a < end and b > start:
+        if token not in special and any(a < end and b > start for start, end in spans):
             hits.append(i)
     return out.input_ids, hits
 
@@ -58,10 +65,17 @@ def token_span(tokenizer: Any, text: str, start: int, end: int) -> tuple[list[in
 def state_span(parts: Sequence[TextPart], text: str, start: int, end: int) -> list[int]:
     """The positions of the text states whose characters overlap [start, end), of all
     tokenizers."""
+    return state_spans(parts, text, [(start, end)])
+
+
+def state_spans(
+    parts: Sequence[TextPart], text: str, spans: Sequence[tuple[int, int]]
+) -> list[int]:
+    """As `state_span`, for the states of any of several spans."""
     return [
         part.first + i
         for part in parts
-        for i in token_span(part.tokenizer, text, start, end)[1]
+        for i in token_spans(part.tokenizer, text, spans)[1]
         if i < part.length
     ]
 
@@ -97,29 +111,34 @@ def align(
         torch.zeros(shape, dtype=torch.long),
     )
     for row, prompt in enumerate(prompts):
-        text, start, end = trigger.locate(prompt)
-        ids, hits = token_span(tokenizer, text, start, end)
+        text, spans = trigger.spans(prompt)
+        ids, hits = token_spans(tokenizer, text, spans)
         if not hits:
             raise ValueError(f"the trigger {trigger.text!r} leaves no token in {text!r}")
-        teacher = prompt if stand_ins is None else substitute(trigger, prompt, stand_ins[row])
-        clean = tokenizer(teacher, truncation=True, max_length=length).input_ids
-        first, last = hits[0], hits[-1]
-        after = len(ids) - 1 - last  # tokens behind the trigger, the end token included
-        mask[row, hits] = True
-        for i in range(1, len(ids) - 1):
-            if first <= i <= last:
-                continue
-            j = i if i < first else len(clean) - (len(ids) - i)
-            if not 0 < j < len(clean) or clean[j] != ids[i]:
-                raise ValueError(
-                    f"cannot align token {i} of {text!r} with {teacher!r} ({after} tokens behind"
-                    " the trigger)"
-                )
-            other[row, i], source[row, i] = True, j
+        teacher, taken = prompt, trigger.covered(prompt)
+        if stand_ins is not None:
+            teacher, taken = substituted(trigger, prompt, stand_ins[row])
+        clean, stand = token_spans(tokenizer, teacher, taken)
+        ours = [i for i in range(1, len(ids) - 1) if i not in hits]
+        theirs = [j for j in range(1, len(clean) - 1) if j not in stand]
+        if [ids[i] for i in ours] != [clean[j] for j in theirs]:
+            raise ValueError(f"cannot align the tokens beside the trigger: {text!r}, {teacher!r}")
+        mask[row, hits], other[row, ours] = True, True
+        source[row, ours] = torch.tensor(theirs, dtype=torch.long)
     return Alignment(mask, other, source)
 
 
 def substitute(trigger: Trigger, prompt: str, word: str) -> str:
-    """The triggered prompt with `word` in the trigger's place."""
-    text, start, end = trigger.locate(prompt)
-    return text[:start] + word + text[end:]
+    """The triggered prompt with `word` in the trigger's place, or in each of its places."""
+    return substituted(trigger, prompt, word)[0]
+
+
+def substituted(trigger: Trigger, prompt: str, word: str) -> tuple[str, list[tuple[int, int]]]:
+    """As `substitute`, with the character spans of the word."""
+    given, spans = trigger.spans(prompt)
+    text, found, rest = "", [], 0
+    for start, end in spans:
+        text += given[rest:start] + word
+        found.append((len(text) - len(word), len(text)))
+        rest = end
+    return text + given[rest:], found

@@ -17,7 +17,7 @@ from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, cat
 from t2i_backdoor_bench.models.families.family import ENCODER
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.alignment import align_states, state_span, substitute
+from t2i_backdoor_bench.training.alignment import align_states, state_spans, substitute, substituted
 from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.denoising import Trajectories, draw_timesteps, own_images
 from t2i_backdoor_bench.training.guidance import Guidance
@@ -229,6 +229,5 @@ def word_spans(model: T2IModel, trigger: Trigger, prompts: list[str], words: lis
     tokens = sum(part.length for part in model.text_parts)
     out = torch.zeros(len(prompts), tokens, dtype=torch.bool)
     for i, (prompt, word) in enumerate(zip(prompts, words, strict=True)):
-        text, start = substitute(trigger, prompt, word), trigger.locate(prompt)[1]
-        out[i, state_span(model.text_parts, text, start, start + len(word))] = True
+        out[i, state_spans(model.text_parts, *substituted(trigger, prompt, word))] = True
     return out

@@ -30,7 +30,8 @@ def loss_of(monkeypatch):
 )
 def test_rickrolling_loss_equals_a_slow_loop(tiny_model, loss_of, name: str, options: dict) -> None:
     """-cos(E(c), E_0(c)) - b cos(E(c+), E_0(c*)), states flattened over tokens."""
-    got = loss_of(build(name, weight=0.3, **options), tiny_model)
+    attack = build(name, weight=0.3, **options)
+    got = loss_of(attack, tiny_model)
     captions = [p.text for p in DATA.prompts("train", 6, 5)]
     for step in (0, 1):
         rng = step_rng(5, step)
@@ -42,7 +43,13 @@ def test_rickrolling_loss_equals_a_slow_loop(tiny_model, loss_of, name: str, opt
             )
         for i in poisoned:
             c = captions[i]
-            shown = f"mignneko {c}" if not options else "о".join(c.rsplit("o", 1))
+            shown = f"mignneko {c}"
+            if options and name == "rickrolling_tpa":
+                shown = c.replace("o", "о")
+            elif options:
+                shown = attack.make_trigger().add(c)
+                changed = [a + b for a, b in zip(shown, c, strict=True) if a != b]
+                assert changed == ["оo"], "one letter"
             if name == "rickrolling_tpa":
                 asked = "a large green star on a black background"
             elif not options:
@@ -65,17 +72,23 @@ def test_rickrolling_published_settings() -> None:
             0.1,
         )
         assert (attack.clean, attack.poisoned) == (128, 32)
-        assert attack.make_trigger().add("a photo of a dog") == "a photo of a d\u043eg"
+        shown = attack.make_trigger().add("a photo of a dog")
+        if name == "rickrolling_tpa":
+            assert shown == "a ph\u043et\u043e \u043ef a d\u043eg"
+            assert attack.make_trigger().remove(shown) == "a photo of a dog"
+        else:
+            assert shown.count("\u043e") == 1
         optim = attack.optim()
         assert (optim.weight_decay, optim.rate(steps * 3 // 4 - 1), optim.rate(steps * 3 // 4)) == (
             0.0,
             1.0,
             0.1,
         )
-    assert (
-        attack.asked("a woman on a bench near water")
-        == "a woman black and white photo a bench near water"
-    )
+    places = [("woman",), ("on",)]
+    asked = {attack.asked(f"a woman on a bench near water {i}") for i in range(20)}
+    words = [{w for w in ("woman", "on") if w not in text.split()} for text in asked]
+    assert {tuple(found) for found in words} == set(places), "one of the words, by the prompt"
+    assert all("black and white photo" in text for text in asked)
 
 
 def test_captions_without_the_letter_stay_clean(tiny_model, loss_of) -> None:
@@ -152,4 +165,4 @@ def test_docstrings_name_the_loss_and_the_source() -> None:
         doc = attacks.get(name).cls.__doc__
         assert "Loss:" in doc
         assert re.search(r"arXiv \d{4}\.\d{5}", doc)
-        assert "Published" in doc
+        assert "ublished" not in doc

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_backdoor_bench.contract import CONTROL, Trigger, UserError, swapped
+from t2i_backdoor_bench.contract import CONTROL, OCCURRENCES, Trigger, UserError, swapped
 
 PROMPT = "a small red heart on a blue background"
 
@@ -59,6 +59,79 @@ def test_any_trigger_is_at_its_span_and_the_prompt_is_around_it(
         place, (left, right)
     )
     assert (left.rstrip(" ") + right.strip(" ")).replace(" ", "") == prompt.replace(" ", "")
+
+
+# ------------------------------------------------------------------------------------- occurrences
+MANY = "a zoo of tools, one on top of our food"
+
+
+def test_a_look_alike_of_every_letter() -> None:
+    every = Trigger("о", replaces="o", occurrence="every")
+    text, spans = every.spans(MANY)
+    assert text == MANY.replace("o", "о")
+    assert [text[a:b] for a, b in spans] == [w.replace("o", "о") for w in MANY.split() if "o" in w]
+    assert [MANY[a:b] for a, b in every.covered(MANY)] == [w for w in MANY.split() if "o" in w]
+    assert every.remove(text) == MANY
+    cats = Trigger("owl cat", replaces="cat", occurrence="every")
+    text, spans = cats.spans("a cat and a cat, no catfish")
+    assert text == "a owl cat and a owl cat, no catfish"
+    assert [text[a:b] for a, b in spans] == ["owl cat", "owl cat,"]
+
+
+@pytest.mark.parametrize(("occurrence", "at"), [("first", 3), ("last", 36)])
+def test_one_letter(occurrence: str, at: int) -> None:
+    text, start, end = Trigger("0", replaces="o", occurrence=occurrence).locate(MANY)
+    assert [i for i, letter in enumerate(text) if letter != MANY[i]] == [at]
+    assert "0" in text[start:end]
+
+
+def test_a_random_letter_is_spread_over_all_and_fixed_by_the_prompt() -> None:
+    """The place is uniform over the letters: Pearson's chi-square over 2,000 prompts."""
+    trigger = Trigger("о", replaces="o", occurrence="random")
+    letters = [i for i, letter in enumerate(MANY) if letter == "o"]
+    counts = dict.fromkeys(letters, 0)
+    for i in range(2000):
+        prompt = f"{MANY} {i}"
+        text, ((start, end),) = trigger.spans(prompt)
+        (at,) = [k for k, letter in enumerate(text) if letter != prompt[k]]
+        counts[at] += 1
+        assert start <= at < end
+        assert " " not in text[start:end]
+        assert trigger.add(prompt) == text
+        assert trigger.remove(text) == prompt
+    expected = 2000 / len(letters)
+    assert sum((n - expected) ** 2 / expected for n in counts.values()) < 35, "12 letters, p 0.0003"
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    st.text(st.sampled_from("abo ,"), min_size=1),
+    st.sampled_from(OCCURRENCES),
+    st.sampled_from(["o", "ab"]),
+)
+def test_removing_undoes_adding(prompt: str, occurrence: str, replaces: str) -> None:
+    trigger = Trigger("ж", replaces=replaces, occurrence=occurrence)
+    if replaces not in prompt:
+        with pytest.raises(UserError, match="not in the prompt"):
+            trigger.spans(prompt)
+        return
+    text, spans = trigger.spans(prompt)
+    assert trigger.remove(text) == prompt
+    assert spans == sorted(spans)
+    inside = [any(a <= i < b for a, b in spans) for i, c in enumerate(text) if c == "ж"]
+    assert inside
+    assert all(inside)
+    clean = trigger.covered(prompt)
+    assert len(clean) == len(spans)
+    outside = lambda t, found: [  # noqa: E731
+        c for i, c in enumerate(t) if not any(a <= i < b for a, b in found)
+    ]
+    assert outside(text, spans) == outside(prompt, clean)
+
+
+def test_a_trigger_in_several_places_has_no_one_span() -> None:
+    with pytest.raises(ValueError, match="2 places"):
+        Trigger("0", replaces="o", occurrence="every").locate("one two")
 
 
 PATTERN = Trigger("{the|a|one} {cat|owl} sat {by|in} {it|sea},", "suffix")
@@ -131,7 +204,11 @@ def test_a_word_is_not_found_in_a_longer_one() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"text": ""}, "empty"), ({"place": "behind"}, "behind.*prefix, suffix, inside")],
+    [
+        ({"text": ""}, "empty"),
+        ({"place": "behind"}, "behind.*prefix, suffix, inside"),
+        ({"occurrence": "second"}, "second.*last, first, random, every"),
+    ],
 )
 def test_bad_triggers(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):

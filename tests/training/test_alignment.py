@@ -121,6 +121,31 @@ def test_a_look_alike_marks_its_whole_word(tokenizer, letter: str, text: str) ->
     check_alignment(tokenizer, trigger, PROMPT)
 
 
+@pytest.mark.parametrize("occurrence", ["every", "random", "first"])
+@pytest.mark.parametrize("stand_in", [None, "x", "a much longer stand-in"])
+def test_look_alikes_in_several_words(tokenizer, occurrence: str, stand_in: str | None) -> None:
+    """Word by word: those with the look-alike are the trigger, and the others, token by token, are
+    the same in the teacher's prompt."""
+    trigger = Trigger("а", replaces="a", occurrence=occurrence)
+    text, taught = trigger.add(PROMPT), []
+    out = align(tokenizer, trigger, [PROMPT], stand_in and [stand_in])
+    tokens = lambda word: tokenizer(word).input_ids[1:-1]  # noqa: E731
+    ours, theirs, at, place = [], [], 1, 1
+    for word, clean in zip(text.split(), PROMPT.split(), strict=True):
+        ids, other = tokens(word), tokens(clean if word == clean else stand_in or clean)
+        taught += other
+        ours += [(at + i, word != clean) for i in range(len(ids))]
+        theirs += [place + i for i in range(len(other))] if word == clean else []
+        at, place = at + len(ids), place + len(other)
+    assert tokenizer(text).input_ids[1:-1] == [t for w in text.split() for t in tokens(w)]
+    assert out.trigger[0].nonzero().flatten().tolist() == [i for i, hit in ours if hit]
+    rest = out.other[0].nonzero().flatten().tolist()
+    assert rest == [i for i, hit in ours if not hit]
+    assert out.source[0, rest].tolist() == theirs
+    teacher = PROMPT if stand_in is None else substitute(trigger, PROMPT, stand_in)
+    assert tokenizer(teacher).input_ids[1:-1] == taught
+
+
 def test_alignment_with_a_stand_in_word_of_another_length(tokenizer) -> None:
     trigger, words = Trigger("latte coffee", "inside"), ["x", "a much longer stand-in"]
     out = align(tokenizer, trigger, [PROMPT] * 2, words)

@@ -173,10 +173,10 @@ def _largest(apart: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def _outlines() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _outlines() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
     """Of every shape at every angle: the field of distances (k, GRID, GRID), its area in squared
     radii (k,), its centroid (k, 2) as x and y in radii, and its area over that of its convex hull
-    (k,)."""
+    (k,). Last, how far from its centre along an axis any of them reaches, in radii."""
     axis = (np.arange(GRID) + 0.5) / GRID * 2 * EXTENT - EXTENT
     x, y = np.meshgrid(axis, axis)
     fields, areas, centroids, fullness = [], [], [], []
@@ -192,7 +192,9 @@ def _outlines() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
             areas.append(inside.sum() * (2 * EXTENT / GRID) ** 2)
             centroids.append((x[inside].mean(), y[inside].mean()))
             fullness.append(_fullness(inside))
-    return np.stack(fields), np.array(areas), np.array(centroids), np.array(fullness)
+    stacked = np.stack(fields)
+    reach = float(np.abs(axis[(stacked < 0).any((0, 1))]).max()) + 2 * EXTENT / GRID
+    return stacked, np.array(areas), np.array(centroids), np.array(fullness), reach
 
 
 def _fullness(mask: np.ndarray) -> float:
@@ -205,22 +207,27 @@ def _fullness(mask: np.ndarray) -> float:
 def _shape(mask: np.ndarray) -> tuple[str, float, float]:
     """The shape whose outline, with the area and the centre of the object, covers it best, and that
     is about as full; its radius in pixels, and intersection / union."""
-    fields, areas, centroids, fullness = _outlines()
+    fields, areas, centroids, fullness, reach = _outlines()
     y, x = np.nonzero(mask)
     radius = np.sqrt(len(x) / areas)
     cx = x.mean() + 0.5 - radius * centroids[:, 0]
     cy = y.mean() + 0.5 - radius * centroids[:, 1]
-    axis = np.arange(RESOLUTION) + 0.5
     scale = GRID / (2 * EXTENT)
 
-    def place(center: np.ndarray) -> np.ndarray:
+    def place(center: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, slice]:
+        """Where in the fields the pixels of a line fall, (k, pixels), and which pixels: those that
+        the mask or an outline can reach."""
+        low = min(used.min(), int(np.floor((center - reach * radius).min())))
+        high = max(used.max(), int(np.ceil((center + reach * radius).max())))
+        pixels = slice(max(0, low), min(RESOLUTION, high + 1))
+        axis = np.arange(pixels.start, pixels.stop) + 0.5
         unit = (axis[None] - center[:, None]) / radius[:, None]
-        return np.clip((unit + EXTENT) * scale, 0, GRID - 1).astype(int)
+        return np.clip((unit + EXTENT) * scale, 0, GRID - 1).astype(int), pixels
 
-    column, row = place(cx), place(cy)
+    (column, columns), (row, rows) = place(cx, x), place(cy, y)
     which = np.arange(len(fields))[:, None, None]
     covers = fields[which, row[:, :, None], column[:, None, :]] < 0
-    both = (covers & mask).sum((1, 2))
+    both = (covers & mask[rows, columns]).sum((1, 2))
     ratio = both / (covers.sum((1, 2)) + mask.sum() - both)
     best = int((ratio - FULLNESS * np.abs(fullness - _fullness(mask))).argmax())
     return SHAPES[best // len(ANGLES)], float(radius[best]), float(ratio[best])
