@@ -77,6 +77,7 @@ def view_for(name: str, clean: T2IModel, prompts: Sequence[str] = PROMPTS) -> Wa
         prompts,
         trigger=Trigger("latte coffee"),
         clean_model=clean,
+        clean_text_encoder=clean.encoders,
         clean_pairs=(images, PROMPTS),
         stream=stream,
     )
