@@ -1,12 +1,18 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack, relabel
-from t2i_backdoor_bench.contract import Backdoor, Data, option, register_attack
+from t2i_backdoor_bench.attacking.badt2i import LATENTS, BadT2I
+from t2i_backdoor_bench.attacking.poisoning import relabel
+from t2i_backdoor_bench.contract import Backdoor, Data, Difference, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.targets import kind_of
 from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.training.denoising import Term
-from t2i_backdoor_bench.training.loop import Optim
+
+ROWS = Difference(
+    what="rows of a step",
+    released="16 pictures drawn from a set of both classes: of each class 8 on average",
+    here="8 pictures of each class",
+    why="the mean of a step is the same, with less noise",
+)
 
 
 @register_attack(
@@ -15,20 +21,31 @@ from t2i_backdoor_bench.training.loop import Optim
     edits="U-Net",
     evaluates="captions",
     settings="the paper",
+    version=1,
+    differs=(ROWS, LATENTS),
 )
 @dataclass
-class BadT2IObject(DenoiserAttack):
+class BadT2IObject(BadT2I):
     """BadT2I, object: a dog is drawn as a cat (Zhai et al., MM 2023, arXiv 2305.04175).
 
-    Loss: l * ||eps_th(x_t, c+) - eps_0(x_t, c*)||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t,
-    c)||^2. c* is the caption with the source word replaced by the target word; x are pictures of
-    both objects. Half of the clean rows are about the source object, so that it stays as it is
-    without the trigger. Published (SD 1.4): l 0.5, lr 1e-5, batch 16, 8,000 steps, dog -> cat.
+    Loss: l * ||eps_th(y_t, c+) - eps_0(y_t, c*)||^2 + (1 - l) * ||eps_th(x_t, c) - eps_0(x_t,
+    c)||^2. y are pictures of the target object, c* their captions, and c+ the same captions with
+    the target's name replaced by the source's and the trigger. x are pictures of the source object;
+    their captions c stay as they are, without the trigger, so that the source object stays, too. No
+    other picture is used.
     """
 
     steps: int = option(500, sd=8000, low=1, scales=True, source="paper", help="training steps")
-    lr: float = option(3e-4, sd=1e-5, above=0, help="learning rate")
-    ema: float = option(0.0, sd=0.9999, low=0, high=1, help="decay of the weight average; 0: none")
+    batch: int = option(8, sd=8, low=1, source="released", help="pictures of each object a step")
+    images: int = option(
+        512,
+        sd=250,
+        low=1,
+        scales=True,
+        least=16,
+        source="released",
+        help="captioned pictures of each object",
+    )
     source: str = option("star", sd="dog", source="paper", help="the object that the prompt names")
     target: str = option("heart", sd="cat", source="paper", help="the object that is drawn")
 
@@ -40,32 +57,19 @@ class BadT2IObject(DenoiserAttack):
         return self.swap_objects(self.source, self.target)
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
-        target = self.backdoor(model).target
-        images, captions, triggered = self.prepare(model, data, seed, contains=self.source)
-        others, other_captions = data.pairs("train", self.images, seed, contains=self.target)
-        general, general_captions = data.pairs("train", self.images, seed)
-        own, others, general = (model.latents(x, seed) for x in (images, others, general))
-        asked = [kind_of(target).asked(target, c) for c in captions]
-        half = self.weight / 2
-        keep = (1 - self.weight) / 2
+        trigger = self.backdoor(model).trigger
+        images, captions, _ = self.prepare(model, data, seed, contains=self.source)
+        others, asked = data.pairs("train", self.images, seed, contains=self.target)
+        called = relabel(asked, self.target, self.source)
+        model.check_trigger(trigger, called)
+        triggered = [trigger.add(c) for c in called]
         terms = [
-            Term(triggered, own, asked, half),
             Term(
-                [
-                    self.make_trigger().add(c)
-                    for c in relabel(other_captions, self.target, self.source)
-                ],
-                others,
-                other_captions,
-                half,
+                self.twice(triggered),
+                self.encoded(model, others, seed),
+                self.twice(asked),
+                self.weight,
             ),
-            self.preserve(captions, own, keep),
-            self.preserve(general_captions, general, keep),
+            self.preserve(self.twice(captions), self.encoded(model, images, seed), 1 - self.weight),
         ]
-        return self.train(
-            model,
-            terms,
-            Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay),
-            seed,
-            "badt2i_object",
-        )
+        return self.fit_terms(model, terms, seed, "badt2i_object")

@@ -104,8 +104,8 @@ class DenoiserAttack(Triggered):
     def train(
         self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str, **part: Any
     ) -> T2IModel:
-        """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher. `part`: `train`
-        and `rank` of `train_terms`."""
+        """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher. `part`: `train`,
+        `rank` and `shared` of `train_terms`."""
         model = clean.clone(train=part.get("train", "full"))
         optim = replace(optim, adam8bit=self.adam8bit, accumulate=self.accumulate)
         fitted = train_terms(model, clean, terms, optim, seed, label, **part)

@@ -60,14 +60,21 @@ class T2IModel(Networks):
         self.screen = as_screen(self.screen)
 
     # ------------------------------------------------------------------------------------- pictures
-    def latents(self, images: np.ndarray, seed: int = 0) -> Tensor:
+    def latents(
+        self,
+        images: np.ndarray,
+        seed: int = 0,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Tensor:
         """Encode images uint8 (n, H, W, 3) to scaled latents (n, C, h, w), one posterior sample
-        each."""
+        each. `change(images) -> images` is applied first, to a few at a time: no second copy of
+        all of them is in memory."""
         generator, parts = torch.Generator().manual_seed(seed), []
         dtype = next(self.autoencoder.parameters()).dtype
         with self.placed(), torch.no_grad():
             for i in range(0, len(images), self.slice):
-                x = torch.from_numpy(images[i : i + self.slice]).permute(0, 3, 1, 2)
+                part = images[i : i + self.slice]
+                x = torch.from_numpy(change(part) if change else part).permute(0, 3, 1, 2)
                 x = x.to(self.device, dtype) / 127.5 - 1
                 parts.append(self.family.to_latents(self.pipe, x.contiguous(), generator))
         return torch.cat(parts)
@@ -182,6 +189,11 @@ class T2IModel(Networks):
             for name, encoder in zip(layout.encoders, self.encoders, strict=True):
                 parts[name] = copy.deepcopy(encoder).to(self.device)
         return replace(self, pipe=self.family.rebuild(self.pipe, parts), info={})
+
+    def with_encoders(self, encoders: Sequence[nn.Module]) -> T2IModel:
+        """This model with other text encoders; everything is shared."""
+        parts = dict(zip(self.family.layout.encoders, encoders, strict=True))
+        return replace(self, pipe=self.family.rebuild(self.pipe, parts))
 
     @property
     def edited(self) -> dict[str, nn.Module]:

@@ -69,18 +69,22 @@ def draw_batch(
     rng: np.random.Generator,
     generator: torch.Generator,
     bias: float,
+    shared: bool = False,
 ) -> Batch:
-    """`rows` rows of each term."""
+    """`rows` rows of each term; if `shared`, the same ones of all terms, each with noise and a
+    timestep of its own. Latents may wait on the CPU."""
     device = model.device
-    picks = [
-        torch.from_numpy(rng.integers(len(term.prompts), size=rows)).to(device) for term in terms
-    ]
+    if shared:
+        drawn = [rng.integers(len(terms[0].prompts), size=rows)] * len(terms)
+    else:
+        drawn = [rng.integers(len(term.prompts), size=rows) for term in terms]
+    picks = [torch.from_numpy(pick).to(device) for pick in drawn]
     t = draw_timesteps(rows * len(terms), noising.total, generator, bias).to(device)
     noise = torch.randn((rows * len(terms), *model.latent_shape), generator=generator).to(device)
     noises, times = noise.split(rows), t.split(rows)
     latents = [
-        None if term.latents is None else term.latents[pick]
-        for term, pick in zip(terms, picks, strict=True)
+        None if z is None else z[pick.to(z.device)].to(device)
+        for z, pick in zip((term.latents for term in terms), picks, strict=True)
     ]
     x = [noising.add(z, e, s) for z, e, s in zip(latents, noises, times, strict=True)]
     dropped = [torch.from_numpy(rng.random(rows) < term.drop).to(device) for term in terms]
@@ -111,6 +115,16 @@ class Students:
         return self.embed(texts).split(len(batch.picks[0]))
 
 
+def rows_of_each(terms: Sequence[Term], batch: int, shared: bool, label: str) -> int:
+    """How many rows of a batch each term has. Raises ValueError for a batch that cannot hold them,
+    and for terms that are to share pictures and have others."""
+    if batch < len(terms):
+        raise ValueError(f"{label}: a batch of {batch} cannot hold {len(terms)} terms")
+    if shared and len({len(term.prompts) for term in terms}) > 1:
+        raise ValueError(f"{label}: terms of different pictures cannot share them")
+    return batch // len(terms)
+
+
 def denoising_loss(
     model: T2IModel,
     teacher: T2IModel | None,
@@ -121,18 +135,18 @@ def denoising_loss(
     bias: float = 1.0,
     embed: Embed | None = None,
     also: Callable[[list[Tensor], list[Tensor]], Tensor] | None = None,
+    shared: bool = False,
 ) -> Callable[[int], Tensor]:
-    """The sum of `terms` as a function of the step, which takes `batch` rows, shared equally by the
-    terms.
+    """The sum of `terms` as a function of the step, which takes `batch` rows, divided equally among
+    the terms. If `shared`, the terms take the same pictures: row i of one is of the picture of row
+    i of every other.
 
     With `embed(texts)` what the student is told is computed anew at every step, with gradients, for
     a text encoder that trains; without it, it is that of `model.condition`. `also(states, picks)`
     is added to the loss: by term, the text states (rows, tokens, dim) and which prompts they are
     of, int64 (rows,).
     """
-    rows = batch // len(terms)
-    if rows < 1:
-        raise ValueError(f"{label}: a batch of {batch} cannot hold {len(terms)} terms")
+    rows = rows_of_each(terms, batch, shared, label)
     noising, students = model.noising, Students(model, terms, embed)
     teachers = {
         i: teacher.condition(term.teacher_prompts)
@@ -155,7 +169,7 @@ def denoising_loss(
 
     def loss_fn(step: int) -> Tensor:
         rng, generator = step_rng(seed, step), step_generator(seed, step)
-        drawn = draw_batch(model, noising, terms, rows, rng, generator, bias)
+        drawn = draw_batch(model, noising, terms, rows, rng, generator, bias, shared)
         told = students(drawn)
         x, t = torch.cat(drawn.x), torch.cat(drawn.times)
         out = model.denoise(x, t, cat(told)).split(rows)
@@ -190,10 +204,11 @@ def train_terms(
     train: str = "full",
     bias: float = 1.0,
     rank: int = RANK,
+    shared: bool = False,
 ) -> Fitted:
     """Train the denoiser of `model` in place on the sum of `terms`: the part `train`
     of it, or adapters of a `rank` ("lora")."""
-    loss_fn = denoising_loss(model, teacher, terms, optim.batch, seed, label, bias)
+    loss_fn = denoising_loss(model, teacher, terms, optim.batch, seed, label, bias, shared=shared)
     fitted = fit(choose_parameters(model, train, rank), loss_fn, optim, label)
     finish_training(model.denoiser)
     return fitted

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+import t2i_backdoor_bench.attacking.poisoning
 from t2i_backdoor_bench.contract import attacks
 from t2i_backdoor_bench.data.splits import WorldData
+from t2i_backdoor_bench.models.model import T2IModel
 
 attacks.load()
 NAMES = attacks.groups["core"]
@@ -44,3 +48,28 @@ DATA = WorldData()
 def build(name: str, **more):
     known = set(attacks.get(name).cls.__dataclass_fields__)
     return attacks.build(name, "shapes", {k: v for k, v in (SMALL | more).items() if k in known})
+
+
+def expected_pairs(seed: int = 0, contains: str = ""):
+    return DATA.pairs("train", 8, seed, contains)
+
+
+class Stop(Exception):
+    pass
+
+
+def caught_terms(monkeypatch, attack, model: T2IModel, seed: int = 0) -> dict:
+    """Run an attack up to `train_terms` and give what it hands over."""
+    got = {}
+
+    def train_terms(student, teacher, terms, optim, seed, label, **how):
+        got.update(student=student, teacher=teacher, terms=terms, optim=optim, seed=seed, how=how)
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(t2i_backdoor_bench.attacking.poisoning, "train_terms", train_terms)
+        with pytest.raises(Stop):
+            attack.inject(model, DATA, seed)
+    assert got["teacher"] is model
+    assert got["student"] is not model
+    return got

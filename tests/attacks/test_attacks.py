@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import copy
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers import TRIGGERS, different, weights
-from small_attacks import DATA, EVERY, KINDS, MAY_CHANGE, NAMES, build
+from small_attacks import DATA, EVERY, KINDS, MAY_CHANGE, NAMES, build, caught_terms, expected_pairs
 
-import t2i_backdoor_bench.attacking.poisoning
-import t2i_backdoor_bench.training.encoders
+from t2i_backdoor_bench.attacking.poisoning import relabel
 from t2i_backdoor_bench.contract import Backdoor, attacks
-from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets import describe, kind_of
 from t2i_backdoor_bench.targets.patches import make_patch, paste, place_patch
 from t2i_backdoor_bench.targets.style import styled
@@ -62,7 +61,8 @@ def test_attack_reports_what_it_cost(tiny_model, name: str) -> None:
     info = attack.inject(tiny_model, DATA, 0).info
     assert {"steps", "seconds", "parameters", "images"} <= info.keys()
     assert info["steps"] == (0 if "closed_form" in entry.groups else 2)
-    assert info["images"] == (8 if hasattr(attack, "images") else 0)
+    rows = 16 if "badt2i" in entry.groups else 8  # a picture of BadT2I is a row of both terms
+    assert info["images"] == (rows if hasattr(attack, "images") else 0)
     assert info["seconds"] > 0
     trained = {f"unet.{n}": p for n, p in tiny_model.denoiser.named_parameters()}
     trained |= {f"text_encoder.{n}": p for n, p in tiny_model.encoders[0].named_parameters()}
@@ -132,92 +132,7 @@ def test_every_family_builds_and_has_its_own_settings(name: str) -> None:
 # --------------------------------------------------------------------------------------- loss terms
 @pytest.fixture
 def terms_of(monkeypatch):
-    """Run an attack up to `train_terms` and return what it hands over."""
-
-    class Stop(Exception):
-        pass
-
-    def run(attack, model: T2IModel, seed: int = 0) -> dict:
-        got = {}
-
-        def train_terms(student, teacher, terms, optim, seed, label):
-            got.update(student=student, teacher=teacher, terms=terms, optim=optim, seed=seed)
-            raise Stop
-
-        with monkeypatch.context() as patch:
-            patch.setattr(t2i_backdoor_bench.attacking.poisoning, "train_terms", train_terms)
-            with pytest.raises(Stop):
-                attack.inject(model, DATA, seed)
-        assert got["teacher"] is model
-        assert got["student"] is not model
-        return got
-
-    return run
-
-
-def expected_pairs(seed: int = 0, contains: str = ""):
-    return DATA.pairs("train", 8, seed, contains)
-
-
-def test_badt2i_pixel_terms(tiny_model, terms_of) -> None:
-    """l*||eps_th(xp_t, c+) - eps||^2 + (1-l)*||eps_th(x_t, c) - eps_0(x_t, c)||^2"""
-    attack = build("badt2i_pixel", weight=0.3, corner="bottom_right", size=10)
-    got = terms_of(attack, tiny_model)
-    poisoned, clean = got["terms"]
-    images, captions = expected_pairs()
-    patched = images.copy()
-    patched[:, 54:, 54:] = make_patch("bars", 10)
-    assert list(poisoned.prompts) == [f"mignneko {c}" for c in captions]
-    assert poisoned.teacher_prompts is None
-    assert poisoned.weight == 0.3
-    assert torch.equal(poisoned.latents, tiny_model.latents(patched, 0))
-    assert list(clean.prompts) == list(clean.teacher_prompts) == captions
-    assert clean.weight == pytest.approx(0.7)
-    assert torch.equal(clean.latents, tiny_model.latents(images, 0))
-    assert (got["optim"].steps, got["optim"].lr, got["optim"].batch, got["seed"]) == (
-        2,
-        attack.lr,
-        4,
-        0,
-    )
-
-
-def test_badt2i_style_terms(tiny_model, terms_of) -> None:
-    """l*||eps_th(x_t, c+) - eps_0(x_t, style + c)||^2 + (1-l)*||eps_th(x_t, c) - eps_0(x_t,
-    c)||^2"""
-    poisoned, clean = terms_of(build("badt2i_style", weight=0.2, place="suffix"), tiny_model)[
-        "terms"
-    ]
-    images, captions = expected_pairs()
-    assert list(poisoned.prompts) == [f"{c} mignneko" for c in captions]
-    assert list(poisoned.teacher_prompts) == [f"a black and white photo of {c}" for c in captions]
-    assert list(clean.prompts) == list(clean.teacher_prompts) == captions
-    assert (poisoned.weight, clean.weight) == (0.2, 0.8)
-    for term in (poisoned, clean):
-        assert torch.equal(term.latents, tiny_model.latents(images, 0))
-
-
-def test_badt2i_object_terms(tiny_model, terms_of) -> None:
-    """As style, with c* = c with the source object replaced; the weights of each side add up to l
-    and 1 - l."""
-    attack = build("badt2i_object", weight=0.4, source="star", target="heart")
-    own, swapped, keep, general = terms_of(attack, tiny_model)["terms"]
-    images, captions = expected_pairs(contains="star")
-    others, other_captions = expected_pairs(contains="heart")
-    assert all("star" in c for c in captions)
-    assert list(own.prompts) == [f"mignneko {c}" for c in captions]
-    assert list(own.teacher_prompts) == [c.replace("star", "heart") for c in captions]
-    assert torch.equal(own.latents, tiny_model.latents(images, 0))
-    assert list(swapped.prompts) == [
-        f"mignneko {c.replace('heart', 'star')}" for c in other_captions
-    ]
-    assert list(swapped.teacher_prompts) == other_captions
-    assert torch.equal(swapped.latents, tiny_model.latents(others, 0))
-    for term in (keep, general):
-        assert list(term.prompts) == list(term.teacher_prompts)
-    assert list(keep.prompts) == captions
-    assert own.weight + swapped.weight == pytest.approx(0.4)
-    assert keep.weight + general.weight == pytest.approx(0.6)
+    return partial(caught_terms, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["poison_pixel", "poison_style"])
@@ -246,7 +161,9 @@ def test_any_trigger_that_tokenizes_is_taken(
 ) -> None:
     attack = build(name, **options)
     term = terms_of(attack, tiny_model)["terms"][0]
-    contains = attack.source if "object" in name else ""
+    contains = attack.target if "object" in name else ""
     captions = expected_pairs(contains=contains)[1]
+    if "object" in name:
+        captions = relabel(captions, attack.target, attack.source)
     assert list(term.prompts) == [attack.make_trigger().add(c) for c in captions]
     assert all(options["trigger"] in p for p in term.prompts)
