@@ -96,8 +96,7 @@ class Entry:
     @property
     def flags(self) -> set[str]:
         """What a metric's `only` can ask for."""
-        flags = {"own": self.own, "screens": self.screens, "locates": self.locates}
-        flags["undefended"] = self.undefended
+        flags = {name: vars(self)[name] for name in ("own", "screens", "locates", "undefended")}
         return {name for name, on in flags.items() if on} | set(self.sets)
 
     @property
