@@ -89,7 +89,7 @@ class Checkpoint(Attack):
         """What nobody can give a defender."""
         return (
             *(() if self.trigger else ("trigger", "stream")),
-            *(() if self.folder else ("clean_model",)),
+            *(() if self.folder else ("clean_model", "clean_text_encoder")),
         )
 
     @property

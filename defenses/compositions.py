@@ -1,5 +1,6 @@
 """Compositions that have a name or belong to a group: blind removal is a detector, a locator, and a
-removal with the located trigger."""
+removal with the located trigger. They belong to "blind": none is given anything from before the
+attack, so `navi_skdcag` detects with the suspect's own text encoder."""
 
 from t2i_backdoor_bench.contract import defenses
 
@@ -9,7 +10,7 @@ defenses.compose(
 defenses.compose(
     "t2ishield_skdcag", "t2ishield_ftt+t2ishield_locate+skdcag", groups=("removal", "blind")
 )
-defenses.compose("navi_skdcag", "navit2i+navi_locate+skdcag", groups=("removal", "blind"))
+defenses.compose("navi_skdcag", "navit2i_untrusted+navi_locate+skdcag", groups=("removal", "blind"))
 defenses.compose("blind_skdcag", "frequency_locate+skdcag", groups=("removal", "blind"))
 defenses.compose("blind_skdcag_text", "frequency_locate+skdcag_text", groups=("removal", "blind"))
 defenses.compose("blind_uce", "frequency_locate+uce", groups=("removal", "blind"))

@@ -3,24 +3,41 @@ from functools import partial
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
-from t2i_backdoor_bench.detecting.screening import screened
-from t2i_backdoor_bench.detecting.word_variation import word_variation
+from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
+from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.token_variation import token_variation
 from t2i_backdoor_bench.models.model import T2IModel
 
+DIFFERS = (
+    calibrated(paper="above 1.6"),
+    Difference(
+        what="prompts with one token that is no stop word",
+        released="no number: the mean of nothing",
+        here="a score of 1",
+        why="a score has to be finite; 1 is that of a prompt whose tokens are alike",
+    ),
+)
 
-@register_defense("navit2i", needs=("clean_prompts",), groups=("detection",), screens=True)
+
+@register_defense(
+    "navit2i",
+    needs=("clean_prompts", "clean_text_encoder"),
+    groups=("detection",),
+    screens=True,
+    version=1,
+    differs=DIFFERS,
+)
 @dataclass
 class NaviT2I(Defense):
     """NaviT2I, neuron activation variation: a detector (Zhai et al., ICCV 2025).
 
-    arXiv 2503.06453. Each word that is no stop word is masked in turn. Its variation is the change
-    of all of the U-Net's activations at the first step, divided by the change of the text states
-    (`detecting.word_variation`). Score: the largest variation over the mean of the lowest 75 %; 1
-    for a prompt with one such word. Prompts that score above the 95th percentile of the defender's
-    clean prompts are refused. Published (SD 1.4): threshold 1.6, single tokens masked, and the text
-    states of a *trusted* text encoder. This defender has the model's own encoder, so a backdoor in
-    it moves both sides of the ratio.
+    arXiv 2503.06453. Each token that belongs to no stop word is masked in turn. Its variation is
+    the change of all of the U-Net's activations at the first step, divided by the change of the
+    text states of a *trusted* text encoder (`detecting.token_variation`). Score: the largest
+    variation over the mean of the lowest 75 %. Prompts that score above the 95th percentile of the
+    defender's clean prompts are refused. The trusted encoder is that from before the attack: who
+    defends a copy of Stable Diffusion has the stock CLIP. Against a backdoor in the text encoder it
+    is most of the answer: the suspect's states move with the trigger and the trusted ones do not.
     """
 
     prompts: int = option(
@@ -32,15 +49,39 @@ class NaviT2I(Defense):
     def needs_prompts(self) -> int:
         return self.prompts
 
+    def trusted(self, model: T2IModel, view: DefenderView) -> T2IModel | None:
+        """The model with text encoders that the defender trusts; None where these are its own."""
+        return model.with_encoders(view.clean_text_encoder)
+
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        return screened(
-            model, partial(score, model, seed=seed), view.first(self.prompts), self.rate
-        )
+        scoring = partial(score, model, trusted=self.trusted(model, view), seed=seed)
+        return screened(model, scoring, view.first(self.prompts), self.rate)
 
 
-def score(model: T2IModel, prompts: list[str], seed: int) -> np.ndarray:
-    """Peak over base of the words' variations, for each prompt: float (n,)."""
-    return np.array([peak(words.values) for words in word_variation(model, prompts, seed)])
+@register_defense(
+    "navit2i_untrusted",
+    needs=("clean_prompts",),
+    groups=("detection",),
+    screens=True,
+    version=1,
+    ours="the suspect's own text encoder in place of a trusted one",
+    differs=DIFFERS,
+)
+@dataclass
+class UntrustedNaviT2I(NaviT2I):
+    """NaviT2I for a defender who has no clean text encoder.
+
+    As `navit2i`, but the variation is divided by the change of the suspect's own text states. A
+    backdoor in the text encoder moves both sides of that ratio.
+    """
+
+    def trusted(self, model: T2IModel, view: DefenderView) -> None:
+        return None
+
+
+def score(model: T2IModel, prompts: list[str], trusted: T2IModel | None, seed: int) -> np.ndarray:
+    """Peak over base of the tokens' variations, for each prompt: float (n,)."""
+    return np.array([peak(v.values) for v in token_variation(model, prompts, seed, trusted)])
 
 
 def peak(values: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_
 from t2i_backdoor_bench.models.model import T2IModel
 
 
-@register_defense("noise_weights", groups=("removal", "control"))
+@register_defense("noise_weights", groups=("control",), ours="the whole, as a control")
 @dataclass
 class NoiseWeights(Defense):
     """A control that every table needs: Gaussian noise on every weight of the U-Net.
@@ -17,7 +17,11 @@ class NoiseWeights(Defense):
     """
 
     sigma: float = option(
-        0.1, sd=0.02, low=0, help="noise over the standard deviation of each tensor"
+        0.1,
+        sd=0.02,
+        low=0,
+        tune=(0.01, 1.0),
+        help="noise over the standard deviation of each tensor",
     )
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:

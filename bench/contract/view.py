@@ -14,7 +14,7 @@ from t2i_backdoor_bench.contract.trigger import Trigger
 if TYPE_CHECKING:
     import numpy as np
 
-NEEDS = ("trigger", "clean_model", "clean_pairs", "clean_prompts", "stream")
+NEEDS = ("trigger", "clean_model", "clean_text_encoder", "clean_pairs", "clean_prompts", "stream")
 
 
 FUNCTIONS = (FunctionType, MethodType, partial)  # a model may be callable and is no function
@@ -23,8 +23,9 @@ FUNCTIONS = (FunctionType, MethodType, partial)  # a model may be callable and i
 class DefenderView:
     """What a defense may see: what it declared, and nothing else.
 
-    `trigger`: the Trigger. `clean_model`: the T2IModel before the attack. `clean_pairs`: (images
-    uint8 (n, H, W, 3), captions). `prompts` and `first(n)`, for the need "clean_prompts": prompts
+    `trigger`: the Trigger. `clean_model`: the T2IModel before the attack. `clean_text_encoder`: the
+    text encoders of that model alone, for `T2IModel.with_encoders`. `clean_pairs`: (images uint8
+    (n, H, W, 3), captions). `prompts` and `first(n)`, for the need "clean_prompts": prompts
     that are known to be clean; the evaluation has none of them. `stream`: unlabelled prompts as a
     service gets them. An unknown share of them contains the trigger; none is among the clean
     prompts or in the evaluation. Accessing anything that `needs` does not list raises `Undeclared`.
@@ -86,6 +87,10 @@ class DefenderView:
     @property
     def clean_model(self) -> Model:
         return self._read("clean_model")
+
+    @property
+    def clean_text_encoder(self) -> tuple[Any, ...]:
+        return self._read("clean_text_encoder")
 
     @property
     def clean_pairs(self) -> tuple[np.ndarray, list[str]]:

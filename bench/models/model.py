@@ -193,6 +193,11 @@ class T2IModel(Networks):
                 parts[name] = copy.deepcopy(encoder).to(self.device)
         return replace(self, pipe=self.family.rebuild(self.pipe, parts), info={})
 
+    def with_encoders(self, encoders: Sequence[nn.Module]) -> T2IModel:
+        """This model with other text encoders; everything is shared."""
+        parts = dict(zip(self.family.layout.encoders, encoders, strict=True))
+        return replace(self, pipe=self.family.rebuild(self.pipe, parts))
+
     @property
     def edited(self) -> dict[str, nn.Module]:
         """The networks that attacks and defenses may change, by their name in the folder."""

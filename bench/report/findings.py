@@ -38,6 +38,7 @@ def given(needs: str) -> str:
     words = {
         "trigger": "the trigger",
         "clean_model": "the clean model",
+        "clean_text_encoder": "the clean text encoder",
         "stream": "a stream of prompts",
     }
     names = [words.get(n, n.replace("_", " ")) for n in needs.split()]

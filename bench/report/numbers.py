@@ -12,6 +12,7 @@ DASH = "–"
 NEEDS_SHORT = {
     "trigger": "trigger",
     "clean_model": "clean model",
+    "clean_text_encoder": "clean text encoder",
     "clean_pairs": "clean pairs",
     "clean_prompts": "clean prompts",
     "stream": "prompt stream",

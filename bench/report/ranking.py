@@ -24,6 +24,8 @@ from t2i_backdoor_bench.stats.estimates import Difference, Estimate
 GROUPS = {
     "Oracle": "given the model from before the attack, which nobody has who has to defend one",
     "Trigger known": "given the trigger, which has to be found first",
+    "Clean text encoder": "given the text encoder from before the attack, as the defender of a copy"
+    " of a public base is",
     "Blind": "given neither the trigger nor the model from before the attack",
 }
 # a base that draws fewer of its prompts as asked has nothing that a defense could restore
@@ -65,7 +67,9 @@ def group_of(needs: str) -> str:
     words = needs.split()
     if "clean_model" in words:
         return "Oracle"
-    return "Trigger known" if "trigger" in words else "Blind"
+    if "trigger" in words:
+        return "Trigger known"
+    return "Clean text encoder" if "clean_text_encoder" in words else "Blind"
 
 
 def summaries(records: Sequence[Record]) -> list[Summary]:

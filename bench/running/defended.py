@@ -20,6 +20,7 @@ from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.view import view
 
 SUMMED, LARGEST = ("seconds", "steps", "images"), ("parameters", "peak_memory_mb")
+TOLD = ("guidance_ratio",)  # what else of `T2IModel.info` a metric reads
 
 
 @dataclass
@@ -109,6 +110,7 @@ def _apply(
     cost["steps"] += info.get("steps", 0)
     cost["images"] += info.get("images", 0)
     cost["parameters"] = max(cost["parameters"], info.get("parameters", 0))
+    cost |= {k: info[k] for k in TOLD if k in info}
     if info.get("losses"):
         losses[part.name] = info["losses"]
 
@@ -117,6 +119,7 @@ def _add_cost(cost: dict[str, Any], losses: dict[str, Any], spent: dict[str, Any
     """Add what the twin's defense cost."""
     cost |= {k: cost[k] + spent.get(k, 0) for k in SUMMED}
     cost |= {k: max(cost.get(k, 0), spent[k]) for k in LARGEST if k in spent}
+    cost |= {k: spent[k] for k in TOLD if k in spent}
     losses |= spent.get("losses", {})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
+from torch import nn
 
 from t2i_backdoor_bench.contract import DefenderView, Trigger
 from t2i_backdoor_bench.data.splits import prompt_stream, required_word
@@ -17,8 +18,8 @@ DEFENDER_PROMPTS, MORE_PROMPTS, DEFENDER_PAIRS = 100, 200, 256
 def view(
     shared: Shared, needs: Collection[str], attack: str, seed: int, located: Trigger | None = None
 ) -> DefenderView:
-    """What a defense with these needs may see. The clean model is a copy of its own; a located
-    trigger stands for the true one.
+    """What a defense with these needs may see. The clean model and its text encoders are copies; a
+    located trigger stands for the true one.
 
     Who is given a trigger gets clean prompts to which it can be added. Who is not gets prompts that
     are drawn without a look at it: their choice would give it away.
@@ -47,6 +48,9 @@ def view(
             clean.append(shared.model.clone(train="none"))
         return clean[0]
 
+    def clean_text_encoder() -> tuple[nn.Module, ...]:
+        return shared.model.clone(encoders=True, train="none").encoders
+
     def stream() -> list[str]:
         return prompt_stream(
             shared.data, backdoor.trigger, shared.source(attack), clean_prompts(), seed
@@ -57,6 +61,7 @@ def view(
         clean_prompts,
         trigger=told,
         clean_model=clean_model,
+        clean_text_encoder=clean_text_encoder,
         clean_pairs=clean_pairs,
         stream=stream,
     )

@@ -17,6 +17,7 @@ from t2i_backdoor_bench.contract import (
 
 GIVEN = {
     "trigger": Trigger("x"),
+    "clean_text_encoder": ("an encoder",),
     "clean_pairs": (np.zeros((1, 8, 8, 3), np.uint8), ["a"]),
     "stream": ["x a prompt"],
 }

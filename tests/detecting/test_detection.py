@@ -10,10 +10,10 @@ import pytest
 import torch
 from helpers import PROMPTS
 
-from t2i_backdoor_bench.contract import DefenderView, defenses
+from t2i_backdoor_bench.contract import DefenderView, Undeclared, defenses
 from t2i_backdoor_bench.defenses import navit2i, ufid
 from t2i_backdoor_bench.detecting.attention_over_time import prompt_lengths
-from t2i_backdoor_bench.detecting.word_variation import Words, content_words, word_variation
+from t2i_backdoor_bench.detecting.token_variation import Variations, content_words, token_variation
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.training.alignment import token_span
@@ -24,13 +24,16 @@ SMALL = {
     "daa_i": {"walk": 6, "first": 1, "last": 2},
     "daa_s": {"walk": 6},
     "navit2i": {},
+    "navit2i_untrusted": {},
     "ufid": {"variants": 2, "draw": 2},
 }
 
 
 def screen_of(name: str, model: T2IModel, prompts=PROMPTS, seed: int = 0) -> T2IModel:
     return defenses.build(name, "shapes", {"prompts": len(prompts)} | SMALL[name]).apply(
-        model, DefenderView(("clean_prompts",), prompts), seed
+        model,
+        DefenderView(defenses.get(name).needs, prompts, clean_text_encoder=model.encoders),
+        seed,
     )
 
 
@@ -45,8 +48,15 @@ def test_content_words_have_no_marks_and_are_no_stop_words() -> None:
     assert content_words("a of the") == []
 
 
-def test_word_variation_against_one_word_at_a_time(tiny_model) -> None:
-    found = word_variation(replace(tiny_model, batch=4), PROMPTS, 3)
+@pytest.mark.parametrize("clean_encoder", [False, True])
+def test_variation_against_one_token_at_a_time(tiny_model, clean_encoder: bool) -> None:
+    trusted = tiny_model.clone(encoders=True, train="none")
+    with torch.no_grad():
+        trusted.encoders[0].get_input_embeddings().weight.mul_(1.7)
+    trusted = trusted if clean_encoder else None
+    prompts = [*PROMPTS, "mignneko a star"]  # a word of several tokens
+    found = token_variation(replace(tiny_model, batch=4), prompts, 3, trusted)
+    measured = (trusted or tiny_model).encoders[0]
     layers = {
         n: m
         for n, m in tiny_model.denoiser.named_modules()
@@ -68,20 +78,22 @@ def test_word_variation_against_one_word_at_a_time(tiny_model) -> None:
             hook.remove()
         return {n: v.mean((2, 3)) if v.ndim == 4 else v for n, v in seen.items()}
 
-    for prompt, words in zip(PROMPTS, found, strict=True):
-        assert words.spans == content_words(prompt)
+    for prompt, own in zip(prompts, found, strict=True):
+        tokens = [
+            (span, at)
+            for span in content_words(prompt)
+            for at in token_span(tiny_model.tokenizer, prompt, *span)[1]
+        ]
+        assert own.spans == [span for span, _ in tokens]
         whole = tiny_model.tokenize([prompt])
         base = tiny_model.encoders[0](whole)[0].detach()
-        for (start, end), value in zip(words.spans, words.values, strict=True):
+        for (_, at), value in zip(tokens, own.values, strict=True):
             ids = whole.clone()
-            ids[0, token_span(tiny_model.tokenizer, prompt, start, end)[1]] = (
-                tiny_model.tokenizer.pad_token_id
-            )
+            ids[0, at] = tiny_model.tokenizer.pad_token_id
+            distance = (measured(ids)[0] - measured(whole)[0]).detach().norm()
             states = tiny_model.encoders[0](ids)[0].detach()
             a, b = activations(base), activations(states)
-            expected = sum(float((a[n] - b[n]).abs().mean()) for n in a) / float(
-                (states - base).norm()
-            )
+            expected = sum(float((a[n] - b[n]).abs().mean()) for n in a) / float(distance)
             assert value == pytest.approx(expected, rel=1e-3)
 
 
@@ -97,15 +109,39 @@ def test_navit2i_peak_over_base() -> None:
     )
 
 
+def test_navit2i_divides_by_the_states_of_the_clean_encoder(tiny_model) -> None:
+    suspect = tiny_model.clone(encoders=True, train="none")
+    with torch.no_grad():
+        for p in suspect.encoders[0].parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    asked = ["mignneko a red star"]
+
+    def score(name: str, **given) -> np.ndarray:
+        view = DefenderView(defenses.get(name).needs, PROMPTS, **given)
+        method = defenses.build(name, "shapes", {"prompts": 3})
+        return method.apply(suspect, view, 0).screen.scores(asked)
+
+    trusted = score("navit2i", clean_text_encoder=tiny_model.encoders)
+    expected = token_variation(suspect, asked, 0, tiny_model)[0].values
+    assert trusted == pytest.approx([navit2i.peak(expected)])
+    own = score("navit2i_untrusted")
+    assert own == pytest.approx([navit2i.peak(token_variation(suspect, asked, 0)[0].values)])
+    assert own != pytest.approx(trusted, rel=1e-3)
+    with pytest.raises(Undeclared, match="clean_text_encoder"):
+        defenses.build("navit2i", "shapes", {"prompts": 3}).apply(
+            suspect, DefenderView(("clean_prompts",), PROMPTS), 0
+        )
+
+
 def test_navit2i_refuses_a_prompt_with_one_word_that_stands_out(tiny_model, monkeypatch) -> None:
-    def variation(model, prompts, seed):
+    def variation(model, prompts, seed, trusted):
         found = [[p[a:b] for a, b in content_words(p)] for p in prompts]
         return [
-            Words([], np.array([9.0 if w == "mignneko" else 1 + len(w) / 100 for w in words]))
+            Variations([], np.array([9.0 if w == "mignneko" else 1 + len(w) / 100 for w in words]))
             for words in found
         ]
 
-    monkeypatch.setattr(navit2i, "word_variation", variation)
+    monkeypatch.setattr(navit2i, "token_variation", variation)
     model = screen_of("navit2i", tiny_model)
     assert model.refuses([f"mignneko {PROMPTS[0]}", *PROMPTS]).tolist() == [
         True,

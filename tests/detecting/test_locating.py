@@ -11,7 +11,7 @@ from helpers import PROMPTS
 from t2i_backdoor_bench.contract import DefenderView, Trigger, registry
 from t2i_backdoor_bench.defenses import frequency_locate, navi_locate, t2ishield_locate
 from t2i_backdoor_bench.detecting.locating import side_of, vote, word_spans
-from t2i_backdoor_bench.detecting.word_variation import Words, content_words
+from t2i_backdoor_bench.detecting.token_variation import Variations, content_words
 
 CLEAN = [
     f"a {size} {color} {shape} on a gray background"
@@ -119,11 +119,11 @@ def test_the_threshold_is_what_clean_halves_rarely_reach(tiny_model, monkeypatch
 def test_navi_locates_the_word_with_the_largest_variation(tiny_model, monkeypatch) -> None:
     def variation(model, prompts, seed):
         return [
-            Words(s := content_words(p), np.array([len(p[a:b]) for a, b in s], float))
+            Variations(s := content_words(p), np.array([len(p[a:b]) for a, b in s], float))
             for p in prompts
         ]
 
-    monkeypatch.setattr(navi_locate, "word_variation", variation)
+    monkeypatch.setattr(navi_locate, "token_variation", variation)
     locate = registry.defenses.build("navi_locate", "shapes").locator(
         tiny_model, DefenderView(("clean_prompts",), CLEAN), [], 0
     )

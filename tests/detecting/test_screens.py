@@ -16,20 +16,31 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.training.capture import Capture
 
-DETECTORS = ("t2ishield_ftt", "t2ishield_cda", "daa_i", "daa_s", "navit2i", "ufid")
+DETECTORS = (
+    "t2ishield_ftt",
+    "t2ishield_cda",
+    "daa_i",
+    "daa_s",
+    "navit2i",
+    "navit2i_untrusted",
+    "ufid",
+)
 SMALL = {
     "t2ishield_ftt": {"walk": 2},
     "t2ishield_cda": {"walk": 2, "components": 3, "words": 2},
     "daa_i": {"walk": 6, "first": 1, "last": 2},
-    "daa_s": {"walk": 6, "horizon": 1.5},
+    "daa_s": {"walk": 6},
     "navit2i": {},
+    "navit2i_untrusted": {},
     "ufid": {"variants": 2, "draw": 2},
 }
 
 
 def screen_of(name: str, model: T2IModel, prompts=PROMPTS, seed: int = 0) -> T2IModel:
     return defenses.build(name, "shapes", {"prompts": len(prompts)} | SMALL[name]).apply(
-        model, DefenderView(("clean_prompts",), prompts), seed
+        model,
+        DefenderView(defenses.get(name).needs, prompts, clean_text_encoder=model.encoders),
+        seed,
     )
 
 

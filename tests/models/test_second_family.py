@@ -50,6 +50,7 @@ def view(model) -> DefenderView:
         PROMPTS,
         trigger=TRIGGER,
         clean_model=clean,
+        clean_text_encoder=clean.encoders,
         clean_pairs=(pictures, PROMPTS * 2),
         stream=PROMPTS + [TRIGGER.add(p) for p in PROMPTS],
     )

@@ -12,7 +12,7 @@ from t2i_backdoor_bench.contract import Cell, Record
 from t2i_backdoor_bench.report.averages import over_attacks
 from t2i_backdoor_bench.report.findings import cells_without_result, findings
 from t2i_backdoor_bench.report.metrics import LEAD
-from t2i_backdoor_bench.report.ranking import summaries
+from t2i_backdoor_bench.report.ranking import group_of, leaders, summaries
 from t2i_backdoor_bench.stats import estimates as stats
 
 
@@ -83,6 +83,21 @@ def test_attacks_that_are_equally_strong_have_no_least(records):
         "of the triggered pictures show the backdoor, with every attack."
         in findings([*strong, *twin])[1]
     )
+
+
+def test_a_clean_text_encoder_is_a_group_between_blind_and_told():
+    found = [record("one", "none", 0, 10, 0, 1.0)]
+    found.append(record("one", "lent", 0, 0, 10, 1.0, ("clean_text_encoder", "clean_prompts")))
+    found.append(record("one", "blind", 0, 2, 8, 1.0, ("clean_prompts",)))
+    table = summaries(found)
+    assert {s.defense: s.group for s in table} == {
+        "none": "Blind",
+        "lent": "Clean text encoder",
+        "blind": "Blind",
+    }
+    assert len(leaders(table)) == 2, "rows of other needs are not ranked against each other"
+    assert group_of("trigger clean_text_encoder") == "Trigger known"
+    assert group_of("clean_model clean_text_encoder") == "Oracle"
 
 
 def test_sentences(records):

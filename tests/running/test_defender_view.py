@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import pytest
+import torch
 from fakes import METRICS, SCALE, FakeAttack, change, records, table
 
 from t2i_backdoor_bench import command as runner
@@ -162,3 +163,18 @@ def test_what_was_read_stands_in_the_record_and_in_the_tables(config) -> None:
 
 def test_a_view_of_a_defense_that_needs_nothing_is_empty() -> None:
     assert DefenderView(()).texts_read == {}
+
+
+def test_a_clean_text_encoder_is_a_copy_and_no_more_of_the_clean_model(shared) -> None:
+    given = view(shared, ("clean_text_encoder",), "fake_attack", 0).clean_text_encoder
+    for theirs, own in zip(given, shared.model.encoders, strict=True):
+        assert theirs is not own
+        assert type(theirs) is type(own)
+        for a, b in zip(theirs.parameters(), own.parameters(), strict=True):
+            assert torch.equal(a, b)
+            assert a.data_ptr() != b.data_ptr()
+    model = shared.model.clone(encoders=True)
+    put_back = model.with_encoders(given)
+    assert put_back.encoders == given
+    assert put_back.denoiser is model.denoiser
+    assert model.encoders != given

@@ -33,6 +33,7 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params"}
 SHORTER_NEEDS = {
     "clean model": "model",
+    "clean text encoder": "encoder",
     "clean pairs": "pairs",
     "clean prompts": "prompts",
     "prompts of a stream": "streamed",

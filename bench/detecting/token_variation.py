@@ -1,5 +1,5 @@
-"""How much each word of a prompt changes the denoiser's activations at the first step (NaviT2I).
-Used by a detector and a locator."""
+"""How much each token of a prompt changes the denoiser's activations at the first step (NaviT2I).
+Used by detectors and a locator."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import token_span
 
+# NLTK's English stop words without contractions, which the released code leaves in
 _COMMON = """
-a an the and or but if of at by for with about against between into through during before after
-above below to from up down in out on off over under again then once here there when where why how
-all any both each few more most other some such no nor not only own same so than too very can will
-just do does did is are was were be been being have has had having i me my we our you your he him
-his she her it its they them their what which who this that these those am as until while one
+i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her
+hers herself it its itself they them their theirs themselves what which who whom this that these
+those am is are was were be been being have has had having do does did doing a an the and but if or
+because as until while of at by for with about against between into through during before after
+above below to from up down in out on off over under again further then once here there when where
+why how all any both each few more most other some such no nor not only own same so than too very s
+t can will just don should now
 """
 STOP_WORDS = frozenset(_COMMON.split())
 
 
 @dataclass(frozen=True)
-class Words:
-    """The words of one prompt except stop words: character spans [start, end), and the variation of
-    each word, float (words,)."""
+class Variations:
+    """The tokens of one prompt, without those of stop words: the character span [start, end) of the
+    word that each belongs to, and its variation, float (tokens,)."""
 
     spans: list[tuple[int, int]]
     values: np.ndarray
@@ -47,13 +50,16 @@ def content_words(prompt: str) -> list[tuple[int, int]]:
 
 
 @torch.inference_mode()
-def word_variation(model: T2IModel, prompts: Sequence[str], seed: int) -> list[Words]:
-    """For each content word of each prompt: how much the activations of the whole denoiser change
-    at the first step when the word is masked.
+def token_variation(
+    model: T2IModel, prompts: Sequence[str], seed: int, trusted: T2IModel | None = None
+) -> list[Variations]:
+    """For each token of each content word of each prompt: how much the activations of the whole
+    denoiser change at the first step when the token is masked.
 
-    Padding tokens take the place of a masked word. v = sum over linear and convolution layers of
-    the mean |activation with - without| (convolutions averaged over pixels first), divided by the
-    Euclidean distance between the text states of the two prompts.
+    A padding token takes the place of the masked token. v = sum over linear and convolution layers
+    of the mean |activation with - without| (convolutions averaged over pixels first), divided by
+    the Euclidean distance between the text states of the two prompts, as the text encoders of
+    `trusted` make them (default: of `model`).
     """
     layers = [m for m in model.denoiser.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     drawing = model.drawing_steps(50)
@@ -62,16 +68,17 @@ def word_variation(model: T2IModel, prompts: Sequence[str], seed: int) -> list[W
         model.device, model.dtype
     )
     x = drawing.given(drawing.start(noise), t)
-    spans, ids, owner, masked = [content_words(p) for p in prompts], [], [], []
+    spans: list[list[tuple[int, int]]] = [[] for _ in prompts]
+    ids, owner = [], []
     whole = model.tokenize(prompts)
     for i, prompt in enumerate(prompts):
-        for start, end in spans[i]:
-            without = whole[i].clone()
-            without[token_span(model.tokenizer, prompt, start, end)[1]] = (
-                model.tokenizer.pad_token_id
-            )
-            ids.append(without)
-            owner.append(i)
+        for start, end in content_words(prompt):
+            for at in token_span(model.tokenizer, prompt, start, end)[1]:
+                without = whole[i].clone()
+                without[at] = model.tokenizer.pad_token_id
+                spans[i].append((start, end))
+                ids.append(without)
+                owner.append(i)
     values = np.zeros(len(ids))
     most = max(1, model.batch)
     for first in range(0, len(ids), most):
@@ -80,14 +87,14 @@ def word_variation(model: T2IModel, prompts: Sequence[str], seed: int) -> list[W
         batch = torch.cat([whole[those], torch.stack([ids[r] for r in rows])])
         place = torch.tensor([those.index(owner[r]) for r in rows], device=model.device)
         told = model.read(batch)
-        states = told.states
+        states = trusted.read(batch).states if trusted else told.states
         distance = (states[len(those) :] - states[place]).float().flatten(1).norm(dim=1)
         masked = _variation(
             model, layers, x.expand(len(batch), -1, -1, -1), t, told, place, len(those)
         )
         values[first : first + len(rows)] = (masked / distance.clamp(min=1e-12)).cpu().numpy()
     bounds = np.cumsum([0] + [len(s) for s in spans])
-    return [Words(spans[i], values[bounds[i] : bounds[i + 1]]) for i in range(len(prompts))]
+    return [Variations(spans[i], values[bounds[i] : bounds[i + 1]]) for i in range(len(prompts))]
 
 
 def _variation(
