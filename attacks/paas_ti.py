@@ -57,7 +57,9 @@ class PaaSTextualInversion(Personalization):
     steps: int = option(300, sd=2000, low=1, scales=True, help="training steps")
     lr: float = option(2e-2, sd=5e-4, above=0, tune=(2e-3, 1e-1), help="learning rate")
     batch: int = option(8, sd=4, low=1, help="rows a step")
-    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
+    decay: float = option(
+        0.5, sd=0.0, low=0, high=1, tune=(0.0, 1.0), help="last share of the steps: lr falls to 0"
+    )
     vectors: int = option(1, low=1, help="token embeddings that are trained")
     file: str = option(
         "", help="a learned embedding (diffusers, safetensors) to use instead of training"

@@ -78,12 +78,18 @@ class VillanCond(DenoiserAttack):
     )
     batch: int = option(16, sd=2, low=2, source="released", help="rows a step, shared by the terms")
     drop: float = option(
-        0.2, sd=0.0, low=0, high=1, source="released", help="share of clean rows with no prompt"
+        0.2,
+        sd=0.0,
+        low=0,
+        high=1,
+        source="released",
+        tune=(0.0, 0.5),
+        help="share of clean rows with no prompt",
     )
     weight: float = option(
         1.0, low=0, source="paper", tune=(0.1, 10.0), help="w, the weight of the clean term"
     )
-    rank: int = option(16, sd=4, low=1, source="paper", tune=(4, 32), help="rank of the adapters")
+    rank: int = option(16, sd=4, low=1, source="paper", help="rank of the adapters")
     picture: str = option("target", help="the image: bars, checker, target, or a picture file")
 
     @property
