@@ -40,8 +40,8 @@ KINDS = {"defense": registry.defenses, "attack": registry.attacks}
 
 
 def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
-    """The methods that are searched, defenses first, or those named in their order. Raises UserError for a name
-    that is none, or that has no range."""
+    """The methods that are searched, defenses first, or those named, in their order. Raises
+    UserError for a name that is none, or that has no range."""
     found = []
     for kind, known in KINDS.items():
         known.load()
