@@ -53,7 +53,7 @@ class FinetuneReversal(PromptDefense):
         sd=0.0,
         low=0,
         source="paper",
-        tune=(0.1, 100.0),
+        tune=(0.1, 300.0),
         help="weight of the same loss on clean prompts",
     )
     drop: float = option(

@@ -17,11 +17,7 @@ class NoiseWeights(Defense):
     """
 
     sigma: float = option(
-        0.1,
-        sd=0.02,
-        low=0,
-        tune=(0.01, 1.0),
-        help="noise over the standard deviation of each tensor",
+        0.1, sd=0.02, low=0, help="noise over the standard deviation of each tensor"
     )
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:

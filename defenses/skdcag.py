@@ -177,7 +177,7 @@ class SKDCAG(DistillationOptions, PromptDefense):
         "trajectory", sd="noise", choices=LATENTS, source="paper", tune=LATENTS, help="what x_t is"
     )
     preserve: float = option(
-        64.0, sd=0.0, low=0, source="paper", tune=(6.0, 600.0), help="weight of the clean term"
+        64.0, sd=0.0, low=0, source="paper", tune=(0.1, 300.0), help="weight of the clean term"
     )
     drop: float = option(
         0.25,

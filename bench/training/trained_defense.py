@@ -42,7 +42,7 @@ class TrainedDefense(Defense):
     lr: float = option(3e-4, above=0, tune=(3e-5, 3e-3), help="learning rate")
     batch: int = option(16, low=1, help="student rows a step, preserving rows included")
     preserve: float = option(
-        0.0, low=0, late=True, tune=(0.1, 100.0), help="weight of the preserving term"
+        0.0, low=0, late=True, tune=(0.1, 300.0), help="weight of the preserving term"
     )
     drop: float = option(
         0.25, low=0, high=1, late=True, help="share of empty prompts among those preserved"
