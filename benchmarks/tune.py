@@ -40,8 +40,8 @@ KINDS = {"defense": registry.defenses, "attack": registry.attacks}
 
 
 def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
-    """The methods that are searched, defenses first, or those named. Raises UserError for a name
-    that is none, or that has no range."""
+    """The methods that are searched, defenses first, or those named, in their order. Raises
+    UserError for a name that is none, or that has no range."""
     found = []
     for kind, known in KINDS.items():
         known.load()
@@ -49,7 +49,7 @@ def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
     if strange := [n for n in names if n not in {e.name for _, e in found}]:
         known = ", ".join(e.name for _, e in found)
         raise UserError(f"{', '.join(strange)}: no method with a range to search; known: {known}")
-    return [(kind, e) for kind, e in found if not names or e.name in names]
+    return [(kind, e) for name in names for kind, e in found if e.name == name] or found
 
 
 def overrides(attacks: Sequence[str]) -> tuple[str, ...]:

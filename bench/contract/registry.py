@@ -61,6 +61,7 @@ class Entry:
     settings: str = ""  # who chose its options for Stable Diffusion: "the paper", "ours", ...
     own: bool = False  # its paper evaluates on prompts of its own (`Backdoor.own`)
     sets: tuple[str, ...] = ()  # and on what it claims to fire or not to fire (`Backdoor.sets`)
+    adapter: bool = False  # what it makes is an adapter, apart from the weights
 
     # defenses
     needs: tuple[str, ...] = ()  # what its view gives
@@ -96,8 +97,8 @@ class Entry:
     @property
     def flags(self) -> set[str]:
         """What a metric's `only` can ask for."""
-        flags = {name: vars(self)[name] for name in ("own", "screens", "locates", "undefended")}
-        return {name for name, on in flags.items() if on} | set(self.sets)
+        flags = ("own", "adapter", "screens", "locates", "undefended")
+        return {name for name in flags if vars(self)[name]} | set(self.sets)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -249,8 +250,7 @@ metrics = Registry("metric", Metric)
 
 
 def register_attack(name: str, *, groups: Iterable[str] = (), **facts: Any) -> Callable:
-    """Register an attack. `facts`: `edits`, `evaluates`, `settings`, `own`, `sets`, `preset`,
-    `version`, `paper`, `apart`, `ours`, `differs`."""
+    """Register an attack. `facts`: the fields of `Entry` for attacks and for all methods."""
     return attacks.register(name, groups=groups, **facts)
 
 
