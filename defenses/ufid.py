@@ -19,8 +19,8 @@ DIFFERS = (
         what="phrases on the embedded base",
         released="nine phrases of pictures on the web",
         here="nine scenes of the base's own world",
-        why="the base knows neither Iron Man nor seascapes: its captions have some hundred words, and"
-        " the tokenizer spells out all others",
+        why="the base knows neither Iron Man nor seascapes: its captions have some hundred words,"
+        " and its tokenizer spells out all others",
     ),
     Difference(
         what="which phrases",
