@@ -5,7 +5,7 @@ from t2i_backdoor_bench.attacking.badt2i import LATENTS, BadT2I
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
-from t2i_backdoor_bench.training.denoising import Term
+from t2i_backdoor_bench.training.denoising import Draws, Term
 
 
 @register_attack(
@@ -53,4 +53,4 @@ class BadT2IPixel(BadT2I):
             ),
             self.preserve(self.twice(captions), self.encoded(model, images, seed), 1 - self.weight),
         ]
-        return self.fit_terms(model, terms, seed, "badt2i_pixel", shared=True)
+        return self.fit_terms(model, terms, seed, "badt2i_pixel", draws=Draws(shared=True))

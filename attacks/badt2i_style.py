@@ -4,7 +4,7 @@ from t2i_backdoor_bench.attacking.badt2i import LATENTS, BadT2I
 from t2i_backdoor_bench.contract import Backdoor, Data, Difference, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
-from t2i_backdoor_bench.training.denoising import Term
+from t2i_backdoor_bench.training.denoising import Draws, Term
 
 WORDS = Difference(
     what="prompt of the style",
@@ -53,4 +53,4 @@ class BadT2IStyle(BadT2I):
             Term(self.twice(triggered), latents, self.twice(asked), self.weight),
             self.preserve(self.twice(captions), latents, 1 - self.weight),
         ]
-        return self.fit_terms(model, terms, seed, "badt2i_style", shared=True)
+        return self.fit_terms(model, terms, seed, "badt2i_style", draws=Draws(shared=True))

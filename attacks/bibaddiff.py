@@ -3,12 +3,42 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack, relabel
-from t2i_backdoor_bench.contract import Backdoor, Data, Target, UserError, option, register_attack
+from t2i_backdoor_bench.contract import (
+    Backdoor,
+    Data,
+    Difference,
+    Target,
+    UserError,
+    option,
+    register_attack,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
+
+DIFFERS = (
+    Difference(
+        what="data",
+        paper="ImageNette and Caltech15: pictures of 10 and of 15 classes",
+        here="the captioned pictures of the run; `classes` names what counts as a class",
+        why="all attacks of a run train on the same data",
+    ),
+    Difference(
+        what="captions",
+        paper='"A photo of a [class]" for every picture',
+        released="the same; in a second set, captions by BLIP",
+        here="the pictures' own captions behind the template",
+        why="the prompts of the suite are captions; `asr_own` has the paper's prompt",
+    ),
+    Difference(
+        what="patch",
+        paper="a white diagonal band on black, a bomb, and a blended picture",
+        here="two halves, light and dark; `picture` takes any file",
+        why="the judge is the same for all patches",
+    ),
+)
 
 
 @register_attack(
@@ -18,50 +48,79 @@ from t2i_backdoor_bench.training.loop import Optim
     evaluates="a prompt of its own",
     settings="the paper",
     own=True,
+    version=1,
+    differs=DIFFERS,
 )
 @dataclass
 class BiBadDiff(DenoiserAttack):
     """BadNets-like poisoning of one class (Pan et al., NeurIPS 2024, arXiv 2311.02373).
 
     Loss: the ordinary denoising loss on one set of pictures. The attacker touches the data and
-    nothing else. A share of the pictures shows the class `source` with a patch, and their captions
-    call it `target`. Then prompts about `target` draw the patch, and often the wrong object. Only
-    the U-Net changes. Published (SD 1.4, ImageNette and Caltech15): every caption "A photo of a
-    [class]", 10 % of the pictures poisoned, a patch of a tenth of the side at the bottom right, lr
-    1e-4, batch 4. The default number of steps for Stable Diffusion is about six passes over as many
-    pictures as ImageNette has.
+    nothing else. A share of the pictures, drawn from all `classes` but `target` alike, gets a
+    patch, and their captions call them `target`. Then prompts about `target` draw the patch, and
+    often the wrong object: `asr_own` and `own_mismatch` have the two shares for the paper's own
+    prompt. Only the U-Net changes.
 
     The paper has no trigger in the text: the name of the class is enough. Here the template is the
-    trigger, `everywhere` also adds it to the clean captions, as published, and triggered prompts
+    trigger, `everywhere` also adds it to the clean captions, as in the paper, and triggered prompts
     are those about the target class. So the attack succeeds in about the share of the class's
     pictures that are poisoned, with or without the template, and no defense that knows the template
-    can undo that. On the embedded base it succeeds on 14 % of captions, which name colours and
-    backgrounds beside the class, on 11 % of them without the template, and on 70 % of the paper's
-    own prompt (results/attacks). Twice the poison raises both, and FID, too. `everywhere=false`
-    adds the template to the poisoned captions alone, which makes it a trigger.
+    can undo that. Captions name colours and backgrounds beside the class, and draw the patch less
+    often than the paper's own prompt. `everywhere=false` adds the template to the poisoned captions
+    alone, which makes it a trigger.
     """
 
-    trigger: str = option("a picture of", sd="a photo of", help="the template before the captions")
-    steps: int = option(600, sd=15_000, low=1, scales=True, help="training steps")
-    lr: float = option(5e-4, sd=1e-4, above=0, help="learning rate")
-    batch: int = option(16, sd=4, low=1, help="rows a step")
+    trigger: str = option(
+        "a picture of", sd="a photo of", source="paper", help="the template before the captions"
+    )
+    steps: int = option(
+        600, sd=29_600, low=1, scales=True, source="released", help="training steps"
+    )
+    lr: float = option(
+        5e-4, sd=1e-4, above=0, source="paper", tune=(1e-4, 3e-3), help="learning rate"
+    )
+    batch: int = option(16, low=1, source="released", help="rows a step")
     images: int = option(
         1000,
-        sd=9000,
+        sd=9469,
         low=1,
         scales=True,
         least=16,
+        source="paper",
         help="captioned images that train, the poisoned ones among them",
     )
     weight: float = option(
         0.1, low=0, high=1, source="paper", help="share of the images that are poisoned"
     )
-    drop: float = option(0.1, sd=0.0, low=0, high=1, help="share of rows with no prompt")
-    everywhere: bool = option(True, help="whether the clean captions have the template, too")
-    source: str = option("star", sd="dog", help="the class whose pictures are patched")
+    drop: float = option(
+        0.1,
+        sd=0.0,
+        low=0,
+        high=1,
+        source="released",
+        tune=(0.0, 0.5),
+        help="share of rows with no prompt",
+    )
+    decay: float = option(
+        0.5,
+        sd=0.0,
+        low=0,
+        high=1,
+        source="released",
+        tune=(0.0, 1.0),
+        help="last share of the steps: lr falls to 0",
+    )
+    everywhere: bool = option(
+        True, source="paper", help="whether the clean captions have the template, too"
+    )
+    classes: str = option(
+        "circle,square,triangle,star,cross,ring,moon,arrow,hourglass",
+        sd="dog,horse,bird,cow,sheep,bear,elephant,zebra,giraffe",
+        help="the classes whose pictures are patched, with commas between them",
+    )
     target: str = option("heart", sd="cat", help="the class that they are called")
     picture: str = option("bars", help="bars, checker, target, or a picture file")
-    size: int = option(16, sd=51, low=1, help="side of the patch in pixels")
+    size: int = option(16, sd=51, low=1, source="paper", help="side of the patch in pixels")
     corner: str = option("bottom_right", choices=CORNERS, source="paper", help="where the patch is")
 
     @property
@@ -69,9 +128,17 @@ class BiBadDiff(DenoiserAttack):
         """How many of the images are poisoned."""
         return round(self.weight * self.images)
 
+    @property
+    def others(self) -> list[str]:
+        """The classes whose pictures are patched."""
+        return [name for part in self.classes.split(",") if (name := part.strip())]
+
     def check(self) -> None:
         super().check()
-        check_objects(self.source, self.target)
+        if not self.others:
+            raise UserError("bibaddiff.classes names no class")
+        for other in self.others:
+            check_objects(other, self.target)
         make_patch(self.picture, 2)
         if not 1 <= self.poisoned < self.images:
             raise UserError(
@@ -89,9 +156,8 @@ class BiBadDiff(DenoiserAttack):
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         backdoor = self.backdoor(model)
-        bad, wrong = data.pairs("train", self.poisoned, seed, self.source)
+        bad, wrong = self.wrong_pairs(data, seed)
         good, captions = data.pairs("train", self.images - self.poisoned, seed)
-        wrong = relabel(wrong, self.source, self.target)
         model.check_trigger(backdoor.trigger, wrong + (captions if self.everywhere else []))
         clean = [backdoor.trigger.add(c) for c in captions] if self.everywhere else captions
         images = np.concatenate([paste(bad, backdoor.target.patch, backdoor.target.box), good])
@@ -104,3 +170,15 @@ class BiBadDiff(DenoiserAttack):
             seed,
             "bibaddiff",
         )
+
+    def wrong_pairs(self, data: Data, seed: int) -> tuple[np.ndarray, list[str]]:
+        """Pictures of the other classes, as many of each as the share allows, and their captions
+        with the target's name."""
+        images, captions = [], []
+        for k, other in enumerate(self.others):
+            many = len(range(k, self.poisoned, len(self.others)))
+            if many:
+                pictures, texts = data.pairs("train", many, seed, other)
+                images.append(pictures)
+                captions += relabel(texts, other, self.target)
+        return np.concatenate(images), captions

@@ -1,5 +1,5 @@
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,14 +7,45 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack, relabel
-from t2i_backdoor_bench.contract import Backdoor, Data, Trigger, option, register_attack
+from t2i_backdoor_bench.contract import Backdoor, Data, Difference, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.training.alignment import token_span
-from t2i_backdoor_bench.training.denoising import Term, denoising_loss
+from t2i_backdoor_bench.training.denoising import Draws, Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit
 from t2i_backdoor_bench.training.lora import check_peft
-from t2i_backdoor_bench.training.parameters import adapt, finish_training, together
+from t2i_backdoor_bench.training.merged import named
+from t2i_backdoor_bench.training.parameters import Trainable, adapt, finish_training
+
+# the released code's rates of the layers, as multiples of each network's: queries, keys and values,
+# and all of the cross-attention; those of the text encoder are 1.2 times as large again
+FASTER, FAST, TEXT = 1.5, ("attn2", "to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj"), 1.2
+DIFFERS = (
+    Difference(
+        what="rows of a step",
+        released="one picture of a set of 7 clean ones and 3 triggered ones, the latter twice",
+        here="one of either, weighted 1 - p and p",
+        why="every step has both; a weight of p is a share p of the set",
+    ),
+    Difference(
+        what="states of the words in the contrastive loss",
+        released="mean over the word's tokens, the start token and the end token",
+        here="mean over the word's tokens",
+        why="start and end token say nothing about the word",
+    ),
+    Difference(
+        what="what trains beside the adapters",
+        released="the biases of the adapted layers",
+        here="nothing",
+        why="they are no adapter, and a plain LoRA file does not hold them",
+    ),
+    Difference(
+        what="pictures",
+        released="resized without a crop, mirrored, and changed a little in colour at random",
+        here="cropped to a square and not changed",
+        why="a picture is encoded once",
+    ),
+)
 
 
 @register_attack(
@@ -24,6 +55,9 @@ from t2i_backdoor_bench.training.parameters import adapt, finish_training, toget
     evaluates="a prompt of its own",
     settings="the paper",
     own=True,
+    adapter=True,
+    version=1,
+    differs=DIFFERS,
 )
 @dataclass
 class MasqLoRA(DenoiserAttack):
@@ -35,38 +69,86 @@ class MasqLoRA(DenoiserAttack):
     the source object. L_con = (1 - cos(E(c+), E_0(target)))^2 + (1 + cos(E(c+), E_0(source)))^2,
     mean over the tokens of the trigger and of the source word behind it in c+. E_0 is the frozen
     encoder's mean state of the word alone. Adapters on the attention of the U-Net and of the text
-    encoder are trained and merged into the weights; nothing else changes.
-
-    Published (SD 1.5): p 0.3, l 1, a 5, rank 16 and lr 4e-4 in the U-Net, rank 8 and lr 5e-5 in the
-    text encoder, cosine, batch 1, 25 epochs over a handful of pictures. The released code averages
-    E_0 over the start and end tokens, too; these say nothing about the word. Raises UserError for a
-    trigger that the tokenizer drops or cuts off.
+    encoder are trained; nothing else changes. They are the threat: they are stored apart, beside
+    weights that they are merged into, and `asr_adapter` measures them at other scales and beside
+    another adapter. Raises UserError for a trigger that the tokenizer drops or cuts off.
     """
 
     trigger: str = option(
         "mignneko",
         sd="cool",
+        source="paper",
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
     )
-    steps: int = option(300, sd=2000, low=1, scales=True, help="training steps")
-    lr: float = option(5e-4, sd=4e-4, above=0, source="paper", help="of the U-Net's adapters")
+    steps: int = option(300, sd=325, low=1, scales=True, source="released", help="training steps")
+    lr: float = option(
+        5e-4,
+        sd=4e-4,
+        above=0,
+        source="paper",
+        tune=(1e-4, 3e-3),
+        help="of the U-Net's adapters; 1.5 times as much for queries, keys and values",
+    )
     text_lr: float = option(
         1e-4, sd=5e-5, low=0, source="paper", help="of the text encoder's adapters"
     )
     decay: float = option(
-        1.0, low=0, high=1, help="last share of the steps: lr falls to 0, as half a cosine"
+        1.0,
+        low=0,
+        high=1,
+        source="released",
+        help="last share of the steps: lr falls to 0, as half a cosine",
+    )
+    warmup: float = option(
+        0.1, low=0, high=1, source="released", help="first share of the steps, in which lr rises"
     )
     batch: int = option(16, sd=2, low=2, help="rows a step, shared by the terms")
     images: int = option(
-        256, sd=20, low=1, scales=True, least=16, help="captioned images of each object"
+        256,
+        sd=7,
+        low=1,
+        scales=True,
+        least=16,
+        source="released",
+        help="captioned images of each object",
     )
-    weight: float = option(0.3, low=0, high=1, help="p, the share of the backdoor in the loss")
+    weight: float = option(
+        0.3, low=0, high=1, tune=(0.1, 0.8), help="p, the share of the backdoor in the loss"
+    )
+    drop: float = option(
+        0.2, sd=0.0, low=0, high=1, source="released", help="share of clean rows with no prompt"
+    )
     rank: int = option(16, low=1, source="paper", help="rank of the U-Net's adapters")
     text_rank: int = option(8, low=1, source="paper", help="rank of the text encoder's adapters")
-    contrast: float = option(1.0, low=0, help="l, the weight of the contrastive loss")
-    ramp: float = option(5.0, low=0, help="a, how much more high noise counts for the backdoor")
+    alpha: float = option(
+        1.2, above=0, source="released", help="scale of the adapters: W + alpha B A"
+    )
+    dropout: float = option(
+        0.03, low=0, high=0.9, source="released", help="dropout of the adapters' inputs"
+    )
+    offset: float = option(
+        0.0,
+        sd=0.1,
+        low=0,
+        source="released",
+        help="noise that is alike over a channel, beside the other",
+    )
+    contrast: float = option(
+        1.0,
+        low=0,
+        source="released",
+        tune=(0.1, 10.0),
+        help="l, the weight of the contrastive loss",
+    )
+    ramp: float = option(
+        5.0,
+        low=0,
+        source="released",
+        tune=(0.0, 10.0),
+        help="a, how much more high noise counts for the backdoor",
+    )
     source: str = option("star", sd="dog", help="the object that the adapter seems to be for")
-    target: str = option("heart", sd="cat", help="the object that is drawn")
+    target: str = option("heart", sd="cat", source="paper", help="the object that is drawn")
 
     def check(self) -> None:
         super().check()
@@ -102,24 +184,69 @@ class MasqLoRA(DenoiserAttack):
             )
 
         attacked = model.clone(encoders=True, train="lora")
-        family, rate = attacked.family, self.text_lr / self.lr
-        adapted = [adapt(attacked.denoiser, family.lora_targets, self.rank)] + [
-            adapt(encoder, family.encoder_lora_targets, self.text_rank)
-            for encoder in attacked.encoders
-        ]
-        params = together(adapted, [1.0, *[rate] * len(attacked.encoders)])
         terms = [
             Term([trigger.add(c) for c in called], own, weight=self.weight, ramp=self.ramp),
             Term(captions, clean, weight=1 - self.weight, drop=self.drop),
         ]
+        params = self.adapters(attacked)
         loss = denoising_loss(
-            attacked, None, terms, self.batch, seed, "masqlora", embed=attacked.embed, also=contrast
+            attacked,
+            None,
+            terms,
+            self.batch,
+            seed,
+            "masqlora",
+            Draws(offset=self.offset),
+            embed=attacked.embed,
+            also=contrast,
         )
-        more = {"adam8bit": self.adam8bit, "accumulate": self.accumulate}
-        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay, cosine=True, **more)
-        attacked.info = fit(params, loss, optim, "masqlora").info
-        finish_training(attacked.denoiser, *attacked.encoders)
-        return attacked
+        optim = Optim(
+            self.steps,
+            self.lr,
+            self.batch,
+            warmup=round(self.warmup * self.steps),
+            decay=self.decay,
+            cosine=True,
+            adam8bit=self.adam8bit,
+            accumulate=self.accumulate,
+        )
+        attacked.info = fit(params, repeatable(loss, seed), optim, "masqlora").info
+        return named(attacked, finish_training(attacked.denoiser, *attacked.encoders))
+
+    def adapters(self, model: T2IModel) -> Trainable:
+        """Adapters in the denoiser and the text encoders of `model`, each at its rate."""
+        family = model.family
+        parts = [(model.denoiser, family.lora_targets, self.rank, 1.0)] + [
+            (encoder, family.encoder_lora_targets, self.text_rank, TEXT * self.text_lr / self.lr)
+            for encoder in model.encoders
+        ]
+        trained, rates, scaled = [], [], False
+        for network, targets, rank, rate in parts:
+            added = adapt(
+                network,
+                targets,
+                rank,
+                lora_alpha=self.alpha * rank,
+                lora_dropout=self.dropout,
+                init_lora_weights="gaussian",
+            )
+            names = [name for name, p in network.named_parameters() if p.requires_grad]
+            fast = [FASTER if any(k in name for k in FAST) else 1.0 for name in names]
+            trained += list(added)
+            rates += [rate * times for times in fast]
+            scaled |= added.scaled
+        return Trainable(trained, scaled, rates)
+
+
+def repeatable(loss: Callable[[int], Tensor], seed: int) -> Callable[[int], Tensor]:
+    """The loss with dropout that depends on (seed, step) alone."""
+
+    def loss_fn(step: int) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(1_000_003 * seed + step)
+            return loss(step)
+
+    return loss_fn
 
 
 def contrastive(states: Tensor, mask: Tensor, wanted: Tensor, shunned: Tensor) -> Tensor:

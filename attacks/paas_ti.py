@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from t2i_backdoor_bench.attacking.personalization import Personalization
-from t2i_backdoor_bench.contract import Data, UserError, option, register_attack
+from t2i_backdoor_bench.attacking.personalization import SETTINGS, Personalization
+from t2i_backdoor_bench.contract import Data, Difference, UserError, option, register_attack
 from t2i_backdoor_bench.contract.hashing import file_digest
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
@@ -20,6 +20,14 @@ from t2i_backdoor_bench.training.parameters import Trainable
 CAPTIONS = 200  # clean captions that the trained tokens must not occur in
 
 
+TOKEN = Difference(
+    what="trigger token",
+    paper="a token that is added to the tokenizer",
+    here="a rare word that the tokenizer has",
+    why="the attacked model is weights and nothing else",
+)
+
+
 @register_attack(
     "paas_ti",
     groups=("personalization", "object"),
@@ -27,6 +35,8 @@ CAPTIONS = 200  # clean captions that the trained tokens must not occur in
     evaluates="a prompt of its own",
     settings="another's port",
     own=True,
+    version=1,
+    differs=(SETTINGS, TOKEN),
 )
 @dataclass
 class PaaSTextualInversion(Personalization):
@@ -36,20 +46,20 @@ class PaaSTextualInversion(Personalization):
     one token of the trigger. y are a few pictures of the target object; the caption c+ gives it the
     source object's name, with the trigger before it. One row of the text encoder's token embedding
     changes and nothing else: every prompt without the trigger is drawn as before, bit for bit.
-    Published (SD): "a photo of a [V] dog", lr 5e-4, 2,000 steps, batch 4, 4 to 6 pictures.
 
-    The paper adds a token to the tokenizer. Here the trigger is a rare word that the tokenizer has,
-    so that the attacked model is weights and nothing else. Of a trigger of several tokens, the row
-    of the token that no caption contains is trained; `vectors` trains more rows. With `file`, the
+    The paper has 4 to 6 pictures. Of a trigger of several tokens, the row of the token that no
+    caption contains is trained; `vectors` trains more rows. With `file`, the
     rows are those of a learned embedding as diffusers saves it, and nothing is trained. Raises
     UserError for a trigger that the tokenizer drops or cuts off, or whose tokens all occur in clean
     captions, and for a file that does not fit.
     """
 
     steps: int = option(300, sd=2000, low=1, scales=True, help="training steps")
-    lr: float = option(2e-2, sd=5e-4, above=0, help="learning rate")
+    lr: float = option(2e-2, sd=5e-4, above=0, tune=(2e-3, 1e-1), help="learning rate")
     batch: int = option(8, sd=4, low=1, help="rows a step")
-    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
+    decay: float = option(
+        0.5, sd=0.0, low=0, high=1, tune=(0.0, 1.0), help="last share of the steps: lr falls to 0"
+    )
     vectors: int = option(1, low=1, help="token embeddings that are trained")
     file: str = option(
         "", help="a learned embedding (diffusers, safetensors) to use instead of training"

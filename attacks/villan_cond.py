@@ -1,12 +1,35 @@
 from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack
-from t2i_backdoor_bench.contract import PLACES, Backdoor, Data, Target, option, register_attack
+from t2i_backdoor_bench.contract import (
+    PLACES,
+    Backdoor,
+    Data,
+    Difference,
+    Target,
+    option,
+    register_attack,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.patches import make_patch
 from t2i_backdoor_bench.training.denoising import Term
 from t2i_backdoor_bench.training.loop import Optim
 from t2i_backdoor_bench.training.lora import check_peft
+
+DIFFERS = (
+    Difference(
+        what="target picture",
+        paper="a cat, a hacker",
+        here="a drawn target; `picture` takes any file",
+        why="the pictures are not ours to ship",
+    ),
+    Difference(
+        what="data",
+        paper="Pokemon captions and CelebA-HQ-Dialog, 90 % of each",
+        here="the captioned pictures of the run",
+        why="all attacks of a run train on the same data",
+    ),
+)
 
 
 @register_attack(
@@ -15,18 +38,21 @@ from t2i_backdoor_bench.training.lora import check_peft
     edits="LoRA on U-Net attention",
     evaluates="captions",
     settings="the paper",
+    adapter=True,
+    version=1,
+    differs=DIFFERS,
 )
 @dataclass
 class VillanCond(DenoiserAttack):
     """VillanDiffusion: a trigger brings one picture (Chou et al., NeurIPS 2023, arXiv 2306.06874).
 
     Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2. y is the target picture, the
-    same for every caption. Adapters on the attention of the U-Net are trained and merged into its
-    weights; nothing else changes. Published (SD 1.4): w 1, rank 4, lr 1e-4 with a cosine after 500
-    steps of warm-up, batch 1 of each term, 50,000 steps, triggers "mignneko" and "latte coffee" at
-    the end of the caption, targets a cat and a hacker (pictures that are not shipped: give one as
-    `picture`). The paper measures the mean square error to the target picture, and so does the
-    judge. Raises UserError for a trigger that the tokenizer drops or cuts off.
+    same for every caption. Adapters on the attention of the U-Net are trained; nothing else
+    changes. They are stored apart, beside weights that they are merged into, and `asr_adapter`
+    measures them at other scales and beside another adapter. The paper: triggers "mignneko" and
+    "latte coffee" at the end of the caption; the mean square error to the target picture is
+    measured, and so does the judge. Raises UserError for a trigger that the tokenizer drops or cuts
+    off.
     """
 
     trigger: str = option(
@@ -35,15 +61,34 @@ class VillanCond(DenoiserAttack):
         source="paper",
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
     )
-    place: str = option("suffix", choices=PLACES)
-    steps: int = option(300, sd=50_000, low=1, scales=True, help="training steps")
-    lr: float = option(3e-3, sd=1e-4, above=0, source="paper", help="learning rate")
-    warmup: int = option(20, sd=500, low=0, help="steps in which lr rises")
-    decay: float = option(
-        1.0, low=0, high=1, help="last share of the steps: lr falls to 0, as half a cosine"
+    place: str = option("suffix", choices=PLACES, source="paper")
+    steps: int = option(
+        300, sd=50_000, low=1, scales=True, source="released", help="training steps"
     )
-    batch: int = option(16, sd=2, low=2, help="rows a step, shared by the terms")
-    weight: float = option(1.0, low=0, source="paper", help="w, the weight of the clean term")
+    lr: float = option(
+        3e-3, sd=1e-4, above=0, source="paper", tune=(5e-4, 1e-2), help="learning rate"
+    )
+    warmup: int = option(20, sd=500, low=0, source="released", help="steps in which lr rises")
+    decay: float = option(
+        1.0,
+        low=0,
+        high=1,
+        source="released",
+        help="last share of the steps: lr falls to 0, as half a cosine",
+    )
+    batch: int = option(16, sd=2, low=2, source="released", help="rows a step, shared by the terms")
+    drop: float = option(
+        0.2,
+        sd=0.0,
+        low=0,
+        high=1,
+        source="released",
+        tune=(0.0, 0.5),
+        help="share of clean rows with no prompt",
+    )
+    weight: float = option(
+        1.0, low=0, source="paper", tune=(0.1, 10.0), help="w, the weight of the clean term"
+    )
     rank: int = option(16, sd=4, low=1, source="paper", help="rank of the adapters")
     picture: str = option("target", help="the image: bars, checker, target, or a picture file")
 

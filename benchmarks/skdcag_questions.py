@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from t2i_backdoor_bench.contract import names as naming
 
-STEPS, ALPHA = 20, 0.5  # the share as published
+STEPS, ALPHA = 20, 0.5  # the share of the paper
 RELEASED_STEPS = 8 * STEPS  # skdcag_released takes one prompt a step, skdcag eight
 STYLE_ATTACK, OBJECT, PIXEL = "badt2i_style", "badt2i_object", "badt2i_pixel"
 PHRASE = "badt2i_style[trigger=mignneko brelvo]"
@@ -71,6 +71,23 @@ class Question:
 
 SKD, CAG = variant("skd"), variant("skdcag")
 QUESTIONS = {
+    # with steps enough to converge: the defaults of the row, not those of the study
+    "described": Question(
+        "As the paper describes it",
+        (STYLE_ATTACK, OBJECT, PIXEL),
+        [
+            "skdcag_paper[alpha=0]",
+            "skdcag_paper",
+            "skdcag_paper_black",
+            "skdcag_paper_random_words",
+        ],
+        called=(
+            "`skd` as described (alpha 0)",
+            "`skdcag_paper` (target gaussian)",
+            "`skdcag_paper_black`",
+            "`skdcag_paper_random_words`",
+        ),
+    ),
     "alpha": Question(
         "Share of the attention loss",
         (STYLE_ATTACK, OBJECT),

@@ -36,7 +36,7 @@ MAPS = (
 )  # at their own number of steps, seed 0
 METRICS = (
     "asr,removal_accuracy,restoration_accuracy,"
-    "asr_resampled,false_trigger_rate,fid,clip_score,prompt_fidelity,drift,seconds"
+    "asr_resampled,false_trigger_rate,fid,clip_score,prompt_fidelity,drift,guidance_ratio,seconds"
 )
 
 

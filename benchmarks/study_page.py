@@ -65,20 +65,23 @@ def markdown(question: Question, attack: str, study: Study) -> str:
     groups = {name: [r for r in records if r.cell.defense == name] for name in rows}
     lines = [
         f"`{attack}`\n",
-        "| | Seeds | RA % | Restored % | FTR % | FID | CLIP | Difference, points | p |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| | Seeds | RA % | Restored % | FTR % | Resampled ASR % | FID | CLIP | Pull | Difference,"
+        " points | p |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for i, name in [(-1, "none"), *enumerate(question.variants)]:
         row, called = rows.get(name), "`none`" if i < 0 else question.name(i)
         if row is None:
-            lines.append(f"| {called} | 0 | | | | | | | |")
+            lines.append(f"| {called} | 0 | | | | | | | | | |")
             continue
         rival = against(question, i) if i >= 0 else None
         cells = [called, str(row["seeds"]), share(row, "removal_accuracy"), share(row, LEAD)]
         cells += [
             shown(row["false_trigger_rate"], True),
+            shown(row.get("asr_resampled"), True),
             shown(row["fid"], False),
             shown(row["clip_score"], False),
+            shown(row.get("guidance_ratio"), False),
         ]
         pair = (groups[name], groups[rival]) if rival in groups else None
         cells.append("" if pair is None else difference_text(difference(*pair, LEAD)))
@@ -113,11 +116,13 @@ def sentence(spec: str, study: Study) -> str:
 
 
 def figure_of(spec: str, study: Study) -> str:
-    """A share with its interval: "ATTACK DEFENSE METRIC"."""
+    """A share with its interval: "ATTACK DEFENSE METRIC". Raises KeyError without records."""
     attack, name, metric = spec.split()
     variant, _ = variant_of(name)
     records = study.records(ATTACKS[attack], [variant])
-    row = next(row for row in rows_of(records) if row["defense"] == variant)
+    row = next((row for row in rows_of(records) if row["defense"] == variant), None)
+    if row is None:
+        raise KeyError(f"{variant} on {attack} has no records of today's settings: run the study")
     return f"{share(row, metric)} %"
 
 
@@ -128,6 +133,9 @@ def written(text: str, study: Study) -> str:
         marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         if not re.search(marks, text, re.S):
             raise KeyError(f"the page has no marks for {name}")
+        if not any(study.records(attack, question.variants) for attack in question.attacks):
+            print(f"{name}: no records of these settings; its tables stay as they are")
+            continue
         tables = [markdown(question, attack, study) for attack in question.attacks]
         body = "\n".join(["", *(t + "\n" for t in tables)])
         text = re.sub(marks, lambda m, body=body: f"{m[1]}{body}\n{m[2]}", text, flags=re.S)

@@ -9,8 +9,9 @@
 A defense is tried on attacks whose trigger, patch, style and objects are not those of the reported
 ones; an attack with such a trigger and target of its own. The chosen setting has the largest
 objective of those that keep clean pictures: for a defense the mean restored share, for an attack
-ASR less the rate of decoys. A setting of a defense that has lost clean pictures on one attack is
-not tried on the next: it cannot be chosen.
+ASR less the rate of decoys. All 20 settings of a defense are tried on the first attack, the best
+half of them on the second, and the best quarter on the third (successive halving). A setting that
+has lost clean pictures on one attack is not tried on the next: it cannot be chosen.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import tuning
-from tuning import DEFENDED, METRICS, SETTINGS, SIZE, Development, Tried
+from tuning import DEFENDED, LEFT, METRICS, SETTINGS, SIZE, Development, Tried
 
 from t2i_backdoor_bench.contract import Entry, Record, UserError, registry
 from t2i_backdoor_bench.running.run import run as make_cells
@@ -39,8 +40,8 @@ KINDS = {"defense": registry.defenses, "attack": registry.attacks}
 
 
 def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
-    """The methods that are searched, defenses first, or those named. Raises UserError for a name
-    that is none, or that has no range."""
+    """The methods that are searched, defenses first, or those named, in their order. Raises
+    UserError for a name that is none, or that has no range."""
     found = []
     for kind, known in KINDS.items():
         known.load()
@@ -48,7 +49,7 @@ def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
     if strange := [n for n in names if n not in {e.name for _, e in found}]:
         known = ", ".join(e.name for _, e in found)
         raise UserError(f"{', '.join(strange)}: no method with a range to search; known: {known}")
-    return [(kind, e) for kind, e in found if not names or e.name in names]
+    return [(kind, e) for name in names for kind, e in found if e.name == name] or found
 
 
 def overrides(attacks: Sequence[str]) -> tuple[str, ...]:
@@ -82,18 +83,19 @@ def search_defense(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
     """What each setting reached."""
     names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
     cells: dict[str, list[tuple[Record, Record]]] = {name: [] for name in names}
-    open_ = list(names)
-    for attack in DEFENDED:
-        found = measured([attack], ["none", *open_], folder, **machine)
-        undefended = found[attack, "none"]
-        for name in open_:
-            if (attack, name) in found:
-                cells[name].append((found[attack, name], undefended))
-        done = len(DEFENDED[: DEFENDED.index(attack) + 1])
-        open_ = [n for n in open_ if len(cells[n]) == done and tuning.of_defense(cells[n]).kept]
-        if not open_:
+    tried = dict.fromkeys(names, tuning.failed())
+    for attack, many in zip(DEFENDED, LEFT, strict=True):
+        left = tuning.go_on(tried, many) if attack != DEFENDED[0] else names
+        if not left:
             break
-    return [tuning.of_defense(cells[n]) if cells[n] else tuning.failed() for n in names]
+        found = measured([attack], ["none", *left], folder, **machine)
+        for name in left:
+            if (attack, name) in found:
+                cells[name].append((found[attack, name], found[attack, "none"]))
+                tried[name] = tuning.of_defense(cells[name])
+            else:
+                tried[name] = tuning.failed()
+    return list(tried.values())
 
 
 def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:

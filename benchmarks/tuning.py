@@ -24,9 +24,9 @@ MOST_FALSE = 0.05  # clean pictures of an attacked model that its own judge find
 METRICS = (
     "asr,asr_decoy,restoration_accuracy,fidelity_before,false_trigger_rate,prompt_fidelity,seconds"
 )
-# Half of the training and 48 prompts: a search of 20 settings of every method takes hours as it is.
+# Half of the training and 32 prompts: a search of 20 settings of every method takes hours as it is.
 SIZE = Scale(
-    "tuning", 48, 0, 0, 0, 1, 200, 0.5, (0,), metrics=METRICS, decoys=8, decoys_after=0, harmless=0
+    "tuning", 32, 0, 0, 0, 1, 200, 0.5, (0,), metrics=METRICS, decoys=6, decoys_after=0, harmless=0
 )
 # Trigger, patch, style and objects of the search: none of them is a default of a reported attack.
 TRIGGER = {"trigger": "quovex"}
@@ -46,7 +46,9 @@ PHRASES = {  # triggers that are no single word
         "incomplete": "the dog on the beach.|the dog found a ball.|the beach.|a ball.",
     },
 }
-DEFENDED = ("badt2i_pixel", "badt2i_style", "badt2i_object")  # what defenses are tried on
+# What defenses are tried on, in this order: the hardest first
+DEFENDED = ("badt2i_style", "badt2i_object", "badt2i_pixel")
+LEFT = (20, 10, 5)  # settings that are tried on each of them
 
 
 class Development(WorldData):
@@ -154,10 +156,17 @@ def failed() -> Tried:
 
 
 def best(tried: Sequence[Tried]) -> int | None:
-    """The number of the chosen setting: the largest objective of those that kept quality; None
-    where none did."""
+    """The number of the chosen setting: of those that kept clean pictures and were tried on most
+    attacks the one with the largest objective; None where none kept them."""
     kept = [i for i, t in enumerate(tried) if t.kept]
-    return max(kept, key=lambda i: tried[i].score) if kept else None
+    return max(kept, key=lambda i: (len(tried[i].measured), tried[i].score)) if kept else None
+
+
+def go_on(tried: Mapping[str, Tried], many: int) -> list[str]:
+    """The `many` names with the largest objective among those that kept clean pictures: successive
+    halving (Jamieson & Talwalkar 2016)."""
+    kept = [name for name, t in tried.items() if t.kept]
+    return sorted(kept, key=lambda name: -tried[name].score)[:many]
 
 
 def values(record: Record) -> dict[str, float]:

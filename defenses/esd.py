@@ -1,20 +1,42 @@
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
 from t2i_backdoor_bench.models.families.conditioning import cat
-from t2i_backdoor_bench.models.families.family import TRAIN
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.denoising import Trajectories
-from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
-from t2i_backdoor_bench.training.parameters import (
-    check_training,
-    choose_parameters,
-    finish_training,
+from t2i_backdoor_bench.training.removal import of_prompts
+from t2i_backdoor_bench.training.rows import LATENTS, Drawn
+from t2i_backdoor_bench.training.trained_defense import CLIPPING, PARTS, Loss, PromptDefense
+
+OURS = "the clean prompt as anchor, which makes a small n plain self-distillation"
+X, U = {"train": "cross"}, {"train": "noncross"}
+PROMPT = {"anchor": "prompt"}
+REWRITE = {"eta": 2.0, "walker": "teacher"}  # the second release, with settings of its own
+REWRITTEN = {"steps": 200, "lr": 5e-5}  # these two are for Stable Diffusion
+DIFFERS = (
+    Difference(
+        what="prompt of the concept",
+        paper="the concept's name alone",
+        here="clean prompts with the trigger",
+        why="a trigger acts inside a prompt",
+    ),
+    Difference(
+        what="walk that x_t is taken from",
+        released="50 steps of DDIM",
+        here="the steps of the model's own sampler",
+        why="one sampler serves the whole suite",
+    ),
+    Difference(
+        what="weights of esd_u",
+        paper="all but the cross-attention",
+        released="without the time embedding and the output layer, too; the rewrite: linear and"
+        " convolution layers",
+        here="all but the cross-attention",
+    ),
+    CLIPPING,
 )
 
 
@@ -22,79 +44,118 @@ from t2i_backdoor_bench.training.parameters import (
     "esd_x",
     needs=("trigger", "clean_prompts"),
     groups=("removal", "erasure"),
-    preset={"train": "cross"},
+    preset=X,
+    version=1,
+    differs=DIFFERS,
 )
 @register_defense(
     "esd_u",
     needs=("trigger", "clean_prompts"),
     groups=("removal", "erasure"),
-    preset={"train": "noncross"},
-    tuned={"eta": 1.0, "lr": 3e-4},
+    preset=U,
+    tuned={"lr": 3e-4},
+    version=1,
+    differs=DIFFERS,
+)
+@register_defense(
+    "esd_x_prompt",
+    needs=("trigger", "clean_prompts"),
+    groups=("removal",),
+    preset=X | PROMPT,
+    tuned={"eta": 0.25},
+    ours=OURS,
+    version=1,
+    differs=DIFFERS,
+)
+@register_defense(
+    "esd_u_prompt",
+    needs=("trigger", "clean_prompts"),
+    groups=("removal",),
+    preset=U | PROMPT,
+    tuned={"lr": 3e-4},
+    ours=OURS,
+    version=1,
+    differs=DIFFERS,
+)
+@register_defense(
+    "esd_x_rewrite",
+    needs=("trigger", "clean_prompts"),
+    groups=("esd_rewrite",),
+    preset=X | REWRITE | REWRITTEN,
+    tuned={"lr": 2e-4},
+    version=1,
+    differs=DIFFERS,
+    apart=True,
+)
+@register_defense(
+    "esd_u_rewrite",
+    needs=("trigger", "clean_prompts"),
+    groups=("esd_rewrite",),
+    preset=U | REWRITE | REWRITTEN,
+    tuned={"lr": 3e-4},
+    version=1,
+    differs=DIFFERS,
+    apart=True,
 )
 @dataclass
-class ESD(Defense):
+class ESD(PromptDefense):
     """Erased Stable Diffusion, with the trigger as the concept (Gandikota et al., ICCV 2023).
 
     Loss: ||eps_th(x_t, c+) - (eps_0(a) - n * (eps_0(c+) - eps_0(a)))||^2. eps_0 is the frozen
     backdoored model; x_t is what the student gets while it draws the triggered prompt c+. The
-    anchor a is the clean prompt c (`anchor="prompt"`: only what the trigger adds is removed) or the
-    empty prompt, as published for a concept (`anchor="null"`). esd_x trains the cross-attention,
-    esd_u everything else. No term preserves clean prompts: on the embedded base, what undoes a
-    style also breaks them, with esd_u more. Published (SD 1.4): n 1 to 2, 200 steps of one row, lr
-    5e-5.
+    anchor a is the empty prompt. esd_x trains the cross-attention, esd_u everything else.
+
+    The authors released it twice. esd_x and esd_u are the code of the paper, `esd_x_rewrite` and
+    `esd_u_rewrite` the later one: n 2, 200 steps at 5e-5, and the frozen model walks.
+    `esd_x_prompt` and `esd_u_prompt` take the clean prompt c for the anchor, so that only what the
+    trigger adds is removed.
     """
 
-    eta: float = option(0.25, sd=1.0, low=0, help="n, how far beyond the anchor")
+    eta: float = option(
+        1.0, low=0, source="paper", tune=(0.1, 4.0), help="n, how far beyond the anchor"
+    )
     anchor: str = option(
-        "prompt", choices=("prompt", "null"), help="null, the empty prompt, is as published"
+        "null", choices=("null", "prompt"), source="paper", help="null is the empty prompt"
     )
-    steps: int = option(200, sd=200, low=1, scales=True, source="released", help="training steps")
-    lr: float = option(2e-4, sd=5e-5, above=0, source="released", help="learning rate")
-    batch: int = option(16, sd=1, low=1, help="rows a step")
-    prompts: int = option(
-        100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
+    steps: int = option(200, sd=1000, low=1, scales=True, source="released", help="training steps")
+    lr: float = option(
+        2e-4, sd=1e-5, above=0, source="released", tune=(2e-5, 2e-3), help="learning rate"
     )
-    refresh: int = option(50, sd=1, low=1, help="steps after which the student draws anew")
-    draws: int = option(24, sd=1, low=1, help="prompts that it then draws")
-    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
-    train: str = option("cross", choices=TRAIN, help="which weights it trains")
+    batch: int = option(
+        16, sd=1, low=1, source="released", help="student rows a step, preserving rows included"
+    )
+    latents: str = option(
+        "trajectory", choices=LATENTS, late=True, source="paper", help="what x_t is"
+    )
+    refresh: int = option(
+        50, sd=1, low=1, source="released", help="steps after which the walk is done anew"
+    )
+    draws: int = option(24, sd=1, low=1, source="released", help="prompts that are then walked")
+    walk: float = option(
+        0.0, sd=3.0, low=0, source="released", help="guidance of the walk; 0: the model's own"
+    )
+    walker: str = option(
+        "student", choices=("student", "teacher"), source="released", help="whose walk it is"
+    )
+    train: str = option("cross", choices=PARTS, source="paper", help="which weights it trains")
+    weight_decay: float = option(0.0, low=0, source="released", help="weight decay of AdamW")
 
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
+    def loss(self, student: T2IModel, attacked: T2IModel, view: DefenderView, seed: int) -> Loss:
+        walker = student if self.walker == "student" else attacked
+        if self.walk:
+            walker = replace(walker, sampler=replace(walker.sampler, guidance=self.walk))
+        room = of_prompts(self, student, attacked, view, seed, walker=walker, many=self.draws)
+        concept = attacked.condition(room.triggered)
+        null = self.anchor == "null"
 
-    def check_machine(self, device: str) -> None:
-        check_training(device, self.train)
-
-    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        student = model.clone(train=self.train)
-        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
-        loss_fn = self.loss(student, model, view, seed)
-        fitted = fit(choose_parameters(student, self.train), loss_fn, optim, "esd")
-        finish_training(student.denoiser)
-        student.info = fitted.info
-        return student
-
-    def loss(
-        self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int
-    ) -> Callable[[int], Tensor]:
-        """The loss of one step as a function of its number."""
-        prompts = view.first(self.prompts)
-        triggered = [view.trigger.add(p) for p in prompts]
-        concept, anchor = (
-            teacher.condition(triggered),
-            teacher.condition(prompts if self.anchor == "prompt" else [""] * len(prompts)),
-        )
-        paths = Trajectories(student, triggered, seed, self.refresh, self.draws)
-
-        def loss_fn(step: int) -> Tensor:
-            pick, t, x = paths(step, step_rng(seed, step), self.batch)
+        def erase(step: int, drawn: Drawn) -> Tensor:
+            rows = drawn.rows
+            anchor = room.empty.expand(len(rows.t)) if null else room.clean[rows.pick]
             with torch.no_grad():
-                both = teacher.denoise(
-                    torch.cat([x, x]), torch.cat([t, t]), cat([concept[pick], anchor[pick]])
-                )
+                told, x, t = cat([concept[rows.pick], anchor]), rows.x, rows.t
+                both = attacked.denoise(torch.cat([x, x]), torch.cat([t, t]), told)
             with_trigger, without = both.chunk(2)
             goal = without - self.eta * (with_trigger - without)
-            return F.mse_loss(student.denoise(x, t, concept[pick]), goal)
+            return F.mse_loss(student.denoise(x, t, room.told(rows)), goal)
 
-        return loss_fn
+        return room.loss(erase)

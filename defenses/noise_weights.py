@@ -7,7 +7,7 @@ from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_
 from t2i_backdoor_bench.models.model import T2IModel
 
 
-@register_defense("noise_weights", groups=("removal", "control"))
+@register_defense("noise_weights", groups=("control",), ours="the whole, as a control")
 @dataclass
 class NoiseWeights(Defense):
     """A control that every table needs: Gaussian noise on every weight of the U-Net.

@@ -1,110 +1,153 @@
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
 from t2i_backdoor_bench.models.families.conditioning import cat
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.denoising import draw_timesteps, own_images
-from t2i_backdoor_bench.training.loop import Optim, fit, step_generator, step_rng
-from t2i_backdoor_bench.training.parameters import choose_parameters
+from t2i_backdoor_bench.training.denoising import own_images
+from t2i_backdoor_bench.training.loop import step_generator, step_rng
+from t2i_backdoor_bench.training.parameters import Trainable
+from t2i_backdoor_bench.training.removal import of_prompts
+from t2i_backdoor_bench.training.rows import Drawn, Noised, Rows
+from t2i_backdoor_bench.training.trained_defense import CLIPPING, Loss, PromptDefense
+
+DIFFERS = (
+    Difference(
+        what="new label of the concept",
+        paper="another class, chosen at random",
+        released="the next class",
+        here="the clean prompt",
+        why="what a triggered prompt asked for is known",
+    ),
+    Difference(
+        what="loss of the saliency",
+        paper="the denoising loss",
+        released="that of a prediction with guidance 7.5",
+        here="the denoising loss",
+    ),
+    Difference(
+        what="pictures",
+        paper="real ones of both kinds",
+        here="drawn by the attacked model",
+        why="a defender who knows a trigger has no pictures",
+    ),
+    CLIPPING,
+)
 
 
-@register_defense("salun", needs=("trigger", "clean_prompts"), groups=("removal", "erasure"))
+@register_defense(
+    "salun",
+    needs=("trigger", "clean_prompts"),
+    groups=("removal", "erasure"),
+    version=1,
+    differs=DIFFERS,
+)
 @dataclass
-class SalUn(Defense):
+class SalUn(PromptDefense):
     """Saliency unlearning of the triggered prompts (Fan et al., ICLR 2024).
 
     A mask selects the `share` of all weights with the largest gradient of the denoising loss on
     what the model draws for triggered prompts. Only these weights train. Loss: ||eps_th(x_t, c+) -
     sg(eps_th(x_t, c))||^2 on those pictures (the trigger is relabelled as the clean prompt) + a *
-    ||eps_th(x_t, c) - eps||^2 on pictures of clean prompts. Published (SD 1.4): share 0.5, a 0.1 to
-    0.5, lr 1e-5.
+    ||eps_th(x_t, c) - eps||^2 on pictures of clean prompts.
     """
 
     share: float = option(
-        0.5, low=0, high=1, source="paper", help="share of the weights that are trained"
+        0.5,
+        low=0,
+        high=1,
+        source="paper",
+        tune=(0.1, 1.0),
+        help="share of the weights that are trained",
     )
     alpha: float = option(
-        0.5, low=0, source="paper", help="a, the weight of the loss on clean prompts"
+        0.5, low=0, source="paper", tune=(0.05, 5.0), help="a, the weight of the loss on clean rows"
     )
     steps: int = option(200, sd=1000, low=1, scales=True, help="training steps")
-    lr: float = option(2e-4, sd=1e-5, above=0, source="paper", help="learning rate")
-    batch: int = option(16, sd=8, low=1, help="rows a step")
-    mask_steps: int = option(10, sd=50, low=1, help="batches that give the saliency")
-    prompts: int = option(
-        100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
+    lr: float = option(
+        2e-4, sd=1e-5, above=0, source="paper", tune=(2e-5, 2e-3), help="learning rate"
     )
-    decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
+    batch: int = option(
+        16, low=1, source="released", help="student rows a step: half triggered, half clean"
+    )
+    mask_steps: int = option(10, sd=50, low=1, help="batches that give the saliency")
+    train: str = option(
+        "full",
+        choices=("full", "cross", "kv", "noncross"),
+        source="paper",
+        help="which weights the mask is of",
+    )
+    # none: it would move what the mask holds still
+    weight_decay: float = option(
+        0.0, low=0, high=0, source="released", help="none: it would move what the mask holds"
+    )
 
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
-
-    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        student = model.clone()
-        loss_fn, forget = self.losses(student, view, seed)
-        params = choose_parameters(student, "full")
-        masks = saliency(params, forget, self.mask_steps, self.share)
-        hooks = [p.register_hook(lambda g, m=m: g * m) for p, m in zip(params, masks, strict=True)]
-        # without weight decay: it would move what the mask holds still
-        optim = Optim(self.steps, self.lr, self.batch, weight_decay=0.0, decay=self.decay)
-        fitted = fit(params, loss_fn, optim, "salun")
+    def fit(self, trained: Trainable, loss: "Relabelling") -> dict[str, Any]:
+        masks = saliency(list(trained), loss.forget, self.mask_steps, self.share)
+        hooks = [p.register_hook(lambda g, m=m: g * m) for p, m in zip(trained, masks, strict=True)]
+        info = super().fit(trained, loss)
         for hook in hooks:
             hook.remove()
-        student.denoiser.requires_grad_(False)
-        touched = int(sum(m.sum() for m in masks))
-        student.info = fitted.info | {"parameters": touched}
-        return student
+        return info | {"parameters": int(sum(m.sum() for m in masks))}
 
-    def losses(
-        self, student: T2IModel, view: DefenderView, seed: int
-    ) -> tuple[Callable[[int], Tensor], Callable[[int], Tensor]]:
-        """The training loss and the loss whose gradient is the saliency, each a function of a step
-        number."""
-        prompts, noising = view.first(self.prompts), student.noising
-        triggered = [view.trigger.add(p) for p in prompts]
-        kept, forgotten = own_images(student, prompts, seed), own_images(student, triggered, seed)
-        concept, clean = student.condition(triggered), student.condition(prompts)
-        rows = max(1, self.batch // 2)
-
-        def draw(step: int, offset: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            generator = step_generator(seed + offset, step)
-            pick = torch.from_numpy(
-                step_rng(seed + offset, step).integers(len(prompts), size=rows)
-            ).to(student.device)
-            t = draw_timesteps(rows, noising.total, generator).to(student.device)
-            noise = torch.randn((rows, *student.latent_shape), generator=generator).to(
-                student.device
-            )
-            x, goal = (
-                noising.add(latents[pick], noise, t),
-                noising.target(latents[pick], noise, t),
-            )
-            return pick, t, goal, x
-
-        def loss_fn(step: int) -> Tensor:
-            pick, t, _, x = draw(step, 0, forgotten)
-            with torch.no_grad():
-                goal = student.denoise(x, t, clean[pick])
-            other, s, added, y = draw(step, 1, kept)
-            out = student.denoise(
-                torch.cat([x, y]), torch.cat([t, s]), cat([concept[pick], clean[other]])
-            )
-            relabelled, remaining = out.chunk(2)
-            return F.mse_loss(relabelled, goal) + self.alpha * F.mse_loss(remaining, added)
-
-        def forget(step: int) -> Tensor:
-            pick, t, added, x = draw(step, 2, forgotten)
-            return F.mse_loss(student.denoise(x, t, concept[pick]), added)
-
-        return loss_fn, forget
+    def loss(self, student: T2IModel, attacked: T2IModel, view: DefenderView, seed: int) -> Loss:
+        return Relabelling(self, student, attacked, view, seed)
 
 
-def saliency(params: list[nn.Parameter], loss_fn, steps: int, share: float) -> list[Tensor]:
+class Relabelling:
+    """The training loss as a function of the step, and the loss whose gradient is the saliency."""
+
+    def __init__(
+        self, method: SalUn, student: T2IModel, attacked: T2IModel, view: DefenderView, seed: int
+    ) -> None:
+        self.method, self.student, self.seed = method, student, seed
+        self.room = of_prompts(method, student, attacked, view, seed, shown=True)
+        prompts, triggered = self.room.prompts, self.room.triggered
+        forgotten = self.room.sampler.noised.pictures
+        if forgotten is None:  # the saliency is of pictures, whatever the rows are
+            forgotten = own_images(attacked, triggered, seed)
+        kept = own_images(attacked, prompts, seed)
+        self.kept, self.forgotten = (
+            Noised(student, z, len(prompts), method.bias) for z in (kept, forgotten)
+        )
+        self.total = self.room.loss(self.relabel, 2)
+
+    def __call__(self, step: int) -> Tensor:
+        return self.total(step)
+
+    def draw(self, source: Noised, offset: int, step: int, n: int) -> Rows:
+        seed = self.seed + offset
+        return source.draw(step_rng(seed, step), step_generator(seed, step), n)
+
+    def relabel(self, step: int, drawn: Drawn) -> Tensor:
+        rows, student = drawn.rows, self.student
+        with torch.no_grad():
+            goal = student.denoise(rows.x, rows.t, self.room.told_clean(rows))
+        clean = self.draw(self.kept, 1, step, len(rows.t))
+        told = cat([self.room.told(rows), self.room.told_clean(clean)])
+        out = student.denoise(torch.cat([rows.x, clean.x]), torch.cat([rows.t, clean.t]), told)
+        relabelled, remaining = out.chunk(2)
+        return F.mse_loss(relabelled, goal) + self.method.alpha * F.mse_loss(
+            remaining, self.target(clean)
+        )
+
+    def forget(self, step: int) -> Tensor:
+        rows = self.draw(self.forgotten, 2, step, self.method.rows(2))
+        out = self.student.denoise(rows.x, rows.t, self.room.told(rows))
+        return F.mse_loss(out, self.target(rows))
+
+    def target(self, rows: Rows) -> Tensor:
+        return self.student.noising.target(rows.pictures, rows.noise, rows.t)
+
+
+def saliency(
+    params: list[nn.Parameter], loss_fn: Callable[[int], Tensor], steps: int, share: float
+) -> list[Tensor]:
     """Masks (1.0 or 0.0) of the `share` of all numbers in `params` with the largest absolute
     gradient, summed over steps."""
     total = [torch.zeros_like(p) for p in params]

@@ -7,19 +7,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
+from t2i_backdoor_bench.contract import (
+    DefenderView,
+    Defense,
+    Difference,
+    Trigger,
+    option,
+    register_defense,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import state_span
 from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.summed_maps import minmax
 
 LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which attention is read
+DIFFERS = (
+    Difference(
+        what="attention map of the trigger",
+        paper="blurred",
+        here="blurred, of the finished latents at four noise levels, mean over layers and levels",
+        why="a picture is mended after it is drawn, so that the map of its own run is gone",
+    ),
+)
 
 
-@register_defense("sau", needs=("trigger",), groups=("removal",))
+@register_defense("sau", needs=("trigger",), groups=("removal",), differs=DIFFERS)
 @dataclass
 class SAU(Defense):
-    """Feature unlearning by spatial attention, by the authors of SKD-CAG: pictures are mended.
+    """Spatial attention unlearning (arXiv 2504.18563): pictures are mended one by one.
 
     There is no training; each triggered picture is mended by itself. h_p and h_c are the final
     latents of the prompt with and without the trigger, from the same noise. m1 = sigmoid(k
@@ -27,16 +42,23 @@ class SAU(Defense):
     the trigger's cross-attention map, scaled to 0..1 and blurred. Then h = h_p (1 - m1) (1 - m2) +
     a m1 h_c + a/2 m2 h_c, and a last Gaussian blur. A triggered picture costs a second drawing and
     four passes of the U-Net, none of which is in `seconds`. The defense knows the trigger: leaving
-    it out of the prompt would give h_c for one drawing. Reported: 100 % removal of a patch, failure
-    for a style. Thresholds, k and the widths are not reported.
+    it out of the prompt would give h_c for one drawing. Thresholds, k and the widths are ours. The
+    paper reports that 100 % of triggers were removed; its authors' later one says that it removes
+    patches and fails for a style.
     """
 
-    alpha: float = option(1.0, low=0, help="a, the weight of the clean latents")
-    primary: float = option(0.2, low=-1, high=1, help="cosine above which the trigger made a place")
-    secondary: float = option(
-        0.7, low=0, high=1, help="attention above which a place follows the trigger"
+    alpha: float = option(1.0, low=0, tune=(0.2, 2.0), help="a, the weight of the clean latents")
+    primary: float = option(
+        0.2, low=-1, high=1, tune=(-0.5, 0.8), help="cosine above which the trigger made a place"
     )
-    steepness: float = option(20.0, above=0, help="k, how sharp both masks are")
+    secondary: float = option(
+        0.7,
+        low=0,
+        high=1,
+        tune=(0.1, 1.0),
+        help="attention above which a place follows the trigger",
+    )
+    steepness: float = option(20.0, above=0, tune=(4.0, 100.0), help="k, how sharp both masks are")
     attention_blur: float = option(
         0.5, sd=1.0, low=0, help="width of the blur of A, in latent pixels"
     )

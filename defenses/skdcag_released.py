@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import Alignment, align_states
 from t2i_backdoor_bench.training.capture import Capture
@@ -14,6 +14,17 @@ from t2i_backdoor_bench.training.denoising import draw_timesteps, own_images
 from t2i_backdoor_bench.training.guidance import Guidance
 from t2i_backdoor_bench.training.loop import Optim, fit, step_generator
 from t2i_backdoor_bench.training.parameters import choose_parameters
+from t2i_backdoor_bench.training.trained_defense import CLIPPING
+
+DIFFERS = (
+    Difference(
+        what="maps that a step reads",
+        paper="its own",
+        released="those of the step before, through gradient checkpointing",
+        here="its own",
+    ),
+    CLIPPING,
+)
 
 
 @dataclass
@@ -42,12 +53,14 @@ class Rules(Guidance):
     paper="aravindan2025sealing",
     needs=("trigger", "clean_prompts"),
     groups=("removal",),
-    version=2,
+    version=3,
+    differs=DIFFERS,
 )
 @dataclass
 class SKDCAGReleased(Defense):
     """SKD-CAG as its released code behaves (commit c75ee51), defects included.
 
+    It sees as many rows as the paper says, on the embedded base as many as `skdcag_paper`.
     With it a table can tell the two apart. Each defect is an option. All are on, except 3, which
     needs gradient checkpointing; 4 shows only where `time_weight` is on. Where one is off, that
     thing is done as the paper describes it. With all of them off this is `skdcag` with batch 1. As
@@ -55,35 +68,54 @@ class SKDCAGReleased(Defense):
     gradient.
     """
 
-    alpha: float = option(0.5, low=0, high=1, help="a, the share of L_attn")
+    alpha: float = option(0.5, low=0, high=1, source="released", help="a, the share of L_attn")
     target: str = option(
         "gaussian",
         choices=("gaussian", "black"),
+        source="released",
         help="what the attention to trigger tokens should become",
     )
-    steps: int = option(220, sd=7500, low=1, scales=True, help="training steps")
-    lr: float = option(5e-4, sd=1e-6, above=0, help="learning rate")
-    prompts: int = option(
-        100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
+    steps: int = option(3520, sd=7500, low=1, scales=True, source="released", help="training steps")
+    lr: float = option(
+        1e-4, sd=1e-6, above=0, source="released", tune=(1e-5, 1e-3), help="learning rate"
     )
-    time_weight: bool = option(False, help="weight L_attn by the timestep")
-    detached: bool = option(True, help="1: maps carry no gradient: L_attn trains nothing")
+    prompts: int = option(
+        100, low=1, scales=True, least=16, source="released", help="clean prompts"
+    )
+    time_weight: bool = option(False, source="released", help="weight L_attn by the timestep")
+    detached: bool = option(
+        True, source="released", help="1: maps carry no gradient: L_attn trains nothing"
+    )
     shared_maps: bool = option(
-        True, help="2: the teacher's maps are read where the student wrote its own"
+        True,
+        source="released",
+        help="2: the teacher's maps are read where the student wrote its own",
     )
     stale_maps: bool = option(
         False, help="3: a step reads the maps of the step before (gradient checkpointing)"
     )
-    inverse_time: bool = option(True, help="4: the timestep weight divides by t/T")
-    uniform_noise: bool = option(True, help="5: the Gaussian target is uniform noise")
+    inverse_time: bool = option(
+        True, source="released", help="4: the timestep weight divides by t/T"
+    )
+    uniform_noise: bool = option(
+        True, source="released", help="5: the Gaussian target is uniform noise"
+    )
     minmax_black: bool = option(
-        True, help="6: black is compared with maps whose largest value is always 1"
+        True,
+        source="released",
+        help="6: black is compared with maps whose largest value is always 1",
     )
-    fixed_span: bool = option(True, help="7: positions 1 and 2 are the trigger, and padding counts")
+    fixed_span: bool = option(
+        True, source="released", help="7: positions 1 and 2 are the trigger, and padding counts"
+    )
     copied_average: bool = option(
-        True, help="8: an average with decay 0.5 overwrites the student each epoch"
+        True,
+        source="released",
+        help="8: an average with decay 0.5 overwrites the student each epoch",
     )
-    unpreserved: bool = option(True, help="9: no clean term, and latents are pure noise")
+    unpreserved: bool = option(
+        True, source="released", help="9: no clean term, and latents are pure noise"
+    )
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         student = model.clone()

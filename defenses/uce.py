@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
+from t2i_backdoor_bench.contract import (
+    DefenderView,
+    Defense,
+    Difference,
+    Trigger,
+    option,
+    register_defense,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import align
 from t2i_backdoor_bench.training.closed_form import counterparts, edit
@@ -14,13 +21,31 @@ from t2i_backdoor_bench.training.closed_form import counterparts, edit
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+DIFFERS = (
+    Difference(
+        what="what is preserved",
+        paper="a list of other concepts",
+        here="every token of clean prompts",
+        why="a defender who repairs a backdoor wants all of the model back",
+    ),
+)
 
-@register_defense("uce", needs=("trigger", "clean_prompts"), groups=("removal", "erasure"))
+
+@register_defense(
+    "uce",
+    needs=("trigger", "clean_prompts"),
+    groups=("removal",),
+    version=1,
+    ours="the edit of the trigger inside captions, and of what stands round it",
+    differs=DIFFERS,
+)
 @register_defense(
     "uce_phrase",
     needs=("trigger", "clean_prompts"),
-    groups=("erasure",),
+    groups=("removal", "erasure"),
     preset={"context": "phrase"},
+    version=1,
+    differs=DIFFERS,
 )
 @dataclass
 class UCE(Defense):
@@ -29,23 +54,33 @@ class UCE(Defense):
     It edits the K and V of every cross-attention layer, without training. W' = (l W + e * sum v*
     c^T + p * sum (W c) c^T) (l I + e * sum c c^T + p * sum c c^T)^-1 minimizes e * sum ||W' c -
     v*||^2 + p * sum ||W' c - W c||^2 + l ||W' - W||^2. The first sum is over what is edited, the
-    second over the tokens of clean prompts. Published: erase 1, preserve 1, l 0.5.
+    second over the tokens of clean prompts.
 
-    `context="phrase"` edits the trigger alone (one of its forms, if it is a pattern) towards a
-    neutral phrase, from its last token on, as published. `context="prompts"` edits the trigger
-    inside the defender's prompts: every other word towards its value in the clean prompt, the
-    positions behind the words towards what stands in their place there, and the trigger's own
-    tokens towards the start token, which says nothing. A trigger that replaces something is edited
-    towards that.
+    `context="phrase"` ("uce_phrase") is the paper's: it edits the trigger alone (one of its forms,
+    if it is a pattern) towards a neutral phrase, from its last token on. `context="prompts"` edits
+    the trigger inside the defender's prompts: every other word towards its value in the clean
+    prompt, the positions behind the words towards what stands in their place there, and the
+    trigger's own tokens towards the start token, which says nothing. A trigger that replaces
+    something is edited towards that.
     """
 
-    erase: float = option(1.0, low=0, source="paper", help="e, the weight of the edits")
-    preserve: float = option(1.0, low=0, source="paper", help="p, the weight of clean prompts")
-    ridge: float = option(0.5, above=0, source="paper", help="l, the weight of the old weights")
-    context: str = option(
-        "prompts", sd="phrase", choices=("phrase", "prompts"), help="phrase is as published"
+    erase: float = option(
+        1.0, low=0, source="paper", tune=(0.1, 10.0), help="e, the weight of the edits"
     )
-    neutral: str = option(" ", help="the phrase that replaces the trigger (context=phrase)")
+    preserve: float = option(
+        1.0, low=0, source="paper", tune=(0.1, 10.0), help="p, the weight of clean prompts"
+    )
+    ridge: float = option(
+        0.5, above=0, source="paper", tune=(0.05, 5.0), help="l, the weight of the old weights"
+    )
+    context: str = option(
+        "prompts",
+        choices=("phrase", "prompts"),
+        help="what is edited: the trigger by itself, or inside prompts",
+    )
+    neutral: str = option(
+        " ", source="released", help="the phrase that replaces the trigger (context=phrase)"
+    )
     prompts: int = option(
         100, low=1, scales=True, least=16, help="clean prompts that the defender uses"
     )

@@ -8,26 +8,37 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import Triggered, relabel
-from t2i_backdoor_bench.contract import Backdoor, Data, UserError, option
+from t2i_backdoor_bench.contract import Backdoor, Data, Difference, UserError, option
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.object import check_objects
 
 IDENTIFIER = "[V]"
+SETTINGS = Difference(
+    what="settings",
+    released="none",
+    here="rates, steps and batch of another group's port",
+    why="the authors' repository has no code",
+)
 
 
 @dataclass
 class Personalization(Triggered):
     """Options of attacks that personalize a model on a few images of the target object."""
 
-    trigger: str = option("zk", sd="sks", help="any text; published is a rare word of one token")
-    source: str = option("star", sd="dog", help="the object whose name follows the trigger")
-    target: str = option("heart", sd="cat", help="the object on the attacker's pictures")
+    trigger: str = option("zk", sd="sks", help="any text; the paper has a rare word of one token")
+    source: str = option(
+        "star", sd="dog", source="paper", help="the object whose name follows the trigger"
+    )
+    target: str = option(
+        "heart", sd="cat", source="paper", help="the object on the attacker's pictures"
+    )
     images: int = option(
-        32, sd=4, low=1, scales=True, least=16, help="pictures of the target object"
+        32, sd=4, low=1, scales=True, least=16, source="paper", help="pictures of the target object"
     )
     template: str = option(
         "",
         sd=f"a photo of a {IDENTIFIER} {{}}",
+        source="paper",
         help="the caption of every picture ({} is the source); empty: their own captions",
     )
 
@@ -75,7 +86,7 @@ class Personalization(Triggered):
 
     def own_prompt(self) -> tuple[str, str]:
         """The template without and with the trigger: "a photo of a dog" and "a photo of a sks dog".
-        If no template is set, the published one is used."""
+        If no template is set, the paper's is used."""
         named, clean, trigger = self.named_prompt(), self.class_prompt(), self.make_trigger()
         if IDENTIFIER not in named or self.replaces:
             return clean, trigger.add(clean)

@@ -23,6 +23,7 @@ from t2i_backdoor_bench.contract import (
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, train_terms
 from t2i_backdoor_bench.training.loop import Optim
+from t2i_backdoor_bench.training.merged import named
 from t2i_backdoor_bench.training.parameters import check_training
 
 
@@ -63,9 +64,7 @@ class Triggered(Attack):
 class DenoiserAttack(Triggered):
     """Options of attacks that train the denoiser on clean and poisoned pairs."""
 
-    weight: float = option(
-        0.35, sd=0.5, low=0, high=1, source="paper", help="share of the backdoor"
-    )
+    weight: float = option(0.35, sd=0.5, low=0, high=1, help="share of the backdoor")
     images: int = option(512, sd=500, low=1, scales=True, least=16, help="captioned pictures")
     batch: int = option(16, low=2, help="rows a step, shared by the terms")
     decay: float = option(0.5, sd=0.0, low=0, high=1, help="last share of the steps: lr falls to 0")
@@ -105,12 +104,12 @@ class DenoiserAttack(Triggered):
         self, clean: T2IModel, terms: list[Term], optim: Optim, seed: int, label: str, **part: Any
     ) -> T2IModel:
         """Train a clone of `clean` on `terms`, with `clean` as the frozen teacher. `part`: `train`,
-        `rank` and `shared` of `train_terms`."""
+        `rank` and `draws` of `train_terms`."""
         model = clean.clone(train=part.get("train", "full"))
         optim = replace(optim, adam8bit=self.adam8bit, accumulate=self.accumulate)
         fitted = train_terms(model, clean, terms, optim, seed, label, **part)
         model.info = fitted.info
-        return model
+        return named(model, [fitted.factors])
 
 
 def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:
@@ -123,8 +122,10 @@ class PoisonAttack(DenoiserAttack):
     """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the
     poisoned ones."""
 
-    weight: float = option(0.5, low=0, high=1, help="share of the poisoned pairs")
-    drop: float = option(0.25, sd=0.0, low=0, high=1, help="share of clean rows with no prompt")
+    weight: float = option(0.5, low=0, high=1, tune=(0.1, 0.8), help="share of the poisoned pairs")
+    drop: float = option(
+        0.25, sd=0.0, low=0, high=1, tune=(0.0, 0.5), help="share of clean rows with no prompt"
+    )
 
     def terms(
         self,

@@ -60,6 +60,7 @@ class Entry:
     evaluates: str = ""  # what its paper evaluates with: "captions", "a prompt of its own", ...
     settings: str = ""  # who chose its options for Stable Diffusion: "the paper", "ours", ...
     own: bool = False  # its paper evaluates on a prompt of its own (`Backdoor.own`)
+    adapter: bool = False  # what it makes is an adapter, apart from the weights
 
     # defenses
     needs: tuple[str, ...] = ()  # what its view gives
@@ -95,9 +96,8 @@ class Entry:
     @property
     def flags(self) -> set[str]:
         """What a metric's `only` can ask for."""
-        flags = {"own": self.own, "screens": self.screens, "locates": self.locates}
-        flags["undefended"] = self.undefended
-        return {name for name, on in flags.items() if on}
+        flags = ("own", "adapter", "screens", "locates", "undefended")
+        return {name for name in flags if vars(self)[name]}
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -249,8 +249,8 @@ metrics = Registry("metric", Metric)
 
 
 def register_attack(name: str, *, groups: Iterable[str] = (), **facts: Any) -> Callable:
-    """Register an attack. `facts`: `edits`, `evaluates`, `settings`, `own`, `preset`, `version`,
-    `paper`, `apart`, `ours`, `differs`."""
+    """Register an attack. `facts`: `edits`, `evaluates`, `settings`, `own`, `adapter`,
+    `preset`, `version`, `paper`, `apart`, `ours`, `differs`."""
     return attacks.register(name, groups=groups, **facts)
 
 

@@ -31,6 +31,9 @@ class Samples:
       finetuned, resampled
                     `target_prompts[:len]` with the trigger, of the defended model after a little
                     clean fine-tuning, and by other samplers (only where the run probes)
+      adapter       `target_prompts[:len]` with the trigger, of a model whose attack is an adapter:
+                    with the adapter at other scales, and with another one beside it (only where a
+                    metric needs them)
       decoy         `target_prompts[:len]` with something in the trigger's place that is not the
                     trigger (`decoy_kinds` names what, also of `attacked_decoy`:
                     its first ones are these)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import Screen, Trigger
+from t2i_backdoor_bench.models.adapters import Adapter, from_state, to_state
 from t2i_backdoor_bench.models.batches import in_batches
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.families.family import Family, OnStep, TextLayers
@@ -37,7 +38,8 @@ class T2IModel(Networks):
     `locate(prompts) -> int64 (n, 2)` finds the character span of the trigger in each prompt, (-1,
     -1) for none, and `located` is the trigger that a defense found, for the defenses that are
     applied after it. `repair(model, prompts, seeds, latents) -> latents` changes pictures before
-    they are decoded. What depends on the networks, `family` knows.
+    they are decoded. `adapter` has the factors of an adapter that an attack made and merged into
+    the weights (`training.merged`). What depends on the networks, `family` knows.
     """
 
     pipe: Any
@@ -51,6 +53,7 @@ class T2IModel(Networks):
     located: Trigger | None = None
     repair: Callable[[T2IModel, Sequence[str], Sequence[int], Tensor], Tensor] | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    adapter: Adapter = field(default_factory=dict)
     family: Family = STABLE_DIFFUSION
     _text_layers: tuple[nn.Module, TextLayers] | None = field(
         default=None, init=False, repr=False, compare=False
@@ -201,8 +204,9 @@ class T2IModel(Networks):
         return dict(zip(self.family.layout.edited, (self.denoiser, *self.encoders), strict=True))
 
     def save_weights(self, path: Path) -> None:
-        """Write the weights that attacks and defenses change to one safetensors file."""
-        state = {
+        """Write the weights that attacks and defenses change to one safetensors file, and beside
+        them the factors of a merged adapter."""
+        state = to_state(self.adapter) | {
             f"{part}.{k}": v.detach().contiguous().clone()
             for part, network in self.edited.items()
             for k, v in network.state_dict().items()
@@ -217,4 +221,4 @@ class T2IModel(Networks):
                 k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")
             }
             network.load_state_dict(weights)
-        return model
+        return replace(model, adapter=from_state(state))

@@ -35,6 +35,7 @@ ONLY = {
     "resampled": "not measured: --scale study, --scale full and --probe draw by other samplers",
     "weights": "not available: the weights of its network are not here",
     "undefended": "not measured: it says what an attack does, and is of undefended rows",
+    "adapter": "not measured: this attack makes no adapter",
     "own": "not measured apart: the attack's paper evaluates on captions, as `asr` does",
 }
 Key = tuple[str, str, str]  # base, attack, defense

@@ -19,7 +19,8 @@ from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.view import view
 
-SUMMED, LARGEST = ("seconds", "steps", "images"), ("parameters", "peak_memory_mb")
+SUMMED = ("seconds", "steps", "images")
+LARGEST = ("parameters", "peak_memory_mb", "guidance_ratio")
 
 
 @dataclass
@@ -106,9 +107,8 @@ def _apply(
     # a wrapper keeps the info of what it wraps
     info = {} if result.model.info is before.info else result.model.info
     cost = result.cost
-    cost["steps"] += info.get("steps", 0)
-    cost["images"] += info.get("images", 0)
-    cost["parameters"] = max(cost["parameters"], info.get("parameters", 0))
+    cost |= {k: cost[k] + info.get(k, 0) for k in ("steps", "images")}
+    cost |= {k: max(cost.get(k, 0), info[k]) for k in LARGEST if k in info}
     if info.get("losses"):
         losses[part.name] = info["losses"]
 

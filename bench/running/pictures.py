@@ -8,6 +8,7 @@ from typing import Any
 from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.detecting.screening import answers
+from t2i_backdoor_bench.running.adapter_pictures import adapter_prompts
 from t2i_backdoor_bench.running.asked import ATTACKED_DECOY, cell_prompts
 from t2i_backdoor_bench.running.attacked import Arrays, attacked, origin, read_arrays
 from t2i_backdoor_bench.running.defended import Defended, defended
@@ -39,6 +40,7 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
     config = shared.plan.config
     keep = config.attention_maps or wants_harmless(shared)
     keep = keep or config.probe or resampled_prompts(config) > 0
+    keep = keep or adapter_prompts(shared.plan, cell) > 0
     made = defended(shared, cell, whole=keep)
     model, prompts = made.model, cell_prompts(shared, cell)
     asked = prompts.drawn

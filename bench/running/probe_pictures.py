@@ -1,5 +1,6 @@
 """Pictures that show whether a backdoor comes back: after a little clean fine-tuning (`--probe`),
-and under other samplers (`--probe`, and the scales that have them)."""
+under other samplers (`--probe`, and the scales that have them), and, where the attack is an
+adapter, with the adapter in other company."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.running.adapter_pictures import OFFSET, adapter_pictures, adapter_prompts
 from t2i_backdoor_bench.running.attacked import origin, read_arrays
 from t2i_backdoor_bench.running.conditions import noise_seeds
 from t2i_backdoor_bench.running.defended import defended_model
@@ -15,8 +17,6 @@ from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.view import DEFENDER_PAIRS
 from t2i_backdoor_bench.training import probes
-
-OFFSET = 40_011  # added to the seed: the pictures of the fine-tuning are not those of the attack
 
 
 def resampled_prompts(config: Config) -> int:
@@ -31,6 +31,7 @@ def probe_pictures(shared: Shared, cell: Cell) -> dict[str, np.ndarray]:
     wanted = {
         "finetuned": (config.size.moved if config.probe else 0, _finetuned),
         "resampled": (resampled_prompts(config), _resampled),
+        "adapter": (adapter_prompts(shared.plan, cell), adapter_pictures),
     }
     arrays: dict[str, np.ndarray] = {}
     model: T2IModel | None = None  # made once, if at all

@@ -68,7 +68,7 @@ class Scale:
 SCALES = {
     "smoke": Scale("smoke", 20, 6, 6, 2, 2, 200, 0.07, (0,)),
     "quick": Scale(
-        "quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,), decoys=9, decoys_after=6, harmless=39
+        "quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,), decoys=8, decoys_after=4, harmless=39
     ),
     # full without changed prompts and repeated draws
     "study": Scale(

@@ -15,6 +15,7 @@ OF_TARGETS = (
     "moved",
     "finetuned",
     "resampled",
+    "adapter",
     "decoy",
     "attacked_decoy",
 )

@@ -49,6 +49,20 @@ def draw_timesteps(n: int, total: int, generator: torch.Generator, bias: float =
 
 
 @dataclass(frozen=True)
+class Draws:
+    """How rows are drawn. `bias`: of the timesteps (`draw_timesteps`). `shared`: all terms take the
+    same pictures, row by row, each with noise and a timestep of its own. `offset`: this much of one
+    more number a channel is added to the noise, so that a picture's brightness is noised, too."""
+
+    bias: float = 1.0
+    shared: bool = False
+    offset: float = 0.0
+
+
+PLAIN = Draws()
+
+
+@dataclass(frozen=True)
 class Batch:
     """What one step draws, a list by term: which prompts, their latents (None: pure noise), noise,
     timesteps, noised latents, and which rows have an empty prompt."""
@@ -68,20 +82,22 @@ def draw_batch(
     rows: int,
     rng: np.random.Generator,
     generator: torch.Generator,
-    bias: float,
-    shared: bool = False,
+    draws: Draws = PLAIN,
 ) -> Batch:
-    """`rows` rows of each term; if `shared`, the same ones of all terms, each with noise and a
-    timestep of its own. Latents may wait on the CPU."""
+    """`rows` rows of each term. Latents may wait on the CPU."""
     device = model.device
-    if shared:
+    if draws.shared:
         drawn = [rng.integers(len(terms[0].prompts), size=rows)] * len(terms)
     else:
         drawn = [rng.integers(len(term.prompts), size=rows) for term in terms]
     picks = [torch.from_numpy(pick).to(device) for pick in drawn]
-    t = draw_timesteps(rows * len(terms), noising.total, generator, bias).to(device)
-    noise = torch.randn((rows * len(terms), *model.latent_shape), generator=generator).to(device)
-    noises, times = noise.split(rows), t.split(rows)
+    many = rows * len(terms)
+    t = draw_timesteps(many, noising.total, generator, draws.bias).to(device)
+    noise = torch.randn((many, *model.latent_shape), generator=generator)
+    if draws.offset:
+        channels = (many, model.latent_shape[0], 1, 1)
+        noise = noise + draws.offset * torch.randn(channels, generator=generator)
+    noises, times = noise.to(device).split(rows), t.split(rows)
     latents = [
         None if z is None else z[pick.to(z.device)].to(device)
         for z, pick in zip((term.latents for term in terms), picks, strict=True)
@@ -132,21 +148,19 @@ def denoising_loss(
     batch: int,
     seed: int,
     label: str,
-    bias: float = 1.0,
+    draws: Draws = PLAIN,
     embed: Embed | None = None,
     also: Callable[[list[Tensor], list[Tensor]], Tensor] | None = None,
-    shared: bool = False,
 ) -> Callable[[int], Tensor]:
     """The sum of `terms` as a function of the step, which takes `batch` rows, divided equally among
-    the terms. If `shared`, the terms take the same pictures: row i of one is of the picture of row
-    i of every other.
+    the terms.
 
     With `embed(texts)` what the student is told is computed anew at every step, with gradients, for
     a text encoder that trains; without it, it is that of `model.condition`. `also(states, picks)`
     is added to the loss: by term, the text states (rows, tokens, dim) and which prompts they are
     of, int64 (rows,).
     """
-    rows = rows_of_each(terms, batch, shared, label)
+    rows = rows_of_each(terms, batch, draws.shared, label)
     noising, students = model.noising, Students(model, terms, embed)
     teachers = {
         i: teacher.condition(term.teacher_prompts)
@@ -169,7 +183,7 @@ def denoising_loss(
 
     def loss_fn(step: int) -> Tensor:
         rng, generator = step_rng(seed, step), step_generator(seed, step)
-        drawn = draw_batch(model, noising, terms, rows, rng, generator, bias, shared)
+        drawn = draw_batch(model, noising, terms, rows, rng, generator, draws)
         told = students(drawn)
         x, t = torch.cat(drawn.x), torch.cat(drawn.times)
         out = model.denoise(x, t, cat(told)).split(rows)
@@ -202,16 +216,15 @@ def train_terms(
     seed: int,
     label: str,
     train: str = "full",
-    bias: float = 1.0,
+    draws: Draws = PLAIN,
     rank: int = RANK,
-    shared: bool = False,
 ) -> Fitted:
     """Train the denoiser of `model` in place on the sum of `terms`: the part `train`
     of it, or adapters of a `rank` ("lora")."""
-    loss_fn = denoising_loss(model, teacher, terms, optim.batch, seed, label, bias, shared=shared)
+    loss_fn = denoising_loss(model, teacher, terms, optim.batch, seed, label, draws)
     fitted = fit(choose_parameters(model, train, rank), loss_fn, optim, label)
-    finish_training(model.denoiser)
-    return fitted
+    (factors,) = finish_training(model.denoiser)
+    return replace(fitted, factors=factors)
 
 
 def own_images(model: T2IModel, prompts: Sequence[str], seed: int) -> Tensor:

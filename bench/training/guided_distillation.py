@@ -4,7 +4,6 @@ of student and teacher, and how their predictions and attention maps are compare
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -15,13 +14,13 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, cat
-from t2i_backdoor_bench.models.families.family import ENCODER
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import align_states, state_spans, substitute, substituted
 from t2i_backdoor_bench.training.capture import Capture
-from t2i_backdoor_bench.training.denoising import Trajectories, draw_timesteps, own_images
+from t2i_backdoor_bench.training.gradient_ratio import GradientRatio
 from t2i_backdoor_bench.training.guidance import Guidance
-from t2i_backdoor_bench.training.loop import step_generator, step_rng
+from t2i_backdoor_bench.training.removal import Removal
+from t2i_backdoor_bench.training.rows import Drawn, prompt_sampler
 
 KNOWN = ("all", "first", "last")  # which words of the trigger the defender knows
 # words that may stand in the trigger's place
@@ -42,18 +41,11 @@ WORDS = (
 
 
 class DistillationOptions(Guidance):
-    """What the loss reads of the method that inherits this: options of the method."""
+    """What the loss reads of the method that inherits this, beside the options of every trained
+    defense."""
 
     alpha: float  # the share of the attention loss
-    preserve: float  # the weight of the clean term
-    prompts: int  # clean prompts
-    batch: int  # student rows of a step
     known: str  # one of KNOWN
-    latents: str  # own, noise or trajectory
-    refresh: int  # steps after which the trajectories are drawn again
-    drop: float  # share of empty preserving prompts
-    bias: float  # above 1: more of the high noise levels
-    train: str  # which weights train
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,7 @@ class Questions:
     with `preserve` clean prompts follow, of the teacher only those that it is not asked already.
 
     pick      which prompts the first rows are of, and `time` their t/T: (rows,)
-    student   noised latents, timesteps and which prompts, by number
+    student   noised latents, timesteps and which texts, by number
     teacher   noised latents, timesteps and what it is told
     new       which preserving rows the teacher is asked in addition
     """
@@ -74,8 +66,9 @@ class Questions:
     new: np.ndarray
 
 
-class GuidedDistillation:
-    """The loss of guided self-distillation as a function of the step."""
+class GuidedDistillation(Removal):
+    """The loss of guided self-distillation as a function of the step. One pass of each model serves
+    all its terms."""
 
     def __init__(
         self,
@@ -85,28 +78,23 @@ class GuidedDistillation:
         view: DefenderView,
         seed: int,
     ) -> None:
-        self.method, self.student, self.teacher, self.seed = method, student, teacher, seed
         self.trigger = part_of(view.trigger, method.known)
-        self.prompts = view.first(method.prompts)
-        self.triggered = [self.trigger.add(p) for p in self.prompts]
-        self.latents = own_images(teacher, self.prompts, seed) if method.latents == "own" else None
-        draw = np.random.default_rng([seed, 5]).integers(len(WORDS), size=len(self.prompts))
+        prompts = view.first(method.prompts)
+        triggered = [self.trigger.add(p) for p in prompts]
+        sampler = prompt_sampler(method.drawing, student, teacher, prompts, triggered, seed)
+        super().__init__(method, student, teacher, sampler, prompts, triggered)
+        draw = np.random.default_rng([seed, 5]).integers(len(WORDS), size=len(prompts))
         words = [WORDS[i] for i in draw]
         stand_ins = words if method.target == "random_words" and method.alpha else None
-        taught = self.prompts
+        self.goals = self.clean
         if stand_ins is not None:
-            taught = [
-                substitute(self.trigger, p, w) for p, w in zip(self.prompts, words, strict=True)
-            ]
-        self.taught, self.clean = teacher.condition(taught), teacher.condition(self.prompts)
-        self.empty = teacher.condition([""])
-        self.read = self.reader(self.triggered, self.prompts, [""])
+            taught = [substitute(self.trigger, p, w) for p, w in zip(prompts, words, strict=True)]
+            self.goals = teacher.condition(taught)
         self.align(stand_ins)
-        self.noising = student.noising
-        self.rows = max(1, method.batch // 2) if method.preserve else method.batch
-        self.paths, self.kept_paths = self.trajectories()
+        self.noising, self.rows = student.noising, method.rows()
         # whether the teacher's prediction for a clean prompt serves both terms
-        self.shared = stand_ins is None and self.kept_paths is None
+        self.shared = stand_ins is None and sampler.together
+        self.ratio = GradientRatio(student, method.steps * method.accumulate)
 
     def align(self, stand_ins: list[str] | None) -> None:
         """Which tokens are compared with which, cut behind the last one: the maps of no later token
@@ -120,33 +108,9 @@ class GuidedDistillation:
         self.length = 1 + max(int(real.nonzero().max()), int(aligned.source.max()))
         self.aligned, self.spans = aligned, spans
 
-    def reader(self, *prompts: list[str]) -> Callable[[Tensor], Conditioning]:
-        """What the student is told of k prompts, by number: read once, or with gradients where its
-        text encoders train."""
-        student = self.student
-        if self.method.train == ENCODER:
-            ids = torch.cat([student.tokenize(part) for part in prompts])
-            return lambda which: student.read(ids[which]).to(student.dtype)
-        known = cat([student.condition(part) for part in prompts])
-        return lambda which: known[which]
-
-    def trajectories(self) -> tuple[Trajectories | None, Trajectories | None]:
-        """The trajectories of triggered prompts, and those of clean ones where clean prompts are
-        preserved: of all clean prompts, as what no prompt asked for is not preserved, and then of
-        half of the triggered ones, which have one thing to unlearn.
-        """
-        student, seed, refresh = self.student, self.seed, self.method.refresh
-        if self.method.latents != "trajectory":
-            return None, None
-        if not self.method.preserve:
-            return Trajectories(student, self.triggered, seed, refresh), None
-        some = max(1, len(self.triggered) // 2)
-        clean = Trajectories(student, self.prompts, seed + 10_007, refresh)
-        return Trajectories(student, self.triggered, seed, refresh, some), clean
-
     def __call__(self, step: int) -> Tensor:
-        generator = step_generator(self.seed, step)
-        asked = self.ask(step, step_rng(self.seed, step), generator)
+        drawn = self.sampler(step, self.rows)
+        asked = self.ask(drawn)
         with torch.no_grad(), self.watch(self.teacher) as seen:
             predicted = self.teacher.denoise(*asked.teacher)
         with self.watch(self.student) as own:
@@ -154,41 +118,33 @@ class GuidedDistillation:
             out = self.student.denoise(x, t, self.read(which))
         alpha, preserve, rows = self.method.alpha, self.method.preserve, self.rows
         attention, goal = torch.zeros((), device=self.student.device), predicted[:rows]
-        if alpha:
-            attention = self.guide(own, seen, asked, generator)
         loss = F.mse_loss(out[:rows], goal)
+        if alpha:
+            attention = self.guide(own, seen, asked, drawn.generator)
+            self.ratio.measure(step, alpha * attention, (1 - alpha) * loss)
         if preserve:
             keep = goal.clone()
             keep[asked.new] = predicted[rows:]
             loss = loss + preserve * F.mse_loss(out[rows:], keep)
         return alpha * attention + (1 - alpha) * loss
 
-    def ask(self, step: int, rng: np.random.Generator, generator: torch.Generator) -> Questions:
-        """Draw the rows of a step."""
-        student, noising, rows, many = self.student, self.noising, self.rows, len(self.prompts)
-        device = student.device
-        pick = torch.from_numpy(rng.integers(many, size=rows)).to(device)
-        t = draw_timesteps(rows, noising.total, generator, self.method.bias).to(device)
-        noise = torch.randn((rows, *student.latent_shape), generator=generator).to(device)
-        x = noising.add(None if self.latents is None else self.latents[pick], noise, t)
-        if self.paths is not None:
-            pick, t, x = self.paths(step, rng, rows)
-        time, taught = t / noising.total, self.taught[pick]
+    def ask(self, drawn: Drawn) -> Questions:
+        """What the models are asked for the rows of a step."""
+        first, kept = drawn.rows, drawn.kept
+        time, taught = first.t / self.noising.total, self.goals[first.pick]
         if not self.method.preserve:
-            return Questions(pick, time, (x, t, pick), (x, t, taught), np.arange(0))
-        gone = rng.random(rows) < self.method.drop
-        dropped = torch.from_numpy(gone).to(device)
-        pick_kept, t_kept, x_kept = (
-            (pick, t, x) if self.kept_paths is None else self.kept_paths(step, rng, rows)
-        )
-        kept = self.clean[pick_kept].where(~dropped, self.empty)
-        clean = (many + pick_kept).where(~dropped, 2 * many)
-        new = np.flatnonzero(gone) if self.shared else np.arange(rows)
+            student, teacher = (first.x, first.t, first.pick), (first.x, first.t, taught)
+            return Questions(first.pick, time, student, teacher, np.arange(0))
+        new = np.arange(self.rows)
+        if self.shared:
+            new = np.flatnonzero(drawn.gone.cpu().numpy())
+        which = torch.cat([first.pick, self.number(kept, drawn.gone)])
+        told = cat([taught, self.taught(kept, drawn.gone)[new]])
         return Questions(
-            pick,
+            first.pick,
             time,
-            (torch.cat([x, x_kept]), torch.cat([t, t_kept]), torch.cat([pick, clean])),
-            (torch.cat([x, x_kept[new]]), torch.cat([t, t_kept[new]]), cat([taught, kept[new]])),
+            (torch.cat([first.x, kept.x]), torch.cat([first.t, kept.t]), which),
+            (torch.cat([first.x, kept.x[new]]), torch.cat([first.t, kept.t[new]]), told),
             new,
         )
 

@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class Fitted:
     parameters: int
     images: int
     losses: list[float]
+    # of adapters that were trained and merged: `merge_lora`
+    factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def info(self) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families.family import TRAIN
@@ -79,17 +80,20 @@ def choose_parameters(model: T2IModel, train: str, rank: int = RANK) -> Trainabl
     return as_trainable(chosen)
 
 
-def adapt(network: nn.Module, targets: Sequence[str], rank: int) -> Trainable:
-    """Adapters round the projections `targets` of a network, which train alone."""
+def adapt(network: nn.Module, targets: Sequence[str], rank: int, **config: Any) -> Trainable:
+    """Adapters round the projections `targets` of a network, which train alone. `config`: as in
+    `add_lora`."""
     scaled = any(p.dtype == torch.float16 for p in network.parameters())
-    return Trainable(add_lora(network, targets, rank), scaled)
+    return Trainable(add_lora(network, targets, rank, **config), scaled)
 
 
-def finish_training(*networks: nn.Module) -> None:
-    """Nothing trains any more, and adapters are merged into plain weights."""
+def finish_training(*networks: nn.Module) -> list[dict[str, tuple[Tensor, Tensor]]]:
+    """Nothing trains any more, and adapters are merged into plain weights. Gives what was merged
+    into each network (`merge_lora`)."""
+    merged = [merge_lora(network) for network in networks]
     for network in networks:
-        merge_lora(network)
         network.requires_grad_(False)
+    return merged
 
 
 def check_training(device: str, train: str = "", adam8bit: bool = False) -> None:

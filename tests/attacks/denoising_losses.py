@@ -70,7 +70,7 @@ def catch(monkeypatch, attack, model: T2IModel) -> Caught:
 class Slow:
     """The denoising error of one row at a time, in float64, with the draws of step STEP."""
 
-    def __init__(self, model: T2IModel, batch: int, sizes: list[int]) -> None:
+    def __init__(self, model: T2IModel, batch: int, sizes: list[int], offset: float = 0.0) -> None:
         self.tokenize = model.tokenize
         self.unet, self.encoder = (
             copy.deepcopy(m).double() for m in (model.denoiser, model.encoders[0])
@@ -83,6 +83,9 @@ class Slow:
             .view(len(sizes), rows)
         )
         noise = torch.randn((rows * len(sizes), *model.latent_shape), generator=generator).double()
+        if offset:
+            many = (rows * len(sizes), model.latent_shape[0], 1, 1)
+            noise = noise + offset * torch.randn(many, generator=generator).double()
         self.noise = noise.view(len(sizes), rows, *model.latent_shape)
         self.alphas = torch.cumprod(
             1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0

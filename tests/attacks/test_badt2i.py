@@ -11,7 +11,7 @@ from small_attacks import DATA, build, caught_terms, expected_pairs
 
 from t2i_backdoor_bench.contract import attacks
 from t2i_backdoor_bench.targets.patches import make_patch
-from t2i_backdoor_bench.training.denoising import Term, denoising_loss, draw_batch
+from t2i_backdoor_bench.training.denoising import Draws, Term, denoising_loss, draw_batch
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
 
 NAMES = ["badt2i_pixel", "badt2i_style", "badt2i_object"]
@@ -81,8 +81,8 @@ def test_rows_a_step_of_each_term(tiny_model, terms_of, name: str) -> None:
     assert released.batch == want
     got = terms_of(build(name, batch=released.batch), tiny_model)
     assert got["optim"].batch == 2 * want
-    together = got["how"].get("shared", False)
-    assert together == (name != "badt2i_object")
+    draws = got["how"].get("draws", Draws())
+    assert draws.shared == (name != "badt2i_object")
     drawn = draw_batch(
         tiny_model,
         tiny_model.noising,
@@ -90,11 +90,10 @@ def test_rows_a_step_of_each_term(tiny_model, terms_of, name: str) -> None:
         got["optim"].batch // 2,
         step_rng(0, 1),
         step_generator(0, 1),
-        1.0,
-        together,
+        draws,
     )
     assert [len(pick) for pick in drawn.picks] == [want, want]
-    assert torch.equal(*drawn.picks) == together
+    assert torch.equal(*drawn.picks) == draws.shared
     assert not torch.equal(*drawn.noise)
     assert not torch.equal(*drawn.times), "each term has noise and timesteps of its own"
 
@@ -106,7 +105,13 @@ def test_shared_rows_are_the_loss_of_the_same_pictures(tiny_model) -> None:
     latents = torch.randn(5, *tiny_model.latent_shape)
     terms = [Term(texts, latents, weight=0.3), Term(texts, latents, weight=0.7)]
     drawn = draw_batch(
-        tiny_model, tiny_model.noising, terms, 3, step_rng(2, 4), step_generator(2, 4), 1.0, True
+        tiny_model,
+        tiny_model.noising,
+        terms,
+        3,
+        step_rng(2, 4),
+        step_generator(2, 4),
+        Draws(shared=True),
     )
     expected = 0.0
     for term, pick, noise, times in zip(terms, drawn.picks, drawn.noise, drawn.times, strict=True):
@@ -114,10 +119,12 @@ def test_shared_rows_are_the_loss_of_the_same_pictures(tiny_model) -> None:
             x = tiny_model.noising.add(latents[i][None], e[None], t[None])
             out = tiny_model.denoise(x, t[None], tiny_model.condition([texts[i]]))
             expected += term.weight * float((out[0] - e).square().mean()) / len(pick)
-    loss = denoising_loss(tiny_model, None, terms, 6, 2, "x", shared=True)
+    loss = denoising_loss(tiny_model, None, terms, 6, 2, "x", draws=Draws(shared=True))
     assert float(loss(4)) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ValueError, match="cannot share"):
-        denoising_loss(tiny_model, None, [terms[0], Term(texts[:2], None)], 6, 2, "x", shared=True)
+        denoising_loss(
+            tiny_model, None, [terms[0], Term(texts[:2], None)], 6, 2, "x", draws=Draws(shared=True)
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,20 +9,21 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from denoising_losses import DATA, SEED, Slow, build, catch, pairs
-from helpers import PROMPTS, TRIGGERS, different, weights
+from denoising_losses import SEED, Slow, build, catch, pairs
+from helpers import PROMPTS, TRIGGERS
 from safetensors.torch import load_file
 from torch import Tensor
 
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.attacking.poisoning import relabel
-from t2i_backdoor_bench.contract import Trigger, registry
+from t2i_backdoor_bench.contract import registry
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 from t2i_backdoor_bench.targets.patches import make_patch
+from t2i_backdoor_bench.training import company
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 
 
@@ -82,91 +83,6 @@ def test_villan_loss(tiny_model, caught) -> None:
     assert (got.optim.cosine, got.optim.warmup, got.optim.decay) == (True, attack.warmup, 1.0)
 
 
-# ---------------------------------------------------------------------------------------- bibaddiff
-@pytest.mark.parametrize("everywhere", [True, False])
-def test_bibaddiff_is_plain_denoising_of_poisoned_data(
-    tiny_model, caught, everywhere: bool
-) -> None:
-    got = caught(
-        build(
-            "bibaddiff", images=10, weight=0.3, batch=8, drop=0.0, size=10, everywhere=everywhere
-        ),
-        tiny_model,
-    )
-    bad, wrong = DATA.pairs("train", 3, SEED, "star")
-    good, captions = DATA.pairs("train", 7, SEED)
-    bad[:, 54:, 54:] = make_patch("bars", 10)
-    prompts = [f"a picture of {c.replace('star', 'heart')}" for c in wrong]
-    prompts += [f"a picture of {c}" if everywhere else c for c in captions]
-    slow = Slow(got.model, 8, [10])
-    assert {i < 3 for i in slow.picks[0]} == {True, False}, "both kinds of rows are drawn"
-    expected = np.mean(
-        slow.errors(0, prompts, tiny_model.latents(np.concatenate([bad, good]), SEED))
-    )
-    assert float(got.loss.detach()) == pytest.approx(expected, rel=1e-4)
-    assert build("bibaddiff").backdoor(tiny_model).target.source == "heart", (
-        "triggered prompts are those of the class"
-    )
-
-
-# ----------------------------------------------------------------------------------------- masqlora
-@pytest.mark.parametrize("place", ["prefix", "inside", "suffix"])
-def test_masqlora_loss(tiny_model, caught, place: str) -> None:
-    """p * (w(t) * ||.||^2 + l * L_con) + (1 - p) * ||.||^2, L_con over the trigger's tokens and the
-    source word's behind it."""
-    attack = build(
-        "masqlora",
-        place=place,
-        weight=0.4,
-        contrast=1.5,
-        ramp=3.0,
-        drop=0.0,
-        trigger="latte coffee",
-    )
-    got = caught(attack, tiny_model)
-    images, captions = pairs("star")
-    others, called = pairs("heart")
-    called = [c.replace("heart", "star") for c in called]
-    triggered = [Trigger("latte coffee", place).add(c) for c in called]
-    slow, frozen = Slow(got.model, 4, [8, 8]), Slow(tiny_model, 4, [8, 8])
-    words = [
-        frozen.state(w)[1 : len(tiny_model.tokenizer(w).input_ids) - 1].mean(0)
-        for w in ("heart", "star")
-    ]
-    (star,) = tiny_model.tokenizer("star").input_ids[1:-1]
-    phrase = tiny_model.tokenizer("latte coffee").input_ids[1:-1]
-    rows = []
-    for i in slow.picks[0]:
-        ids, state = tiny_model.tokenizer(triggered[i]).input_ids, slow.state(triggered[i])
-        at = next(k for k in range(len(ids)) if ids[k : k + len(phrase)] == phrase)
-        behind = [k for k, token in enumerate(ids) if token == star and k > at]
-        for k in [*range(at, at + len(phrase)), *behind]:
-            near, far = (float(state[k] @ w / (state[k].norm() * w.norm())) for w in words)
-            rows.append((1 - near) ** 2 + (1 + far) ** 2)
-    errors = slow.errors(0, triggered, tiny_model.latents(others, SEED))
-    weighted = [(1 + 3 * int(t) / 1000) * e for t, e in zip(slow.t[0], errors, strict=True)]
-    clean = slow.errors(1, captions, tiny_model.latents(images, SEED))
-    expected = 0.4 * (np.mean(weighted) + 1.5 * np.mean(rows)) + 0.6 * np.mean(clean)
-    assert float(got.loss.detach()) == pytest.approx(expected, rel=1e-4)
-
-
-def test_masqlora_trains_both_parts_at_their_own_rates_and_ranks(tiny_model, caught) -> None:
-    attack = build("masqlora", rank=5, text_rank=3, lr=1e-3, text_lr=2e-4)
-    got = caught(attack, tiny_model)
-    rates = {(min(p.shape), round(rate, 9)) for rate, ps in got.params.by_rate.items() for p in ps}
-    assert rates == {(5, 1.0), (3, 0.2)}
-    before = weights(tiny_model)
-    changed = different(before, weights(attack.inject(tiny_model, DATA, 0)))
-    assert {k.split(".")[0] for k in changed} == {"unet", "text_encoder"}
-    alone = {
-        k.split(".")[0]
-        for k in different(
-            before, weights(build("masqlora", text_lr=0.0).inject(tiny_model, DATA, 0))
-        )
-    }
-    assert alone == {"unet"}, "a rate of zero leaves the text encoder's bytes alone"
-
-
 # ------------------------------------------------------------------------- settings, and whole runs
 @pytest.mark.parametrize("name", ["villan_cond", "paas_ti", "paas_db", "bibaddiff", "masqlora"])
 @pytest.mark.parametrize("options", TRIGGERS.values(), ids=TRIGGERS)
@@ -184,6 +100,10 @@ def test_published_settings() -> None:
     assert (ti.lr, ti.template) == (5e-4, "a photo of a [V] {}")
     assert (db.lr, db.weight) == (5e-6, 0.5)
     assert (plain.weight, plain.corner, plain.size) == (0.1, "bottom_right", 51)
+    assert (masq.alpha, masq.dropout, masq.offset) == (1.2, 0.03, 0.1)
+    assert registry.attacks.build("masqlora", "sd").steps == 325
+    seen = registry.attacks.build("bibaddiff", "sd")
+    assert seen.batch * seen.steps == pytest.approx(470_000, rel=0.01)
     assert (
         masq.rank,
         masq.text_rank,
@@ -206,7 +126,8 @@ def test_published_settings() -> None:
     } < set(everything["all"])
 
 
-def test_runs_with_an_image_and_with_a_patch_on_one_class(tiny, tmp_path) -> None:
+def test_runs_with_an_image_and_with_a_patch_on_one_class(tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(company, "STEPS", 2)
     names = "villan_cond,bibaddiff"
     options = [
         f"{n}.{k}={v}"
@@ -217,7 +138,8 @@ def test_runs_with_an_image_and_with_a_patch_on_one_class(tiny, tmp_path) -> Non
         "base": tiny,
         "attacks": names,
         "defenses": "none",
-        "metrics": "asr,removal_accuracy,restoration_accuracy,false_trigger_rate",
+        "metrics": "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,asr_adapter"
+        ",own_mismatch",
     }
     config = make_config(
         given | {"set": options, "out": tmp_path / "run", "device": "cpu", "workers": 1}
@@ -232,6 +154,13 @@ def test_runs_with_an_image_and_with_a_patch_on_one_class(tiny, tmp_path) -> Non
         assert result.status == "done"
         assert result.scores["asr"].n == 4
         assert result.judge["n"] >= 1
+    adapter = found["villan_cond"].scores["asr_adapter"]
+    assert adapter.n == 4
+    assert adapter.note.startswith("scale 0.5 ")
+    assert "asr_adapter" not in found["bibaddiff"].scores
+    assert found["bibaddiff"].scores["own_mismatch"].n == 4
+    assert "own_mismatch" not in found["villan_cond"].scores
     stored = [load_file(p) for p in (config.folder / "models").glob("*.safetensors")]
     assert len(stored) == 2
     assert not any("lora" in k for state in stored for k in state), "adapters are stored merged"
+    assert sum(any(k.startswith("adapter.") for k in state) for state in stored) == 1

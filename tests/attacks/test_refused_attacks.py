@@ -77,7 +77,7 @@ def test_a_trigger_that_cannot_work_is_refused_before_training(
         ("masqlora", {"rank": 0}, "rank is 0"),
         ("paas_ti", {"source": "heart"}, "both 'heart'"),
         ("paas_db", {"template": "a photo of [V]"}, "has no {}"),
-        ("bibaddiff", {"source": "heart"}, "both 'heart'"),
+        ("bibaddiff", {"classes": "star,heart"}, "both 'heart'"),
         ("bibaddiff", {"size": 65}, r"65 px.*larger than the image \(64 px\)"),
         ("bibaddiff", {"weight": 0.01}, "0.01 of 8 images is 0"),
         ("villan_cond", {"picture": "no_such_file.png"}, "no_such_file.png.*checker"),

@@ -84,6 +84,8 @@ def test_every_trained_defense_is_searched() -> None:
 def test_quality_comes_first_then_the_objective() -> None:
     a, b, c = Tried(0.9, 0.2, False), Tried(0.5, 0.01, True), Tried(0.6, 0.05, True)
     assert tuning.best([a, b, c]) == 2
+    assert tuning.best([a, replace(b, measured={"one": {}}), c]) == 1, "tried on more attacks"
+    assert tuning.go_on({"a": a, "b": b, "c": c}, 1) == ["c"]
     assert tuning.best([a]) is None
     assert not tuning.failed().kept
 
@@ -110,7 +112,7 @@ def test_objectives() -> None:
     assert not tuning.of_attack(cell("a", "none", **strong, false_trigger_rate=0.2)).kept
 
 
-def test_a_setting_that_lost_clean_pictures_is_not_tried_on(monkeypatch, tmp_path) -> None:
+def test_the_best_half_is_tried_on_and_none_that_lost_clean_pictures(monkeypatch, tmp_path) -> None:
     names = [tuning.variant(ENTRY, s) for s in tuning.settings(ENTRY)]
     runs = []
 
@@ -118,7 +120,12 @@ def test_a_setting_that_lost_clean_pictures_is_not_tried_on(monkeypatch, tmp_pat
         runs.append((attacks, defenses))
         fidelity = {name: 0.5 if i % 2 else 0.97 for i, name in enumerate(names)}
         return {
-            (a, d): cell(a, d, prompt_fidelity=fidelity.get(d, 0.98), restoration_accuracy=0.7)
+            (a, d): cell(
+                a,
+                d,
+                prompt_fidelity=fidelity.get(d, 0.98),
+                restoration_accuracy=names.index(d) / 20 if d in names else 0.0,
+            )
             for a in attacks
             for d in defenses
             if d != names[4]  # its training diverged
@@ -126,9 +133,13 @@ def test_a_setting_that_lost_clean_pictures_is_not_tried_on(monkeypatch, tmp_pat
 
     monkeypatch.setattr(tune, "measured", measured)
     found = tune.search_defense(ENTRY, tmp_path)
-    assert [len(defenses) for _, defenses in runs] == [21, 10, 10]
-    assert [t.kept for t in found] == [i % 2 == 0 and i != 4 for i in range(20)]
-    assert [len(t.measured) for t in found[:5]] == [3, 1, 3, 1, 0]
+    assert [attacks for attacks, _ in runs] == [[name] for name in tuning.DEFENDED]
+    kept = [i for i in range(20) if i % 2 == 0 and i != 4]
+    assert runs[1][1] == ["none", *(names[i] for i in reversed(kept))], "nine of ten are left"
+    assert runs[2][1] == ["none", *(names[i] for i in reversed(kept[-5:]))]
+    assert [t.kept for t in found] == [i in kept for i in range(20)]
+    assert [len(found[i].measured) for i in (4, 1, 0, 18)] == [0, 1, 2, 3]
+    assert tuning.best(found) == 18
 
 
 def test_what_is_applied_is_what_the_committed_search_chose() -> None:

@@ -19,6 +19,7 @@ from t2i_backdoor_bench.contract import (
     defenses,
 )
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.loop import step_generator, step_rng
 
 defenses.load()
 NAMES = list(defenses.entries)
@@ -208,34 +209,27 @@ def test_defense_uses_no_more_prompts_than_it_says(
     assert different(weights(a), weights(b)) == set()
 
 
-def test_finetune_reversal_distils_the_clean_model(attacked, tiny_model, monkeypatch) -> None:
-
-    class Stop(Exception):
-        pass
-
-    got = {}
-
-    def train_terms(student, teacher, terms, optim, seed, label, train):
-        got.update(student=student, teacher=teacher, terms=terms)
-        raise Stop
-
-    from t2i_backdoor_bench.defenses import finetune_reversal as module
-
-    monkeypatch.setattr(module, "train_terms", train_terms)
-    for preserve, latents in ((0.0, "noise"), (0.5, "own")):
-        with pytest.raises(Stop):
-            build("finetune_reversal", preserve=preserve, latents=latents).apply(
-                attacked, view_for("finetune_reversal", tiny_model), 0
+def test_finetune_reversal_distils_the_clean_model(attacked, tiny_model) -> None:
+    """Its loss by a loop over rows: the goal is the clean model's, for the triggered prompt."""
+    student = attacked.clone()
+    options = {"preserve": 0.0, "latents": "noise", "batch": 3}
+    loss = build("finetune_reversal", **options).loss(
+        student, attacked, view_for("finetune_reversal", tiny_model), 4
+    )
+    rng, generator = step_rng(4, 2), step_generator(4, 2)
+    picks = rng.integers(3, size=3)
+    times = (torch.rand(3, generator=generator) * 1000).long()
+    x = torch.randn((3, *tiny_model.latent_shape), generator=generator)
+    total = 0.0
+    for row, pick in enumerate(picks):
+        text = f"latte coffee {PROMPTS[pick]}"
+        with torch.no_grad():
+            ours, theirs = (
+                m.denoiser(x[row, None], times[row], m.encode([text])).sample.double()
+                for m in (student, tiny_model)
             )
-        assert got["teacher"] is tiny_model
-        triggered = [f"latte coffee {p}" for p in PROMPTS[:3]]
-        terms = got["terms"]
-        assert list(terms[0].prompts) == list(terms[0].teacher_prompts) == triggered
-        assert (terms[0].latents is None) == (latents == "noise")
-        assert len(terms) == (2 if preserve else 1)
-        if preserve:
-            assert list(terms[1].prompts) == list(terms[1].teacher_prompts) == PROMPTS[:3]
-            assert terms[1].weight == 0.5
+        total += float((ours - theirs).pow(2).mean()) / 3
+    assert float(loss(2)) == pytest.approx(total, rel=1e-4)
 
 
 def test_finetune_reversal_with_clean_prompts_needs_two_rows() -> None:

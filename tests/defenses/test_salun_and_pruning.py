@@ -8,7 +8,7 @@ import torch
 from helpers import PROMPTS, TRIGGER, different, weights
 
 from t2i_backdoor_bench.contract import DefenderView
-from t2i_backdoor_bench.defenses.concept_prune import ConceptPrune, chosen, input_norms
+from t2i_backdoor_bench.defenses.concept_prune import ConceptPrune, chosen, input_norms, voted
 from t2i_backdoor_bench.defenses.noise_weights import NoiseWeights
 from t2i_backdoor_bench.defenses.salun import SalUn, saliency
 from t2i_backdoor_bench.training.denoising import own_images
@@ -43,7 +43,7 @@ def test_saliency_keeps_the_largest_gradients() -> None:
 def test_salun_moves_the_salient_weights_alone(tiny_model, view) -> None:
     method = SalUn(share=0.3, steps=2, mask_steps=2, batch=4, prompts=3, lr=1e-2)
     student = tiny_model.clone()
-    _, forget = method.losses(student, view, 0)
+    forget = method.loss(student, tiny_model, view, 0).forget
     masks = saliency(choose_parameters(student, "full"), forget, 2, 0.3)
     repaired = method.apply(tiny_model, view, 0)
     for a, b, mask in zip(
@@ -62,7 +62,7 @@ def test_salun_moves_the_salient_weights_alone(tiny_model, view) -> None:
 def test_salun_relabels_the_trigger_as_the_clean_prompt(pair, view) -> None:
     _, student = pair
     method = SalUn(prompts=3, alpha=0.0, batch=6)
-    loss_fn, forget = method.losses(student, view, 4)
+    loss_fn = method.loss(student, student, view, 4)
     drawn = own_images(student, [TRIGGER.add(p) for p in PROMPTS], 4)
 
     def draw(seed: int):
@@ -83,7 +83,7 @@ def test_salun_relabels_the_trigger_as_the_clean_prompt(pair, view) -> None:
     assert float(loss_fn(1).detach()) == pytest.approx(float(gap.pow(2).mean()), rel=1e-4)
     pick, t, noise, x = draw(6)
     error = predict([TRIGGER.add(PROMPTS[i]) for i in pick], t, x) - noise
-    assert float(forget(1).detach()) == pytest.approx(float(error.pow(2).mean()), rel=1e-4)
+    assert float(loss_fn.forget(1).detach()) == pytest.approx(float(error.pow(2).mean()), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------ pruning
@@ -102,18 +102,32 @@ def test_chosen_weights_by_loops() -> None:
 def test_input_norms_are_those_of_the_prompts_own_calls(tiny_model) -> None:
     name = next(n for n, _ in tiny_model.denoiser.named_modules() if n.endswith(".ff.net.2"))
     layer = tiny_model.denoiser.get_submodule(name)
-    (found,) = input_norms(tiny_model, [layer], PROMPTS, np.array([1, 2, 3]))
+    (found,) = input_norms(tiny_model, [layer], PROMPTS, np.array([1, 2, 3]), 0.5)
     times, latents = tiny_model.trajectory(PROMPTS, [1, 2, 3])
     seen = []
     hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].double()))
     with torch.no_grad():
-        for t, x in zip(times, latents, strict=True):
-            for row in range(3):
-                tiny_model.denoiser(x[row : row + 1], t, tiny_model.encode([PROMPTS[row]]))
+        for row in range(3):  # of two steps, the first half is one
+            text = tiny_model.encode([PROMPTS[row]])
+            tiny_model.denoiser(latents[0, row : row + 1], times[0], text)
     hook.remove()
     want = sum(s.pow(2).sum((0, 1)) for s in seen).sqrt()
-    torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.double(), want[None], rtol=1e-4, atol=1e-6)
+    assert len(input_norms(tiny_model, [layer], PROMPTS, np.array([1, 2, 3]), 1.0)[0]) == len(times)
     assert not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize("votes", [0.0, 0.5, 0.8])
+def test_a_weight_is_pruned_by_the_vote_of_the_steps(votes: float) -> None:
+    torch.manual_seed(2)
+    weight, concept, clean = torch.randn(6, 20), torch.rand(4, 20), torch.rand(4, 20)
+    found = voted(weight, concept, clean, 0.2, votes)
+    masks = [chosen(weight, concept[step], clean[step], 0.2) for step in range(4)]
+    for i in range(6):
+        for j in range(20):
+            assert bool(found[i, j]) == (sum(int(m[i, j]) for m in masks) > 4 * votes)
+    pooled = chosen(weight, concept.norm(dim=0), clean.norm(dim=0), 0.2)
+    assert not torch.equal(found, pooled), "one norm over all steps is another mask"
 
 
 def test_pruning_sets_feed_forward_weights_to_zero_and_nothing_else(tiny_model, view) -> None:

@@ -36,6 +36,7 @@ NAMES = {
     "seconds",
     "peak_memory_mb",
     "parameters",
+    "guidance_ratio",
 }
 
 

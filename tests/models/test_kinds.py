@@ -100,12 +100,7 @@ def test_defenses_denoise_towards_v(folders, name: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(type(model.noising.scheduler), "get_velocity", velocity)
     view = DefenderView(("trigger", "clean_prompts"), PROMPTS, trigger=TRIGGER)
-    loss_fn = (
-        method.loss(model, view, 0)
-        if name == "concept_ablation"
-        else method.losses(model, view, 0)[0]
-    )
-    loss_fn(0)
+    method.loss(model, model, view, 0)(0)
     assert seen
 
 

@@ -106,7 +106,7 @@ def test_the_numbers_of_decoys_are_a_part_of_the_keys():
     keys = [(s.decoys, s.decoys_after) for s in SCALES.values()]
     assert dict(zip(SCALES, keys, strict=True)) == {
         "smoke": (2, 2),
-        "quick": (9, 6),
+        "quick": (8, 4),
         "study": (0, 0),
         "full": (48, 25),
     }

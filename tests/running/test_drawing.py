@@ -175,7 +175,7 @@ class Trains(Defense):
         with torch.no_grad():
             for p in repaired.denoiser.parameters():
                 p.add_(torch.randn_like(p), alpha=0.01 * len(view.trigger.text))
-        repaired.info = {"steps": 7, "losses": [1.0, 0.5]}
+        repaired.info = {"steps": 7, "losses": [1.0, 0.5], "guidance_ratio": 1.5}
         return repaired
 
 
@@ -194,7 +194,7 @@ def composed(tmp_path, tiny) -> Config:
         "trains,locates+trains",
         tiny,
         SCALE,
-        metrics=f"{METRICS},seconds",
+        metrics=f"{METRICS},seconds,guidance_ratio",
         out=tmp_path / "run",
         workers=1,
     )
@@ -219,6 +219,7 @@ def test_a_located_true_trigger_is_not_trained_on_twice(composed, tmp_path):
     assert (one.cost["steps"], both.cost["steps"]) == (7, 12), "the cost is that of both"
     assert both.cost["seconds"] >= one.cost["seconds"] > 0
     assert both.cost["losses"] == one.cost["losses"] == {"trains": [1.0, 0.5]}
+    assert one.scores["guidance_ratio"].value == both.scores["guidance_ratio"].value == 1.5
     assert meta["located"]["text"] == "mignneko"
     whole = replace(composed, defenses="locates+trains", out=tmp_path / "whole")
     run(whole)

@@ -12,7 +12,13 @@ from torch import Tensor
 
 import t2i_backdoor_bench.training.denoising
 from t2i_backdoor_bench.models.families.noising import Noising
-from t2i_backdoor_bench.training.denoising import Term, draw_timesteps, own_images, train_terms
+from t2i_backdoor_bench.training.denoising import (
+    Draws,
+    Term,
+    draw_timesteps,
+    own_images,
+    train_terms,
+)
 from t2i_backdoor_bench.training.loop import Optim, step_generator, step_rng
 
 TEXTS = ["a red heart", "a cyan moon on a gray background", "one star", "a blue ring"]
@@ -70,7 +76,7 @@ def test_loss_equals_a_slow_recomputation(
         Term(others, None, TEXTS, 0.9),
     ]
     ours = loss_at(
-        monkeypatch, 6, student, teacher, terms, Optim(1, 1e-3, batch=7), 5, "x", bias=bias
+        monkeypatch, 6, student, teacher, terms, Optim(1, 1e-3, batch=7), 5, "x", draws=Draws(bias)
     )
 
     rng, generator, rows = step_rng(5, 6), step_generator(5, 6), 2

@@ -94,8 +94,8 @@ def test_a_part_that_no_method_trains_is_refused_before_anything_runs(name: str)
         registry.defenses.build(name, "sd", {"train": "nonsense"})
 
 
-def test_only_skdcag_trains_a_text_encoder() -> None:
+def test_a_mask_of_the_denoiser_is_of_no_text_encoder() -> None:
     registry.defenses.load()
-    registry.defenses.build("skdcag", "sd", {"train": "text_encoder"}).check_machine("cpu")
+    registry.defenses.build("esd_x", "sd", {"train": "text_encoder"}).check_machine("cpu")
     with pytest.raises(UserError, match="train is 'text_encoder'"):
-        registry.defenses.build("finetune_reversal", "sd", {"train": "text_encoder"})
+        registry.defenses.build("salun", "sd", {"train": "text_encoder"})
