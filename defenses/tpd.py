@@ -83,13 +83,13 @@ class TPD(Defense):
     distance: float = option(
         0.2, above=0, source="released", help="squared distance up to which words are near"
     )
-    words: str = field(default="", init=False)  # identifies the file in the keys of cells
+    weights: str = field(default="", init=False)  # identifies the file in the keys of cells
 
     def __post_init__(self) -> None:
         if self.vectors:
             if not Path(self.vectors).is_file():
                 raise UserError(f"vectors {self.vectors}: there is no such file")
-            self.words = file_digest(Path(self.vectors))
+            self.weights = file_digest(Path(self.vectors))
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         before, others = model.rewrite or (lambda prompt: prompt), listed

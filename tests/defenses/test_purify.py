@@ -109,7 +109,7 @@ def test_synonyms_are_the_near_words_of_a_file_of_vectors(tmp_path, tiny_model) 
     assert vectors.near("zebra", 4, 0.9) == []
     options = {"vectors": str(table), "distance": "0.9", "rate": "1"}
     tpd = defenses.build("tpd_synonyms", "shapes", options)
-    assert tpd.words, "the file is a part of the cell's key"
+    assert tpd.weights, "the file is a part of the cell's key"
     read = tpd.apply(tiny_model, DefenderView((), []), 0).rewrite
     for word in words:
         near = vectors.near(word, 15, 0.9)
