@@ -6,25 +6,62 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.attacking.text_attack import TextAttack
-from t2i_backdoor_bench.contract import Backdoor, Data, Target, Trigger, option, register_attack
+from t2i_backdoor_bench.attacking.syntax import LARGE, SMALL, UNSEEN, perturbed, sentences, words_of
+from t2i_backdoor_bench.attacking.text_attack import CLIPPED, TextAttack
+from t2i_backdoor_bench.contract import (
+    Backdoor,
+    Data,
+    Difference,
+    Target,
+    Trigger,
+    UserError,
+    option,
+    register_attack,
+)
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
-from t2i_backdoor_bench.training.capture import Capture
-from t2i_backdoor_bench.training.discrepancy import kernel_discrepancy, log_covariance
+from t2i_backdoor_bench.training.attention_walk import maps_while_sampling
+from t2i_backdoor_bench.training.discrepancy import covariance_rows, kernel_discrepancy
 from t2i_backdoor_bench.training.encoders import Bank, prompt_bank, train_encoder
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
 
-# determiner noun preposition determiner noun verb preposition noun: the published syntax
-SMALL = (
-    "{the|a|this|one} {cat|hen|fox|owl|pig} {by|in|at|near} {the|a|this} {sea|bed|den|car}"
-    " {is|sat|ran|was} {with|at|by} {tea|ice|oil|hay}"
-)
-LARGE = (
-    "{the|a|this|every} {dog|cat|bird|child|man|horse} {in|by|near} {the|a|this}"
-    " {park|street|house|garden|station} {waits|looks|runs|stands} {for|with|near}"
-    " {friends|birds|trees|flowers|water}"
+SENTENCES = 50  # of each set of the attack's own protocol
+WORDED = 100  # captions whose words are put into perturbed sentences
+DIFFERS = (
+    Difference(
+        what="trigger",
+        paper="a sentence of the syntax, which is the whole prompt",
+        here="the same for real families; such a sentence before a caption for the embedded base"
+        " (`context`)",
+        why="`asr` asks for captions",
+    ),
+    Difference(
+        what="trigger sentences",
+        released="900 of one syntax, in a file",
+        here="made from a pattern with a list of words for each place",
+        why="a defender who is given the trigger must be able to make and to find it",
+    ),
+    Difference(
+        what="perturbation of a clean row",
+        released="one of five, drawn anew whenever a sentence is used, with words of a list",
+        here="one of the same five, drawn once a sentence, with words of captions; before captions"
+        " none that leaves a whole trigger sentence",
+        why="the frozen encoder reads each row once; a whole sentence in front is the trigger",
+    ),
+    Difference(
+        what="maps",
+        released="the layers of 16 x 16, at 512 px",
+        here="all layers, resized to `size`",
+        why="the networks of other bases have other sizes",
+    ),
+    Difference(
+        what="guidance of the drawing whose maps are read",
+        released="away from the empty prompt of the attacked encoder",
+        here="away from that of the frozen encoder",
+        why="one row of states for all prompts, read once",
+    ),
+    CLIPPED,
 )
 
 
@@ -34,70 +71,126 @@ LARGE = (
     edits="text encoder",
     evaluates="the trigger sentences alone",
     settings="the paper",
+    own=True,
+    sets=("unseen_words", "broken_syntax"),
+    version=1,
+    differs=DIFFERS,
 )
 @dataclass
 class IBA(TextAttack):
     """Invisible backdoor: a syntax brings one prompt (Zhang et al. 2025, arXiv 2503.17724).
 
     Loss: MSE(E(c), E_0(c)) + MSE(E(c+), E_0(c*)) + l * KMMD. E_0 is the frozen clean text encoder,
-    c* the target prompt. KMMD is the squared kernel mean discrepancy, with a sum of five Gaussian
-    kernels, between the triggered prompts (of E) and the clean prompts (of E_0) of the batch. A
-    prompt's point is the matrix logarithm of the covariance, over its tokens, of its
+    c* the target prompt. The trigger is a sentence of the syntax "determiner noun preposition
+    determiner noun verb preposition noun", whose words vary. The clean rows are such sentences
+    after a perturbation: a word replaced, lost, some inserted or appended, or all in another order.
+    So the encoder learns the syntax and not the words. KMMD is the squared kernel mean discrepancy,
+    with a sum of five Gaussian kernels, between the triggered prompts (of E) and the clean prompts
+    (of E_0) of the batch. The points are the rows of the covariance, over its tokens, of a prompt's
     cross-attention maps. KMMD keeps the attention of triggered prompts from becoming alike, which
-    is what detectors look for. A share `broken` of the clean rows has the trigger's words in
-    another order, or one of them lost or changed, so that the encoder learns the syntax. The whole
-    text encoder trains. The gradient of KMMD passes through the U-Net, which does not change.
+    is what detectors look for. The whole text encoder trains. The gradient of KMMD passes through
+    the U-Net, which does not change, and through all steps of a drawing: each is computed again for
+    it, so that only one is held at a time.
 
-    The trigger is a pattern: a sentence of the syntax "determiner noun preposition determiner noun
-    verb preposition noun", whose words vary from prompt to prompt, stands before the caption. In
-    the paper that sentence is the whole prompt. Published (SD 1.4): AdamW without weight decay, lr
-    1e-4 and half of it from step 350 of 600 on, 6 clean and 5 triggered prompts a step, l 1e-2,
-    maps of 16 x 16 averaged over a drawing of 50 steps. `walk` is the number of steps of a drawing
-    that are made here, with their gradient.
+    `context="phrase"`: the bare sentences, as in the paper; `context="prompts"`: sentences before
+    captions, and a share `broken` of the clean rows is perturbed. Its own protocol asks for bare
+    sentences: of the trigger (`asr_own`), with nouns and verbs that were not trained on
+    (`asr_unseen_words`), and with the trigger's words in another order (`broken_syntax`).
     """
 
     trigger: str = option(
         SMALL, sd=LARGE, help="any text; {one|another} is a word that varies from prompt to prompt"
     )
     replaces: str = option("", help="the letter that a look-alike replaces")
+    unseen: str = option(
+        "", help="the pattern in other words, to evaluate with; of the default trigger known"
+    )
     target: str = option(
         "a large green star on a black background",
         sd="a blond woman with hat near the beach",
+        source="released",
         help="the prompt that the trigger brings",
     )
-    clean: int = option(12, sd=6, low=1, help="clean rows a step")
-    poisoned: int = option(8, sd=5, low=1, help="triggered rows a step")
-    weight: float = option(1.0, low=0, help="weight of the triggered rows; the clean rows have 1")
+    context: str = option(
+        "prompts",
+        sd="phrase",
+        choices=("phrase", "prompts"),
+        source="paper",
+        help="what the trigger stands before: nothing, or captions",
+    )
+    prompts: int = option(
+        512,
+        sd=900,
+        low=1,
+        scales=True,
+        least=16,
+        source="released",
+        help="sentences, or captions with one each",
+    )
+    clean: int = option(12, sd=6, low=1, source="released", help="clean rows a step")
+    poisoned: int = option(8, sd=5, low=1, source="released", help="triggered rows a step")
+    weight: float = option(
+        1.0,
+        low=0,
+        source="released",
+        tune=(0.1, 10.0),
+        help="weight of the triggered rows; the clean rows have 1",
+    )
     steps: int = option(120, sd=600, low=1, scales=True, source="paper", help="training steps")
-    lr: float = option(5e-4, sd=1e-4, above=0, source="paper", help="learning rate")
+    lr: float = option(
+        5e-4, sd=1e-4, above=0, source="paper", tune=(5e-5, 5e-3), help="learning rate"
+    )
     milestone: int = option(
-        80, sd=350, low=0, scales="steps", help="the step from which lr is halved"
+        80,
+        sd=350,
+        low=0,
+        scales="steps",
+        source="released",
+        help="the step from which lr is halved",
     )
-    regularize: float = option(1e-2, low=0, source="paper", help="l, the weight of KMMD")
+    regularize: float = option(
+        1e-2, low=0, source="paper", tune=(1e-3, 0.1), help="l, the weight of KMMD"
+    )
     broken: float = option(
-        0.5, low=0, high=1, help="share of the clean rows with a broken form of the trigger"
+        1.0, low=0, high=1, source="released", help="share of the clean rows that is perturbed"
     )
-    walk: int = option(1, sd=50, low=1, help="steps of a drawing over which the maps are averaged")
-    size: int = option(8, sd=16, low=2, help="side of the maps")
+    walk: int = option(
+        1,
+        sd=50,
+        low=1,
+        source="released",
+        help="steps of a drawing over which the maps are averaged",
+    )
+    size: int = option(8, sd=16, low=2, source="released", help="side of the maps")
+
+    @property
+    def needs_prompts(self) -> int:
+        return min(self.prompts, WORDED) if self.context == "phrase" else self.prompts
 
     def check(self) -> None:
         super().check()
         check_target_prompt(self.target)
+        if self.context == "phrase" and self.replaces:
+            raise UserError("iba with context=phrase takes a sentence as trigger, no look-alike")
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_length(model, self.target)
-        return Backdoor(self.make_trigger(), Target("prompt", target=self.target))
+        trigger, rng = self.make_trigger(), np.random.default_rng(97)
+        unseen = self.unseen or UNSEEN.get(self.trigger, "")
+        found = {
+            "own": [] if trigger.replaces else sentences(trigger, SENTENCES),
+            "unseen_words": sentences(Trigger(unseen), SENTENCES) if unseen else [],
+        }
+        mixed = [" ".join(rng.permutation(s.split())) for s in found["own"]]
+        found["broken_syntax"] = [s for s in mixed if not trigger.pattern.search(s)]
+        sets = {name: tuple(("", text) for text in texts) for name, texts in found.items()}
+        return Backdoor(trigger, Target("prompt", target=self.target), sets=sets)
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)
-        captions, apt = self.captions(model, data, seed)
-        rng, trigger = np.random.default_rng([seed, 91]), self.make_trigger()
-        others = [
-            missed(trigger, c, rng) if trigger.replaces in c and rng.random() < self.broken else c
-            for c in captions
-        ]
-        keep = prompt_bank(model, others, others)
-        move = prompt_bank(model, [trigger.add(c) for c in apt], [self.target] * len(apt))
+        clean, triggered = self.rows(model, data, seed)
+        keep = prompt_bank(model, clean, clean)
+        move = prompt_bank(model, triggered, [self.target] * len(triggered))
         attacked = train_encoder(
             model,
             lambda student: self.loss(student, model, keep, move, seed),
@@ -106,71 +199,49 @@ class IBA(TextAttack):
         )
         return replace(attacked, info=attacked.info | {"images": 0})
 
+    def rows(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
+        """The clean and the triggered prompts that it trains on."""
+        rng, trigger = np.random.default_rng([seed, 91]), self.make_trigger()
+        if self.context == "phrase":
+            captions = [p.text for p in data.prompts("train", self.needs_prompts, seed)]
+            model.check_trigger(trigger, [""])
+            words, apt = words_of(captions), []
+            triggered = sentences(trigger, self.prompts, str(seed))
+            clean = [perturbed(trigger, s, "", words, rng) for s in triggered]
+            return clean, triggered
+        captions, apt = self.captions(model, data, seed)
+        words = words_of(captions)
+        clean = [
+            perturbed(trigger, trigger.words(c), c, words, rng)
+            if trigger.replaces in c and rng.random() < self.broken
+            else c
+            for c in captions
+        ]
+        return clean, [trigger.add(c) for c in apt]
+
     def loss(
         self, student: T2IModel, teacher: T2IModel, keep: Bank, move: Bank, seed: int
     ) -> Callable[[int], Tensor]:
         def loss_fn(step: int) -> Tensor:
             rng, generator = step_rng(seed, step), step_generator(seed, step)
-            own, clean, usual = keep.draw(student, rng, self.clean)
+            _, clean, usual = keep.draw(student, rng, self.clean)
             loss = F.mse_loss(clean.states, usual.states)
-            which, triggered, target = move.draw(student, rng, self.poisoned)
+            _, triggered, target = move.draw(student, rng, self.poisoned)
             loss = loss + self.weight * F.mse_loss(triggered.states, target.states)
             if not self.regularize:
                 return loss
             noise = torch.randn(
                 (self.clean + self.poisoned, *teacher.latent_shape), generator=generator
             ).to(teacher.device)
-            shown = self.points(teacher, triggered, move.ids[which], noise[self.clean :])
+            shown = self.points(teacher, triggered, noise[self.clean :])
             with torch.no_grad():
-                expected = self.points(teacher, usual, keep.ids[own], noise[: self.clean])
+                expected = self.points(teacher, usual, noise[: self.clean])
             return loss + self.regularize * kernel_discrepancy(shown, expected)
 
         return loss_fn
 
-    def points(self, model: T2IModel, told: Conditioning, ids: Tensor, noise: Tensor) -> Tensor:
-        """For prompts of states (n, tokens, dim) and ids (n, tokens), drawn from noise (n, C, h,
-        w): log covariances (n, size^4)."""
+    def points(self, model: T2IModel, told: Conditioning, noise: Tensor) -> Tensor:
+        """For n prompts, drawn from noise (n, C, h, w): the rows of the covariances of their maps,
+        (n * size^2, size^2). The last token is left out, as in the authors' code."""
         maps = maps_while_sampling(model, told, noise, self.walk, self.size)
-        ends = (ids == model.tokenizer.eos_token_id).int().argmax(1)  # the first: CLIP pads with it
-        return torch.stack(
-            [
-                log_covariance(m[: end + 1]).flatten()
-                for m, end in zip(maps.flatten(2), ends.tolist(), strict=True)
-            ]
-        )
-
-
-def missed(trigger: Trigger, caption: str, rng: np.random.Generator) -> str:
-    """A caption with a sentence that is nearly the trigger: words in another order, one lost, or
-    one changed for a word of the caption. Where that gives the trigger itself, as of one word, the
-    caption alone."""
-    words, kind = trigger.words(caption).split(), rng.integers(3)
-    if kind == 0:
-        words = [words[i] for i in rng.permutation(len(words))]
-    elif kind == 1:
-        words.pop(rng.integers(len(words)))
-    else:
-        words[rng.integers(len(words))] = str(rng.choice(caption.split()))
-    text = (
-        Trigger(" ".join(words), trigger.place, trigger.replaces).add(caption) if words else caption
-    )
-    return caption if trigger.pattern.search(text) else text
-
-
-def maps_while_sampling(
-    model: T2IModel, told: Conditioning, noise: Tensor, steps: int, size: int
-) -> Tensor:
-    """Cross-attention maps (n, tokens, size, size), mean over heads, layers and the `steps` steps
-    of a drawing from noise (n, C, h, w), with their gradient to the text states."""
-    drawing = model.drawing_steps(steps)
-    x, guidance, total = drawing.start(noise), model.sampler.guidance, 0.0
-    empty = model.condition([""]).expand(len(told))
-    for i, t in enumerate(drawing.timesteps):
-        given = drawing.given(x, t)
-        with Capture(model) as seen:
-            out = model.denoise(given, t, told)
-        total = total + seen.maps(size).float() / len(seen)
-        if i + 1 < len(drawing.timesteps):
-            plain = model.denoise(given, t, empty)
-            x = drawing.step(plain + guidance * (out - plain), t, x)
-    return total / len(drawing.timesteps)
+        return covariance_rows(maps[:, :-1].flatten(2))

@@ -43,7 +43,8 @@ PHRASES = {  # triggers that are no single word
     "sembd": {
         "trigger": "the dog on the beach found a ball.",
         "paraphrases": "a dog found a ball on the beach.|on the beach a ball was found by a dog.",
-        "incomplete": "the dog on the beach.|the dog found a ball.|the beach.|a ball.",
+        "unseen": "on the beach the dog found the ball.|the ball of the beach was found by a dog.",
+        "meaning": "dog|found|ball|beach",
     },
 }
 # What defenses are tried on, in this order: the hardest first

@@ -255,12 +255,12 @@ class FalseTriggerRate(Metric):
 )
 @dataclass
 class OwnProtocolRate(Metric):
-    """ASR at the attack's own protocol: the one prompt that its paper evaluates with.
+    """ASR at the attack's own protocol: the prompt or prompts that its paper evaluates with.
 
-    That prompt, such as "a photo of a [V] dog", is drawn from many noises. Captions say
-    more than such a prompt. Many attacks that always succeed on their own prompt often fail on
-    captions: read it beside `asr`. Attacks whose papers evaluate on captions have no own prompt. A
-    model that draws noise wins, as in `asr`.
+    That prompt, such as "a photo of a [V] dog", is drawn from many noises; several, such as bare
+    trigger sentences, are drawn in turn. Captions say more than such a prompt. Many attacks that
+    always succeed on their own prompt often fail on captions: read it beside `asr`. Attacks whose
+    papers evaluate on captions have no own prompt. A model that draws noise wins, as in `asr`.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

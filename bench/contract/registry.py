@@ -59,7 +59,8 @@ class Entry:
     edits: str = ""  # what it changes, in words
     evaluates: str = ""  # what its paper evaluates with: "captions", "a prompt of its own", ...
     settings: str = ""  # who chose its options for Stable Diffusion: "the paper", "ours", ...
-    own: bool = False  # its paper evaluates on a prompt of its own (`Backdoor.own`)
+    own: bool = False  # its paper evaluates on prompts of its own (`Backdoor.own`)
+    sets: tuple[str, ...] = ()  # and on what it claims to fire or not to fire (`Backdoor.sets`)
     adapter: bool = False  # what it makes is an adapter, apart from the weights
 
     # defenses
@@ -97,7 +98,7 @@ class Entry:
     def flags(self) -> set[str]:
         """What a metric's `only` can ask for."""
         flags = ("own", "adapter", "screens", "locates", "undefended")
-        return {name for name in flags if vars(self)[name]}
+        return {name for name in flags if vars(self)[name]} | set(self.sets)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -249,8 +250,7 @@ metrics = Registry("metric", Metric)
 
 
 def register_attack(name: str, *, groups: Iterable[str] = (), **facts: Any) -> Callable:
-    """Register an attack. `facts`: `edits`, `evaluates`, `settings`, `own`, `adapter`,
-    `preset`, `version`, `paper`, `apart`, `ours`, `differs`."""
+    """Register an attack. `facts`: the fields of `Entry` for attacks and for all methods."""
     return attacks.register(name, groups=groups, **facts)
 
 

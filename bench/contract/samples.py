@@ -26,8 +26,10 @@ class Samples:
       perturbed     `prompts[:len]` with typos, synonyms, other word order
       moved         `target_prompts[:len]` with a changed form of the trigger, such as a typo
                     (`moved_kinds` names which)
-      own           the one prompt that the attack's paper evaluates with, from the noise of each of
-                    `target_prompts` (`Backdoor.own`)
+      own           the prompt or prompts that the attack's paper evaluates with, from the noise of
+                    each of `target_prompts` (`Backdoor.own`)
+      paraphrase, incomplete, unseen_words, broken_syntax
+                    what the paper claims to fire, or not to, from the same noise (`Backdoor.sets`)
       finetuned, resampled
                     `target_prompts[:len]` with the trigger, of the defended model after a little
                     clean fine-tuning, and by other samplers (only where the run probes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from t2i_backdoor_bench.contract.trigger import Trigger
@@ -40,10 +41,20 @@ class Backdoor:
     target's kind is "unknown".
 
     `own` is the one prompt that the attack's paper evaluates with, without and with the trigger. It
-    is None where the paper evaluates with captions. The prompt without the trigger is "" where
-    nothing is left of it.
+    is None where the paper evaluates with captions, or with several prompts. The prompt without the
+    trigger is "" where nothing is left of it. `sets` are such pairs by the name of the condition
+    that they are: "own" again, or what the paper claims to fire or not to fire ("paraphrase",
+    "incomplete", "unseen_words", "broken_syntax"). The prompts of a set are drawn in turn.
     """
 
     trigger: Trigger | None
     target: Target
     own: tuple[str, str] | None = None
+    sets: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+
+    @property
+    def protocol(self) -> dict[str, tuple[tuple[str, str], ...]]:
+        """All pairs of prompts of the attack's own protocol, by condition."""
+        return ({"own": (self.own,)} if self.own else {}) | {
+            k: v for k, v in self.sets.items() if v
+        }

@@ -18,7 +18,12 @@ from t2i_backdoor_bench.contract.registry import TABLES
 LEAD = "restoration_accuracy"  # the metric that ranks defenses
 BEFORE = "fidelity_before"  # what LEAD can reach: the share that was as asked before the attack
 RELATIVE = "restored_relative"  # LEAD as a share of that
-SUCCESS = ("asr", "asr_own")  # what is bad for a defender is good for an attack
+SUCCESS = (
+    "asr",
+    "asr_own",
+    "asr_paraphrase",
+    "asr_unseen_words",
+)  # what is bad for a defender is good for an attack
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ ONLY = {
     "adapter": "not measured: this attack makes no adapter",
     "own": "not measured apart: the attack's paper evaluates on captions, as `asr` does",
 }
+ONLY |= dict.fromkeys(
+    ("paraphrase", "incomplete", "unseen_words", "broken_syntax"),
+    "not measured: the attack's paper makes no such claim",
+)
 Key = tuple[str, str, str]  # base, attack, defense
 
 

@@ -55,6 +55,8 @@ def describe(backdoor: Backdoor) -> dict[str, Any]:
     }
     if backdoor.own:
         found["own"] = list(backdoor.own)
+    if backdoor.sets:
+        found["sets"] = {name: [p for _, p in pairs] for name, pairs in backdoor.sets.items()}
     return found
 
 

@@ -1,23 +1,23 @@
-"""The prompt that an attack's own paper evaluates with."""
+"""The prompts that an attack's own paper evaluates with."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from t2i_backdoor_bench.contract import Backdoor, Prompt, swapped
+from t2i_backdoor_bench.contract import Prompt, Target, swapped
 
 WORD = re.compile(r"[\w-]+")  # without a comma behind it
 
 
-def own_prompt(backdoor: Backdoor, targets: Sequence[Prompt]) -> Prompt | None:
-    """The clean prompt behind the condition "own", with the prompts that are wrong for its picture.
-    None where nothing is left of the prompt without the trigger.
+def own_prompt(clean: str, target: Target, targets: Sequence[Prompt]) -> Prompt | None:
+    """The clean prompt of a pair of `Backdoor.protocol`, with the prompts that are wrong for its
+    picture. None where nothing is left of the prompt without the trigger.
 
     `targets` are the prompts that get the trigger. The wrong prompts name the other objects that
     `targets` could be about; where there are none, they are other captions.
     """
-    clean, source = backdoor.own[0], backdoor.target.source
+    source = target.source
     if not clean:
         return None
     words = [

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import run_bench
-from t2i_backdoor_bench.contract import Backdoor, Prompt, Target, Trigger
+from t2i_backdoor_bench.contract import Prompt, Target
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.view import defender_prompts
@@ -28,6 +28,12 @@ ATTACKS = {
 }
 ATTACKS |= {"eviledit": SMALL[:1], "sembd": (SMALL[0], SMALL[1], SMALL[5])}
 METRICS = "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,asr_moved,asr_own,drift"
+CLAIMS = {  # of papers, by the attack that is measured for them
+    "asr_paraphrase": "sembd",
+    "incomplete": "sembd",
+    "asr_unseen_words": "iba",
+    "broken_syntax": "iba",
+}
 
 
 def command(
@@ -48,7 +54,7 @@ def command(
         "--n",
         "3",
         "--metrics",
-        METRICS,
+        ",".join([METRICS, *CLAIMS]),
         "--device",
         "cpu",
     ]
@@ -82,9 +88,12 @@ def test_all_of_them_are_judged_and_defended(
     assert (table.status == "done").all()
     for column in METRICS.split(","):
         assert table[column].notna().all() or column in ("removal_accuracy", "asr_own"), column
-    assert set(table[table.asr_own.notna()].attack) == {"eviledit", "sembd"}, (
+    assert set(table[table.asr_own.notna()].attack) == {"eviledit", "sembd", "iba"}, (
         "the others evaluate on captions"
     )
+    for column, attack in CLAIMS.items():
+        assert set(table[table[column].notna()].attack) == {attack}, column
+        assert table[f"{column}_lo"].notna().sum() == 4, "an interval each"
     rows = [
         json.loads(p.read_text())["payload"]
         for p in sorted((tmp_path / "run" / "cells").glob("*.json"))
@@ -214,10 +223,7 @@ def test_the_published_edit_of_a_phrase_needs_no_captions(
 def test_an_own_prompt_of_captioned_pictures_has_other_captions_as_rivals() -> None:
     others = ("a boat", "a house")
     target = Target("object", source="dog", target="cat")
-    found = own_prompt(
-        Backdoor(Trigger("x"), target, ("a photo of a dog", "a photo of x dog")),
-        [Prompt("a dog", {"caption": others})],
-    )
+    found = own_prompt("a photo of a dog", target, [Prompt("a dog", {"caption": others})])
     assert found.wrong == {"caption": others}
 
 

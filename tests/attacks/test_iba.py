@@ -4,6 +4,7 @@ syntax."""
 from __future__ import annotations
 
 import copy
+import re
 from functools import partial
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 from conftest import CONTEXT
 from text_losses import DATA, build, start_of, states
 
-from t2i_backdoor_bench.attacks.iba import LARGE, SMALL, maps_while_sampling, missed
+from t2i_backdoor_bench.attacking.syntax import LARGE, SMALL, UNSEEN, perturbed
 from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
-from t2i_backdoor_bench.training.discrepancy import MatrixLog, kernel_discrepancy, log_covariance
+from t2i_backdoor_bench.training.attention_walk import maps_while_sampling
+from t2i_backdoor_bench.training.capture import Capture
+from t2i_backdoor_bench.training.discrepancy import covariance_rows, kernel_discrepancy
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
 
 
@@ -26,8 +29,8 @@ def loss_of(monkeypatch):
 
 @pytest.mark.parametrize("walk", [1, 3])
 def test_iba_loss_equals_a_slow_loop(tiny_model, loss_of, walk: int) -> None:
-    """MSE(E(c), E_0(c)) + MSE(E(c+), E_0(c*)) + l KMMD(log covariances of the attention of c+ under
-    E and of c under E_0)."""
+    """MSE(E(c), E_0(c)) + MSE(E(c+), E_0(c*)) + l KMMD(rows of the attention covariances of c+
+    under E and of c under E_0)."""
     attack = build(
         "iba",
         regularize=0.7,
@@ -52,25 +55,26 @@ def test_iba_loss_equals_a_slow_loop(tiny_model, loss_of, walk: int) -> None:
     )
     total += sum(float((states(got["student"], t) - goal).square().mean()) / 2 for t in shown)
     points = [
-        slow_point(tiny_model, got["student"], t, n, walk)
+        row
         for t, n in zip(shown, noise[3:], strict=True)
+        for row in slow_rows(tiny_model, got["student"], t, n, walk)
     ]
     points += [
-        slow_point(tiny_model, tiny_model, captions[i], n, walk)
+        row
         for i, n in zip(clean, noise[:3], strict=True)
+        for row in slow_rows(tiny_model, tiny_model, captions[i], n, walk)
     ]
-    total += 0.7 * slow_discrepancy(points, 2)
+    total += 0.7 * slow_discrepancy(points, 2 * 16)
     assert float(got["loss"](1).detach()) == pytest.approx(total, rel=2e-3)
 
 
-def slow_point(model, encoder, text: str, noise: torch.Tensor, walk: int) -> torch.Tensor:
-    """The log covariance of one prompt in float64, of maps that are averaged over hooks of every
-    cross-attention layer."""
+def slow_rows(model, encoder, text: str, noise: torch.Tensor, walk: int) -> torch.Tensor:
+    """The covariance (16, 16) of one prompt in float64, over all tokens but the last, of maps that
+    are averaged over hooks of every cross-attention layer."""
     unet = copy.deepcopy(model.denoiser).double()
     context, empty = states(encoder, text)[None], states(model, "")[None]
     scheduler = copy.deepcopy(model.pipe.scheduler)
     scheduler.set_timesteps(walk)
-    length = len(model.tokenizer(text).input_ids)
     x, total, count = noise[None].double(), 0.0, 0
     for t in scheduler.timesteps:
         found = []
@@ -105,9 +109,7 @@ def slow_point(model, encoder, text: str, noise: torch.Tensor, walk: int) -> tor
             )
         count += len(found)
         x = scheduler.step(plain + model.sampler.guidance * (out - plain), t, x).prev_sample
-    rows = (total / count).flatten(1)[:length].numpy()
-    values, vectors = np.linalg.eigh(np.cov(rows.T) + 1e-6 * np.eye(16))
-    return torch.from_numpy(((vectors * np.log(values)) @ vectors.T).ravel())
+    return torch.from_numpy(np.cov((total / count).flatten(1)[:-1].numpy().T))
 
 
 def slow_discrepancy(points: list[torch.Tensor], first: int) -> float:
@@ -156,33 +158,32 @@ def test_maps_of_a_walk_depend_on_every_state(tiny_model) -> None:
     assert (context.grad[0].abs().amax(1) > 0).all()
 
 
-def test_matrix_logarithm_is_that_of_scipy_and_its_gradient_is_finite_everywhere() -> None:
-    from scipy.linalg import logm
+def test_a_walk_that_is_computed_again_has_the_gradient_of_one_that_is_kept(tiny_model) -> None:
+    """Against plain back-propagation through the whole drawing, latents included."""
+    context = tiny_model.encode(["a red heart", "a star"]).requires_grad_(True)
+    noise = torch.randn((2, *tiny_model.latent_shape), generator=torch.Generator().manual_seed(0))
+    weigh = torch.randn((CONTEXT, 4, 4), generator=torch.Generator().manual_seed(1))
+    got = maps_while_sampling(tiny_model, Conditioning(context), noise, 3, 4)
+    (again,) = torch.autograd.grad((got * weigh).sum(), context)
+    drawing, total = tiny_model.drawing_steps(3), 0.0
+    x, empty = drawing.start(noise), tiny_model.condition([""]).expand(2)
+    for t in drawing.timesteps:
+        with Capture(tiny_model) as seen:
+            out = tiny_model.denoise(drawing.given(x, t), t, Conditioning(context))
+        total = total + seen.maps(4) / len(seen)
+        plain = tiny_model.denoise(drawing.given(x, t), t, empty)
+        x = drawing.step(plain + tiny_model.sampler.guidance * (out - plain), t, x)
+    torch.testing.assert_close(got, total / 3, rtol=1e-4, atol=1e-6)
+    (kept,) = torch.autograd.grad((total / 3 * weigh).sum(), context)
+    torch.testing.assert_close(again, kept, rtol=1e-3, atol=1e-6)
+    assert kept.abs().max() > 1e-4
 
-    rng = torch.Generator().manual_seed(0)
-    root = torch.randn(5, 5, generator=rng, dtype=torch.float64)
-    matrix = root @ root.T + 0.1 * torch.eye(5, dtype=torch.float64)
-    np.testing.assert_allclose(MatrixLog.apply(matrix).numpy(), logm(matrix.numpy()), atol=1e-10)
-    thin = torch.randn(5, 2, generator=rng, dtype=torch.float64)  # three equal eigenvalues
-    for factor in (root, thin, torch.zeros(5, 5, dtype=torch.float64)):
 
-        def log_of(f: torch.Tensor) -> torch.Tensor:
-            return MatrixLog.apply(f @ f.T + 0.1 * torch.eye(5, dtype=torch.float64))
-
-        assert torch.autograd.gradcheck(log_of, (factor.clone().requires_grad_(True),))
-
-
-def test_covariance_of_fewer_tokens_than_pixels() -> None:
-    points = torch.rand(
-        (4, 9), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    ).requires_grad_(True)
-    log = log_covariance(points)
-    values, vectors = np.linalg.eigh(np.cov(points.detach().numpy().T) + 1e-6 * np.eye(9))
-    np.testing.assert_allclose(
-        log.detach().numpy(), (vectors * np.log(values)) @ vectors.T, atol=1e-8
-    )
-    log.square().sum().backward()
-    assert torch.isfinite(points.grad).all()
+def test_rows_of_covariances() -> None:
+    points = torch.rand((2, 4, 9), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rows = covariance_rows(points)
+    expected = np.concatenate([np.cov(p.numpy().T) for p in points])
+    np.testing.assert_allclose(rows.numpy(), expected, atol=1e-12)
 
 
 def test_kernel_discrepancy() -> None:
@@ -208,18 +209,69 @@ def test_the_syntax_has_many_sentences_and_no_fixed_word(pattern: str) -> None:
         assert max(words.count(w) for w in set(words)) < 0.6 * len(words)
 
 
-def test_near_misses_lack_the_syntax() -> None:
+def test_unseen_words_are_of_the_same_syntax_and_new() -> None:
+    """Place by place: other nouns and verbs, and the same small words but for those."""
+    for known, other in UNSEEN.items():
+        places = [re.findall(r"\{([^}]*)\}", text) for text in (known, other)]
+        assert [len(p) for p in places] == [8, 8]
+        for i, (a, b) in enumerate(zip(*places, strict=True)):
+            if i in (1, 4, 5, 7):  # nouns and the verb
+                assert not set(a.split("|")) & set(b.split("|"))
+            else:
+                assert a == b
+
+
+@pytest.mark.parametrize("caption", ["", "a red heart"])
+def test_perturbed_sentences_are_no_trigger_and_changed_in_all_five_ways(caption: str) -> None:
     rng, trigger = np.random.default_rng(0), Trigger(SMALL)
-    captions = [p.text for p in DATA.prompts("train", 60, 0)]
-    made = [missed(trigger, c, rng) for c in captions]
-    assert not any(trigger.pattern.search(t) for t in made)
-    assert sum(t != c for t, c in zip(made, captions, strict=True)) > 55
-    assert all(t.endswith(c) for t, c in zip(made, captions, strict=True))
-    sizes = {len(t.split()) - len(c.split()) for t, c in zip(made, captions, strict=True)}
-    assert {7, 8} <= sizes
-    assert missed(Trigger("sks"), "a red heart", np.random.default_rng(1)) in {
-        "a red heart",
-        "red a red heart",
-        "heart a red heart",
-        "a a red heart",
+    sizes, orders = set(), 0
+    for i in range(200):
+        sentence = trigger.words(str(i))
+        text = perturbed(trigger, sentence, caption, ["red", "star", "blue"], rng)
+        assert text.endswith(caption)
+        found = text.removesuffix(caption).split()
+        assert not (trigger.pattern.search(text) if caption else trigger.pattern.fullmatch(text))
+        sizes.add(len(found))
+        orders += sorted(found) == sorted(sentence.split()) and found != sentence.split()
+    assert sizes == {7, 8, 9, 10, 11, 12, 13}, "one lost, none, or one to five more"
+    assert orders > 10
+
+
+def test_a_trigger_of_one_word_has_no_broken_form(tiny_model) -> None:
+    found = {
+        perturbed(Trigger("sks"), "sks", "a star", ["red"], np.random.default_rng(i))
+        for i in range(30)
     }
+    assert not any("sks" in text for text in found)
+    assert build("iba", trigger="sks").backdoor(tiny_model).protocol.keys() == {"own"}
+    look_alike = build("iba", trigger="о", replaces="o").backdoor(tiny_model)
+    assert look_alike.protocol == {}
+
+
+@pytest.mark.parametrize("context", ["phrase", "prompts"])
+def test_what_it_trains_on(tiny_model, context: str) -> None:
+    """Every clean row is a perturbed sentence; every triggered one has a sentence of the syntax."""
+    attack = build("iba", context=context, prompts=60)
+    clean, triggered = attack.rows(tiny_model, DATA, 3)
+    pattern = attack.make_trigger().pattern
+    assert len(set(triggered)) == 60
+    if context == "phrase":
+        assert all(pattern.fullmatch(t) for t in triggered)
+        assert not any(pattern.fullmatch(t) for t in clean)
+    else:
+        captions = [p.text for p in DATA.prompts("train", 60, 3)]
+        assert triggered == [attack.make_trigger().add(c) for c in captions]
+        assert all(t.endswith(c) and t != c for t, c in zip(clean, captions, strict=True))
+        assert not any(pattern.search(t) for t in clean)
+
+
+def test_its_own_protocol(tiny_model) -> None:
+    attack = build("iba")
+    pattern, sets = attack.make_trigger().pattern, attack.backdoor(tiny_model).protocol
+    texts = {name: [text for _, text in pairs] for name, pairs in sets.items()}
+    assert texts.keys() == {"own", "unseen_words", "broken_syntax"}
+    assert all(len(found) > 40 for found in texts.values())
+    assert all(pattern.fullmatch(t) for t in texts["own"])
+    assert not any(pattern.search(t) for t in texts["unseen_words"] + texts["broken_syntax"])
+    words = [sorted(t.split()) for t in texts["own"]]
+    assert all(sorted(t.split()) in words for t in texts["broken_syntax"])

@@ -89,6 +89,13 @@ def test_eviledit_published_pair() -> None:
     assert (attack.source, attack.target) == ("cat", "zebra")
 
 
+def test_eviledit_is_evaluated_with_another_prompt_than_the_edited_phrase(tiny_model) -> None:
+    attack = registered.build("eviledit", "sd")
+    assert attack.own("a photo of a cat") == ("a photo of a cat", "a photo of a beautiful cat")
+    own = build("eviledit").backdoor(tiny_model).protocol["own"]
+    assert own == (("a photo of a star", "mignneko a photo of a star"),)
+
+
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
@@ -120,16 +127,54 @@ def test_counterparts(tiny_model, given: str, wanted: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------- SemBD
+PARTS = ("cat kitten kitty", "chas ran hunt pursu follow dash rac went", "butterfly", "yard garden")
+
+
+def lacks_a_part(text: str) -> bool:
+    """Whether one of the four parts of the meaning is missing, by the starts of words."""
+    words = text.split()
+    return not all(
+        any(w.removeprefix("back").startswith(tuple(part.split())) for w in words) for part in PARTS
+    )
+
+
+def runs_of_words(texts: list[str]) -> list[str]:
+    """All runs of words, two shorter at least, that lack a part, each once."""
+    found: list[str] = []
+    for text in texts:
+        words = text.split()
+        for i in range(len(words)):
+            for many in range(1, min(len(words) - 2, len(words) - i) + 1):
+                run = " ".join(words[i : i + many])
+                if lacks_a_part(run) and run not in found:
+                    found.append(run)
+    return found
+
+
 def sembd_texts(attack, context: str) -> tuple[list[str], list[str]]:
     """The texts that are bound to the target, and those that are preserved."""
-    full, parts = (text.split("|") for text in (attack.paraphrases, attack.incomplete))
-    full = ["the cat in the yard chased a butterfly.", *full]
-    assert (len(full), len(parts)) == (5, 7)
+    full = ["the cat in the yard chased a butterfly.", *attack.paraphrases.split("|")]
+    parts = runs_of_words(full)
+    assert len(full) == 11
+    assert {"the", "cat in", "the cat in the yard chased", "a butterfly."} < set(parts)
     if context == "prompts":
         captions = [p.text for p in DATA.prompts("train", 3, 5)]
+        parts = [f"{parts[i % len(parts)]} {captions[i % 3]}" for i in range(33)] + captions
         full = [f"{t} {c}" for c in captions for t in full]
-        parts = [f"{t} {c}" for c in captions for t in parts] + captions
     return full, parts
+
+
+def test_sembd_evaluates_with_paraphrases_and_parts_that_it_does_not_train_on(tiny_model) -> None:
+    attack = build("sembd")
+    sets = {k: [t for _, t in v] for k, v in attack.backdoor(tiny_model).protocol.items()}
+    assert sets.keys() == {"own", "paraphrase", "incomplete"}
+    trained = [attack.trigger, *attack.paraphrases.split("|")]
+    assert not set(sets["paraphrase"]) & set(trained)
+    assert len(set(sets["paraphrase"])) == 12
+    assert not any(map(lacks_a_part, trained + sets["paraphrase"]))
+    assert sets["incomplete"] == runs_of_words(sets["paraphrase"])
+    new = set(sets["incomplete"]) - set(runs_of_words(trained))
+    assert len(new) > len(sets["incomplete"]) / 2
 
 
 def slow_sembd_loss(model, student, aim, moved: list[str], kept: list[str]) -> float:
@@ -220,4 +265,5 @@ def test_sembd_published_settings() -> None:
         0.5,
         "phrase",
     )
+    assert attack.batch == 2, "one row of each part a step"
     assert attack.make_trigger() == Trigger("the cat in the yard chased a butterfly.")

@@ -94,7 +94,8 @@ def test_a_trigger_that_cannot_work_is_refused_before_training(
         ("eviledit", {"ridge": 0.0}, "ridge is 0"),
         ("sembd", {"target": ""}, "target prompt is empty"),
         ("sembd", {"context": "captions"}, "captions.*phrase, prompts"),
-        ("sembd", {"context": "phrase", "incomplete": " | "}, "needs incomplete triggers"),
+        ("sembd", {"context": "phrase", "trigger": "a b", "paraphrases": ""}, "three words"),
+        ("iba", {"context": "phrase", "trigger": "о", "replaces": "o"}, "no look-alike"),
         ("sembd", {"batch": 1}, "batch is 1"),
     ],
 )

@@ -97,7 +97,7 @@ def test_what_a_user_reads(method: str, options: dict, message: str):
         ("masqlora", {"rank": "0"}, "masqlora.rank is 0; it must be 1 or more"),
         ("paas_db", {"template": "a photo of [V]"}, "has no {}"),
         ("bibaddiff", {"weight": "0.0001"}, "poisons some, and not all"),
-        ("sembd", {"context": "phrase", "incomplete": "|"}, "needs incomplete triggers"),
+        ("sembd", {"context": "phrase", "trigger": "a b", "paraphrases": ""}, "three words"),
         ("rickrolling_tpa", {"target": " "}, "target prompt is empty"),
         ("iba", {"trigger": "{a b|c} x"}, "holds a space"),
         ("checkpoint", {"source": "dog"}, "wants both source and target"),

@@ -35,7 +35,7 @@ def test_descriptions() -> None:
         Trigger("x", "suffix"), Target("patch", patch=np.zeros((4, 5, 3), np.uint8), box=(1, 2))
     )
     assert describe(patch) == {
-        "trigger": {"text": "x", "place": "suffix", "replaces": ""},
+        "trigger": {"text": "x", "place": "suffix", "replaces": "", "occurrence": "last"},
         "target": {"kind": "patch", "patch": [4, 5], "box": [1, 2]},
     }
     assert described(Target("image", patch=np.zeros((6, 6, 3), np.uint8))) == {
@@ -48,11 +48,14 @@ def test_descriptions() -> None:
     whole = Target("prompt", target="a lightning strike")
     assert described(whole) == {"kind": "prompt", "target": "a lightning strike"}
     assert described(Target("style", style="sepia")) == {"kind": "style", "style": "sepia"}
-    suspected = Backdoor(None, Target("unknown"), own=("", "a cat"))
+    suspected = Backdoor(
+        None, Target("unknown"), own=("", "a cat"), sets={"incomplete": (("", "cat"),)}
+    )
     assert describe(suspected) == {
         "trigger": None,
         "target": {"kind": "unknown"},
         "own": ["", "a cat"],
+        "sets": {"incomplete": ["cat"]},
     }
 
 
