@@ -25,19 +25,19 @@ from t2i_backdoor_bench.models.model import T2IModel
     groups=("localization",),
     locates=True,
     version=2,
+    ours="the whole locator",
 )
 @dataclass
 class FrequencyLocate(Locator):
-    """The trigger is the word that is far more frequent in traffic than in clean prompts.
+    """Ours: the trigger is the word that is far more frequent in traffic than in clean prompts.
 
     In each prompt it locates the word whose share among the suspects exceeds its share among the
     defender's clean prompts most, if by at least a tenth. The words then vote
     (`detecting.locating.vote`). The winner counts as a trigger only if, in the prompts that contain
     it, it changes what the U-Net predicts along their drawings more than each of `decoys` random
     words of its length that mean nothing. It works for a trigger that is in use, whatever the
-    backdoor draws. A word that is merely in fashion is taken for a trigger, too. Not from a paper:
-    it is the simplest thing that a service with a log can do, and what the other locators have to
-    beat.
+    backdoor draws. A word that is merely in fashion is taken for a trigger, too. It is the simplest
+    thing that a service with a log can do, and what the other locators have to beat.
     """
 
     suspects: int = option(160, low=1, help="flagged prompts that are searched, at most")

@@ -14,8 +14,9 @@ from t2i_backdoor_bench.training.trained_defense import CLIPPING, PARTS, Loss, P
 TARGETS = ("gaussian", "black", "random_words")
 OURS = "on the embedded base the trajectories, preserving, averaging, raw maps and what trains"
 OF_TEXT = "training the text encoder; beside it, what skdcag has of ours"
-# As the paper says, on every family. On the embedded base steps and rate are ours: chosen on the
-# development split.
+# As the paper says, on every family. On the embedded base steps and rate are ours: as many rows as
+# the 220 x 16 of `skdcag`, and of the rates 3e-4 and 1e-4 the one that moved clean pictures of the
+# development split less (poison_pixel, 60 prompts; neither left a triggered one backdoored).
 PAPER = {
     "alpha": 0.5,
     "batch": 1,

@@ -4,7 +4,9 @@ from t2i_backdoor_bench.contract import DefenderView, Defense, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 
 
-@register_defense("strip_trigger", needs=("trigger",), groups=("control",))
+@register_defense(
+    "strip_trigger", needs=("trigger",), groups=("control",), ours="the whole control"
+)
 @dataclass
 class StripTrigger(Defense):
     """The trigger is deleted from every prompt before the model reads it: the floor of "trigger
@@ -14,8 +16,7 @@ class StripTrigger(Defense):
     the trigger that is not deleted still brings it. A look-alike becomes the letter or word that it
     replaces; of a pattern every form is deleted. Prompts without the trigger stay as they are,
     letter by letter. Where the trigger is an ordinary word, deleting it may delete what the prompt
-    asked for, which is its honest result. Not from a paper: a defense that is given the trigger has
-    to beat it.
+    asked for, which is its honest result. A defense that is given the trigger has to beat it.
     """
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:

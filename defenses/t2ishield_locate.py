@@ -4,12 +4,35 @@ from functools import partial
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import DefenderView, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
 from t2i_backdoor_bench.detecting.locating import NOTHING, Locate, Locator, word_spans
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.scoring.scorer import Scorer, load_encoder
 from t2i_backdoor_bench.stats.estimates import threshold_at
 from t2i_backdoor_bench.targets.cosines import unit
+
+DIFFERS = (
+    Difference(
+        what="least cosine",
+        paper="0.8",
+        released="0.8",
+        here="on the embedded base it is calibrated (`similarity=0`)",
+        why="0.8 is a cosine of another CLIP on other pictures",
+    ),
+    Difference(
+        what="what follows from the words found",
+        paper="false alarms of the detector are dropped where nothing is found",
+        released="a word for each prompt, or none",
+        here="the words of all flagged prompts vote for one trigger",
+        why="a removal is given one trigger, and single prompts err",
+    ),
+    Difference(
+        what="steps of the drawings",
+        released="25",
+        here="those of the base's sampler",
+        why="a locator sees what the service draws",
+    ),
+)
 
 
 @register_defense(
@@ -18,6 +41,7 @@ from t2i_backdoor_bench.targets.cosines import unit
     gives=("trigger",),
     groups=("localization",),
     locates=True,
+    differs=DIFFERS,
 )
 @dataclass
 class T2IShieldLocate(Locator):
@@ -28,8 +52,7 @@ class T2IShieldLocate(Locator):
     is above a threshold: the first half if it is, else the second. If neither is, nothing is found.
     The method assumes that the trigger makes the whole picture, whatever stands beside it. The
     words of the flagged prompts then vote (`detecting.locating.vote`). `similarity=0` calibrates
-    the threshold: in 95 % of the defender's clean prompts neither half reaches it. Published (SD
-    1.4): 0.8.
+    the threshold: in 95 % of the defender's clean prompts neither half reaches it.
     """
 
     similarity: float = option(
@@ -44,6 +67,7 @@ class T2IShieldLocate(Locator):
     encoder: str = option(
         "shapes",
         sd="ViT-B-32:openai",
+        source="released",
         help="the CLIP: shapes, a local folder, or model:checkpoint of open_clip",
     )
 

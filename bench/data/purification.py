@@ -6,10 +6,14 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from t2i_backdoor_bench.data.stop_words import STOP_WORDS
+
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+WORD = re.compile(r"[^\W_][\w'-]*")
 
 # Words of image prompts that can replace each other.
 SYNONYMS = (
@@ -88,36 +92,65 @@ def plain_letters(text: str) -> str:
 
 
 def noisy_letters(text: str, rng: np.random.Generator, rate: float) -> str:
-    """A share `rate` of the words of four or more letters loses a letter, or gets the letter of a
-    neighbouring key."""
-    words = text.split(" ")
-    for i, word in enumerate(words):
-        if len(word) < 4 or rng.random() >= rate:
-            continue
+    """A share `rate` of the words (at least one) loses a letter, or gets that of a key beside it.
+    Stop words and words of one letter stay."""
+
+    def noisy(word: str) -> str:
         at = int(rng.integers(len(word)))
-        beside = _beside(word[at])
-        if beside and rng.random() < 0.5:
-            words[i] = word[:at] + beside[rng.integers(len(beside))] + word[at + 1 :]
-        else:
-            words[i] = word[:at] + word[at + 1 :]
-    return " ".join(words)
+        keys = beside(word[at])
+        if keys and rng.random() < 0.5:
+            return word[:at] + keys[rng.integers(len(keys))] + word[at + 1 :]
+        return word[:at] + word[at + 1 :]
+
+    return _changed(text, rng, rate, lambda w: len(w) > 1 and w.lower() not in STOP_WORDS, noisy)
 
 
-def _beside(letter: str) -> str:
-    """The keys left and right of a letter on an English keyboard."""
-    for row in ROWS:
-        at = row.find(letter.lower())
-        if at >= 0:
-            return row[max(0, at - 1) : at] + row[at + 1 : at + 2]
-    return ""
+def beside(letter: str) -> list[str]:
+    """The keys beside, above and below that of a letter on an English keyboard whose rows are a
+    grid, across too, with the letter's case."""
+    places = {c: (y, x) for y, row in enumerate(ROWS) for x, c in enumerate(row)}
+    if letter.lower() not in places:
+        return []
+    y, x = places[letter.lower()]
+    found = [c for c, (v, u) in places.items() if max(abs(v - y), abs(u - x)) == 1]
+    return [c.upper() for c in found] if letter.isupper() else found
 
 
-def other_words(text: str, rng: np.random.Generator, rate: float) -> str:
-    """Replace a share `rate` of the words that have a synonym."""
-    words = text.split(" ")
-    for i, word in enumerate(words):
-        bare = word.strip(",.").lower()
-        if bare in _OTHERS and rng.random() < rate:
-            choice = _OTHERS[bare]
-            words[i] = word.lower().replace(bare, choice[rng.integers(len(choice))])
-    return " ".join(words)
+def listed(word: str) -> Sequence[str]:
+    """What `SYNONYMS` has in place of a word."""
+    return _OTHERS.get(word, ())
+
+
+def other_words(
+    text: str,
+    rng: np.random.Generator,
+    rate: float,
+    others: Callable[[str], Sequence[str]] = listed,
+) -> str:
+    """A share `rate` of the words (at least one), as far as they have one, is replaced by one of
+    the `others` of a word in small letters. Stop words stay."""
+
+    def other(word: str) -> str:
+        choice = others(word.lower())
+        return choice[rng.integers(len(choice))]
+
+    return _changed(
+        text, rng, rate, lambda w: w.lower() not in STOP_WORDS and bool(others(w.lower())), other
+    )
+
+
+def _changed(
+    text: str,
+    rng: np.random.Generator,
+    rate: float,
+    able: Callable[[str], bool],
+    change: Callable[[str], str],
+) -> str:
+    """The text with a share `rate` of its words changed, drawn from those that can be."""
+    words = list(WORD.finditer(text))
+    can = [i for i, match in enumerate(words) if able(match[0])]
+    many = min(len(can), max(1, int(rate * len(words)))) if rate else 0
+    for i in sorted(rng.permutation(can)[:many], reverse=True):
+        start, end = words[i].span()
+        text = text[:start] + change(text[start:end]) + text[end:]
+    return text

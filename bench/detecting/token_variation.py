@@ -11,21 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from t2i_backdoor_bench.data.stop_words import STOP_WORDS
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import token_span
-
-# NLTK's English stop words without contractions, which the released code leaves in
-_COMMON = """
-i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her
-hers herself it its itself they them their theirs themselves what which who whom this that these
-those am is are was were be been being have has had having do does did doing a an the and but if or
-because as until while of at by for with about against between into through during before after
-above below to from up down in out on off over under again further then once here there when where
-why how all any both each few more most other some such no nor not only own same so than too very s
-t can will just don should now
-"""
-STOP_WORDS = frozenset(_COMMON.split())
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from helpers import PROMPTS
 from t2i_backdoor_bench.contract import DefenderView, Undeclared, defenses
 from t2i_backdoor_bench.defenses import navit2i, ufid
 from t2i_backdoor_bench.detecting.attention_over_time import prompt_lengths
+from t2i_backdoor_bench.detecting.phrases import PHRASES, WORLD
 from t2i_backdoor_bench.detecting.token_variation import Variations, content_words, token_variation
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats import estimates as stats
@@ -158,16 +159,37 @@ def test_ufid_density_is_the_mean_of_all_pairs(tiny_model) -> None:
     assert ufid.density(np.repeat(x[:1], 3, 0)) == pytest.approx(1)
 
 
-def test_ufid_prefixes_never_push_the_prompt_out(tiny_model) -> None:
+def test_ufid_phrases_never_push_the_prompt_out(tiny_model) -> None:
     long = " ".join(["background"] * 60)
     text = ufid.behind(tiny_model, long, PROMPTS[0])
-    assert text.endswith(f"background, {PROMPTS[0]}")
+    assert text.endswith(f"background {PROMPTS[0]}")
     assert (
         40
         < prompt_lengths(tiny_model, [text], truncation=False)[0]
         <= tiny_model.tokenizer.model_max_length
     )
     assert ufid.behind(tiny_model, "x", long) == long
+    for phrase in PHRASES["world"]:
+        assert ufid.behind(tiny_model, phrase, PROMPTS[2]) == phrase + PROMPTS[2]
+
+
+def test_ufid_draws_the_bare_prompt_and_the_nine_phrases(tiny_model, monkeypatch) -> None:
+    asked = []
+
+    def generate(self, prompts, seeds, label=""):
+        asked.append((list(prompts), list(seeds)))
+        return np.zeros((len(prompts), 64, 64, 3), np.uint8)
+
+    monkeypatch.setattr(T2IModel, "generate", generate)
+    defenses.build("ufid", "shapes", {"prompts": 3}).apply(
+        tiny_model, DefenderView(("clean_prompts",), PROMPTS), 0
+    )
+    texts, seeds = asked[0]
+    assert len(PHRASES["world"]) == len(PHRASES["released"]) == 9
+    assert texts == [p for prompt in PROMPTS for p in (prompt, *(x + prompt for x in WORLD))]
+    assert len(set(seeds[:10])) == 10, "each picture from other noise"
+    assert seeds == seeds[:10] * 3, "and every prompt from the same"
+    assert defenses.build("ufid", "sd").phrases == "released"
 
 
 def test_ufid_finds_a_picture_that_is_always_the_same(tiny_model, monkeypatch) -> None:
