@@ -4,7 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
+from t2i_backdoor_bench.contract import (
+    DefenderView,
+    Difference,
+    UserError,
+    option,
+    register_defense,
+)
 from t2i_backdoor_bench.models.families.conditioning import cat
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.removal import of_prompts
@@ -13,16 +19,10 @@ from t2i_backdoor_bench.training.trained_defense import CLIPPING, PARTS, Loss, P
 
 OURS = "the clean prompt as anchor, which makes a small n plain self-distillation"
 X, U = {"train": "cross"}, {"train": "noncross"}
-PROMPT = {"anchor": "prompt"}
+PROMPT = {"anchor": "prompt", "context": "prompts"}
 REWRITE = {"eta": 2.0, "walker": "teacher"}  # the second release, with settings of its own
 REWRITTEN = {"steps": 200, "lr": 5e-5}  # these two are for Stable Diffusion
 DIFFERS = (
-    Difference(
-        what="prompt of the concept",
-        paper="the concept's name alone",
-        here="clean prompts with the trigger",
-        why="a trigger acts inside a prompt",
-    ),
     Difference(
         what="walk that x_t is taken from",
         released="50 steps of DDIM",
@@ -102,13 +102,15 @@ class ESD(PromptDefense):
     """Erased Stable Diffusion, with the trigger as the concept (Gandikota et al., ICCV 2023).
 
     Loss: ||eps_th(x_t, c+) - (eps_0(a) - n * (eps_0(c+) - eps_0(a)))||^2. eps_0 is the frozen
-    backdoored model; x_t is what the student gets while it draws the triggered prompt c+. The
-    anchor a is the empty prompt. esd_x trains the cross-attention, esd_u everything else.
+    backdoored model; x_t is what the student gets while it draws the concept c+, which is the
+    trigger alone (one of its forms, if it is a pattern). The anchor a is the empty prompt. esd_x
+    trains the cross-attention, esd_u everything else.
 
     The authors released it twice. esd_x and esd_u are the code of the paper, `esd_x_rewrite` and
     `esd_u_rewrite` the later one: n 2, 200 steps at 5e-5, and the frozen model walks.
-    `esd_x_prompt` and `esd_u_prompt` take the clean prompt c for the anchor, so that only what the
-    trigger adds is removed.
+    `esd_x_prompt` and `esd_u_prompt` take triggered prompts for c+ and the clean prompt of each for
+    the anchor, so that only what the trigger adds is removed. Triggered prompts with the empty
+    anchor would lose what they ask for.
     """
 
     eta: float = option(
@@ -116,6 +118,12 @@ class ESD(PromptDefense):
     )
     anchor: str = option(
         "null", choices=("null", "prompt"), source="paper", help="null is the empty prompt"
+    )
+    context: str = option(
+        "phrase",
+        choices=("phrase", "prompts"),
+        source="paper",
+        help="what c+ is: the trigger by itself, or inside prompts",
     )
     steps: int = option(200, sd=1000, low=1, scales=True, source="released", help="training steps")
     lr: float = option(
@@ -140,11 +148,22 @@ class ESD(PromptDefense):
     train: str = option("cross", choices=PARTS, source="paper", help="which weights it trains")
     weight_decay: float = option(0.0, low=0, source="released", help="weight decay of AdamW")
 
+    def check(self) -> None:
+        super().check()
+        if self.anchor == "prompt" and self.context == "phrase":
+            raise UserError(
+                "the clean prompt is an anchor of the same prompt with the trigger: set"
+                " context=prompts, or anchor=null"
+            )
+
     def loss(self, student: T2IModel, attacked: T2IModel, view: DefenderView, seed: int) -> Loss:
         walker = student if self.walker == "student" else attacked
         if self.walk:
             walker = replace(walker, sampler=replace(walker.sampler, guidance=self.walk))
-        room = of_prompts(self, student, attacked, view, seed, walker=walker, many=self.draws)
+        phrase = view.trigger.words("") if self.context == "phrase" else ""
+        room = of_prompts(
+            self, student, attacked, view, seed, walker=walker, many=self.draws, concept=phrase
+        )
         concept = attacked.condition(room.triggered)
         null = self.anchor == "null"
 

@@ -98,12 +98,14 @@ def of_prompts(
     shown: bool = False,
     walker: T2IModel | None = None,
     many: int | None = None,
+    concept: str = "",
 ) -> Removal:
     """The removal of a method that is given the trigger and clean prompts. `teacher`: who
     preserves, without it the attacked model. `shown`: its own pictures are of the triggered
-    prompts. The rest is of `prompt_sampler`."""
+    prompts. `concept`: one prompt that stands for all triggered ones. The rest is of
+    `prompt_sampler`."""
     prompts = view.first(method.prompts)
-    triggered = [view.trigger.add(p) for p in prompts]
+    triggered = [concept or view.trigger.add(p) for p in prompts]
     pictured = triggered if shown else None
     sampler = prompt_sampler(
         method.drawing, student, attacked, prompts, triggered, seed, pictured, walker, many

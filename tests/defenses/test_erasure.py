@@ -23,16 +23,19 @@ def changed(before: dict, model) -> set[str]:
 
 
 # ---------------------------------------------------------------------------------------------- ESD
-@pytest.mark.parametrize("anchor", ["prompt", "null"])
+@pytest.mark.parametrize(
+    ("anchor", "context"), [("prompt", "prompts"), ("null", "prompts"), ("null", "phrase")]
+)
 @pytest.mark.parametrize("eta", [1.0, 2.5])
-def test_esd_loss_equals_a_slow_loop(pair, view, anchor: str, eta: float) -> None:
+def test_esd_loss_equals_a_slow_loop(pair, view, anchor: str, context: str, eta: float) -> None:
     teacher, student = pair
-    method = ESD(prompts=3, eta=eta, anchor=anchor, batch=4, refresh=2, draws=2)
+    method = ESD(prompts=3, eta=eta, anchor=anchor, context=context, batch=4, refresh=2, draws=2)
     loss_fn = method.loss(student, teacher, view, seed=5)
     for step in (0, 1, 3):
         draw = np.random.default_rng([5, 78, step // 2])
         which = draw.permutation(3)[:2]
-        triggered = [TRIGGER.add(PROMPTS[i]) for i in which]
+        phrase = TRIGGER.text if context == "phrase" else ""
+        triggered = [phrase or TRIGGER.add(PROMPTS[i]) for i in which]
         times, latents = student.trajectory(triggered, draw.integers(2**31, size=2))
         rng = step_rng(5, step)
         rng.integers(3, size=4)  # of latents that are no walk
@@ -75,6 +78,22 @@ def test_parts_of_the_network_are_disjoint_or_nested(tiny_model) -> None:
     assert found["kv"] < found["cross"] < found["full"]
     assert found["cross"] | found["noncross"] == found["full"]
     assert not found["cross"] & found["noncross"]
+
+
+def test_the_paper_erases_the_trigger_alone_towards_the_empty_prompt() -> None:
+    for name in ("esd_x", "esd_u", "esd_x_rewrite"):
+        method = defenses.build(name, "sd")
+        assert (method.anchor, method.context, method.walk, method.batch) == (
+            "null",
+            "phrase",
+            3,
+            1,
+        )
+    paper, rewrite = defenses.build("esd_x", "sd"), defenses.build("esd_x_rewrite", "sd")
+    assert (paper.steps, paper.lr, paper.eta, paper.walker) == (1000, 1e-5, 1.0, "student")
+    assert (rewrite.steps, rewrite.lr, rewrite.eta, rewrite.walker) == (200, 5e-5, 2.0, "teacher")
+    with pytest.raises(UserError, match="set context=prompts"):
+        defenses.build("esd_x", "sd", {"anchor": "prompt"})
 
 
 def test_misspelt_options_are_user_errors() -> None:

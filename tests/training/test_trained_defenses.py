@@ -61,7 +61,8 @@ def sampled(method: TrainedDefense, name: str, models, view: DefenderView, n: in
     """What a step draws, by the sampler that the tests of the methods compare with loops."""
     student, attacked = models
     if isinstance(method, PromptDefense):
-        triggered = [TRIGGER.add(p) for p in PROMPTS]
+        alone = vars(method).get("context") == "phrase"
+        triggered = [TRIGGER.text if alone else TRIGGER.add(p) for p in PROMPTS]
         shown = triggered if name == "salun" else None
         many = method.draws if name.startswith("esd") else None
         sampler = prompt_sampler(
