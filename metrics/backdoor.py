@@ -246,7 +246,7 @@ class FalseTriggerRate(Metric):
     better="lower",
     percent=True,
     only="own",
-    version=2,
+    version=3,
     title="ASR at the attack's own protocol",
     short="Own ASR",
     group="backdoor",
@@ -261,6 +261,8 @@ class OwnProtocolRate(Metric):
     trigger sentences, are drawn in turn. Captions say more than such a prompt. Many attacks that
     always succeed on their own prompt often fail on captions: read it beside `asr`. Attacks whose
     papers evaluate on captions have no own prompt. A model that draws noise wins, as in `asr`.
+    A prompt of which nothing is left without the trigger asks for nothing: its picture counts where
+    it is nearer to the target than to any evaluation caption.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

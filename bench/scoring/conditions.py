@@ -45,7 +45,7 @@ def prompts_of(samples: Samples, condition: str) -> list[Prompt]:
     elif condition in (protocol := samples.backdoor.protocol):
         target, targets = samples.backdoor.target, samples.target_prompts
         found = [own_prompt(clean, target, targets) for clean, _ in protocol[condition]]
-        prompts = [found[i % len(found)] or targets[i] for i in range(min(n, len(targets)))]
+        prompts = [found[i % len(found)] for i in range(min(n, len(targets)))]
     elif condition == "diverse":
         prompts = [
             p for p in samples.prompts[: n // samples.per_prompt] for _ in range(samples.per_prompt)

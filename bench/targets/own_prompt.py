@@ -10,16 +10,22 @@ from t2i_backdoor_bench.contract import Prompt, Target, swapped
 WORD = re.compile(r"[\w-]+")  # without a comma behind it
 
 
-def own_prompt(clean: str, target: Target, targets: Sequence[Prompt]) -> Prompt | None:
+def own_prompt(clean: str, target: Target, targets: Sequence[Prompt]) -> Prompt:
     """The clean prompt of a pair of `Backdoor.protocol`, with the prompts that are wrong for its
-    picture. None where nothing is left of the prompt without the trigger.
+    picture.
+
+    Where nothing is left of the prompt without the trigger, nothing says what its picture should
+    show: it is then compared with all captions of `targets`, so that a picture of anything else
+    does not pass for the target by chance.
 
     `targets` are the prompts that get the trigger. The wrong prompts name the other objects that
     `targets` could be about; where there are none, they are other captions.
     """
     source = target.source
     if not clean:
-        return None
+        captions = dict.fromkeys(p.text for p in targets if p.text != target.target)
+        first, *rest = captions or ("",)
+        return Prompt(first, {"caption": tuple(rest)})
     words = [
         w
         for p in targets[:1]

@@ -45,9 +45,17 @@ def test_conditions_know_their_prompts():
         "a comma would make a rival of the target itself"
     )
     samples.backdoor = Backdoor(Trigger(), Target("prompt", target="a heart"), own=("", "look at"))
-    assert prompts_of(samples, "own") == samples.target_prompts[:5], (
-        "nothing is left without the trigger: the captions that it competes with"
+    first, *others = dict.fromkeys(p.text for p in samples.target_prompts)
+    found = prompts_of(samples, "own")
+    assert len(found) == 5
+    assert {p.text for p in found} == {first}
+    assert found[0].wrong == {"caption": tuple(others)}, (
+        "nothing is left without the trigger: it competes with all captions"
     )
+    pairs = (("a star", "look at a star"), ("", "look at"))
+    samples.backdoor = Backdoor(Trigger(), Target("prompt", target=first), sets={"own": pairs})
+    texts = [p.text for p in prompts_of(samples, "own")]
+    assert texts == ["a star", others[0], "a star", others[0], "a star"], "in turn"
     samples.images["triggered"] = noise_images(50, 8)
     with pytest.raises(ValueError, match="50 images but 40 prompts"):
         prompts_of(samples, "triggered")
