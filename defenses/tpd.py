@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from t2i_backdoor_bench.contract import (
 )
 from t2i_backdoor_bench.contract.hashing import file_digest
 from t2i_backdoor_bench.data.purification import listed, noisy_letters, other_words, plain_letters
-from t2i_backdoor_bench.data.word_vectors import read_vectors
+from t2i_backdoor_bench.data.word_vectors import near_words
 from t2i_backdoor_bench.models.model import T2IModel
 
 KINDS = ("homoglyphs", "characters", "synonyms")
@@ -45,13 +44,8 @@ HOMOGLYPHS = Difference(
 
 def register(kind: str, rate: float, *differs: Difference) -> Callable[[type], type]:
     """The row `tpd_KIND`, with the share of words that the released code changes."""
-    return register_defense(
-        f"tpd_{kind}",
-        groups=("purification",),
-        preset={"kind": kind, "rate": rate},
-        version=1,
-        differs=differs,
-    )
+    facts = {"preset": {"kind": kind, "rate": rate}, "version": 1, "differs": differs}
+    return register_defense(f"tpd_{kind}", groups=("purification",), **facts)
 
 
 @register("homoglyphs", 1.0, HOMOGLYPHS)
@@ -71,11 +65,7 @@ class TPD(Defense):
 
     kind: str = option("homoglyphs", choices=KINDS, source="paper", help="what is changed")
     rate: float = option(
-        1.0,
-        low=0,
-        high=1,
-        source="released",
-        help="share of the words that are changed (not for homoglyphs)",
+        1.0, low=0, high=1, source="released", help="share of words to change (not: homoglyphs)"
     )
     vectors: str = option(
         "", help="for synonyms: a text file of word vectors, a word and its numbers in each line"
@@ -94,8 +84,7 @@ class TPD(Defense):
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         before, others = model.rewrite or (lambda prompt: prompt), listed
         if self.vectors:
-            near = read_vectors(Path(self.vectors)).near
-            others = functools.cache(lambda word: near(word, CANDIDATES, self.distance))
+            others = near_words(Path(self.vectors), CANDIDATES, self.distance)
 
         def rewrite(prompt: str) -> str:
             prompt = before(prompt)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,12 @@ class WordVectors:
         apart = ((self.vectors - self.vectors[own]) ** 2).sum(1)
         order = [i for i in np.argsort(apart, kind="stable")[: many + 1] if i != own][:many]
         return [self.words[i] for i in order if apart[i] <= distance]
+
+
+def near_words(path: Path, many: int, distance: float) -> Callable[[str], list[str]]:
+    """The words near a word (`WordVectors.near`) by a file of vectors, each looked up once."""
+    vectors = read_vectors(path)
+    return cache(lambda word: vectors.near(word, many, distance))
 
 
 def read_vectors(path: Path) -> WordVectors:
