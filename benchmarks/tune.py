@@ -170,7 +170,7 @@ def report(folder: Path, apply: bool) -> int:
     return 0
 
 
-def main() -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--methods", default="", help="names; without them all")
@@ -180,7 +180,11 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--apply", action="store_true", help="make what was chosen the defaults")
-    flags = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    flags = make_parser().parse_args()
     try:
         if flags.what == "report":
             return report(flags.out, flags.apply)

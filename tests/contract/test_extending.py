@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+import tune
 from helpers import different, weights
 from page_code import DOCS, PAGES, blocks, import_code, install
 
@@ -29,7 +30,8 @@ def test_a_page_holds_one_short_file_and_commands_that_exist(name: str):
         "one file that a newcomer reads in a minute"
     )
     flags = set(re.findall(r"(--[a-z-]+)", page)) - {"--list"}
-    known = {o for a in command.make_parser()._actions for o in a.option_strings}
+    parsers = (command.make_parser(), tune.make_parser())
+    known = {o for parser in parsers for a in parser._actions for o in a.option_strings}
     assert flags <= known
     for link in re.findall(r"\]\(([^)#]+)", page):
         assert (DOCS / link).exists(), link
