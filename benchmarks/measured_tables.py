@@ -18,7 +18,15 @@ from t2i_backdoor_bench.report.ranking import Summary, summaries, winner
 from t2i_backdoor_bench.report.rows import rows as rows_of
 from t2i_backdoor_bench.store.folder import Store
 
-DETECTORS = ("t2ishield_ftt", "t2ishield_cda", "daa_i", "daa_s", "navit2i", "ufid")
+DETECTORS = (
+    "t2ishield_ftt",
+    "t2ishield_cda",
+    "daa_i",
+    "daa_s",
+    "navit2i",
+    "navit2i_untrusted",
+    "ufid",
+)
 LOCATORS = ("t2ishield_locate", "navi_locate", "frequency_locate")
 BLIND = (
     "t2ishield",

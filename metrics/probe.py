@@ -46,7 +46,6 @@ class FinetunedRate(Metric):
     short="ASR resampled",
     about="Triggered pictures by other samplers and steps that the judge finds backdoored.",
     group="backdoor",
-    order=14,
     tables=("csv", "main", "attacks"),
 )
 @dataclass

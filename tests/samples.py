@@ -144,7 +144,8 @@ def make_samples(n=40, seed=0, **changes):
         moved_kinds=["repeated", "moved"] * 4,
         decoy_kinds=["letters", "rare", "word"] * 4,
         harmless=[*"abcdef"],
-        cost={"seconds": 2.5, "parameters": 10, "guidance_ratio": 0.5},
+        cost={"seconds": 2.5, "parameters": 10, "guidance_ratio": 0.5, "settings_defense": 20}
+        | {"settings_attack": 20},
     )
     return Samples(**(values | changes))
 

@@ -64,8 +64,9 @@ def columns(records: Sequence[Record], table: Rows) -> list[Reading]:
 
     if attacks_alone(table) and "trigger_effect" not in table[0]:
         return [way for way in shown_in("attacks", records) if measured(way)]
-    # a network that is not here has no column
-    found = [way for way in shown_in("main", records) if way.only != "weights" or measured(way)]
+    # a network that is not here has no column, nor has what only some runs draw
+    apart = ("weights", "resampled", "probe")
+    found = [way for way in shown_in("main", records) if way.only not in apart or measured(way)]
     if "trigger_effect" in table[0]:
         judged = [way for way in found if way.group != "backdoor" or measured(way)]
         found = [*shown_in("suspects", records), *judged]

@@ -38,9 +38,8 @@ def pictures(shared: Shared, cell: Cell) -> Arrays:
 
 def _draw(shared: Shared, cell: Cell) -> Arrays:
     config = shared.plan.config
-    keep = config.attention_maps or wants_harmless(shared)
-    keep = keep or config.probe or resampled_prompts(config) > 0
-    keep = keep or adapter_prompts(shared.plan, cell) > 0
+    keep = config.attention_maps or config.probe or wants_harmless(shared)
+    keep = keep or max(resampled_prompts(config), adapter_prompts(shared.plan, cell)) > 0
     made = defended(shared, cell, whole=keep)
     model, prompts = made.model, cell_prompts(shared, cell)
     asked = prompts.drawn
@@ -57,7 +56,6 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
     if f"score/{ATTACKED_DECOY}" in arrays:  # which of them fire says what the scores should be
         arrays[ATTACKED_DECOY] = pictures(shared, shared.plan.undefended(cell))[0]["decoy"]
     source = shared.source(cell.attack)
-    targets = shared.prompts(cell.seed, source)
     return (
         arrays,
         {
@@ -65,7 +63,7 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
             "cost": made.cost | milliseconds | seconds,
             "kinds": prompts.kinds,
             "shown": {  # what the report needs beside the pictures
-                "prompts": [p.text for p in targets[:SHOWN]],
+                "prompts": [p.text for p in shared.prompts(cell.seed, source)[:SHOWN]],
                 "before": shared.plan.before_key(cell.seed, source),
                 "condition": "clean_target" if source else "clean",
             },

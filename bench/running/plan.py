@@ -67,7 +67,7 @@ class Plan:
         or defenses with that flag, such as "screens", or runs that "probe" or draw "resampled"
         pictures, or machines that have their "weights", and leave other stored records whole.
         """
-        parts = (self.attacks[attack], *self.defenses[defense])
+        parts = (self.attacks[attack], *self.defenses.get(defense, ()))  # "none" may be in no plan
         flags = {flag for part in parts for flag in part.entry.flags}
         flags |= {"probe"} if self.config.probe else set()
         flags |= {"resampled"} if self.config.size.resampled or self.config.probe else set()

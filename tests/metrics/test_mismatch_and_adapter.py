@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from samples import PATCH, features, make_samples, score  # noqa: F401 - fixtures
+from samples import PATCH, FakeScorer, features, make_samples, score  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench.contract import Backdoor, Trigger
 
@@ -11,7 +11,8 @@ from t2i_backdoor_bench.contract import Backdoor, Trigger
 def test_mismatch_counts_wrong_pictures_with_and_without_the_patch(features):
     """Every fourth picture is of a wrong prompt; one of them has the patch, too."""
     samples = make_samples()
-    own = samples.images["triggered"].copy()
+    wrong = np.arange(40) % 4 == 1
+    own = FakeScorer().draw(["p7" if w else "p0" for w in wrong])
     own[1, 4:7] = PATCH[:3]
     samples = dataclasses.replace(
         samples,
@@ -19,7 +20,6 @@ def test_mismatch_counts_wrong_pictures_with_and_without_the_patch(features):
         backdoor=Backdoor(Trigger(), samples.backdoor.target, own=("", "the own prompt")),
     )
     found = score("own_mismatch", samples, features)
-    wrong = np.arange(40) % 4 == 1
     assert found.each == wrong.tolist()
     assert found.value == 10 / 40
     assert found.note == "with the backdoor 2 %"  # 1 of 40
