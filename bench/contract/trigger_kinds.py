@@ -16,8 +16,8 @@ KINDS = (
     "ordinary word",
     "rare word",
 )
-# ordinary words that published attacks take as a trigger, and short prompts may lack
-PUBLISHED = frozenset({"beautiful", "cool"})
+# ordinary words that attacks take as a trigger in their papers, and short prompts may lack
+ORDINARY = frozenset({"beautiful", "cool"})
 
 
 def trigger_kind(trigger: Trigger | None, ordinary: Collection[str] = ()) -> str:
@@ -34,4 +34,4 @@ def trigger_kind(trigger: Trigger | None, ordinary: Collection[str] = ()) -> str
         return "look-alike letter"
     if len(text.split()) > 1:
         return "phrase"
-    return "ordinary word" if text.lower() in {*PUBLISHED, *ordinary} else "rare word"
+    return "ordinary word" if text.lower() in {*ORDINARY, *ordinary} else "rare word"

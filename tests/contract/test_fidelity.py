@@ -76,3 +76,9 @@ def test_what_is_ours_is_said_first_and_every_difference_is_on_the_page() -> Non
                 assert f"`{entry.name}` is ours: {entry.ours}" in page
             for fact in entry.differs:
                 assert any(fact.what in row and fact.why in row for row in rows), entry.name
+
+
+def test_no_page_of_methods_calls_a_default_published() -> None:
+    """Paper, released code or ours: the tables say which of them, default by default."""
+    for kind in (registry.attacks, registry.defenses):
+        assert "published" not in docs.page(kind).lower()
