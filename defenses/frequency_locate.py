@@ -29,7 +29,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 )
 @dataclass
 class FrequencyLocate(Locator):
-    """Ours: the trigger is the word that is far more frequent in traffic than in clean prompts.
+    """The trigger is the word that is far more frequent in traffic than in clean prompts.
 
     In each prompt it locates the word whose share among the suspects exceeds its share among the
     defender's clean prompts most, if by at least a tenth. The words then vote
