@@ -146,14 +146,15 @@ def report(folder: Path, apply: bool) -> int:
         " `python benchmarks/tune.py run` made. How it is done, and why: the first lines of"
         " [tune.py](../../benchmarks/tune.py).",
         "",
-        "| method | kind | settings | kept clean pictures | objective of the chosen | range of the"
-        " kept | chosen |",
+        "| method | kind | settings | kept clean pictures | objective of the chosen, on how many"
+        " attacks | range of the kept | chosen |",
         "|---|---|---|---|---|---|---|",
     ]
     for found in searches:
         results = [t["result"] for t in found["tried"]]
         kept = [t["score"] for t in results if t["kept"]]
-        best = f"{100 * max(kept):.1f} %" if kept else "-"
+        chosen = results[found["chosen"]] if found["chosen"] is not None else None
+        best = f"{100 * chosen['score']:.1f} %, {len(chosen['measured'])}" if chosen else "-"
         spread = f"{100 * min(kept):.1f} to {100 * max(kept):.1f} %" if kept else "-"
         options = ", ".join(f"{k} {v}" for k, v in found["options"].items()) or "none kept them"
         lines.append(
@@ -161,12 +162,12 @@ def report(folder: Path, apply: bool) -> int:
             f" {spread} | {options} |"
         )
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
-    chosen: dict[str, dict[str, Any]] = {"attack": {}, "defense": {}}
+    defaults: dict[str, dict[str, Any]] = {"attack": {}, "defense": {}}
     for found in searches:
         many = len(found["tried"])
-        chosen[found["kind"]][found["method"]] = {"settings": many, "options": found["options"]}
+        defaults[found["kind"]][found["method"]] = {"settings": many, "options": found["options"]}
     if apply:
-        APPLIED.write_text(json.dumps(chosen, indent=1) + "\n", "utf-8")
+        APPLIED.write_text(json.dumps(defaults, indent=1) + "\n", "utf-8")
     return 0
 
 
