@@ -61,7 +61,7 @@ def measured(
     attacks: Sequence[str], defenses: Sequence[str], folder: Path, **machine: Any
 ) -> dict[tuple[str, str], Record]:
     """The cells of these attacks and defenses, made where they are not stored, by attack and
-    defense. Those that failed are not among them."""
+    defense."""
     names = {name.partition("[")[0] for name in attacks}
     config = Config(
         ",".join(attacks),
@@ -76,25 +76,22 @@ def measured(
         raise KeyboardInterrupt
     assert status in (0, 1)  # a training that diverged is a cell that failed
     records = stored_records(Store(folder))
-    return {(r.cell.attack, r.cell.defense): r for r in records if r.status == "done"}
+    return {(r.cell.attack, r.cell.defense): r for r in records}
 
 
 def search_defense(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
     """What each setting reached."""
     names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
     cells: dict[str, list[tuple[Record, Record]]] = {name: [] for name in names}
-    tried = dict.fromkeys(names, tuning.failed())
+    tried: dict[str, Tried] = {}
     for attack, many in zip(DEFENDED, LEFT, strict=True):
         left = tuning.go_on(tried, many) if attack != DEFENDED[0] else names
         if not left:
             break
         found = measured([attack], ["none", *left], folder, **machine)
         for name in left:
-            if (attack, name) in found:
-                cells[name].append((found[attack, name], found[attack, "none"]))
-                tried[name] = tuning.of_defense(cells[name])
-            else:
-                tried[name] = tuning.failed()
+            cells[name].append((found[attack, name], found[attack, "none"]))
+            tried[name] = tuning.of_defense(cells[name])
     return list(tried.values())
 
 
@@ -102,10 +99,7 @@ def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
     """What each setting reached."""
     names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
     found = measured(names, ["none"], folder, **machine)
-    return [
-        tuning.of_attack(found[n, "none"]) if (n, "none") in found else tuning.failed()
-        for n in names
-    ]
+    return [tuning.of_attack(found[name, "none"]) for name in names]
 
 
 def search(kind: str, entry: Entry, folder: Path, **machine: Any) -> dict[str, Any]:

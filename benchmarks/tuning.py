@@ -121,17 +121,21 @@ def text(value: Any) -> str:
 @dataclass(frozen=True)
 class Tried:
     """What one setting reached: the objective, what is lost of clean pictures, whether that is
-    within the margin, and what was measured by attack, in the order of trying."""
+    within the margin, what was measured by attack, in the order of trying, and the error of a
+    setting that ended in one, as a training that diverged."""
 
     score: float
     lost: float
     kept: bool
     measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    error: str = ""
 
 
 def of_defense(cells: Sequence[tuple[Record, Record]]) -> Tried:
     """A setting's cells, each with the undefended one of its attack. The objective is the mean
     restored share, subject to the prompt fidelity of clean pictures on every attack."""
+    if error := next((r.error for pair in cells for r in pair if r.status != "done"), ""):
+        return Tried(0.0, 1.0, False, error=error)
     lost = [value(b, "prompt_fidelity") - value(a, "prompt_fidelity") for a, b in cells]
     score = float(np.mean([value(a, "restoration_accuracy") for a, _ in cells]))
     worst = max(lost)
@@ -141,6 +145,8 @@ def of_defense(cells: Sequence[tuple[Record, Record]]) -> Tried:
 def of_attack(record: Record) -> Tried:
     """An undefended cell of a setting. The objective is ASR less the rate of decoys, subject to the
     prompt fidelity of clean pictures and to false triggers."""
+    if record.status != "done":
+        return Tried(0.0, 1.0, False, error=record.error)
     lost = value(record, "fidelity_before") - value(record, "prompt_fidelity")
     kept = lost <= MARGIN and value(record, "false_trigger_rate") <= MOST_FALSE
     return Tried(
@@ -149,11 +155,6 @@ def of_attack(record: Record) -> Tried:
         kept,
         {record.cell.attack.partition("[")[0]: values(record)},
     )
-
-
-def failed() -> Tried:
-    """A setting that ended in an error, as a training that diverged."""
-    return Tried(0.0, 1.0, False)
 
 
 def best(tried: Sequence[Tried]) -> int | None:
