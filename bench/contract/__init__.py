@@ -5,7 +5,7 @@ Imports: nothing of ours, and neither numpy nor torch, so that `list` is quick.
 """
 
 from t2i_backdoor_bench.contract.cell import PROTOCOL, Cell, Record
-from t2i_backdoor_bench.contract.errors import StorageError, Undeclared, UserError
+from t2i_backdoor_bench.contract.errors import StorageError, Undeclared, UserError, no_exit
 from t2i_backdoor_bench.contract.fidelity import Difference
 from t2i_backdoor_bench.contract.methods import Attack, Defense, Method, Metric, Screen
 from t2i_backdoor_bench.contract.options import family_defaults, option, options_of
@@ -69,6 +69,7 @@ __all__ = [
     "defenses",
     "family_defaults",
     "metrics",
+    "no_exit",
     "option",
     "options_of",
     "register_attack",
