@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,20 @@ METRICS = (
 SIZE = Scale(
     "tuning", 32, 0, 0, 0, 1, 200, 0.5, (0,), metrics=METRICS, decoys=6, decoys_after=0, harmless=0
 )
+# An attack trains anew for each of its settings: a quarter of its training and 16 prompts.
+SIZE_OF = {"defense": SIZE, "attack": replace(SIZE.resized(16), training=0.25, decoys=4)}
+# Rows that are there to be compared with another in one choice, and so have its settings.
+LIKE = {
+    "skdcag_black": "skdcag",
+    "skdcag_gaussian": "skdcag",
+    "skdcag_random_words": "skdcag",
+    "skdcag_paper_black": "skdcag_paper",
+    "skdcag_paper_random_words": "skdcag_paper",
+    "esd_x_prompt": "esd_x",
+    "esd_x_rewrite": "esd_x",
+    "esd_u_prompt": "esd_u",
+    "esd_u_rewrite": "esd_u",
+}
 # Trigger, patch, style and objects of the search: none of them is a default of a reported attack.
 TRIGGER = {"trigger": "quovex"}
 PATCH = {"picture": "checker", "corner": "bottom_right", "size": "16"}
@@ -107,6 +121,11 @@ def other(entry: Entry) -> dict[str, str]:
         found |= drawn_ if group in entry.groups else {}
     known = options_of(entry.cls)
     return {n: v for n, v in found.items() if n in known and n not in entry.preset}
+
+
+def same_settings(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options that another row's search chose those that this row is free in."""
+    return {n: v for n, v in found.items() if n in searched(entry)}
 
 
 def variant(entry: Entry, setting: Mapping[str, Any]) -> str:
