@@ -5,7 +5,7 @@ Imports: nothing of ours, and neither numpy nor torch, so that `list` is quick.
 """
 
 from t2i_backdoor_bench.contract.cell import PROTOCOL, Cell, Record
-from t2i_backdoor_bench.contract.errors import StorageError, Undeclared, UserError
+from t2i_backdoor_bench.contract.errors import StorageError, Undeclared, UserError, no_exit
 from t2i_backdoor_bench.contract.fidelity import Difference
 from t2i_backdoor_bench.contract.methods import (
     Attack,
@@ -79,6 +79,7 @@ __all__ = [
     "defenses",
     "family_defaults",
     "metrics",
+    "no_exit",
     "option",
     "options_of",
     "register_attack",

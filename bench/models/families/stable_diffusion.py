@@ -247,6 +247,12 @@ def check_networks(pipe: StableDiffusionPipeline, source: str) -> None:
             f" {pipe.vae.config.latent_channels}: it is not a plain text-to-image model"
             " (inpainting, depth?); choose one"
         )
+    known, embedded = len(pipe.tokenizer), pipe.text_encoder.config.vocab_size
+    if not embedded / 2 <= known <= embedded:
+        raise UserError(
+            f"{source}: the tokenizer knows {known} tokens, and the text encoder {embedded}: the"
+            " tokenizer's files are incomplete, or of another model"
+        )
     width = pipe.text_encoder.config.hidden_size
     if unet.cross_attention_dim != width:
         raise UserError(
