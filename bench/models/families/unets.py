@@ -48,6 +48,8 @@ class UNet(CrossAttention):
     def check(self, pipe: Any, source: str) -> None:
         check_noise(pipe.scheduler.config, source)
         check_unet(pipe, source)
+        for part, encoder in zip(self.text_parts(pipe), self.encoders(pipe), strict=True):
+            check_vocabulary(part.tokenizer, encoder, source)
         widths = [encoder.config.hidden_size for encoder in self.encoders(pipe)]
         if pipe.unet.config.cross_attention_dim != sum(widths):
             encoders = "text encoder gives" if len(widths) == 1 else "text encoders give"
@@ -68,6 +70,16 @@ def clip_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
         return_tensors="pt",
     )
     return out.input_ids
+
+
+def check_vocabulary(tokenizer: Any, encoder: nn.Module, source: str) -> None:
+    """Refuse a tokenizer that is not that of its text encoder."""
+    known, embedded = len(tokenizer), encoder.config.vocab_size
+    if not embedded / 2 <= known <= embedded:
+        raise UserError(
+            f"{source}: the tokenizer knows {known} tokens, and the text encoder {embedded}: the"
+            " tokenizer's files are incomplete, or of another model"
+        )
 
 
 def check_noise(settings: Any, source: str) -> None:
