@@ -123,7 +123,8 @@ def check_tokenizer(part: Path) -> None:
     """Refuse a tokenizer without its files: the library would make an empty vocabulary of it."""
     names = {p.name for p in part.glob("*") if p.is_file()}
     absent = [] if "tokenizer_config.json" in names else ["tokenizer_config.json"]
-    if not (names >= {"vocab.json", "merges.txt"} or "tokenizer.json" in names):
+    words = names >= {"vocab.json", "merges.txt"} or names & {"tokenizer.json", "spiece.model"}
+    if not words:
         absent.append("tokenizer.json, or vocab.json and merges.txt")
     if absent:
         raise UserError(

@@ -222,7 +222,7 @@ def _shared(config: Config, base: Base, data: Data) -> dict[str, Any]:
     weights = {"name": config.base, "weights": fingerprint(base.source)}
     return {
         "format": FORMAT,
-        "base": weights | {"sampler": plain(base.sampler)},
+        "base": weights | {"sampler": plain(base.sampler.key)},
         "data": data.name,
         "device": config.device.split(":")[0],
         "dtype": config.dtype,
