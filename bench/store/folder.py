@@ -61,15 +61,22 @@ class Store:
         self._locks = Locks(self.root / "locks")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            sweep_partials(self.root)  # refuses a folder with links
             with tempfile.TemporaryFile(dir=self.root) as file:
                 if fresh and not since:
                     self.since = os.fstat(file.fileno()).st_mtime_ns
+                    self._date_back()
         except OSError as error:
             raise UserError(
                 f"cannot write to the output folder {root}: {error.strerror}; choose another with"
                 " --out"
             ) from None
-        sweep_partials(self.root)  # refuses a folder with links
+
+    def _date_back(self) -> None:
+        """Give files that are dated ahead the time of now: what counts is that they were there."""
+        for path in entries(self.root):
+            if path.lstat().st_mtime_ns > self.since:
+                os.utime(path, ns=(self.since, self.since), follow_symlinks=False)
 
     # ---------------------------------------------------------------------------------------- locks
     def claim(self, name: str, wait: bool = False) -> AbstractContextManager[bool]:
