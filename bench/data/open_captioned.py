@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.data.caption_tables import (
     caption_text,
@@ -82,7 +83,7 @@ def open_data(
     image, caption = find_columns(table, options, spec)
     rows, problems, seen = _read_rows(name, options, table, folder, image, caption, fits)
     if left := [f"{len(v)} {k} ({some_of(v)})" for k, v in problems.items() if v]:
-        say(f"{name}: {seen - len(rows)} of {seen} rows are left out: {'; '.join(left)}")
+        say(visible(f"{name}: {seen - len(rows)} of {seen} rows are left out: {'; '.join(left)}"))
     if not rows:
         raise UserError(
             f"--data {spec}: none of its {seen} rows is a captioned picture that can be used"
