@@ -49,12 +49,13 @@ def train_encoder(
     train in float32 and come back in their own precision; the tensors of the denoiser and of the
     autoencoder are those of `clean`."""
     model = clean.clone(encoders=True, train="none")
-    before = [next(encoder.parameters()).dtype for encoder in model.encoders]
+    before = {p: p.dtype for encoder in model.encoders for p in encoder.parameters()}
     for encoder in model.encoders:
         encoder.float().requires_grad_(True)
     parameters = [p for encoder in model.encoders for p in encoder.parameters()]
     fitted = fit(parameters, make(model), optim, label)
-    for encoder, dtype in zip(model.encoders, before, strict=True):
-        encoder.requires_grad_(False).to(dtype)
+    for parameter, dtype in before.items():
+        parameter.requires_grad_(False)
+        parameter.data = parameter.data.to(dtype)
     model.info = fitted.info
     return model
