@@ -33,7 +33,7 @@ from t2i_backdoor_bench.models.loading import load_pipeline
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
 
-SIDE, CHANNELS, T5_CONTEXT = 8, 4, 60  # of latents; tokens that T5 reads
+SIDE, CHANNELS, T5_CONTEXT = 8, 4, 100  # of latents; tokens that T5 reads
 WORDS = ("a", "red", "heart", "small", "blue", "background", "star", "on", "white", "coffee")
 LEVELS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

@@ -152,9 +152,7 @@ def check_pipeline(parts: dict[str, Any], index: Path) -> Layout:
         )
     if kind not in LAYOUTS:
         runs = " or ".join(f"{k} ({layout.versions})" for k, layout in LAYOUTS.items())
-        raise UserError(
-            f"{index} is a {kind}: this suite runs {runs} only; choose such a base"
-        )
+        raise UserError(f"{index} is a {kind}: this suite runs {runs} only; choose such a base")
     layout = LAYOUTS[kind]
     for part, value in parts.items():
         if part.startswith("_") or part in layout.unread or value in (None, [None, None]):

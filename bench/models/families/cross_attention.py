@@ -38,7 +38,9 @@ def ask(encoder: nn.Module, weights: Mapping[str, Tensor], ids: Tensor, **how: A
     device = device_of(encoder)  # it may wait on the CPU
     how = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in how.items()}
     given = (ids.to(device),)
-    return functional_call(encoder, dict(weights), given, how) if weights else encoder(*given, **how)
+    return (
+        functional_call(encoder, dict(weights), given, how) if weights else encoder(*given, **how)
+    )
 
 
 class CrossAttention(Family):
