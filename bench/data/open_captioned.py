@@ -25,10 +25,11 @@ from t2i_backdoor_bench.data.caption_tables import (
     reader,
     row_label,
     some_of,
-    without_decoding,
+    undecoded,
 )
 from t2i_backdoor_bench.data.captioned import CaptionedImages, Row, into_splits
 from t2i_backdoor_bench.data.image_files import check_picture
+from t2i_backdoor_bench.data.picture_places import Place
 
 OPTIONS = ("split", "caption", "image", "config", "revision", "rows", "stream")
 STREAM_ROWS = 10_000  # rows kept of a stream if the user gives no number
@@ -79,9 +80,10 @@ def open_data(
     captions or pictures, or has no usable row.
     """
     name, options = parse(spec)
-    table, folder = load(name, options)
+    table, place = load(name, options)
     image, caption = find_columns(table, options, spec)
-    rows, problems, seen = _read_rows(name, options, table, folder, image, caption, fits)
+    table = undecoded(table, image, caption, spec)
+    rows, problems, seen = _read_rows(name, options, table, place, image, caption, fits)
     if left := [f"{len(v)} {k} ({some_of(v)})" for k, v in problems.items() if v]:
         say(visible(f"{name}: {seen - len(rows)} of {seen} rows are left out: {'; '.join(left)}"))
     if not rows:
@@ -99,7 +101,7 @@ def _read_rows(
     name: str,
     options: dict[str, str],
     table: Any,
-    folder: Path | None,
+    place: Place,
     image: str,
     caption: str,
     fits: Callable[[str], bool],
@@ -110,16 +112,15 @@ def _read_rows(
     rows: list[Row] = []
     problems: dict[str, list[str]] = {p: [] for p in PROBLEMS}
     seen = 0
-    table = without_decoding(table, image)
     records = table.take(most) if most else table
     for i, record in enumerate(progress(records, f"open {name}", unit="row")):
         seen += 1
         text = caption_text(record[caption])
-        data = picture_bytes(record[image], folder, stream) if text else b""
+        data = picture_bytes(record[image], place) if text else b""
         if problem := _problem(text, data, fits):
             problems[problem].append(row_label(record[image], i))
             continue
-        read = reader(table, image, i, folder, data if stream else None)
+        read = reader(table, image, i, place, data if stream else None)
         rows.append(Row(text, hashlib.sha256(data).hexdigest(), read))
     return rows, problems, seen
 

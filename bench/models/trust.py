@@ -115,13 +115,13 @@ def check_model(folder: Path) -> None:
             if file.name in DATA:
                 check_file(file, LARGEST_JSON)
                 continue
-            settings = read_json(file)
-            check_names(settings, file)
             if file.name == "adapter_config.json":
                 raise UserError(
                     f"{file} loads another model under this one; merge the adapter, and save the"
                     " model without it"
                 )
+            settings = read_json(file)
+            check_names(settings, file)
             if file.name.endswith(".index.json"):
                 check_shards(settings, file)
     for part in layout.weights:

@@ -109,7 +109,8 @@ PUBLISHED = {  # keys of published configurations, from several versions of the 
         " center_input_sample cross_attention_dim down_block_types downsample_padding"
         " flip_sin_to_cos freq_shift in_channels layers_per_block mid_block_scale_factor norm_eps"
         " norm_num_groups out_channels sample_size up_block_types dual_cross_attention"
-        " only_cross_attention use_linear_projection upcast_attention addition_embed_type transformer_layers_per_block"
+        " only_cross_attention use_linear_projection upcast_attention addition_embed_type"
+        " transformer_layers_per_block"
         " projection_class_embeddings_input_dim addition_time_embed_dim time_cond_proj_dim"
     ),
     "AutoencoderKL": (
