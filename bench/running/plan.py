@@ -22,7 +22,7 @@ from t2i_backdoor_bench.contract import (
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.contract.names import parts_of, read
 from t2i_backdoor_bench.contract.options import scaled
-from t2i_backdoor_bench.models.catalog import Base, find_base
+from t2i_backdoor_bench.models.catalog import Base, find_base, sampled
 from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprint
 from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.checks import check_fid, check_settings
@@ -152,6 +152,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     base = find_base(config.base)
     base = dataclasses.replace(base, scorer=config.clip or base.scorer)
     check_settings(config)
+    base = sampled(base, config.steps, config.guidance, config.scheduler)
     attacks, defenses, metrics = _methods(config, base, names)
     check_fid(config, base, list(metrics))
     data = data or choose_data(config, base)
