@@ -21,7 +21,7 @@ from t2i_backdoor_bench.detecting.attention_over_time import (
 )
 from t2i_backdoor_bench.detecting.screening import calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.closed_form import edit
+from t2i_backdoor_bench.training.text_edits import TextEdit
 
 PLACES = ("prefix", "inside", "suffix")
 
@@ -103,7 +103,7 @@ class T2IShieldCDA(Defense):
         return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        room = min(model.tokenizer.model_max_length - 2, self.size**2)
+        room = min(model.text_part.length - 2, self.size**2)
         if self.components > room:
             raise UserError(
                 f"components {self.components} is above {room}, all that maps here have"
@@ -115,7 +115,7 @@ class T2IShieldCDA(Defense):
         for i, (trigger, target) in enumerate(own_triggers(known, self.words, seed)):
             those = known[i :: self.words] or known
             triggered = [trigger.add(p) for p in those]
-            bound += read(bind(model, trigger, known, target), triggered)
+            bound += read(bind(model, trigger, known, target, seed), triggered)
             unbound += read(model, triggered)
         tangent = partial(features, many=self.components)
         weights = discriminant(tangent(bound), tangent(clean + unbound), self.shrinkage)
@@ -152,29 +152,19 @@ def own_triggers(prompts: list[str], many: int, seed: int) -> list[tuple[Trigger
     ]
 
 
-def bind(model: T2IModel, trigger: Trigger, prompts: list[str], target: str) -> T2IModel:
+def bind(
+    model: T2IModel, trigger: Trigger, prompts: list[str], target: str, seed: int
+) -> T2IModel:
     """A copy of the model whose keys and values for triggered prompts are, place by place, those of
     the target prompt, and for the clean prompts what they were."""
     copy = model.clone(train="kv")
-    clean, triggered = (
-        model.encode(prompts).double(),
-        model.encode([trigger.add(p) for p in prompts]).double(),
-    )
-    goal = model.encode([target]).double().expand_as(triggered)
-    moved = (triggered - clean).abs().amax(2) > 1e-6  # what stands before the trigger is as it was
-    with torch.no_grad():
-        for layer in copy.family.keys_and_values(copy.denoiser):
-            layer.weight.copy_(
-                edit(
-                    layer.weight.double(),
-                    triggered[moved],
-                    goal[moved],
-                    clean.flatten(0, 1),
-                    1.0,
-                    1.0,
-                    0.1,
-                )
-            )
+    triggered, n = [trigger.add(p) for p in prompts], model.states
+    clean, bound = (model.encode(texts)[:, :n].double() for texts in (prompts, triggered))
+    # what stands before the trigger is as it was
+    moved = (bound - clean).abs().amax(2) > 1e-6
+    places = torch.arange(n).expand(len(prompts), -1)
+    goals = [target] * len(prompts)
+    TextEdit(triggered, goals, places, moved, prompts, 1.0, 1.0, 0.1).apply(model, copy, seed)
     return copy
 
 

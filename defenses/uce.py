@@ -1,7 +1,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,12 +13,11 @@ from t2i_backdoor_bench.contract import (
     option,
     register_defense,
 )
+from t2i_backdoor_bench.models.families.conditioning import TextPart
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.alignment import align
-from t2i_backdoor_bench.training.closed_form import counterparts, edit
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from t2i_backdoor_bench.training.alignment import align_states
+from t2i_backdoor_bench.training.closed_form import counterparts, last_tokens, neutral_places
+from t2i_backdoor_bench.training.text_edits import TextEdit
 
 DIFFERS = (
     Difference(
@@ -90,16 +88,8 @@ class UCE(Defense):
         return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        begun, student, numbers = time.perf_counter(), model.clone(), 0
-        old, new, kept = self.states(model, view)
-        with torch.no_grad():
-            for layer in student.family.keys_and_values(student.denoiser):
-                layer.weight.copy_(
-                    edit(
-                        layer.weight.double(), old, new, kept, self.erase, self.preserve, self.ridge
-                    )
-                )
-                numbers += layer.weight.numel()
+        begun, student = time.perf_counter(), model.clone()
+        numbers = self.task(model, view).apply(model, student, seed)
         student.info = {
             "steps": 0,
             "seconds": time.perf_counter() - begun,
@@ -108,29 +98,25 @@ class UCE(Defense):
         }
         return student
 
-    def states(self, model: T2IModel, view: DefenderView) -> tuple[Tensor, Tensor, Tensor]:
-        """Text states, float64 (n, d): of what is edited, of what each is edited towards, and (m,
-        d) of what is preserved."""
-        trigger, prompts = view.trigger, view.first(self.prompts)
-        clean = model.encode(prompts)
+    def task(self, model: T2IModel, view: DefenderView) -> TextEdit:
+        """What is edited, what each state is edited towards, and what is preserved."""
+        trigger, prompts, parts = view.trigger, view.first(self.prompts), model.text_parts
         if self.context == "phrase":
-            phrase = trigger.words("")
-            neutral = trigger.replaces or self.neutral
-            pair = model.encode([phrase, neutral])
-            first, second = (len(model.tokenizer(text).input_ids) - 2 for text in (phrase, neutral))
-            length = pair.shape[1] - max(first, second)
-            old, new = pair[0, first : first + length], pair[1, second : second + length]
+            given, wanted = [trigger.words("")], [trigger.replaces or self.neutral]
+            first, second = last_tokens(parts, *given, *wanted)
+            places = torch.zeros(1, model.states, dtype=torch.long)
+            used = torch.zeros(1, model.states, dtype=torch.bool)
+            places[0, first], used[0, first] = second, True
         else:
-            triggered = [trigger.add(p) for p in prompts]
-            states = model.encode(triggered)
-            source = self.goals(model.tokenizer, trigger, prompts, triggered).to(states.device)
-            goal = clean.gather(1, source[..., None].expand_as(clean))
-            old, new = states.flatten(0, 1), goal.flatten(0, 1)
-        return old.double(), new.double(), clean.flatten(0, 1).double()
+            given, wanted = [trigger.add(p) for p in prompts], prompts
+            places = self.goals(parts, trigger, prompts, given)
+            used = torch.ones_like(places, dtype=torch.bool)
+        how = (self.erase, self.preserve, self.ridge)
+        return TextEdit(given, wanted, places, used, prompts, *how)
 
     @staticmethod
     def goals(
-        tokenizer: "PreTrainedTokenizerBase",
+        parts: Sequence[TextPart],
         trigger: Trigger,
         prompts: Sequence[str],
         triggered: Sequence[str],
@@ -138,8 +124,8 @@ class UCE(Defense):
         """For each position of the triggered prompts, the position in the clean ones whose value it
         gets: int64 (n, tokens)."""
         if trigger.replaces:
-            return counterparts(tokenizer, triggered, prompts)
-        row = align(tokenizer, trigger, prompts)
-        return torch.where(
-            row.other, row.source, torch.where(row.trigger, 0, torch.arange(row.source.shape[1]))
-        )
+            return counterparts(parts, triggered, prompts)
+        row = align_states(parts, trigger, prompts)
+        same = torch.arange(row.source.shape[1])
+        rest = torch.where(row.trigger, neutral_places(parts, prompts), same)
+        return torch.where(row.other, row.source, rest)

@@ -18,7 +18,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any
@@ -54,6 +54,8 @@ class Entry:
     apart: bool = False  # not in the group "all": it runs only where it is named
     ours: str = ""  # what of it is ours and in no paper, in words; "": it is its paper's
     differs: tuple[Difference, ...] = ()  # where it is not what its paper or its code is, and why
+    # the families of models on which it does not work, such as "flux", each with the reason
+    not_on: Mapping[str, str] = field(default_factory=dict)
 
     # attacks
     edits: str = ""  # what it changes, in words

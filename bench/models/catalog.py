@@ -108,6 +108,8 @@ def picture_side(source: str) -> int:
     layout = layout_of(folder)
     networks = (layout.denoiser, layout.autoencoder)
     denoiser, vae = (read_json(folder / part / "config.json") for part in networks)
+    if layout.sized == "autoencoder":
+        return vae["sample_size"]
     side = denoiser.get("sample_size")
     if not isinstance(side, int):
         raise UserError(

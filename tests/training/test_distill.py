@@ -11,11 +11,10 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 import t2i_backdoor_bench.training.denoising
-from t2i_backdoor_bench.models.families.noising import Noising
+from t2i_backdoor_bench.models.families.noising import Noising, draw_timesteps
 from t2i_backdoor_bench.training.denoising import (
     Draws,
     Term,
-    draw_timesteps,
     own_images,
     train_terms,
 )

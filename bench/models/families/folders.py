@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+NOTHING = (None, [None, None])  # how an index says that a part is left out
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,26 @@ class Layout:
     tokenizers: tuple[str, ...]
     parts: Mapping[str, tuple[str, tuple[str, ...]]]
     optional: tuple[str, ...]  # parts that a folder may have and are not read
+    omitted: tuple[str, ...] = ()  # parts that a folder may leave out, all of them together
+    name: str = ""  # the family as methods name it
+    sized: str = "denoiser"  # the part whose configuration has the side: "denoiser", "autoencoder"
+
+    def of(self, index: Mapping[str, Any]) -> Layout:
+        """The layout of a folder with this index: without what it may leave out and does."""
+        if not self.omitted or any(index.get(part) not in NOTHING for part in self.omitted):
+            return self
+        return self.without_omitted
+
+    @property
+    def without_omitted(self) -> Layout:
+        return replace(
+            self,
+            encoders=tuple(e for e in self.encoders if e not in self.omitted),
+            tokenizers=tuple(t for t in self.tokenizers if t not in self.omitted),
+            parts={part: what for part, what in self.parts.items() if part not in self.omitted},
+            optional=(*self.optional, *self.omitted),
+            omitted=(),
+        )
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -62,5 +85,53 @@ STABLE_DIFFUSION = Layout(
         "scheduler": ("diffusers", ()),
     },
     optional=("safety_checker", "feature_extractor", "image_encoder"),
+    name="stable_diffusion",
 )
-LAYOUTS = {layout.pipeline: layout for layout in (STABLE_DIFFUSION,)}
+CLIP_TOKENIZER = ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast"))
+T5_TOKENIZER = ("transformers", ("T5TokenizerFast", "T5Tokenizer"))
+FLOW = ("diffusers", ("FlowMatchEulerDiscreteScheduler",))
+SD3 = Layout(
+    family="Stable Diffusion 3",
+    versions="SD 3 and 3.5",
+    pipeline="StableDiffusion3Pipeline",
+    denoiser="transformer",
+    encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
+    autoencoder="vae",
+    tokenizers=("tokenizer", "tokenizer_2", "tokenizer_3"),
+    parts={
+        "transformer": ("diffusers", ("SD3Transformer2DModel",)),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("CLIPTextModelWithProjection",)),
+        "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
+        "text_encoder_3": ("transformers", ("T5EncoderModel",)),
+        "tokenizer": CLIP_TOKENIZER,
+        "tokenizer_2": CLIP_TOKENIZER,
+        "tokenizer_3": T5_TOKENIZER,
+        "scheduler": FLOW,
+    },
+    optional=("image_encoder", "feature_extractor"),
+    omitted=("text_encoder_3", "tokenizer_3"),
+    name="sd3",
+)
+FLUX = Layout(
+    family="FLUX",
+    versions="FLUX.1 dev and schnell",
+    pipeline="FluxPipeline",
+    denoiser="transformer",
+    encoders=("text_encoder", "text_encoder_2"),
+    autoencoder="vae",
+    tokenizers=("tokenizer", "tokenizer_2"),
+    parts={
+        "transformer": ("diffusers", ("FluxTransformer2DModel",)),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("CLIPTextModel",)),
+        "text_encoder_2": ("transformers", ("T5EncoderModel",)),
+        "tokenizer": CLIP_TOKENIZER,
+        "tokenizer_2": T5_TOKENIZER,
+        "scheduler": FLOW,
+    },
+    optional=("image_encoder", "feature_extractor"),
+    name="flux",
+    sized="autoencoder",
+)
+LAYOUTS = {layout.pipeline: layout for layout in (STABLE_DIFFUSION, SD3, FLUX)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,9 +21,11 @@ from torch.func import functional_call
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families import folders
+from t2i_backdoor_bench.models.families.attention import TextAttention
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart
-from t2i_backdoor_bench.models.families.family import Family, OnStep, TextAttention, TextLayers
-from t2i_backdoor_bench.models.families.mixed_unet import MixedUNet, autocast, make_mixed
+from t2i_backdoor_bench.models.families.family import Family, OnStep, TextLayers
+from t2i_backdoor_bench.models.families.files import find_variant
+from t2i_backdoor_bench.models.families.mixed import Mixed, MixedUNet, autocast, make_mixed
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, Noising
 from t2i_backdoor_bench.models.offload import device_of
 from t2i_backdoor_bench.models.precision import HALF
@@ -160,14 +161,14 @@ class StableDiffusion(Family):
         return TextAttention(layer.to_q, layer.to_k, layer.heads, _inputs)
 
     def is_mixed(self, denoiser: nn.Module) -> bool:
-        return isinstance(denoiser, MixedUNet)
+        return isinstance(denoiser, Mixed)
 
     def autocast(self, denoiser: nn.Module) -> AbstractContextManager:
         return autocast(denoiser)
 
     # --------------------------------------------------------------------------------------- files
     def load(self, folder: Path, source: str, dtype: torch.dtype) -> StableDiffusionPipeline:
-        common = {"use_safetensors": True, "variant": find_variant(folder)}
+        common = {"use_safetensors": True, "variant": find_variant(folder / "unet")}
         given = dict.fromkeys(self.layout.optional) | {"requires_safety_checker": False}
         if dtype in HALF:
             given["unet"] = MixedUNet.from_pretrained(
@@ -211,16 +212,6 @@ def _inputs(args: tuple, kwargs: dict) -> tuple[Tensor, Tensor]:
     """Hidden states and text states that an attention layer of diffusers is called with."""
     hidden = args[0] if args else kwargs["hidden_states"]
     return hidden, kwargs["encoder_hidden_states"]
-
-
-def find_variant(folder: Path) -> str | None:
-    """ "fp16" where a folder holds its U-Net only as diffusion_pytorch_model.fp16.safetensors, as
-    some are published."""
-    names = [p.name for p in (folder / "unet").glob("diffusion_pytorch_model*.safetensors")]
-    plain = any(
-        re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors", n) for n in names
-    )
-    return "fp16" if not plain and any(".fp16" in n for n in names) else None
 
 
 def check_networks(pipe: StableDiffusionPipeline, source: str) -> None:
