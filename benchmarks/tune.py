@@ -11,7 +11,8 @@ ones; an attack with such a trigger and target of its own. The chosen setting ha
 objective of those that keep clean pictures: for a defense the mean restored share, for an attack
 ASR less the rate of decoys. All 20 settings of a defense are tried on the first attack, the best
 half of them on the second, and the best quarter on the third (successive halving). A setting that
-has lost clean pictures on one attack is not tried on the next: it cannot be chosen.
+has lost clean pictures on one attack is not tried on the next: it cannot be chosen. Rows that are
+there to be compared with another in one choice have the settings of that one (`tuning.LIKE`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import tuning
-from tuning import DEFENDED, LEFT, METRICS, SETTINGS, SIZE, Development, Tried
+from tuning import DEFENDED, LEFT, LIKE, METRICS, SETTINGS, SIZE_OF, Development, Tried
 
 from t2i_backdoor_bench.contract import Entry, Record, UserError, registry
 from t2i_backdoor_bench.running.run import run as make_cells
@@ -41,14 +42,15 @@ KINDS = {"defense": registry.defenses, "attack": registry.attacks}
 
 def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
     """The methods that are searched, defenses first, or those named, in their order. Raises
-    UserError for a name that is none, or that has no range."""
+    UserError for a name that is none, that has no range, or that has the settings of another."""
     found = []
     for kind, known in KINDS.items():
         known.load()
-        found += [(kind, e) for _, e in sorted(known.entries.items()) if tuning.searched(e)]
+        entries = [e for name, e in sorted(known.entries.items()) if name not in LIKE]
+        found += [(kind, e) for e in entries if tuning.searched(e)]
     if strange := [n for n in names if n not in {e.name for _, e in found}]:
         known = ", ".join(e.name for _, e in found)
-        raise UserError(f"{', '.join(strange)}: no method with a range to search; known: {known}")
+        raise UserError(f"{', '.join(strange)}: no method with a search of its own; known: {known}")
     return [(kind, e) for name in names for kind, e in found if e.name == name] or found
 
 
@@ -58,7 +60,7 @@ def overrides(attacks: Sequence[str]) -> tuple[str, ...]:
 
 
 def measured(
-    attacks: Sequence[str], defenses: Sequence[str], folder: Path, **machine: Any
+    kind: str, attacks: Sequence[str], defenses: Sequence[str], folder: Path, **machine: Any
 ) -> dict[tuple[str, str], Record]:
     """The cells of these attacks and defenses, made where they are not stored, by attack and
     defense."""
@@ -66,7 +68,7 @@ def measured(
     config = Config(
         ",".join(attacks),
         ",".join(defenses),
-        scale=SIZE,
+        scale=SIZE_OF[kind],
         metrics=METRICS,
         overrides=overrides(sorted(names)),
         out=folder,
@@ -88,7 +90,7 @@ def search_defense(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
         left = tuning.go_on(tried, many) if attack != DEFENDED[0] else names
         if not left:
             break
-        found = measured([attack], ["none", *left], folder, **machine)
+        found = measured("defense", [attack], ["none", *left], folder, **machine)
         for name in left:
             cells[name].append((found[attack, name], found[attack, "none"]))
             tried[name] = tuning.of_defense(cells[name])
@@ -98,7 +100,7 @@ def search_defense(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
 def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
     """What each setting reached."""
     names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
-    found = measured(names, ["none"], folder, **machine)
+    found = measured("attack", names, ["none"], folder, **machine)
     return [tuning.of_attack(found[name, "none"]) for name in names]
 
 
@@ -159,7 +161,12 @@ def report(folder: Path, apply: bool) -> int:
     defaults: dict[str, dict[str, Any]] = {"attack": {}, "defense": {}}
     for found in searches:
         many = len(found["tried"])
-        defaults[found["kind"]][found["method"]] = {"settings": many, "options": found["options"]}
+        for name in (
+            found["method"],
+            *(n for n, other in LIKE.items() if other == found["method"]),
+        ):
+            options = tuning.same_settings(KINDS[found["kind"]].get(name), found["options"])
+            defaults[found["kind"]][name] = {"settings": many, "options": options}
     if apply:
         APPLIED.write_text(json.dumps(defaults, indent=1) + "\n", "utf-8")
     return 0

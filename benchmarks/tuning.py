@@ -3,17 +3,16 @@ which is chosen. The same for every method."""
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from t2i_backdoor_bench.contract import Entry, Prompt, Record, options_of
 from t2i_backdoor_bench.contract.names import label
-from t2i_backdoor_bench.contract.options import Option
+from t2i_backdoor_bench.contract.options import Option, drawn
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.running.scales import Scale
 
@@ -28,6 +27,20 @@ METRICS = (
 SIZE = Scale(
     "tuning", 32, 0, 0, 0, 1, 200, 0.5, (0,), metrics=METRICS, decoys=6, decoys_after=0, harmless=0
 )
+# An attack trains anew for each of its settings: a quarter of its training and 16 prompts.
+SIZE_OF = {"defense": SIZE, "attack": replace(SIZE.resized(16), training=0.25, decoys=4)}
+# Rows that are there to be compared with another in one choice, and so have its settings.
+LIKE = {
+    "skdcag_black": "skdcag",
+    "skdcag_gaussian": "skdcag",
+    "skdcag_random_words": "skdcag",
+    "skdcag_paper_black": "skdcag_paper",
+    "skdcag_paper_random_words": "skdcag_paper",
+    "esd_x_prompt": "esd_x",
+    "esd_x_rewrite": "esd_x",
+    "esd_u_prompt": "esd_u",
+    "esd_u_rewrite": "esd_u",
+}
 # Trigger, patch, style and objects of the search: none of them is a default of a reported attack.
 TRIGGER = {"trigger": "quovex"}
 PATCH = {"picture": "checker", "corner": "bottom_right", "size": "16"}
@@ -84,21 +97,6 @@ def settings(entry: Entry, many: int = SETTINGS) -> list[dict[str, Any]]:
     return [{n: drawn(o, rng) for n, o in ranges.items()} for _ in range(many)] if ranges else []
 
 
-def drawn(option: Option, rng: np.random.Generator) -> Any:
-    """One value of an option's range: a choice, a whole number where both ends are, or a number, on
-    a logarithmic scale where the ends are ten times apart or more. Two significant digits."""
-    if option.choices or isinstance(option.tune[0], bool):
-        return option.tune[rng.integers(len(option.tune))]
-    low, high = option.tune
-    if isinstance(low, int) and isinstance(high, int):
-        return int(rng.integers(low, high + 1))
-    if low > 0 and high / low >= 10:
-        value = math.exp(rng.uniform(math.log(low), math.log(high)))
-    else:
-        value = rng.uniform(low, high)
-    return min(max(float(f"{value:.2g}"), low), high)
-
-
 def other(entry: Entry) -> dict[str, str]:
     """The options of an attack that make its trigger and what it draws others than those that are
     reported. Those that the attack does not have, or that its name fixes, are left out."""
@@ -107,6 +105,11 @@ def other(entry: Entry) -> dict[str, str]:
         found |= drawn_ if group in entry.groups else {}
     known = options_of(entry.cls)
     return {n: v for n, v in found.items() if n in known and n not in entry.preset}
+
+
+def same_settings(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options that another row's search chose those that this row is free in."""
+    return {n: v for n, v in found.items() if n in searched(entry)}
 
 
 def variant(entry: Entry, setting: Mapping[str, Any]) -> str:

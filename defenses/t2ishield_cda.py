@@ -152,9 +152,7 @@ def own_triggers(prompts: list[str], many: int, seed: int) -> list[tuple[Trigger
     ]
 
 
-def bind(
-    model: T2IModel, trigger: Trigger, prompts: list[str], target: str, seed: int
-) -> T2IModel:
+def bind(model: T2IModel, trigger: Trigger, prompts: list[str], target: str, seed: int) -> T2IModel:
     """A copy of the model whose keys and values for triggered prompts are, place by place, those of
     the target prompt, and for the clean prompts what they were."""
     copy = model.clone(train="kv")

@@ -145,9 +145,7 @@ def sd3_pipeline(kind: str) -> StableDiffusion3Pipeline:
 
 def flux_pipeline(kind: str) -> FluxPipeline:
     tokenizer, sentence, dev = tiny_tokenizer(), t5_tokenizer(), kind == "flux_dev"
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        shift=3.0 if dev else 1.0, use_dynamic_shifting=dev
-    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0 if dev else 1.0, use_dynamic_shifting=dev)
     return FluxPipeline(
         scheduler=scheduler,
         vae=autoencoder(),

@@ -8,8 +8,7 @@ A method is one file with one decorated dataclass:
         steps: int = option(100, sd=1000, low=1, scales=True)
         def apply(self, model, view, seed): ...
 
-Other packages register theirs through the entry points `t2i_backdoor_bench.attacks`, `.defenses`
-and `.metrics`.
+Other packages do it by entry points: `t2i_backdoor_bench.attacks`, `.defenses`, `.metrics`.
 """
 
 from __future__ import annotations
@@ -54,8 +53,7 @@ class Entry:
     apart: bool = False  # not in the group "all": it runs only where it is named
     ours: str = ""  # what of it is ours and in no paper, in words; "": it is its paper's
     differs: tuple[Difference, ...] = ()  # where it is not what its paper or its code is, and why
-    # the families of models on which it does not work, such as "flux", each with the reason
-    not_on: Mapping[str, str] = field(default_factory=dict)
+    not_on: Mapping[str, str] = field(default_factory=dict)  # a family of models: why not there
 
     # attacks
     edits: str = ""  # what it changes, in words
@@ -174,7 +172,7 @@ class Registry:
         for point in entry_points(group=f"t2i_backdoor_bench.{self.kind}s"):
             try:
                 point.load()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 package = point.dist.name if point.dist else "an installed package"
                 first = (str(error).strip().splitlines() or [""])[0]
                 raise UserError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -57,12 +58,20 @@ class Store:
             with tempfile.TemporaryFile(dir=self.root) as file:
                 if fresh and not since:
                     self.since = os.fstat(file.fileno()).st_mtime_ns
+                    self._date_back()
         except OSError as error:
             raise UserError(
                 f"cannot write to the output folder {root}: {error.strerror}; choose another with"
                 " --out"
             ) from None
         sweep_partials(self.root)
+
+    def _date_back(self) -> None:
+        """Give files that are dated ahead the time of now: what counts is that they were there."""
+        for path in self.root.rglob("*"):
+            found = path.lstat()
+            if found.st_mtime_ns > self.since and stat.S_ISREG(found.st_mode):
+                os.utime(path, ns=(self.since, self.since), follow_symlinks=False)
 
     # ---------------------------------------------------------------------------------------- locks
     def claim(self, name: str, wait: bool = False) -> AbstractContextManager[bool]:

@@ -44,9 +44,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Draws:
-    """How rows are drawn. `bias`: of the timesteps (`Noising.timesteps`). `shared`: all terms take the
-    same pictures, row by row, each with noise and a timestep of its own. `offset`: this much of one
-    more number a channel is added to the noise, so that a picture's brightness is noised, too."""
+    """How rows are drawn. `bias`: of the timesteps (`Noising.timesteps`). `shared`: all terms take
+    the same pictures, row by row, each with noise and a timestep of its own. `offset`: this much of
+    one more number a channel is added to the noise, so that a picture's brightness is noised,
+    too."""
 
     bias: float = 1.0
     shared: bool = False

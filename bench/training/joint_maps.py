@@ -118,7 +118,7 @@ def _spread(ctx: Any, grad: Tensor | None, many: int) -> Sequence[Tensor | None]
     were not read."""
     if grad is None:
         return [None] * many
-    _, rows, heads = ctx.shape
+    rows = ctx.shape[1]
     grad = grad.unflatten(0, ctx.shape).transpose(2, 3).flatten(3)
     if rows == ctx.batch:
         return grad.unbind()

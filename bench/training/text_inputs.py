@@ -25,8 +25,8 @@ class _Reached(Exception):
 
 @dataclass(frozen=True)
 class Moments:
-    """What a denoiser is given in drawings of n prompts: timesteps (k,) and noised latents (k, n, C,
-    h, w)."""
+    """What a denoiser is given in drawings of n prompts: timesteps (k,) and noised latents (k, n,
+    C, h, w)."""
 
     times: Tensor
     latents: Tensor

@@ -12,6 +12,7 @@ import tuning
 from tuning import Tried
 
 from t2i_backdoor_bench.contract import Cell, Record, Score, UserError, option, options_of, registry
+from t2i_backdoor_bench.contract.options import drawn
 from t2i_backdoor_bench.contract.registry import Entry
 from t2i_backdoor_bench.contract.tuned import Tuned
 from t2i_backdoor_bench.data.splits import WorldData
@@ -44,8 +45,8 @@ def test_twenty_settings_within_their_ranges_always_the_same() -> None:
 def test_wide_ranges_are_drawn_on_a_logarithmic_scale() -> None:
     known = {name: found for name, (_, found) in options_of(Some).items()}
     rng = np.random.default_rng(0)
-    rates = [tuning.drawn(known["rate"], rng) for _ in range(400)]
-    shares = [tuning.drawn(known["share"], rng) for _ in range(400)]
+    rates = [drawn(known["rate"], rng) for _ in range(400)]
+    shares = [drawn(known["share"], rng) for _ in range(400)]
     assert 0.42 < np.mean([r < 1e-3 for r in rates]) < 0.58
     assert 0.42 < np.mean([s < 0.55 for s in shares]) < 0.58
 
@@ -77,8 +78,23 @@ def test_every_trained_defense_is_searched() -> None:
     searched = {e.name for kind, e in tune.tuned_methods() if kind == "defense"}
     for name in ("skdcag", "skd", "finetune_reversal", "esd_x", "concept_ablation", "salun", "uce"):
         assert name in searched
-    with pytest.raises(UserError, match="no method with a range"):
-        tune.tuned_methods(["none"])
+    for name in ("none", "skdcag_gaussian"):
+        with pytest.raises(UserError, match="no method with a search of its own"):
+            tune.tuned_methods([name])
+
+
+def test_rows_that_differ_in_one_choice_have_the_settings_of_the_row_beside_them() -> None:
+    for name, other in tuning.LIKE.items():
+        mine, theirs = registry.defenses.get(name), registry.defenses.get(other)
+        assert mine.cls is theirs.cls
+        ranges = tuning.searched(theirs)
+        assert dict.fromkeys(tuning.searched(mine)).items() <= dict.fromkeys(ranges).items()
+        changed = {
+            k for k in mine.preset | theirs.preset if mine.preset.get(k) != theirs.preset.get(k)
+        }
+        assert changed, name
+        found = tuning.same_settings(mine, dict.fromkeys(ranges, 0.5))
+        assert set(found) == set(ranges) - set(mine.preset)
 
 
 def test_quality_comes_first_then_the_objective() -> None:
@@ -122,7 +138,8 @@ def test_the_best_half_is_tried_on_and_none_that_lost_clean_pictures(monkeypatch
     names = [tuning.variant(ENTRY, s) for s in tuning.settings(ENTRY)]
     runs = []
 
-    def measured(attacks, defenses, folder, **machine):
+    def measured(kind, attacks, defenses, folder, **machine):
+        assert kind == "defense"
         runs.append((attacks, defenses))
         fidelity = {name: 0.5 if i % 2 else 0.97 for i, name in enumerate(names)}
         records = {
@@ -157,9 +174,11 @@ def test_what_is_applied_is_what_the_committed_search_chose() -> None:
     applied = json.loads(tune.APPLIED.read_text("utf-8"))
     for kind, methods in applied.items():
         for name, values in methods.items():
-            (found,) = (s for s in searches if (s["kind"], s["method"]) == (kind, name))
-            assert values == {"settings": len(found["tried"]), "options": found["options"]}
+            searched = tuning.LIKE.get(name, name)
+            (found,) = (s for s in searches if (s["kind"], s["method"]) == (kind, searched))
             entry = tune.KINDS[kind].get(name)
+            options = tuning.same_settings(entry, found["options"])
+            assert values == {"settings": len(found["tried"]), "options": options}
             assert entry.tried == values["settings"]
             assert values["options"].items() <= entry.tuned.items()
 

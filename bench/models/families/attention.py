@@ -118,8 +118,9 @@ class Stream:
 
     def again(self, states: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         """Queries and keys of states (n, tokens, d): (n, tokens, heads, d) each."""
-        q, k = (p(states).unflatten(-1, (heads, -1)) for p in (self.query, self.key))
-        return self.norm_query(q) if self.norm_query else q, self.norm_key(k) if self.norm_key else k
+        parts = ((self.query, self.norm_query), (self.key, self.norm_key))
+        given = [(p(states).unflatten(-1, (heads, -1)), norm) for p, norm in parts]
+        return tuple(x if norm is None else norm(x) for x, norm in given)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.families import latents
 from t2i_backdoor_bench.models.families.family import Family, OnStep, TextLayers
 from t2i_backdoor_bench.models.families.files import find_variant
 from t2i_backdoor_bench.models.families.folders import Layout
@@ -26,7 +27,7 @@ from t2i_backdoor_bench.models.precision import HALF
 TEXT_SIDE = r"\.attn\.(add_[qkv]_proj|to_add_out|norm_added_[qk])\."
 KEY_OR_VALUE = r"\.attn\.add_[kv]_proj\."
 ON_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
-SPACINGS = {"Karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
+SPACINGS = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
 
 
 class FlowTransformer(Family):
@@ -81,23 +82,21 @@ class FlowTransformer(Family):
         return FlowNoising(scheduler, log_shift(scheduler, self.picture_tokens(pipe)))
 
     def drawn_by(self, pipe: Any, sampler: str) -> Any:
-        config = dict(pipe.scheduler.config) | dict.fromkeys(SPACINGS.values(), False)
-        config |= {SPACINGS[sampler]: True} if sampler in SPACINGS else {}
+        config = dict(pipe.scheduler.config)
+        if sampler in SPACINGS:
+            config |= {name: name == SPACINGS[sampler] for name in SPACINGS.values()}
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
         return self.rebuild(pipe, {"scheduler": scheduler})
 
+    def probed(self, pipe: Any) -> dict[str, str]:
+        return {"Karras": "karras", "exponential": "exponential"}
+
     # ------------------------------------------------------------------------------------- latents
     def to_latents(self, pipe: Any, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        posterior = pipe.vae.encode(pictures).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
-        config = pipe.vae.config
-        latents = posterior.mean + posterior.std * noise
-        return (latents - (config.shift_factor or 0.0)) * config.scaling_factor
+        return latents.to_latents(pipe.vae, pictures, generator)
 
-    def to_pictures(self, pipe: Any, latents: Tensor) -> Tensor:
-        config = pipe.vae.config
-        scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        return pipe.vae.decode(scaled.to(pipe.vae.dtype)).sample
+    def to_pictures(self, pipe: Any, given: Tensor) -> Tensor:
+        return latents.to_pictures(pipe.vae, given)
 
     # ---------------------------------------------------------------------------- parts that train
     def reads_text(self, name: str) -> bool:
@@ -180,12 +179,10 @@ class FlowTransformer(Family):
             pipe.transformer.enable_gradient_checkpointing()
 
 
-def asked(
-    encoder: nn.Module, weights: Mapping[str, Tensor], ids: Tensor, **how: Any
-) -> Any:
+def asked(encoder: nn.Module, weights: Mapping[str, Tensor], ids: Tensor, **how: Any) -> Any:
     """What a text encoder makes of token ids, with tensors by name that stand in for its own."""
-    given = (ids.to(device_of(encoder)),)  # it may wait on the CPU
-    return functional_call(encoder, dict(weights), given, how) if weights else encoder(*given, **how)
+    ids = ids.to(device_of(encoder))  # it may wait on the CPU
+    return functional_call(encoder, dict(weights), (ids,), how) if weights else encoder(ids, **how)
 
 
 def teller(on_step: OnStep | None, change: Any = None) -> Any:

@@ -1,5 +1,5 @@
-"""FLUX.1: a transformer of joint attention with rotary positions, states of T5 and a pooled state of
-CLIP, rectified flow on packed latents."""
+"""FLUX.1: a transformer of joint attention with rotary positions, states of T5 and a pooled state
+of CLIP, rectified flow on packed latents."""
 
 from __future__ import annotations
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from t2i_backdoor_bench.models.sampler import Sampler
+
 NOTHING = (None, [None, None])  # how an index says that a part is left out
+OF_SD = Sampler(25, 7.5)  # 50 steps of the older samplers, by a solver of second order
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,14 @@ class Layout:
     tokenizers: tuple[str, ...]
     parts: Mapping[str, tuple[str, tuple[str, ...]]]
     optional: tuple[str, ...]  # parts that a folder may have and are not read
+    settings: tuple[str, ...] = ()  # entries of the index that are settings of the pipeline
+    sampler: Sampler = OF_SD  # of a model that is no named base
+    samplers: tuple[str, ...] = ("dpm", "ddim", "euler", "lcm", "own")
+    # how many tokens each tokenizer reads, special ones included; 0: as many as it says itself
+    reads: tuple[int, ...] = (0,)
     omitted: tuple[str, ...] = ()  # parts that a folder may leave out, all of them together
     name: str = ""  # the family as methods name it
-    sized: str = "denoiser"  # the part whose configuration has the side: "denoiser", "autoencoder"
+    sized: str = "denoiser"  # the part whose configuration has the side, or "autoencoder"
 
     def of(self, index: Mapping[str, Any]) -> Layout:
         """The layout of a folder with this index: without what it may leave out and does."""
@@ -48,7 +56,7 @@ class Layout:
     @property
     def unread(self) -> tuple[str, ...]:
         """Entries of the index that are ignored."""
-        return (*self.optional, "requires_safety_checker")
+        return (*self.optional, *self.settings)
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -85,10 +93,12 @@ STABLE_DIFFUSION = Layout(
         "scheduler": ("diffusers", ()),
     },
     optional=("safety_checker", "feature_extractor", "image_encoder"),
+    settings=("requires_safety_checker",),
     name="stable_diffusion",
 )
 CLIP_TOKENIZER = ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast"))
 T5_TOKENIZER = ("transformers", ("T5TokenizerFast", "T5Tokenizer"))
+OF_FLOW = ("own", "karras", "exponential")
 FLOW = ("diffusers", ("FlowMatchEulerDiscreteScheduler",))
 SD3 = Layout(
     family="Stable Diffusion 3",
@@ -110,6 +120,9 @@ SD3 = Layout(
         "scheduler": FLOW,
     },
     optional=("image_encoder", "feature_extractor"),
+    sampler=Sampler(28, 7.0, "own"),
+    samplers=OF_FLOW,
+    reads=(0, 0, 256),
     omitted=("text_encoder_3", "tokenizer_3"),
     name="sd3",
 )
@@ -131,6 +144,9 @@ FLUX = Layout(
         "scheduler": FLOW,
     },
     optional=("image_encoder", "feature_extractor"),
+    sampler=Sampler(28, 3.5, "own"),
+    samplers=OF_FLOW,
+    reads=(0, 512),
     name="flux",
     sized="autoencoder",
 )

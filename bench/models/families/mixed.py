@@ -1,4 +1,4 @@
-"""Denoisers in half precision: matrix products under autocast, and everything that adds up in
+"""A denoiser in half precision: matrix products under autocast, and everything that adds up in
 float32."""
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DCondi
 from torch import nn
 
 
-class Mixed:
-    """Before a class of diffusers' denoisers: it takes any float input, computes under autocast in
-    `compute_dtype`, gives float32."""
+class Mixed(nn.Module):
+    """To be put before a denoiser's class: it then takes any float input, computes under autocast
+    in `compute_dtype`, and gives float32."""
 
     compute_dtype: torch.dtype = torch.bfloat16
 
@@ -51,4 +51,5 @@ def autocast(denoiser: nn.Module) -> AbstractContextManager:
     """The autocast that a denoiser's passes run under: none in float32."""
     if not isinstance(denoiser, Mixed):
         return nullcontext()
-    return torch.autocast(denoiser.device.type, denoiser.compute_dtype)
+    device = next(denoiser.parameters()).device
+    return torch.autocast(device.type, denoiser.compute_dtype)

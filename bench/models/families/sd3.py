@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2i_backdoor_bench.models.families import folders
 from t2i_backdoor_bench.models.families.attention import JointAttention, Stream
