@@ -96,8 +96,54 @@ STABLE_DIFFUSION = Layout(
     settings=("requires_safety_checker",),
     name="stable_diffusion",
 )
-CLIP_TOKENIZER = ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast"))
-T5_TOKENIZER = ("transformers", ("T5TokenizerFast", "T5Tokenizer"))
+CLIP_TOKENIZERS = ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast"))
+T5_TOKENIZERS = ("transformers", ("T5Tokenizer", "T5TokenizerFast"))
+SDXL = Layout(
+    family="SDXL",
+    versions="SDXL and SDXL Turbo, without refiner",
+    pipeline="StableDiffusionXLPipeline",
+    denoiser="unet",
+    encoders=("text_encoder", "text_encoder_2"),
+    autoencoder="vae",
+    tokenizers=("tokenizer", "tokenizer_2"),
+    parts={
+        "unet": ("diffusers", ("UNet2DConditionModel",)),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("CLIPTextModel",)),
+        "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": CLIP_TOKENIZERS,
+        "scheduler": ("diffusers", ()),
+    },
+    optional=("feature_extractor", "image_encoder"),
+    settings=("force_zeros_for_empty_prompt", "add_watermarker"),
+    sampler=Sampler(25, 5.0),
+    reads=(0, 0),
+    name="sdxl",
+)
+PIXART_ALPHA = Layout(
+    family="PixArt",
+    versions="PixArt alpha",
+    pipeline="PixArtAlphaPipeline",
+    denoiser="transformer",
+    encoders=("text_encoder",),
+    autoencoder="vae",
+    tokenizers=("tokenizer",),
+    parts={
+        "transformer": ("diffusers", ("PixArtTransformer2DModel", "Transformer2DModel")),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("T5EncoderModel",)),
+        "tokenizer": T5_TOKENIZERS,
+        "scheduler": ("diffusers", ()),
+    },
+    optional=(),
+    sampler=Sampler(20, 4.5),
+    reads=(120,),
+    name="pixart",
+)
+PIXART_SIGMA = replace(
+    PIXART_ALPHA, versions="PixArt sigma", pipeline="PixArtSigmaPipeline", reads=(300,)
+)
 OF_FLOW = ("own", "karras", "exponential")
 FLOW = ("diffusers", ("FlowMatchEulerDiscreteScheduler",))
 SD3 = Layout(
@@ -114,9 +160,9 @@ SD3 = Layout(
         "text_encoder": ("transformers", ("CLIPTextModelWithProjection",)),
         "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
         "text_encoder_3": ("transformers", ("T5EncoderModel",)),
-        "tokenizer": CLIP_TOKENIZER,
-        "tokenizer_2": CLIP_TOKENIZER,
-        "tokenizer_3": T5_TOKENIZER,
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": CLIP_TOKENIZERS,
+        "tokenizer_3": T5_TOKENIZERS,
         "scheduler": FLOW,
     },
     optional=("image_encoder", "feature_extractor"),
@@ -139,8 +185,8 @@ FLUX = Layout(
         "vae": ("diffusers", ("AutoencoderKL",)),
         "text_encoder": ("transformers", ("CLIPTextModel",)),
         "text_encoder_2": ("transformers", ("T5EncoderModel",)),
-        "tokenizer": CLIP_TOKENIZER,
-        "tokenizer_2": T5_TOKENIZER,
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": T5_TOKENIZERS,
         "scheduler": FLOW,
     },
     optional=("image_encoder", "feature_extractor"),
@@ -150,4 +196,7 @@ FLUX = Layout(
     name="flux",
     sized="autoencoder",
 )
-LAYOUTS = {layout.pipeline: layout for layout in (STABLE_DIFFUSION, SD3, FLUX)}
+LAYOUTS = {
+    layout.pipeline: layout
+    for layout in (STABLE_DIFFUSION, SDXL, PIXART_ALPHA, PIXART_SIGMA, SD3, FLUX)
+}
