@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families import latents
@@ -20,7 +19,6 @@ from t2i_backdoor_bench.models.families.files import find_variant
 from t2i_backdoor_bench.models.families.folders import Layout
 from t2i_backdoor_bench.models.families.mixed import Mixed, autocast, make_mixed
 from t2i_backdoor_bench.models.families.noising import FlowNoising, log_shift
-from t2i_backdoor_bench.models.offload import device_of
 from t2i_backdoor_bench.models.precision import HALF
 
 # in joint attention, what belongs to text alone: projections with a bias, and the norms behind them
@@ -177,12 +175,6 @@ class FlowTransformer(Family):
     def save_memory(self, pipe: Any, ways: Sequence[str]) -> None:
         if "checkpointing" in ways:
             pipe.transformer.enable_gradient_checkpointing()
-
-
-def asked(encoder: nn.Module, weights: Mapping[str, Tensor], ids: Tensor, **how: Any) -> Any:
-    """What a text encoder makes of token ids, with tensors by name that stand in for its own."""
-    ids = ids.to(device_of(encoder))  # it may wait on the CPU
-    return functional_call(encoder, dict(weights), (ids,), how) if weights else encoder(ids, **how)
 
 
 def teller(on_step: OnStep | None, change: Any = None) -> Any:

@@ -19,8 +19,9 @@ from t2i_backdoor_bench.models.families.attention import (
     Stream,
 )
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart
+from t2i_backdoor_bench.models.families.cross_attention import ask
 from t2i_backdoor_bench.models.families.family import OnStep, TextLayers
-from t2i_backdoor_bench.models.families.flow import FlowTransformer, asked, teller
+from t2i_backdoor_bench.models.families.flow import FlowTransformer, teller
 from t2i_backdoor_bench.models.families.mixed import MixedFlux
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, FlowSteps, log_shift
 from t2i_backdoor_bench.models.sampler import Sampler
@@ -57,8 +58,8 @@ class Flux(FlowTransformer):
         (clip, t5), own = self.encoders(pipe), weights or [{}, {}]
         for_clip, for_t5 = self.ids_of(pipe, ids)
         device = pipe.transformer.device
-        pooled = asked(clip, own[0], for_clip).pooler_output.to(device)
-        return Conditioning(asked(t5, own[1], for_t5)[0].to(device), {"pooled": pooled})
+        pooled = ask(clip, own[0], for_clip).pooler_output.to(device)
+        return Conditioning(ask(t5, own[1], for_t5)[0].to(device), {"pooled": pooled})
 
     # ----------------------------------------------------------------------------------- denoising
     def guided(self, pipe: Any, guidance: float) -> float:

@@ -14,8 +14,9 @@ from torch import Tensor
 from t2i_backdoor_bench.models.families import folders
 from t2i_backdoor_bench.models.families.attention import JointAttention, Stream
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart
+from t2i_backdoor_bench.models.families.cross_attention import ask
 from t2i_backdoor_bench.models.families.family import OnStep
-from t2i_backdoor_bench.models.families.flow import FlowTransformer, asked, teller
+from t2i_backdoor_bench.models.families.flow import FlowTransformer, teller
 from t2i_backdoor_bench.models.families.mixed import MixedSD3
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, FlowSteps, log_shift
 from t2i_backdoor_bench.models.sampler import Sampler
@@ -52,13 +53,13 @@ class StableDiffusion3(FlowTransformer):
         own = weights or [{}] * len(encoders)
         device, width = pipe.transformer.device, pipe.transformer.config.joint_attention_dim
         first, second = (
-            asked(*given, output_hidden_states=True)
+            ask(*given, output_hidden_states=True)
             for given in zip(encoders[:2], own, parts[:2], strict=False)
         )
         clip = torch.cat([out.hidden_states[-2] for out in (first, second)], -1)
         clip = F.pad(clip, (0, width - clip.shape[-1])).to(device)
         if len(encoders) == 3:
-            t5 = asked(encoders[2], own[2], parts[2])[0].to(device)
+            t5 = ask(encoders[2], own[2], parts[2])[0].to(device)
         else:
             t5 = clip.new_zeros(len(ids), T5_TOKENS, width)
         pooled = torch.cat([first[0], second[0]], -1).to(device)
