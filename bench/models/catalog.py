@@ -176,6 +176,8 @@ def picture_side(source: str) -> int:
     layout = layout_of(folder)
     networks = (layout.denoiser, layout.autoencoder)
     denoiser, vae = (read_json(folder / part / "config.json") for part in networks)
+    if layout.sized == "autoencoder":
+        return vae["sample_size"]
     side = denoiser.get("sample_size")
     if not isinstance(side, int):
         raise UserError(
@@ -191,7 +193,7 @@ def reads(source: str, room: int = 8) -> Callable[[str], bool]:
 
     folder = locate(source)
     layout, found = layout_of(folder), []
-    for part, most in zip(layout.tokenizers, layout.reads, strict=True):
+    for part, most in zip(layout.tokenizers, layout.reads, strict=False):  # T5 may be absent
         kind = layout.parts[part][1][0]
         # by name, as the layout has it: CLIPTokenizer or T5Tokenizer
         tokenizer = vars(transformers)[kind].from_pretrained(folder / part)
