@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,6 +180,17 @@ def plan(config: Config, data: Data | None = None) -> Plan:
         }
         cells.append(Cell(config.base, a, d, seed, digest(about), about))
     return Plan(config, base, data, seeds, attacks, defenses, metrics, scorer, cells, left_out)
+
+
+def with_metrics(plan_: Plan, names: Iterable[str]) -> Plan:
+    """The same with further metrics, such as those of stored records, with their defaults: options
+    of metrics that are not in a run cannot be set."""
+    more = {
+        name: build(registry.metrics, name, plan_.base.settings, {}, 1.0)
+        for name in names
+        if name not in plan_.metrics
+    }
+    return dataclasses.replace(plan_, metrics=plan_.metrics | more)
 
 
 def _methods(

@@ -43,16 +43,24 @@ WRONG = (
 class Store:
     """One run folder. What fails its checksum counts as absent, and `say` is told so in one line.
     With `fresh`, so does everything that was there when this object was made; `since` (a file time
-    in ns) lets another process of the same run share that moment.
+    in ns) lets another process of the same run share that moment. One that is `read_only` is not
+    written to, not even to try whether it could be.
     """
 
     def __init__(
-        self, root: Path, say: Callable[[str], None] = print, fresh: bool = False, since: int = 0
+        self,
+        root: Path,
+        say: Callable[[str], None] = print,
+        fresh: bool = False,
+        since: int = 0,
+        read_only: bool = False,
     ) -> None:
         self.root, self.say, self.since = Path(root), say, since
         self._written: set[Path] = set()
         self._reported: set[Path] = set()
         self._locks = Locks(self.root / "locks")
+        if read_only:
+            return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root) as file:
