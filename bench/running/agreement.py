@@ -17,10 +17,12 @@ from t2i_backdoor_bench.running.compare import MEASURED, differences, name_of
 from t2i_backdoor_bench.running.described import other_scale, read_config
 from t2i_backdoor_bench.running.manifest import description, protocol, yaml_of
 from t2i_backdoor_bench.running.plan import Plan
+from t2i_backdoor_bench.running.prompts import prompts_of
 from t2i_backdoor_bench.running.yaml_file import read_yaml
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.commits import is_clone, source_at
 from t2i_backdoor_bench.store.folder import WRONG, Store
+from t2i_backdoor_bench.store.prompts import prompts_key
 
 # of run.json: read back as settings, and what says where the cells were made
 APART = ("config", "commit", "versions", "hardware")
@@ -103,6 +105,7 @@ def about_record(plan_: Plan, wide: Plan, store: Store, record: Record, key: str
         "protocol": protocol(plan_),
         "edits": plan_.attacks[cell.attack].entry.edits,
     }
+    expected |= {"error": ""} if record.status == "done" else {}
     stored = {name: plain(vars(record)[name]) for name in expected}
     wrong = differences(stored, plain(expected))
     if record.status == "done":
@@ -131,6 +134,11 @@ def about_metrics(record: Record, asked: Sequence[str], wide: Plan, cell: Cell) 
         f"{m}: it has the key of a score, and no score"
         for m in record.metric_keys
         if m not in record.scores
+    ]
+    wrong += [
+        f"{m}: of {s.n} pictures, and it has {len(s.each)} values"
+        for m, s in record.scores.items()
+        if s.each and len(s.each) != s.n
     ]
     for name, found in record.directions.items():
         if name not in known:
@@ -170,6 +178,10 @@ def about_files(plan_: Plan, store: Store, record: Record, cell: Cell) -> list[s
         cost = found[1]["cost"]
         stored = {name: record.cost.get(name) for name in cost}
         wrong += [f"cost, {text} (beside its pictures)" for text in differences(stored, cost)]
+    name = f"prompts/{prompts_key(record)}"
+    if (prompts := store.read_record(name)) is not None:
+        right = {"target": prompts_of(plan_.data, record)}
+        wrong += [f"{name}.json, {text}" for text in differences(prompts, right)][:FEW]
     return wrong
 
 
@@ -204,7 +216,7 @@ def codes(done: Iterable[Record], manifest: Mapping[str, Any]) -> list[str]:
     named = [code for record in done for code in provenance.codes_of(record) if code]
     clean = [c for c in provenance.distinct(named) if not c["dirty"] and c["commit"]]
     if not is_clone():
-        return []
+        return []  # `verify` says that nothing was compared
     wrong = []
     for code in clean:
         there = source_at(code["commit"])
@@ -212,7 +224,7 @@ def codes(done: Iterable[Record], manifest: Mapping[str, Any]) -> list[str]:
             why = "does not have the source files that they name" if there else "is not known here"
             wrong.append(f"records name the commit {code['commit'][:12]}, which {why}")
     commit = str(manifest.get("commit", ""))
-    if len(clean) == len(provenance.distinct(named)) > 0 and not commit.endswith("+"):
+    if len(clean) == len(provenance.distinct(named)) > 0:
         sources = {code["source"] for code in clean}
         if commit and source_at(commit) not in sources:
             wrong.append(f"run.json names the commit {commit[:12]}, which made none of its cells")

@@ -14,6 +14,8 @@ from t2i_backdoor_bench.models.catalog import find_base
 from t2i_backdoor_bench.running.scales import SCALES, Scale
 from t2i_backdoor_bench.running.settings import Config
 
+MOST = 1024  # threads or workers of a run: torch ends where it is asked for millions
+
 
 def read_config(manifest: Mapping[str, Any]) -> Config:
     """The settings that a manifest describes. Raises UserError where it describes none, or has
@@ -28,6 +30,8 @@ def read_config(manifest: Mapping[str, Any]) -> Config:
             f"run.json does not describe a run of this program ({error}): verify it with the"
             " version that made it"
         ) from None
+    if not all(1 <= n <= MOST for n in (config.threads, config.workers) if n is not None):
+        raise UserError(f"run.json asks for threads or workers that are not 1 to {MOST}")
     return dataclasses.replace(config, scale=scale)
 
 

@@ -33,6 +33,7 @@ from t2i_backdoor_bench.running.preflight import preflight
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
+from t2i_backdoor_bench.store.commits import is_clone
 from t2i_backdoor_bench.store.folder import WRONG, Store
 
 MOST = 12  # differences that are printed
@@ -76,7 +77,8 @@ def verify(
         found = Found(disagreements(plan_, wide, store, manifest, records))
         agree = not found.wrong
         found.wrong += [*damaged_files(store), *_changed(changed_files, store)]
-        chosen = list(records.values()) if every else [random.SystemRandom().choice(done)]
+        stored = list(records.values())  # those that failed, too: so a good name would be hidden
+        chosen = stored if every else [random.SystemRandom().choice(stored)]
         cells = [c for c in wide.cells if c.key in {r.cell.key for r in chosen}]
         who = f"all {len(cells)} cells" if every else name_of(cells[0] if agree else chosen[0].cell)
         if agree:
@@ -86,13 +88,24 @@ def verify(
         say_equal(folder, who, found, every)
     else:
         say_different(folder, who, found.wrong, agree, reasons(manifest, chosen, config))
-    left = forgotten(plan_, store)
-    if left:
-        print(f"  {left} more records are of no cell of this run, and were not looked at")
-    absent = len({c.key for c in plan_.cells} - set(records))
-    if absent:
-        print(f"  {absent} of its {len(plan_.cells)} cells are not in the folder")
+    for text in not_looked_at(plan_, store, records) if agree else ():
+        print(f"  {text}")
     return int(bool(found.wrong))
+
+
+def not_looked_at(plan_: Plan, store: Store, records: Mapping[str, Record]) -> list[str]:
+    """What of a run folder was not compared with anything."""
+    found = []
+    if left := forgotten(plan_, store):
+        found.append(f"{left} more records are of no cell of this run, and were not looked at")
+    if absent := len({c.key for c in plan_.cells} - set(records)):
+        found.append(f"{absent} of its {len(plan_.cells)} cells are not in the folder")
+    codes = [c for record in records.values() for c in provenance.codes_of(record) if c]
+    if not is_clone():
+        found.append("this is no git clone: the commits that the records name were not looked at")
+    elif any(code["dirty"] for code in codes):
+        found.append("records name code with changes that no commit has, and it was not looked at")
+    return found
 
 
 def open_run(folder: Path, fetch: bool) -> tuple[Store, Mapping[str, Any], Config]:
@@ -216,7 +229,8 @@ def say_different(
     head = (
         f"{folder}: {who}, made again, is not what is stored"
         if agree
-        else f"{folder}: its records do not agree with its run.json; no cell was made again"
+        else f"{folder}: its records are not those of the run that its run.json describes to this"
+        " version; no cell was made again"
     )
     rest = [f"and {len(wrong) - MOST} more differences"] if len(wrong) > MOST else []
     print("\n".join(visible(line) for line in [head, *(f"  {t}" for t in wrong[:MOST])]))
@@ -234,7 +248,7 @@ def reasons(manifest: Mapping[str, Any], records: Sequence[Record], config: Conf
         names = ", ".join(dict.fromkeys(c.get("commit", "")[:9] or "unknown" for c in codes))
         found.append(
             f"the stored cell was made by other code (commit {names}; here"
-            f" {here['commit'][:9] or 'unknown'})"
+            f" {here['commit'][:9] or 'unknown'}): check that commit out to verify its numbers"
         )
     before = codes[-1].get("versions") or _mapping(manifest.get("versions"))
     for name, version in here["versions"].items():
