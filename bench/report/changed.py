@@ -24,12 +24,12 @@ def changed_files(store: Store) -> list[str]:
     """One line for each table, page and figure in the folder that is not what its records give, and
     for each picture that is not whole."""
     records, wrong = stored_records(store), []
-    report = store.root / "report.html"
+    report = store.path("report.html")
     given = texts(records, "paper")
     if report.is_file():
         given["report.html"] = page.render_report(store, records, kept.read(report))
     for name, text in given.items():
-        path = store.root / name
+        path = store.path(name)
         if path.is_file() and path.read_bytes() != text.encode():
             wrong.append(f"{name} is not what the records give: {AGAIN}")
     for path in sorted(store.root.glob("*.png")):

@@ -22,12 +22,12 @@ from t2i_backdoor_bench.running.yaml_file import read_yaml
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.commits import is_clone, source_at
 from t2i_backdoor_bench.store.folder import WRONG, Store
+from t2i_backdoor_bench.store.guard import entries
 from t2i_backdoor_bench.store.prompts import prompts_key
 
 # of run.json: read back as settings, and what says where the cells were made
 APART = ("config", "commit", "versions", "hardware")
 FEW = 3  # differences that are named of one part of run.json
-FOLDERS = ("cells", "models", "prompts", "sources", "plots")
 
 
 def disagreements(
@@ -75,7 +75,7 @@ def about_run(
         wrong += [f"run.json, {text}" for text in [*found[:FEW], *more]]
     if not isinstance(manifest.get("commit", ""), str):
         wrong.append("run.json, commit: no text")
-    path = store.root / "run.yaml"
+    path = store.path("run.yaml")
     if path.is_file():
         written = read_yaml(path)
         if written.get("n") == config.scale.n:  # it may be given or not
@@ -236,29 +236,29 @@ def damaged_files(store: Store) -> list[str]:
     """The files of a run folder that do not fit their checksums, whether or not a table shows what
     is in them."""
     wrong = []
-    marks = sorted(store.root.rglob("*.sha256"))
-    for mark in marks:
-        name = mark.relative_to(store.root).as_posix().removesuffix(".sha256")
-        if not (store.root / name).is_file():
-            wrong.append(f"{name} is gone, and its checksum is there")
-        elif store.damaged(name):
-            wrong.append(f"{name} is damaged: it does not fit its checksum")
-    large = sorted(store.root.rglob("*.safetensors"))
-    wrong += [
-        f"{path.relative_to(store.root).as_posix()} has no checksum"
-        for path in large
-        if path.with_name(path.name + ".sha256") not in marks
-    ]
-    for path in sorted(p for f in FOLDERS for p in (store.root / f).glob("*.json")):
-        name = path.relative_to(store.root).with_suffix("").as_posix()
-        read = (
-            store.read_result(path.stem) if name.startswith("cells/") else store.read_record(name)
-        )
-        if read is None:
-            wrong.append(f"{name}.json is damaged")
-        elif name.startswith("sources/") and digest(read)[:16] != path.stem:
-            wrong.append(f"{name}.json is not the list of files that it is named by")
+    names = [path.relative_to(store.root).as_posix() for path in entries(store.root)]
+    for name in names:
+        if name.endswith(".sha256"):
+            if name.removesuffix(".sha256") not in names:
+                wrong.append(f"{name.removesuffix('.sha256')} is gone, and its checksum is there")
+        elif name.endswith(".safetensors"):
+            if f"{name}.sha256" not in names:
+                wrong.append(f"{name} has no checksum")
+            elif store.damaged(name):
+                wrong.append(f"{name} is damaged: it does not fit its checksum")
+        elif name.endswith(".json") and "/" in name:
+            wrong += _damaged_record(store, name.removesuffix(".json"))
     return wrong
+
+
+def _damaged_record(store: Store, name: str) -> list[str]:
+    room, _, key = name.partition("/")
+    found = store.read_result(key) if room == "cells" else store.read_record(name)
+    if found is None:
+        return [f"{name}.json is damaged"]
+    if room == "sources" and digest(found)[:16] != key:
+        return [f"{name}.json is not the list of files that it is named by"]
+    return []
 
 
 def forgotten(plan_: Plan, store: Store) -> int:

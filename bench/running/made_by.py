@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from t2i_backdoor_bench.contract import Cell, Record
 from t2i_backdoor_bench.contract.hashing import digest
-from t2i_backdoor_bench.running.combined import CombinedAttack
 from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.record_format import SOURCES
 from t2i_backdoor_bench.store.sources import NAME, changed, short, sources_of
 
 STAGES = ("attack", "defense", "pictures", "scores")
@@ -25,9 +25,9 @@ NAMED = 4  # changed files that a line names
 
 def attack_sources(plan: Plan, attack: str) -> dict[str, str]:
     """The sources that an attack's weights depend on."""
-    instance = plan.attacks[attack].instance
-    parts = instance.attacks if isinstance(instance, CombinedAttack) else (instance,)
-    return sources_of([type(part).__module__ for part in parts])
+    method = plan.attacks[attack]
+    tried = [type(method.instance).__module__, f"{NAME}.running.defender"] if method.against else []
+    return sources_of([*_modules([*(method.parts or (method,)), *method.against]), *tried])
 
 
 def defense_sources(plan: Plan, defense: str) -> dict[str, str]:
@@ -54,7 +54,7 @@ def _modules(methods: Iterable[Method]) -> list[str]:
 def keep(store: Store, sources: Mapping[str, str]) -> str:
     """Store a list of sources, and return its digest."""
     name = digest(sources)[:16]
-    if not (store.root / "sources" / f"{name}.json").is_file():
+    if not store.path(f"sources/{name}.json").is_file():
         store.write_record(f"sources/{name}", dict(sources))
     return name
 
@@ -62,8 +62,7 @@ def keep(store: Store, sources: Mapping[str, str]) -> str:
 def changes(plan: Plan, store: Store, cell: Cell, record: Record) -> dict[str, list[str]]:
     """By stage, the source files that made a stored cell and are other ones now. A record that does
     not name its sources has none: nothing is known of it."""
-    stored = record.provenance.get("sources")
-    stored = stored if isinstance(stored, Mapping) else {}
+    stored = record.provenance.get("sources") or {}
     now = {
         "attack": lambda: attack_sources(plan, cell.attack),
         "defense": lambda: defense_sources(plan, cell.defense),
@@ -72,8 +71,9 @@ def changes(plan: Plan, store: Store, cell: Cell, record: Record) -> dict[str, l
     }
     found = {}
     for stage in STAGES:
-        before = store.read_record(f"sources/{stored.get(stage)}") if stored.get(stage) else None
-        other = changed(before, now[stage]()) if isinstance(before, Mapping) else []
+        name = stored.get(stage)
+        before = store.read_record(f"sources/{name}", SOURCES) if name else None
+        other = changed(before, now[stage]()) if before else []
         if stage == "scores":  # of a metric that is not in this run nothing is computed anew
             other = [m for m in other if not m.startswith(f"{NAME}.metrics.")] + [
                 m for m in other if m in _modules(plan.metrics.values())
@@ -119,7 +119,7 @@ def renew(plan: Plan, store: Store, stages: Mapping[str, Sequence[str]]) -> None
             store.drop_file(f"models/{plan.attack_key(cell.attack, cell.seed)}.safetensors")
         anew |= "pictures" in found
     if anew:  # what the model draws before the attack, and what judges are calibrated on
-        for path in sorted((store.root / "samples").glob("*.safetensors")):
+        for path in store.files("samples", ".safetensors"):
             stored = store.read_arrays(f"samples/{path.stem}")
             if stored is None or (stored[1] or {}).get("what"):
                 store.drop_file(f"samples/{path.name}")

@@ -19,6 +19,7 @@ from t2i_backdoor_bench.running.yaml_file import to_yaml
 from t2i_backdoor_bench.store.atomic import write_text
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.provenance import commit, versions
+from t2i_backdoor_bench.store.records import read_plan
 
 
 def directions(plan_: Plan) -> dict[str, dict[str, Any]]:
@@ -72,13 +73,13 @@ def write_manifest(
 ) -> None:
     """Write `run.json`, which describes the run, and `run.yaml`, which repeats it. A finished
     `command` is added to the earlier ones in `commands`."""
-    earlier = store.read_record("run") or {}
+    earlier = read_plan(store)
     commands = [*earlier.get("commands", []), *([command] if command else [])]
     made = description(plan_, results) | {"commands": commands}
     if command and not command["cells_made"]:  # what made the cells is not what looked at them
         made |= {k: earlier[k] for k in ("versions", "commit", "hardware") if k in earlier}
     store.write_record("run", made)
-    write_text(store.root / "run.yaml", yaml_of(plan_))
+    write_text(store.path("run.yaml"), yaml_of(plan_))
 
 
 def yaml_of(plan_: Plan) -> str:

@@ -35,6 +35,7 @@ from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.commits import is_clone
 from t2i_backdoor_bench.store.folder import WRONG, Store
+from t2i_backdoor_bench.store.records import read_plan
 
 MOST = 12  # differences that are printed
 
@@ -113,11 +114,13 @@ def open_run(folder: Path, fetch: bool) -> tuple[Store, Mapping[str, Any], Confi
     where what they name would have to be fetched and may not be."""
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder} to verify")
-    store = Store(folder, lambda text: None, read_only=True)  # `damaged_files` says what is damaged
-    manifest = store.read_record("run")
-    if not isinstance(manifest, Mapping):
+    said: list[str] = []  # what is damaged `damaged_files` says, too
+    store = Store(folder, said.append, read_only=True)
+    manifest = read_plan(store)
+    if not manifest:
+        why = f" ({said[0].partition(': it counts')[0]})" if said else ""
         raise UserError(
-            f"{folder} holds no run.json with a finished cell: there is nothing to verify"
+            f"{folder} holds no run.json with a finished cell: there is nothing to verify{why}"
         )
     config = read_config(manifest)
     if not fetch and (names := not_here(config)):

@@ -21,7 +21,7 @@ WIDE = 8  # models side by side at most
 def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
     """Draw grid.png from the stored images of the first seed; None (and the old file stays) where
     the folder holds no images."""
-    image, path = grid(store, records), store.root / "grid.png"
+    image, path = grid(store, records), store.path("grid.png")
     if image is None:
         return None
     write_atomic(path, lambda partial: image.save(partial, format="PNG"))
