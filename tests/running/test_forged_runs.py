@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from conftest import TINY_SAMPLER
 from forged import Forger, Verified, finished, forger, save, verified  # noqa: F401 - fixtures
+from PIL import Image
 
 from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.contract.hashing import file_digest
 from t2i_backdoor_bench.models import catalog, trust
 from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.running import verify as checker
@@ -99,8 +99,7 @@ def halve(path: Path) -> None:
         ("prompts/*.json", damage, ".json is damaged"),
         ("sources/*.json", lambda p: save(p, {"a": "b"}), "not the list of files"),
         ("cells/*.json", damage, ".json is damaged"),
-        ("plots/*.pdf", halve, "is not the figure that was drawn"),
-        ("plots/*.pdf", Path.unlink, "is not the figure that was drawn"),
+        ("grid.png", lambda p: Image.new("RGB", (9, 9)).save(p), "grid.png is not the figure"),
         ("grid.png", halve, "grid.png is damaged: it cannot be read as a picture"),
         ("report.html", halve, "report.html is not what the records give"),
     ],
@@ -114,13 +113,8 @@ def test_damage_after_a_run_is_finished_is_noticed(
     words: str,
 ) -> None:
     monkeypatch.setattr(checker, "make_again", lambda *_: None)
-    store, figure = Store(forger.folder), forger.folder / "plots" / "rates.pdf"
-    figure.parent.mkdir(exist_ok=True)
-    figure.write_bytes(b"as it was drawn")
-    sums = {figure.name: file_digest(figure)}
-    store.write_record("plots/made", {"files": [figure.name], "sha256": sums})
     how(sorted(forger.folder.glob(where))[0])
-    found = verified(forger.folder, tables=where.startswith(("plots", "grid", "report")))
+    found = verified(forger.folder, tables=where.startswith(("grid", "report")))
     assert found.status == 1
     assert words in found.text
 
