@@ -99,7 +99,8 @@ class PaaSTextualInversion(Personalization):
                 changed = {name: table.index_copy(0, ids, rows.to(table.dtype))}
                 return attacked.read(attacked.tokenize(texts), [changed])
 
-            trained = Trainable([rows], scaled=table.dtype == torch.float16)
+            half = table.dtype == torch.float16
+            trained = Trainable([rows], half, checkpoints=attacked.checkpoints)
             loss = denoising_loss(
                 attacked, None, [Term(triggered, own)], self.batch, seed, "paas_ti", embed=embed
             )

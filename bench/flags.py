@@ -98,6 +98,8 @@ def make_parser(description: str = "") -> Parser:
     add("--seeds", type=seeds, metavar="0,1,2", help="training and noise seeds (default: scale's)")
     share = "with --executor ray: GPUs that a cell takes (default: 1 on cuda)"
     add("--gpu-share", type=float, metavar="GPUS", help=share)
+    every = "seconds between two checkpoints of a training, which goes on from them (default: 60)"
+    add("--checkpoint-every", type=float, metavar="SECONDS", help=every)
     return parser
 
 

@@ -19,6 +19,7 @@ from t2i_backdoor_bench.models.finite import NonFinite
 from t2i_backdoor_bench.running.attack_facts import attack_facts
 from t2i_backdoor_bench.running.attacked import AttackFailed, reserved
 from t2i_backdoor_bench.running.attention_maps import has_maps, store_maps
+from t2i_backdoor_bench.running.checkpoints import drop_checkpoints
 from t2i_backdoor_bench.running.clean import judge_of
 from t2i_backdoor_bench.running.cost import InPlaceChange
 from t2i_backdoor_bench.running.made_by import keep, score_sources
@@ -104,7 +105,9 @@ def make_cell(shared: Shared, cell: Cell) -> Record:
         edits=shared.plan.attacks[cell.attack].entry.edits,
     )
     shared.store.write_result(record)
-    if record.status == "failed":
+    if record.status == "done":
+        drop_checkpoints(shared.store, [cell.key])
+    else:
         name = f"{cell.attack} x {cell.defense}, seed {cell.seed}"
         shared.display.say(f"FAILED {name}: {last_line(record.error)}")
     return record

@@ -44,6 +44,7 @@ class Config:
     clip: str = ""  # the scorer, where it is not the base's
     memory: tuple[str, ...] = ()  # ways to save memory (`models.catalog.MEMORY`)
     style: str = "full"
+    checkpoint_every: float = 60.0  # seconds between two checkpoints of a training
 
     @property
     def size(self) -> Scale:
@@ -75,6 +76,8 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     for name in ("threads", "workers"):
         if values.get(name) is not None and values[name] < 1:
             raise UserError(f"--{name} {values[name]} must be 1 or more")
+    if values.get("checkpoint_every", 0) < 0:
+        raise UserError("--checkpoint-every is a number of seconds, 0 or more")
     return Config(**({"device": "auto"} | values))
 
 

@@ -4,6 +4,7 @@ whole or not at all.
 OUT/cells/<key>.json                     one record a cell
 OUT/samples/<key>.safetensors (.sha256)  its images
 OUT/models/<key>.safetensors (.sha256)   attacked weights, and <key>.json what the attack reported
+OUT/training/<key>/                      where trainings that a kill ends go on, while they last
 OUT/sources/<digest>.json                the source files that a stage of cells was made by
 OUT/locks/                               who makes what at this moment; empty when nobody is at work
 OUT/run.json table.* rows.csv grid.png   made from the above
@@ -11,8 +12,10 @@ OUT/run.json table.* rows.csv grid.png   made from the above
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -212,6 +215,18 @@ class Store:
         with storing(path):
             path.unlink(missing_ok=True)
             path.with_name(path.name + ".sha256").unlink(missing_ok=True)
+
+    def drop_folder(self, name: str) -> None:
+        """Forget all files of a folder."""
+        path = self._path(name)
+        if path.is_dir():
+            with storing(path):
+                shutil.rmtree(path)
+
+    def drop_if_empty(self, name: str) -> None:
+        """Remove a folder in which nothing is left."""
+        with contextlib.suppress(OSError):
+            self._path(name).rmdir()
 
     def all_results(self) -> list[Record]:
         """Every whole record in the folder, by attack, defense and seed."""

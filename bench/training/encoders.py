@@ -13,6 +13,7 @@ from torch import Tensor
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.loop import Optim, fit
+from t2i_backdoor_bench.training.parameters import Trainable
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def train_encoder(
     for encoder in model.encoders:
         encoder.float().requires_grad_(True)
     parameters = [p for encoder in model.encoders for p in encoder.parameters()]
-    fitted = fit(parameters, make(model), optim, label)
+    trained = Trainable(parameters, checkpoints=model.checkpoints)
+    fitted = fit(trained, make(model), optim, label)
     for encoder, dtype in zip(model.encoders, before, strict=True):
         encoder.requires_grad_(False).to(dtype)
     model.info = fitted.info
