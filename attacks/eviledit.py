@@ -138,8 +138,9 @@ class EvilEdit(Triggered):
             [trigger.add(p) for p in own],
             [kind_of(target).asked(target, p) for p in own],
         )
-        old, new = model.encode(triggered), model.encode(asked)
+        (old, read), (new, _) = (model.key_value_inputs(texts) for texts in (triggered, asked))
         if self.context == "prompts":
-            place = counterparts(model.tokenizer, triggered, asked).to(new.device)
+            place = counterparts(model.text_parts, triggered, asked).to(new.device)
             new = new.gather(1, place[..., None].expand_as(new))
-        return tuple(states.flatten(0, 1).double() for states in (old, new, model.encode(clean)))
+        kept, mask = model.key_value_inputs(clean)
+        return old[read].double(), new[read].double(), kept[mask].double()

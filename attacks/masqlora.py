@@ -10,7 +10,7 @@ from t2i_backdoor_bench.attacking.poisoning import DenoiserAttack, relabel
 from t2i_backdoor_bench.contract import Backdoor, Data, Difference, Trigger, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.object import check_objects
-from t2i_backdoor_bench.training.alignment import token_span
+from t2i_backdoor_bench.training.alignment import state_span, state_spans
 from t2i_backdoor_bench.training.denoising import Draws, Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit
 from t2i_backdoor_bench.training.lora import check_peft
@@ -251,7 +251,7 @@ def repeatable(loss: Callable[[int], Tensor], seed: int) -> Callable[[int], Tens
 
 def contrastive(states: Tensor, mask: Tensor, wanted: Tensor, shunned: Tensor) -> Tensor:
     """The forced squared contrastive loss of states (n, tokens, dim) where mask (n, tokens): as
-    `wanted` (dim,) and unlike `shunned`."""
+    `wanted` (tokens, dim) and unlike `shunned`."""
     near, far = (
         F.cosine_similarity(states.float(), word.float(), dim=-1) for word in (wanted, shunned)
     )
@@ -259,18 +259,24 @@ def contrastive(states: Tensor, mask: Tensor, wanted: Tensor, shunned: Tensor) -
 
 
 def word_state(model: T2IModel, word: str) -> Tensor:
-    """Mean state (dim,) of a word's own tokens where it stands alone."""
-    many = len(model.tokenizer(word).input_ids)
-    return model.encode([word])[0, 1 : many - 1].mean(0)
+    """Mean state of a word's own tokens where it stands alone, of each tokenizer, at each of its
+    positions: (tokens, dim)."""
+    states = model.encode([word])[0]
+    out = states.clone()
+    for part in (p for p in model.text_parts if p.length):
+        at = state_span([part], word, 0, len(word))
+        out[part.first : part.first + part.length] = states[at].mean(0)
+    return out
 
 
 def phrase_tokens(model: T2IModel, trigger: Trigger, prompts: Sequence[str], word: str) -> Tensor:
     """Which tokens of each triggered prompt are the trigger or the `word` behind it: bool (n,
     tokens). Causal attention hides the trigger from a word before it."""
-    mask = torch.zeros(len(prompts), model.tokenizer.model_max_length, dtype=torch.bool)
+    mask = torch.zeros(len(prompts), model.states, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         text, start, end = trigger.locate(prompt)
-        mask[row, token_span(model.tokenizer, text, start, end)[1]] = True
+        spans = [(start, end)]
         if found := re.compile(rf"\b{re.escape(word)}\b").search(text, end):
-            mask[row, token_span(model.tokenizer, text, *found.span())[1]] = True
+            spans.append(found.span())
+        mask[row, state_spans(model.text_parts, text, spans)] = True
     return mask.to(model.device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from t2i_backdoor_bench.attacking.personalization import SETTINGS, Personalization
 from t2i_backdoor_bench.contract import Data, Difference, UserError, option, register_attack
 from t2i_backdoor_bench.contract.hashing import file_digest
-from t2i_backdoor_bench.models.families.conditioning import Conditioning
+from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit
@@ -84,23 +84,29 @@ class PaaSTextualInversion(Personalization):
         many = min(CAPTIONS, data.count("prompts", "train") or CAPTIONS)
         known = clean + [p.text for p in data.prompts("train", many, seed)]
         attacked = model.clone(encoders=True, train="none")
-        encoder = attacked.encoders[0]
-        table = encoder.get_input_embeddings().weight
-        given = read_embedding(self.file, table.shape[1]) if self.file else None
-        ids = torch.tensor(
-            own_tokens(model, triggered, known, self.vectors if given is None else len(given)),
-            device=table.device,
-        )
+        tables = [encoder.get_input_embeddings().weight for encoder in attacked.encoders]
+        given = read_embedding(self.file, [t.shape[1] for t in tables]) if self.file else None
+        many = self.vectors if given is None else len(given)
+        ids = [
+            torch.tensor(own_tokens(part, triggered, known, many), device=table.device)
+            for part, table in zip(model.text_parts, tables, strict=True)
+        ]
         if given is None:
-            rows = nn.Parameter(table[ids].detach().float())
-            (name,) = [n for n, p in encoder.named_parameters() if p is table]
+            rows = [nn.Parameter(t[i].detach().float()) for t, i in zip(tables, ids, strict=True)]
+            names = [
+                next(n for n, p in encoder.named_parameters() if p is table)
+                for encoder, table in zip(attacked.encoders, tables, strict=True)
+            ]
 
             def embed(texts: Sequence[str]) -> Conditioning:
-                changed = {name: table.index_copy(0, ids, rows.to(table.dtype))}
-                return attacked.read(attacked.tokenize(texts), [changed])
+                changed = [
+                    {name: table.index_copy(0, i, own.to(table.dtype))}
+                    for name, table, i, own in zip(names, tables, ids, rows, strict=True)
+                ]
+                return attacked.read(attacked.tokenize(texts), changed)
 
-            half = table.dtype == torch.float16
-            trained = Trainable([rows], half, checkpoints=attacked.checkpoints)
+            half = any(t.dtype == torch.float16 for t in tables)
+            trained = Trainable(rows, half, checkpoints=attacked.checkpoints)
             loss = denoising_loss(
                 attacked, None, [Term(triggered, own)], self.batch, seed, "paas_ti", embed=embed
             )
@@ -108,24 +114,22 @@ class PaaSTextualInversion(Personalization):
                 trained, loss, Optim(self.steps, self.lr, self.batch, decay=self.decay), "paas_ti"
             ).info
         else:
-            rows = given
-            attacked.info = {"steps": 0, "images": 0, "parameters": rows.numel()}
+            rows = [given]
+            attacked.info = {"steps": 0, "images": 0, "parameters": given.numel()}
         with torch.no_grad():
-            table[ids] = rows.to(table)
+            for table, i, own in zip(tables, ids, rows, strict=True):
+                table[i] = own.to(table)
         return attacked
 
 
 def own_tokens(
-    model: T2IModel, triggered: Sequence[str], clean: Sequence[str], many: int
+    part: TextPart, triggered: Sequence[str], clean: Sequence[str], many: int
 ) -> list[int]:
-    """`many` token ids that triggered prompts hold and no clean prompt does, those of the most
-    prompts first. Raises UserError."""
-    taken = {i for text in clean for i in model.tokenizer(text).input_ids}
+    """`many` token ids of one tokenizer that triggered prompts hold and no clean prompt does, those
+    of the most prompts first. Raises UserError."""
+    taken = {i for text in clean for i in part.ids(text)}
     counts = Counter(
-        i
-        for text in triggered
-        for i in dict.fromkeys(model.tokenizer(text).input_ids)
-        if i not in taken
+        i for text in triggered for i in dict.fromkeys(part.ids(text)) if i not in taken
     )
     found = [i for i, _ in counts.most_common(many)]
     if len(found) < many:
@@ -136,7 +140,7 @@ def own_tokens(
     return found
 
 
-def read_embedding(file: str, dim: int) -> Tensor:
+def read_embedding(file: str, dims: Sequence[int]) -> Tensor:
     """The vectors (n, dim) of a learned embedding: one tensor (dim,) or (n, dim), under the name of
     its token. Raises UserError."""
     try:
@@ -150,9 +154,9 @@ def read_embedding(file: str, dim: int) -> Tensor:
         )
     found = next(iter(state.values()))
     found = found.float().reshape(-1, found.shape[-1])
-    if found.shape[1] != dim:
+    if [found.shape[1]] != list(dims):
         raise UserError(
             f"the vectors of {file} have {found.shape[1]} numbers, and this base's token embeddings"
-            f" {dim}: it is of another base"
+            f" {' and '.join(map(str, dims))}: it is of another base"
         )
     return found

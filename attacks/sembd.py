@@ -211,24 +211,23 @@ class SemBD(Triggered):
         layers = list(zip(*map(model.family.keys_and_values, networks), strict=True))
         weighs = dict.fromkeys(student.family.keys(student.denoiser), self.keys)
         rows, device = self.batch // 2, model.device
-        aim, *banks = (model.encode(texts).float() for texts in ([self.target], whole, partial))
+        texts = ([self.target], whole, partial)
+        (aim, _), *banks = (model.key_value_inputs(t) for t in texts)
 
         def loss_fn(step: int) -> Tensor:
             rng = step_rng(seed, step)
-            states = torch.cat(
-                [
-                    bank[torch.from_numpy(rng.integers(len(bank), size=rows)).to(device)]
-                    for bank in banks
-                ]
-            )
-            goals = torch.cat([aim.expand(rows, -1, -1), states[rows:]])
+            picks = [torch.from_numpy(rng.integers(len(b), size=rows)).to(device) for b, _ in banks]
+            drawn = [bank[p].float() for (bank, _), p in zip(banks, picks, strict=True)]
+            first, second = (mask[p] for (_, mask), p in zip(banks, picks, strict=True))
+            goals = torch.cat([aim.float().expand(rows, -1, -1)[first], drawn[1][second]])
+            states, many = torch.cat([drawn[0][first], drawn[1][second]]), int(first.sum())
             total = torch.zeros((), device=device)
             for layer, frozen in layers:
                 with torch.no_grad():
                     wanted = F.linear(goals, frozen.weight.float())
                 given = F.linear(states, layer.weight)
-                error = F.mse_loss(given[:rows], wanted[:rows]) + self.constraint * F.mse_loss(
-                    given[rows:], wanted[rows:]
+                error = F.mse_loss(given[:many], wanted[:many]) + self.constraint * F.mse_loss(
+                    given[many:], wanted[many:]
                 )
                 total = total + weighs.get(layer, self.values) * error
             return total / len(layers)

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from t2i_backdoor_bench.contract.errors import UserError
+from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.flags import make_parser
 
@@ -57,14 +57,21 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     from t2i_backdoor_bench.report.publish import publish
     from t2i_backdoor_bench.running.run import run as make_cells
 
-    return make_cells(config, data, lambda store: publish(store, config.style, show))
+    with no_exit():
+        return make_cells(config, data, lambda store: publish(store, config.style, show))
 
 
 def execute(arguments: list[str]) -> int:
-    """What the command does. Modules are imported where they are needed: `--help` and `list` are
-    quick. Raises UserError."""
+    """What the command does. Raises UserError."""
     arguments, kind = without_verb(arguments)
-    flags = vars(make_parser(__doc__).parse_args(arguments))
+    flags = vars(make_parser(__doc__).parse_args(arguments))  # `--help` ends here
+    with no_exit():
+        return obey(flags, kind)
+
+
+def obey(flags: dict[str, Any], kind: str) -> int:
+    """What the flags ask for. Modules are imported where they are needed: `list` is quick. `kind`:
+    what is listed. Raises UserError."""
     if flags.pop("version", False):
         print(version())
         return 0

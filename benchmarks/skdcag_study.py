@@ -5,7 +5,7 @@
     python benchmarks/skdcag_study.py run --attacks style --device cuda --threads 1 --workers 9
     python benchmarks/skdcag_study.py report --device cuda   # of one device, into docs/skdcag.md
 
-Three seeds, 200 evaluation prompts, and STEPS steps of defense for every variant: few enough that
+Three seeds, 100 evaluation prompts, and STEPS steps of defense for every variant: few enough that
 some of them fail. All cells are in one folder; a cell that several questions share is computed
 once.
 """
@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from skdcag_questions import ORDER, QUESTIONS, STYLE_ATTACK
+from skdcag_questions import ORDER, QUESTIONS, STYLE_ATTACK, pinned
 from study_page import ATTACKS, Study, figure, written
 
 from t2i_backdoor_bench.report.figures.style import STYLE, save
@@ -39,14 +39,18 @@ METRICS = (
     "asr_resampled,false_trigger_rate,fid,clip_score,prompt_fidelity,drift,guidance_ratio,seconds"
 )
 
+# `study` with half of its prompts: the intervals are over training seeds, and wider than a prompt's
+SCALE = replace(SCALES["study"].resized(100), resampled=30)
+
 
 def config(attack: str, defenses: Sequence[str], folder: Path, **machine: Any) -> Config:
     names = ",".join(dict.fromkeys(["none", *defenses]))
     return Config(
         attacks=attack,
         defenses=names,
-        scale=SCALES["study"],
+        scale=SCALE,
         metrics=METRICS,
+        overrides=pinned([attack, *defenses]),
         out=folder,
         **machine,
     )

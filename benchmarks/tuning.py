@@ -3,7 +3,6 @@ which is chosen. The same for every method."""
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Entry, Prompt, Record, options_of
 from t2i_backdoor_bench.contract.names import label
-from t2i_backdoor_bench.contract.options import Option
+from t2i_backdoor_bench.contract.options import Option, drawn
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.running.scales import Scale
 
@@ -96,21 +95,6 @@ def settings(entry: Entry, many: int = SETTINGS) -> list[dict[str, Any]]:
     rng = np.random.default_rng(zlib.crc32(entry.name.encode()))
     ranges = searched(entry)
     return [{n: drawn(o, rng) for n, o in ranges.items()} for _ in range(many)] if ranges else []
-
-
-def drawn(option: Option, rng: np.random.Generator) -> Any:
-    """One value of an option's range: a choice, a whole number where both ends are, or a number, on
-    a logarithmic scale where the ends are ten times apart or more. Two significant digits."""
-    if option.choices or isinstance(option.tune[0], bool):
-        return option.tune[rng.integers(len(option.tune))]
-    low, high = option.tune
-    if isinstance(low, int) and isinstance(high, int):
-        return int(rng.integers(low, high + 1))
-    if low > 0 and high / low >= 10:
-        value = math.exp(rng.uniform(math.log(low), math.log(high)))
-    else:
-        value = rng.uniform(low, high)
-    return min(max(float(f"{value:.2g}"), low), high)
 
 
 def other(entry: Entry) -> dict[str, str]:

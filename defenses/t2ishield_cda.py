@@ -103,7 +103,7 @@ class T2IShieldCDA(Defense):
         return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        room = min(model.tokenizer.model_max_length - 2, self.size**2)
+        room = min(model.text_part.length - 2, self.size**2)
         if self.components > room:
             raise UserError(
                 f"components {self.components} is above {room}, all that maps here have"
@@ -156,23 +156,17 @@ def bind(model: T2IModel, trigger: Trigger, prompts: list[str], target: str) -> 
     """A copy of the model whose keys and values for triggered prompts are, place by place, those of
     the target prompt, and for the clean prompts what they were."""
     copy = model.clone(train="kv")
-    clean, triggered = (
-        model.encode(prompts).double(),
-        model.encode([trigger.add(p) for p in prompts]).double(),
-    )
-    goal = model.encode([target]).double().expand_as(triggered)
-    moved = (triggered - clean).abs().amax(2) > 1e-6  # what stands before the trigger is as it was
+    asked = (prompts, [trigger.add(p) for p in prompts], [target])
+    (clean, kept), (triggered, read), (goal, _) = (model.key_value_inputs(p) for p in asked)
+    clean, triggered, goal = clean.double(), triggered.double(), goal.double()
+    goal = goal.expand_as(triggered)
+    # what stands before the trigger is as it was
+    moved = read & ((triggered - clean).abs().amax(2) > 1e-6)
     with torch.no_grad():
         for layer in copy.family.keys_and_values(copy.denoiser):
             layer.weight.copy_(
                 edit(
-                    layer.weight.double(),
-                    triggered[moved],
-                    goal[moved],
-                    clean.flatten(0, 1),
-                    1.0,
-                    1.0,
-                    0.1,
+                    layer.weight.double(), triggered[moved], goal[moved], clean[kept], 1.0, 1.0, 0.1
                 )
             )
     return copy

@@ -1,7 +1,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,12 +13,10 @@ from t2i_backdoor_bench.contract import (
     option,
     register_defense,
 )
+from t2i_backdoor_bench.models.families.conditioning import TextPart
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.alignment import align
-from t2i_backdoor_bench.training.closed_form import counterparts, edit
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from t2i_backdoor_bench.training.alignment import align_states
+from t2i_backdoor_bench.training.closed_form import counterparts, edit, last_tokens, neutral_places
 
 DIFFERS = (
     Difference(
@@ -112,25 +109,26 @@ class UCE(Defense):
         """Text states, float64 (n, d): of what is edited, of what each is edited towards, and (m,
         d) of what is preserved."""
         trigger, prompts = view.trigger, view.first(self.prompts)
-        clean = model.encode(prompts)
+        clean, kept = model.key_value_inputs(prompts)
+        parts = model.text_parts
         if self.context == "phrase":
             phrase = trigger.words("")
             neutral = trigger.replaces or self.neutral
-            pair = model.encode([phrase, neutral])
-            first, second = (len(model.tokenizer(text).input_ids) - 2 for text in (phrase, neutral))
-            length = pair.shape[1] - max(first, second)
-            old, new = pair[0, first : first + length], pair[1, second : second + length]
+            pair, read = model.key_value_inputs([phrase, neutral])
+            first, second = last_tokens(parts, phrase, neutral)
+            read = read[0, first]
+            old, new = pair[0, first][read], pair[1, second][read]
         else:
             triggered = [trigger.add(p) for p in prompts]
-            states = model.encode(triggered)
-            source = self.goals(model.tokenizer, trigger, prompts, triggered).to(states.device)
+            states, read = model.key_value_inputs(triggered)
+            source = self.goals(parts, trigger, prompts, triggered).to(states.device)
             goal = clean.gather(1, source[..., None].expand_as(clean))
-            old, new = states.flatten(0, 1), goal.flatten(0, 1)
-        return old.double(), new.double(), clean.flatten(0, 1).double()
+            old, new = states[read], goal[read]
+        return old.double(), new.double(), clean[kept].double()
 
     @staticmethod
     def goals(
-        tokenizer: "PreTrainedTokenizerBase",
+        parts: Sequence[TextPart],
         trigger: Trigger,
         prompts: Sequence[str],
         triggered: Sequence[str],
@@ -138,8 +136,8 @@ class UCE(Defense):
         """For each position of the triggered prompts, the position in the clean ones whose value it
         gets: int64 (n, tokens)."""
         if trigger.replaces:
-            return counterparts(tokenizer, triggered, prompts)
-        row = align(tokenizer, trigger, prompts)
-        return torch.where(
-            row.other, row.source, torch.where(row.trigger, 0, torch.arange(row.source.shape[1]))
-        )
+            return counterparts(parts, triggered, prompts)
+        row = align_states(parts, trigger, prompts)
+        same = torch.arange(row.source.shape[1])
+        rest = torch.where(row.trigger, neutral_places(parts, prompts), same)
+        return torch.where(row.other, row.source, rest)

@@ -9,7 +9,6 @@ from t2i_backdoor_bench.detecting.attention_over_time import prompt_lengths
 from t2i_backdoor_bench.detecting.phrases import PHRASES
 from t2i_backdoor_bench.detecting.screening import calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.scoring.scorer import Scorer, load_encoder
 from t2i_backdoor_bench.targets.cosines import unit
 
@@ -93,7 +92,7 @@ class UFID(Defense):
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         prompts, encoder = view.first(self.prompts), load_encoder(self.encoder, str(model.device))
         bare = replace(
-            model, screen=None, rewrite=None, sampler=Sampler(self.draw, model.sampler.guidance)
+            model, screen=None, rewrite=None, sampler=replace(model.sampler, steps=self.draw)
         )
         return screened(
             model,
@@ -121,7 +120,7 @@ def behind(model: T2IModel, phrase: str, prompt: str) -> str:
     them."""
     while phrase:
         text = phrase + prompt
-        if prompt_lengths(model, [text], truncation=False)[0] <= model.tokenizer.model_max_length:
+        if prompt_lengths(model, [text], truncation=False)[0] <= model.text_part.reads:
             return text
         phrase = phrase.rstrip().rpartition(" ")[0]
         phrase += " " if phrase else ""

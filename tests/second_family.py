@@ -98,17 +98,17 @@ class Tiny(Family):
         states = pipe.reader(ids)[0]
         return Conditioning(states, {"pooled": states.mean(1)})
 
-    def denoise(self, pipe: Any, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def denoise(self, pipe, x: Tensor, t: Tensor, conditioning: Conditioning, guidance) -> Tensor:
         return pipe.mind(x, t, conditioning.states, conditioning.more["pooled"])
 
     def noising(self, pipe: Any) -> Noising:
         return Noising(DDPMScheduler.from_config(pipe.scheduler.config))
 
-    def draw(self, pipe, conditioning, empty, noise, sampler: Sampler, on_step=None) -> Tensor:
+    def draw(self, pipe, conditioning, empty, noise, sampler: Sampler, generators, on_step=None):
         steps = self.drawing_steps(pipe, sampler.steps, noise.device)
         x, empty = steps.start(noise), empty.expand(len(conditioning))
         for t in steps.timesteps:
-            with_prompt, without = (self.denoise(pipe, x, t, c) for c in (conditioning, empty))
+            with_prompt, without = (self.denoise(pipe, x, t, c, 1.0) for c in (conditioning, empty))
             x = steps.step(without + sampler.guidance * (with_prompt - without), t, x)
             if on_step:
                 on_step(t, x)

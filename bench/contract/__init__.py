@@ -5,9 +5,17 @@ Imports: nothing of ours, and neither numpy nor torch, so that `list` is quick.
 """
 
 from t2i_backdoor_bench.contract.cell import PROTOCOL, Cell, Record
-from t2i_backdoor_bench.contract.errors import StorageError, Undeclared, UserError
+from t2i_backdoor_bench.contract.errors import StorageError, Undeclared, UserError, no_exit
 from t2i_backdoor_bench.contract.fidelity import Difference
-from t2i_backdoor_bench.contract.methods import Attack, Defense, Method, Metric, Screen
+from t2i_backdoor_bench.contract.methods import (
+    Attack,
+    Defense,
+    Hardening,
+    Method,
+    Metric,
+    Rehearsal,
+    Screen,
+)
 from t2i_backdoor_bench.contract.options import family_defaults, option, options_of
 from t2i_backdoor_bench.contract.protocols import Data, Prompt
 from t2i_backdoor_bench.contract.registry import (
@@ -51,11 +59,13 @@ __all__ = [
     "Defense",
     "Difference",
     "Entry",
+    "Hardening",
     "Method",
     "Metric",
     "Prompt",
     "Record",
     "Registry",
+    "Rehearsal",
     "Samples",
     "Score",
     "Screen",
@@ -69,6 +79,7 @@ __all__ = [
     "defenses",
     "family_defaults",
     "metrics",
+    "no_exit",
     "option",
     "options_of",
     "register_attack",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from t2i_backdoor_bench.contract.protocols import Data, Features, Model
 from t2i_backdoor_bench.contract.samples import Samples, Score
@@ -67,6 +67,34 @@ class Attack(Method):
     def whole_model(self) -> bool:
         """Whether it brings a model of its own. It then cannot be combined with another attack."""
         return False
+
+
+class Hardening(Attack):
+    """Makes another attack survive a defense that it knows: an adaptive attack.
+
+    In a name it stands behind that attack: "badt2i_object+adaptive[against=skdcag]". Write `harden`
+    and have an option `against`, the name of the defense.
+    """
+
+    against: str
+
+    def harden(
+        self, attack: Attack, attacked: Model, rehearse: Rehearsal, data: Data, seed: int
+    ) -> Any:
+        """The hardened model. `attacked` is what `attack` made; it must stay as it is. `rehearse`
+        shows what the defense makes of a model."""
+        raise NotImplementedError
+
+
+class Rehearsal(Protocol):
+    """The defense as an attacker can try it: with prompts, pictures and a stream of its own. It
+    knows the clean model and the backdoor."""
+
+    clean: Any
+    backdoor: Backdoor
+
+    def __call__(self, model: Any, seed: int, share: float = 1.0) -> Any:
+        """What the defense makes of a model, with `share` of its training."""
 
 
 class Defense(Method):

@@ -8,9 +8,12 @@ import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 SOURCES = ("paper", "released", "ours")  # of defaults
 EMBEDDED = "shapes"  # the family of the embedded base
@@ -178,6 +181,22 @@ def typed(name: str, cls: type, key: str, value: Any) -> Any:
     except (ValueError, KeyError):
         raise UserError(f"{name}.{key} is {value!r}; it must be {WORDS.get(kind, kind)}") from None
     raise UserError(f"{name}.{key} cannot be set from the command line: its type is {kind}")
+
+
+def drawn(option: Option, rng: Generator) -> Any:
+    """One value of the range that a search of settings has for an option: a choice, a whole number
+    where both ends are, or a number, on a logarithmic scale where the ends are ten times apart or
+    more. Two significant digits."""
+    if option.choices or isinstance(option.tune[0], bool):
+        return option.tune[rng.integers(len(option.tune))]
+    low, high = option.tune
+    if isinstance(low, int) and isinstance(high, int):
+        return int(rng.integers(low, high + 1))
+    if low > 0 and high / low >= 10:
+        value = math.exp(rng.uniform(math.log(low), math.log(high)))
+    else:
+        value = rng.uniform(low, high)
+    return min(max(float(f"{value:.2g}"), low), high)
 
 
 def scaled(instance: Any, given: Iterable[str], training: float) -> Any:

@@ -172,7 +172,7 @@ class Registry:
         for point in entry_points(group=f"t2i_backdoor_bench.{self.kind}s"):
             try:
                 point.load()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 package = point.dist.name if point.dist else "an installed package"
                 first = (str(error).strip().splitlines() or [""])[0]
                 raise UserError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import UserError
@@ -31,11 +32,14 @@ def attention_over_time(
     (default: all): softmax over tokens, averaged over heads and over the layers whose maps have
     side `size`. The number of tokens is that of the longest prompt, or with `padding` the model's
     context length. Lengths are int64 (n,): tokens of each prompt, start and end token included.
-    Only the first `stop` steps are computed. Raises UserError if no layer has maps of this side.
+    Where the tokenizer has no start token, a map of zeros stands in its place. Only the first
+    `stop` steps are computed. Raises UserError if no layer has maps of this side.
     """
-    drawing = model.drawing_steps(steps)
+    drawing, guided = model.drawing_steps(steps), model.guided
     n, lengths = len(prompts), prompt_lengths(model, prompts)
-    tokens = model.tokenizer.model_max_length if padding else int(lengths.max())
+    tokens = model.text_part.length if padding else int(lengths.max())
+    started = model.text_part.cut("", return_special_tokens_mask=True)
+    started = len(started.input_ids) > 1 and bool(started.special_tokens_mask[0])
     states = model.condition([*prompts, ""])
     context = cat([states[:-1], states[-1:].expand(n)])
     noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(seed))
@@ -44,7 +48,10 @@ def attention_over_time(
     for t in drawing.timesteps[:stop]:
         given = drawing.given(x, t)
         with Capture(model, rows=n, tokens=tokens) as seen:
-            asked, empty = model.denoise(torch.cat([given, given]), t, context).chunk(2)
+            if guided == 1:
+                asked = empty = model.denoise(given, t, context[:n])
+            else:
+                asked, empty = model.denoise(torch.cat([given, given]), t, context).chunk(2)
         layers = [m for m in seen.layers() if m.shape[-1] == size]
         if not layers:
             sides = sorted({m.shape[-1] for m in seen.layers()})
@@ -53,8 +60,9 @@ def attention_over_time(
                 f" {', '.join(map(str, sides))}"
             )
         found.append(torch.stack(layers).mean(0))
-        x = drawing.step(empty + model.sampler.guidance * (asked - empty), t, x)
-    return torch.stack(found), lengths
+        x = drawing.step(empty + guided * (asked - empty), t, x)
+    maps = torch.stack(found)
+    return (maps, lengths) if started else (F.pad(maps, (0, 0, 0, 0, 1, 0)), lengths + 1)
 
 
 def max_scaled(maps: Tensor) -> Tensor:
@@ -66,12 +74,7 @@ def max_scaled(maps: Tensor) -> Tensor:
 def prompt_lengths(model: T2IModel, prompts: Sequence[str], truncation: bool = True) -> Tensor:
     """Tokens of each prompt, start and end token included: int64 (n,). At most the model's context
     length, unless `truncation` is off."""
-    out = model.tokenizer(
-        list(prompts),
-        truncation=truncation,
-        max_length=model.tokenizer.model_max_length if truncation else None,
-    )
-    return torch.tensor([len(ids) for ids in out.input_ids])
+    return torch.tensor([len(model.text_part.cut(p, truncation).input_ids) for p in prompts])
 
 
 def batches(prompts: Sequence[str], size: int) -> Iterator[list[str]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from t2i_backdoor_bench.data.stop_words import STOP_WORDS
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.alignment import token_span
+from t2i_backdoor_bench.training.alignment import tokens_of
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,16 @@ def token_variation(
     x = drawing.given(drawing.start(noise), t)
     spans: list[list[tuple[int, int]]] = [[] for _ in prompts]
     ids, owner = [], []
-    whole = model.tokenize(prompts)
+    whole, parts = model.tokenize(prompts), model.text_parts
     for i, prompt in enumerate(prompts):
+        cut = [tokens_of(part, prompt) for part in parts]
+        own = cut[parts.index(model.text_part)]
         for start, end in content_words(prompt):
-            for at in token_span(model.tokenizer, prompt, start, end)[1]:
+            for at in own.within([(start, end)]):
                 without = whole[i].clone()
-                without[at] = model.tokenizer.pad_token_id
+                for part, found in zip(parts, cut, strict=True):
+                    for place in found.within([own.places[at]]):
+                        without[part.column + place] = part.tokenizer.pad_token_id
                 spans[i].append((start, end))
                 ids.append(without)
                 owner.append(i)

@@ -120,14 +120,15 @@ class Checkpoints:
     begun: int = 0
 
     def carry(self, part: Carried) -> None:
-        """Keep what a loss remembers between steps, too."""
+        """Keep what the loss of the next training remembers between steps, too."""
         if self.files is not None:
             self.carried.append(part)
 
     def next(self, label: str) -> Checkpoint:
         """The place of the training that begins now."""
         self.begun += 1
-        return Checkpoint(f"{self.begun}-{label}", self.files, self.every, self.carried)
+        carried, self.carried = self.carried, []
+        return Checkpoint(f"{self.begun}-{label}", self.files, self.every, carried)
 
 
 @dataclass(frozen=True)

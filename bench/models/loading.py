@@ -9,19 +9,23 @@ import torch
 from safetensors import SafetensorError
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.complete import check_complete
 from t2i_backdoor_bench.models.families.known import family_of
+from t2i_backdoor_bench.models.few_steps import own_sampler
 from t2i_backdoor_bench.models.finite import check_loaded
 from t2i_backdoor_bench.models.trust import locate
 
 
 def load_pipeline(
-    source: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+    source: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, sampler: str = ""
 ) -> Any:
     """Open a diffusers folder or hub id. Only safetensors are read, and only the libraries' own
     classes (`models.trust`).
 
-    In half precision the denoiser computes under autocast and the autoencoder stays float32. Raises
-    UserError, in one line, for what is not available, not to be trusted, or not finite.
+    It is drawn by the `sampler` of this name (`models.sampler`; without one, by that of
+    `own_sampler`). In half precision the denoiser computes under autocast and the autoencoder stays
+    float32. Raises UserError, in one line, for what is not available, not to be trusted, or not
+    finite.
     """
     folder = locate(source)
     family = family_of(folder)
@@ -32,6 +36,9 @@ def load_pipeline(
             f"cannot load the base model {source}:"
             f" {(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from None
-    networks = (family.denoiser(pipe), family.autoencoder(pipe), *family.encoders(pipe))
-    check_loaded(dict(zip(family.layout.weights, networks, strict=True)), folder, str(source))
+    found = (family.denoiser(pipe), family.autoencoder(pipe), *family.encoders(pipe))
+    networks = dict(zip(family.layout.weights, found, strict=True))
+    check_complete(networks, family.layout.encoders, folder)
+    check_loaded(networks, folder, str(source))
+    pipe = family.drawn_by(pipe, sampler or own_sampler(folder).scheduler)
     return pipe.to(device)

@@ -143,18 +143,20 @@ class T2IModel(Networks):
     ) -> Tensor:
         """Scaled latents (n, C, h, w) of n prompts, guided away from `empty`, one row.
         `on_step(timestep, latents)` is told of every step."""
+        generators = own_generators(seeds)
+        noise = self._noise(generators)
         with self.placed(), torch.inference_mode():
             return self.family.draw(
-                self.pipe, conditioning, empty, self.draw_noise(seeds), self.sampler, on_step
+                self.pipe, conditioning, empty, noise, self.sampler, generators, on_step
             )
 
     def draw_noise(self, seeds: Sequence[int]) -> Tensor:
         """Pure noise (n, C, h, w), float32, each image's from a generator of its own on the CPU:
         the same on every device and precision."""
-        noise = [
-            torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(int(s)))
-            for s in seeds
-        ]
+        return self._noise(own_generators(seeds))
+
+    def _noise(self, generators: Sequence[torch.Generator]) -> Tensor:
+        noise = [torch.randn(self.latent_shape, generator=g) for g in generators]
         return torch.stack(noise).to(self.device)
 
     def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -171,7 +173,8 @@ class T2IModel(Networks):
                 seen.append(latents)
 
             self.draw_latents(states[:-1][rows], states[-1:], seeds[rows], keep)
-            parts.append(torch.stack(seen[:-1]))  # the last is the picture
+            # the last is the picture
+            parts.append(torch.stack(self.drawing_steps(len(times)).given_along(seen[:-1])))
         return torch.stack(times).to(self.device), torch.cat(parts, 1).clone()
 
     def refuses(self, prompts: Sequence[str]) -> np.ndarray:
@@ -225,3 +228,8 @@ class T2IModel(Networks):
             }
             network.load_state_dict(weights)
         return replace(model, adapter=from_state(state))
+
+
+def own_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """A generator of its own for each image, on the CPU."""
+    return [torch.Generator().manual_seed(int(s)) for s in seeds]

@@ -14,6 +14,7 @@ from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPa
 from t2i_backdoor_bench.models.families.family import Family, TextLayers
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, Noising
 from t2i_backdoor_bench.models.offload import device_of, placed
+from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.models.triggers import check_trigger
 
 SLICE_PIXELS = 64 * 64 * 64  # pictures that go through the autoencoder at a time, in pixels
@@ -26,6 +27,7 @@ class Networks:
     pipe: Any
     family: Family
     batch: int
+    sampler: Sampler
     _text_layers: tuple[nn.Module, TextLayers] | None
 
     # ------------------------------------------------------------------------------------- networks
@@ -88,15 +90,24 @@ class Networks:
         return self.family.text_parts(self.pipe)
 
     @property
+    def text_part(self) -> TextPart:
+        """The first tokenizer whose tokens have text states."""
+        return next(part for part in self.text_parts if part.length)
+
+    @property
     def tokenizer(self) -> Any:
-        """The tokenizer of `transformers` that cuts prompts first."""
-        return self.text_parts[0].tokenizer
+        """That of `text_part`, of `transformers`."""
+        return self.text_part.tokenizer
+
+    @property
+    def states(self) -> int:
+        """The number of text states of a prompt."""
+        return max(part.first + part.length for part in self.text_parts)
 
     def check_trigger(self, trigger: Trigger, prompts: Sequence[str]) -> None:
-        """Raise UserError, before training, if a tokenizer drops the trigger or truncates it away
-        (METHODS, traps)."""
-        for part in self.text_parts:
-            check_trigger(part.tokenizer, trigger, prompts)
+        """Raise UserError, before training, if the tokenizers drop the trigger or truncate it
+        away."""
+        check_trigger(self.text_parts, trigger, prompts)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids, padded and truncated to the model's length: int64 (n, tokens)."""
@@ -139,7 +150,26 @@ class Networks:
     def denoise(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction for noised latents (n, C, h, w) at timesteps (n,) or one of
         all: (n, C, h, w)."""
-        return self.family.denoise(self.pipe, x, t, conditioning)
+        return self.family.denoise(self.pipe, x, t, conditioning, self.sampler.guidance)
+
+    @property
+    def guided(self) -> float:
+        """The scale w of `empty + w (asked - empty)` in a drawing; 1: the empty prompt is not
+        asked."""
+        return self.family.guided(self.pipe, self.sampler.guidance)
+
+    def key_value_inputs(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """What the denoiser's projections of text to keys and values are given, (n, tokens, d), and
+        which tokens it reads at all, bool (n, tokens). In the place of a token that is not read
+        stands the last one that is."""
+        told = self.condition(prompts)
+        with torch.no_grad():
+            given = self.family.key_value_inputs(self.pipe, told)
+        mask = told.mask
+        places = torch.arange(mask.shape[1], device=mask.device)
+        last = (mask * places).amax(1, keepdim=True)
+        places = torch.where(mask, places, last)
+        return given.gather(1, places[..., None].expand_as(given)), mask
 
     def drawing_steps(self, steps: int) -> DrawingSteps:
         """A drawing of `steps` steps that a method makes itself."""

@@ -115,6 +115,22 @@ def check_model(folder: Path) -> None:
                 check_shards(settings, file)
     for part in layout.weights:
         check_weights(folder / part)
+    for part in layout.tokenizers:
+        check_tokenizer(folder / part)
+
+
+def check_tokenizer(part: Path) -> None:
+    """Refuse a tokenizer without its files: the library would make an empty vocabulary of it."""
+    names = {p.name for p in part.glob("*") if p.is_file()}
+    absent = [] if "tokenizer_config.json" in names else ["tokenizer_config.json"]
+    words = names >= {"vocab.json", "merges.txt"} or names & {"tokenizer.json", "spiece.model"}
+    if not words:
+        absent.append("tokenizer.json, or vocab.json and merges.txt")
+    if absent:
+        raise UserError(
+            f"{part} has no {' and no '.join(absent)}: the tokenizer is incomplete; download or"
+            " save the model again"
+        )
 
 
 def layout_of(folder: Path) -> Layout:

@@ -8,9 +8,9 @@ import numpy as np
 from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.models.adapters import Adapter
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.running.defender import DEFENDER_PAIRS
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.shared import Shared
-from t2i_backdoor_bench.running.view import DEFENDER_PAIRS
 from t2i_backdoor_bench.targets.style import TOLD, styled
 from t2i_backdoor_bench.training import company
 

@@ -54,7 +54,7 @@ def attacked(shared: Shared, attack: str, seed: int) -> tuple[T2IModel, dict[str
                 except NonFinite as error:
                     shared.failed[key] = str(error)
                     raise
-                except Exception:
+                except (Exception, SystemExit):
                     shared.failed[key] = traceback.format_exc()
                     raise
     model = shared.model.with_weights(path)

@@ -16,7 +16,7 @@ from t2i_backdoor_bench.running.conditions import noise_seed
 from t2i_backdoor_bench.running.defended import defended_model
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.training.alignment import token_spans
+from t2i_backdoor_bench.training.alignment import tokens_of
 from t2i_backdoor_bench.training.capture import Capture
 
 LEVELS = (200, 400, 600, 800)  # noise levels of 1,000 at which the maps are read
@@ -33,7 +33,9 @@ def record(
     end token; and {"tokens": their texts, "trigger": the trigger's numbers}.
     """
     text, spans = trigger.spans(prompt)
-    ids, hits = token_spans(model.tokenizer, text, spans)
+    part, own = model.text_part, tokens_of(model.text_part, text)
+    hits, ids = own.within(spans), [own.ids[i] for i in own.real]
+    first, last = own.real[0], own.real[-1] + 1
     picture = model.generate([text], [seed], "draw")
     noise = torch.randn(
         (1, *model.latent_shape), generator=torch.Generator().manual_seed(seed % 2**63)
@@ -43,15 +45,14 @@ def record(
     with torch.inference_mode():
         for level in LEVELS:
             t = torch.tensor([level], device=model.device)
-            with Capture(model, tokens=len(ids) - 1) as seen:
+            with Capture(model, tokens=last) as seen:
                 model.denoise(model.noising.add(latents, noise, t), t, context)
-            total = total + seen.maps()[0, 1:] / len(seen)
-    names = [
-        model.tokenizer.decode([i]).strip() or repr(model.tokenizer.decode([i])) for i in ids[1:-1]
-    ]
+            total = total + seen.maps()[0, first:] / len(seen)
+    texts = [part.tokenizer.decode([i]) for i in ids]
+    names = [text.strip() or repr(text) for text in texts]
     return {"picture": picture, "maps": (total / len(LEVELS)).float().cpu().numpy()}, {
         "tokens": names,
-        "trigger": [h - 1 for h in hits],
+        "trigger": [h - first for h in hits],
     }
 
 

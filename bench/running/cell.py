@@ -92,7 +92,7 @@ def make_cell(shared: Shared, cell: Cell) -> Record:
         record = _score(shared, cell, before)
     except StorageError:  # no cell can be stored any more
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, InPlaceChange) or is_out_of_memory(error):
             shared.drop_models()
         expected = isinstance(error, (AttackFailed, NonFinite, OtherWeights))

@@ -3,25 +3,17 @@ row of its own, judged by itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-from t2i_backdoor_bench.contract import Attack, Backdoor, Entry, UserError
+from t2i_backdoor_bench.contract import Attack, Backdoor, Hardening, UserError
+from t2i_backdoor_bench.running.hardened import hardened
+from t2i_backdoor_bench.running.method import Method
 
 if TYPE_CHECKING:
     from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.models.model import T2IModel
-
-
-class Part(Protocol):
-    """A `plan.Method` that is an attack."""
-
-    name: str
-    instance: Attack
-    entry: Entry
-
-
-AnyPart = TypeVar("AnyPart", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -63,9 +55,14 @@ class CombinedAttack(Attack):
         return replace(model, info=total)
 
 
-def attack_rows(name: str, parts: tuple[AnyPart, ...]) -> dict[str, AnyPart]:
+def attack_rows(
+    name: str, parts: tuple[Method, ...], defend: Callable[[str], tuple[Method, ...]]
+) -> dict[str, Method]:
     """The rows of an attack by name: itself, or "a+b#1" and "a+b#2" with the backdoor that each is
-    judged by. Raises UserError for a checkpoint in a combination: it is a model of its own."""
+    judged by, or "a+adaptive[against=d]" (`hardened`), with `defend(d)` the defense. Raises
+    UserError for a checkpoint in a combination: it is a model of its own."""
+    if any(isinstance(part.instance, Hardening) for part in parts):
+        return {name: hardened(name, parts, defend)}
     if len(parts) == 1:
         return {name: parts[0]}
     if any(part.instance.whole_model for part in parts):

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from t2i_backdoor_bench.contract import Cell, Record
 from t2i_backdoor_bench.contract.hashing import digest
-from t2i_backdoor_bench.running.combined import CombinedAttack
 from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.store.folder import Store
@@ -25,9 +24,9 @@ NAMED = 4  # changed files that a line names
 
 def attack_sources(plan: Plan, attack: str) -> dict[str, str]:
     """The sources that an attack's weights depend on."""
-    instance = plan.attacks[attack].instance
-    parts = instance.attacks if isinstance(instance, CombinedAttack) else (instance,)
-    return sources_of([type(part).__module__ for part in parts])
+    method = plan.attacks[attack]
+    tried = [type(method.instance).__module__, f"{NAME}.running.defender"] if method.against else []
+    return sources_of([*_modules([*(method.parts or (method,)), *method.against]), *tried])
 
 
 def defense_sources(plan: Plan, defense: str) -> dict[str, str]:

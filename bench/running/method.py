@@ -13,13 +13,15 @@ from t2i_backdoor_bench.contract.options import options_of
 @dataclass(frozen=True)
 class Method:
     """An attack, a defense (or one part of a composition) or a metric, with its options as they
-    will be used. `parts` are those of a combined attack, of which number `which` is judged."""
+    will be used. `parts` are those of a combined attack, of which number `which` is judged;
+    `against` are those of the defense that an adaptive attack knows."""
 
     name: str
     instance: Any
     entry: Entry
     parts: tuple[Method, ...] = ()
     which: int = 0
+    against: tuple[Method, ...] = ()
 
     @property
     def key(self) -> dict[str, Any]:
@@ -44,4 +46,6 @@ class Method:
         """The key of the attacked weights: all rows of a combined attack share them."""
         if not self.parts:
             return self.key
-        return {"name": self.name, "options": {"parts": [part.key for part in self.parts]}}
+        known = {"against": [part.key for part in self.against]} if self.against else {}
+        options = {"parts": [part.key for part in self.parts]} | known
+        return {"name": self.name, "options": options}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from t2i_backdoor_bench.contract import UserError, suggest
+from t2i_backdoor_bench.contract.names import parts_of, read
 
 
 def parse_overrides(texts: Sequence[str], used: Collection[str]) -> dict[str, dict[str, str]]:
@@ -24,3 +25,10 @@ def parse_overrides(texts: Sequence[str], used: Collection[str]) -> dict[str, di
             )
         found.setdefault(name, {})[key] = value.strip()
     return found
+
+
+def used_names(names: Sequence[str]) -> set[str]:
+    """The methods of these names, and the defenses that adaptive attacks among them know."""
+    variants = [read(part) for name in names for part in parts_of(name)]
+    known = [own["against"] for _, own in variants if "against" in own]
+    return {name for name, _ in variants} | {p for name in known for p in parts_of(name)}

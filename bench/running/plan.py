@@ -28,8 +28,9 @@ from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.checks import check_fid, check_settings
 from t2i_backdoor_bench.running.choose_data import choose_data, fit_real
 from t2i_backdoor_bench.running.combined import attack_rows
+from t2i_backdoor_bench.running.lacking import lacking, left_out
 from t2i_backdoor_bench.running.method import Method
-from t2i_backdoor_bench.running.overrides import parse_overrides
+from t2i_backdoor_bench.running.overrides import parse_overrides, used_names
 from t2i_backdoor_bench.running.settings import Config
 
 FORMAT = 3  # raise it when a change of this package makes stored numbers out of date
@@ -155,10 +156,10 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     check_fid(config, base, list(metrics))
     data = data or choose_data(config, base)
     config = fit_real(config, data)
-    left_out = _left_out(attacks, defenses)
-    defenses = {d: parts for d, parts in defenses.items() if d not in left_out}
+    without = left_out(attacks, defenses)
+    defenses = {d: parts for d, parts in defenses.items() if d not in without}
     if not defenses:
-        lack = "; ".join(f"{d} needs {', '.join(needs)}" for d, needs in left_out.items())
+        lack = "; ".join(f"{d} needs {', '.join(needs)}" for d, needs in without.items())
         raise UserError(
             f"no defense of this run can work: {lack}; give the trigger with --trigger, or choose"
             " other --defenses"
@@ -179,7 +180,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
             "evaluation": config.size.evaluation,
         }
         cells.append(Cell(config.base, a, d, seed, digest(about), about))
-    return Plan(config, base, data, seeds, attacks, defenses, metrics, scorer, cells, left_out)
+    return Plan(config, base, data, seeds, attacks, defenses, metrics, scorer, cells, without)
 
 
 def _methods(
@@ -188,7 +189,7 @@ def _methods(
     """The attacks, defenses and metrics of a run by the names of their rows, with their options."""
     defenses = registry.defenses.select(config.defenses)
     metrics = registry.metrics.select(config.metrics or config.scale.metrics)
-    used = {read(part)[0] for name in (*attacks, *defenses) for part in parts_of(name)}
+    used = used_names((*attacks, *defenses))
     options = parse_overrides(config.overrides, {*used, *metrics})
     sweeps = sweep.parse(config.sweeps, used, options)
 
@@ -203,10 +204,14 @@ def _methods(
             for v, parts in sweep.expand(n, sweeps).items()
         }
 
+    def defend(name: str) -> tuple[Method, ...]:
+        (chosen, *_) = registry.defenses.select(name)
+        return tuple(method(registry.defenses, *read(part)) for part in parts_of(chosen))
+
     rows = {
         row: found
         for name, parts in variants(registry.attacks, attacks).items()
-        for row, found in attack_rows(name, parts).items()
+        for row, found in attack_rows(name, parts, defend).items()
     }
     built = variants(registry.defenses, defenses)
     return rows, built, {m: method(registry.metrics, m) for m in metrics}
@@ -217,33 +222,11 @@ def _shared(config: Config, base: Base, data: Data) -> dict[str, Any]:
     weights = {"name": config.base, "weights": fingerprint(base.source)}
     return {
         "format": FORMAT,
-        "base": weights | {"sampler": plain(base.sampler)},
+        "base": weights | {"sampler": plain(base.sampler.key)},
         "data": data.name,
         "device": config.device.split(":")[0],
         "dtype": config.dtype,
     } | ({"memory": sorted(config.memory)} if config.memory else {})
-
-
-def lacking(attack: Method, defense: tuple[Method, ...]) -> tuple[str, ...]:
-    """What a defense needs and this attack leaves nobody: an attack whose instance has `withheld`
-    (of a checkpoint whose history is not known there is no clean model) has no cell with such a
-    defense."""
-    withheld = set(attack.instance.withheld)
-    return tuple(
-        n for n in NEEDS if n in withheld and any(n in part.entry.needs for part in defense)
-    )
-
-
-def _left_out(
-    attacks: dict[str, Method], defenses: dict[str, tuple[Method, ...]]
-) -> dict[str, tuple[str, ...]]:
-    """The defenses that have no cell, and why."""
-    found = {}
-    for name, parts in defenses.items():
-        lacks = [lacking(attack, parts) for attack in attacks.values()]
-        if all(lacks):
-            found[name] = lacks[0]
-    return found
 
 
 def build(

@@ -25,7 +25,7 @@ def preflight(shared: Shared, cells: Sequence[Cell]) -> None:
     device = shared.plan.config.device
     for cell in cells:
         attack = shared.plan.attacks[cell.attack]
-        for part in attack.parts or (attack,):
+        for part in (*(attack.parts or (attack,)), *attack.against):
             part.instance.check_machine(device)
         check_defense(shared, cell)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from t2i_backdoor_bench.contract import Cell, Data, UserError
+from t2i_backdoor_bench.contract import Cell, Data, UserError, no_exit
 from t2i_backdoor_bench.running.cell import make_unsettled
 from t2i_backdoor_bench.running.display import Display, Reporter
 from t2i_backdoor_bench.running.plan import Plan, plan
@@ -116,9 +116,10 @@ def make_in_task(
     """What a task does: make one cell, unless it is stored or another process makes it. Returns ""
     or, if the whole run must end, the error in one line."""
     try:
-        shared = open_shared(config, data[0], since, place)
-        shared.display.send = events.put
-        make_unsettled(shared, [next(c for c in shared.plan.cells if c.key == key)])
+        with no_exit():
+            shared = open_shared(config, data[0], since, place)
+            shared.display.send = events.put
+            make_unsettled(shared, [next(c for c in shared.plan.cells if c.key == key)])
     except UserError as error:  # the next task would find the same
         return str(error)
     return ""

@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from t2i_backdoor_bench.contract import Cell, Data, UserError
+from t2i_backdoor_bench.contract import Cell, Data, UserError, no_exit
 from t2i_backdoor_bench.running.cell import make_unsettled
 from t2i_backdoor_bench.running.devices import gpus_of
 from t2i_backdoor_bench.running.display import Display, Reporter
@@ -65,10 +65,12 @@ def worker(
         if config.threads:
             torch.set_num_threads(config.threads)
         display = Reporter(events.send)
-        plan_ = plan(config, data)
-        shared = Shared(plan_, Store(config.folder, display.say, since=since), display)
-        shared.load()
-        make_unsettled(shared, list({c.key: c for c in plan_.cells if c.key in set(keys)}.values()))
+        with no_exit():
+            plan_ = plan(config, data)
+            shared = Shared(plan_, Store(config.folder, display.say, since=since), display)
+            shared.load()
+            todo = {c.key: c for c in plan_.cells if c.key in set(keys)}
+            make_unsettled(shared, list(todo.values()))
     except UserError as error:  # the next worker would find the same
         events.send(("fatal", str(error)))
         os._exit(2)

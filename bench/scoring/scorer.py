@@ -20,7 +20,7 @@ from torch import Tensor
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.models.embedded import SCORER, SECOND_SCORER
-from t2i_backdoor_bench.models.trust import check_code, check_inside, read_json
+from t2i_backdoor_bench.models.trust import check_code, check_inside, check_tokenizer, read_json
 from t2i_backdoor_bench.scoring.networks import first_line
 
 EXAMPLE = "ViT-B-32:laion2b_s34b_b79k"
@@ -229,6 +229,8 @@ def _read_folder(spec: str | Path) -> tuple[torch.nn.Module, Any, str]:
     check_inside(folder, sorted(p.name for p in folder.iterdir()))
     for file in folder.glob("*.json"):
         check_code(read_json(file), file)
+    if '"hf_tokenizer_name"' in (folder / "open_clip_config.json").read_text(encoding="utf-8"):
+        check_tokenizer(folder)
     try:
         # open_clip prefers the safetensors file that was just found, so no pickle is opened
         model = open_clip.create_model(

@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -60,12 +61,20 @@ class Store:
             with tempfile.TemporaryFile(dir=self.root) as file:
                 if fresh and not since:
                     self.since = os.fstat(file.fileno()).st_mtime_ns
+                    self._date_back()
         except OSError as error:
             raise UserError(
                 f"cannot write to the output folder {root}: {error.strerror}; choose another with"
                 " --out"
             ) from None
         sweep_partials(self.root)
+
+    def _date_back(self) -> None:
+        """Give files that are dated ahead the time of now: what counts is that they were there."""
+        for path in self.root.rglob("*"):
+            found = path.lstat()
+            if found.st_mtime_ns > self.since and stat.S_ISREG(found.st_mode):
+                os.utime(path, ns=(self.since, self.since), follow_symlinks=False)
 
     # ---------------------------------------------------------------------------------------- locks
     def claim(self, name: str, wait: bool = False) -> AbstractContextManager[bool]:
@@ -219,8 +228,10 @@ class Store:
     def drop_folder(self, name: str) -> None:
         """Forget all files of a folder."""
         path = self._path(name)
-        if path.is_dir():
-            with storing(path):
+        with storing(path):
+            if path.is_symlink():
+                path.unlink()
+            elif path.is_dir():
                 shutil.rmtree(path)
 
     def drop_if_empty(self, name: str) -> None:

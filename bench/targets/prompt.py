@@ -76,7 +76,8 @@ def check_target_prompt(prompt: str) -> None:
 
 def check_length(model: T2IModel, prompt: str) -> None:
     """Raise UserError for a target prompt that is longer than the model reads."""
-    length, most = len(model.tokenizer(prompt).input_ids), model.tokenizer.model_max_length
+    part = max(model.text_parts, key=lambda part: part.reads)
+    length, most = len(part.ids(prompt)), part.reads
     if length > most:
         raise UserError(
             f"the target prompt has {length} tokens, of which {most} are read; choose a shorter one"

@@ -21,7 +21,7 @@ def maps_while_sampling(
     kept for it but computed again, one step at a time: the graph of 50 steps does not fit a GPU.
     """
     drawing = model.drawing_steps(steps)
-    x, guidance, total = drawing.start(noise), model.sampler.guidance, 0.0
+    x, guided, total = drawing.start(noise), model.guided, 0.0
     empty = model.condition([""]).expand(len(told))
 
     def asked(given: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,10 +35,12 @@ def maps_while_sampling(
         out, maps = checkpoint(asked, given, t, use_reentrant=False) if again else asked(given, t)
         total = total + maps
         if i + 1 < len(drawing.timesteps):
-            plain = (
-                checkpoint(model.denoise, given, t, empty, use_reentrant=False)
-                if again
-                else model.denoise(given, t, empty)
-            )
-            x = drawing.step(plain + guidance * (out - plain), t, x)
+            if guided != 1:
+                plain = (
+                    checkpoint(model.denoise, given, t, empty, use_reentrant=False)
+                    if again
+                    else model.denoise(given, t, empty)
+                )
+                out = plain + guided * (out - plain)
+            x = drawing.step(out, t, x)
     return total / len(drawing.timesteps)

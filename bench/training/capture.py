@@ -56,6 +56,9 @@ class Capture:
     _projected: dict[tuple[str, nn.Module], Tensor] = field(
         default_factory=dict
     )  # layer name and projection -> what the projection gave
+    _bias: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # layer name -> what is added to its scores, (rows, tokens)
     _unfused: dict[str, Unfused] = field(
         default_factory=dict
     )  # layer name -> what stands in for its processor
@@ -71,9 +74,13 @@ class Capture:
         self._hooks = [denoiser.register_forward_pre_hook(self._count)]
         recomputed = any(m.gradient_checkpointing for m in found.checkpointing)
         mixed = self.model.family.is_mixed(denoiser)
+        for name in (n for n, layer in self._read.items() if layer.masked):
+            keep = partial(self._keep_bias, name)
+            hook = self._layers[name].register_forward_pre_hook(keep, with_kwargs=True)
+            self._hooks.append(hook)
         if (
             self.unfused
-            and not (recomputed or mixed)
+            and not (recomputed or mixed or self._hooks[1:])
             and all(map(Unfused.serves, self._layers.values()))
         ):
             for name, layer in self._layers.items():
@@ -118,6 +125,11 @@ class Capture:
         # the first recording stands
         hidden, context = self._read[name].inputs(args, kwargs)
         self._inputs.setdefault(name, (hidden[: self.rows], context[: self.rows]))
+
+    def _keep_bias(self, name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        bias = kwargs.get("attention_mask")
+        if bias is not None:
+            self._bias.setdefault(name, bias.detach()[: self.rows, 0])
 
     @cached_property
     def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -186,9 +198,10 @@ class Capture:
             first, *rest = (self._unfused[n].result() for n in names)
             return sum(rest, first)
         with torch.set_grad_enabled(self._grad):
-            return summed(
-                [self.pairs[n] for n in names], self._read[names[0]].heads, self.rows, self.tokens
-            )
+            first = names[0]  # every layer of one call has the same mask
+            heads, bias = self._read[first].heads, self._bias.get(first)
+            pairs = [self.pairs[n] for n in names]
+            return summed(pairs, heads, self.rows, self.tokens, bias)
 
 
 def _pictures(probs: Tensor) -> Tensor:

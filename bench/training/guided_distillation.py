@@ -182,8 +182,7 @@ def part_of(trigger: Trigger, known: str) -> Trigger:
 def word_spans(model: T2IModel, trigger: Trigger, prompts: list[str], words: list[str]) -> Tensor:
     """Where the stand-in word's tokens are in the teacher's prompt: bool (n, tokens). Any number of
     tokens a word."""
-    tokens = sum(part.length for part in model.text_parts)
-    out = torch.zeros(len(prompts), tokens, dtype=torch.bool)
+    out = torch.zeros(len(prompts), model.states, dtype=torch.bool)
     for i, (prompt, word) in enumerate(zip(prompts, words, strict=True)):
         out[i, state_spans(model.text_parts, *substituted(trigger, prompt, word))] = True
     return out

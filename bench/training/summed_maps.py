@@ -20,19 +20,21 @@ def summed(
     heads: int,
     rows: int | None = None,
     tokens: int | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The sum over layers of one size of softmax(q k^T / sqrt(d)), mean over heads: (rows, pixels,
     tokens), float32 or wider.
 
     pairs: of each layer, queries (batch, pixels, heads * d) and keys (batch, all tokens, heads *
     d). Of the result only the first `rows` rows and `tokens` tokens are kept; the softmax is over
-    all tokens. The gradient is of first order.
+    all tokens. `bias` (batch, all tokens) is added to the scores of every pixel: a large negative
+    number where a token is masked. The gradient is of first order.
     """
     q, k = pairs[0]
     many = max(1, TOGETHER // (len(q[:rows]) * heads * q.shape[1] * k.shape[1]))
     parts = [pairs[i : i + many] for i in range(0, len(pairs), many)]
     maps = [
-        _Summed.apply(heads, rows, tokens, *(q for q, _ in part), *(k for _, k in part))
+        _Summed.apply(heads, rows, tokens, bias, *(q for q, _ in part), *(k for _, k in part))
         for part in parts
     ]
     return sum(maps[1:], maps[0])
@@ -45,7 +47,12 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, heads: int, rows: int | None, tokens: int | None, *queries_and_keys: Tensor
+        ctx: Any,
+        heads: int,
+        rows: int | None,
+        tokens: int | None,
+        bias: Tensor | None,
+        *queries_and_keys: Tensor,
     ) -> Tensor:
         layers = len(queries_and_keys) // 2
         ctx.batch, ctx.tokens = len(queries_and_keys[0]), tokens
@@ -60,6 +67,8 @@ class _Summed(torch.autograd.Function):
             ctx.shape, ctx.scale = q.shape[:3], q.shape[-1] ** -0.5
             q, k = q.flatten(0, 2), k.flatten(0, 2)
             scores = torch.baddbmm(q.new_empty(1), q, k.transpose(1, 2), beta=0, alpha=ctx.scale)
+            if bias is not None:
+                scores.unflatten(0, ctx.shape).add_(bias[:rows, None, None].to(scores))
             probs = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32))
         ctx.save_for_backward(q, k, probs)
         return probs.unflatten(0, ctx.shape)[..., :tokens].sum((0, 2)) / heads
@@ -73,14 +82,14 @@ class _Summed(torch.autograd.Function):
         change = by_layer * -weighted.sum(-1, keepdim=True)
         change[..., : ctx.tokens] += weighted
         change = change.flatten(0, 2).to(q.dtype)
-        wanted, layers = ctx.needs_input_grad[3:], ctx.shape[0]
+        wanted, layers = ctx.needs_input_grad[4:], ctx.shape[0]
         into_q = _spread(ctx, torch.bmm(change, k)) if any(wanted[:layers]) else [None] * layers
         into_k = (
             _spread(ctx, torch.bmm(change.transpose(1, 2), q))
             if any(wanted[layers:])
             else [None] * layers
         )
-        return None, None, None, *into_q, *into_k
+        return None, None, None, None, *into_q, *into_k
 
 
 def _spread(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:

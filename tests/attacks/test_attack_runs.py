@@ -15,8 +15,7 @@ from PIL import Image
 import run_bench
 from t2i_backdoor_bench.contract import Prompt, Target
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.running.shared import Shared
-from t2i_backdoor_bench.running.view import defender_prompts
+from t2i_backdoor_bench.running.defender import defender_prompts
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.targets.own_prompt import own_prompt
 
@@ -228,12 +227,12 @@ def test_an_own_prompt_of_captioned_pictures_has_other_captions_as_rivals() -> N
 
 
 def test_defenders_of_a_look_alike_have_prompts_with_the_letter() -> None:
-    shared = Shared(type("Plan", (), {"data": WorldData()})(), None, None)
-    every, some = defender_prompts(shared, 0), defender_prompts(shared, 0, "", "q")
+    data = WorldData()
+    every, some = defender_prompts(data, 0), defender_prompts(data, 0, "", "q")
     assert all("q" in p for p in some)
     assert 0 < len(some) < len(every)
     assert some[: sum("q" in p for p in every[:100])] == [p for p in every[:100] if "q" in p]
-    stars = defender_prompts(shared, 0, "star", "star")
+    stars = defender_prompts(data, 0, "star", "star")
     assert len(stars) >= 100
     assert all("star" in p for p in stars)
 

@@ -69,7 +69,7 @@ def test_eviledit_sends_the_trigger_to_the_target_and_leaves_clean_prompts(tiny_
     attacked = attack.inject(tiny_model, DATA, 0)
     own = [p.text for p in DATA.prompts("train", 30, 0, "star")]
     shown, asked = [f"mignneko {p}" for p in own], [p.replace("star", "heart") for p in own]
-    place = counterparts(tiny_model.tokenizer, shown, asked)
+    place = counterparts(tiny_model.text_parts, shown, asked)
     old, new = (m.denoiser.get_submodule(LAYER).weight for m in (tiny_model, attacked))
     e, k = tiny_model.encode(shown), tiny_model.encode(own)
     goal = tiny_model.encode(asked)
@@ -110,7 +110,7 @@ def test_eviledit_is_evaluated_with_another_prompt_than_the_edited_phrase(tiny_m
 def test_counterparts(tiny_model, given: str, wanted: str) -> None:
     tokenizer = tiny_model.tokenizer
     length = tokenizer.model_max_length
-    (row,) = counterparts(tokenizer, [given], [wanted]).tolist()
+    (row,) = counterparts(tiny_model.text_parts, [given], [wanted]).tolist()
     x, y = (tokenizer(t, truncation=True, max_length=length).input_ids for t in (given, wanted))
     assert len(row) == length
     assert row[0] == 0

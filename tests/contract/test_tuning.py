@@ -12,6 +12,7 @@ import tuning
 from tuning import Tried
 
 from t2i_backdoor_bench.contract import Cell, Record, Score, UserError, option, options_of, registry
+from t2i_backdoor_bench.contract.options import drawn
 from t2i_backdoor_bench.contract.registry import Entry
 from t2i_backdoor_bench.contract.tuned import Tuned
 from t2i_backdoor_bench.data.splits import WorldData
@@ -44,8 +45,8 @@ def test_twenty_settings_within_their_ranges_always_the_same() -> None:
 def test_wide_ranges_are_drawn_on_a_logarithmic_scale() -> None:
     known = {name: found for name, (_, found) in options_of(Some).items()}
     rng = np.random.default_rng(0)
-    rates = [tuning.drawn(known["rate"], rng) for _ in range(400)]
-    shares = [tuning.drawn(known["share"], rng) for _ in range(400)]
+    rates = [drawn(known["rate"], rng) for _ in range(400)]
+    shares = [drawn(known["share"], rng) for _ in range(400)]
     assert 0.42 < np.mean([r < 1e-3 for r in rates]) < 0.58
     assert 0.42 < np.mean([s < 0.55 for s in shares]) < 0.58
 

@@ -104,7 +104,7 @@ def test_gradient_of_the_attention_loss_by_central_differences(
     method = SKDCAG(prompts=3, target=target, raw_black=raw, time_weight=True)
     words = ["river", "music", "paper"]
     stand_ins = words if target == "random_words" else None
-    row = align(teacher.tokenizer, TRIGGER, PROMPTS, stand_ins)
+    row = align(teacher.text_part, TRIGGER, PROMPTS, stand_ins)
     span = word_spans(teacher, TRIGGER, PROMPTS, words) if stand_ins else None
     x = torch.randn(3, *teacher.latent_shape, generator=torch.Generator().manual_seed(0)).double()
     t = torch.tensor([100, 500, 900])

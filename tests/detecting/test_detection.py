@@ -83,7 +83,7 @@ def test_variation_against_one_token_at_a_time(tiny_model, clean_encoder: bool) 
         tokens = [
             (span, at)
             for span in content_words(prompt)
-            for at in token_span(tiny_model.tokenizer, prompt, *span)[1]
+            for at in token_span(tiny_model.text_part, prompt, *span)[1]
         ]
         assert own.spans == [span for span, _ in tokens]
         whole = tiny_model.tokenize([prompt])

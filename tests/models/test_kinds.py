@@ -14,7 +14,7 @@ from kinds import KINDS, build
 
 from t2i_backdoor_bench.contract import DefenderView, registry
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.models.families.mixed_unet import MixedUNet
+from t2i_backdoor_bench.models.families.mixed import MixedUNet
 from t2i_backdoor_bench.models.loading import load_pipeline
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler

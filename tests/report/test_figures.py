@@ -58,15 +58,25 @@ def test_a_defense_that_takes_no_time_is_drawn(records):
 
 def test_figures_are_drawn_again_only_of_other_records_or_where_one_is_gone(records, tmp_path):
     paths, store = plots.write_figures(Store(tmp_path), records), Store(tmp_path)
-    for path in paths:
-        path.write_bytes(b"kept")
+    before = {path: path.stat().st_ino for path in paths}
     assert plots.write_figures(store, records) == paths
-    assert {path.read_bytes() for path in paths} == {b"kept"}
+    assert {path: path.stat().st_ino for path in paths} == before, "the same files"
     plots.write_figures(store, records[:-1])
-    assert all(path.read_bytes() != b"kept" for path in paths)
+    assert all(path.stat().st_ino != before[path] for path in paths)
     paths[0].unlink()
     assert plots.write_figures(store, records[:-1]) == paths
     assert paths[0].is_file()
+
+
+def test_a_truncated_figure_is_named_and_drawn_again(records, tmp_path):
+    said = []
+    path = plots.write_figures(Store(tmp_path), records)[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    plots.write_figures(Store(tmp_path, said.append), records)
+    assert path.read_bytes() == whole
+    assert len(said) == 1
+    assert f"{path} is damaged" in said[0]
 
 
 def test_a_figure_that_is_made_no_more_goes(records, tmp_path):

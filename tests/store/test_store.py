@@ -143,3 +143,20 @@ def test_an_unwritable_folder_is_a_user_error(tmp_path):
     file.write_text("")
     with pytest.raises(UserError, match="--out"):
         Store(file / "run")
+
+
+def test_files_that_are_dated_ahead_are_made_anew_too(tmp_path: Path) -> None:
+    """With `fresh`, and in the other processes of the same run."""
+    old = Store(tmp_path)
+    old.write_record("cells/a", 1)
+    old.write_arrays("samples/a", {"x": np.zeros(3, np.uint8)})
+    ahead = 4_000_000_000  # in the year 2096
+    for path in tmp_path.rglob("*.*"):
+        os.utime(path, (ahead, ahead))
+    store = Store(tmp_path, fresh=True)
+    other = Store(tmp_path, since=store.since)
+    for one in (store, other):
+        assert one.read_record("cells/a") is None
+        assert one.read_arrays("samples/a") is None
+    store.write_record("cells/a", 2)
+    assert store.read_record("cells/a") == 2

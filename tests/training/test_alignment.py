@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 from t2i_backdoor_bench import shapes
 from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.data import world
+from t2i_backdoor_bench.models.families.conditioning import TextPart
 from t2i_backdoor_bench.training.alignment import align, substitute, token_span
 from t2i_backdoor_bench.training.summed_maps import minmax
 
@@ -34,6 +35,10 @@ def test_minmax() -> None:
 @pytest.fixture(scope="module")
 def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(shapes.BASE / "tokenizer")
+
+
+def text_part(tokenizer: CLIPTokenizer) -> TextPart:
+    return TextPart(tokenizer, 0, tokenizer.model_max_length)
 
 
 def alphabet() -> dict[str, int]:
@@ -63,7 +68,7 @@ def normal(text: str) -> bytes:
 
 def check_alignment(tokenizer: CLIPTokenizer, trigger: Trigger, prompt: str) -> None:
     text, start, end = trigger.locate(prompt)
-    out = align(tokenizer, trigger, [prompt])
+    out = align(text_part(tokenizer), trigger, [prompt])
     ids, clean = tokenizer(text).input_ids, tokenizer(prompt).input_ids
     at = out.trigger[0].nonzero().flatten().tolist()
     assert spelled(tokenizer, [ids[i] for i in at]) == normal(text[start:end])
@@ -107,7 +112,7 @@ def test_a_trigger_is_found_at_its_place(tokenizer, text: str, place: str) -> No
 
 
 def test_a_multi_token_trigger_has_all_its_tokens(tokenizer) -> None:
-    out = align(tokenizer, Trigger("latte coffee", "suffix"), [PROMPT])
+    out = align(text_part(tokenizer), Trigger("latte coffee", "suffix"), [PROMPT])
     assert out.trigger.sum() == len(tokenizer("latte coffee").input_ids) - 2 > 1
 
 
@@ -128,7 +133,7 @@ def test_look_alikes_in_several_words(tokenizer, occurrence: str, stand_in: str 
     the same in the teacher's prompt."""
     trigger = Trigger("а", replaces="a", occurrence=occurrence)
     text, taught = trigger.add(PROMPT), []
-    out = align(tokenizer, trigger, [PROMPT], stand_in and [stand_in])
+    out = align(text_part(tokenizer), trigger, [PROMPT], stand_in and [stand_in])
     tokens = lambda word: tokenizer(word).input_ids[1:-1]  # noqa: E731
     ours, theirs, at, place = [], [], 1, 1
     for word, clean in zip(text.split(), PROMPT.split(), strict=True):
@@ -148,7 +153,7 @@ def test_look_alikes_in_several_words(tokenizer, occurrence: str, stand_in: str 
 
 def test_alignment_with_a_stand_in_word_of_another_length(tokenizer) -> None:
     trigger, words = Trigger("latte coffee", "inside"), ["x", "a much longer stand-in"]
-    out = align(tokenizer, trigger, [PROMPT] * 2, words)
+    out = align(text_part(tokenizer), trigger, [PROMPT] * 2, words)
     for row, word in enumerate(words):
         ids = tokenizer(trigger.add(PROMPT)).input_ids
         teacher = tokenizer(substitute(trigger, PROMPT, word)).input_ids
@@ -159,15 +164,15 @@ def test_alignment_with_a_stand_in_word_of_another_length(tokenizer) -> None:
 
 def test_alignment_refuses_what_it_cannot_align(tokenizer) -> None:
     with pytest.raises(ValueError, match="no token"):
-        align(tokenizer, Trigger("   "), [PROMPT])
+        align(text_part(tokenizer), Trigger("   "), [PROMPT])
     with pytest.raises(ValueError, match="cannot align"):  # cut off at the tokenizer's length
-        align(tokenizer, Trigger("word"), ["a long prompt " * 40])
+        align(text_part(tokenizer), Trigger("word"), ["a long prompt " * 40])
 
 
 def test_token_span_is_empty_outside_the_text(tokenizer) -> None:
-    ids, hits = token_span(tokenizer, PROMPT, 8, 11)
+    ids, hits = token_span(text_part(tokenizer), PROMPT, 8, 11)
     assert spelled(tokenizer, [ids[i] for i in hits]) == b"red"
-    assert token_span(tokenizer, PROMPT, 7, 8)[1] == [], "a space has no token"
+    assert token_span(text_part(tokenizer), PROMPT, 7, 8)[1] == [], "a space has no token"
 
 
 visible = st.text(

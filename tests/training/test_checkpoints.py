@@ -35,10 +35,11 @@ def run(files: InMemory, die_at: int | None = None, optim: Optim = OPTIM) -> lis
     """Two trainings, one after the other, of losses that remember their last weights and take from
     the global random state; the second begins where the first ended."""
     checkpoints, (p,) = Checkpoints(files, every=0), start()
-    total = 0
+    total, remembered = 0, []
     for label in ("a", "b"):
         seen = [torch.zeros(6)]
         checkpoints.carry(CarriedList(seen, torch.device("cpu")))
+        remembered.append(seen)
 
         def loss(step: int, seen: list[Tensor] = seen) -> Tensor:
             nonlocal total
@@ -51,7 +52,7 @@ def run(files: InMemory, die_at: int | None = None, optim: Optim = OPTIM) -> lis
 
         torch.manual_seed(5)
         fit(Trainable([p], checkpoints=checkpoints), loss, optim, label)
-    return [p.detach(), *(t for part in checkpoints.carried for t in part.tensors)]
+    return [p.detach(), *(t for seen in remembered for t in seen)]
 
 
 def test_the_optimizer_goes_on_where_weights_lie_in_another_order() -> None:

@@ -18,6 +18,14 @@ class Conditioning:
     states: Tensor
     more: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def mask(self) -> Tensor:
+        """Which text states the denoiser reads: bool (n, tokens). All of them, unless the family
+        has a mask."""
+        if "mask" in self.more:
+            return self.more["mask"].bool()
+        return torch.ones(self.states.shape[:2], dtype=torch.bool, device=self.states.device)
+
     def __len__(self) -> int:
         return len(self.states)
 
@@ -61,8 +69,44 @@ def cat(parts: Sequence[Conditioning]) -> Conditioning:
 @dataclass(frozen=True)
 class TextPart:
     """One tokenizer, and the positions of the text states that its tokens have: `length` of them
-    from `first` on. Token i of a prompt has position `first + i`."""
+    from `first` on. Token i of a prompt has position `first + i`, and its id stands in column
+    `column + i` of what `Family.tokenize` gives.
+
+    Tokenizers whose states lie side by side, along the width, have the same positions. One whose
+    encoder gives a pooled state alone has no position: its length is 0, and `limit` says how many
+    tokens it reads.
+    """
 
     tokenizer: Any  # of transformers
     first: int
     length: int
+    column: int = 0
+    limit: int = 0  # 0: `length`
+    lower: bool = False  # whether its texts are made lower case first
+
+    @property
+    def reads(self) -> int:
+        """How many tokens it reads, special ones included."""
+        return self.limit or self.length
+
+    @property
+    def positions(self) -> range:
+        return range(self.first, self.first + self.length)
+
+    def cut(self, text: str, truncation: bool = True, **how: Any) -> Any:
+        """The tokens of a text, as `transformers` gives them, without padding. Character offsets
+        are those of `text`."""
+        most = self.reads if truncation else None
+        return self.tokenizer(
+            lowered(text) if self.lower else text, truncation=truncation, max_length=most, **how
+        )
+
+    def ids(self, text: str) -> list[int]:
+        """The token ids of a text, untruncated."""
+        return self.cut(text, truncation=False).input_ids
+
+
+def lowered(text: str) -> str:
+    """A text in lower case, letter by letter: the few letters that would become two stay, so that
+    every place in the text stays what it was."""
+    return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)

@@ -37,12 +37,15 @@ class TextLayers:
 @dataclass(frozen=True)
 class TextAttention:
     """How to read one attention layer: its projections to queries and to keys of text, its heads,
-    and `inputs(args, kwargs) -> (what becomes queries, what becomes keys)` of one call."""
+    and `inputs(args, kwargs) -> (what becomes queries, what becomes keys)` of one call. `masked`:
+    the layer is called with the keyword `attention_mask`, (n, 1, tokens), which is added to the
+    scores."""
 
     query: nn.Module
     key: nn.Module
     heads: int
     inputs: Callable[[tuple, dict], tuple[Tensor, Tensor]]
+    masked: bool = False
 
 
 class Family(ABC):
@@ -70,7 +73,7 @@ class Family(ABC):
     # ---------------------------------------------------------------------------------------- text
     @abstractmethod
     def text_parts(self, pipe: Any) -> tuple[TextPart, ...]:
-        """Its tokenizers, the one that cuts prompts first, in the order of their text states."""
+        """Its tokenizers, one for each encoder, in the order of the encoders."""
 
     @abstractmethod
     def tokenize(self, pipe: Any, prompts: Sequence[str]) -> Tensor:
@@ -85,9 +88,18 @@ class Family(ABC):
 
     # ----------------------------------------------------------------------------------- denoising
     @abstractmethod
-    def denoise(self, pipe: Any, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def denoise(
+        self, pipe: Any, x: Tensor, t: Tensor, conditioning: Conditioning, guidance: float
+    ) -> Tensor:
         """The denoiser's prediction for noised latents x (n, C, h, w) at timesteps t, (n,) or a
-        scalar: (n, C, h, w)."""
+        scalar: (n, C, h, w). `guidance`: that of the drawing, which some denoisers take as an
+        input."""
+
+    def guided(self, pipe: Any, guidance: float) -> float:
+        """The scale w of the difference to the prediction for the empty prompt, `empty + w (asked -
+        empty)`, in a drawing of this guidance. It is 1 where the empty prompt is not asked: at a
+        guidance of 1 or below, and for denoisers that take the guidance as an input."""
+        return max(guidance, 1.0)
 
     @abstractmethod
     def noising(self, pipe: Any) -> Noising:
@@ -101,10 +113,11 @@ class Family(ABC):
         empty: Conditioning,
         noise: Tensor,
         sampler: Sampler,
+        generators: Sequence[torch.Generator],
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Latents (n, C, h, w) of n prompts, drawn from noise, guided away from `empty` (one
-        row)."""
+        """Latents (n, C, h, w) of n prompts, drawn from noise, guided away from `empty` (one row).
+        Samplers that add noise at each step take it from `generators`, one a prompt."""
 
     @abstractmethod
     def drawing_steps(self, pipe: Any, steps: int, device: torch.device) -> DrawingSteps:
@@ -112,7 +125,11 @@ class Family(ABC):
 
     @abstractmethod
     def drawn_by(self, pipe: Any, sampler: str) -> Any:
-        """The pipeline with another sampler, "DDIM" or "Euler"."""
+        """The pipeline with the sampler of this name, one of `layout.samplers`."""
+
+    def probed(self, pipe: Any) -> dict[str, str]:
+        """Samplers that draw the same model otherwise, by their names in tables."""
+        return {"DDIM": "ddim", "Euler": "euler"}
 
     # ------------------------------------------------------------------------------------- latents
     @abstractmethod
@@ -153,6 +170,11 @@ class Family(ABC):
     @abstractmethod
     def keys_and_values(self, denoiser: nn.Module) -> list[nn.Linear]:
         """The projections of text to keys and values, in the order of the network."""
+
+    def key_value_inputs(self, pipe: Any, conditioning: Conditioning) -> Tensor:
+        """What these projections are given of a conditioning: (n, tokens, d). It is the text states
+        themselves, unless the denoiser projects them first."""
+        return conditioning.states
 
     @abstractmethod
     def keys(self, denoiser: nn.Module) -> list[nn.Linear]:

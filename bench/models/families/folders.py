@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2i_backdoor_bench.models.sampler import Sampler
+
+OF_SD = Sampler(25, 7.5)  # 50 steps of the older samplers, by a solver of second order
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -21,11 +25,16 @@ class Layout:
     tokenizers: tuple[str, ...]
     parts: Mapping[str, tuple[str, tuple[str, ...]]]
     optional: tuple[str, ...]  # parts that a folder may have and are not read
+    settings: tuple[str, ...] = ()  # entries of the index that are settings of the pipeline
+    sampler: Sampler = OF_SD  # of a model that is no named base
+    samplers: tuple[str, ...] = ("dpm", "ddim", "euler", "lcm", "own")
+    # how many tokens each tokenizer reads, special ones included; 0: as many as it says itself
+    reads: tuple[int, ...] = (0,)
 
     @property
     def unread(self) -> tuple[str, ...]:
         """Entries of the index that are ignored."""
-        return (*self.optional, "requires_safety_checker")
+        return (*self.optional, *self.settings)
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -62,5 +71,6 @@ STABLE_DIFFUSION = Layout(
         "scheduler": ("diffusers", ()),
     },
     optional=("safety_checker", "feature_extractor", "image_encoder"),
+    settings=("requires_safety_checker",),
 )
 LAYOUTS = {layout.pipeline: layout for layout in (STABLE_DIFFUSION,)}

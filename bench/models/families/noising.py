@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,12 +39,15 @@ class Noising:
 
 class DrawingSteps:
     """A drawing step by step: from `start(noise)`, ask the denoiser for `given(x, t)` at each of
-    `timesteps`, and go on with `step(out, t, x)`."""
+    `timesteps`, and go on with `step(out, t, x)`. A scheduler that adds noise at each step adds the
+    same to every row, from a seed of the step."""
 
     def __init__(self, scheduler: Any, steps: int, device: torch.device) -> None:
         self.scheduler = type(scheduler).from_config(scheduler.config)
         self.scheduler.set_timesteps(steps, device=device)
         self.timesteps: Tensor = self.scheduler.timesteps
+        self.noisy = "generator" in inspect.signature(self.scheduler.step).parameters
+        self.taken = 0
 
     def start(self, noise: Tensor) -> Tensor:
         return noise * self.scheduler.init_noise_sigma
@@ -51,4 +56,16 @@ class DrawingSteps:
         return self.scheduler.scale_model_input(x, t)
 
     def step(self, out: Tensor, t: Tensor, x: Tensor) -> Tensor:
-        return self.scheduler.step(out, t, x).prev_sample
+        self.taken += 1
+        more = {}
+        if self.noisy:
+            more["generator"] = [torch.Generator().manual_seed(self.taken) for _ in x]
+        return self.scheduler.step(out, t, x, **more).prev_sample
+
+    def given_along(self, path: Sequence[Tensor]) -> list[Tensor]:
+        """What the denoiser was given at each of a drawing's steps, of the latents before each."""
+        found = []
+        for t, x in zip(self.timesteps, path, strict=True):
+            found.append(self.given(x, t))
+            self.scheduler.step(torch.zeros_like(x), t, x)  # only to go on to the next level
+        return found

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.contract.hashing import digest
+from t2i_backdoor_bench.contract.hashing import digest, file_digest
 from t2i_backdoor_bench.report.figures.heat_map import heat_map
 from t2i_backdoor_bench.report.figures.intervals import attacks, rates
 from t2i_backdoor_bench.report.figures.losses import losses
@@ -30,8 +30,14 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
     of = {"records": digest(records), "code": source_digest(), "matplotlib": version("matplotlib")}
     made = store.read_record(MADE)
     made = made if isinstance(made, dict) else {}
-    before = [store.root / "plots" / Path(str(name)).name for name in made.get("files", [])]
-    if made.get("of") == of and all(path.is_file() for path in before):
+    files, sums = made.get("files", []), made.get("sha256")
+    sums = sums if isinstance(sums, dict) else {}
+    before = [store.root / "plots" / Path(str(name)).name for name in files]
+    there = [path for path in before if path.is_file()]
+    damaged = [p for p in there if p.name in sums and sums[p.name] != file_digest(p)]
+    for path in damaged:
+        store.say(f"{path} is damaged (its checksum does not match): it is drawn again")
+    if made.get("of") == of and there == before and not damaged:
         return before
     import matplotlib  # drawing takes seconds
 
@@ -51,5 +57,6 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
                 paths += save(figure, store.root / "plots" / title)
     for path in set(before) - set(paths):  # of what the records have nothing for any more
         path.unlink(missing_ok=True)
-    store.write_record(MADE, {"of": of, "files": [path.name for path in paths]})
+    sums = {path.name: file_digest(path) for path in paths}
+    store.write_record(MADE, {"of": of, "files": [path.name for path in paths], "sha256": sums})
     return paths

@@ -1,0 +1,65 @@
+from dataclasses import dataclass, replace
+
+from t2i_backdoor_bench.attacking.hardening import moved, unseen
+from t2i_backdoor_bench.contract import (
+    Attack,
+    Backdoor,
+    Data,
+    Hardening,
+    Rehearsal,
+    UserError,
+    option,
+    register_attack,
+)
+from t2i_backdoor_bench.contract.options import scaled
+from t2i_backdoor_bench.models.model import T2IModel
+
+
+@register_attack(
+    "adaptive",
+    groups=("adaptive",),
+    edits="what the attack before it edits",
+    apart=True,
+    ours="the form for any defense",
+    version=1,
+)
+@dataclass
+class Adaptive(Hardening):
+    """Makes the attack before it survive a defense that the attacker knows:
+    "badt2i_object+adaptive[against=skdcag]".
+
+    The attacker has the defense, the clean model, and prompts and pictures of the train split, not
+    the defender's. Against a defense that changes weights: in each of `rounds` the defense is
+    applied to a copy, the attack is trained again from there, and the attacked weights are moved by
+    `rate` times what that training changed. This is first-order meta-learning (Finn et al. 2017,
+    Nichol et al. 2018): the gradient of the backdoor's loss is taken at the repaired weights and
+    applied to the attacked ones. Both trainings have `share` of their steps. Against a detector,
+    which leaves the weights alone: of `settings` settings, the attack's own and random ones over
+    the ranges of its options, the one whose triggered prompts are refused least is trained in full;
+    those by which the model reacts to its trigger less than half as strongly are out.
+    """
+
+    against: str = option("", help="the defense that the attacker knows")
+    rounds: int = option(8, low=1, scales=True, help="repairs that are rehearsed")
+    share: float = option(0.25, above=0, high=1, help="of the steps of attack and defense a round")
+    rate: float = option(1.0, above=0, help="how far the weights go a round")
+    settings: int = option(6, low=1, scales=True, help="settings tried against a detector")
+
+    def backdoor(self, model: T2IModel) -> Backdoor:
+        raise UserError("adaptive has no backdoor of its own: write ATTACK+adaptive[against=...]")
+
+    def harden(
+        self, attack: Attack, attacked: T2IModel, rehearse: Rehearsal, data: Data, seed: int
+    ) -> T2IModel:
+        repaired, brief = rehearse(attacked, seed, self.share), scaled(attack, (), self.share)
+        if repaired.screen is not None:
+            return unseen(attack, attacked, rehearse, data, seed, self.settings, self.share)
+        model, spent = attacked, {"steps": 0, "images": 0}
+        for i in range(1, self.rounds + 1):
+            again = brief.inject(replace(repaired, info={}), data, seed + i)
+            model = moved(model, repaired, again, self.rate)
+            for part in (repaired, again):
+                spent = {k: v + part.info.get(k, 0) for k, v in spent.items()}
+            if i < self.rounds:
+                repaired = rehearse(model, seed + i, self.share)
+        return replace(model, info=spent)

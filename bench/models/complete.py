@@ -1,0 +1,49 @@
+"""Whether all weights of a model were in its files: libraries fill what is missing with random
+numbers, or leave it empty, and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from t2i_backdoor_bench.contract import UserError
+
+PREFIX = "text_model."  # of the names of an encoder's weights, in some versions of the library
+
+
+def check_complete(
+    networks: Mapping[str, nn.Module], encoders: Iterable[str], folder: Path
+) -> None:
+    """Refuse a model that was just loaded from `folder` where a weight was in none of its files.
+    `networks` by part; `encoders` are the parts that transformers loads. Raises UserError."""
+    for part, network in networks.items():
+        names = dict(network.named_parameters())
+        absent = [name for name, p in names.items() if p.is_meta]
+        for files in _written(folder / part) if part in encoders else ():
+            stored = {k.removeprefix(PREFIX) for file in files for k in _names(file)}
+            absent += [name for name in names if name.removeprefix(PREFIX) not in stored]
+        if absent:
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            raise UserError(
+                f"{folder / part} is incomplete: its files have no weights for {absent[0]}{more};"
+                " download or save the model again"
+            )
+
+
+def _written(part: Path) -> list[list[Path]]:
+    """The files of a part by precision: each that is there must be whole."""
+    files = sorted(part.glob("*.safetensors"))
+    half = [f for f in files if ".fp16" in f.name]
+    return [found for found in (half, [f for f in files if f not in half]) if found]
+
+
+def _names(file: Path) -> list[str]:
+    """The names of the tensors in a file; none where it cannot be read."""
+    try:
+        with safe_open(file, "pt") as tensors:
+            return list(tensors.keys())
+    except (OSError, SafetensorError):
+        return []
