@@ -5,7 +5,9 @@ OUT/training/<key of the attacked weights, or of the cell>/<number>-<label>-<ste
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,9 @@ from t2i_backdoor_bench.contract import Cell, StorageError
 from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.models.checkpoints import Arrays, Checkpoints
 from t2i_backdoor_bench.running.made_by import attack_sources, defense_sources
+from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.store.atomic import storing
 from t2i_backdoor_bench.store.folder import Store
 
 FOLDER = "training"
@@ -96,6 +100,16 @@ def _checkpoints(shared: Shared, key: str, about: Mapping[str, Any]) -> Checkpoi
 def drop_checkpoints(store: Store, keys: Collection[str]) -> None:
     """Remove the checkpoints of what is stored now, and the folder of all of them when it is
     empty."""
-    for key in keys:
-        store.drop_folder(f"{FOLDER}/{key}")
-    store.drop_if_empty(FOLDER)
+    folder = store.root / FOLDER
+    for path in (folder / key for key in keys):
+        if path.is_dir():
+            with storing(path):
+                shutil.rmtree(path)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def drop_left(plan: Plan, store: Store, finished: Collection[Cell]) -> None:
+    """Remove what a kill left between a record and the end of its checkpoints."""
+    trained = {plan.attack_key(c.attack, c.seed) for c in finished}
+    drop_checkpoints(store, {c.key for c in finished} | trained)

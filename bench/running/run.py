@@ -13,7 +13,7 @@ from t2i_backdoor_bench.contract import Cell, Data, Record
 from t2i_backdoor_bench.models.batches import free_memory
 from t2i_backdoor_bench.running import ray_tasks, workers
 from t2i_backdoor_bench.running.cell import make_unsettled, try_again, unfinished, whole_cell
-from t2i_backdoor_bench.running.checkpoints import drop_checkpoints
+from t2i_backdoor_bench.running.checkpoints import drop_left
 from t2i_backdoor_bench.running.devices import find_device, share
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.made_by import outdated, renew
@@ -66,9 +66,7 @@ def run(
     results = {c.key: found for c in plan_.cells if (found := store.read_result(c.key)) is not None}
     finished = [c for c in plan_.cells if c.key in results and results[c.key].status == "done"]
     done = len(finished)
-    # a kill may have come between a record and this
-    trained = {plan_.attack_key(c.attack, c.seed) for c in finished}
-    drop_checkpoints(store, {c.key for c in finished} | trained)
+    drop_left(plan_, store, finished)
     if status:
         how = " without --fresh" if config.fresh else ""
         counts = f"{done} of {len(plan_.cells)} cells are done"

@@ -12,10 +12,8 @@ OUT/run.json table.* rows.csv grid.png   made from the above
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Mapping
@@ -224,20 +222,6 @@ class Store:
         with storing(path):
             path.unlink(missing_ok=True)
             path.with_name(path.name + ".sha256").unlink(missing_ok=True)
-
-    def drop_folder(self, name: str) -> None:
-        """Forget all files of a folder."""
-        path = self._path(name)
-        with storing(path):
-            if path.is_symlink():
-                path.unlink()
-            elif path.is_dir():
-                shutil.rmtree(path)
-
-    def drop_if_empty(self, name: str) -> None:
-        """Remove a folder in which nothing is left."""
-        with contextlib.suppress(OSError):
-            self._path(name).rmdir()
 
     def all_results(self) -> list[Record]:
         """Every whole record in the folder, by attack, defense and seed."""
