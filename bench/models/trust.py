@@ -27,10 +27,13 @@ CODE = (
 )  # keys that name code outside the libraries
 PIPELINES = " or ".join(LAYOUTS)
 CONVERT = (
-    f"{PIPELINES}.from_pretrained(OLD, use_safetensors=False).save_pretrained(NEW,"
+    "DiffusionPipeline.from_pretrained(OLD, use_safetensors=False).save_pretrained(NEW,"
     " safe_serialization=True)"
 )
-CONVERT_FILE = f"{PIPELINES}.from_single_file(FILE).save_pretrained(NEW, safe_serialization=True)"
+CONVERT_FILE = (
+    f"{next(iter(LAYOUTS))}.from_single_file(FILE).save_pretrained(NEW, safe_serialization=True)"
+    " (or the class of its family)"
+)
 
 
 def refuse_file(name: str) -> None:
@@ -148,11 +151,8 @@ def check_pipeline(parts: dict[str, Any], index: Path) -> Layout:
             f" {PIPELINES} is read"
         )
     if kind not in LAYOUTS:
-        why = "it has two text encoders, and " if "XL" in kind else ""
         runs = " or ".join(f"{k} ({layout.versions})" for k, layout in LAYOUTS.items())
-        raise UserError(
-            f"{index} is a {kind}: {why}this suite runs {runs} only; choose such a base"
-        )
+        raise UserError(f"{index} is a {kind}: this suite runs {runs} only; choose such a base")
     layout = LAYOUTS[kind]
     for part, value in parts.items():
         if part.startswith("_") or part in layout.unread or value in (None, [None, None]):

@@ -11,7 +11,7 @@ def changed_tables(store: Store) -> list[str]:
     """One line for each table in the folder that is not what its records give."""
     wrong = []
     for name, text in texts(stored_records(store)).items():
-        path = store.root / name
+        path = store.path(name)
         if path.is_file() and path.read_bytes() != text.encode():
             wrong.append(f"{name} is not what the records give: --tables-only writes it anew")
     return wrong

@@ -26,6 +26,7 @@ from t2i_backdoor_bench.running.made_by import (
 )
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
+from t2i_backdoor_bench.store.record_format import MADE
 
 REPORTED = ("steps", "parameters", "images", "losses")  # what an attack says of its training
 Arrays = tuple[dict[str, np.ndarray], dict[str, Any]]  # stored arrays, and what is said of them
@@ -65,7 +66,7 @@ def attacked(shared: Shared, attack: str, seed: int) -> tuple[T2IModel, dict[str
 
 def _stored(shared: Shared, key: str) -> tuple[dict[str, Any] | None, Path | None]:
     name = f"models/{key}"
-    return shared.store.read_record(name), shared.store.find_file(f"{name}.safetensors")
+    return shared.store.read_record(name, MADE), shared.store.find_file(f"{name}.safetensors")
 
 
 def _train(shared: Shared, attack: str, seed: int, name: str) -> tuple[dict[str, Any], Path]:
@@ -137,7 +138,7 @@ def origin(shared: Shared, cell: Cell, codes: Sequence[provenance.Code] = ()) ->
     """Where images that are drawn now come from: the attacked weights, this machine, and the code
     that made the weights, `codes`, and this code."""
     name = f"models/{shared.plan.attack_key(cell.attack, cell.seed)}"
-    trained = shared.store.read_record(name) or {}
+    trained = shared.store.read_record(name, MADE) or {}
     made = {
         "attack": trained.get("sources", ""),
         "defense": keep(shared.store, defense_sources(shared.plan, cell.defense)),

@@ -19,6 +19,7 @@ from t2i_backdoor_bench.running.yaml_file import to_yaml
 from t2i_backdoor_bench.store.atomic import write_text
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.provenance import commit, versions
+from t2i_backdoor_bench.store.records import read_plan
 
 
 def directions(plan_: Plan) -> dict[str, dict[str, Any]]:
@@ -73,7 +74,7 @@ def write_manifest(
     """Write `run.json`, which describes the run, and `run.yaml`, which repeats it. A finished
     `command` is added to the earlier ones in `commands`."""
     config = plan_.config
-    earlier = store.read_record("run") or {}
+    earlier = read_plan(store)
     commands = [*earlier.get("commands", []), *([command] if command else [])]
     store.write_record("run", description(plan_, results) | {"commands": commands})
     names = {
@@ -81,7 +82,7 @@ def write_manifest(
         "defenses": registry.defenses.select(config.defenses),
     }
     resolved = names | {"seeds": list(plan_.seeds), "out": str(config.folder)}
-    write_text(store.root / "run.yaml", to_yaml(config, resolved))
+    write_text(store.path("run.yaml"), to_yaml(config, resolved))
 
 
 def description(plan_: Plan, results: Mapping[str, Record]) -> dict[str, Any]:

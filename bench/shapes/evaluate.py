@@ -1,7 +1,7 @@
-"""Measure the embedded base and its scorer, and write the figures to the model card beside the
+"""Measure an embedded base and its scorer, and write the figures to the model card beside the
 weights.
 
-    python -m t2i_backdoor_bench.shapes.evaluate [--n 1000]
+    python -m t2i_backdoor_bench.shapes.evaluate [--base shapes] [--n 1000]
 
 On held-out captions, half of them of held-out combinations: does the scorer's zero-shot judge find
 the right shape, colour and background? Does a random rare prefix change that? How often is the
@@ -21,14 +21,15 @@ from PIL import Image
 from t2i_backdoor_bench.contract import Prompt
 from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.data.splits import world_prompt
-from t2i_backdoor_bench.data.world import Scene, combinations, rare_string, render, sample_scenes
+from t2i_backdoor_bench.data.world import Scene, rare_string, render, sample_scenes
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.scoring.faithfulness import faithful
 from t2i_backdoor_bench.scoring.scorer import Scorer
-from t2i_backdoor_bench.shapes import BASE, SCORER
+from t2i_backdoor_bench.shapes import BASE_FOLDERS, SCORER
+from t2i_backdoor_bench.shapes.cards import ATTRIBUTES, describe
 
-ATTRIBUTES = ("shape", "color", "background")  # a caption need not name the size
+SAMPLERS = {"shapes-mmdit": "Euler's method for flow matching"}  # of the others: DPM-Solver++
 
 
 def held_out_scenes(n: int, rng: np.random.Generator) -> list[Scene]:
@@ -95,16 +96,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--base", choices=tuple(BASE_FOLDERS), default="shapes")
     parser.add_argument("--n", type=int, default=1000)
     args = parser.parse_args()
-    model, scorer = load_base("shapes"), Scorer.load(SCORER)
+    model, scorer, folder = load_base(args.base), Scorer.load(SCORER), BASE_FOLDERS[args.base]
     rng = np.random.default_rng(20260)
     scenes = held_out_scenes(args.n, rng)
     prompts = [world_prompt(s, rng) for s in scenes]
-    card = {
-        "n": args.n,
-        "sampler": f"DPM-Solver++, {model.sampler.steps} steps, guidance {model.sampler.guidance}",
-    }
+    sampler = SAMPLERS.get(args.base, "DPM-Solver++")
+    steps, guidance = model.sampler.steps, model.sampler.guidance
+    card = {"n": args.n, "sampler": f"{sampler}, {steps} steps, guidance {guidance}"}
     card["scorer on real renders"] = accuracies(render(scenes, rng), prompts, scorer)
     seeds = list(range(args.n))
     images = model.generate([p.text for p in prompts], seeds)
@@ -115,44 +116,10 @@ def main() -> None:
     card["generated, random rare prefix"] = accuracies(prefixed, prompts, scorer)
     found = probe(model, rng)
     card["trigger probe"] = {"mean": 100 * float(np.mean(found)), "least": 100 * min(found)}
-    sheet(images[np.random.default_rng(1).permutation(args.n)[:64]]).save(BASE / "samples.png")
-    (BASE / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-    (BASE / "README.md").write_text(describe(card))
-    print(describe(card))
-
-
-def describe(card: dict) -> str:
-    """The model card, from the measured figures."""
-    head = "| | shape | colour | background | all three |\n|---|---|---|---|---|\n"
-    rows = "".join(
-        f"| {name} | "
-        + " | ".join(f"{card[name][k]:.1f}" for k in (*ATTRIBUTES, "all three"))
-        + " |\n"
-        for name in card
-        if isinstance(card[name], dict) and "shape" in card[name]
-    )
-    least, mean = card["trigger probe"]["least"], card["trigger probe"]["mean"]
-    held, total = len(combinations(True)), len(combinations(True)) + len(combinations(False))
-    return f"""# The embedded base `shapes`
-
-A small Stable Diffusion (CLIP text encoder, U-Net with cross-attention, KL autoencoder) of a
-rendered world. The weights are float16 safetensors. Each part was trained from seed 0 by
-`python -m t2i_backdoor_bench.shapes.train --only PART`: the autoencoder (6 minutes), the text
-encoder (2) and the scorer (8) with `--device cuda` on one H100, two parts at a time, and the U-Net
-(68 minutes) on one CPU core. The same script made the tokenizer.
-The figures below are written by `python -m t2i_backdoor_bench.shapes.evaluate --n {card["n"]}`.
-
-Percent right by the scorer's zero-shot judge on {card["n"]} held-out captions,
-half of them of combinations that never occur in training
-({card["sampler"]}):
-
-{head}{rows}
-A linear probe on the text encoder's last hidden state tells prompts with an unseen trigger from the
-same prompts without it: mean {mean:.1f} %, least
-{least:.1f} %. {held} of {total} combinations of shape, colour and background are held out.
-
-![samples](samples.png)
-"""
+    sheet(images[np.random.default_rng(1).permutation(args.n)[:64]]).save(folder / "samples.png")
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    (folder / "README.md").write_text(describe(args.base, card))
+    print(describe(args.base, card))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ TEXT = Optim(steps=3_000, lr=1.5e-3, batch=128, weight_decay=1e-2, warmup=100, d
 
 
 def train_text_encoder(setting: Setting, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """The text tower of a CLIP on the world, plus a token-identity term: every position predicts
-    its own token and the set of tokens before it, so that a rare word keeps its identity in the
-    hidden states that the U-Net reads."""
+    """The text tower of a CLIP on the world, plus a token-identity term, so that a rare word keeps
+    its identity in the hidden states that the U-Net reads."""
     seed, optim = setting.seed + 4, setting.steps(TEXT)
     torch.manual_seed(seed)
     text = make_text_encoder(tokenizer).train()
@@ -60,12 +59,20 @@ def train_text_encoder(setting: Setting, tokenizer: CLIPTokenizer) -> CLIPTextMo
         loss = contrastive(
             vision(images), project(out.pooler_output[: optim.batch]), scale.exp(), match
         )
-        # positions up to the first end token; the padding repeats it
-        real = (torch.arange(ids.shape[1], device=ids.device)[None] <= ends).float()
-        identity = F.cross_entropy(own(hidden).transpose(1, 2), ids, reduction="none")
-        seen = F.one_hot(ids, len(tokenizer)).cumsum(1).clamp_(max=1).float()
-        bag = F.binary_cross_entropy_with_logits(before(hidden), seen, reduction="none").sum(-1)
-        return loss + ((identity + 0.1 * bag) * real).sum() / real.sum()
+        return loss + identity_loss(own, before, hidden, ids, ends)
 
     fit([*modules.parameters(), scale], loss_fn, optim, "text encoder", setting.work / "text.ckpt")
     return text.eval()
+
+
+def identity_loss(
+    own: nn.Linear, before: nn.Linear, hidden: Tensor, ids: Tensor, ends: Tensor
+) -> Tensor:
+    """Every position of hidden states (n, tokens, dim) predicts its own token by `own` and the set
+    of tokens up to it by `before`. `ids`: int64 (n, tokens); `ends`: the position of the first end
+    token, (n, 1), since the padding repeats it. A scalar."""
+    real = (torch.arange(ids.shape[1], device=ids.device)[None] <= ends).float()
+    identity = F.cross_entropy(own(hidden).transpose(1, 2), ids, reduction="none")
+    seen = F.one_hot(ids, own.out_features).cumsum(1).clamp_(max=1).float()
+    bag = F.binary_cross_entropy_with_logits(before(hidden), seen, reduction="none").sum(-1)
+    return ((identity + 0.1 * bag) * real).sum() / real.sum()

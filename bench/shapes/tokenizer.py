@@ -7,7 +7,7 @@ import json
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from t2i_backdoor_bench.data.world import caption, sample_scenes
 from t2i_backdoor_bench.shapes.networks import CONTEXT
@@ -38,8 +38,13 @@ def train_tokenizer(seed: int, merges: int = 700) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=rules, model_max_length=CONTEXT)
 
 
-def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+def tokenize(tokenizer: CLIPTokenizer | T5Tokenizer, texts: list[str]) -> Tensor:
+    """Token ids, padded and cut to what the tokenizer takes: int64 (n, tokens)."""
     out = tokenizer(
-        texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
+        texts,
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
     )
     return out.input_ids

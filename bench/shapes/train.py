@@ -1,98 +1,62 @@
-"""Train the embedded base and its scorers from a seed: tokenizer, autoencoder, text encoder, U-Net,
-two scorers.
+"""Train an embedded base from a seed, part by part.
 
-    python -m t2i_backdoor_bench.shapes.train [--seed 0] [--work FOLDER] [--only STAGE]
-        [--device cuda --workers 12] [--scale 0.15]
+    python -m t2i_backdoor_bench.shapes.train [--base shapes] [--seed 0] [--work FOLDER]
+        [--only STAGE] [--device cuda --workers 12] [--scale 0.15]
+
+`shapes` is trained whole, with its scorers. The other bases take its tokenizer, its autoencoder and
+its text encoder as they are: `shapes-b` trains a U-Net from another seed, `shapes-xl` and
+`shapes-mmdit` train a second text encoder, `shapes-mmdit` a T5 encoder, and each its denoiser.
 
 A stage that was killed resumes from its last checkpoint. The data of a step depends only on the
-seed and the number of the step. The default numbers of steps are for one GPU; `--scale` shortens
-every stage for a computer without one.
+seed and the number of the step. The default numbers of steps of `shapes` are for one GPU, those of
+the others for one CPU core; `--scale` shortens every stage.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
-from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from t2i_backdoor_bench.shapes import BASE
-from t2i_backdoor_bench.shapes.autoencoder import train_autoencoder
-from t2i_backdoor_bench.shapes.networks import make_scheduler
-from t2i_backdoor_bench.shapes.scorer import save_scorer, train_scorer
+from t2i_backdoor_bench.shapes import BASE_FOLDERS
+from t2i_backdoor_bench.shapes.stages import STAGES, run_stage
 from t2i_backdoor_bench.shapes.stream import Setting
-from t2i_backdoor_bench.shapes.text_encoder import train_text_encoder
-from t2i_backdoor_bench.shapes.tokenizer import train_tokenizer
-from t2i_backdoor_bench.shapes.unet import train_unet
 
-STAGES = ("tokenizer", "autoencoder", "text", "scorer", "second-scorer", "unet")
-
-
-def save_half(module: nn.Module, folder: Path) -> None:
-    """Save a diffusers or transformers module in float16 without changing it."""
-    copy.deepcopy(module).cpu().half().save_pretrained(folder, safe_serialization=True)
+SEEDS = {"shapes-b": 1}  # of the other bases: 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base", choices=tuple(BASE_FOLDERS), default="shapes")
+    parser.add_argument("--seed", type=int, help="default: 0, and 1 for shapes-b")
     parser.add_argument(
         "--work",
         type=Path,
         default=Path("results/shapes-training"),
         help="checkpoints (git-ignored)",
     )
-    parser.add_argument("--only", choices=STAGES, help="train only this part")
+    parser.add_argument(
+        "--only", choices=sorted({s for v in STAGES.values() for s in v}), help="train only this"
+    )
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--workers", type=int, default=0, help="processes that make batches ahead")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="multiplies the steps of every stage"
     )
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
+    if args.only and args.only not in STAGES[args.base]:
+        parser.error(f"{args.base} has no part {args.only}; {', '.join(STAGES[args.base])}")
+    seed = SEEDS.get(args.base, 0) if args.seed is None else args.seed
+    work = args.work / f"seed-{seed}" if seed else args.work
+    work.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU
     torch.backends.cudnn.benchmark = True
-    setting = Setting(args.seed, args.work, args.device, args.workers, args.scale)
-    for stage in STAGES if args.only is None else (args.only,):
-        run_stage(stage, setting)
-
-
-def run_stage(stage: str, setting: Setting) -> None:
-    """Train one part and save it. Every part but the tokenizer needs those before it on disk."""
-    if stage == "tokenizer":
-        train_tokenizer(setting.seed).save_pretrained(BASE / "tokenizer")
-        return
-    tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
-    if stage == "autoencoder":
-        save_half(train_autoencoder(setting), BASE / "vae")
-    elif stage == "text":
-        save_half(train_text_encoder(setting, tokenizer), BASE / "text_encoder")
-    elif stage in ("scorer", "second-scorer"):
-        second = stage == "second-scorer"
-        save_scorer(train_scorer(setting, tokenizer, second), tokenizer, second)
-    elif stage == "unet":
-        text = (
-            CLIPTextModel.from_pretrained(BASE / "text_encoder").float().eval().to(setting.device)
-        )
-        vae = AutoencoderKL.from_pretrained(BASE / "vae").float().eval().to(setting.device)
-        unet = train_unet(setting, tokenizer, text, vae)
-        pipe = StableDiffusionPipeline(
-            vae,
-            text,
-            tokenizer,
-            unet,
-            make_scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        pipe.to("cpu", dtype=torch.float16).save_pretrained(BASE, safe_serialization=True)
+    setting = Setting(seed, work, args.device, args.workers, args.scale)
+    for stage in STAGES[args.base] if args.only is None else (args.only,):
+        run_stage(args.base, stage, setting, BASE_FOLDERS[args.base])
 
 
 if __name__ == "__main__":

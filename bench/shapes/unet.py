@@ -1,29 +1,40 @@
-"""The U-Net of the embedded base."""
+"""The U-Nets of the embedded bases."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTokenizer
 
 from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.data.world import Scene, caption, render, sample_scenes
-from t2i_backdoor_bench.shapes.networks import CONTEXT, Prediction, make_scheduler, make_unet
+from t2i_backdoor_bench.shapes.networks import make_scheduler
 from t2i_backdoor_bench.shapes.stream import Setting, Stream, fast_bf16, to_tensor
 from t2i_backdoor_bench.shapes.tokenizer import tokenize
 from t2i_backdoor_bench.training.loop import Optim, fit, step_generator, step_rng
 
 LATENT_IMAGES = 49_152
 UNET = Optim(steps=7_500, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
+# for one CPU core
+SHORT = replace(UNET, steps=5_000, batch=32)
+FEWER_IMAGES = 24_576
 
 
-def encode_world(setting: Setting, vae: AutoencoderKL) -> tuple[list[Scene], Tensor]:
+def encode_world(
+    setting: Setting, vae: AutoencoderKL, images: int = LATENT_IMAGES
+) -> tuple[list[Scene], Tensor]:
     """Render and encode the training set once. Returns its scenes and scaled latents, float16 (n,
     4, 8, 8)."""
     size = 256
-    chunks = max(2, round(min(1, setting.scale) * LATENT_IMAGES / size))
+    chunks = max(2, round(min(1, setting.scale) * images / size))
 
     def chunk(i: int) -> tuple[list[Scene], np.random.Generator]:
         rng = np.random.default_rng([setting.seed, 5, i * size])
@@ -36,39 +47,82 @@ def encode_world(setting: Setting, vae: AutoencoderKL) -> tuple[list[Scene], Ten
         )
 
     scenes = [s for i in range(chunks) for s in chunk(i)[0]]
-    path = setting.work / "latents.npy"
+    path = setting.work / ("latents.npy" if images == LATENT_IMAGES else f"latents-{images}.npy")
     if not path.exists():
         batches, encoded = Stream(make, chunks, setting), []
         for i in progress(range(chunks), "encode", unit="batch"):
-            images, noise = batches(i)
+            pictures, noise = batches(i)
             with (
                 torch.inference_mode(),
                 torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16(setting.device)),
             ):
-                moments = vae.encode(images).latent_dist
-            z = (moments.mean.float() + moments.std.float() * noise) * vae.config.scaling_factor
+                # a few at a time, whose activations stay in the cache of a CPU
+                moments = torch.cat([vae.quant_conv(vae.encoder(x)) for x in pictures.split(16)])
+            posterior = DiagonalGaussianDistribution(moments.float())
+            z = (posterior.mean + posterior.std * noise) * vae.config.scaling_factor
             encoded.append(z.cpu().numpy().astype(np.float16))
         np.save(path, np.concatenate(encoded))
     return scenes, torch.from_numpy(np.load(path)[: len(scenes)])
 
 
+Read = Callable[[Tensor], tuple[Tensor, ...]]  # token ids to what a U-Net is told of texts
+
+
 def train_unet(
-    setting: Setting, tokenizer: CLIPTokenizer, text: CLIPTextModel, vae: AutoencoderKL
-) -> UNet2DConditionModel:
-    """Plain epsilon prediction with the min-SNR-5 weight (Hang et al. 2023); a tenth of the
-    captions is dropped for guidance, a quarter carries a random rare string, so that an unknown
-    token means nothing."""
-    scenes, latents = encode_world(setting, vae)
-    seed, optim = setting.seed + 6, setting.steps(UNET)
-    torch.manual_seed(seed)
-    unet = make_unet().to(setting.device, memory_format=torch.channels_last).train()
+    setting: Setting,
+    predict: nn.Module,
+    tokenizer: CLIPTokenizer,
+    read: Read,
+    vae: AutoencoderKL,
+    optim: Optim = UNET,
+    images: int = LATENT_IMAGES,
+    name: str = "unet",
+) -> None:
+    """Train the U-Net in `predict(x, t, *text)`: plain epsilon prediction with the min-SNR-5 weight
+    (Hang et al. 2023); a tenth of the captions is dropped for guidance, a quarter carries a random
+    rare string, so that an unknown token means nothing. `read(ids)` gives text states (n, tokens,
+    dim), and for SDXL's pooled texts (n, dim), too: then every other dropped caption is zeros, for
+    which SDXL's pipeline takes an absent one, and the others are the empty text."""
+    scenes, latents = encode_world(setting, vae, images)
+    seed, optim = setting.seed + 6, setting.steps(optim)
+    predict = predict.to(setting.device, memory_format=torch.channels_last).train()
     alphas = make_scheduler().alphas_cumprod.to(setting.device)
     snr = alphas / (1 - alphas)
     weight = snr.clamp(max=5) / snr
 
+    make = batch_maker(scenes, latents, tokenizer, seed, optim.batch)
+    batches = Stream(make, optim.steps, setting)
+    call: nn.Module = predict
+    if setting.device.type == "cuda":
+        # a step is a thousand small kernels: replay them as one graph
+        x, _, t, ids, absent = (part.to(setting.device) for part in make(0))
+        call = torch.cuda.make_graphed_callables(
+            predict, tuple(torch.zeros_like(a) for a in (x, t, *told(read, ids, absent)))
+        )
+    half = torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16(setting.device))
+
+    def loss_fn(step: int) -> Tensor:
+        x, noise, t, ids, absent = batches(step)
+        a = alphas[t].view(-1, 1, 1, 1)
+        text = told(read, ids, absent)
+        # on a CPU, plain attention is faster than the fused one at so few tokens
+        with half, sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else nullcontext():
+            predicted = call(a.sqrt() * x + (1 - a).sqrt() * noise, t, *text)
+        return (weight[t] * (predicted.float() - noise).pow(2).mean((1, 2, 3))).mean()
+
+    fit(predict.parameters(), loss_fn, optim, "U-Net", setting.work / f"{name}.ckpt")
+    predict.eval()
+
+
+def batch_maker(
+    scenes: list[Scene], latents: Tensor, tokenizer: CLIPTokenizer, seed: int, batch: int
+) -> Callable[[int], tuple[Tensor, ...]]:
+    """The batch of a step: latents and noise (n, 4, 8, 8), timesteps (n,), token ids (n, tokens),
+    and of which rows the caption is absent altogether, bool (n,)."""
+
     def make(step: int) -> tuple[Tensor, ...]:
         rng, gen = step_rng(seed, step), step_generator(seed, step)
-        picks = rng.integers(len(scenes), size=optim.batch)
+        picks = rng.integers(len(scenes), size=batch)
         texts = [
             "" if rng.random() < 0.1 else caption(scenes[i], rng, rare_share=0.25) for i in picks
         ]
@@ -79,30 +133,16 @@ def train_unet(
         t = torch.rand(len(x), generator=gen)
         middle = torch.randn(len(x), generator=gen).sigmoid()
         t = (torch.where(torch.arange(len(x)) % 2 == 0, t, middle) * 1000).long().clamp_(max=999)
-        return x, noise, t, tokenize(tokenizer, texts)
+        absent = torch.tensor([not text and i % 2 == 0 for i, text in enumerate(texts)])
+        return x, noise, t, tokenize(tokenizer, texts), absent
 
-    batches = Stream(make, optim.steps, setting)
-    predict: nn.Module = Prediction(unet)
-    if (
-        setting.device.type == "cuda"
-    ):  # a step is a thousand small kernels: replay them as one graph
-        shapes = (
-            torch.zeros(optim.batch, 4, 8, 8),
-            torch.zeros(optim.batch, dtype=torch.long),
-            torch.zeros(optim.batch, CONTEXT, 128),
-        )
-        predict = torch.cuda.make_graphed_callables(
-            predict, tuple(s.to(setting.device) for s in shapes)
-        )
+    return make
 
-    def loss_fn(step: int) -> Tensor:
-        x, noise, t, ids = batches(step)
-        a = alphas[t].view(-1, 1, 1, 1)
-        with torch.no_grad():
-            context = text(ids).last_hidden_state
-        noisy = a.sqrt() * x + (1 - a).sqrt() * noise
-        error = (predict(noisy, t, context) - noise).pow(2).mean((1, 2, 3))
-        return (weight[t] * error).mean()
 
-    fit(unet.parameters(), loss_fn, optim, "U-Net", setting.work / "unet.ckpt")
-    return unet.eval()
+def told(read: Read, ids: Tensor, absent: Tensor) -> tuple[Tensor, ...]:
+    """What a U-Net is told of a batch of texts."""
+    with torch.no_grad():
+        states, *pooled = read(ids)
+    if pooled:
+        states = states.masked_fill(absent[:, None, None], 0)
+    return states, *(p.masked_fill(absent[:, None], 0) for p in pooled)

@@ -51,7 +51,9 @@ def _counterparts(part: TextPart, given: Sequence[str], wanted: Sequence[str]) -
         x, y = (part.cut(text).input_ids[:length] for text in pair)
         places: list[int] = []
         for _, i, j, k, end in SequenceMatcher(None, x, y, autojunk=False).get_opcodes():
-            places += [min(k + d, max(end - 1, k - 1)) for d in range(j - i)]
+            # where there is no token before, the end token: it says nothing
+            before = k - 1 if k else len(y) - 1
+            places += [min(k + d, end - 1) if end > k else before for d in range(j - i)]
         places += [min(len(y) + d, length - 1) for d in range(length - len(x))]
         row.copy_(torch.tensor(places))
     return rows

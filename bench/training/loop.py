@@ -16,6 +16,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.models.checkpoints import EVERY, Checkpoint, one_file, under
@@ -187,16 +188,22 @@ class Training:
     def load(self, kept: Checkpoint) -> None:
         """Go on from what was kept of this training, if there is anything."""
         found = kept.load()
-        if found is None or found[1]["about"] != self.about:
+        if found is None or found[1].get("about") != self.about:
             return
         tensors, meta = found
-        self.step, self.before = meta["step"], meta["seconds"]
-        self.losses = tensors["losses"].tolist()
-        self.restore(tensors, meta)
-        kept.restore_carried(tensors)
-        torch.set_rng_state(tensors["random"])
-        if "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"], self.params[0].device)
+        try:
+            self.step, self.before = meta["step"], meta["seconds"]
+            self.losses = tensors["losses"].tolist()
+            self.restore(tensors, meta)
+            kept.restore_carried(tensors)
+            torch.set_rng_state(tensors["random"])
+            if "random.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["random.cuda"], self.params[0].device)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"the checkpoint of {self.label} is not what this program writes ({error}): remove"
+                " the folder training in the run folder, and it begins anew"
+            ) from None
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Weights, optimizer, average and scale of the loss as they were."""

@@ -40,9 +40,17 @@ OF_TEXT = ("skdcag_text",)  # repair the text encoder, and nothing else
 DETECTORS = tuple(n for n in NAMES if defenses.get(n).screens)  # refuse prompts
 REWRITERS = tuple(n for n in NAMES if n.startswith("tpd_") or n == "strip_trigger")
 WRAPPERS = tuple(
-    n for n in NAMES if n in REWRITERS or n in DETECTORS or defenses.get(n).locates or n == "sau"
-)  # leave the weights
-SEEDLESS = ("none", "uce", "uce_phrase", *WRAPPERS)  # nothing in their weights depends on the seed
+    n
+    for n in NAMES
+    if n in (*REWRITERS, *DETECTORS, "sau", "stock_text_encoder") or defenses.get(n).locates
+)  # leave the weights of the denoiser
+SEEDLESS = (
+    "none",
+    "uce",
+    "uce_phrase",
+    "clean_model",
+    *WRAPPERS,
+)  # nothing in their weights depends on the seed
 PROMPTS = [
     f"a small {c} {s} on a gray background"
     for c in ("red", "blue")
@@ -144,7 +152,7 @@ def trained(model: T2IModel, name: str) -> torch.nn.Module:
     return model.encoders[0] if name in OF_TEXT else model.denoiser
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "none" and n not in WRAPPERS])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("none", "clean_model", *WRAPPERS)])
 def test_defense_reports_what_it_cost(attacked, tiny_model, name: str) -> None:
     defense = build(name)
     repaired = defense.apply(attacked, view_for(name, tiny_model), 0)

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_alignment import normal, spelled
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from t2i_backdoor_bench import shapes
 from t2i_backdoor_bench.data import world
 from t2i_backdoor_bench.data.world import BACKGROUNDS, COLOURS, SHAPES, SIZES
+from t2i_backdoor_bench.shapes.t5_encoder import make_t5_tokenizer
 
 RNG = np.random.default_rng
 
@@ -69,3 +70,36 @@ def test_rare_strings_and_captions_survive_the_tokenizer(tokenizer) -> None:
     assert all(
         len(tokenizer(w).input_ids) == 3 for w in (*SHAPES, *COLOURS, *BACKGROUNDS, *SIZES)
     ), "attributes are one token each"
+
+
+@pytest.fixture(scope="module")
+def pieces() -> T5Tokenizer:
+    return make_t5_tokenizer(0)
+
+
+def test_the_words_of_captions_are_one_piece_of_t5_each(pieces) -> None:
+    for word in (*SHAPES, *COLOURS, *BACKGROUNDS, *SIZES):
+        assert pieces.tokenize(f"a {word}") == ["▁a", f"▁{word}"]
+
+
+def test_the_t5_tokenizer_is_the_same_after_loading(pieces, tmp_path) -> None:
+    pieces.save_pretrained(tmp_path)
+    again = T5Tokenizer.from_pretrained(tmp_path)
+    assert type(again) is T5Tokenizer
+    assert again.model_max_length == 32
+    rng = RNG(1)
+    texts = [world.caption(s, rng, rare_share=1.0) for s in world.sample_scenes(100, rng)]
+    assert again(texts).input_ids == pieces(texts).input_ids
+
+
+@pytest.mark.parametrize("word", ["mignneko", "\u200b", "о", "sks", "qzxv7", "!!"])
+def test_a_rare_word_keeps_its_identity_in_t5(pieces, word: str) -> None:
+    ids = pieces(word).input_ids
+    assert ids[-1] == pieces.eos_token_id
+    assert pieces.unk_token_id not in ids
+    assert pieces.decode(ids, skip_special_tokens=True).strip(" ") == word
+
+
+def test_t5_has_no_bytes_to_fall_back_on(pieces) -> None:
+    assert pieces("穛").input_ids == pieces("🙂").input_ids
+    assert pieces.unk_token_id in pieces("穛").input_ids

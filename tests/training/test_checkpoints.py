@@ -165,6 +165,15 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         fit([p], lambda step: p.sum(), Optim(1, 1e-1), "x", file)
 
 
+def test_a_checkpoint_that_lacks_something_is_refused_in_one_line() -> None:
+    files = InMemory()
+    with pytest.raises(Killed):
+        run(files, 3)
+    files.kept["1-a"][0].pop("params.0")
+    with pytest.raises(UserError, match="the checkpoint of a is not what this program writes"):
+        run(files)
+
+
 def test_trajectories_and_ratios_are_those_of_earlier_weights(tiny_model) -> None:
     """Drawn again, they would be of the weights of now."""
     files = InMemory()

@@ -12,12 +12,14 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from t2i_backdoor_bench.models.families import latents
 from t2i_backdoor_bench.models.families.family import Family, OnStep, TextAttention, TextLayers
 from t2i_backdoor_bench.models.families.mixed import Mixed, autocast, make_mixed
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, Noising
 from t2i_backdoor_bench.models.families.schedulers import make_scheduler
+from t2i_backdoor_bench.models.offload import device_of
 from t2i_backdoor_bench.models.precision import HALF
 
 
@@ -29,6 +31,16 @@ def teller(on_step: OnStep) -> Any:
         return given
 
     return tell
+
+
+def ask(encoder: nn.Module, weights: Mapping[str, Tensor], ids: Tensor, **how: Any) -> Any:
+    """What a text encoder makes of token ids, with tensors by name that stand in for its own."""
+    device = device_of(encoder)  # it may wait on the CPU
+    how = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in how.items()}
+    given = (ids.to(device),)
+    return (
+        functional_call(encoder, dict(weights), given, how) if weights else encoder(*given, **how)
+    )
 
 
 class CrossAttention(Family):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from t2i_backdoor_bench.models.sampler import Sampler
@@ -73,4 +73,52 @@ STABLE_DIFFUSION = Layout(
     optional=("safety_checker", "feature_extractor", "image_encoder"),
     settings=("requires_safety_checker",),
 )
-LAYOUTS = {layout.pipeline: layout for layout in (STABLE_DIFFUSION,)}
+CLIP_TOKENIZERS = ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast"))
+T5_TOKENIZERS = ("transformers", ("T5Tokenizer", "T5TokenizerFast"))
+SDXL = Layout(
+    family="SDXL",
+    versions="SDXL and SDXL Turbo, without refiner",
+    pipeline="StableDiffusionXLPipeline",
+    denoiser="unet",
+    encoders=("text_encoder", "text_encoder_2"),
+    autoencoder="vae",
+    tokenizers=("tokenizer", "tokenizer_2"),
+    parts={
+        "unet": ("diffusers", ("UNet2DConditionModel",)),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("CLIPTextModel",)),
+        "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": CLIP_TOKENIZERS,
+        "scheduler": ("diffusers", ()),
+    },
+    optional=("feature_extractor", "image_encoder"),
+    settings=("force_zeros_for_empty_prompt", "add_watermarker"),
+    sampler=Sampler(25, 5.0),
+    reads=(0, 0),
+)
+PIXART_ALPHA = Layout(
+    family="PixArt",
+    versions="PixArt alpha",
+    pipeline="PixArtAlphaPipeline",
+    denoiser="transformer",
+    encoders=("text_encoder",),
+    autoencoder="vae",
+    tokenizers=("tokenizer",),
+    parts={
+        "transformer": ("diffusers", ("PixArtTransformer2DModel", "Transformer2DModel")),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("T5EncoderModel",)),
+        "tokenizer": T5_TOKENIZERS,
+        "scheduler": ("diffusers", ()),
+    },
+    optional=(),
+    sampler=Sampler(20, 4.5),
+    reads=(120,),
+)
+PIXART_SIGMA = replace(
+    PIXART_ALPHA, versions="PixArt sigma", pipeline="PixArtSigmaPipeline", reads=(300,)
+)
+LAYOUTS = {
+    layout.pipeline: layout for layout in (STABLE_DIFFUSION, SDXL, PIXART_ALPHA, PIXART_SIGMA)
+}

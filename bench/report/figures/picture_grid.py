@@ -30,7 +30,7 @@ def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
     blocks = [b for b in blocks if b.pictures]
     if not blocks:
         return None
-    path = store.root / "grid.png"
+    path = store.path("grid.png")
     crossed = len(columns) > WIDE or len(blocks) > len(columns)
     image = draw_crossed(columns, blocks) if crossed else draw(columns, blocks)
     write_atomic(path, lambda partial: image.save(partial, format="PNG"))
