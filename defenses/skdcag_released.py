@@ -11,7 +11,7 @@ from t2i_backdoor_bench.models.checkpoints import CarriedList
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import Alignment, align_states
 from t2i_backdoor_bench.training.capture import Capture
-from t2i_backdoor_bench.training.denoising import draw_timesteps, own_images
+from t2i_backdoor_bench.training.denoising import own_images
 from t2i_backdoor_bench.training.guidance import Guidance
 from t2i_backdoor_bench.training.loop import Optim, fit, step_generator
 from t2i_backdoor_bench.training.parameters import choose_parameters
@@ -161,7 +161,7 @@ class SKDCAGReleased(Defense):
             epoch, place = divmod(step, len(prompts))
             i = int(np.random.default_rng([seed, 9, epoch]).permutation(len(prompts))[place])
             generator = step_generator(seed, step)
-            t = draw_timesteps(1, total, generator).to(device)
+            t = student.noising.timesteps(1, generator).to(device)
             noise = torch.randn((1, *student.latent_shape), generator=generator).to(device)
             x = student.noising.add(None if latents is None else latents[i : i + 1], noise, t)
             with torch.no_grad(), Capture(teacher) as seen:

@@ -42,17 +42,12 @@ class Term:
     ramp: float = 0.0
 
 
-def draw_timesteps(n: int, total: int, generator: torch.Generator, bias: float = 1.0) -> Tensor:
-    """`n` timesteps in [0, total). `bias` > 1 favours high noise: t = total * u^(1/bias), so that
-    bias 1 is uniform."""
-    return (torch.rand(n, generator=generator) ** (1 / bias) * total).long().clamp_(max=total - 1)
-
-
 @dataclass(frozen=True)
 class Draws:
-    """How rows are drawn. `bias`: of the timesteps (`draw_timesteps`). `shared`: all terms take the
-    same pictures, row by row, each with noise and a timestep of its own. `offset`: this much of one
-    more number a channel is added to the noise, so that a picture's brightness is noised, too."""
+    """How rows are drawn. `bias`: of the timesteps (`Noising.timesteps`). `shared`: all terms take
+    the same pictures, row by row, each with noise and a timestep of its own. `offset`: this much of
+    one more number a channel is added to the noise, so that a picture's brightness is noised,
+    too."""
 
     bias: float = 1.0
     shared: bool = False
@@ -92,7 +87,7 @@ def draw_batch(
         drawn = [rng.integers(len(term.prompts), size=rows) for term in terms]
     picks = [torch.from_numpy(pick).to(device) for pick in drawn]
     many = rows * len(terms)
-    t = draw_timesteps(many, noising.total, generator, draws.bias).to(device)
+    t = noising.timesteps(many, generator, draws.bias).to(device)
     noise = torch.randn((many, *model.latent_shape), generator=generator)
     if draws.offset:
         channels = (many, model.latent_shape[0], 1, 1)
