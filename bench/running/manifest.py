@@ -13,6 +13,8 @@ import torch
 
 from t2i_backdoor_bench.contract import PROTOCOL, Record, citations, registry
 from t2i_backdoor_bench.contract.hashing import plain
+from t2i_backdoor_bench.models.catalog import scheduler_class
+from t2i_backdoor_bench.models.sampler import NAMES
 from t2i_backdoor_bench.running.cost import machine
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.yaml_file import to_yaml
@@ -40,7 +42,11 @@ def protocol(plan_: Plan) -> dict[str, Any]:
         "prompts": f"{plan_.data.name} evaluation split",
         "evaluation": size.evaluation,
         "training": size.training,
-        "sampler": {"name": "DPM-Solver++", "steps": sampler.steps, "guidance": sampler.guidance},
+        "sampler": {
+            "name": scheduler_class(plan_.base, sampler) or NAMES[sampler.scheduler],
+            "steps": sampler.steps,
+            "guidance": sampler.guidance,
+        },
         "scorer": Path(spec).name if Path(spec).is_dir() else spec,
         "scorer_fingerprint": plan_.scorer[:16],
         "device": config.device.split(":")[0],

@@ -22,12 +22,13 @@ from t2i_backdoor_bench.contract import (
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.contract.names import parts_of, read
 from t2i_backdoor_bench.contract.options import scaled
-from t2i_backdoor_bench.models.catalog import Base, find_base
+from t2i_backdoor_bench.models.catalog import Base, find_base, sampled
 from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprint
 from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.checks import check_fid, check_settings
 from t2i_backdoor_bench.running.choose_data import choose_data, fit_real
 from t2i_backdoor_bench.running.combined import attack_rows
+from t2i_backdoor_bench.running.fitting import fitting
 from t2i_backdoor_bench.running.lacking import lacking, left_out
 from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.overrides import parse_overrides, used_names
@@ -52,6 +53,8 @@ class Plan:
     cells: list[Cell]
     # defense: what it needs and no attack of the run leaves to it
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # method of a group: why it does not work on this family of models
+    unfit: dict[str, str] = field(default_factory=dict)
 
     def needs(self, defense: str) -> tuple[str, ...]:
         """The union of what the parts of a defense declare, without what an earlier part gives to a
@@ -152,7 +155,9 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     base = find_base(config.base)
     base = dataclasses.replace(base, scorer=config.clip or base.scorer)
     check_settings(config)
-    attacks, defenses, metrics = _methods(config, base, names)
+    base = sampled(base, config.steps, config.guidance, config.scheduler)
+    names, other, unfit = fitting(config, base, names)
+    attacks, defenses, metrics = _methods(config, base, names, other)
     check_fid(config, base, list(metrics))
     data = data or choose_data(config, base)
     config = fit_real(config, data)
@@ -180,7 +185,8 @@ def plan(config: Config, data: Data | None = None) -> Plan:
             "evaluation": config.size.evaluation,
         }
         cells.append(Cell(config.base, a, d, seed, digest(about), about))
-    return Plan(config, base, data, seeds, attacks, defenses, metrics, scorer, cells, without)
+    methods = (attacks, defenses, metrics)
+    return Plan(config, base, data, seeds, *methods, scorer, cells, without, unfit)
 
 
 def with_metrics(plan_: Plan, names: Iterable[str]) -> Plan:
@@ -195,10 +201,9 @@ def with_metrics(plan_: Plan, names: Iterable[str]) -> Plan:
 
 
 def _methods(
-    config: Config, base: Base, attacks: Sequence[str]
+    config: Config, base: Base, attacks: Sequence[str], defenses: Sequence[str]
 ) -> tuple[dict[str, Method], dict[str, tuple[Method, ...]], dict[str, Method]]:
     """The attacks, defenses and metrics of a run by the names of their rows, with their options."""
-    defenses = registry.defenses.select(config.defenses)
     metrics = registry.metrics.select(config.metrics or config.scale.metrics)
     used = used_names((*attacks, *defenses))
     options = parse_overrides(config.overrides, {*used, *metrics})

@@ -197,7 +197,7 @@ def test_a_defender_binds_its_own_words(tiny_model) -> None:
     assert [t.place for t, _ in others] == ["inside", "suffix"]
     assert target in PROMPTS
     before = weights(tiny_model)
-    bound = t2ishield_cda.bind(tiny_model, trigger, PROMPTS, target)
+    bound = t2ishield_cda.bind(tiny_model, trigger, PROMPTS, target, 0)
     x, t = (
         torch.randn(1, *tiny_model.latent_shape, generator=torch.Generator().manual_seed(0)),
         torch.tensor([500]),

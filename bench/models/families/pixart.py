@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families import folders
+from t2i_backdoor_bench.models.families.attention import TextAttention
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart, lowered
 from t2i_backdoor_bench.models.families.cross_attention import CrossAttention, ask
-from t2i_backdoor_bench.models.families.family import OnStep, TextAttention
+from t2i_backdoor_bench.models.families.family import OnStep
 from t2i_backdoor_bench.models.families.folders import Layout
 from t2i_backdoor_bench.models.families.mixed import Mixed
 from t2i_backdoor_bench.models.families.unets import (
