@@ -235,7 +235,7 @@ class MasqLoRA(DenoiserAttack):
             trained += list(added)
             rates += [rate * times for times in fast]
             scaled |= added.scaled
-        return Trainable(trained, scaled, rates)
+        return Trainable(trained, scaled, rates, model.checkpoints)
 
 
 def repeatable(loss: Callable[[int], Tensor], seed: int) -> Callable[[int], Tensor]:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
+from t2i_backdoor_bench.models.checkpoints import CarriedList
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import Alignment, align_states
 from t2i_backdoor_bench.training.capture import Capture
@@ -122,6 +123,7 @@ class SKDCAGReleased(Defense):
         trained = choose_parameters(student, "full")
         params = trained.parameters
         average = [p.detach().clone() for p in params]
+        student.checkpoints.carry(CarriedList(average, model.device))
         loss_fn, epoch = self.loss(student, model, view, seed), len(view.first(self.prompts))
 
         def copy_average() -> None:
@@ -153,6 +155,7 @@ class SKDCAGReleased(Defense):
         total, device, tokens = student.noising.total, student.device, aligned.source.shape[1]
         latents = None if self.unpreserved else own_images(teacher, prompts, seed)
         last: list[Tensor] = []
+        student.checkpoints.carry(CarriedList(last, device))
 
         def loss_fn(step: int) -> Tensor:
             epoch, place = divmod(step, len(prompts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from t2i_backdoor_bench.contract import (
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.contract.names import parts_of, read
 from t2i_backdoor_bench.contract.options import scaled
-from t2i_backdoor_bench.models.catalog import Base, find_base
+from t2i_backdoor_bench.models.catalog import Base, find_base, sampled
 from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprint
 from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.checks import check_fid, check_settings
@@ -155,6 +155,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     base = find_base(config.base)
     base = dataclasses.replace(base, scorer=config.clip or base.scorer)
     check_settings(config)
+    base = sampled(base, config.steps, config.guidance, config.scheduler)
     names, other, unfit = fitting(config, base, names)
     attacks, defenses, metrics = _methods(config, base, names, other)
     check_fid(config, base, list(metrics))
@@ -186,6 +187,17 @@ def plan(config: Config, data: Data | None = None) -> Plan:
         cells.append(Cell(config.base, a, d, seed, digest(about), about))
     methods = (attacks, defenses, metrics)
     return Plan(config, base, data, seeds, *methods, scorer, cells, without, unfit)
+
+
+def with_metrics(plan_: Plan, names: Iterable[str]) -> Plan:
+    """The same with further metrics, such as those of stored records, with their defaults: options
+    of metrics that are not in a run cannot be set."""
+    more = {
+        name: build(registry.metrics, name, plan_.base.settings, {}, 1.0)
+        for name in names
+        if name not in plan_.metrics
+    }
+    return dataclasses.replace(plan_, metrics=plan_.metrics | more)
 
 
 def _methods(

@@ -12,7 +12,8 @@ import torch
 from t2i_backdoor_bench.contract import Cell, Data, Record
 from t2i_backdoor_bench.models.batches import free_memory
 from t2i_backdoor_bench.running import ray_tasks, workers
-from t2i_backdoor_bench.running.cell import make_unsettled, try_again, unfinished, whole_cell
+from t2i_backdoor_bench.running.cell import make_unsettled
+from t2i_backdoor_bench.running.checkpoints import drop_left
 from t2i_backdoor_bench.running.devices import find_device, share
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.made_by import outdated, renew
@@ -22,6 +23,7 @@ from t2i_backdoor_bench.running.preflight import preflight
 from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.stored_cells import try_again, unfinished, whole_cell
 from t2i_backdoor_bench.store.folder import Store
 
 
@@ -65,7 +67,9 @@ def run(
         display.close()
         store.drop_locks()
     results = {c.key: found for c in plan_.cells if (found := store.read_result(c.key)) is not None}
-    done = sum(c.key in results and results[c.key].status == "done" for c in plan_.cells)
+    finished = [c for c in plan_.cells if c.key in results and results[c.key].status == "done"]
+    done = len(finished)
+    drop_left(plan_, store, finished)
     if status:
         how = " without --fresh" if config.fresh else ""
         counts = f"{done} of {len(plan_.cells)} cells are done"
