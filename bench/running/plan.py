@@ -86,6 +86,14 @@ class Plan:
         return [name for name, m in self.metrics.items() if serves(m.entry)]
 
     @property
+    def notes(self) -> list[str]:
+        """What of the request has no cell, and why."""
+        unfit = [f"{n} does not work on this family of models: {w}" for n, w in self.unfit.items()]
+        lacks = self.left_out.items()
+        needs = [f"{d} needs {', '.join(n)}, which nobody has here" for d, n in lacks]
+        return [f"left out: {text}" for text in (*unfit, *needs)]
+
+    @property
     def shared(self) -> dict[str, Any]:
         """The part of every key that does not name an attack or a defense."""
         return self.cells[0].config["shared"] if self.cells else {}
