@@ -81,7 +81,7 @@ class Capture:
         mixed = self.model.family.is_mixed(denoiser)
         if (
             self.unfused
-            and not (self._recomputed or mixed)
+            and not (self._recomputed or mixed or any(r.noted for r in self._read.values()))
             and all(map(Unfused.serves, self._layers.values()))
         ):
             for name, layer in self._layers.items():
