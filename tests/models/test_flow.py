@@ -22,6 +22,7 @@ from t2i_backdoor_bench.models.few_steps import own_sampler
 from t2i_backdoor_bench.models.loading import load_pipeline
 from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.models.trust import locate
+from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
 
@@ -117,11 +118,16 @@ def test_half_precision_is_nearly_the_same(folder, kind: str) -> None:
     assert next(half.encoders[0].parameters()).dtype == torch.bfloat16
     assert half.autoencoder.dtype == torch.float32
     x, t = model.draw_noise([1, 2, 3]), torch.tensor([100.0, 500.0, 900.0])
-    with torch.no_grad():
+    with torch.no_grad(), Capture(model) as seen, Capture(half) as other:
         one, two = (m.denoise(x, t, m.condition(PROMPTS)) for m in (model, half))
+    torch.testing.assert_close(other.maps(), seen.maps(), rtol=0.2, atol=0.02)
     assert two.dtype == torch.float32
     assert float((one - two).norm() / one.norm()) < 0.1
     assert half.generate(PROMPTS, [1, 2, 3]).std() > 10
+    smaller = load_pipeline(folder / kind, dtype=torch.float16)
+    t5 = half.family.encoders(smaller)[-1]
+    kinds = {n.endswith(".wo.weight"): p.dtype for n, p in t5.named_parameters()}
+    assert kinds == {True: torch.float32, False: torch.float16}, "T5 overflows in float16"
 
 
 def test_a_folder_says_how_it_is_drawn_and_how_large(folder) -> None:
@@ -148,6 +154,19 @@ def test_folders_that_are_no_such_models_are_refused(tmp_path) -> None:
     refused("names no text_encoder_3", text_encoder_3=[None, None])  # but its tokenizer
     refused("wants DDIMScheduler", scheduler=["diffusers", "DDIMScheduler"])
     (path / "model_index.json").write_text(json.dumps(index))
+    config = path / "text_encoder_3" / "config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"d_model": 40}))
+    with pytest.raises(UserError, match="cannot load the base model"):
+        load_pipeline(path)
+    config.write_text(json.dumps(settings))
+    vocabulary = path / "tokenizer_3" / "tokenizer.json"
+    whole = json.loads(vocabulary.read_text())
+    few = whole["model"]["vocab"][:20]
+    vocabulary.write_text(json.dumps(whole | {"model": whole["model"] | {"vocab": few}}))
+    with pytest.raises(UserError, match="the tokenizer knows 20 tokens"):
+        load_pipeline(path)
+    vocabulary.write_text(json.dumps(whole))
     config = path / "transformer" / "config.json"
     settings = json.loads(config.read_text())
     config.write_text(json.dumps(settings | {"sample_size": [8, 16]}))
