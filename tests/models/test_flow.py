@@ -25,6 +25,7 @@ from t2i_backdoor_bench.models.trust import locate
 from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
+from t2i_backdoor_bench.training.parameters import choose_parameters
 
 
 def scheduler(**how) -> FlowMatchEulerDiscreteScheduler:
@@ -124,6 +125,12 @@ def test_half_precision_is_nearly_the_same(folder, kind: str) -> None:
     assert two.dtype == torch.float32
     assert float((one - two).norm() / one.norm()) < 0.1
     assert half.generate(PROMPTS, [1, 2, 3]).std() > 10
+    student = half.clone(train="cross")
+    trained = choose_parameters(student, "cross")
+    with Capture(student, text=True) as seen:
+        student.denoise(x, t, half.condition(PROMPTS))
+    (seen.maps().square().sum() + seen.between().square().sum()).backward()
+    assert {p.grad.dtype for p in trained if p.grad is not None} == {torch.float32}
     smaller = load_pipeline(folder / kind, dtype=torch.float16)
     t5 = half.family.encoders(smaller)[-1]
     kinds = {n.endswith(".wo.weight"): p.dtype for n, p in t5.named_parameters()}
