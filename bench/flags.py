@@ -58,7 +58,7 @@ COUNTS = {
 PATHS = {
     "out": ("FOLDER", "run folder (default: results/run-SCALE); a run in it resumes"),
     "config": ("FILE", "a YAML file with these flags as names; flags given here win"),
-    "verify": ("FOLDER", "make a cell of a finished run again, elsewhere, and compare"),
+    "verify": ("FOLDER", "check a finished run: make a cell of it again, elsewhere, and compare"),
 }
 SWITCHES = {
     "attention-maps": "also draw each model's cross-attention maps: attention-ATTACK.png",
@@ -67,6 +67,8 @@ SWITCHES = {
     "fresh": "make everything anew, whatever the folder holds",
     "renew": "make those stored cells anew whose source files have changed since",
     "suspect": "the base may hold a backdoor: defend it as it is, without an attack",
+    "all": "with --verify: make every cell again, and not one that is chosen at random",
+    "fetch": "with --verify: what run.json names may be fetched from the hub",
     "list": "list attacks, defenses, metrics, groups and bases, and stop",
     "tables-only": "rebuild tables, plots and report from the run folder, without a model",
     "version": "print the version, and stop",
@@ -105,6 +107,8 @@ def make_parser(description: str = "") -> Parser:
     add("--guidance", type=float, metavar="SCALE", help="of guidance (default: the base's)")
     share = "with --executor ray: GPUs that a cell takes (default: 1 on cuda)"
     add("--gpu-share", type=float, metavar="GPUS", help=share)
+    every = "seconds between two checkpoints of a training, which goes on from them (default: 60)"
+    add("--checkpoint-every", type=float, metavar="SECONDS", help=every)
     return parser
 
 

@@ -49,6 +49,7 @@ class Config:
     scheduler: str = ""
     memory: tuple[str, ...] = ()  # ways to save memory (`models.catalog.MEMORY`)
     style: str = "full"
+    checkpoint_every: float = 60.0  # seconds between two checkpoints of a training
 
     @property
     def size(self) -> Scale:
@@ -80,6 +81,8 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     for name in ("threads", "workers", "steps"):
         if values.get(name) is not None and values[name] < 1:
             raise UserError(f"--{name} {values[name]} must be 1 or more")
+    if values.get("checkpoint_every", 0) < 0:
+        raise UserError("--checkpoint-every is a number of seconds, 0 or more")
     guidance = values.get("guidance")
     if guidance is not None and not 0 <= guidance < math.inf:
         raise UserError(f"--guidance {guidance:g} must be 0 or more; 0 and 1 are none")

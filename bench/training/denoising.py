@@ -8,7 +8,7 @@ latent or pure noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -247,6 +247,21 @@ class Trajectories:
         self.model, self.prompts, self.seed, self.refresh = model, prompts, seed, refresh
         self.many = min(many or len(prompts), len(prompts))
         self.epoch = -1
+        model.checkpoints.carry(self)
+
+    def state(self) -> dict[str, Tensor]:
+        """What was drawn by earlier weights, and cannot be drawn again."""
+        if self.epoch < 0:
+            return {}
+        found = {"epoch": torch.tensor(self.epoch), "which": torch.from_numpy(self.which)}
+        return found | {"times": self.times, "latents": self.latents}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        if state:
+            self.epoch, self.which = int(state["epoch"]), state["which"].numpy()
+            self.times, self.latents = (
+                state[name].to(self.model.device) for name in ("times", "latents")
+            )
 
     def __call__(
         self, step: int, rng: np.random.Generator, rows: int
