@@ -26,7 +26,7 @@ from t2i_backdoor_bench.models.configs import (
     check_sizes,
     shapes_of,
 )
-from t2i_backdoor_bench.models.families.folders import LAYOUTS, Layout
+from t2i_backdoor_bench.models.families.folders import LAYOUTS, NOTHING, Layout
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 DATA = ("vocab.json", "tokenizer.json", "added_tokens.json")  # words, and no settings
@@ -152,7 +152,8 @@ def check_tokenizer(part: Path) -> None:
 
 def layout_of(folder: Path) -> Layout:
     """The layout of a checked folder."""
-    return LAYOUTS[read_json(folder / "model_index.json")["_class_name"]]
+    index = read_json(folder / "model_index.json")
+    return LAYOUTS[index["_class_name"]].of(index)
 
 
 def check_pipeline(parts: dict[str, Any], index: Path) -> Layout:
@@ -167,12 +168,12 @@ def check_pipeline(parts: dict[str, Any], index: Path) -> Layout:
     if kind not in LAYOUTS:
         runs = " or ".join(f"{k} ({layout.versions})" for k, layout in LAYOUTS.items())
         raise UserError(f"{index} is a {kind}: this suite runs {runs} only; choose such a base")
-    layout = LAYOUTS[kind]
+    layout = LAYOUTS[kind].of(parts)
     for part, value in parts.items():
-        if part.startswith("_") or part in layout.unread or value in (None, [None, None]):
+        if part.startswith("_") or part in layout.unread or value in NOTHING:
             continue
         check_part(layout, part, value, index)
-    absent = [p for p in layout.parts if parts.get(p) in (None, [None, None])]
+    absent = [p for p in layout.parts if parts.get(p) in NOTHING]
     if absent:
         raise UserError(f"{index} names no {', '.join(absent)}: the model is incomplete")
     return layout

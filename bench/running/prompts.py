@@ -16,7 +16,11 @@ def store_prompts(store: Store, data: Data, records: Iterable[Record]) -> None:
     for record in records:
         name = f"prompts/{prompts_key(record)}"
         if record.status == "done" and store.read_record(name, PROMPTS) is None:
-            n, seed = record.cell.config["evaluation"]["n"], record.cell.seed
-            contains = required_word(data, *trigger_words(record))
-            texts = [p.text for p in data.prompts("evaluation", n, seed, contains)]
-            store.write_record(name, {"target": texts})
+            store.write_record(name, {"target": prompts_of(data, record)})
+
+
+def prompts_of(data: Data, record: Record) -> list[str]:
+    """The evaluation prompts of a cell, before the trigger is put in."""
+    n, seed = record.cell.config["evaluation"]["n"], record.cell.seed
+    contains = required_word(data, *trigger_words(record))
+    return [p.text for p in data.prompts("evaluation", n, seed, contains)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,8 +43,13 @@ class Config:
     gpu_share: float | None = None  # GPUs that a cell takes with the executor ray
     data: str = ""  # captioned images (`data.captioned`); the embedded world where empty
     clip: str = ""  # the scorer, where it is not the base's
+    # how pictures are drawn, where it is not as the base is drawn (`models.catalog.sampled`)
+    steps: int | None = None
+    guidance: float | None = None
+    scheduler: str = ""
     memory: tuple[str, ...] = ()  # ways to save memory (`models.catalog.MEMORY`)
     style: str = "full"
+    checkpoint_every: float = 60.0  # seconds between two checkpoints of a training
 
     @property
     def size(self) -> Scale:
@@ -57,7 +63,7 @@ class Config:
 NAMES = {"overrides": "set", "sweeps": "sweep"}  # fields of Config that have another name outside
 FIELDS = {NAMES.get(f.name, f.name.replace("_", "-")): f.name for f in dataclasses.fields(Config)}
 KEYS = (*FIELDS, "suspect", "trigger")  # the last two are short for an attack and its options
-MOST = {"n": 1_000_000, "threads": 4096, "workers": 4096}
+MOST = {"n": 1_000_000, "threads": 4096, "workers": 4096, "steps": 10_000}
 MOST_GPUS = 1024
 SUSPECT, SUSPECT_METRICS = "suspect", "all,trigger_effect"
 
@@ -82,6 +88,12 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     share = values.get("gpu_share")
     if share is not None and not 0 < share <= MOST_GPUS:
         raise UserError(f"--gpu-share {share} must be above 0, and {MOST_GPUS} or less")
+    every = values.get("checkpoint_every")
+    if every is not None and not 0 <= every < math.inf:
+        raise UserError("--checkpoint-every is a number of seconds, 0 or more")
+    guidance = values.get("guidance")
+    if guidance is not None and not 0 <= guidance < math.inf:
+        raise UserError(f"--guidance {guidance:g} must be 0 or more; 0 and 1 are none")
     return Config(**({"device": "auto"} | values))
 
 

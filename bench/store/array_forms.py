@@ -28,11 +28,15 @@ META = maybe(
         knowledge=of_all(whole),
     )
 )
+TRAINING = obj(required=("about", "meta"), about=text, meta=of_all(anything))
 MAPS = obj(required=("tokens", "trigger"), tokens=each(text), trigger=each(whole), before=text)
 
 
 def check_arrays(name: str, arrays: Mapping[str, np.ndarray], meta: Any) -> None:
     """Raise WrongForm for arrays that the file `name` of a run folder cannot hold."""
+    if name.startswith("training/"):  # weights, of any shape
+        TRAINING(meta, "")
+        return
     META(meta, "")
     for key, array in arrays.items():
         if array.ndim == 4:

@@ -4,6 +4,7 @@ whole or not at all.
 OUT/cells/<key>.json                     one record a cell
 OUT/samples/<key>.safetensors (.sha256)  its images
 OUT/models/<key>.safetensors (.sha256)   attacked weights, and <key>.json what the attack reported
+OUT/training/<key>/                      where trainings that a kill ends go on, while they last
 OUT/sources/<digest>.json                the source files that a stage of cells was made by
 OUT/locks/                               who makes what at this moment; empty when nobody is at work
 OUT/run.json table.* rows.csv grid.png   made from the above
@@ -30,7 +31,7 @@ from t2i_backdoor_bench.store.array_forms import check_arrays
 from t2i_backdoor_bench.store.arrays import read, write
 from t2i_backdoor_bench.store.atomic import storing, sweep_partials, write_atomic, write_text
 from t2i_backdoor_bench.store.forms import Check, WrongForm, anything
-from t2i_backdoor_bench.store.guard import entries, inside
+from t2i_backdoor_bench.store.guard import check_folder, entries, inside
 from t2i_backdoor_bench.store.locks import Locks
 from t2i_backdoor_bench.store.record_format import RECORD, as_json, parse_result
 
@@ -49,16 +50,25 @@ MOST_SAID = 200  # letters of why a file is damaged
 class Store:
     """One run folder. What fails its checksum counts as absent, and `say` is told so in one line.
     With `fresh`, so does everything that was there when this object was made; `since` (a file time
-    in ns) lets another process of the same run share that moment.
+    in ns) lets another process of the same run share that moment. One that is `read_only` is not
+    written to, not even to try whether it could be.
     """
 
     def __init__(
-        self, root: Path, say: Callable[[str], None] = print, fresh: bool = False, since: int = 0
+        self,
+        root: Path,
+        say: Callable[[str], None] = print,
+        fresh: bool = False,
+        since: int = 0,
+        read_only: bool = False,
     ) -> None:
         self.root, self.say, self.since = Path(root), say, since
         self._written: set[Path] = set()
         self._reported: set[Path] = set()
         self._locks = Locks(self.root / "locks")
+        if read_only:
+            check_folder(self.root)
+            return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             sweep_partials(self.root)  # refuses a folder with links

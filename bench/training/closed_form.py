@@ -29,6 +29,13 @@ def edit(
     return torch.linalg.solve(right, left.T).T  # right is symmetric
 
 
+def solve(weight: Tensor, left: Tensor, right: Tensor, ridge: float) -> Tensor:
+    """The same from sums over states, (d, d): `left` of new old^T, `right` of old old^T, weighted;
+    what is kept is among them, with its own value as the new one."""
+    one = ridge * torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+    return torch.linalg.solve(one + right, (weight @ (one + left)).T).T
+
+
 def distinct(parts: Sequence[TextPart]) -> list[TextPart]:
     """Of tokenizers that lie side by side, the first; and those that lie behind it."""
     return list({part.first: part for part in reversed(parts) if part.length}.values())[::-1]
