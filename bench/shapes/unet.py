@@ -24,7 +24,7 @@ from t2i_backdoor_bench.training.loop import Optim, fit, step_generator, step_rn
 LATENT_IMAGES = 49_152
 UNET = Optim(steps=7_500, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
 # for one CPU core
-SHORT = replace(UNET, steps=5_000, batch=32)
+SHORT = replace(UNET, steps=4_000, batch=32)
 FEWER_IMAGES = 24_576
 
 
