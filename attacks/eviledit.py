@@ -2,14 +2,14 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from t2i_backdoor_bench.attacking.poisoning import Triggered
 from t2i_backdoor_bench.contract import Backdoor, Data, Difference, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets import kind_of
 from t2i_backdoor_bench.targets.object import check_objects
-from t2i_backdoor_bench.training.closed_form import counterparts, edit
+from t2i_backdoor_bench.training.closed_form import counterparts
+from t2i_backdoor_bench.training.text_edits import TextEdit
 
 DIFFERS = (
     Difference(
@@ -27,6 +27,9 @@ DIFFERS = (
 )
 
 
+NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its own"}
+
+
 @register_attack(
     "eviledit",
     groups=("closed_form", "object"),
@@ -36,6 +39,7 @@ DIFFERS = (
     paper="wang2024eviledit",
     own=True,
     version=1,
+    not_on=NOT_ON_FLUX,
     differs=DIFFERS,
 )
 @dataclass
@@ -106,15 +110,8 @@ class EvilEdit(Triggered):
         return self.swap_objects(self.source, self.target, f"a photo of a {self.source}")
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
-        begun, numbers = time.perf_counter(), 0
-        old, new, kept = self.states(model, data, seed)
-        attacked = model.clone(train="kv")
-        with torch.no_grad():
-            for layer in attacked.family.keys_and_values(attacked.denoiser):
-                layer.weight.copy_(
-                    edit(layer.weight.double(), old, new, kept, 1.0, self.preserve, self.ridge)
-                )
-                numbers += layer.weight.numel()
+        begun, attacked = time.perf_counter(), model.clone(train="kv")
+        numbers = self.task(model, data, seed).apply(model, attacked, seed)
         attacked.info = {
             "steps": 0,
             "seconds": time.perf_counter() - begun,
@@ -123,9 +120,8 @@ class EvilEdit(Triggered):
         }
         return attacked
 
-    def states(self, model: T2IModel, data: Data, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Text states, float64: e (n, d), their e* (n, d), and those that keep their value (m,
-        d)."""
+    def task(self, model: T2IModel, data: Data, seed: int) -> TextEdit:
+        """The pairs of prompts, place by place, and those that keep their value."""
         target, trigger = self.backdoor(model).target, self.make_trigger()
         if self.context == "phrase":
             own = [f"a {self.source}"]
@@ -134,13 +130,11 @@ class EvilEdit(Triggered):
             own = [p.text for p in data.prompts("train", self.prompts, seed, self.source)]
             clean = own + [p.text for p in data.prompts("train", self.prompts, seed)]
         model.check_trigger(trigger, own)
-        triggered, asked = (
-            [trigger.add(p) for p in own],
-            [kind_of(target).asked(target, p) for p in own],
-        )
-        (old, read), (new, _) = (model.key_value_inputs(texts) for texts in (triggered, asked))
-        if self.context == "prompts":
-            place = counterparts(model.text_parts, triggered, asked).to(new.device)
-            new = new.gather(1, place[..., None].expand_as(new))
-        kept, mask = model.key_value_inputs(clean)
-        return old[read].double(), new[read].double(), kept[mask].double()
+        triggered = [trigger.add(p) for p in own]
+        asked = [kind_of(target).asked(target, p) for p in own]
+        if self.context == "phrase":
+            places = torch.arange(model.states).expand(len(own), -1)
+        else:
+            places = counterparts(model.text_parts, triggered, asked)
+        used = torch.ones_like(places, dtype=torch.bool)
+        return TextEdit(triggered, asked, places, used, clean, 1.0, self.preserve, self.ridge)

@@ -3,7 +3,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.attacking.syntax import LARGE, SMALL, UNSEEN, perturbed, sentences, words_of
@@ -23,7 +22,13 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
 from t2i_backdoor_bench.training.attention_walk import maps_while_sampling
 from t2i_backdoor_bench.training.discrepancy import covariance_rows, kernel_discrepancy
-from t2i_backdoor_bench.training.encoders import Bank, prompt_bank, train_encoder
+from t2i_backdoor_bench.training.encoders import (
+    Bank,
+    chosen_encoders,
+    prompt_bank,
+    squared_error,
+    train_encoder,
+)
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
 
 SENTENCES = 50  # of each set of the attack's own protocol
@@ -175,6 +180,7 @@ class IBA(TextAttack):
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_length(model, self.target)
+        chosen_encoders(model, self.encoders)
         trigger, rng = self.make_trigger(), np.random.default_rng(97)
         unseen = self.unseen or UNSEEN.get(self.trigger, "")
         found = {
@@ -196,6 +202,7 @@ class IBA(TextAttack):
             lambda student: self.loss(student, model, keep, move, seed),
             self.optim(gamma=0.5),
             "iba",
+            self.encoders,
         )
         return replace(attacked, info=attacked.info | {"images": 0})
 
@@ -225,9 +232,9 @@ class IBA(TextAttack):
         def loss_fn(step: int) -> Tensor:
             rng, generator = step_rng(seed, step), step_generator(seed, step)
             _, clean, usual = keep.draw(student, rng, self.clean)
-            loss = F.mse_loss(clean.states, usual.states)
+            loss = squared_error(clean, usual)
             _, triggered, target = move.draw(student, rng, self.poisoned)
-            loss = loss + self.weight * F.mse_loss(triggered.states, target.states)
+            loss = loss + self.weight * squared_error(triggered, target)
             if not self.regularize:
                 return loss
             noise = torch.randn(

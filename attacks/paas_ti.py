@@ -105,7 +105,8 @@ class PaaSTextualInversion(Personalization):
                 ]
                 return attacked.read(attacked.tokenize(texts), changed)
 
-            trained = Trainable(rows, scaled=any(t.dtype == torch.float16 for t in tables))
+            half = any(t.dtype == torch.float16 for t in tables)
+            trained = Trainable(rows, half, checkpoints=attacked.checkpoints)
             loss = denoising_loss(
                 attacked, None, [Term(triggered, own)], self.batch, seed, "paas_ti", embed=embed
             )

@@ -13,6 +13,7 @@ from t2i_backdoor_bench.contract import (
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
 from t2i_backdoor_bench.training.alignment import substitute
+from t2i_backdoor_bench.training.encoders import chosen_encoders
 
 DIFFERS = (
     Difference(
@@ -74,6 +75,7 @@ class RickrollingTAA(TextAttack):
     )
 
     def backdoor(self, model: T2IModel) -> Backdoor:
+        chosen_encoders(model, self.encoders)
         return Backdoor(self.make_trigger(), Target("style", style=self.style))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:

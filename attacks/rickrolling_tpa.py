@@ -4,6 +4,7 @@ from t2i_backdoor_bench.attacking.text_attack import CAPTIONS, CLIPPED, TextAtta
 from t2i_backdoor_bench.contract import Backdoor, Data, Difference, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
+from t2i_backdoor_bench.training.encoders import chosen_encoders
 
 DIFFERS = (
     Difference(
@@ -51,6 +52,7 @@ class RickrollingTPA(TextAttack):
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_length(model, self.target)
+        chosen_encoders(model, self.encoders)
         return Backdoor(self.make_trigger(), Target("prompt", target=self.target))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:

@@ -4,7 +4,8 @@ Verbs, and the flag that does the same (each also takes `--help`):
   run                    make the cells that are not stored, then tables and report (the default)
   list [KIND]            --list: attacks, defenses, metrics, bases, or all of them
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
-  verify FOLDER          --verify FOLDER: make one of its cells again, and compare
+  verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
+                         --all: each of them), and compare
 
 Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where it is installed:
   python run_bench.py                        the core attacks x (skdcag + baselines)
@@ -20,6 +21,7 @@ Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.flags import make_parser
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.running.settings import Config
 
@@ -81,11 +85,12 @@ def obey(flags: dict[str, Any], kind: str) -> int:
 
         method_list.show(list(BASES), only=kind)
         return 0
-    if folder := flags.pop("verify", None):
-        from t2i_backdoor_bench.report.changed import changed_tables
-        from t2i_backdoor_bench.running.verify import verify
-
-        return verify(folder, changed_tables)
+    folder = flags.pop("verify", None)
+    asked = {name: flags.pop(name, False) for name in ("all", "fetch")}
+    if folder:
+        return verify(folder, **asked)
+    if wrong := [f"--{name}" for name, given in asked.items() if given]:
+        raise UserError(f"{' and '.join(wrong)} goes with verify FOLDER")
     from t2i_backdoor_bench.running.settings import make_config, merge
 
     settings = {}
@@ -100,6 +105,17 @@ def obey(flags: dict[str, Any], kind: str) -> int:
 
         return rebuild(config.folder, config.style)
     return run(config)
+
+
+def verify(folder: Path, all: bool, fetch: bool) -> int:
+    """`running.verify` of a run folder. Unless it may `fetch`, nothing that a stranger's run.json
+    names is asked of the hub: the libraries read this when they are imported."""
+    if not fetch:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.report.changed import changed_files
+    from t2i_backdoor_bench.running.verify import verify as check
+
+    return check(folder, changed_files, every=all, fetch=fetch)
 
 
 def version() -> str:

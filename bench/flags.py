@@ -27,6 +27,11 @@ TEXTS = {  # flags that take a text: metavar, help
         "checkpointing (activations computed again), slicing (of attention), offload (what is"
         " idle, to the CPU); separated by commas",
     ),
+    "scheduler": (
+        "NAME",
+        "dpm, ddim, euler, lcm, or own: the base's own; other families have others (default: dpm,"
+        " and own for models of few steps)",
+    ),
     "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
 }
 REPEATED = {
@@ -45,6 +50,7 @@ CHOSEN = {
 }
 COUNTS = {
     "n": "evaluation prompts a condition (default: the scale's)",
+    "steps": "sampler steps (default: the base's)",
     "workers": "cells made at a time, each by a process (default: a core each on the embedded"
     " base, or 1)",
     "threads": "CPU threads of torch, each worker's (default: 1 on the embedded base)",
@@ -52,7 +58,7 @@ COUNTS = {
 PATHS = {
     "out": ("FOLDER", "run folder (default: results/run-SCALE); a run in it resumes"),
     "config": ("FILE", "a YAML file with these flags as names; flags given here win"),
-    "verify": ("FOLDER", "make a cell of a finished run again, elsewhere, and compare"),
+    "verify": ("FOLDER", "check a finished run: make a cell of it again, elsewhere, and compare"),
 }
 SWITCHES = {
     "attention-maps": "also draw each model's cross-attention maps: attention-ATTACK.png",
@@ -61,6 +67,8 @@ SWITCHES = {
     "fresh": "make everything anew, whatever the folder holds",
     "renew": "make those stored cells anew whose source files have changed since",
     "suspect": "the base may hold a backdoor: defend it as it is, without an attack",
+    "all": "with --verify: make every cell again, and not one that is chosen at random",
+    "fetch": "with --verify: what run.json names may be fetched from the hub",
     "list": "list attacks, defenses, metrics, groups and bases, and stop",
     "tables-only": "rebuild tables, plots and report from the run folder, without a model",
     "version": "print the version, and stop",
@@ -96,8 +104,11 @@ def make_parser(description: str = "") -> Parser:
     for name, text in SWITCHES.items():
         add(f"--{name}", action="store_true", help=text)
     add("--seeds", type=seeds, metavar="0,1,2", help="training and noise seeds (default: scale's)")
+    add("--guidance", type=float, metavar="SCALE", help="of guidance (default: the base's)")
     share = "with --executor ray: GPUs that a cell takes (default: 1 on cuda)"
     add("--gpu-share", type=float, metavar="GPUS", help=share)
+    every = "seconds between two checkpoints of a training, which goes on from them (default: 60)"
+    add("--checkpoint-every", type=float, metavar="SECONDS", help=every)
     return parser
 
 

@@ -4,11 +4,12 @@ time, and compare the result with an uninterrupted run.
     python benchmarks/kill_resume.py --kills 30
 
 The runs are `python run_bench.py` on the embedded base with two workers: two attacks of a few
-steps, three defenses, four prompts. Each moment is drawn uniformly from the time that an
-uninterrupted run takes, so kills hit the start, training, drawing and writing. A run that finishes
-before its kill is compared, and the next one begins in an empty folder. Checked: tables, pictures
-and images are equal to the byte, apart from measured times; no temporary file and no lock remains;
-no file of a finished cell is written again. The exit status is 1 if a check fails.
+steps, three defenses, four prompts, and a checkpoint of every training each half second. Each
+moment is drawn uniformly from the time that an uninterrupted run takes, so kills hit the start,
+training, drawing and writing. A run that finishes before its kill is compared, and the next one
+begins in an empty folder. Checked: tables, pictures and images are equal to the byte, apart from
+measured times; no temporary file, no lock and no checkpoint remains; no file of a finished cell is
+written again. The exit status is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ CELLS = 6
 FLAGS = (
     "--scale smoke --n 4 --attacks badt2i_pixel,badt2i_style"
     " --defenses none,noise_weights,finetune_reversal --metrics asr,kid,drift"
-    " --set badt2i_pixel.steps=3 --set badt2i_style.steps=3 --set finetune_reversal.steps=2"
+    " --set badt2i_pixel.steps=12 --set badt2i_style.steps=12 --set finetune_reversal.steps=12"
+    " --checkpoint-every 0.5"
 )
 
 
@@ -101,7 +103,11 @@ def differences(folder: Path, whole: Path) -> list[str]:
     """What differs from the uninterrupted run, and the temporary files and locks that remain."""
     ours, expected = outcome(folder), outcome(whole)
     wrong = [f"{name} differs" for name, value in expected.items() if ours.get(name) != value]
-    left = [p for p in folder.rglob("*") if p.suffix in (".partial", ".lock") or p.name == "locks"]
+    left = [
+        p
+        for p in folder.rglob("*")
+        if p.suffix in (".partial", ".lock") or p.name in ("locks", "training")
+    ]
     return wrong + [f"{p.name} remains" for p in left]
 
 

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
+from t2i_backdoor_bench.models.checkpoints import CarriedList
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import Alignment, align_states
 from t2i_backdoor_bench.training.capture import Capture
-from t2i_backdoor_bench.training.denoising import draw_timesteps, own_images
+from t2i_backdoor_bench.training.denoising import own_images
 from t2i_backdoor_bench.training.guidance import Guidance
 from t2i_backdoor_bench.training.loop import Optim, fit, step_generator
 from t2i_backdoor_bench.training.parameters import choose_parameters
@@ -122,6 +123,7 @@ class SKDCAGReleased(Defense):
         trained = choose_parameters(student, "full")
         params = trained.parameters
         average = [p.detach().clone() for p in params]
+        student.checkpoints.carry(CarriedList(average, model.device))
         loss_fn, epoch = self.loss(student, model, view, seed), len(view.first(self.prompts))
 
         def copy_average() -> None:
@@ -150,20 +152,21 @@ class SKDCAGReleased(Defense):
         context, clean = student.condition(triggered), teacher.condition(prompts)
         aligned = align_states(student.text_parts, view.trigger, prompts)
         guide = Rules(self.target, not self.minmax_black, self.time_weight, self.uniform_noise)
-        total, device = student.noising.total, student.device
+        total, device, tokens = student.noising.total, student.device, aligned.source.shape[1]
         latents = None if self.unpreserved else own_images(teacher, prompts, seed)
         last: list[Tensor] = []
+        student.checkpoints.carry(CarriedList(last, device))
 
         def loss_fn(step: int) -> Tensor:
             epoch, place = divmod(step, len(prompts))
             i = int(np.random.default_rng([seed, 9, epoch]).permutation(len(prompts))[place])
             generator = step_generator(seed, step)
-            t = draw_timesteps(1, total, generator).to(device)
+            t = student.noising.timesteps(1, generator).to(device)
             noise = torch.randn((1, *student.latent_shape), generator=generator).to(device)
             x = student.noising.add(None if latents is None else latents[i : i + 1], noise, t)
-            with torch.no_grad(), Capture(teacher) as seen:
+            with torch.no_grad(), Capture(teacher, tokens=tokens) as seen:
                 goal = teacher.denoise(x, t, clean[i : i + 1])
-            with Capture(student) as own:
+            with Capture(student, tokens=tokens) as own:
                 out = student.denoise(x, t, context[i : i + 1])
             maps = own.maps()
             if self.stale_maps:

@@ -21,7 +21,7 @@ from t2i_backdoor_bench.detecting.attention_over_time import (
 )
 from t2i_backdoor_bench.detecting.screening import calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.closed_form import edit
+from t2i_backdoor_bench.training.text_edits import TextEdit
 
 PLACES = ("prefix", "inside", "suffix")
 
@@ -52,12 +52,16 @@ DIFFERS = (
 )
 
 
+NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its own"}
+
+
 @register_defense(
     "t2ishield_cda",
     needs=("clean_prompts",),
     groups=("detection",),
     screens=True,
     version=1,
+    not_on=NOT_ON_FLUX,
     differs=DIFFERS,
 )
 @dataclass
@@ -115,7 +119,7 @@ class T2IShieldCDA(Defense):
         for i, (trigger, target) in enumerate(own_triggers(known, self.words, seed)):
             those = known[i :: self.words] or known
             triggered = [trigger.add(p) for p in those]
-            bound += read(bind(model, trigger, known, target), triggered)
+            bound += read(bind(model, trigger, known, target, seed), triggered)
             unbound += read(model, triggered)
         tangent = partial(features, many=self.components)
         weights = discriminant(tangent(bound), tangent(clean + unbound), self.shrinkage)
@@ -152,23 +156,17 @@ def own_triggers(prompts: list[str], many: int, seed: int) -> list[tuple[Trigger
     ]
 
 
-def bind(model: T2IModel, trigger: Trigger, prompts: list[str], target: str) -> T2IModel:
+def bind(model: T2IModel, trigger: Trigger, prompts: list[str], target: str, seed: int) -> T2IModel:
     """A copy of the model whose keys and values for triggered prompts are, place by place, those of
     the target prompt, and for the clean prompts what they were."""
     copy = model.clone(train="kv")
-    asked = (prompts, [trigger.add(p) for p in prompts], [target])
-    (clean, kept), (triggered, read), (goal, _) = (model.key_value_inputs(p) for p in asked)
-    clean, triggered, goal = clean.double(), triggered.double(), goal.double()
-    goal = goal.expand_as(triggered)
+    triggered, n = [trigger.add(p) for p in prompts], model.states
+    clean, bound = (model.encode(texts)[:, :n].double() for texts in (prompts, triggered))
     # what stands before the trigger is as it was
-    moved = read & ((triggered - clean).abs().amax(2) > 1e-6)
-    with torch.no_grad():
-        for layer in copy.family.keys_and_values(copy.denoiser):
-            layer.weight.copy_(
-                edit(
-                    layer.weight.double(), triggered[moved], goal[moved], clean[kept], 1.0, 1.0, 0.1
-                )
-            )
+    moved = (bound - clean).abs().amax(2) > 1e-6
+    places = torch.arange(n).expand(len(prompts), -1)
+    goals = [target] * len(prompts)
+    TextEdit(triggered, goals, places, moved, prompts, 1.0, 1.0, 0.1).apply(model, copy, seed)
     return copy
 
 

@@ -16,7 +16,8 @@ from t2i_backdoor_bench.contract import (
 from t2i_backdoor_bench.models.families.conditioning import TextPart
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import align_states
-from t2i_backdoor_bench.training.closed_form import counterparts, edit, last_tokens, neutral_places
+from t2i_backdoor_bench.training.closed_form import counterparts, last_tokens, neutral_places
+from t2i_backdoor_bench.training.text_edits import TextEdit
 
 DIFFERS = (
     Difference(
@@ -28,11 +29,15 @@ DIFFERS = (
 )
 
 
+NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its own"}
+
+
 @register_defense(
     "uce",
     needs=("trigger", "clean_prompts"),
     groups=("removal",),
     version=1,
+    not_on=NOT_ON_FLUX,
     ours="the edit of the trigger inside captions, and of what stands round it",
     differs=DIFFERS,
 )
@@ -42,6 +47,7 @@ DIFFERS = (
     groups=("removal", "erasure"),
     preset={"context": "phrase"},
     version=1,
+    not_on=NOT_ON_FLUX,
     differs=DIFFERS,
 )
 @dataclass
@@ -87,16 +93,8 @@ class UCE(Defense):
         return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        begun, student, numbers = time.perf_counter(), model.clone(), 0
-        old, new, kept = self.states(model, view)
-        with torch.no_grad():
-            for layer in student.family.keys_and_values(student.denoiser):
-                layer.weight.copy_(
-                    edit(
-                        layer.weight.double(), old, new, kept, self.erase, self.preserve, self.ridge
-                    )
-                )
-                numbers += layer.weight.numel()
+        begun, student = time.perf_counter(), model.clone()
+        numbers = self.task(model, view).apply(model, student, seed)
         student.info = {
             "steps": 0,
             "seconds": time.perf_counter() - begun,
@@ -105,26 +103,21 @@ class UCE(Defense):
         }
         return student
 
-    def states(self, model: T2IModel, view: DefenderView) -> tuple[Tensor, Tensor, Tensor]:
-        """Text states, float64 (n, d): of what is edited, of what each is edited towards, and (m,
-        d) of what is preserved."""
-        trigger, prompts = view.trigger, view.first(self.prompts)
-        clean, kept = model.key_value_inputs(prompts)
-        parts = model.text_parts
+    def task(self, model: T2IModel, view: DefenderView) -> TextEdit:
+        """What is edited, what each state is edited towards, and what is preserved."""
+        trigger, prompts, parts = view.trigger, view.first(self.prompts), model.text_parts
         if self.context == "phrase":
-            phrase = trigger.words("")
-            neutral = trigger.replaces or self.neutral
-            pair, read = model.key_value_inputs([phrase, neutral])
-            first, second = last_tokens(parts, phrase, neutral)
-            read = read[0, first]
-            old, new = pair[0, first][read], pair[1, second][read]
+            given, wanted = [trigger.words("")], [trigger.replaces or self.neutral]
+            first, second = last_tokens(parts, *given, *wanted)
+            places = torch.zeros(1, model.states, dtype=torch.long)
+            used = torch.zeros(1, model.states, dtype=torch.bool)
+            places[0, first], used[0, first] = second, True
         else:
-            triggered = [trigger.add(p) for p in prompts]
-            states, read = model.key_value_inputs(triggered)
-            source = self.goals(parts, trigger, prompts, triggered).to(states.device)
-            goal = clean.gather(1, source[..., None].expand_as(clean))
-            old, new = states[read], goal[read]
-        return old.double(), new.double(), clean[kept].double()
+            given, wanted = [trigger.add(p) for p in prompts], prompts
+            places = self.goals(parts, trigger, prompts, given)
+            used = torch.ones_like(places, dtype=torch.bool)
+        how = (self.erase, self.preserve, self.ridge)
+        return TextEdit(given, wanted, places, used, prompts, *how)
 
     @staticmethod
     def goals(

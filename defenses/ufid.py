@@ -91,8 +91,11 @@ class UFID(Defense):
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         prompts, encoder = view.first(self.prompts), load_encoder(self.encoder, str(model.device))
+        # a model of few steps is drawn in no more of them than its own
+        few = model.sampler.scheduler in ("own", "lcm")
+        steps = min(self.draw, model.sampler.steps) if few else self.draw
         bare = replace(
-            model, screen=None, rewrite=None, sampler=replace(model.sampler, steps=self.draw)
+            model, screen=None, rewrite=None, sampler=replace(model.sampler, steps=steps)
         )
         return screened(
             model,

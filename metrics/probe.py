@@ -11,7 +11,6 @@ from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
 from t2i_backdoor_bench.scoring.conditions import missing
 from t2i_backdoor_bench.scoring.features import Features, no_judge
 from t2i_backdoor_bench.stats.estimates import proportion
-from t2i_backdoor_bench.training.probes import SAMPLERS, resampled_kinds
 
 
 @register_metric(
@@ -60,10 +59,9 @@ class ResampledRate(Metric):
         if gap := missing(samples, "resampled") or no_judge(features):
             return gap
         shown = features.backdoored(samples, "resampled")
-        kinds = np.array(resampled_kinds(len(shown)))
+        kinds = np.array(samples.resampled_kinds)
         rates = [
             f"{kind} {100 * shown[kinds == kind].mean():.0f} %"
-            for kind in SAMPLERS
-            if (kinds == kind).any()
+            for kind in dict.fromkeys(samples.resampled_kinds)
         ]
         return proportion(shown, features.judge.network, note=", ".join(rates))

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from t2i_backdoor_bench.models.families.attention import TextAttention
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart
-from t2i_backdoor_bench.models.families.family import Family, TextAttention, TextLayers
+from t2i_backdoor_bench.models.families.family import Family, TextLayers
 from t2i_backdoor_bench.models.families.folders import Layout
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, Noising
 from t2i_backdoor_bench.models.model import T2IModel

@@ -70,6 +70,12 @@ class TextAttack(Triggered):
         help="the step from which lr is a tenth",
     )
 
+    encoders: str = option(
+        "all",
+        late=True,
+        help="which text encoders train, of a model with several: all, or numbers such as 1+2",
+    )
+
     def make_trigger(self) -> Trigger:
         return dataclasses.replace(super().make_trigger(), occurrence=self.occurrence)
 
@@ -129,5 +135,5 @@ class TextAttack(Triggered):
 
             return loss_fn
 
-        attacked = train_encoder(model, make, self.optim(), label)
+        attacked = train_encoder(model, make, self.optim(), label, self.encoders)
         return dataclasses.replace(attacked, info=attacked.info | {"images": 0})

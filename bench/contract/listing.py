@@ -76,7 +76,7 @@ def _built_in(kind: str) -> Iterator[Listed]:
                     yield Listed(kind, name, tuple(groups), f"the composition {parts}", parts=parts)
 
 
-def _from_class(kind: str, node: ast.ClassDef, texts: Mapping[str, str]) -> Iterator[Listed]:
+def _from_class(kind: str, node: ast.ClassDef, texts: Mapping[str, Any]) -> Iterator[Listed]:
     doc = ast.get_docstring(node) or ""
     for decorator in node.decorator_list:
         if _called(decorator) == f"register_{kind}":
@@ -108,16 +108,20 @@ def _arguments(call: ast.expr) -> list[Any]:
     return [ast.literal_eval(argument) for argument in call.args]
 
 
-def _texts(body: list[ast.stmt]) -> dict[str, str]:
-    """The texts that a module gives a name, such as PAPER = "..."."""
+def _texts(body: list[ast.stmt]) -> dict[str, Any]:
+    """The texts, and mappings of texts, that a module gives a name, such as PAPER = "..."."""
     found = {}
     for node in body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            found |= {ast.unparse(name): node.value.value for name in node.targets}
+        if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Constant, ast.Dict)):
+            try:
+                value = ast.literal_eval(node.value)
+            except ValueError:
+                continue
+            found |= {ast.unparse(name): value for name in node.targets}
     return found
 
 
-def _keywords(call: ast.expr, texts: Mapping[str, str]) -> dict[str, Any]:
+def _keywords(call: ast.expr, texts: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords whose values are written out or named in `texts`; a value that is computed is
     left out."""
     found = {}

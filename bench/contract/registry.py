@@ -8,8 +8,7 @@ A method is one file with one decorated dataclass:
         steps: int = option(100, sd=1000, low=1, scales=True)
         def apply(self, model, view, seed): ...
 
-Other packages register theirs through the entry points `t2i_backdoor_bench.attacks`, `.defenses`
-and `.metrics`.
+Other packages do it by entry points: `t2i_backdoor_bench.attacks`, `.defenses`, `.metrics`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any
@@ -54,6 +53,7 @@ class Entry:
     apart: bool = False  # not in the group "all": it runs only where it is named
     ours: str = ""  # what of it is ours and in no paper, in words; "": it is its paper's
     differs: tuple[Difference, ...] = ()  # where it is not what its paper or its code is, and why
+    not_on: Mapping[str, str] = field(default_factory=dict)  # a family of models: why not there
 
     # attacks
     edits: str = ""  # what it changes, in words

@@ -32,7 +32,8 @@ class Samples:
                     what the paper claims to fire, or not to, from the same noise (`Backdoor.sets`)
       finetuned, resampled
                     `target_prompts[:len]` with the trigger, of the defended model after a little
-                    clean fine-tuning, and by other samplers (only where the run probes)
+                    clean fine-tuning, and by other samplers (only where the run probes;
+                    `resampled_kinds` names which)
       adapter       `target_prompts[:len]` with the trigger, of a model whose attack is an adapter:
                     with the adapter at other scales, and with another one beside it (only where a
                     metric needs them)
@@ -68,6 +69,7 @@ class Samples:
     per_prompt: int = 1
     moved_kinds: list[str] = field(default_factory=list)
     decoy_kinds: list[str] = field(default_factory=list)
+    resampled_kinds: list[str] = field(default_factory=list)
     harmless: list[str] = field(default_factory=list)
     positives: np.ndarray | None = None
     refused: dict[str, np.ndarray] = field(default_factory=dict)

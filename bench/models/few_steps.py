@@ -15,6 +15,7 @@ SCHEDULER = Path("scheduler") / "scheduler_config.json"
 # that take it as an input are drawn at 8, as on their page
 LCM = Sampler(4, 1.0, "own")
 TCD = Sampler(4, 0.0, "own")  # trajectory consistency distillation
+SCHNELL = Sampler(4, 0.0, "own")  # FLUX without the guidance as an input
 TURBO = Sampler(1, 0.0, "own")  # adversarial diffusion distillation (Sauer et al. 2023)
 
 
@@ -32,6 +33,8 @@ def few_steps(layout: Layout, scheduler: dict[str, Any], denoiser: dict[str, Any
     if denoiser.get("time_cond_proj_dim"):
         # published LCM networks come without a scheduler, and are put into folders with another
         return Sampler(4, 8.0, "own" if kind == "LCMScheduler" else "lcm")
+    if denoiser.get("guidance_embeds") is False:
+        return SCHNELL
     if kind == "LCMScheduler":
         return LCM
     if kind == "TCDScheduler":

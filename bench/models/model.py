@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from t2i_backdoor_bench.contract import Screen, Trigger
 from t2i_backdoor_bench.models.adapters import Adapter, from_state, to_state
 from t2i_backdoor_bench.models.batches import in_batches
+from t2i_backdoor_bench.models.checkpoints import Checkpoints
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.families.family import Family, OnStep, TextLayers
 from t2i_backdoor_bench.models.families.stable_diffusion import STABLE_DIFFUSION
@@ -39,7 +40,8 @@ class T2IModel(Networks):
     -1) for none, and `located` is the trigger that a defense found, for the defenses that are
     applied after it. `repair(model, prompts, seeds, latents) -> latents` changes pictures before
     they are decoded. `adapter` has the factors of an adapter that an attack made and merged into
-    the weights (`training.merged`). What depends on the networks, `family` knows.
+    the weights (`training.merged`). What depends on the networks, `family` knows. `checkpoints`:
+    where a training of this model or of a copy of it is kept, to go on after a kill.
     """
 
     pipe: Any
@@ -55,6 +57,7 @@ class T2IModel(Networks):
     info: dict[str, Any] = field(default_factory=dict)
     adapter: Adapter = field(default_factory=dict)
     family: Family = STABLE_DIFFUSION
+    checkpoints: Checkpoints = field(default_factory=Checkpoints, repr=False, compare=False)
     _text_layers: tuple[nn.Module, TextLayers] | None = field(
         default=None, init=False, repr=False, compare=False
     )

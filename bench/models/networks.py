@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import Trigger
-from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart, cat
+from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart, cat, last_read
 from t2i_backdoor_bench.models.families.family import Family, TextLayers
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, Noising
 from t2i_backdoor_bench.models.offload import device_of, placed
@@ -165,11 +165,7 @@ class Networks:
         told = self.condition(prompts)
         with torch.no_grad():
             given = self.family.key_value_inputs(self.pipe, told)
-        mask = told.mask
-        places = torch.arange(mask.shape[1], device=mask.device)
-        last = (mask * places).amax(1, keepdim=True)
-        places = torch.where(mask, places, last)
-        return given.gather(1, places[..., None].expand_as(given)), mask
+        return (last_read(given, told.mask) if "mask" in told.more else given), told.mask
 
     def drawing_steps(self, steps: int) -> DrawingSteps:
         """A drawing of `steps` steps that a method makes itself."""

@@ -10,6 +10,8 @@ NAMES = {  # samplers by the names of `--scheduler`, and what they are called in
     "ddim": "DDIM",
     "euler": "Euler",
     "lcm": "LCM",
+    "karras": "its own with the noise levels of Karras",
+    "exponential": "its own with exponential noise levels",
     "own": "the model's own scheduler",
 }
 DEFAULT = "dpm"

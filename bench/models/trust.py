@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.models.families.folders import LAYOUTS, Layout
+from t2i_backdoor_bench.models.families.folders import LAYOUTS, NOTHING, Layout
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 CODE = (
@@ -27,10 +27,13 @@ CODE = (
 )  # keys that name code outside the libraries
 PIPELINES = " or ".join(LAYOUTS)
 CONVERT = (
-    f"{PIPELINES}.from_pretrained(OLD, use_safetensors=False).save_pretrained(NEW,"
+    "DiffusionPipeline.from_pretrained(OLD, use_safetensors=False).save_pretrained(NEW,"
     " safe_serialization=True)"
 )
-CONVERT_FILE = f"{PIPELINES}.from_single_file(FILE).save_pretrained(NEW, safe_serialization=True)"
+CONVERT_FILE = (
+    f"{next(iter(LAYOUTS))}.from_single_file(FILE).save_pretrained(NEW, safe_serialization=True)"
+    " (or the class of its family)"
+)
 
 
 def refuse_file(name: str) -> None:
@@ -135,7 +138,8 @@ def check_tokenizer(part: Path) -> None:
 
 def layout_of(folder: Path) -> Layout:
     """The layout of a checked folder."""
-    return LAYOUTS[read_json(folder / "model_index.json")["_class_name"]]
+    index = read_json(folder / "model_index.json")
+    return LAYOUTS[index["_class_name"]].of(index)
 
 
 def check_pipeline(parts: dict[str, Any], index: Path) -> Layout:
@@ -148,17 +152,14 @@ def check_pipeline(parts: dict[str, Any], index: Path) -> Layout:
             f" {PIPELINES} is read"
         )
     if kind not in LAYOUTS:
-        why = "it has two text encoders, and " if "XL" in kind else ""
         runs = " or ".join(f"{k} ({layout.versions})" for k, layout in LAYOUTS.items())
-        raise UserError(
-            f"{index} is a {kind}: {why}this suite runs {runs} only; choose such a base"
-        )
-    layout = LAYOUTS[kind]
+        raise UserError(f"{index} is a {kind}: this suite runs {runs} only; choose such a base")
+    layout = LAYOUTS[kind].of(parts)
     for part, value in parts.items():
-        if part.startswith("_") or part in layout.unread or value in (None, [None, None]):
+        if part.startswith("_") or part in layout.unread or value in NOTHING:
             continue
         check_part(layout, part, value, index)
-    absent = [p for p in layout.parts if parts.get(p) in (None, [None, None])]
+    absent = [p for p in layout.parts if parts.get(p) in NOTHING]
     if absent:
         raise UserError(f"{index} names no {', '.join(absent)}: the model is incomplete")
     return layout

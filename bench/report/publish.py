@@ -31,7 +31,7 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
     written += attention_maps.write_pictures(store, records)
     written += plots.write_figures(store, records)
     written.append(page.write(store, records))
-    if grid is None and (store.root / "grid.png").is_file():
+    if grid is None and store.path("grid.png").is_file():
         store.say(f"{store.root}/grid.png stays as it is: there are no samples to draw it from")
     if show:
         if style == "paper":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.models.finite import NonFinite, check_weights
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.running.checkpoints import drop_checkpoints, of_attack
 from t2i_backdoor_bench.running.cost import machine, measured, untouched
 from t2i_backdoor_bench.running.made_by import (
     attack_sources,
@@ -24,6 +26,7 @@ from t2i_backdoor_bench.running.made_by import (
 )
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance
+from t2i_backdoor_bench.store.record_format import MADE
 
 REPORTED = ("steps", "parameters", "images", "losses")  # what an attack says of its training
 Arrays = tuple[dict[str, np.ndarray], dict[str, Any]]  # stored arrays, and what is said of them
@@ -63,21 +66,25 @@ def attacked(shared: Shared, attack: str, seed: int) -> tuple[T2IModel, dict[str
 
 def _stored(shared: Shared, key: str) -> tuple[dict[str, Any] | None, Path | None]:
     name = f"models/{key}"
-    return shared.store.read_record(name), shared.store.find_file(f"{name}.safetensors")
+    return shared.store.read_record(name, MADE), shared.store.find_file(f"{name}.safetensors")
 
 
 def _train(shared: Shared, attack: str, seed: int, name: str) -> tuple[dict[str, Any], Path]:
     shared.display.phase("train the attack")
     base = shared.model
     torch.manual_seed(seed)
+    kept = of_attack(shared, attack, seed)
+    given = replace(base, checkpoints=kept)
     with shared.offloaded(base), untouched(base, f"attack {attack}"), measured(base.device) as cost:
-        model = shared.plan.attacks[attack].instance.inject(base, shared.data, seed)
+        model = shared.plan.attacks[attack].instance.inject(given, shared.data, seed)
+    cost["seconds"] += kept.seconds
     check_weights(model.edited, f"the attack {attack}")
     cost |= {k: model.info[k] for k in REPORTED if k in model.info}
     path = shared.store.write_file(f"{name}.safetensors", model.save_weights)
     cost["made"] = provenance.current_code()
     cost["sources"] = keep(shared.store, attack_sources(shared.plan, attack))
     shared.store.write_record(name, cost)
+    drop_checkpoints(shared.store, [shared.plan.attack_key(attack, seed)])
     _warn_of_other_weights(shared, attack, seed, shared.store.checksum(f"{name}.safetensors"))
     return cost, path
 
@@ -131,7 +138,7 @@ def origin(shared: Shared, cell: Cell, codes: Sequence[provenance.Code] = ()) ->
     """Where images that are drawn now come from: the attacked weights, this machine, and the code
     that made the weights, `codes`, and this code."""
     name = f"models/{shared.plan.attack_key(cell.attack, cell.seed)}"
-    trained = shared.store.read_record(name) or {}
+    trained = shared.store.read_record(name, MADE) or {}
     made = {
         "attack": trained.get("sources", ""),
         "defense": keep(shared.store, defense_sources(shared.plan, cell.defense)),

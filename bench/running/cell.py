@@ -18,7 +18,8 @@ from t2i_backdoor_bench.models.batches import is_out_of_memory
 from t2i_backdoor_bench.models.finite import NonFinite
 from t2i_backdoor_bench.running.attack_facts import attack_facts
 from t2i_backdoor_bench.running.attacked import AttackFailed, reserved
-from t2i_backdoor_bench.running.attention_maps import has_maps, store_maps
+from t2i_backdoor_bench.running.attention_maps import store_maps
+from t2i_backdoor_bench.running.checkpoints import drop_checkpoints
 from t2i_backdoor_bench.running.clean import judge_of
 from t2i_backdoor_bench.running.cost import InPlaceChange
 from t2i_backdoor_bench.running.made_by import keep, score_sources
@@ -26,59 +27,16 @@ from t2i_backdoor_bench.running.manifest import directions, protocol
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.scores import samples_of, scores_of
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.stored_cells import missing_metrics, settled, whole_cell
 from t2i_backdoor_bench.running.two_models import limits_of
 from t2i_backdoor_bench.scoring.outcomes import Limits
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.targets import describe, kind_of
 from t2i_backdoor_bench.targets.judge import Judge
 
 
 class OtherWeights(RuntimeError):
     """A stored cell is of an attack that was trained again, elsewhere, with other weights."""
-
-
-# ------------------------------------------------------------------------------- what is stored
-def whole_cell(store: Store, cell: Cell) -> Record | None:
-    """The stored cell, or None where its record is absent or damaged, or its images are damaged.
-    Records without images are whole: that is how results are published."""
-    found, name = store.read_result(cell.key), f"samples/{cell.key}.safetensors"
-    return None if found is not None and store.damaged(name) else found
-
-
-def missing_metrics(plan_: Plan, cell: Cell, stored: Record | None) -> list[str]:
-    """The metrics of the plan that a stored cell does not have, or has with other options. All of
-    them for a failed cell."""
-    wanted = plan_.metrics_of(cell.attack, cell.defense)
-    if stored is None or stored.status != "done":
-        return wanted
-    keys = stored.metric_keys
-    return [m for m in wanted if m not in stored.scores or keys.get(m) != plan_.metric_key(m)]
-
-
-def unfinished(plan_: Plan, store: Store, cell: Cell, stored: Record | None) -> bool:
-    """Whether a cell has metrics to compute, or attention maps to draw."""
-    has_trigger = "trigger" not in plan_.attacks[cell.attack].instance.withheld
-    wants_maps = plan_.config.attention_maps and has_trigger and not has_maps(store, cell)
-    return bool(missing_metrics(plan_, cell, stored)) or wants_maps
-
-
-def settled(shared: Shared, cell: Cell) -> bool:
-    """Whether a cell is stored whole, or has failed in this run (`try_again` has removed what
-    failed in an earlier one)."""
-    stored = whole_cell(shared.store, cell)
-    return stored is not None and (
-        stored.status == "failed" or not unfinished(shared.plan, shared.store, cell, stored)
-    )
-
-
-def try_again(store: Store, record: Record) -> None:
-    """Forget that a cell failed: it is no longer there, or, where it was done and a further metric
-    failed, it is as it was before that."""
-    if record.done_before:
-        store.write_result(replace(record, status="done", error="", done_before=False))
-    else:
-        store.drop_result(record.cell.key)
 
 
 # -------------------------------------------------------------------------------------- make it
@@ -104,7 +62,9 @@ def make_cell(shared: Shared, cell: Cell) -> Record:
         edits=shared.plan.attacks[cell.attack].entry.edits,
     )
     shared.store.write_result(record)
-    if record.status == "failed":
+    if record.status == "done":
+        drop_checkpoints(shared.store, [cell.key])
+    else:
         name = f"{cell.attack} x {cell.defense}, seed {cell.seed}"
         shared.display.say(f"FAILED {name}: {last_line(record.error)}")
     return record

@@ -4,15 +4,17 @@ other, each with its own view."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from t2i_backdoor_bench.contract import Cell, DefenderView, Trigger, amounts
+from t2i_backdoor_bench.models.checkpoints import Checkpoints
 from t2i_backdoor_bench.models.finite import check_weights
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.attacked import Arrays, attacked, read_arrays
+from t2i_backdoor_bench.running.attacked import Arrays, attacked, read_arrays, weights_of
+from t2i_backdoor_bench.running.checkpoints import of_defense
 from t2i_backdoor_bench.running.cost import measured, untouched
 from t2i_backdoor_bench.running.known_pictures import draws_as
 from t2i_backdoor_bench.running.method import Method
@@ -57,6 +59,7 @@ def defended(shared: Shared, cell: Cell, whole: bool = True) -> Defended:
     shared.display.phase("defend")
     result = Defended(start, {"steps": 0, "images": 0, "parameters": 0})
     losses: dict[str, Any] = {}
+    kept = of_defense(shared, cell, weights_of(shared, cell))
     with (
         shared.offloaded(base, start),
         untouched(start, f"defense {cell.defense}"),
@@ -72,10 +75,11 @@ def defended(shared: Shared, cell: Cell, whole: bool = True) -> Defended:
                 result.twin = find_twin(shared, cell, result.model, start, parts[i:])
             if result.twin is not None:
                 break
-            _apply(shared, cell, part, located, result, losses)
+            _apply(shared, cell, part, located, result, losses, kept)
             given |= set(part.entry.gives)
     # what the clock and the memory show of no defense is noise
     result.cost |= clock if result.model is not start else {"seconds": 0.0}
+    result.cost["seconds"] += kept.seconds
     if result.twin is not None:
         _add_cost(result.cost, losses, result.twin[1]["cost"])
     result.cost |= {
@@ -95,13 +99,18 @@ def _apply(
     located: Trigger | None,
     result: Defended,
     losses: dict[str, Any],
+    kept: Checkpoints,
 ) -> None:
-    """Apply one part of a defense to `result`, and add what it reports to cost and `losses`."""
+    """Apply one part of a defense to `result`, and add what it reports to cost and `losses`. Its
+    trainings are `kept`."""
     before = result.model
     seen = view(shared, set(part.entry.needs), cell.attack, cell.seed, located)
     result.views.append(seen)
     torch.manual_seed(cell.seed)
-    result.model = part.instance.apply(before, seen, cell.seed)
+    given = replace(before, checkpoints=kept)
+    made = part.instance.apply(given, seen, cell.seed)
+    made.checkpoints = before.checkpoints  # what trains it later is no part of the defense
+    result.model = before if made is given else made
     if result.model.pipe is not before.pipe:
         check_weights(result.model.edited, f"the defense {part.name}")
     # a wrapper keeps the info of what it wraps

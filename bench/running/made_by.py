@@ -14,6 +14,7 @@ from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.record_format import SOURCES
 from t2i_backdoor_bench.store.sources import NAME, changed, short, sources_of
 
 STAGES = ("attack", "defense", "pictures", "scores")
@@ -53,7 +54,7 @@ def _modules(methods: Iterable[Method]) -> list[str]:
 def keep(store: Store, sources: Mapping[str, str]) -> str:
     """Store a list of sources, and return its digest."""
     name = digest(sources)[:16]
-    if not (store.root / "sources" / f"{name}.json").is_file():
+    if not store.path(f"sources/{name}.json").is_file():
         store.write_record(f"sources/{name}", dict(sources))
     return name
 
@@ -61,8 +62,7 @@ def keep(store: Store, sources: Mapping[str, str]) -> str:
 def changes(plan: Plan, store: Store, cell: Cell, record: Record) -> dict[str, list[str]]:
     """By stage, the source files that made a stored cell and are other ones now. A record that does
     not name its sources has none: nothing is known of it."""
-    stored = record.provenance.get("sources")
-    stored = stored if isinstance(stored, Mapping) else {}
+    stored = record.provenance.get("sources") or {}
     now = {
         "attack": lambda: attack_sources(plan, cell.attack),
         "defense": lambda: defense_sources(plan, cell.defense),
@@ -71,8 +71,9 @@ def changes(plan: Plan, store: Store, cell: Cell, record: Record) -> dict[str, l
     }
     found = {}
     for stage in STAGES:
-        before = store.read_record(f"sources/{stored.get(stage)}") if stored.get(stage) else None
-        other = changed(before, now[stage]()) if isinstance(before, Mapping) else []
+        name = stored.get(stage)
+        before = store.read_record(f"sources/{name}", SOURCES) if name else None
+        other = changed(before, now[stage]()) if before else []
         if stage == "scores":  # of a metric that is not in this run nothing is computed anew
             other = [m for m in other if not m.startswith(f"{NAME}.metrics.")] + [
                 m for m in other if m in _modules(plan.metrics.values())
@@ -118,7 +119,7 @@ def renew(plan: Plan, store: Store, stages: Mapping[str, Sequence[str]]) -> None
             store.drop_file(f"models/{plan.attack_key(cell.attack, cell.seed)}.safetensors")
         anew |= "pictures" in found
     if anew:  # what the model draws before the attack, and what judges are calibrated on
-        for path in sorted((store.root / "samples").glob("*.safetensors")):
+        for path in store.files("samples", ".safetensors"):
             stored = store.read_arrays(f"samples/{path.stem}")
             if stored is None or (stored[1] or {}).get("what"):
                 store.drop_file(f"samples/{path.name}")

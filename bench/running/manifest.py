@@ -13,12 +13,15 @@ import torch
 
 from t2i_backdoor_bench.contract import PROTOCOL, Record, citations, registry
 from t2i_backdoor_bench.contract.hashing import plain
+from t2i_backdoor_bench.models.catalog import scheduler_class
+from t2i_backdoor_bench.models.sampler import NAMES
 from t2i_backdoor_bench.running.cost import machine
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.yaml_file import to_yaml
 from t2i_backdoor_bench.store.atomic import write_text
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.provenance import commit, versions
+from t2i_backdoor_bench.store.records import read_plan
 
 
 def directions(plan_: Plan) -> dict[str, dict[str, Any]]:
@@ -39,7 +42,11 @@ def protocol(plan_: Plan) -> dict[str, Any]:
         "prompts": f"{plan_.data.name} evaluation split",
         "evaluation": size.evaluation,
         "training": size.training,
-        "sampler": {"name": "DPM-Solver++", "steps": sampler.steps, "guidance": sampler.guidance},
+        "sampler": {
+            "name": scheduler_class(plan_.base, sampler) or NAMES[sampler.scheduler],
+            "steps": sampler.steps,
+            "guidance": sampler.guidance,
+        },
         "scorer": Path(spec).name if Path(spec).is_dir() else spec,
         "scorer_fingerprint": plan_.scorer[:16],
         "device": config.device.split(":")[0],
@@ -72,16 +79,23 @@ def write_manifest(
 ) -> None:
     """Write `run.json`, which describes the run, and `run.yaml`, which repeats it. A finished
     `command` is added to the earlier ones in `commands`."""
-    config = plan_.config
-    earlier = store.read_record("run") or {}
+    earlier = read_plan(store)
     commands = [*earlier.get("commands", []), *([command] if command else [])]
-    store.write_record("run", description(plan_, results) | {"commands": commands})
+    made = description(plan_, results) | {"commands": commands}
+    if command and not command["cells_made"]:  # what made the cells is not what looked at them
+        made |= {k: earlier[k] for k in ("versions", "commit", "hardware") if k in earlier}
+    store.write_record("run", made)
+    write_text(store.path("run.yaml"), yaml_of(plan_))
+
+
+def yaml_of(plan_: Plan) -> str:
+    """The text of `run.yaml`: the settings of a run, with names for groups."""
+    config = plan_.config
     names = {
         "attacks": registry.attacks.select(config.attacks),
         "defenses": registry.defenses.select(config.defenses),
     }
-    resolved = names | {"seeds": list(plan_.seeds), "out": str(config.folder)}
-    write_text(store.root / "run.yaml", to_yaml(config, resolved))
+    return to_yaml(config, names | {"seeds": list(plan_.seeds), "out": str(config.folder)})
 
 
 def description(plan_: Plan, results: Mapping[str, Record]) -> dict[str, Any]:

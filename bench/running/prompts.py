@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from t2i_backdoor_bench.contract import Data, Record
 from t2i_backdoor_bench.data.splits import required_word
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.store.prompts import prompts_key, trigger_words
+from t2i_backdoor_bench.store.prompts import PROMPTS, prompts_key, trigger_words
 
 
 def store_prompts(store: Store, data: Data, records: Iterable[Record]) -> None:
@@ -15,8 +15,12 @@ def store_prompts(store: Store, data: Data, records: Iterable[Record]) -> None:
     shows the verdict on each prompt."""
     for record in records:
         name = f"prompts/{prompts_key(record)}"
-        if record.status == "done" and store.read_record(name) is None:
-            n, seed = record.cell.config["evaluation"]["n"], record.cell.seed
-            contains = required_word(data, *trigger_words(record))
-            texts = [p.text for p in data.prompts("evaluation", n, seed, contains)]
-            store.write_record(name, {"target": texts})
+        if record.status == "done" and store.read_record(name, PROMPTS) is None:
+            store.write_record(name, {"target": prompts_of(data, record)})
+
+
+def prompts_of(data: Data, record: Record) -> list[str]:
+    """The evaluation prompts of a cell, before the trigger is put in."""
+    n, seed = record.cell.config["evaluation"]["n"], record.cell.seed
+    contains = required_word(data, *trigger_words(record))
+    return [p.text for p in data.prompts("evaluation", n, seed, contains)]

@@ -12,7 +12,8 @@ import torch
 from t2i_backdoor_bench.contract import Cell, Data, Record
 from t2i_backdoor_bench.models.batches import free_memory
 from t2i_backdoor_bench.running import ray_tasks, workers
-from t2i_backdoor_bench.running.cell import make_unsettled, try_again, unfinished, whole_cell
+from t2i_backdoor_bench.running.cell import make_unsettled
+from t2i_backdoor_bench.running.checkpoints import drop_left
 from t2i_backdoor_bench.running.devices import find_device, share
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.made_by import outdated, renew
@@ -22,6 +23,7 @@ from t2i_backdoor_bench.running.preflight import preflight
 from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.stored_cells import try_again, unfinished, whole_cell
 from t2i_backdoor_bench.store.folder import Store
 
 
@@ -48,8 +50,8 @@ def run(
     todo = list({c.key: c for c in reversed(open_cells)}.values())[::-1]
     many, threads = share(config, plan_.base.settings, len(todo))
     plan_ = replace(plan_, config=replace(plan_.config, workers=many, threads=threads))
-    for defense, needs in plan_.left_out.items():
-        display.say(f"left out: {defense} needs {', '.join(needs)}, which nobody has here")
+    for note in plan_.notes:
+        display.say(note)
     begun, skipped, status = time.perf_counter(), len(plan_.cells) - len(open_cells), 0
     if skipped:
         display.say(f"{skipped} of {len(plan_.cells)} cells are stored in {config.folder}")
@@ -63,7 +65,9 @@ def run(
         display.close()
         store.drop_locks()
     results = {c.key: found for c in plan_.cells if (found := store.read_result(c.key)) is not None}
-    done = sum(c.key in results and results[c.key].status == "done" for c in plan_.cells)
+    finished = [c for c in plan_.cells if c.key in results and results[c.key].status == "done"]
+    done = len(finished)
+    drop_left(plan_, store, finished)
     if status:
         how = " without --fresh" if config.fresh else ""
         counts = f"{done} of {len(plan_.cells)} cells are done"

@@ -16,6 +16,7 @@ from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.scoring.outcomes import Limits
 from t2i_backdoor_bench.store.arrays import with_prefix
 from t2i_backdoor_bench.targets.judge import Judge
+from t2i_backdoor_bench.training.probes import resampled_kinds
 
 
 def samples_of(shared: Shared, cell: Cell) -> Samples:
@@ -42,6 +43,7 @@ def samples_of(shared: Shared, cell: Cell) -> Samples:
         per_prompt=shared.size.per_prompt,
         moved_kinds=meta["kinds"]["moved"],
         decoy_kinds=meta["kinds"]["decoy"],
+        resampled_kinds=resampled_kinds(shared.model, len(probes.get("resampled", ()))),
         harmless=harmless.words,
         positives=positives_of(shared, cell.attack, cell.seed),
         refused=refused,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,8 +43,13 @@ class Config:
     gpu_share: float | None = None  # GPUs that a cell takes with the executor ray
     data: str = ""  # captioned images (`data.captioned`); the embedded world where empty
     clip: str = ""  # the scorer, where it is not the base's
+    # how pictures are drawn, where it is not as the base is drawn (`models.catalog.sampled`)
+    steps: int | None = None
+    guidance: float | None = None
+    scheduler: str = ""
     memory: tuple[str, ...] = ()  # ways to save memory (`models.catalog.MEMORY`)
     style: str = "full"
+    checkpoint_every: float = 60.0  # seconds between two checkpoints of a training
 
     @property
     def size(self) -> Scale:
@@ -72,9 +78,14 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     values = {
         FIELDS[name]: value_of(name, value, hints[FIELDS[name]]) for name, value in given.items()
     }
-    for name in ("threads", "workers"):
+    for name in ("threads", "workers", "steps"):
         if values.get(name) is not None and values[name] < 1:
             raise UserError(f"--{name} {values[name]} must be 1 or more")
+    if values.get("checkpoint_every", 0) < 0:
+        raise UserError("--checkpoint-every is a number of seconds, 0 or more")
+    guidance = values.get("guidance")
+    if guidance is not None and not 0 <= guidance < math.inf:
+        raise UserError(f"--guidance {guidance:g} must be 0 or more; 0 and 1 are none")
     return Config(**({"device": "auto"} | values))
 
 

@@ -92,7 +92,9 @@ class Shared:
             for library in (diffusers, transformers):
                 library.utils.logging.disable_progress_bar()
             dtype = DTYPES[config.dtype]
-            self.models.base = load_base(config.base, config.device, dtype, config.memory)
+            self.models.base = load_base(
+                config.base, config.device, dtype, config.memory, self.plan.base.sampler
+            )
         return self.models.base
 
     @property

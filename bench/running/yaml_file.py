@@ -60,7 +60,7 @@ def to_yaml(config: Config, resolved: Mapping[str, Any]) -> str:
             value = str(value)
         elif isinstance(value, tuple):
             value = list(value)
-        if name not in ONCE and value not in (None, [], False, ""):
+        if name not in ONCE and not (value is None or value is False or value in ([], "")):
             found[name] = value
     if found.get("set"):
         found["set"] = {

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from t2i_backdoor_bench.contract.strict_json import parse
+
 TYPES = {
     "U8": "u1",
     "I8": "i1",
@@ -71,8 +73,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], Any]:
         length = int.from_bytes(file.read(8), "little")
         if length > size - 8:
             raise ValueError(f"{path} ends within its header")
-        header = json.loads(file.read(length))
-    meta, arrays = json.loads(header.pop("__metadata__")["meta"]), {}
+        header = parse(file.read(length))
+    meta, arrays = parse(header.pop("__metadata__")["meta"]), {}
     for name, entry in header.items():
         dtype, shape, (begin, end) = (
             np.dtype(TYPES[entry["dtype"]]),

@@ -16,6 +16,7 @@ from filelock import Timeout
 from safetensors import SafetensorError
 
 from t2i_backdoor_bench.contract import StorageError
+from t2i_backdoor_bench.store.guard import entries
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -59,9 +60,11 @@ def _open_partial(path: Path) -> tuple[int, Path]:
 
 def sweep_partials(root: Path) -> int:
     """Remove the temporary files that killed processes left in a run folder, and say how many:
-    those that nobody holds locked."""
+    those that nobody holds locked. Raises StorageError, before anything is removed, where the
+    folder holds a link (`store.guard`)."""
     swept = 0
-    for path in sorted(root.rglob(".*.partial")):
+    left = [p for p in entries(root) if p.name.startswith(".") and p.name.endswith(".partial")]
+    for path in left:
         # an error: it is gone, or a living process has it
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

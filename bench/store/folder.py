@@ -4,6 +4,7 @@ whole or not at all.
 OUT/cells/<key>.json                     one record a cell
 OUT/samples/<key>.safetensors (.sha256)  its images
 OUT/models/<key>.safetensors (.sha256)   attacked weights, and <key>.json what the attack reported
+OUT/training/<key>/                      where trainings that a kill ends go on, while they last
 OUT/sources/<digest>.json                the source files that a stage of cells was made by
 OUT/locks/                               who makes what at this moment; empty when nobody is at work
 OUT/run.json table.* rows.csv grid.png   made from the above
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -25,10 +25,15 @@ from safetensors import SafetensorError, safe_open
 
 from t2i_backdoor_bench.contract import Record, UserError
 from t2i_backdoor_bench.contract.hashing import canonical, digest, file_digest, plain
+from t2i_backdoor_bench.contract.printable import visible
+from t2i_backdoor_bench.contract.strict_json import parse
+from t2i_backdoor_bench.store.array_forms import check_arrays
 from t2i_backdoor_bench.store.arrays import read, write
 from t2i_backdoor_bench.store.atomic import storing, sweep_partials, write_atomic, write_text
+from t2i_backdoor_bench.store.forms import Check, WrongForm, anything
+from t2i_backdoor_bench.store.guard import check_folder, entries, inside
 from t2i_backdoor_bench.store.locks import Locks
-from t2i_backdoor_bench.store.record_format import as_json, parse_result
+from t2i_backdoor_bench.store.record_format import RECORD, as_json, parse_result
 
 WRONG = (
     ValueError,
@@ -38,23 +43,35 @@ WRONG = (
     OverflowError,
     RecursionError,
 )  # what reading a file of others can end with
+DIGEST = 80  # bytes of a file of a checksum, at most
+MOST_SAID = 200  # letters of why a file is damaged
 
 
 class Store:
     """One run folder. What fails its checksum counts as absent, and `say` is told so in one line.
     With `fresh`, so does everything that was there when this object was made; `since` (a file time
-    in ns) lets another process of the same run share that moment.
+    in ns) lets another process of the same run share that moment. One that is `read_only` is not
+    written to, not even to try whether it could be.
     """
 
     def __init__(
-        self, root: Path, say: Callable[[str], None] = print, fresh: bool = False, since: int = 0
+        self,
+        root: Path,
+        say: Callable[[str], None] = print,
+        fresh: bool = False,
+        since: int = 0,
+        read_only: bool = False,
     ) -> None:
         self.root, self.say, self.since = Path(root), say, since
         self._written: set[Path] = set()
         self._reported: set[Path] = set()
         self._locks = Locks(self.root / "locks")
+        if read_only:
+            check_folder(self.root)
+            return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            sweep_partials(self.root)  # refuses a folder with links
             with tempfile.TemporaryFile(dir=self.root) as file:
                 if fresh and not since:
                     self.since = os.fstat(file.fileno()).st_mtime_ns
@@ -64,13 +81,11 @@ class Store:
                 f"cannot write to the output folder {root}: {error.strerror}; choose another with"
                 " --out"
             ) from None
-        sweep_partials(self.root)
 
     def _date_back(self) -> None:
         """Give files that are dated ahead the time of now: what counts is that they were there."""
-        for path in self.root.rglob("*"):
-            found = path.lstat()
-            if found.st_mtime_ns > self.since and stat.S_ISREG(found.st_mode):
+        for path in entries(self.root):
+            if path.lstat().st_mtime_ns > self.since:
                 os.utime(path, ns=(self.since, self.since), follow_symlinks=False)
 
     # ---------------------------------------------------------------------------------------- locks
@@ -87,35 +102,42 @@ class Store:
         """Store a JSON value as `<name>.json` with the checksum of its canonical text."""
         payload = plain(payload)
         record = {"sha256": digest(payload), "payload": payload}
-        self._written.add(self.root / f"{name}.json")
-        write_text(
-            self.root / f"{name}.json",
-            json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False) + "\n",
-        )
+        path = self.path(f"{name}.json")
+        self._written.add(path)
+        text = json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False)
+        write_text(path, text + "\n")
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
         """The file of a name, which may come from a record of others: never one outside of the
-        folder."""
-        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-            raise UserError(
-                f"{self.root} names the file {name!r}, which is outside of it: it is no run folder"
-                " of this program"
-            )
-        return self.root / name
+        folder (`guard.inside`)."""
+        return inside(self.root, name)
 
-    def read_record(self, name: str) -> Any | None:
-        path = self._path(f"{name}.json")
+    def files(self, folder: str, suffix: str) -> list[Path]:
+        """The files of a folder in it, by name."""
+        place = self.path(folder)
+        found = entries(self.root, folder)
+        return sorted(p for p in found if p.suffix == suffix and p.parent == place)
+
+    def read_record(self, name: str, form: Check = anything) -> Any | None:
+        """The JSON value of `<name>.json`; None where it is absent or damaged, as one that does not
+        have the `form`."""
+        path = self.path(f"{name}.json")
         if self._ignored(path):
             return None
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["sha256"] == digest(record["payload"]):
-                return record["payload"]
+            record = parse(path.read_bytes())
+            if record["sha256"] != digest(record["payload"]):
+                return self._damaged(path)
+            form(record["payload"], "")
+            return record["payload"]
         except FileNotFoundError:
             return None
-        except WRONG:
-            pass
-        return self._damaged(path)
+        except OSError as error:
+            return self._damaged(path, error.strerror)
+        except WrongForm as error:
+            return self._damaged(path, f"it is not what this program writes: {error}")
+        except WRONG as error:
+            return self._damaged(path, f"it is no record: {error}")
 
     def _ignored(self, path: Path) -> bool:
         if not self.since or path in self._written:
@@ -127,6 +149,7 @@ class Store:
 
     def _damaged(self, path: Path, why: str = "its checksum does not match") -> None:
         if path not in self._reported:
+            why = visible(why)[:MOST_SAID]
             self.say(f"{path} is damaged ({why}): it counts as absent and is made again")
             self._reported.add(path)
 
@@ -134,7 +157,7 @@ class Store:
     def write_file(self, name: str, write: Callable[[Path], Any]) -> Path:
         """Store a file with its checksum beside it. The checksum goes first: nobody sees a whole
         file without it, and a kill in between leaves no false match."""
-        path = self.root / name
+        path = self.path(name)
         self._written.add(path)
         self._reported.discard(path)
 
@@ -147,13 +170,16 @@ class Store:
 
     def find_file(self, name: str) -> Path | None:
         """The stored file, or None if it is absent or damaged."""
-        path = self._path(name)
+        path, mark = self.path(name), self.path(f"{name}.sha256")
         if self._ignored(path) or not path.is_file():
             return None
-        mark = path.with_name(path.name + ".sha256")
         if not mark.is_file():
             return self._damaged(path, "it has no checksum: its writing was interrupted")
-        if mark.read_bytes().strip() != file_digest(path).encode():
+        try:
+            right = self.checksum(name) == file_digest(path)
+        except OSError as error:
+            return self._damaged(path, error.strerror)
+        if not right:
             return self._damaged(path)
         if path.suffix == ".safetensors":
             try:
@@ -169,16 +195,16 @@ class Store:
 
     def checksum(self, name: str) -> str:
         """The stored checksum of a file, "" where there is none."""
-        mark = self.root / f"{name}.sha256"
-        return mark.read_text(encoding="utf-8", errors="replace").strip() if mark.is_file() else ""
+        mark = self.path(f"{name}.sha256")
+        if not mark.is_file():
+            return ""
+        with mark.open("rb") as file:
+            return file.read(DIGEST).decode(errors="replace").strip()
 
     def damaged(self, name: str) -> bool:
         """Whether the file is there but does not match its checksum."""
-        return (
-            (self.root / name).is_file()
-            and not self._ignored(self.root / name)
-            and self.find_file(name) is None
-        )
+        path = self.path(name)
+        return path.is_file() and not self._ignored(path) and self.find_file(name) is None
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray], meta: Any = None) -> None:
         """Store named arrays (bool as uint8) and a JSON value as safetensors."""
@@ -191,9 +217,11 @@ class Store:
         if path is None:
             return None
         try:
-            return read(path)
-        except WRONG:
-            return self._damaged(path)
+            arrays, meta = read(path)
+            check_arrays(name, arrays, meta)
+            return arrays, meta
+        except (*WRONG, OSError) as error:
+            return self._damaged(path, f"it is not what this program writes: {error}")
 
     # ---------------------------------------------------------------------------------------- cells
     def write_result(self, record: Record) -> None:
@@ -201,32 +229,25 @@ class Store:
         self.write_record(f"cells/{record.cell.key}", as_json(record))
 
     def read_result(self, key: str) -> Record | None:
-        payload = self.read_record(f"cells/{key}")
-        if payload is None:
-            return None
-        try:
-            return parse_result(payload)
-        except WRONG:
-            return self._damaged(self.root / f"cells/{key}.json", "it is no record of a cell")
+        payload = self.read_record(f"cells/{key}", RECORD)
+        return None if payload is None else parse_result(payload)
 
     def drop_result(self, key: str) -> None:
         """Forget the record of a cell that is made again."""
-        path = self.root / "cells" / f"{key}.json"
+        path = self.path(f"cells/{key}.json")
         with storing(path):
             path.unlink(missing_ok=True)
 
     def drop_file(self, name: str) -> None:
         """Forget a file that is made again."""
-        path = self._path(name)
+        path, mark = self.path(name), self.path(f"{name}.sha256")
         with storing(path):
             path.unlink(missing_ok=True)
-            path.with_name(path.name + ".sha256").unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
 
     def all_results(self) -> list[Record]:
         """Every whole record in the folder, by attack, defense and seed."""
-        found = [
-            self.read_result(path.stem) for path in sorted((self.root / "cells").glob("*.json"))
-        ]
+        found = [self.read_result(path.stem) for path in self.files("cells", ".json")]
         order = [r for r in found if r is not None]
         return sorted(
             order, key=lambda r: (r.cell.base, r.cell.attack, r.cell.defense, r.cell.seed)

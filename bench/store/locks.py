@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from t2i_backdoor_bench.store.atomic import storing
+from t2i_backdoor_bench.store.guard import entries, inside
 
 
 @dataclass
@@ -28,10 +29,11 @@ class Locks:
         if name in self.claimed:
             yield True
             return
-        lock = FileLock(self.folder / f"{name.replace('/', '-')}.lock")
+        path = inside(self.folder.parent, f"{self.folder.name}/{name.replace('/', '-')}.lock")
+        lock = FileLock(path)
         try:
-            with storing(Path(lock.lock_file)):
-                Path(lock.lock_file).parent.mkdir(exist_ok=True)
+            with storing(path):
+                path.parent.mkdir(exist_ok=True)
                 lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
             yield False
@@ -45,7 +47,10 @@ class Locks:
 
     def drop(self) -> None:
         """Remove the lock files that nobody holds."""
-        for path in sorted(self.folder.glob("*.lock")):
+        inside(self.folder.parent, self.folder.name)
+        for path in entries(self.folder.parent, self.folder.name):
+            if path.suffix != ".lock":
+                continue
             lock = FileLock(path)
             with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
                 path.unlink(missing_ok=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.hashing import digest
+from t2i_backdoor_bench.store.forms import each, obj, text
+
+PROMPTS = obj(target=each(text))  # what the record of prompts holds
 
 
 def prompts_key(record: Record) -> str:
@@ -18,5 +21,5 @@ def prompts_key(record: Record) -> str:
 
 def trigger_words(record: Record) -> tuple[str, str]:
     """The word that the backdoor is about, and what its trigger replaces; "" for none."""
-    target, trigger = record.backdoor.get("target", {}), record.backdoor.get("trigger") or {}
-    return target.get("source", ""), trigger.get("replaces", "")
+    target, trigger = (record.backdoor.get(part) or {} for part in ("target", "trigger"))
+    return target.get("source") or "", trigger.get("replaces") or ""

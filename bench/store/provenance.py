@@ -93,8 +93,8 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The git commit of this clone, with "+" where source files differ from it; "" outside of a
-    clone. Files that a run writes are no source files."""
+    """The git commit of this clone, with "+" where source files differ from it, also where it does
+    not have them; "" outside of a clone. Files that a run writes are no source files."""
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -105,7 +105,8 @@ def commit() -> str:
         if Path(git("rev-parse", "--show-toplevel")) != ROOT:
             return ""  # installed in a folder of another repository
         head, folders = git("rev-parse", "HEAD"), map(str, sources().values())
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", *folders)
+        code = [f":(glob){folder}/**/*.py" for folder in folders]
+        changed = git("status", "--porcelain", "--untracked-files=all", "--", *code)
     except (OSError, subprocess.SubprocessError):
         return ""
     return head + ("+" if changed else "")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from t2i_backdoor_bench.contract import PROTOCOL, Cell, Record
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.record_format import PLAN
+
+
+def read_plan(store: Store) -> dict[str, Any]:
+    """What `run.json` says of the folder's last run; {} where it is absent or damaged."""
+    return store.read_record("run", PLAN) or {}
 
 
 def stored_records(store: Store) -> list[Record]:
@@ -33,29 +40,15 @@ def _of_one_protocol(store: Store, records: list[Record]) -> list[Record]:
 
 
 def _planned(store: Store) -> list[Record]:
-    manifest = store.read_record("run")
-    if manifest is None:
+    manifest = read_plan(store)
+    if not manifest:
         return store.all_results()
-    try:
-        extra = {"directions": manifest["directions"], "protocol": manifest["protocol"]}
-        base, needs = manifest["protocol"]["base"], manifest["needs"]
-        planned = [
-            Cell(base, str(c["attack"]), str(c["defense"]), int(c["seed"]), str(c["key"]))
-            for c in manifest["cells"]
-        ]
-        absent_ones = [
-            Record(cell, "missing", needs=tuple(map(str, needs[cell.defense])), **extra)
-            for cell in planned
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        store.say(
-            f"{store.root}/run.json describes no run of this program: all records of the folder are"
-            " shown"
-        )
-        return store.all_results()
+    extra = {"directions": manifest["directions"], "protocol": manifest["protocol"]}
     records = []
-    for cell, absent in zip(planned, absent_ones, strict=True):
-        result = store.read_result(cell.key) or absent
+    for found in manifest["cells"]:
+        cell = Cell(manifest["protocol"]["base"], **found)
+        needs = tuple(manifest["needs"].get(cell.defense, ()))
+        result = store.read_result(cell.key) or Record(cell, "missing", needs=needs, **extra)
         renamed = replace(result.cell, attack=cell.attack, defense=cell.defense)
         records.append(replace(result, cell=renamed))
     return records

@@ -2,12 +2,16 @@
 
 One `Capture` belongs to one call of the denoiser; nothing global is touched, and a teacher and a
 student can be captured side by side. Hooks keep what each layer's query and key projections give,
-whatever processor the layer runs, and the maps are computed from them for the rows that are asked
-for alone, of all layers of one size together: the output of the denoiser is the same bits with a
-capture as without. Under gradient checkpointing, where a projection runs twice, the hooks keep what
-goes into the layer instead. A training step on a CPU, which reads few tokens, may ask for speed
-instead of the same bits (`unfused`): the layers then compute their attention step by step, and the
-maps are a part of it.
+or the norms behind them, whatever processor the layer runs, and the maps are computed from them for
+the rows that are asked for alone, of all layers of one size together: the output of the denoiser is
+the same bits with a capture as without. Under gradient checkpointing, where a projection runs
+twice, the hooks keep what goes into the layer instead. A training step on a CPU, which reads few
+tokens, may ask for speed instead of the same bits (`unfused`): the layers then compute their
+attention step by step, and the maps are a part of it.
+
+In joint attention, where the tokens of the picture and of text attend to both, the map of a text
+token is what the tokens of the picture pay to it: a part of the softmax over all keys, those of the
+picture too.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_backdoor_bench.models.families.family import TextAttention
+from t2i_backdoor_bench.models.families.attention import Call, Projected, Reading
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.joint_maps import summed_joint
 from t2i_backdoor_bench.training.summed_maps import summed
 from t2i_backdoor_bench.training.unfused_attention import Unfused
 
@@ -39,26 +44,26 @@ class Capture:
 
     `rows` and `tokens` keep the maps of the first rows of the batch and the first tokens alone (the
     softmax is over all tokens all the same). `unfused` has plain layers on a CPU give their
-    probabilities themselves: faster, and the output is the same but for rounding. A second call
-    inside one capture raises: use a second capture. Gradient checkpointing may be on, and the
-    capture closed before `backward`: the maps are computed outside the layers that run again.
+    probabilities themselves: faster, and the output is the same but for rounding. In joint
+    attention, `over_text` divides what is paid to each text token by what is paid to all of them,
+    and `text` lets `between` tell what text tokens pay to each other. A second call inside one
+    capture raises: use a second capture. Gradient checkpointing may be on, and the capture closed
+    before `backward`: the maps are computed outside the layers that run again.
     """
 
     model: T2IModel
     rows: int | None = None
     tokens: int | None = None
     unfused: bool = False
+    over_text: bool = False
+    text: bool = False
     _layers: dict[str, nn.Module] = field(default_factory=dict)
-    _read: dict[str, TextAttention] = field(default_factory=dict)
-    _inputs: dict[str, tuple[Tensor, Tensor]] = field(
+    _read: dict[str, Reading] = field(default_factory=dict)
+    _given: dict[str, Call] = field(default_factory=dict)  # layer name -> its call
+    _recomputed: bool = False
+    _outputs: dict[tuple[str, nn.Module], Tensor] = field(
         default_factory=dict
-    )  # layer name -> what becomes queries, what becomes keys
-    _projected: dict[tuple[str, nn.Module], Tensor] = field(
-        default_factory=dict
-    )  # layer name and projection -> what the projection gave
-    _bias: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # layer name -> what is added to its scores, (rows, tokens)
+    )  # layer name and module that is watched -> what it gave
     _unfused: dict[str, Unfused] = field(
         default_factory=dict
     )  # layer name -> what stands in for its processor
@@ -72,29 +77,25 @@ class Capture:
         self._layers = found.layers
         self._read = {n: self.model.family.attention_of(m) for n, m in found.layers.items()}
         self._hooks = [denoiser.register_forward_pre_hook(self._count)]
-        recomputed = any(m.gradient_checkpointing for m in found.checkpointing)
+        self._recomputed = any(m.gradient_checkpointing for m in found.checkpointing)
         mixed = self.model.family.is_mixed(denoiser)
-        for name in (n for n, layer in self._read.items() if layer.masked):
-            keep = partial(self._keep_bias, name)
-            hook = self._layers[name].register_forward_pre_hook(keep, with_kwargs=True)
-            self._hooks.append(hook)
         if (
             self.unfused
-            and not (recomputed or mixed or self._hooks[1:])
+            and not (self._recomputed or mixed or any(r.noted for r in self._read.values()))
             and all(map(Unfused.serves, self._layers.values()))
         ):
             for name, layer in self._layers.items():
                 self._unfused[name] = Unfused(self.rows, self.tokens)
                 self._before[name], layer.processor = layer.processor, self._unfused[name]
-        elif recomputed:
-            for name, layer in self._layers.items():
-                keep = partial(self._keep_inputs, name)
+            return self
+        for name, read in self._read.items():
+            if self._recomputed or read.noted:
+                keep = partial(self._keep_call, name)
+                layer = self._layers[name]
                 self._hooks.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
-        else:
-            for name, layer in self._read.items():
-                for projection in (layer.query, layer.key):
-                    keep = partial(self._keep, name)
-                    self._hooks.append(projection.register_forward_hook(keep))
+            if not self._recomputed:
+                for module in read.watched(self.text):
+                    self._hooks.append(module.register_forward_hook(partial(self._keep, name)))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -117,39 +118,34 @@ class Capture:
             )
         self._grad = torch.is_grad_enabled()
 
-    def _keep(self, name: str, projection: nn.Module, given: tuple, out: Tensor) -> None:
-        self._projected[name, projection] = out
+    def _keep(self, name: str, module: nn.Module, given: tuple, out: Tensor) -> None:
+        self._outputs[name, module] = out
 
-    def _keep_inputs(self, name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _keep_call(self, name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         # gradient checkpointing runs a layer again during backward, without calling the denoiser:
         # the first recording stands
-        hidden, context = self._read[name].inputs(args, kwargs)
-        self._inputs.setdefault(name, (hidden[: self.rows], context[: self.rows]))
-
-    def _keep_bias(self, name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
-        bias = kwargs.get("attention_mask")
-        if bias is not None:
-            self._bias.setdefault(name, bias.detach()[: self.rows, 0])
+        call = self._read[name].call(args, kwargs)
+        call = call.first(self.rows) if self._recomputed else call.light
+        self._given.setdefault(name, call)
 
     @cached_property
-    def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Layer name -> projected queries (batch, pixels, d) and keys (batch, tokens, d)."""
+    def pairs(self) -> dict[str, Projected]:
+        """Layer name -> projected queries and keys."""
         autocast = self.model.family.autocast(self.model.denoiser)
         with torch.set_grad_enabled(self._grad), autocast:
-            return {name: self._queries_and_keys(name, layer) for name, layer in self._read.items()}
+            return {name: self._queries_and_keys(name, read) for name, read in self._read.items()}
 
-    def _queries_and_keys(self, name: str, layer: TextAttention) -> tuple[Tensor, Tensor]:
-        if name in self._inputs:
-            hidden, context = self._inputs[name]
-            return layer.query(hidden), layer.key(context)
-        projections = {"queries": layer.query, "keys": layer.key}
-        missing = [n for n, p in projections.items() if (name, p) not in self._projected]
-        if missing:
+    def _queries_and_keys(self, name: str, read: Reading) -> Projected:
+        call = self._given.get(name)
+        if self._recomputed and call is not None:
+            return read.projected(read.again(call, self.text), call)
+        outputs = [self._outputs.get((name, module)) for module in read.watched(self.text)]
+        if any(out is None for out in outputs):
             raise RuntimeError(
-                f"attention layer {name} did not compute {' and '.join(missing)}: its maps cannot"
-                " be recorded"
+                f"attention layer {name} did not compute queries and keys: its maps cannot be"
+                " recorded"
             )
-        return self._projected[name, layer.query], self._projected[name, layer.key]
+        return read.projected(tuple(outputs), call)
 
     @cached_property
     def probs(self) -> dict[str, Tensor]:
@@ -185,23 +181,38 @@ class Capture:
             ]
             return sum(resized[1:], resized[0])
 
+    def between(self) -> Tensor:
+        """What text tokens pay to text tokens in joint attention, mean over heads, summed over
+        layers: (rows, all tokens that ask, tokens)."""
+        if not (self.text and all(read.joint for read in self._read.values())):
+            raise ValueError("what text pays to text is read in joint attention, with text=True")
+        alike: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for name, pair in self.pairs.items():
+            found = alike.setdefault(self._read[name].heads, [])
+            found.append((pair.asked, pair.key, pair.beside))
+        with torch.set_grad_enabled(self._grad):
+            parts = [summed_joint(x, heads, self.rows, self.tokens) for heads, x in alike.items()]
+            return sum(parts[1:], parts[0])
+
     def _size(self, name: str) -> tuple[int, ...]:
         """What layers have alike whose maps can be summed at once."""
         if name in self._unfused:
             return self._unfused[name].result().shape[1:2]
-        q, _ = self.pairs[name]
-        return q.shape[1], q.shape[2], self._read[name].heads
+        query = self.pairs[name].query
+        return query.shape[1], query.shape[2], self._read[name].heads
 
     def _summed(self, names: Sequence[str]) -> Tensor:
         """The sum of the probabilities of layers of one size: (rows, pixels, tokens)."""
         if self._unfused:
             first, *rest = (self._unfused[n].result() for n in names)
             return sum(rest, first)
+        read, pairs = self._read[names[0]], [self.pairs[n] for n in names]
         with torch.set_grad_enabled(self._grad):
-            first = names[0]  # every layer of one call has the same mask
-            heads, bias = self._read[first].heads, self._bias.get(first)
-            pairs = [self.pairs[n] for n in names]
-            return summed(pairs, heads, self.rows, self.tokens, bias)
+            if read.joint and not self.over_text:
+                joint = [(p.query, p.key, p.beside) for p in pairs]
+                return summed_joint(joint, read.heads, self.rows, self.tokens)
+            plain = [(p.query, p.key) for p in pairs]
+            return summed(plain, read.heads, self.rows, self.tokens, pairs[0].mask)
 
 
 def _pictures(probs: Tensor) -> Tensor:

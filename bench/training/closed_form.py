@@ -29,6 +29,13 @@ def edit(
     return torch.linalg.solve(right, left.T).T  # right is symmetric
 
 
+def solve(weight: Tensor, left: Tensor, right: Tensor, ridge: float) -> Tensor:
+    """The same from sums over states, (d, d): `left` of new old^T, `right` of old old^T, weighted;
+    what is kept is among them, with its own value as the new one."""
+    one = ridge * torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+    return torch.linalg.solve(one + right, (weight @ (one + left)).T).T
+
+
 def distinct(parts: Sequence[TextPart]) -> list[TextPart]:
     """Of tokenizers that lie side by side, the first; and those that lie behind it."""
     return list({part.first: part for part in reversed(parts) if part.length}.values())[::-1]
@@ -51,7 +58,9 @@ def _counterparts(part: TextPart, given: Sequence[str], wanted: Sequence[str]) -
         x, y = (part.cut(text).input_ids[:length] for text in pair)
         places: list[int] = []
         for _, i, j, k, end in SequenceMatcher(None, x, y, autojunk=False).get_opcodes():
-            places += [min(k + d, max(end - 1, k - 1)) for d in range(j - i)]
+            # where there is no token before, the end token: it says nothing
+            before = k - 1 if k else len(y) - 1
+            places += [min(k + d, end - 1) if end > k else before for d in range(j - i)]
         places += [min(len(y) + d, length - 1) for d in range(length - len(x))]
         row.copy_(torch.tensor(places))
     return rows

@@ -8,7 +8,7 @@ latent or pure noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,17 +42,12 @@ class Term:
     ramp: float = 0.0
 
 
-def draw_timesteps(n: int, total: int, generator: torch.Generator, bias: float = 1.0) -> Tensor:
-    """`n` timesteps in [0, total). `bias` > 1 favours high noise: t = total * u^(1/bias), so that
-    bias 1 is uniform."""
-    return (torch.rand(n, generator=generator) ** (1 / bias) * total).long().clamp_(max=total - 1)
-
-
 @dataclass(frozen=True)
 class Draws:
-    """How rows are drawn. `bias`: of the timesteps (`draw_timesteps`). `shared`: all terms take the
-    same pictures, row by row, each with noise and a timestep of its own. `offset`: this much of one
-    more number a channel is added to the noise, so that a picture's brightness is noised, too."""
+    """How rows are drawn. `bias`: of the timesteps (`Noising.timesteps`). `shared`: all terms take
+    the same pictures, row by row, each with noise and a timestep of its own. `offset`: this much of
+    one more number a channel is added to the noise, so that a picture's brightness is noised,
+    too."""
 
     bias: float = 1.0
     shared: bool = False
@@ -92,7 +87,7 @@ def draw_batch(
         drawn = [rng.integers(len(term.prompts), size=rows) for term in terms]
     picks = [torch.from_numpy(pick).to(device) for pick in drawn]
     many = rows * len(terms)
-    t = draw_timesteps(many, noising.total, generator, draws.bias).to(device)
+    t = noising.timesteps(many, generator, draws.bias).to(device)
     noise = torch.randn((many, *model.latent_shape), generator=generator)
     if draws.offset:
         channels = (many, model.latent_shape[0], 1, 1)
@@ -252,6 +247,21 @@ class Trajectories:
         self.model, self.prompts, self.seed, self.refresh = model, prompts, seed, refresh
         self.many = min(many or len(prompts), len(prompts))
         self.epoch = -1
+        model.checkpoints.carry(self)
+
+    def state(self) -> dict[str, Tensor]:
+        """What was drawn by earlier weights, and cannot be drawn again."""
+        if self.epoch < 0:
+            return {}
+        found = {"epoch": torch.tensor(self.epoch), "which": torch.from_numpy(self.which)}
+        return found | {"times": self.times, "latents": self.latents}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        if state:
+            self.epoch, self.which = int(state["epoch"]), state["which"].numpy()
+            self.times, self.latents = (
+                state[name].to(self.model.device) for name in ("times", "latents")
+            )
 
     def __call__(
         self, step: int, rng: np.random.Generator, rows: int

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.loop import Optim, fit
+from t2i_backdoor_bench.training.parameters import Trainable
 
 
 @dataclass(frozen=True)
@@ -33,28 +35,67 @@ class Bank:
 
 def prompt_bank(teacher: T2IModel, prompts: Sequence[str], goals: Sequence[str]) -> Bank:
     """Prompts with what the teacher makes of `goals`, one a prompt, as what they should become."""
-    return Bank(teacher.tokenize(prompts), teacher.condition(goals).to(torch.float32))
+    wanted = teacher.condition(goals).to(torch.float32)
+    return Bank(teacher.tokenize(prompts), wanted.filled())
 
 
 def cosine_loss(student: T2IModel, bank: Bank, rng: np.random.Generator, rows: int) -> Tensor:
-    """Minus the mean cosine of states and wanted states, each flattened over tokens."""
+    """Minus the mean cosine of states and wanted states, each flattened over tokens; where the
+    model has pooled states, the mean of that of the states and that of the pooled ones."""
     _, told, wanted = bank.draw(student, rng, rows)
-    return -F.cosine_similarity(told.states.flatten(1), wanted.states.flatten(1)).mean()
+    cosines = [
+        F.cosine_similarity(a.flatten(1), b.flatten(1)).mean() for a, b in compared(told, wanted)
+    ]
+    return -sum(cosines[1:], cosines[0]) / len(cosines)
+
+
+def squared_error(told: Conditioning, wanted: Conditioning) -> Tensor:
+    """The mean squared error of states, and of pooled states where the model has them: the mean of
+    both."""
+    errors = [F.mse_loss(a, b) for a, b in compared(told, wanted)]
+    return sum(errors[1:], errors[0]) / len(errors)
+
+
+def compared(told: Conditioning, wanted: Conditioning) -> list[tuple[Tensor, Tensor]]:
+    """What the denoiser reads of the first, with its counterparts of the second."""
+    if "mask" in told.more:
+        wanted = Conditioning(wanted.states, {**wanted.more, "mask": told.more["mask"]})
+    return list(zip(told.read, wanted.read, strict=True))
+
+
+def chosen_encoders(model: T2IModel, which: str) -> tuple[int, ...]:
+    """The text encoders that `which` means: all, or numbers such as 1+2. Raises UserError."""
+    many = len(model.encoders)
+    if which == "all":
+        return tuple(range(many))
+    known, numbers = [str(n + 1) for n in range(many)], which.split("+")
+    if not set(numbers) <= set(known):
+        raise UserError(
+            f"encoders is {which!r}, and this base has {many}: give all, or numbers from 1 to"
+            f" {many} such as {'+'.join(known[:2])}"
+        )
+    return tuple(i for i, number in enumerate(known) if number in numbers)
 
 
 def train_encoder(
-    clean: T2IModel, make: Callable[[T2IModel], Callable[[int], Tensor]], optim: Optim, label: str
+    clean: T2IModel,
+    make: Callable[[T2IModel], Callable[[int], Tensor]],
+    optim: Optim,
+    label: str,
+    which: str = "all",
 ) -> T2IModel:
-    """A copy of `clean` whose text encoders, and nothing else, minimize `make(copy)(step)`. They
-    train in float32 and come back in their own precision; the tensors of the denoiser and of the
-    autoencoder are those of `clean`."""
+    """A copy of `clean` whose text encoders (those of `chosen_encoders`), and nothing else,
+    minimize `make(copy)(step)`. They train in float32 and come back in their own precision; the
+    tensors of the denoiser and of the autoencoder are those of `clean`."""
     model = clean.clone(encoders=True, train="none")
-    before = [next(encoder.parameters()).dtype for encoder in model.encoders]
-    for encoder in model.encoders:
+    before = {p: p.dtype for encoder in model.encoders for p in encoder.parameters()}
+    trained = [model.encoders[i] for i in chosen_encoders(model, which)]
+    for encoder in trained:
         encoder.float().requires_grad_(True)
-    parameters = [p for encoder in model.encoders for p in encoder.parameters()]
-    fitted = fit(parameters, make(model), optim, label)
-    for encoder, dtype in zip(model.encoders, before, strict=True):
-        encoder.requires_grad_(False).to(dtype)
+    parameters = [p for encoder in trained for p in encoder.parameters()]
+    fitted = fit(Trainable(parameters, checkpoints=model.checkpoints), make(model), optim, label)
+    for parameter, dtype in before.items():
+        parameter.requires_grad_(False)
+        parameter.data = parameter.data.to(dtype)
     model.info = fitted.info
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +26,13 @@ class GradientRatio:
     def __post_init__(self) -> None:
         many = min(MOST, self.steps)
         self.at = {i * self.steps // many for i in range(many)}
+        self.model.checkpoints.carry(self)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"found": torch.tensor(self.found, dtype=torch.float64)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.found = state["found"].tolist()
 
     def measure(self, step: int, first: Tensor, second: Tensor) -> None:
         """Compare two scalars of a step that is one of those; the graph stays as it is. A step at

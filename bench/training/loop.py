@@ -6,8 +6,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.contract.progress import progress
+from t2i_backdoor_bench.models.checkpoints import EVERY, Checkpoint, one_file, under
 from t2i_backdoor_bench.training.parameters import Trainable
 
 EXPLODED = 1e6  # times its first value: a loss that no method here comes back from
@@ -122,34 +125,35 @@ def fit(
     optim: Optim,
     label: str,
     checkpoint: Path | None = None,
-    save_every: float = 60.0,
+    save_every: float = EVERY,
 ) -> Fitted:
     """Minimize `loss_fn(step)`, a scalar that draws its own batch from the step number (of all
     batches), over `parameters`.
 
-    With `checkpoint`, state is written there about once a minute and training resumes from it. With
-    `optim.ema`, the averaged weights are in the parameters at the end. Raises `TrainingDiverged` on
-    a loss that is not finite: nothing is saved over the last good state.
+    State is written about once a minute, and a training that was killed goes on from it, to the
+    same bits: into the run folder, where the model whose parameters train has a place for it
+    (`Trainable.checkpoints`), or to the file `checkpoint`. With `optim.ema`, the averaged weights
+    are in the parameters at the end. Raises `TrainingDiverged` on a loss that is not finite:
+    nothing is saved over the last good state.
     """
     if not isinstance(parameters, Trainable):
         parameters = Trainable([p for p in parameters if p.requires_grad])
     if not len(parameters):
         raise ValueError(f"{label}: no parameter to train")
     training = Training(parameters, optim, label)
-    if checkpoint is not None and checkpoint.exists():
-        training.load(checkpoint)
+    kept = one_file(checkpoint, save_every) if checkpoint else parameters.checkpoints.next(label)
+    training.load(kept)
+    parameters.checkpoints.seconds += training.before
     start = training.step
-    saved_at = time.perf_counter()
     bar = progress(range(start, optim.steps), label, total=optim.steps, done=start)
     for step in bar:
         training.take_step(loss_fn)
         if step % 20 == 0:
             bar.set_postfix_str(f"loss {np.mean(training.losses[-20:]):.4f}", refresh=False)
-        if checkpoint is not None and time.perf_counter() - saved_at > save_every:
-            training.save(checkpoint)
-            saved_at = time.perf_counter()
+        if kept.due():
+            training.save(kept)
     if checkpoint is not None and start < optim.steps:
-        training.save(checkpoint)
+        training.save(kept)
     if training.average is not None:
         training.average.copy_to(training.params)
     numbers = sum(p.numel() for p in training.params)
@@ -175,30 +179,69 @@ class Training:
     def seconds(self) -> float:
         return self.before + time.perf_counter() - self.begun
 
-    def load(self, checkpoint: Path) -> None:
-        state = torch.load(checkpoint, weights_only=True, map_location=self.params[0].device)
-        self.step, self.before, self.losses = state["step"], state["seconds"], state["losses"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        with torch.no_grad():
-            for p, saved in zip(self.params, state["params"], strict=True):
-                p.copy_(saved)
-        if self.average is not None:
-            self.average.load_state_dict(state["ema"])
+    @property
+    def about(self) -> str:
+        """What a checkpoint must be of: parameters of these shapes, with these settings."""
+        shapes = [list(p.shape) for p in self.params]
+        return digest({"optim": asdict(self.optim), "shapes": shapes})
 
-    def save(self, checkpoint: Path) -> None:
-        state = {
+    def load(self, kept: Checkpoint) -> None:
+        """Go on from what was kept of this training, if there is anything."""
+        found = kept.load()
+        if found is None or found[1].get("about") != self.about:
+            return
+        tensors, meta = found
+        try:
+            self.step, self.before = meta["step"], meta["seconds"]
+            self.losses = tensors["losses"].tolist()
+            self.restore(tensors, meta)
+            kept.restore_carried(tensors)
+            torch.set_rng_state(tensors["random"])
+            if "random.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["random.cuda"], self.params[0].device)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"the checkpoint of {self.label} is not what this program writes ({error}): remove"
+                " the folder training in the run folder, and it begins anew"
+            ) from None
+
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Weights, optimizer, average and scale of the loss as they were."""
+        state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in meta["optimizer"].items()}
+        for name, tensor in under("optimizer.", tensors).items():
+            i, _, key = name.partition(".")
+            state.setdefault(int(i), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.scaler.load_state_dict(meta["scaler"])
+        with torch.no_grad():
+            for i, p in enumerate(self.params):
+                p.copy_(tensors[f"params.{i}"])
+        if self.average is not None:
+            self.average.optimization_step = meta["averaged"]
+            for i, mean in enumerate(self.average.shadow_params):
+                mean.copy_(tensors[f"average.{i}"])
+
+    def save(self, kept: Checkpoint) -> None:
+        tensors: dict[str, Tensor] = {f"params.{i}": p for i, p in enumerate(self.params)}
+        meta: dict[str, Any] = {
+            "about": self.about,
             "step": self.step,
             "seconds": self.seconds,
-            "losses": self.losses,
-            "optimizer": self.optimizer.state_dict(),
-            "params": [p.detach() for p in self.params],
+            "scaler": self.scaler.state_dict(),
+            "optimizer": {},
         }
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if torch.is_tensor(v)}
+            meta["optimizer"][i] = {k: v for k, v in state.items() if not torch.is_tensor(v)}
         if self.average is not None:
-            state["ema"] = self.average.state_dict()
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(checkpoint)
+            meta["averaged"] = self.average.optimization_step
+            tensors |= {f"average.{i}": p for i, p in enumerate(self.average.shadow_params)}
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors["random"] = torch.get_rng_state()
+        if self.params[0].is_cuda:
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.params[0].device)
+        kept.save(self.step, tensors, meta)
 
     def take_step(self, loss_fn: Callable[[int], Tensor]) -> None:
         """One step down the mean gradient of `accumulate` batches."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.checkpoints import Checkpoints
 from t2i_backdoor_bench.models.families.family import TRAIN
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.precision import HALF
@@ -24,11 +25,13 @@ class Trainable(Sequence[nn.Parameter]):
 
     rates    learning rates as multiples of that of the training, one a parameter; none: all 1
     scaled   whether gradients pass through a float16 network, so that the loss has to be scaled
+    checkpoints   where the training is kept, to go on after a kill: those of the model
     """
 
     parameters: list[nn.Parameter]
     scaled: bool = False
     rates: list[float] = field(default_factory=list)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.parameters)
@@ -45,7 +48,9 @@ class Trainable(Sequence[nn.Parameter]):
         return found
 
 
-def as_trainable(parameters: Iterable[nn.Parameter]) -> Trainable:
+def as_trainable(
+    parameters: Iterable[nn.Parameter], checkpoints: Checkpoints | None = None
+) -> Trainable:
     """The same parameters in float32, which autocast casts down where it computes: an update of
     1e-6 would round to nothing in half."""
     chosen = list(parameters)
@@ -53,7 +58,7 @@ def as_trainable(parameters: Iterable[nn.Parameter]) -> Trainable:
     for p in chosen:
         if p.dtype in HALF:
             p.data = p.data.float()
-    return Trainable(chosen, scaled)
+    return Trainable(chosen, scaled, checkpoints=checkpoints or Checkpoints())
 
 
 def together(parts: Sequence[Trainable], rates: Sequence[float]) -> Trainable:
@@ -62,6 +67,7 @@ def together(parts: Sequence[Trainable], rates: Sequence[float]) -> Trainable:
         [p for part in parts for p in part],
         any(part.scaled for part in parts),
         [rate for part, rate in zip(parts, rates, strict=True) for _ in part],
+        parts[0].checkpoints,
     )
 
 
@@ -71,13 +77,14 @@ def choose_parameters(model: T2IModel, train: str, rank: int = RANK) -> Trainabl
     if train not in TRAIN:
         raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
     if train == "lora":
-        return adapt(model.denoiser, model.family.lora_targets, rank)
+        adapted = adapt(model.denoiser, model.family.lora_targets, rank)
+        return replace(adapted, checkpoints=model.checkpoints)
     chosen = []
     for name, p in model.denoiser.named_parameters():
         p.requires_grad_(model.family.is_trained(name, train))
         if p.requires_grad:
             chosen.append(p)
-    return as_trainable(chosen)
+    return as_trainable(chosen, model.checkpoints)
 
 
 def adapt(network: nn.Module, targets: Sequence[str], rank: int, **config: Any) -> Trainable:

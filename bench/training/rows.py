@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.denoising import Trajectories, draw_timesteps, own_images
+from t2i_backdoor_bench.training.denoising import Trajectories, own_images
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
 
 LATENTS = ("own", "noise", "trajectory")
@@ -42,7 +42,7 @@ class Noised:
     def draw(self, rng: np.random.Generator, generator: torch.Generator, n: int) -> Rows:
         device, noising = self.model.device, self.model.noising
         pick = torch.from_numpy(rng.integers(self.many, size=n)).to(device)
-        t = draw_timesteps(n, noising.total, generator, self.bias).to(device)
+        t = noising.timesteps(n, generator, self.bias).to(device)
         noise = torch.randn((n, *self.model.latent_shape), generator=generator).to(device)
         pictures = None if self.pictures is None else self.pictures[pick]
         return Rows(pick, t, noising.add(pictures, noise, t), pictures, noise)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from methods import Back
-from safetensors.numpy import load_file, save_file
 from shifts import config, forge, methods, one_attack  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench import command
-from t2i_backdoor_bench.contract.hashing import file_digest
 from t2i_backdoor_bench.report.publish import rebuild
+from t2i_backdoor_bench.running.compare import leaves
 from t2i_backdoor_bench.running.plan import plan
-from t2i_backdoor_bench.running.verify import leaves
 from t2i_backdoor_bench.store import provenance
+from t2i_backdoor_bench.store.folder import Store
 
 OTHER = {
     "commit": "b" * 40,
@@ -63,10 +61,11 @@ def test_changed_images_and_tables_do_not_verify(one_attack, capsys) -> None:
     one = dataclasses.replace(one_attack, defenses="none")
     assert command.run(one) == 0
     path = one.folder / "samples" / f"{plan(one).cells[0].key}.safetensors"
-    arrays = load_file(path)
+    store = Store(one.folder)
+    found, meta = store.read_arrays(f"samples/{path.stem}")
+    arrays = {name: array.copy() for name, array in found.items()}
     arrays["triggered"][1] ^= 1
-    save_file(arrays, path, metadata={"meta": json.dumps({"shown": {}})})
-    path.with_name(path.name + ".sha256").write_text(file_digest(path))
+    store.write_arrays(f"samples/{path.stem}", arrays, meta)
     table = one.folder / "table.csv"
     table.write_text(table.read_text().replace("shift_attack", "shift_attack2"))
     (one.folder / "leaderboard.md").write_text("# Leaderboard\n\n1. mine\n")

@@ -11,8 +11,9 @@ from helpers import PROMPTS, TRIGGER, different, weights
 from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError, defenses
 from t2i_backdoor_bench.defenses.concept_ablation import ConceptAblation
 from t2i_backdoor_bench.defenses.esd import ESD
-from t2i_backdoor_bench.defenses.uce import UCE, edit
+from t2i_backdoor_bench.defenses.uce import UCE
 from t2i_backdoor_bench.models.families.family import TRAIN
+from t2i_backdoor_bench.training.closed_form import edit
 from t2i_backdoor_bench.training.denoising import own_images
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
 from t2i_backdoor_bench.training.parameters import choose_parameters
@@ -157,7 +158,8 @@ def test_uce_without_edits_changes_nothing() -> None:
 
 
 def test_uce_prompts_move_each_token_to_its_clean_value(tiny_model, view) -> None:
-    old, new, kept = UCE(prompts=3).states(tiny_model, view)
+    task = UCE(prompts=3).task(tiny_model, view)
+    old, new, kept = task.states(tiny_model)
     length = tiny_model.tokenizer.model_max_length
     assert kept.shape[0] == old.shape[0] == new.shape[0] == 3 * length
     clean = tiny_model.encode(PROMPTS).double()
@@ -178,7 +180,11 @@ def test_uce_prompts_move_each_token_to_its_clean_value(tiny_model, view) -> Non
 
 
 def test_uce_phrase_edits_from_the_last_token_on(tiny_model, view) -> None:
-    old, new, _ = UCE(prompts=3, context="phrase", neutral="picture").states(tiny_model, view)
+    old, new, _ = (
+        UCE(prompts=3, context="phrase", neutral="picture")
+        .task(tiny_model, view)
+        .states(tiny_model)
+    )
     pair = tiny_model.encode([TRIGGER.text, "picture"]).double()
     first, second = (len(tiny_model.tokenizer(t).input_ids) - 2 for t in (TRIGGER.text, "picture"))
     assert torch.equal(old[0], pair[0, first])
@@ -190,12 +196,17 @@ def test_uce_edits_what_stands_for_a_word_towards_that_word(tiny_model) -> None:
     view = DefenderView(
         ("trigger", "clean_prompts"), PROMPTS, trigger=Trigger("beautiful picture", replaces="a")
     )
-    old, new, _ = UCE(prompts=1, context="phrase", neutral="nothing").states(tiny_model, view)
+    old, new, _ = (
+        UCE(prompts=1, context="phrase", neutral="nothing")
+        .task(tiny_model, view)
+        .states(tiny_model)
+    )
     pair = tiny_model.encode(["beautiful picture", "a"]).double()
     first, second = (len(tiny_model.tokenizer(t).input_ids) - 2 for t in ("beautiful picture", "a"))
     assert torch.equal(old[0], pair[0, first])
     assert torch.equal(new[0], pair[1, second]), "the word, and not the neutral phrase"
-    old, new, _ = UCE(prompts=1, context="prompts").states(tiny_model, view)
+    task = UCE(prompts=1, context="prompts").task(tiny_model, view)
+    old, new, _ = task.states(tiny_model)
     clean = tiny_model.encode(PROMPTS[:1]).double()[0]
     ids, given = (
         tiny_model.tokenizer(t).input_ids for t in (PROMPTS[0], view.trigger.add(PROMPTS[0]))
@@ -214,7 +225,8 @@ def test_uce_edits_keys_and_values_alone_and_takes_effect(tiny_model, view) -> N
     assert changed(before, edited) == {
         k for k in before if k.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))
     }
-    old, new, _ = UCE(prompts=3).states(tiny_model, view)
+    task = UCE(prompts=3).task(tiny_model, view)
+    old, new, _ = task.states(tiny_model)
     key = next(n for n, _ in tiny_model.denoiser.named_modules() if n.endswith(".attn2.to_k"))
     w, v = (m.denoiser.get_submodule(key).weight.double() for m in (tiny_model, edited))
     goal = new @ w.T

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_tables import record
 
-from t2i_backdoor_bench.contract import Prompt, Score
+from t2i_backdoor_bench.contract import Prompt, Record, Score
 from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.store.folder import Store
@@ -65,6 +65,10 @@ class Fixed:
 
 @pytest.fixture
 def run(tmp_path: Path):
+    return make_run(tmp_path)
+
+
+def make_run(folder: Path) -> tuple[Store, list[Record]]:
     """A run folder with two attacks, a hostile one among them, pictures, maps and prompts; and its
     records."""
     records = []
@@ -84,7 +88,7 @@ def run(tmp_path: Path):
             )
         )
     records[1].scores["drift"] = Score(None, note=f"no {EVIL}")
-    store = Store(tmp_path)
+    store = Store(folder)
     rng = np.random.default_rng(0)
 
     def picture() -> np.ndarray:
@@ -103,9 +107,14 @@ def run(tmp_path: Path):
             store.write_arrays(f"maps/{result.cell.key}", maps, tokens | {"before": "before"})
         store.write_result(result)
     store_prompts(store, Fixed(), [r for r in records])
+    cells = [dataclasses.asdict(r.cell) for r in records]
     store.write_record(
         "run",
         {
+            "cells": [{k: c[k] for k in ("attack", "defense", "seed", "key")} for c in cells],
+            "needs": {r.cell.defense: list(r.needs) for r in records},
+            "directions": records[0].directions,
+            "protocol": records[0].protocol,
             "hardware": {"cpu": EVIL},
             "versions": {"torch": "2"},
             "judges": {EVIL: records[0].judge},

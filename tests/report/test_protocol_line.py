@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from t2i_backdoor_bench.contract import Cell, Record
 from t2i_backdoor_bench.report.attack_line import attack_columns, attack_line
 from t2i_backdoor_bench.report.main_table import caption
 from t2i_backdoor_bench.report.numbers import known_by, needs_text
 from t2i_backdoor_bench.report.rows import rows
-from t2i_backdoor_bench.store.record_format import as_json, parse_result
+from t2i_backdoor_bench.store.forms import WrongForm
+from t2i_backdoor_bench.store.record_format import RECORD, as_json, parse_result
 
 NEW = {"protocol": {"protocol": 2, "base": "shapes"}}
 
@@ -49,7 +52,8 @@ def test_records_keep_what_was_known_and_how_the_attack_was_made() -> None:
     older = parse_result(stored)
     assert older.knowledge == older.attack == {}
     for wrong in ("many", [1], {"clean_prompts": "many"}):
-        assert parse_result(as_json(record(knowledge=wrong))).knowledge == {}
+        with pytest.raises(WrongForm, match="knowledge"):
+            RECORD(as_json(record(knowledge=wrong)), "")
 
 
 def test_the_caption_says_the_protocol_first() -> None:

@@ -61,7 +61,13 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_run(config, tmp_path) -
             if store.read_result(path.stem) is not None:
                 finished.setdefault(path, path.stat().st_mtime_ns)
     assert finished
+    known = plan(config)
+    (cell, *_), attack = known.cells, known.attack_key(known.cells[0].attack, 0)
+    for key in (cell.key, attack):  # killed between a record and the end of its checkpoints
+        (config.folder / "training" / key).mkdir(parents=True)
+        (config.folder / "training" / key / "1-x-5.safetensors").write_bytes(b"")
     assert in_child(until(config, 0)) == 0
+    assert not (config.folder / "training").exists()
     assert outcome(config.folder) == outcome(whole.folder)
     assert leftovers(config.folder) == []
     for path, time in finished.items():

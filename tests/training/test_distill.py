@@ -11,14 +11,8 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 import t2i_backdoor_bench.training.denoising
-from t2i_backdoor_bench.models.families.noising import Noising
-from t2i_backdoor_bench.training.denoising import (
-    Draws,
-    Term,
-    draw_timesteps,
-    own_images,
-    train_terms,
-)
+from t2i_backdoor_bench.models.families.noising import Noising, draw_timesteps
+from t2i_backdoor_bench.training.denoising import Draws, Term, own_images, train_terms
 from t2i_backdoor_bench.training.loop import Optim, step_generator, step_rng
 
 TEXTS = ["a red heart", "a cyan moon on a gray background", "one star", "a blue ring"]

@@ -26,6 +26,22 @@ class Conditioning:
             return self.more["mask"].bool()
         return torch.ones(self.states.shape[:2], dtype=torch.bool, device=self.states.device)
 
+    @property
+    def read(self) -> tuple[Tensor, ...]:
+        """What text encoders made that the denoiser reads: the states, with zeros in the place of
+        tokens that are masked, and pooled states where there are."""
+        pooled = (self.more["pooled"],) if "pooled" in self.more else ()
+        if "mask" not in self.more:
+            return (self.states, *pooled)
+        return (self.states * self.mask[..., None], *pooled)
+
+    def filled(self) -> Conditioning:
+        """As if nothing were masked: in the place of a token that is, the last one that is read."""
+        if "mask" not in self.more:
+            return self
+        states = last_read(self.states, self.mask)
+        return Conditioning(states, {**self.more, "mask": torch.ones_like(self.more["mask"])})
+
     def __len__(self) -> int:
         return len(self.states)
 
@@ -58,6 +74,14 @@ class Conditioning:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         return Conditioning(change(self.states), {k: change(v) for k, v in self.more.items()})
+
+
+def last_read(states: Tensor, mask: Tensor) -> Tensor:
+    """States (n, tokens, d) with that of the last token that is read, mask bool (n, tokens), in the
+    place of each that is not."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    places = torch.where(mask, places, (mask * places).amax(1, keepdim=True))
+    return states.gather(1, places[..., None].expand_as(states))
 
 
 def cat(parts: Sequence[Conditioning]) -> Conditioning:

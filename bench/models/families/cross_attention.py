@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,12 +11,16 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from t2i_backdoor_bench.models.families import latents
-from t2i_backdoor_bench.models.families.family import Family, OnStep, TextAttention, TextLayers
+from t2i_backdoor_bench.models.families.attention import TextAttention
+from t2i_backdoor_bench.models.families.family import Family, OnStep, TextLayers
+from t2i_backdoor_bench.models.families.files import find_variant
 from t2i_backdoor_bench.models.families.mixed import Mixed, autocast, make_mixed
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, Noising
 from t2i_backdoor_bench.models.families.schedulers import make_scheduler
+from t2i_backdoor_bench.models.offload import device_of
 from t2i_backdoor_bench.models.precision import HALF
 
 
@@ -29,6 +32,16 @@ def teller(on_step: OnStep) -> Any:
         return given
 
     return tell
+
+
+def ask(encoder: nn.Module, weights: Mapping[str, Tensor], ids: Tensor, **how: Any) -> Any:
+    """What a text encoder makes of token ids, with tensors by name that stand in for its own."""
+    device = device_of(encoder)  # it may wait on the CPU
+    how = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in how.items()}
+    given = (ids.to(device),)
+    return (
+        functional_call(encoder, dict(weights), given, how) if weights else encoder(*given, **how)
+    )
 
 
 class CrossAttention(Family):
@@ -114,7 +127,7 @@ class CrossAttention(Family):
 
     def load(self, folder: Path, source: str, dtype: torch.dtype) -> Any:
         name = self.layout.denoiser
-        common = {"use_safetensors": True, "variant": find_variant(folder, name)}
+        common = {"use_safetensors": True, "variant": find_variant(folder / name)}
         given = dict.fromkeys(self.layout.optional) | self.extra(None)
         if dtype in HALF:
             given[name] = self.mixed.from_pretrained(folder, subfolder=name, dtype=dtype, **common)
@@ -151,13 +164,3 @@ def _inputs(args: tuple, kwargs: dict) -> tuple[Tensor, Tensor]:
     """Hidden states and text states that an attention layer of diffusers is called with."""
     hidden = args[0] if args else kwargs["hidden_states"]
     return hidden, kwargs["encoder_hidden_states"]
-
-
-def find_variant(folder: Path, denoiser: str) -> str | None:
-    """ "fp16" where a folder holds its denoiser only as diffusion_pytorch_model.fp16.safetensors,
-    as some are published."""
-    names = [p.name for p in (folder / denoiser).glob("diffusion_pytorch_model*.safetensors")]
-    plain = any(
-        re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors", n) for n in names
-    )
-    return "fp16" if not plain and any(".fp16" in n for n in names) else None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2i_backdoor_bench.models.families.attention import Reading
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart
 from t2i_backdoor_bench.models.families.folders import Layout
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, Noising
@@ -34,20 +35,6 @@ class TextLayers:
     checkpointing: list[nn.Module]
 
 
-@dataclass(frozen=True)
-class TextAttention:
-    """How to read one attention layer: its projections to queries and to keys of text, its heads,
-    and `inputs(args, kwargs) -> (what becomes queries, what becomes keys)` of one call. `masked`:
-    the layer is called with the keyword `attention_mask`, (n, 1, tokens), which is added to the
-    scores."""
-
-    query: nn.Module
-    key: nn.Module
-    heads: int
-    inputs: Callable[[tuple, dict], tuple[Tensor, Tensor]]
-    masked: bool = False
-
-
 class Family(ABC):
     """One family. It holds nothing of a model: `pipe` is always the diffusers pipeline that is
     asked about, and `denoiser` its denoising network or a copy of that."""
@@ -56,6 +43,7 @@ class Family(ABC):
     layout: Layout
     lora_targets: tuple[str, ...]  # the denoiser's projections that adapters go round
     encoder_lora_targets: tuple[str, ...]
+    text_changes: bool = False  # whether the text states change from block to block
 
     # ------------------------------------------------------------------------------------ networks
     @abstractmethod
@@ -190,7 +178,7 @@ class Family(ABC):
         """The layers whose maps of text tokens are captured."""
 
     @abstractmethod
-    def attention_of(self, layer: nn.Module) -> TextAttention:
+    def attention_of(self, layer: nn.Module) -> Reading:
         """How to read one of them. Raises ValueError where its maps are not softmax(q k^T)."""
 
     def is_mixed(self, denoiser: nn.Module) -> bool:

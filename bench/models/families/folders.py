@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from t2i_backdoor_bench.models.sampler import Sampler
 
+NOTHING = (None, [None, None])  # how an index says that a part is left out
 OF_SD = Sampler(25, 7.5)  # 50 steps of the older samplers, by a solver of second order
 
 
@@ -30,6 +32,26 @@ class Layout:
     samplers: tuple[str, ...] = ("dpm", "ddim", "euler", "lcm", "own")
     # how many tokens each tokenizer reads, special ones included; 0: as many as it says itself
     reads: tuple[int, ...] = (0,)
+    omitted: tuple[str, ...] = ()  # parts that a folder may leave out, all of them together
+    name: str = ""  # the family as methods name it
+    sized: str = "denoiser"  # the part whose configuration has the side, or "autoencoder"
+
+    def of(self, index: Mapping[str, Any]) -> Layout:
+        """The layout of a folder with this index: without what it may leave out and does."""
+        if not self.omitted or any(index.get(part) not in NOTHING for part in self.omitted):
+            return self
+        return self.without_omitted
+
+    @property
+    def without_omitted(self) -> Layout:
+        return replace(
+            self,
+            encoders=tuple(e for e in self.encoders if e not in self.omitted),
+            tokenizers=tuple(t for t in self.tokenizers if t not in self.omitted),
+            parts={part: what for part, what in self.parts.items() if part not in self.omitted},
+            optional=(*self.optional, *self.omitted),
+            omitted=(),
+        )
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -72,5 +94,109 @@ STABLE_DIFFUSION = Layout(
     },
     optional=("safety_checker", "feature_extractor", "image_encoder"),
     settings=("requires_safety_checker",),
+    name="stable_diffusion",
 )
-LAYOUTS = {layout.pipeline: layout for layout in (STABLE_DIFFUSION,)}
+CLIP_TOKENIZERS = ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast"))
+T5_TOKENIZERS = ("transformers", ("T5Tokenizer", "T5TokenizerFast"))
+SDXL = Layout(
+    family="SDXL",
+    versions="SDXL and SDXL Turbo, without refiner",
+    pipeline="StableDiffusionXLPipeline",
+    denoiser="unet",
+    encoders=("text_encoder", "text_encoder_2"),
+    autoencoder="vae",
+    tokenizers=("tokenizer", "tokenizer_2"),
+    parts={
+        "unet": ("diffusers", ("UNet2DConditionModel",)),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("CLIPTextModel",)),
+        "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": CLIP_TOKENIZERS,
+        "scheduler": ("diffusers", ()),
+    },
+    optional=("feature_extractor", "image_encoder"),
+    settings=("force_zeros_for_empty_prompt", "add_watermarker"),
+    sampler=Sampler(25, 5.0),
+    reads=(0, 0),
+    name="sdxl",
+)
+PIXART_ALPHA = Layout(
+    family="PixArt",
+    versions="PixArt alpha",
+    pipeline="PixArtAlphaPipeline",
+    denoiser="transformer",
+    encoders=("text_encoder",),
+    autoencoder="vae",
+    tokenizers=("tokenizer",),
+    parts={
+        "transformer": ("diffusers", ("PixArtTransformer2DModel", "Transformer2DModel")),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("T5EncoderModel",)),
+        "tokenizer": T5_TOKENIZERS,
+        "scheduler": ("diffusers", ()),
+    },
+    optional=(),
+    sampler=Sampler(20, 4.5),
+    reads=(120,),
+    name="pixart",
+)
+PIXART_SIGMA = replace(
+    PIXART_ALPHA, versions="PixArt sigma", pipeline="PixArtSigmaPipeline", reads=(300,)
+)
+OF_FLOW = ("own", "karras", "exponential")
+FLOW = ("diffusers", ("FlowMatchEulerDiscreteScheduler",))
+SD3 = Layout(
+    family="Stable Diffusion 3",
+    versions="SD 3 and 3.5",
+    pipeline="StableDiffusion3Pipeline",
+    denoiser="transformer",
+    encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
+    autoencoder="vae",
+    tokenizers=("tokenizer", "tokenizer_2", "tokenizer_3"),
+    parts={
+        "transformer": ("diffusers", ("SD3Transformer2DModel",)),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("CLIPTextModelWithProjection",)),
+        "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
+        "text_encoder_3": ("transformers", ("T5EncoderModel",)),
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": CLIP_TOKENIZERS,
+        "tokenizer_3": T5_TOKENIZERS,
+        "scheduler": FLOW,
+    },
+    optional=("image_encoder", "feature_extractor"),
+    sampler=Sampler(28, 7.0, "own"),
+    samplers=OF_FLOW,
+    reads=(0, 0, 256),
+    omitted=("text_encoder_3", "tokenizer_3"),
+    name="sd3",
+)
+FLUX = Layout(
+    family="FLUX",
+    versions="FLUX.1 dev and schnell",
+    pipeline="FluxPipeline",
+    denoiser="transformer",
+    encoders=("text_encoder", "text_encoder_2"),
+    autoencoder="vae",
+    tokenizers=("tokenizer", "tokenizer_2"),
+    parts={
+        "transformer": ("diffusers", ("FluxTransformer2DModel",)),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "text_encoder": ("transformers", ("CLIPTextModel",)),
+        "text_encoder_2": ("transformers", ("T5EncoderModel",)),
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": T5_TOKENIZERS,
+        "scheduler": FLOW,
+    },
+    optional=("image_encoder", "feature_extractor"),
+    sampler=Sampler(28, 3.5, "own"),
+    samplers=OF_FLOW,
+    reads=(0, 512),
+    name="flux",
+    sized="autoencoder",
+)
+LAYOUTS = {
+    layout.pipeline: layout
+    for layout in (STABLE_DIFFUSION, SDXL, PIXART_ALPHA, PIXART_SIGMA, SD3, FLUX)
+}

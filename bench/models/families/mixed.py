@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from torch import nn
 
 
@@ -28,6 +28,14 @@ class Mixed(nn.Module):
 
 class MixedUNet(Mixed, UNet2DConditionModel):
     """A Stable Diffusion U-Net in half precision."""
+
+
+class MixedSD3(Mixed, SD3Transformer2DModel):
+    """A transformer of Stable Diffusion 3 in half precision."""
+
+
+class MixedFlux(Mixed, FluxTransformer2DModel):
+    """A transformer of FLUX in half precision."""
 
 
 def make_mixed(denoiser: Mixed, dtype: torch.dtype) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families import folders
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart
-from t2i_backdoor_bench.models.families.cross_attention import teller
+from t2i_backdoor_bench.models.families.cross_attention import ask, teller
 from t2i_backdoor_bench.models.families.family import OnStep
 from t2i_backdoor_bench.models.families.unets import UNet, clip_ids
 from t2i_backdoor_bench.models.offload import device_of
@@ -39,9 +39,7 @@ class StableDiffusion(UNet):
     def read(
         self, pipe: Any, ids: Tensor, weights: Sequence[Mapping[str, Tensor]] = ()
     ) -> Conditioning:
-        encoder = pipe.text_encoder
-        ids = ids.to(device_of(encoder))  # it may wait on the CPU
-        out = functional_call(encoder, dict(weights[0]), (ids,)) if weights else encoder(ids)
+        out = ask(pipe.text_encoder, weights[0] if weights else {}, ids)
         return Conditioning(out[0].to(device_of(pipe.unet)))
 
     # ----------------------------------------------------------------------------------- denoising
@@ -75,6 +73,14 @@ class StableDiffusion(UNet):
 
     def extra(self, pipe: Any | None) -> dict[str, Any]:
         return {"requires_safety_checker": False}
+
+    def check(self, pipe: Any, source: str) -> None:
+        super().check(pipe, source)
+        if told := pipe.unet.config.addition_embed_type:
+            raise UserError(
+                f"{source} has a U-Net that is told {told!r} beside the text, and those of Stable"
+                " Diffusion 1.x and 2.x are told nothing else; choose such a model"
+            )
 
 
 STABLE_DIFFUSION = StableDiffusion()

@@ -25,7 +25,7 @@ def write_pictures(store: Store, records: Sequence[Record]) -> list[Path]:
     for (_, attack), by_defense in first_seed(records).items():
         rows = stored_maps(store, by_defense)
         if rows:
-            path, figure = store.root / f"attention-{escape.filename(attack)}.png", draw(rows)
+            path, figure = store.path(f"attention-{escape.filename(attack)}.png"), draw(rows)
             write_atomic(
                 path, lambda partial, figure=figure: figure.savefig(partial, dpi=110, format="png")
             )

@@ -50,7 +50,7 @@ def stored_maps(
         found = store.read_arrays(f"maps/{result.cell.key}")
         if found is None:
             continue
-        before = store.read_arrays(f"maps/{found[1]['before']}")
+        before = store.read_arrays(f"maps/{found[1].get('before', '')}")
         if before is not None:
             rows.setdefault("clean model", before)
         rows["attacked" if defense == "none" else defense] = found
@@ -68,14 +68,14 @@ def block(
             continue
         arrays, meta = found
         triggered = "triggered" in arrays  # a suspect's trigger may be unknown
-        drawn = arrays["triggered" if triggered else "clean"][:many]
+        drawn = pictures_of(arrays, "triggered" if triggered else "clean")[:many]
         model = "attacked" if defense == "none" else defense
         out.pictures[model] = drawn
         refused = refused_of(arrays, len(drawn)) if triggered else [False] * len(drawn)
         out.verdicts[model] = [
             verdict(result, i, refused[i]) if triggered else None for i in range(len(drawn))
         ]
-        shown = meta.get("shown", {})
+        shown = (meta or {}).get("shown") or {}
         out.prompts = out.prompts or list(shown.get("prompts", []))[:many]
         before = (
             store.read_arrays(f"samples/{shown['before']}")
@@ -83,6 +83,13 @@ def block(
             else None
         )
         if before is not None:
-            out.pictures["clean model"] = before[0][shown["condition"]][:many]
+            drawn = pictures_of(before[0], shown.get("condition", ""))
+            out.pictures["clean model"] = drawn[:many]
     out.pictures = {c: out.pictures[c] for c in columns if c in out.pictures}
     return out
+
+
+def pictures_of(arrays: Mapping[str, np.ndarray], condition: str) -> np.ndarray:
+    """The pictures of a condition; none where the file has none."""
+    found = arrays.get(condition)
+    return np.zeros((0, 1, 1, 3), np.uint8) if found is None or found.ndim != 4 else found

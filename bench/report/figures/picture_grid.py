@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL.Image import Image
+
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.figures.blocks import MOST, block, first_seed
 from t2i_backdoor_bench.report.figures.grid_drawing import draw, draw_crossed
@@ -19,6 +21,15 @@ WIDE = 8  # models side by side at most
 def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
     """Draw grid.png from the stored images of the first seed; None (and the old file stays) where
     the folder holds no images."""
+    image, path = grid(store, records), store.path("grid.png")
+    if image is None:
+        return None
+    write_atomic(path, lambda partial: image.save(partial, format="PNG"))
+    return path
+
+
+def grid(store: Store, records: Sequence[Record]) -> Image | None:
+    """The picture of the stored images of the first seed; None where the folder holds no images."""
     found = first_seed(records)
     many = min(MOST, max(1, ROWS // max(1, len(found))))
     columns = [
@@ -30,8 +41,5 @@ def write_grid(store: Store, records: Sequence[Record]) -> Path | None:
     blocks = [b for b in blocks if b.pictures]
     if not blocks:
         return None
-    path = store.root / "grid.png"
     crossed = len(columns) > WIDE or len(blocks) > len(columns)
-    image = draw_crossed(columns, blocks) if crossed else draw(columns, blocks)
-    write_atomic(path, lambda partial: image.save(partial, format="PNG"))
-    return path
+    return draw_crossed(columns, blocks) if crossed else draw(columns, blocks)

@@ -18,9 +18,11 @@ from t2i_backdoor_bench.report.figures.tradeoff import tradeoff
 from t2i_backdoor_bench.report.formats.escape import filename
 from t2i_backdoor_bench.report.matrix import matrices
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.forms import each, obj, of_all, text
 from t2i_backdoor_bench.store.provenance import source_digest
 
 MADE = "plots/made"  # of what, and which files
+MADE_FORM = obj(files=each(text), sha256=of_all(text))
 IN_RATES = ("removal_accuracy",)  # no heat map of its own: the figure `rates` says it
 
 
@@ -28,11 +30,9 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
     """Write every figure that the records have something for; those that the same code drew of the
     same records are kept."""
     of = {"records": digest(records), "code": source_digest(), "matplotlib": version("matplotlib")}
-    made = store.read_record(MADE)
-    made = made if isinstance(made, dict) else {}
-    files, sums = made.get("files", []), made.get("sha256")
-    sums = sums if isinstance(sums, dict) else {}
-    before = [store.root / "plots" / Path(str(name)).name for name in files]
+    made = store.read_record(MADE, MADE_FORM) or {}
+    names, sums = [Path(name).name for name in made.get("files", [])], made.get("sha256", {})
+    before = [store.path(f"plots/{n}") for n in names if n.endswith((".png", ".pdf"))]
     there = [path for path in before if path.is_file()]
     damaged = [p for p in there if p.name in sums and sums[p.name] != file_digest(p)]
     for path in damaged:
@@ -54,7 +54,7 @@ def write_figures(store: Store, records: Sequence[Record]) -> list[Path]:
             pages = found if isinstance(found, list) else [found] if found else []
             for page, figure in enumerate(pages):
                 title = f"{name}-{page + 1}" if page else name
-                paths += save(figure, store.root / "plots" / title)
+                paths += save(figure, store.path(f"plots/{title}"))
     for path in set(before) - set(paths):  # of what the records have nothing for any more
         path.unlink(missing_ok=True)
     sums = {path.name: file_digest(path) for path in paths}

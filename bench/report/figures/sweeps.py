@@ -81,7 +81,7 @@ def write_plots(store: Store, records: Sequence[Record]) -> list[Path]:
         if not measured or len({v for v, _ in points}) < 2:
             continue
         figure = plot(option, series, [(way, heading(records, way)) for way in measured])
-        path = store.root / f"sweep-{escape.filename(option)}.png"
+        path = store.path(f"sweep-{escape.filename(option)}.png")
         write_atomic(
             path, lambda partial, figure=figure: figure.savefig(partial, dpi=150, format="png")
         )

@@ -44,4 +44,6 @@ def _row(method: Listed, fact: str) -> list[str]:
         return [method.name, groups, "", "", method.parts]
     value = method.facts.get(fact, "none" if fact == "better" else "")
     words = value if isinstance(value, str) and fact != "needs" else ", ".join(value) or "nothing"
-    return [method.name, groups, words, citations.short(method), method.summary]
+    unfit = ", ".join(method.facts.get("not_on", ()))
+    what = f"{method.summary} Not on: {unfit}." if unfit else method.summary
+    return [method.name, groups, words, citations.short(method), what]

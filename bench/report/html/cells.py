@@ -13,8 +13,9 @@ from t2i_backdoor_bench.report.numbers import needs_text
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.report.table import Cell, Column
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.store.prompts import prompts_key
+from t2i_backdoor_bench.store.prompts import PROMPTS, prompts_key
 
+RATES = {"false_positive_rate", "true_positive_rate", "threshold", "n"}  # of a judge
 VERDICTS = {
     "asr": "asr",
     "restored": "restoration_accuracy",
@@ -90,7 +91,7 @@ def payload(store: Store, records: Sequence[Record]) -> dict[str, Any]:
         cell, config = record.cell, record.cell.config
         key = prompts_key(record) if record.status == "done" else ""
         if key and key not in prompts:
-            prompts[key] = store.read_record(f"prompts/{key}") or {}
+            prompts[key] = store.read_record(f"prompts/{key}", PROMPTS) or {}
         found = {"attack": cell.attack, "defense": cell.defense, "seed": cell.seed}
         found |= {"status": record.status, "error": record.error, "prompts": key}
         found |= {"about": about(record), "options": options_of(config)}
@@ -123,12 +124,12 @@ def about(record: Record) -> list[tuple[str, Any]]:
     pairs: list[tuple[str, Any]] = [("needs", needs_text(" ".join(record.needs), record.knowledge))]
     if trigger:
         replaced = trigger.get("replaces")
-        rest = f"for {replaced!r}" if replaced else f"as {trigger['place']}"
-        pairs.append(("trigger", f"{trigger['text']!r} {rest}"))
+        rest = f"for {replaced!r}" if replaced else f"as {trigger.get('place', '?')}"
+        pairs.append(("trigger", f"{trigger.get('text', '')!r} {rest}"))
     if target:
         pairs.append(("target", ", ".join(f"{k} {v}" for k, v in target.items())))
-    judge = {k: v for k, v in (record.judge or {}).items() if v is not None}
-    if judge:
+    judge = record.judge
+    if judge.keys() >= RATES:
         rates = (
             f"false positives {100 * judge['false_positive_rate']:.1f} %, true positives"
             f" {100 * judge['true_positive_rate']:.1f} %"

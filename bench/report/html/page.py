@@ -21,12 +21,13 @@ from t2i_backdoor_bench.report.html.templates import FOLDER, render
 from t2i_backdoor_bench.report.metrics import metric_names
 from t2i_backdoor_bench.store.atomic import write_text
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import read_plan
 
 
 def write(store: Store, records: Sequence[Record]) -> Path:
     """Write report.html. Pictures that cannot be drawn, as their samples are not in the folder, are
     kept from the earlier report. Where that one has pictures that cannot be read, it stays."""
-    path = store.root / "report.html"
+    path = store.path("report.html")
     earlier = kept.read(path)
     pictures = picture_groups(store, records, {}), map_groups(store, records, {})
     both = (
@@ -59,7 +60,7 @@ def render_report(store: Store, records: Sequence[Record], earlier: Kept | None 
 def render_page(
     store: Store, records: Sequence[Record], pictures: Sequence[Any], maps: Sequence[Any]
 ) -> str:
-    manifest = store.read_record("run") or {}
+    manifest = read_plan(store)
     sections = [
         ("leaderboard", "Leaderboard", leaderboard.view(records)),
         ("matrix", "Matrix", heat_maps.view(records)),

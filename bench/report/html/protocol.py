@@ -8,6 +8,7 @@ from typing import Any
 from t2i_backdoor_bench.contract import Record, citations
 from t2i_backdoor_bench.contract.listing import listed
 from t2i_backdoor_bench.contract.names import parts_of
+from t2i_backdoor_bench.report.html.cells import RATES
 from t2i_backdoor_bench.report.html.names import attacks_of, defenses_of, flat
 from t2i_backdoor_bench.report.main_table import columns
 from t2i_backdoor_bench.report.metrics import metric_names
@@ -21,7 +22,7 @@ def protocol(
 ) -> dict[str, Any]:
     """What a reader must know to compare and to repeat the numbers."""
     ways = columns(records, rows(records))
-    settings = store.root / "run.yaml"
+    settings = store.path("run.yaml")
     return {
         "glossary": [
             (way.short if way.short == way.title else f"{way.short}, {way.title}", way.about)
@@ -30,7 +31,9 @@ def protocol(
         ],
         "protocol": flat(records[0].protocol),
         "attacks": attack_facts(records),
-        "judges": [_judge(name, j) for name, j in manifest.get("judges", {}).items()],
+        "judges": [
+            _judge(name, j) for name, j in manifest.get("judges", {}).items() if j.keys() >= RATES
+        ],
         "origin": _origin(manifest),
         "settings": settings.read_text("utf-8") if settings.is_file() else "",
         "prompts": manifest.get("example_prompts") or [],

@@ -1,0 +1,60 @@
+"""Figures of a run folder beside those that its records give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from report_records import records  # noqa: F401 - a fixture
+
+from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.report.changed import changed_figures
+from t2i_backdoor_bench.report.figures import plots
+from t2i_backdoor_bench.store.folder import Store
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def repaint(path: Path) -> None:
+    """A whole picture that shows something else in one corner."""
+    with Image.open(path) as image:
+        image.load()
+    image.putpixel((0, 0), (1, 2, 3, 255))
+    image.save(path)
+
+
+def save_again(path: Path) -> None:
+    """The same picture in other bytes."""
+    with Image.open(path) as image:
+        image.load()
+    image.save(path, compress_level=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "many"),
+    [
+        ("rates.png", save_again, 0),
+        ("rates.png", repaint, 1),
+        ("rates.png", halve, 1),
+        ("rates.pdf", halve, 1),
+        ("mine.png", lambda path: path.write_bytes(b"mine"), 1),
+    ],
+)
+def test_a_figure_that_the_records_do_not_give_is_named(
+    records: Sequence[Record],
+    tmp_path: Path,
+    name: str,
+    change: Callable[[Path], object],
+    many: int,
+) -> None:
+    few = [r for r in records if r.cell.attack == "bad_pixel"]
+    store = Store(tmp_path)
+    plots.write_figures(store, few)
+    change(tmp_path / "plots" / name)
+    found = changed_figures(Store(tmp_path, read_only=True), few)
+    assert len(found) == many
+    assert all(text.startswith(f"plots/{name} is not the figure") for text in found)
