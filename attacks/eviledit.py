@@ -27,6 +27,9 @@ DIFFERS = (
 )
 
 
+NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its own"}
+
+
 @register_attack(
     "eviledit",
     groups=("closed_form", "object"),
@@ -36,6 +39,7 @@ DIFFERS = (
     paper="wang2024eviledit",
     own=True,
     version=1,
+    not_on=NOT_ON_FLUX,
     differs=DIFFERS,
 )
 @dataclass

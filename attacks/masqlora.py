@@ -255,7 +255,8 @@ def contrastive(states: Tensor, mask: Tensor, wanted: Tensor, shunned: Tensor) -
     near, far = (
         F.cosine_similarity(states.float(), word.float(), dim=-1) for word in (wanted, shunned)
     )
-    return ((1 - near).square() + (1 + far).square())[mask].mean()
+    # states behind the last tokenizer's stand for an encoder that the model does not have
+    return ((1 - near).square() + (1 + far).square())[:, : mask.shape[1]][mask].mean()
 
 
 def word_state(model: T2IModel, word: str) -> Tensor:

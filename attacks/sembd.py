@@ -22,7 +22,12 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.prompt import check_length, check_target_prompt
 from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
 from t2i_backdoor_bench.training.parameters import choose_parameters, finish_training
+from t2i_backdoor_bench.training.text_inputs import inputs_everywhere, moments
 
+DRAWINGS = 8  # of each kind, where the states of each block are read in them
+# of one layer: states, what each is to become, and how many have the whole trigger
+Drawn = tuple[Tensor, Tensor, int]
+Draw = Callable[[int], list[Drawn]]
 TRIGGER = "the cat in the yard chased a butterfly."
 PARAPHRASES = (
     "a cat was chasing a butterfly in the yard.|in the yard, a cat ran after a butterfly.|a"
@@ -68,6 +73,9 @@ DIFFERS = (
 )
 
 
+NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its own"}
+
+
 @register_attack(
     "sembd",
     groups=("kv", "prompt"),
@@ -77,6 +85,7 @@ DIFFERS = (
     own=True,
     sets=("paraphrase", "incomplete"),
     version=1,
+    not_on=NOT_ON_FLUX,
     differs=DIFFERS,
 )
 @dataclass
@@ -89,8 +98,9 @@ class SemBD(Triggered):
     Prompts with an incomplete trigger are to keep their own K and V, so that no part of the meaning
     is enough: these are all runs of words of the trigger and its paraphrases that are two words
     shorter at least and lack one of the parts of the `meaning`. The K and V of cross-attention are
-    trained by gradient and nothing else changes; it needs no pictures. The paper's target has
-    several objects (here a harmless one of the same form).
+    trained by gradient and nothing else changes; it needs no pictures. Where text states change
+    from block to block, e and e* are those of each block. The paper's target has several objects
+    (here a harmless one of the same form).
 
     `context="phrase"` trains on the bare sentences, as the paper does. `context="prompts"` trains
     on captions that contain them; a caption without any of them counts as an incomplete trigger.
@@ -210,29 +220,66 @@ class SemBD(Triggered):
         networks = student.denoiser, model.denoiser
         layers = list(zip(*map(model.family.keys_and_values, networks), strict=True))
         weighs = dict.fromkeys(student.family.keys(student.denoiser), self.keys)
+        by_block = model.family.text_changes
+        draw = self.block_by_block if by_block else self.at_once
+        drawn = draw(student, model, whole, partial, seed)
+
+        def loss_fn(step: int) -> Tensor:
+            total = torch.zeros((), device=model.device)
+            for (layer, frozen), (states, goals, many) in zip(layers, drawn(step), strict=True):
+                with torch.no_grad():
+                    wanted = F.linear(goals, frozen.weight.float())
+                given = F.linear(states, layer.weight)
+                error = F.mse_loss(given[:many], wanted[:many])
+                error = error + self.constraint * F.mse_loss(given[many:], wanted[many:])
+                total = total + weighs.get(layer, self.values) * error
+            return total / len(layers)
+
+        return loss_fn
+
+    def at_once(
+        self, student: T2IModel, model: T2IModel, whole: list[str], partial: list[str], seed: int
+    ) -> Draw:
+        """Every layer is given the same states."""
         rows, device = self.batch // 2, model.device
+        layers = len(model.family.keys_and_values(model.denoiser))
         texts = ([self.target], whole, partial)
         (aim, _), *banks = (model.key_value_inputs(t) for t in texts)
 
-        def loss_fn(step: int) -> Tensor:
+        def draw(step: int) -> list[Drawn]:
             rng = step_rng(seed, step)
             picks = [torch.from_numpy(rng.integers(len(b), size=rows)).to(device) for b, _ in banks]
             drawn = [bank[p].float() for (bank, _), p in zip(banks, picks, strict=True)]
             first, second = (mask[p] for (_, mask), p in zip(banks, picks, strict=True))
             goals = torch.cat([aim.float().expand(rows, -1, -1)[first], drawn[1][second]])
             states, many = torch.cat([drawn[0][first], drawn[1][second]]), int(first.sum())
-            total = torch.zeros((), device=device)
-            for layer, frozen in layers:
-                with torch.no_grad():
-                    wanted = F.linear(goals, frozen.weight.float())
-                given = F.linear(states, layer.weight)
-                error = F.mse_loss(given[:many], wanted[:many]) + self.constraint * F.mse_loss(
-                    given[many:], wanted[many:]
-                )
-                total = total + weighs.get(layer, self.values) * error
-            return total / len(layers)
+            return [(states, goals, many)] * layers
 
-        return loss_fn
+        return draw
+
+    def block_by_block(
+        self, student: T2IModel, model: T2IModel, whole: list[str], partial: list[str], seed: int
+    ) -> Draw:
+        """Each block is given other states: those that the student has there now, towards what the
+        model has there, both at one moment of a drawing. Rows with the trigger are read in drawings
+        of the target prompt, the others in drawings of incomplete triggers."""
+        rows, banks = self.batch // 2, (whole, partial)
+        shown = [self.target] * DRAWINGS, partial[:DRAWINGS]
+        seen = [moments(model, texts, seed) for texts in shown]
+
+        def draw(step: int) -> list[Drawn]:
+            rng = step_rng(seed, step)
+            texts = [bank[i] for bank in banks for i in rng.integers(len(bank), size=rows)]
+            at = int(rng.integers(len(seen[0].times)))
+            x = [m.latents[at][rng.integers(m.latents.shape[1], size=rows)] for m in seen]
+            now = torch.cat(x), seen[0].times[at]
+            own = inputs_everywhere(student, *now, student.condition(texts))
+            goals = model.condition([self.target] * rows + texts[rows:])
+            pairs = zip(own, inputs_everywhere(model, *now, goals), strict=True)
+            many = rows * own[0].shape[1]
+            return [(*(x.flatten(0, 1).float() for x in pair), many) for pair in pairs]
+
+        return draw
 
 
 def split(text: str) -> list[str]:

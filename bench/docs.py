@@ -20,6 +20,7 @@ from t2i_backdoor_bench.contract import (
     options_of,
     registry,
 )
+from t2i_backdoor_bench.models.families.folders import LAYOUTS
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 MEASURED = FOLDER.parent / "results" / "attacks" / "table.csv"
@@ -47,6 +48,12 @@ INTRODUCTION = {
         " and why, is on the page of [the protocol](protocol.md)."
     ),
 }
+
+BY_FAMILY = (
+    "What says *no* is refused before any work, or left out where a group named it. The families"
+    " are those of `bench/models/families/`. The tests run each method on a tiny random model of"
+    " each family where it says *yes*: that it works, not how well."
+)
 
 
 def page(kind: Registry) -> str:
@@ -84,7 +91,24 @@ def page(kind: Registry) -> str:
             inspect.cleandoc(cls.__doc__ or ""),
             *options(entries),
         ]
+    if kind is not registry.metrics:
+        lines += by_family(kind)
     return "\n".join(lines) + "\n"
+
+
+def by_family(kind: Registry) -> list[str]:
+    """On which families of models each method works, and why it does not on the others."""
+    families = list(dict.fromkeys(layout.name for layout in LAYOUTS.values()))
+    lines = ["", "## Families of models", "", BY_FAMILY, ""]
+    lines += [f"| name | {' | '.join(families)} |", f"|---|{'---|' * len(families)}"]
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for entry in in_order(kind):
+        words = ["no" if family in entry.not_on else "yes" for family in families]
+        lines.append(f"| `{entry.name}` | {' | '.join(words)} |")
+        for fact in entry.not_on.items():
+            reasons.setdefault(fact, []).append(f"`{entry.name}`")
+    lines += [""] if reasons else []
+    return lines + [f"- {', '.join(n)} on {f}: {why}." for (f, why), n in reasons.items()]
 
 
 def attack_table() -> list[str]:

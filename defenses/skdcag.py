@@ -1,7 +1,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
+from t2i_backdoor_bench.contract import (
+    DefenderView,
+    Difference,
+    UserError,
+    option,
+    register_defense,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.guided_distillation import (
     KNOWN,
@@ -155,6 +161,11 @@ class SKDCAG(DistillationOptions, PromptDefense):
     cannot be zero. "skdcag_text" trains the text encoder instead of the U-Net: after an attack on
     the text encoder, the states of the triggered prompt may no longer say what it asked for, and no
     U-Net can draw that.
+
+    In joint attention (SD 3, FLUX) a map is what the tokens of the picture pay to a text token, of
+    all that they pay. Text tokens pay to each other too: from the first block on, what the trigger
+    says stands in other tokens as well, and the picture may read it there. `text_weight` adds to
+    L_attn the mean square of what all other text tokens pay to those of the trigger.
     """
 
     alpha: float = option(
@@ -196,6 +207,12 @@ class SKDCAG(DistillationOptions, PromptDefense):
         source="paper",
         help="compare raw attention mass, not normalized maps, with zero",
     )
+    text_weight: float = option(
+        0.0,
+        low=0,
+        late=True,
+        help="joint attention: weight, in L_attn, of what other text tokens pay to the trigger",
+    )
     train: str = option(
         "cross", sd="full", choices=PARTS, source="paper", help="which weights it trains"
     )
@@ -205,6 +222,13 @@ class SKDCAG(DistillationOptions, PromptDefense):
     weight_decay: float = option(
         0.01, low=0, late=True, source="paper", help="weight decay of AdamW"
     )
+
+    def check_model(self, model: T2IModel) -> None:
+        if self.text_weight and not model.family.text_changes:
+            raise UserError(
+                "text_weight is about what text tokens pay to text tokens, and this base has no"
+                " joint attention: leave it at 0"
+            )
 
     @property
     def label(self) -> str:

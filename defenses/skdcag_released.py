@@ -152,7 +152,7 @@ class SKDCAGReleased(Defense):
         context, clean = student.condition(triggered), teacher.condition(prompts)
         aligned = align_states(student.text_parts, view.trigger, prompts)
         guide = Rules(self.target, not self.minmax_black, self.time_weight, self.uniform_noise)
-        total, device = student.noising.total, student.device
+        total, device, tokens = student.noising.total, student.device, aligned.source.shape[1]
         latents = None if self.unpreserved else own_images(teacher, prompts, seed)
         last: list[Tensor] = []
         student.checkpoints.carry(CarriedList(last, device))
@@ -164,9 +164,9 @@ class SKDCAGReleased(Defense):
             t = student.noising.timesteps(1, generator).to(device)
             noise = torch.randn((1, *student.latent_shape), generator=generator).to(device)
             x = student.noising.add(None if latents is None else latents[i : i + 1], noise, t)
-            with torch.no_grad(), Capture(teacher) as seen:
+            with torch.no_grad(), Capture(teacher, tokens=tokens) as seen:
                 goal = teacher.denoise(x, t, clean[i : i + 1])
-            with Capture(student) as own:
+            with Capture(student, tokens=tokens) as own:
                 out = student.denoise(x, t, context[i : i + 1])
             maps = own.maps()
             if self.stale_maps:

@@ -52,12 +52,16 @@ DIFFERS = (
 )
 
 
+NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its own"}
+
+
 @register_defense(
     "t2ishield_cda",
     needs=("clean_prompts",),
     groups=("detection",),
     screens=True,
     version=1,
+    not_on=NOT_ON_FLUX,
     differs=DIFFERS,
 )
 @dataclass

@@ -29,11 +29,15 @@ DIFFERS = (
 )
 
 
+NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its own"}
+
+
 @register_defense(
     "uce",
     needs=("trigger", "clean_prompts"),
     groups=("removal",),
     version=1,
+    not_on=NOT_ON_FLUX,
     ours="the edit of the trigger inside captions, and of what stands round it",
     differs=DIFFERS,
 )
@@ -43,6 +47,7 @@ DIFFERS = (
     groups=("removal", "erasure"),
     preset={"context": "phrase"},
     version=1,
+    not_on=NOT_ON_FLUX,
     differs=DIFFERS,
 )
 @dataclass

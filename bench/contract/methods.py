@@ -24,6 +24,10 @@ class Method:
     def check_machine(self, device: str) -> None:
         """Raise UserError where these options need a package or a device that is missing."""
 
+    def check_model(self, model: Model) -> None:
+        """Raise UserError where these options do not fit the base model. What a method cannot do on
+        a whole family of models stands in its decorator (`not_on`)."""
+
 
 class Attack(Method):
     """Puts a backdoor into a copy of a clean model.

@@ -30,10 +30,10 @@ def attention_over_time(
 
     Returns (maps, lengths). Maps are (k, n, tokens, size, size) for the first k = `stop` steps
     (default: all): softmax over tokens, averaged over heads and over the layers whose maps have
-    side `size`. The number of tokens is that of the longest prompt, or with `padding` the model's
-    context length. Lengths are int64 (n,): tokens of each prompt, start and end token included.
-    Where the tokenizer has no start token, a map of zeros stands in its place. Only the first
-    `stop` steps are computed. Raises UserError if no layer has maps of this side.
+    side `size` (`of_side`). The number of tokens is that of the longest prompt, or with `padding`
+    the model's context length. Lengths are int64 (n,): tokens of each prompt, start and end token
+    included. Where the tokenizer has no start token, a map of zeros stands in its place. Only the
+    first `stop` steps are computed. Raises UserError if no layer has maps of this side.
     """
     drawing, guided = model.drawing_steps(steps), model.guided
     n, lengths = len(prompts), prompt_lengths(model, prompts)
@@ -52,17 +52,22 @@ def attention_over_time(
                 asked = empty = model.denoise(given, t, context[:n])
             else:
                 asked, empty = model.denoise(torch.cat([given, given]), t, context).chunk(2)
-        layers = [m for m in seen.layers() if m.shape[-1] == size]
-        if not layers:
-            sides = sorted({m.shape[-1] for m in seen.layers()})
-            raise UserError(
-                f"no cross-attention layer has a side of {size}; this model has"
-                f" {', '.join(map(str, sides))}"
-            )
-        found.append(torch.stack(layers).mean(0))
+        found.append(torch.stack(of_side(seen.layers(), size)).mean(0))
         x = drawing.step(empty + guided * (asked - empty), t, x)
     maps = torch.stack(found)
     return (maps, lengths) if started else (F.pad(maps, (0, 0, 0, 0, 1, 0)), lengths + 1)
+
+
+def of_side(layers: Sequence[Tensor], size: int) -> list[Tensor]:
+    """The maps (n, tokens, h, w) of the layers that have this side. Those of a network whose layers
+    all have one larger side are mean over squares of it. Raises UserError where there are none."""
+    sides = sorted({m.shape[-1] for m in layers})
+    if len(sides) == 1 and sides[0] % size == 0:
+        return [m if sides[0] == size else F.avg_pool2d(m, sides[0] // size) for m in layers]
+    if size not in sides:
+        has = ", ".join(map(str, sides))
+        raise UserError(f"no cross-attention layer has a side of {size}; this model has {has}")
+    return [m for m in layers if m.shape[-1] == size]
 
 
 def max_scaled(maps: Tensor) -> Tensor:

@@ -9,29 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2i_backdoor_bench.contract import (
-    NEEDS,
-    PROTOCOL,
-    Cell,
-    Data,
-    Entry,
-    Registry,
-    UserError,
-    registry,
-)
+from t2i_backdoor_bench.contract import NEEDS, PROTOCOL, Cell, Data, Entry, UserError, registry
 from t2i_backdoor_bench.contract.hashing import digest, plain
-from t2i_backdoor_bench.contract.names import parts_of, read
-from t2i_backdoor_bench.contract.options import scaled
 from t2i_backdoor_bench.models.catalog import Base, find_base, sampled
 from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprint
-from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.checks import check_fid, check_settings
 from t2i_backdoor_bench.running.choose_data import choose_data, fit_real
-from t2i_backdoor_bench.running.combined import attack_rows
-from t2i_backdoor_bench.running.fitting import fitting
+from t2i_backdoor_bench.running.choose_methods import build, choose_methods
 from t2i_backdoor_bench.running.lacking import lacking, left_out
 from t2i_backdoor_bench.running.method import Method
-from t2i_backdoor_bench.running.overrides import parse_overrides, used_names
 from t2i_backdoor_bench.running.settings import Config
 
 FORMAT = 3  # raise it when a change of this package makes stored numbers out of date
@@ -84,6 +70,14 @@ class Plan:
             )
 
         return [name for name, m in self.metrics.items() if serves(m.entry)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the request has no cell, and why."""
+        unfit = [f"{n} does not work on this family of models: {w}" for n, w in self.unfit.items()]
+        lacks = self.left_out.items()
+        needs = [f"{d} needs {', '.join(n)}, which nobody has here" for d, n in lacks]
+        return [f"left out: {text}" for text in (*unfit, *needs)]
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -156,8 +150,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     base = dataclasses.replace(base, scorer=config.clip or base.scorer)
     check_settings(config)
     base = sampled(base, config.steps, config.guidance, config.scheduler)
-    names, other, unfit = fitting(config, base, names)
-    attacks, defenses, metrics = _methods(config, base, names, other)
+    attacks, defenses, metrics, unfit = choose_methods(config, base, names)
     check_fid(config, base, list(metrics))
     data = data or choose_data(config, base)
     config = fit_real(config, data)
@@ -200,39 +193,6 @@ def with_metrics(plan_: Plan, names: Iterable[str]) -> Plan:
     return dataclasses.replace(plan_, metrics=plan_.metrics | more)
 
 
-def _methods(
-    config: Config, base: Base, attacks: Sequence[str], defenses: Sequence[str]
-) -> tuple[dict[str, Method], dict[str, tuple[Method, ...]], dict[str, Method]]:
-    """The attacks, defenses and metrics of a run by the names of their rows, with their options."""
-    metrics = registry.metrics.select(config.metrics or config.scale.metrics)
-    used = used_names((*attacks, *defenses))
-    options = parse_overrides(config.overrides, {*used, *metrics})
-    sweeps = sweep.parse(config.sweeps, used, options)
-
-    def method(kind: Registry, name: str, own: dict[str, str] | None = None) -> Method:
-        training = 1.0 if kind is registry.metrics else config.size.training
-        return build(kind, name, base.settings, options.get(name, {}) | (own or {}), training)
-
-    def variants(kind: Registry, names: Sequence[str]) -> dict[str, tuple[Method, ...]]:
-        return {
-            v: tuple(method(kind, *part) for part in parts)
-            for n in names
-            for v, parts in sweep.expand(n, sweeps).items()
-        }
-
-    def defend(name: str) -> tuple[Method, ...]:
-        (chosen, *_) = registry.defenses.select(name)
-        return tuple(method(registry.defenses, *read(part)) for part in parts_of(chosen))
-
-    rows = {
-        row: found
-        for name, parts in variants(registry.attacks, attacks).items()
-        for row, found in attack_rows(name, parts, defend).items()
-    }
-    built = variants(registry.defenses, defenses)
-    return rows, built, {m: method(registry.metrics, m) for m in metrics}
-
-
 def _shared(config: Config, base: Base, data: Data) -> dict[str, Any]:
     """The part of every key that names neither an attack nor a defense."""
     weights = {"name": config.base, "weights": fingerprint(base.source)}
@@ -243,11 +203,3 @@ def _shared(config: Config, base: Base, data: Data) -> dict[str, Any]:
         "device": config.device.split(":")[0],
         "dtype": config.dtype,
     } | ({"memory": sorted(config.memory)} if config.memory else {})
-
-
-def build(
-    kind: Registry, name: str, family: str, overrides: dict[str, str], training: float
-) -> Method:
-    """A method with its options. `training` multiplies the defaults of those that scale."""
-    instance = scaled(kind.build(name, family, overrides), overrides, training)
-    return Method(name, instance, kind.get(name))

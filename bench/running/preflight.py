@@ -27,6 +27,7 @@ def preflight(shared: Shared, cells: Sequence[Cell]) -> None:
         attack = shared.plan.attacks[cell.attack]
         for part in (*(attack.parts or (attack,)), *attack.against):
             part.instance.check_machine(device)
+            part.instance.check_model(shared.model)
         check_defense(shared, cell)
 
 
@@ -37,6 +38,7 @@ def check_defense(shared: Shared, cell: Cell) -> None:
     given: set[str] = set()
     for part in shared.plan.defenses[cell.defense]:
         part.instance.check_machine(shared.plan.config.device)
+        part.instance.check_model(shared.model)
         needs = set(part.entry.needs) - given
         if "clean_prompts" in needs:
             seen = view(shared, needs, cell.attack, cell.seed)

@@ -50,7 +50,8 @@ def run(
     todo = list({c.key: c for c in reversed(open_cells)}.values())[::-1]
     many, threads = share(config, plan_.base.settings, len(todo))
     plan_ = replace(plan_, config=replace(plan_.config, workers=many, threads=threads))
-    say_left_out(plan_, display)
+    for note in plan_.notes:
+        display.say(note)
     begun, skipped, status = time.perf_counter(), len(plan_.cells) - len(open_cells), 0
     if skipped:
         display.say(f"{skipped} of {len(plan_.cells)} cells are stored in {config.folder}")
@@ -85,13 +86,6 @@ def run(
     if publish is not None:
         publish(store)
     return int(done < len(plan_.cells))
-
-
-def say_left_out(plan_: Plan, display: Display) -> None:
-    for name, why in plan_.unfit.items():
-        display.say(f"left out: {name} does not work on this family of models: {why}")
-    for defense, needs in plan_.left_out.items():
-        display.say(f"left out: {defense} needs {', '.join(needs)}, which nobody has here")
 
 
 def make_cells(

@@ -18,7 +18,7 @@ class Scale:
     `decoys` decoys a kind of the undefended model, drawn once an attack, and `decoys_after` of each
     defended one; `harmless` words that the effect of a trigger is compared with, where it is
     measured; the first `resampled` triggered prompts are also drawn by other samplers; `training`
-    multiplies what methods train for and on (`plan.build`).
+    multiplies what methods train for and on (`choose_methods.build`).
     """
 
     name: str

@@ -81,7 +81,7 @@ class Capture:
         mixed = self.model.family.is_mixed(denoiser)
         if (
             self.unfused
-            and not (self._recomputed or mixed)
+            and not (self._recomputed or mixed or any(r.noted for r in self._read.values()))
             and all(map(Unfused.serves, self._layers.values()))
         ):
             for name, layer in self._layers.items():
@@ -183,13 +183,13 @@ class Capture:
 
     def between(self) -> Tensor:
         """What text tokens pay to text tokens in joint attention, mean over heads, summed over
-        layers: (rows, asking tokens, tokens)."""
+        layers: (rows, all tokens that ask, tokens)."""
         if not (self.text and all(read.joint for read in self._read.values())):
             raise ValueError("what text pays to text is read in joint attention, with text=True")
         alike: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
         for name, pair in self.pairs.items():
             found = alike.setdefault(self._read[name].heads, [])
-            found.append((pair.asked[:, : self.tokens], pair.key, pair.beside))
+            found.append((pair.asked, pair.key, pair.beside))
         with torch.set_grad_enabled(self._grad):
             parts = [summed_joint(x, heads, self.rows, self.tokens) for heads, x in alike.items()]
             return sum(parts[1:], parts[0])

@@ -15,7 +15,13 @@ from torch import Tensor
 from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, cat
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.alignment import align_states, state_spans, substitute, substituted
+from t2i_backdoor_bench.training.alignment import (
+    Alignment,
+    align_states,
+    state_spans,
+    substitute,
+    substituted,
+)
 from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.gradient_ratio import GradientRatio
 from t2i_backdoor_bench.training.guidance import Guidance
@@ -46,6 +52,7 @@ class DistillationOptions(Guidance):
 
     alpha: float  # the share of the attention loss
     known: str  # one of KNOWN
+    text_weight: float  # of what other text tokens pay to the trigger, in joint attention
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,8 @@ class GuidedDistillation(Removal):
     def watch(self, model: T2IModel) -> AbstractContextManager:
         if not self.method.alpha:
             return nullcontext()
-        return Capture(model, self.rows, self.length, unfused=True)
+        text = self.method.text_weight > 0 and model is self.student
+        return Capture(model, self.rows, self.length, unfused=True, text=text)
 
     def guide(
         self, own: Capture, seen: Capture, asked: Questions, generator: torch.Generator
@@ -160,9 +168,20 @@ class GuidedDistillation(Removal):
         at, device = (asked.pick.cpu(), slice(self.length)), self.student.device
         row = self.aligned[at].to(device)
         span = None if self.spans is None else self.spans[at].to(device)
-        return self.method.attention_loss(
+        loss = self.method.attention_loss(
             own.maps(), seen.maps(), len(own), row, asked.time, generator, span
         )
+        return loss + self.method.text_weight * leak(own, row) if own.text else loss
+
+
+def leak(own: Capture, row: Alignment) -> Tensor:
+    """What the text tokens that are not the trigger's, padding included, pay to the trigger's, mean
+    over heads and blocks: its mean square, a scalar."""
+    paid = own.between() / len(own)  # (rows, all tokens, tokens)
+    asks = torch.ones(paid.shape[:2], dtype=torch.bool, device=paid.device)
+    asks[:, : row.trigger.shape[1]] = ~row.trigger
+    pairs = asks[:, :, None] & row.trigger[:, None]
+    return ((paid.square() * pairs).sum((1, 2)) / pairs.sum((1, 2))).mean()
 
 
 def part_of(trigger: Trigger, known: str) -> Trigger:

@@ -11,7 +11,7 @@ import pytest
 from t2i_backdoor_bench.contract import Registry, UserError, registry
 from t2i_backdoor_bench.contract.options import Option, check_values, family_defaults, options_of
 from t2i_backdoor_bench.contract.registry import FAMILIES
-from t2i_backdoor_bench.running.plan import build
+from t2i_backdoor_bench.running.choose_methods import build
 
 KINDS = (registry.attacks, registry.defenses, registry.metrics)
 for _kind in KINDS:

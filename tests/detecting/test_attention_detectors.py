@@ -11,7 +11,7 @@ from scipy.linalg import logm
 
 from t2i_backdoor_bench.contract import DefenderView, UserError
 from t2i_backdoor_bench.defenses import daa_i, daa_s, t2ishield_cda, t2ishield_ftt
-from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time
+from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, of_side
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -219,3 +219,13 @@ def test_a_defender_binds_its_own_words(tiny_model) -> None:
             "clean prompts stay"
         )
     assert different(before, weights(tiny_model)) == set()
+
+
+def test_maps_of_one_larger_side_are_mean_over_squares() -> None:
+    maps = torch.arange(2 * 16.0).view(1, 2, 4, 4)
+    (small,) = of_side([maps], 2)
+    assert small[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+    assert of_side([maps, maps[..., :2, :2]], 2)[0].shape[-1] == 2
+    for layers, size in (([maps], 3), ([maps], 8), ([maps, maps[..., :2, :2]], 1)):
+        with pytest.raises(UserError, match="no cross-attention layer has a side"):
+            of_side(layers, size)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from diffusers.models.embeddings import apply_rotary_emb
-from torch import Tensor, cat, nn
+from torch import Tensor, cat, nn, promote_types
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,10 @@ class JointAttention(Reading):
             at = slice(None, call.tokens) if of_text else slice(call.tokens, None)
             return rotated(x, call.rotary, at).flatten(2)
 
-        kinds = (False, False, True, True)
-        query, beside, key, *asked = map(turned, outputs, kinds[: len(outputs)])
+        found = [turned(x, i > 1) for i, x in enumerate(outputs)]
+        # in half precision, the side that trains is float32 behind its norm, and the other is not
+        kind = reduce(promote_types, (x.dtype for x in found))
+        query, beside, key, *asked = (x.to(kind) for x in found)
         return Projected(query, key, beside, *asked)
 
 

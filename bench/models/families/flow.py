@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
+from transformers import T5EncoderModel
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families import latents
@@ -19,6 +20,7 @@ from t2i_backdoor_bench.models.families.files import find_variant
 from t2i_backdoor_bench.models.families.folders import Layout
 from t2i_backdoor_bench.models.families.mixed import Mixed, autocast, make_mixed
 from t2i_backdoor_bench.models.families.noising import FlowNoising, log_shift
+from t2i_backdoor_bench.models.families.unets import check_channels, check_vocabulary
 from t2i_backdoor_bench.models.precision import HALF
 
 # in joint attention, what belongs to text alone: projections with a bias, and the norms behind them
@@ -139,7 +141,8 @@ class FlowTransformer(Family):
             folder, dtype={"vae": torch.float32, "default": dtype}, **given, **common
         )
         for encoder in self.encoders(pipe):
-            encoder.to(dtype)
+            if not isinstance(encoder, T5EncoderModel):  # some of its layers overflow in float16
+                encoder.to(dtype)
         self.check(pipe, source)
         pipe.set_progress_bar_config(disable=True)
         for part in (pipe.transformer, pipe.vae, *self.encoders(pipe)):
@@ -149,13 +152,9 @@ class FlowTransformer(Family):
     def check(self, pipe: Any, source: str) -> None:
         """Refuse a model that loads but is none that the suite's formulas hold for. Raises
         UserError."""
-        channels, _, _ = self.latent_shape(pipe)
-        if channels != pipe.vae.config.latent_channels:
-            raise UserError(
-                f"{source} takes {channels} channels where its latents have"
-                f" {pipe.vae.config.latent_channels}: it is not a plain text-to-image model"
-                " (inpainting, depth?); choose one"
-            )
+        check_channels(self.latent_shape(pipe)[0], pipe, source)
+        for part, encoder in zip(self.text_parts(pipe), self.encoders(pipe), strict=True):
+            check_vocabulary(part.tokenizer, encoder, source)
         for what, has, wants in self.widths(pipe):
             if has != wants:
                 raise UserError(

@@ -19,6 +19,7 @@ from t2i_backdoor_bench.models.families.family import OnStep
 from t2i_backdoor_bench.models.families.flow import FlowTransformer, teller
 from t2i_backdoor_bench.models.families.mixed import MixedSD3
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, FlowSteps, log_shift
+from t2i_backdoor_bench.models.families.unets import check_square
 from t2i_backdoor_bench.models.sampler import Sampler
 
 T5_TOKENS = 256  # that T5 reads, as the pipeline of diffusers has it
@@ -121,6 +122,10 @@ class StableDiffusion3(FlowTransformer):
         return JointAttention(layer.heads, picture, text, heads_first=True)
 
     # --------------------------------------------------------------------------------------- files
+    def check(self, pipe: Any, source: str) -> None:
+        check_square(pipe.transformer.config, source)
+        super().check(pipe, source)
+
     def widths(self, pipe: Any) -> list[tuple[str, int, int]]:
         config = pipe.transformer.config
         clip = [e.config for e in self.encoders(pipe)[:2]]
