@@ -20,11 +20,17 @@ def check_complete(
     """Refuse a model that was just loaded from `folder` where a weight was in none of its files.
     `networks` by part; `encoders` are the parts that transformers loads. Raises UserError."""
     for part, network in networks.items():
-        names = dict(network.named_parameters())
-        absent = [name for name, p in names.items() if p.is_meta]
+        names: dict[int, list[str]] = {}  # a weight that stands in two places has two names
+        for name, weight in network.named_parameters(remove_duplicate=False):
+            names.setdefault(id(weight), []).append(name)
+        absent = [name for name, p in network.named_parameters() if p.is_meta]
         for files in _written(folder / part) if part in encoders else ():
             stored = {k.removeprefix(PREFIX) for file in files for k in _names(file)}
-            absent += [name for name in names if name.removeprefix(PREFIX) not in stored]
+            absent += [
+                own[0]
+                for own in names.values()
+                if not any(name.removeprefix(PREFIX) in stored for name in own)
+            ]
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise UserError(

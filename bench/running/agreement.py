@@ -18,6 +18,7 @@ from t2i_backdoor_bench.running.described import other_scale, read_config
 from t2i_backdoor_bench.running.manifest import description, protocol, yaml_of
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.prompts import prompts_of
+from t2i_backdoor_bench.running.settings import FIELDS, Config
 from t2i_backdoor_bench.running.yaml_file import read_yaml
 from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.commits import is_clone, source_at
@@ -80,7 +81,8 @@ def about_run(
         written = read_yaml(path)
         if written.get("n") == config.scale.n:  # it may be given or not
             del written["n"]
-        asked = yaml.safe_load(yaml_of(replace(plan_, config=config)))
+        asked, usual = yaml.safe_load(yaml_of(replace(plan_, config=config))), vars(Config())
+        asked = {k: v for k, v in asked.items() if k in written or v != usual[FIELDS[k]]}
         wrong += [f"run.yaml, {text}" for text in differences(written, asked)]
     return wrong
 

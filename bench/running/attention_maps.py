@@ -11,10 +11,10 @@ import torch
 from t2i_backdoor_bench.contract import Cell, Trigger
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.attacked import origin, read_arrays
 from t2i_backdoor_bench.running.conditions import noise_seed
 from t2i_backdoor_bench.running.defended import defended_model
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.stored_pictures import origin, read_arrays
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.training.alignment import tokens_of
 from t2i_backdoor_bench.training.capture import Capture

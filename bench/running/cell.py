@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from t2i_backdoor_bench.contract import Cell, Record, Samples, StorageError
 from t2i_backdoor_bench.contract.hashing import plain
@@ -28,6 +24,7 @@ from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.scores import samples_of, scores_of
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.stored_cells import missing_metrics, settled, whole_cell
+from t2i_backdoor_bench.running.tracebacks import last_line, portable
 from t2i_backdoor_bench.running.two_models import limits_of
 from t2i_backdoor_bench.scoring.outcomes import Limits
 from t2i_backdoor_bench.store import provenance
@@ -168,14 +165,3 @@ def made_anew(plan_: Plan, stored: Record, samples: Samples) -> bool:
             " the stored cell; ask for --metrics all, which makes it anew, or another --out"
         )
     return True
-
-
-def portable(text: str) -> str:
-    """A traceback without this machine's folders: records are published."""
-    here = str(Path(__file__).resolve().parents[2]) + os.sep
-    libraries = str(Path(np.__file__).resolve().parents[1]) + os.sep
-    return text.replace(here, "").replace(libraries, "").replace(str(Path.home()) + os.sep, "~/")
-
-
-def last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["unknown error"])[-1]

@@ -9,7 +9,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Cell, Record
 from t2i_backdoor_bench.contract.hashing import canonical, plain
-from t2i_backdoor_bench.running.cell import last_line
+from t2i_backdoor_bench.running.tracebacks import last_line
 from t2i_backdoor_bench.store.folder import Store
 
 # what is measured with a clock, or of a machine: from how much on a difference can be told from

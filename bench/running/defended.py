@@ -13,12 +13,13 @@ from t2i_backdoor_bench.contract import Cell, DefenderView, Trigger, amounts
 from t2i_backdoor_bench.models.checkpoints import Checkpoints
 from t2i_backdoor_bench.models.finite import check_weights
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.attacked import Arrays, attacked, read_arrays, weights_of
+from t2i_backdoor_bench.running.attacked import attacked
 from t2i_backdoor_bench.running.checkpoints import of_defense
 from t2i_backdoor_bench.running.cost import measured, untouched
 from t2i_backdoor_bench.running.known_pictures import draws_as
 from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.stored_pictures import Arrays, read_arrays, weights_of
 from t2i_backdoor_bench.running.view import view
 
 SUMMED = ("seconds", "steps", "images")

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.attacked import attacked, read_arrays
+from t2i_backdoor_bench.running.attacked import attacked
 from t2i_backdoor_bench.running.defended import Defended
 from t2i_backdoor_bench.running.known_pictures import Asked, draws_as
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.stored_pictures import read_arrays
 
 PICTURES = 2  # drawn together and timed: more would cost too much of a cell's time
 ROUNDS = 2  # the models take turns, so that a busy machine hits all of them; the best round counts

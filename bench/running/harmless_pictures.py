@@ -12,11 +12,11 @@ from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.data.decoys import harmless_words
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.attacked import origin, read_arrays
 from t2i_backdoor_bench.running.conditions import noise_seeds
 from t2i_backdoor_bench.running.defended import defended_model
 from t2i_backdoor_bench.running.known_pictures import draw
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.stored_pictures import origin, read_arrays
 
 CONDITION = "harmless"
 PROMPTS = 8  # that each word is put into

@@ -10,13 +10,14 @@ from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.detecting.screening import answers
 from t2i_backdoor_bench.running.adapter_pictures import adapter_prompts
 from t2i_backdoor_bench.running.asked import ATTACKED_DECOY, cell_prompts
-from t2i_backdoor_bench.running.attacked import Arrays, attacked, origin, read_arrays
+from t2i_backdoor_bench.running.attacked import attacked
 from t2i_backdoor_bench.running.defended import Defended, defended
 from t2i_backdoor_bench.running.drawing_time import drawing_time
 from t2i_backdoor_bench.running.harmless_pictures import wants_harmless
 from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw, draws_as, known_from
 from t2i_backdoor_bench.running.probe_pictures import resampled_prompts
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.stored_pictures import Arrays, origin, read_arrays
 from t2i_backdoor_bench.store import provenance
 
 SHOWN = 3  # prompts whose pictures the report shows

@@ -9,13 +9,13 @@ import numpy as np
 from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.adapter_pictures import OFFSET, adapter_pictures, adapter_prompts
-from t2i_backdoor_bench.running.attacked import origin, read_arrays
 from t2i_backdoor_bench.running.conditions import noise_seeds
 from t2i_backdoor_bench.running.defended import defended_model
 from t2i_backdoor_bench.running.defender import DEFENDER_PAIRS
 from t2i_backdoor_bench.running.known_pictures import draw
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
+from t2i_backdoor_bench.running.stored_pictures import origin, read_arrays
 from t2i_backdoor_bench.training import probes
 
 

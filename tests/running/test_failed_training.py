@@ -8,7 +8,7 @@ import pytest
 from shifts import config, methods  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.running.cell import last_line
+from t2i_backdoor_bench.running.tracebacks import last_line
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 

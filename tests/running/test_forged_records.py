@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 
 import pytest
-from forged import Forger, Verified, finished, forger, verified  # noqa: F401 - fixtures
+from forged import Forger, Verified, finished, forger, save, verified  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench.contract.hashing import digest
 
@@ -171,6 +171,34 @@ FORGERIES = {
         lambda f: f.every(lambda p: p["extra"]["provenance"].update(attack_weights="0" * 64)),
         "made of other attacked weights than those that are stored",
     ),
+    "number of pictures": (
+        lambda f: f.every(lambda p: p["scores"]["asr"].update(n=5000)),
+        "asr: of 5000 pictures, and it has 4 values",
+    ),
+    "error of a finished cell": (
+        lambda f: f.record().update(error="it did not fit"),
+        "error: stored it did not fit",
+    ),
+    "prompts": (
+        lambda f: [save(p, {"target": ["a"]}) for p in (f.folder / "prompts").glob("*.json")],
+        ".json, target.0: stored a, now",
+    ),
+    "example prompts": (
+        lambda f: f.manifest["example_prompts"].insert(0, "a lovely prompt"),
+        "example_prompts.0: stored a lovely prompt",
+    ),
+    "citations": (
+        lambda f: f.manifest["citations"][0].update(short="Me 2026"),
+        "citations.0.short: stored Me 2026",
+    ),
+    "an unknown metric": (
+        lambda f: f.every(lambda p: p["scores"].update(best=p["scores"]["asr"])),
+        "best is no metric of this program",
+    ),
+    "a network of scores": (
+        lambda f: f.every(lambda p: p["scores"]["kid"].update(network="a better one")),
+        "provenance, networks.kid: stored",
+    ),
     "a protocol of before": (
         lambda f: f.record()["extra"]["protocol"].update(protocol=1),
         "protocol.protocol: stored 1, now 2",
@@ -239,5 +267,6 @@ def test_commits_that_name_other_code(
     say("c" * 40)
     refused(verified, forger, "the commit cccccccccccc, which does not have the source files")
     say("a" * 40)
-    forger.manifest["commit"] = "c" * 40
-    refused(verified, forger, "run.json names the commit cccccccccccc, which made none of its")
+    for other in ("c" * 40, "a" * 40 + "+", "b" * 40):
+        forger.manifest["commit"] = other
+        refused(verified, forger, f"run.json names the commit {other[:12]}, which made none of its")

@@ -61,6 +61,24 @@ def test_what_a_subset_of_the_metrics_hides_is_compared(
     assert "asr: stored 0.123" in found.text
 
 
+def test_a_cell_that_is_said_to_have_failed_is_made_again(
+    forger: Forger, verified: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a bad number is not hidden as a failure."""
+    forger.record("none", 0).update(status="failed", error="it did not fit", scores={})
+    monkeypatch.setattr(checker.random, "SystemRandom", First)
+    found = verified(forger.write())
+    assert found.status == 1
+    assert "status: stored failed, now done" in found.text
+
+
+class First:
+    """Chance that picks the first."""
+
+    def choice(self, found):
+        return found[0]
+
+
 def test_seconds_that_no_machine_of_this_name_takes(forger: Forger) -> None:
     here, then = parse_result(copy.deepcopy(forger.record())), parse_result(forger.record())
     assert here.origin("machine") == machine("cpu")
