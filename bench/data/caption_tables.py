@@ -138,11 +138,7 @@ def row_label(value: Any, i: int) -> str:
 
 
 def picture_bytes(value: Any, folder: Path | None, stream: bool = False) -> bytes:
-    """The content of a picture file, or b"" if it is missing.
-
-    A path must lie in the data set's folder or, without one, in a cache of the hub: a table cannot
-    make the suite read other files.
-    """
+    """The content of a picture file, or b"" if it is missing (`picture_file`)."""
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     if not isinstance(value, dict):
@@ -156,16 +152,27 @@ def picture_bytes(value: Any, folder: Path | None, stream: bool = False) -> byte
 
             with fsspec.open(path, "rb") as file:
                 return file.read()
-        real = Path(path).resolve()
-        if (
-            path
-            and real.is_file()
-            and any(real.is_relative_to(root) for root in ([folder] if folder else _hub_caches()))
-        ):
-            return real.read_bytes()
+        real = picture_file(value, folder)
+        return real.read_bytes() if real is not None else b""
     except OSError:
-        pass
-    return b""
+        return b""
+
+
+def picture_file(value: Any, folder: Path | None) -> Path | None:
+    """The file of a picture that a table names by its path; None where it holds the picture itself,
+    or names no file that may be read.
+
+    A path must lie in the data set's folder or, without one, in a cache of the hub: a table cannot
+    make the suite read other files.
+    """
+    if not isinstance(value, dict) or value.get("bytes") or not value.get("path"):
+        return None
+    try:
+        real = Path(value["path"]).resolve()
+        roots = [folder] if folder else _hub_caches()
+        return real if real.is_file() and any(real.is_relative_to(r) for r in roots) else None
+    except (OSError, ValueError):
+        return None
 
 
 def _hub_caches() -> list[Path]:
