@@ -179,6 +179,14 @@ def picture_bytes(value: Any, place: Place) -> bytes:
     return place.read(path) if isinstance(path, str) else b""
 
 
+def picture_file(value: Any, place: Place) -> Path | None:
+    """The file of a picture that a table names by its path; None where it holds the picture itself,
+    or names no file that may be read."""
+    if not isinstance(value, dict) or value.get("bytes") or not isinstance(value.get("path"), str):
+        return None
+    return place.file(value["path"])
+
+
 def reader(table: Any, image: str, i: int, place: Place, keep: bytes | None) -> Callable[[], bytes]:
     """A function that reads the picture of row `i` again: from `keep` for a stream, which can be
     read only once, and otherwise from the table."""

@@ -30,12 +30,20 @@ class Place:
         try:
             if self.stream:
                 return self._fetch(path)
-            real = ((self.folder or Path.cwd()) / path).resolve()
-            if path and real.is_file() and any(map(real.is_relative_to, self._roots())):
-                return real.read_bytes()
+            real = self.file(path)
+            return real.read_bytes() if real is not None else b""
         except (OSError, ValueError):
-            pass
-        return b""
+            return b""
+
+    def file(self, path: str) -> Path | None:
+        """The file that a path names; None where there is none, or where it is not one of the data
+        set's own."""
+        try:
+            real = ((self.folder or Path.cwd()) / path).resolve()
+            own = path and real.is_file() and any(map(real.is_relative_to, self._roots()))
+            return real if own else None
+        except (OSError, ValueError):
+            return None
 
     def _fetch(self, path: str) -> bytes:
         name = re.escape(self.repository)
