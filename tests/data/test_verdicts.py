@@ -12,6 +12,7 @@ from captioned_files import png, write_folder
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.data import verdicts
 from t2i_backdoor_bench.data.open_captioned import open_data
+from t2i_backdoor_bench.data.picture_places import Place
 from t2i_backdoor_bench.data.verdicts import Verdicts, from_plain
 from t2i_backdoor_bench.models.catalog import Base
 from t2i_backdoor_bench.models.sampler import Sampler
@@ -80,9 +81,9 @@ def test_a_file_that_is_gone_or_leads_out_of_the_folder_is_not_there(folder, tmp
     value = {"path": str(secret), "bytes": None}
     known.files[str(secret)] = (secret.stat().st_size, secret.stat().st_mtime_ns, "x")
     known.problems["x"] = ""
-    assert known.of(value, folder.resolve(), False)[:2] == ("", "missing picture")
+    assert known.of(value, Place(folder.resolve()))[:2] == ("", "missing picture")
     gone = {"path": str(folder / "none.png"), "bytes": None}
-    assert known.of(gone, folder.resolve(), False)[1] == "missing picture"
+    assert known.of(gone, Place(folder.resolve()))[1] == "missing picture"
 
 
 def test_a_run_keeps_what_it_found_in_its_folder(
