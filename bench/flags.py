@@ -104,7 +104,7 @@ def make_parser(description: str = "") -> Parser:
     for name, text in COUNTS.items():
         add(f"--{name}", type=int, help=text)
     for name, (metavar, text) in PATHS.items():
-        add(f"--{name}", type=Path, metavar=metavar, help=text)
+        add(f"--{name}", type=path, metavar=metavar, help=text)
     for name, text in SWITCHES.items():
         add(f"--{name}", action="store_true", help=text)
     add("--seeds", type=seeds, metavar="0,1,2", help="training and noise seeds (default: scale's)")
@@ -114,6 +114,12 @@ def make_parser(description: str = "") -> Parser:
     every = "seconds between two checkpoints of a training, which goes on from them (default: 60)"
     add("--checkpoint-every", type=float, metavar="SECONDS", help=every)
     return parser
+
+
+def path(text: str) -> Path:
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path")
+    return Path(text)
 
 
 def seeds(text: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.data.caption_tables import (
     caption_text,
@@ -23,9 +24,10 @@ from t2i_backdoor_bench.data.caption_tables import (
     reader,
     row_label,
     some_of,
-    without_decoding,
+    undecoded,
 )
 from t2i_backdoor_bench.data.captioned import CaptionedImages, Row, into_splits
+from t2i_backdoor_bench.data.picture_places import Place
 from t2i_backdoor_bench.data.verdicts import Verdicts
 
 OPTIONS = ("split", "caption", "image", "config", "revision", "rows", "stream")
@@ -82,12 +84,13 @@ def open_data(
     captions or pictures, or has no usable row.
     """
     name, options = parse(spec)
-    table, folder = load(name, options)
+    table, place = load(name, options)
     image, caption = find_columns(table, options, spec)
+    table = undecoded(table, image, caption, spec)
     known = verdicts or Verdicts()
-    rows, problems, seen = _read_rows(name, options, table, folder, image, caption, fits, known)
+    rows, problems, seen = _read_rows(name, options, table, place, image, caption, fits, known)
     if left := [f"{len(v)} {k} ({some_of(v)})" for k, v in problems.items() if v]:
-        say(f"{name}: {seen - len(rows)} of {seen} rows are left out: {'; '.join(left)}")
+        say(visible(f"{name}: {seen - len(rows)} of {seen} rows are left out: {'; '.join(left)}"))
     if not rows:
         raise UserError(
             f"--data {spec}: none of its {seen} rows is a captioned picture that can be used"
@@ -103,7 +106,7 @@ def _read_rows(
     name: str,
     options: dict[str, str],
     table: Any,
-    folder: Path | None,
+    place: Place,
     image: str,
     caption: str,
     fits: Callable[[str], bool],
@@ -115,7 +118,6 @@ def _read_rows(
     rows: list[Row] = []
     problems: dict[str, list[str]] = {p: [] for p in PROBLEMS}
     seen = 0
-    table = without_decoding(table, image)
     records = table.take(most) if most else table
     for i, record in enumerate(progress(records, f"open {name}", unit="row")):
         seen += 1
@@ -123,11 +125,11 @@ def _read_rows(
         if not text:
             problems["no caption"].append(row_label(record[image], i))
             continue
-        digest, problem, read_now = verdicts.of(record[image], folder, stream)
+        digest, problem, read_now = verdicts.of(record[image], place)
         problem = problem or ("" if fits(text) else "caption too long")
         if problem:
             problems[problem].append(row_label(record[image], i))
             continue
-        read = reader(table, image, i, folder, read_now() if stream else None)
+        read = reader(table, image, i, place, read_now() if stream else None)
         rows.append(Row(text, digest, read))
     return rows, problems, seen

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.data.caption_tables import picture_bytes, picture_file
 from t2i_backdoor_bench.data.image_files import check_picture
+from t2i_backdoor_bench.data.picture_places import Place
 
 
 @dataclass
@@ -23,21 +23,19 @@ class Verdicts:
     problems: dict[str, str] = field(default_factory=dict)
     changed: bool = False
 
-    def of(
-        self, value: Any, folder: Path | None, stream: bool
-    ) -> tuple[str, str, Callable[[], bytes]]:
+    def of(self, value: Any, place: Place) -> tuple[str, str, Callable[[], bytes]]:
         """The SHA-256 of a cell of a table of pictures, what is wrong with it ("missing picture",
         or as `check_picture`), and its content."""
-        path = picture_file(value, folder) if folder is not None else None
+        path = picture_file(value, place) if place.folder is not None else None
         if path is None:
-            data = picture_bytes(value, folder, stream)
+            data = picture_bytes(value, place)
             return (*self._checked(data), lambda: data)
         found = path.stat()
         stamp = (found.st_size, found.st_mtime_ns)
         known = self.files.get(str(path))
         if known is not None and known[:2] == stamp and known[2] in self.problems:
             return known[2], self.problems[known[2]], path.read_bytes
-        data = picture_bytes(value, folder)
+        data = picture_bytes(value, place)
         digest, problem = self._checked(data)
         if data:
             self.files[str(path)] = (*stamp, digest)
