@@ -29,7 +29,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "report")]
 
-import run_bench  # noqa: E402, F401 - finds the package
 from t2i_backdoor_bench import command  # noqa: E402
 from t2i_backdoor_bench.contract import UserError  # noqa: E402
 from t2i_backdoor_bench.contract.hashing import digest  # noqa: E402
@@ -55,11 +54,15 @@ def guard(inside: Path) -> None:
     raise Escaped."""
 
     def watch(event: str, args: tuple) -> None:
+        if not inside.exists():  # all is over
+            return
         if event in OUTSIDE:
             raise Escaped(f"{event} {args!r}"[:300])
         flags = args[2] if event == "open" and isinstance(args[2], int) else 0
         if event in WRITES or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             path = args[0] if isinstance(args[0], (str, bytes, os.PathLike)) else ""
+            if event in ("os.remove", "os.rmdir") and args[1] != -1:  # relative to an open folder
+                path = ""
             real = os.path.abspath(os.fsdecode(path)) if path else ""
             if real and not real.startswith((str(inside), "/dev/")):
                 raise Escaped(f"{event} {real}")
@@ -89,7 +92,7 @@ def changed(value: object, rng: random.Random) -> object:
     """A JSON value with something strange in one to three places."""
     for _ in range(rng.randint(1, 3)):
         places: list[tuple] = []
-        waiting = [value]
+        waiting = [value] if isinstance(value, (dict, list)) else []
         while waiting:
             inner = waiting.pop()
             keys = list(inner) if isinstance(inner, dict) else range(len(inner))  # type: ignore[arg-type]
@@ -201,13 +204,13 @@ def mutate_text(path: Path, rng: random.Random) -> None:
 
 Kind = tuple[Callable, Callable, Callable, str, float]
 KINDS: dict[str, Kind] = {  # made by, opened by, changed by, which files, share of all
-    "run folder": (make_run, of_run, mutate_json, "*.json", 0.1),
-    "model JSON": (make_model, of_model, mutate_json, "*/*config.json", 0.35),
+    "model JSON": (make_model, of_model, mutate_json, "*/*config.json", 0.4),
     "model index": (make_model, of_model, mutate_json, "model_index.json", 0.15),
     "model header": (make_model, of_model, mutate_header, "vae/*.safetensors", 0.1),
     "scorer": (make_scorer, of_scorer, mutate_json, "*.json", 0.1),
     "settings": (make_settings, of_settings, mutate_text, "*.yaml", 0.17),
-    "captions": (make_data, of_data, mutate_text, "*.csv", 0.03),
+    "captions": (make_data, of_data, mutate_text, "*.csv", 0.02),
+    "run folder": (make_run, of_run, mutate_json, "*.json", 0.06),
 }
 
 
@@ -234,6 +237,8 @@ def main() -> int:
     parser.add_argument("--mutations", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    import datasets
+
     from t2i_backdoor_bench.report.figures import attention_maps, plots
 
     plots.write_figures = lambda store, records: []  # seconds each; tests draw them
@@ -241,6 +246,7 @@ def main() -> int:
     rng, begun, faults, results = random.Random(args.seed), time.time(), 0, Counter()
     with tempfile.TemporaryDirectory(prefix="fuzz") as place:
         tempfile.tempdir = place
+        datasets.config.HF_DATASETS_CACHE = Path(place) / "cache"
         for name, (make, opened, _, _, _) in KINDS.items():
             make(Path(place) / name)
             try_one(opened, Path(place) / name, next((Path(place) / name).rglob("*.*")))
@@ -258,10 +264,10 @@ def main() -> int:
                     faults += 1
                     print(f"FAULT {name} {path.name}: {said}\n  {path.read_bytes()[:300]!r}")
                 path.write_bytes(whole)
-    for (name, status), many in sorted(results.items()):
-        print(f"{name}: {many} ended with {status}")
-    total = sum(results.values())
-    print(f"{total} mutations, seed {args.seed}, {faults} faults, {time.time() - begun:.0f} s")
+        for (name, status), many in sorted(results.items()):
+            print(f"{name}: {many} ended with {status}")
+        total = sum(results.values())
+        print(f"{total} mutations, seed {args.seed}, {faults} faults, {time.time() - begun:.0f} s")
     return int(faults > 0)
 
 
