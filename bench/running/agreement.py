@@ -278,4 +278,4 @@ def _damaged_record(store: Store, name: str) -> list[str]:
 def forgotten(plan_: Plan, store: Store) -> int:
     """How many records in the folder are of no cell of the plan, and in no table."""
     keys = {cell.key for cell in plan_.cells}
-    return sum(path.stem not in keys for path in (store.root / "cells").glob("*.json"))
+    return sum(path.stem not in keys for path in store.files("cells", ".json"))

@@ -13,6 +13,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    UNet2DConditionModel,
 )
 from torch import Tensor, nn
 from transformers import (
@@ -42,7 +43,14 @@ from t2i_backdoor_bench.shapes.t5_encoder import make_t5_tokenizer, train_t5
 from t2i_backdoor_bench.shapes.text_encoder import train_text_encoder
 from t2i_backdoor_bench.shapes.tokenizer import train_tokenizer
 from t2i_backdoor_bench.shapes.transformer import Readers, train_transformer
-from t2i_backdoor_bench.shapes.unet import FEWER_IMAGES, LATENT_IMAGES, SHORT, UNET, train_unet
+from t2i_backdoor_bench.shapes.unet import (
+    FEWER_IMAGES,
+    LATENT_IMAGES,
+    SHORT,
+    TAUGHT,
+    UNET,
+    train_unet,
+)
 from t2i_backdoor_bench.training.loop import Optim
 
 STAGES = {
@@ -124,7 +132,8 @@ def other_unet_base(setting: Setting, folder: Path) -> StableDiffusionPipeline:
 
 def xl_base(setting: Setting, folder: Path) -> StableDiffusionXLPipeline:
     """`shapes-xl`, with a new U-Net, which reads the last but one states of both encoders side by
-    side and the pooled text of the second."""
+    side and the pooled text of the second. It learns from data first, then from the U-Net of
+    `shapes`."""
     tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
     first = opened(CLIPTextModel, BASE / "text_encoder", setting)
     second = opened(CLIPTextModelWithProjection, folder / "text_encoder_2", setting)
@@ -136,9 +145,15 @@ def xl_base(setting: Setting, folder: Path) -> StableDiffusionXLPipeline:
         both = [encoder(ids, output_hidden_states=True) for encoder in (first, second)]
         return torch.cat([out.hidden_states[-2] for out in both], -1), both[1].text_embeds
 
-    train_unet(
-        *(setting, PooledPrediction(unet), tokenizer, read, vae, SHORT, FEWER_IMAGES, "xl-unet")
-    )
+    teacher = opened(UNet2DConditionModel, BASE / "unet", setting)
+
+    def teach(noisy: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            return teacher(noisy, t, first(ids).last_hidden_state).sample
+
+    told = (setting, PooledPrediction(unet), tokenizer, read, vae)
+    train_unet(*told, SHORT, FEWER_IMAGES, "xl-unet")
+    train_unet(*told, TAUGHT, FEWER_IMAGES, "xl-unet-taught", teach)
     return StableDiffusionXLPipeline(
         *(vae, first, second, tokenizer, copy.deepcopy(tokenizer), unet, make_scheduler()),
         add_watermarker=False,
@@ -146,7 +161,8 @@ def xl_base(setting: Setting, folder: Path) -> StableDiffusionXLPipeline:
 
 
 def transformer_base(setting: Setting, folder: Path) -> StableDiffusion3Pipeline:
-    """`shapes-mmdit`, with a new transformer."""
+    """`shapes-mmdit`, with a new transformer. It learns from data first, then from the U-Net of
+    `shapes`."""
     tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer", model_max_length=SHORT_CONTEXT)
     readers = Readers(
         tokenizer,
@@ -156,7 +172,8 @@ def transformer_base(setting: Setting, folder: Path) -> StableDiffusion3Pipeline
         opened(T5EncoderModel, folder / "text_encoder_3", setting),
     )
     vae = opened(AutoencoderKL, BASE / "vae", setting)
-    transformer = train_transformer(setting, readers, vae)
+    unet = opened(UNet2DConditionModel, BASE / "unet", setting)
+    transformer = train_transformer(setting, readers, vae, unet)
     return StableDiffusion3Pipeline(
         transformer,
         make_flow_scheduler(),

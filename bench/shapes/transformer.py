@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from t2i_backdoor_bench.data.world import caption
-from t2i_backdoor_bench.shapes.networks import make_transformer
+from t2i_backdoor_bench.data.world import Scene, caption
+from t2i_backdoor_bench.shapes.networks import CONTEXT, make_scheduler, make_transformer
 from t2i_backdoor_bench.shapes.stream import Setting, Stream, fast_bf16
 from t2i_backdoor_bench.shapes.tokenizer import tokenize
 from t2i_backdoor_bench.shapes.unet import encode_world
 from t2i_backdoor_bench.training.loop import Optim, fit, step_generator, step_rng
 
 IMAGES = 24_576
-TRANSFORMER = Optim(
-    steps=8_000,
-    lr=1.5e-3,
-    batch=32,
-    weight_decay=1e-2,
-    betas=(0.9, 0.99),
-    warmup=200,
-    decay=0.35,
-    ema=0.999,
+# for one CPU core: first from data, then from a teacher, whose targets have no noise
+FROM_DATA = Optim(
+    steps=3_702, lr=1.5e-3, batch=32, weight_decay=1e-2, betas=(0.9, 0.99), warmup=200, ema=0.999
 )
+TAUGHT = replace(FROM_DATA, steps=8_000, decay=0.5)
+TEACHES = 0.9  # the noise level up to which its prediction of the noise tells the flow well
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,35 @@ class Readers:
         return torch.cat([clip, t5], 1), torch.cat([out.text_embeds for out in both], -1)
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """The U-Net of `shapes` and its text encoder as a teacher of the flow. Its latents are
+    `stretch` times those of the transformer plus `offset`."""
+
+    unet: UNet2DConditionModel
+    text: CLIPTextModelWithProjection
+    stretch: float
+    offset: float
+
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """The noise level s of flow matching at which signal and noise have the ratio of each
+        timestep of the U-Net, rising, and its cumulative alphas: float32 (1000,) each."""
+        alphas = make_scheduler().alphas_cumprod
+        noise = (1 - alphas).sqrt()
+        return noise / (self.stretch * alphas.sqrt() + noise), alphas
+
+    @torch.no_grad()
+    def flow(self, x: Tensor, t: Tensor, clip_ids: Tensor) -> Tensor:
+        """The flow e - x0 that it expects at x = (1 - s) x0 + s e, (n, C, h, w), where s is the
+        level of its timesteps t, int64 (n,)."""
+        levels, alphas = (v.to(x.device)[t].view(-1, 1, 1, 1) for v in self.levels())
+        noisy = (1 - alphas).sqrt() / levels * x + alphas.sqrt() * self.offset
+        end = self.text.config.eos_token_id  # which is the padding, too
+        ids = F.pad(clip_ids, (0, CONTEXT - clip_ids.shape[1]), value=end)
+        noise = self.unet(noisy, t, self.text(ids).last_hidden_state).sample.float()
+        return (noise - x) / (1 - levels)
+
+
 def centred(vae: AutoencoderKL, latents: Tensor) -> tuple[AutoencoderKL, Tensor]:
     """An autoencoder with the same weights, and its scaled latents (n, C, h, w) anew, with the
     shift factor that SD 3 has beside the scale: mean 0, variance 1."""
@@ -74,16 +100,36 @@ def levels(n: int, generator: torch.Generator) -> Tensor:
 
 
 def train_transformer(
-    setting: Setting, readers: Readers, vae: AutoencoderKL
+    setting: Setting, readers: Readers, vae: AutoencoderKL, unet: UNet2DConditionModel
 ) -> SD3Transformer2DModel:
     """Flow matching: x = (1 - s) x0 + s e, and the network predicts e - x0. A tenth of the captions
     is dropped for guidance, a quarter carries a random rare string, so that an unknown token means
-    nothing. `vae` gets its shift factor."""
+    nothing. It learns from data first, and then from `unet`, that of `shapes`: the mean of what the
+    data would say. `vae` gets its shift factor."""
     scenes, encoded = encode_world(setting, vae, IMAGES)
+    plain = vae.config.scaling_factor
     vae, latents = centred(vae, encoded)
-    seed, optim = setting.seed + 10, setting.steps(TRANSFORMER)
-    torch.manual_seed(seed)
+    stretch, offset = plain / vae.config.scaling_factor, plain * vae.config.shift_factor
+    teacher = Teacher(unet, readers.first, stretch, offset)
+    torch.manual_seed(setting.seed + 10)
     transformer = make_transformer().to(setting.device).train()
+    for name, taught in (("transformer", None), ("transformer-taught", teacher)):
+        learn(setting, transformer, readers, scenes, latents, name, taught)
+    return transformer.eval()
+
+
+def learn(
+    setting: Setting,
+    transformer: SD3Transformer2DModel,
+    readers: Readers,
+    scenes: list[Scene],
+    latents: Tensor,
+    name: str,
+    teacher: Teacher | None,
+) -> None:
+    """One of its two trainings, with its checkpoint `name`."""
+    optim = setting.steps(TAUGHT if teacher else FROM_DATA)
+    seed = setting.seed + (11 if teacher else 10)
 
     def make(step: int) -> tuple[Tensor, ...]:
         rng, gen = step_rng(seed, step), step_generator(seed, step)
@@ -93,19 +139,28 @@ def train_transformer(
         ]
         x = latents[torch.from_numpy(picks)]
         noise = torch.randn(x.shape, generator=gen)
-        return x, noise, levels(len(x), gen), *readers.ids(texts)
+        s = levels(len(x), gen)
+        t = torch.zeros(len(x), dtype=torch.long)
+        if teacher:
+            known, _ = teacher.levels()
+            t = torch.searchsorted(known, s).clamp_(max=len(known) - 1)
+            s = torch.where(s < TEACHES, known[t], s)
+        return x, noise, s, t, *readers.ids(texts)
 
     batches = Stream(make, optim.steps, setting)
     half = torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16(setting.device))
+    on_cpu = setting.device.type == "cpu"
 
     def loss_fn(step: int) -> Tensor:
-        x, noise, s, clip_ids, t5_ids = batches(step)
+        x, noise, s, t, clip_ids, t5_ids = batches(step)
         states, pooled = readers.read(clip_ids, t5_ids)
         at = s.view(-1, 1, 1, 1)
+        noisy, flow = (1 - at) * x + at * noise, noise - x
         # on a CPU, plain attention is faster than the fused one at 128 tokens in bfloat16
-        with half, sdpa_kernel(SDPBackend.MATH):
-            flow = transformer((1 - at) * x + at * noise, states, pooled, s * 1000).sample
-        return F.mse_loss(flow.float(), noise - x)
+        with half, sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+            if teacher:
+                flow = torch.where(at < TEACHES, teacher.flow(noisy, t, clip_ids), flow)
+            predicted = transformer(noisy, states, pooled, s * 1000).sample
+        return F.mse_loss(predicted.float(), flow)
 
-    fit(transformer.parameters(), loss_fn, optim, "transformer", setting.work / "transformer.ckpt")
-    return transformer.eval()
+    fit(transformer.parameters(), loss_fn, optim, name, setting.work / f"{name}.ckpt")

@@ -24,7 +24,9 @@ from t2i_backdoor_bench.training.loop import Optim, fit, step_generator, step_rn
 LATENT_IMAGES = 49_152
 UNET = Optim(steps=7_500, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
 # for one CPU core
-SHORT = replace(UNET, steps=5_000, batch=32)
+SHORT = replace(UNET, steps=4_000, batch=32)
+# the same with a teacher, whose targets have no noise
+TAUGHT = replace(SHORT, steps=2_200, lr=1e-3, decay=0.6, ema=0.998)
 FEWER_IMAGES = 24_576
 
 
@@ -66,6 +68,8 @@ def encode_world(
 
 
 Read = Callable[[Tensor], tuple[Tensor, ...]]  # token ids to what a U-Net is told of texts
+# noised latents (n, 4, 8, 8), timesteps (n,) and token ids (n, tokens) to noise
+Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def train_unet(
@@ -77,12 +81,14 @@ def train_unet(
     optim: Optim = UNET,
     images: int = LATENT_IMAGES,
     name: str = "unet",
+    teacher: Teacher | None = None,
 ) -> None:
     """Train the U-Net in `predict(x, t, *text)`: plain epsilon prediction with the min-SNR-5 weight
     (Hang et al. 2023); a tenth of the captions is dropped for guidance, a quarter carries a random
     rare string, so that an unknown token means nothing. `read(ids)` gives text states (n, tokens,
     dim), and for SDXL's pooled texts (n, dim), too: then every other dropped caption is zeros, for
-    which SDXL's pipeline takes an absent one, and the others are the empty text."""
+    which SDXL's pipeline takes an absent one, and the others are the empty text. With a `teacher`,
+    its prediction is learned instead of the noise: the mean of what the data would say."""
     scenes, latents = encode_world(setting, vae, images)
     seed, optim = setting.seed + 6, setting.steps(optim)
     predict = predict.to(setting.device, memory_format=torch.channels_last).train()
@@ -107,7 +113,10 @@ def train_unet(
         text = told(read, ids, absent)
         # on a CPU, plain attention is faster than the fused one at so few tokens
         with half, sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else nullcontext():
-            predicted = call(a.sqrt() * x + (1 - a).sqrt() * noise, t, *text)
+            noisy = a.sqrt() * x + (1 - a).sqrt() * noise
+            predicted = call(noisy, t, *text)
+            if teacher:
+                noise = teacher(noisy, t, ids).float()
         return (weight[t] * (predicted.float() - noise).pow(2).mean((1, 2, 3))).mean()
 
     fit(predict.parameters(), loss_fn, optim, "U-Net", setting.work / f"{name}.ckpt")
