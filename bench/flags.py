@@ -25,7 +25,7 @@ TEXTS = {  # flags that take a text: metavar, help
     "memory": (
         "WAYS",
         "checkpointing (activations computed again), slicing (of attention), offload (what is"
-        " idle, to the CPU); separated by commas",
+        " idle, to the CPU), adam8bit (moments of every training); separated by commas",
     ),
     "scheduler": (
         "NAME",
@@ -44,7 +44,11 @@ REPEATED = {
 }
 CHOSEN = {
     "scale": (SCALES, "how much to measure (default: quick)"),
-    "dtype": (DTYPES, "precision of the base model (default: float32)"),
+    "dtype": (
+        DTYPES,
+        "precision of the base model (default: float32; bfloat16 for others than the embedded"
+        " bases on CUDA)",
+    ),
     "executor": (EXECUTORS, "ray: cells as Ray tasks, here or on a cluster (default: local)"),
     "style": (STYLES, "paper: removal accuracy by target, as in the SKD-CAG paper (default: full)"),
 }

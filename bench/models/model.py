@@ -42,6 +42,7 @@ class T2IModel(Networks):
     they are decoded. `adapter` has the factors of an adapter that an attack made and merged into
     the weights (`training.merged`). What depends on the networks, `family` knows. `checkpoints`:
     where a training of this model or of a copy of it is kept, to go on after a kill.
+    `adam8bit`: whatever trains in it has Adam's moments in 8 bits.
     """
 
     pipe: Any
@@ -58,6 +59,7 @@ class T2IModel(Networks):
     adapter: Adapter = field(default_factory=dict)
     family: Family = STABLE_DIFFUSION
     checkpoints: Checkpoints = field(default_factory=Checkpoints, repr=False, compare=False)
+    adam8bit: bool = False
     _text_layers: tuple[nn.Module, TextLayers] | None = field(
         default=None, init=False, repr=False, compare=False
     )

@@ -94,7 +94,7 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     guidance = values.get("guidance")
     if guidance is not None and not 0 <= guidance < math.inf:
         raise UserError(f"--guidance {guidance:g} must be 0 or more; 0 and 1 are none")
-    return Config(**({"device": "auto"} | values))
+    return Config(**({"device": "auto", "dtype": "auto"} | values))
 
 
 def merge(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def make_optimizer(trained: Trainable, optim: Optim) -> torch.optim.Optimizer:
     """AdamW; with `adam8bit`, bitsandbytes' with its two moments in 8 bits (Dettmers et al. 2022):
     2 bytes a parameter instead of 8."""
     groups = [{"params": params, "rate": rate} for rate, params in trained.by_rate.items()]
-    if not optim.adam8bit:
+    if not (optim.adam8bit or trained.adam8bit):
         return torch.optim.AdamW(
             groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
         )

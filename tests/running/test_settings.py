@@ -101,7 +101,7 @@ def test_a_file_the_flags_and_the_library_say_the_same(tmp_path: Path):
 
 
 def test_nothing_given_is_the_defaults():
-    assert from_flags() == dataclasses.replace(Config(), device="auto")
+    assert from_flags() == dataclasses.replace(Config(), device="auto", dtype="auto")
     assert make_config({}) == from_flags()
 
 
