@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import Screen, Trigger
 from t2i_backdoor_bench.models.adapters import Adapter, from_state, to_state
-from t2i_backdoor_bench.models.batches import in_batches
+from t2i_backdoor_bench.models.batches import in_batches, memory_used
 from t2i_backdoor_bench.models.checkpoints import Checkpoints
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.families.family import Family, OnStep, TextLayers
@@ -133,7 +133,9 @@ class T2IModel(Networks):
             )
 
         with self.placed():
-            self.batch = in_batches(len(texts), self.batch, draw, label)
+            # the pictures of the embedded bases stay those of their batches, to the last bit
+            room = memory_used(self.device) if self.settings == "sd" else None
+            self.batch = in_batches(len(texts), self.batch, draw, label, room)
         return out
 
     def draw_latents(

@@ -251,8 +251,9 @@ class Training:
         values = []
         for part in range(optim.accumulate):
             loss = loss_fn(step * optim.accumulate + part)
-            values.append(self.checked(float(loss.detach())))
             self.scaler.scale(loss / optim.accumulate).backward()
+            # read behind it: an accelerator has its work by then, and does not wait for us
+            values.append(self.checked(float(loss.detach())))
         self.losses.append(sum(values) / optim.accumulate)
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.params, optim.clip or float("inf")))
