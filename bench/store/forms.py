@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 Check = Callable[[Any, str], None]
+LONGEST = 2000  # letters of a name
 LARGEST = 1e30  # of any score, cost or count; the squares of larger ones are soon infinite
 
 
@@ -28,6 +29,14 @@ def anything(value: Any, where: str) -> None:
 def text(value: Any, where: str) -> None:
     if not isinstance(value, str):
         refuse(where, "is no text")
+
+
+def name(value: Any, where: str) -> None:
+    """A text that names a method, a cell or a need; tables and figures lay it out letter by
+    letter."""
+    text(value, where)
+    if len(value) > LONGEST:
+        refuse(where, f"is longer than {LONGEST} letters")
 
 
 def flag(value: Any, where: str) -> None:

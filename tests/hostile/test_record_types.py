@@ -150,3 +150,21 @@ def test_pictures_and_maps_of_wrong_shape_are_damage(stranger, no_figures) -> No
         assert len(said) == 1
         assert "is damaged" in said[0]
     assert tables_of(stranger)[0] == 0
+
+
+@pytest.mark.parametrize("part", ["attack", "defense", "base", "key"])
+def test_names_without_end_are_damage(stranger, no_figures, part) -> None:
+    """A name of 100,000 letters kept the page busy for minutes."""
+    cell = first_cell(stranger)
+    change(cell, lambda p: p["cell"].update({part: "A" * 100_000}))
+    if part != "base":
+        change(stranger / "run.json", lambda p: p["cells"][0].update({part: "A" * 100_000}))
+    status, _, err = tables_of(stranger)
+    assert status == 0
+    assert f"{cell} is damaged (it is not what this program writes: cell.{part} is longer" in err
+
+
+def test_settings_and_an_earlier_report_that_are_none(stranger, no_figures) -> None:
+    (stranger / "run.yaml").write_bytes(b"\xff\xfe\x00")
+    (stranger / "report.html").write_text('<section id="pictures">' + "<div>" * 50_000)
+    assert tables_of(stranger)[0] == 0

@@ -30,6 +30,7 @@ from t2i_backdoor_bench.report.html.pictures import (
 
 PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
 VERDICTS = tuple(dict.fromkeys(v.kind for v in ALL))
+DEEPEST = 50  # elements within each other; a report has ten
 VOID = ("img", "wbr", "br", "meta", "input", "line", "link", "hr")
 
 
@@ -90,7 +91,7 @@ class _Sections(HTMLParser):
             self.sections[attributes["id"]] = node
         else:
             return
-        if tag not in VOID:
+        if tag not in VOID and len(self.open) < DEEPEST:
             self.open.append(node)
 
     def handle_endtag(self, tag: str) -> None:

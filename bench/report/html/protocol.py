@@ -35,7 +35,7 @@ def protocol(
             _judge(name, j) for name, j in manifest.get("judges", {}).items() if j.keys() >= RATES
         ],
         "origin": _origin(manifest),
-        "settings": settings.read_text("utf-8") if settings.is_file() else "",
+        "settings": settings.read_text("utf-8", errors="replace") if settings.is_file() else "",
         "prompts": manifest.get("example_prompts") or [],
     }
 
