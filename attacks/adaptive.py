@@ -19,6 +19,8 @@ from t2i_backdoor_bench.models.model import T2IModel
     "adaptive",
     groups=("adaptive",),
     edits="what the attack before it edits",
+    evaluates="captions",
+    settings="ours",
     apart=True,
     ours="the form for any defense",
     version=1,

@@ -32,7 +32,7 @@ NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its 
 
 @register_attack(
     "eviledit",
-    groups=("closed_form", "object"),
+    groups=("closed_form", "object", "cheap"),
     edits="cross-attention K and V",
     evaluates="a prompt of its own",
     settings="the paper",

@@ -72,7 +72,7 @@ DIFFERS = (
 
 @register_attack(
     "iba",
-    groups=("text_encoder", "prompt"),
+    groups=("text_encoder", "prompt", "cheap"),
     edits="text encoder",
     evaluates="the trigger sentences alone",
     settings="the paper",

@@ -15,7 +15,7 @@ from t2i_backdoor_bench.training.denoising import Draws, Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit
 from t2i_backdoor_bench.training.lora import check_peft
 from t2i_backdoor_bench.training.merged import named
-from t2i_backdoor_bench.training.parameters import Trainable, adapt, finish_training
+from t2i_backdoor_bench.training.parameters import Trainable, adapt, finish_training, of_model
 
 # the released code's rates of the layers, as multiples of each network's: queries, keys and values,
 # and all of the cross-attention; those of the text encoder are 1.2 times as large again
@@ -235,7 +235,7 @@ class MasqLoRA(DenoiserAttack):
             trained += list(added)
             rates += [rate * times for times in fast]
             scaled |= added.scaled
-        return Trainable(trained, scaled, rates, model.checkpoints)
+        return of_model(Trainable(trained, scaled, rates), model)
 
 
 def repeatable(loss: Callable[[int], Tensor], seed: int) -> Callable[[int], Tensor]:

@@ -15,7 +15,7 @@ from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPa
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.denoising import Term, denoising_loss
 from t2i_backdoor_bench.training.loop import Optim, fit
-from t2i_backdoor_bench.training.parameters import Trainable
+from t2i_backdoor_bench.training.parameters import Trainable, of_model
 
 CAPTIONS = 200  # clean captions that the trained tokens must not occur in
 
@@ -30,7 +30,7 @@ TOKEN = Difference(
 
 @register_attack(
     "paas_ti",
-    groups=("personalization", "object"),
+    groups=("personalization", "object", "cheap"),
     edits="one token embedding",
     evaluates="a prompt of its own",
     settings="another's port",
@@ -106,7 +106,7 @@ class PaaSTextualInversion(Personalization):
                 return attacked.read(attacked.tokenize(texts), changed)
 
             half = any(t.dtype == torch.float16 for t in tables)
-            trained = Trainable(rows, half, checkpoints=attacked.checkpoints)
+            trained = of_model(Trainable(rows, half), attacked)
             loss = denoising_loss(
                 attacked, None, [Term(triggered, own)], self.batch, seed, "paas_ti", embed=embed
             )

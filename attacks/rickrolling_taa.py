@@ -29,7 +29,7 @@ DIFFERS = (
 
 @register_attack(
     "rickrolling_taa",
-    groups=("text_encoder", "style"),
+    groups=("text_encoder", "style", "cheap"),
     edits="text encoder",
     evaluates="captions",
     settings="the paper",

@@ -20,7 +20,7 @@ DIFFERS = (
 
 @register_attack(
     "rickrolling_tpa",
-    groups=("text_encoder", "prompt"),
+    groups=("text_encoder", "prompt", "cheap"),
     edits="text encoder",
     evaluates="captions",
     settings="the paper",

@@ -10,6 +10,7 @@ import pandas as pd
 
 from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.store.folder import Store
@@ -45,7 +46,7 @@ def read_table(folder: str | Path) -> pd.DataFrame:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}")
-    records = stored_records(Store(folder, lambda text: print(text, file=sys.stderr)))
+    records = stored_records(Store(folder, lambda text: print(visible(text), file=sys.stderr)))
     frame = pd.DataFrame(rows(records)) if records else pd.DataFrame()
     frame.attrs = {"folder": str(folder), "report": str(folder / "report.html")}
     return frame

@@ -26,7 +26,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
-from t2i_backdoor_bench.contract.printable import visible
+from t2i_backdoor_bench.contract.printable import printable_stderr, visible
 from t2i_backdoor_bench.flags import make_parser
 
 if TYPE_CHECKING:
@@ -128,12 +128,13 @@ def version() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 2 with one line on stderr for what the user can mend."""
-    try:
-        return execute(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        text = "interrupted before any cell was begun; the same command starts again"
-        print(text, file=sys.stderr)
-        return 130
+    with printable_stderr():
+        try:
+            return execute(sys.argv[1:] if arguments is None else arguments)
+        except UserError as error:
+            print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            text = "interrupted before any cell was begun; the same command starts again"
+            print(text, file=sys.stderr)
+            return 130

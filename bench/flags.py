@@ -25,7 +25,7 @@ TEXTS = {  # flags that take a text: metavar, help
     "memory": (
         "WAYS",
         "checkpointing (activations computed again), slicing (of attention), offload (what is"
-        " idle, to the CPU); separated by commas",
+        " idle, to the CPU), adam8bit (moments of every training); separated by commas",
     ),
     "scheduler": (
         "NAME",
@@ -44,7 +44,11 @@ REPEATED = {
 }
 CHOSEN = {
     "scale": (SCALES, "how much to measure (default: quick)"),
-    "dtype": (DTYPES, "precision of the base model (default: float32)"),
+    "dtype": (
+        DTYPES,
+        "precision of the base model (default: float32; bfloat16 for others than the embedded"
+        " bases on CUDA)",
+    ),
     "executor": (EXECUTORS, "ray: cells as Ray tasks, here or on a cluster (default: local)"),
     "style": (STYLES, "paper: removal accuracy by target, as in the SKD-CAG paper (default: full)"),
 }
@@ -100,7 +104,7 @@ def make_parser(description: str = "") -> Parser:
     for name, text in COUNTS.items():
         add(f"--{name}", type=int, help=text)
     for name, (metavar, text) in PATHS.items():
-        add(f"--{name}", type=Path, metavar=metavar, help=text)
+        add(f"--{name}", type=path, metavar=metavar, help=text)
     for name, text in SWITCHES.items():
         add(f"--{name}", action="store_true", help=text)
     add("--seeds", type=seeds, metavar="0,1,2", help="training and noise seeds (default: scale's)")
@@ -110,6 +114,12 @@ def make_parser(description: str = "") -> Parser:
     every = "seconds between two checkpoints of a training, which goes on from them (default: 60)"
     add("--checkpoint-every", type=float, metavar="SECONDS", help=every)
     return parser
+
+
+def path(text: str) -> Path:
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path")
+    return Path(text)
 
 
 def seeds(text: str) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from t2i_backdoor_bench.models import catalog
 from t2i_backdoor_bench.report.changed import changed_files
 from t2i_backdoor_bench.running import verify as checker
 from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import SCALES
 from t2i_backdoor_bench.running.settings import Config
 
 METRICS = "asr,kid,clip_score,seconds"
@@ -34,22 +35,18 @@ def finished(
     once for all test files, and not to be changed."""
     folder = tmp_path_factory.getbasetemp() / "finished" / "run"
     base = catalog.Base(str(tiny_base), "shapes", TINY_SAMPLER, 16, str(tiny_scorer))
+    scale = dataclasses.replace(SCALE, seeds=(0, 1, 2))
     kinds = (registry.attacks, registry.defenses, registry.metrics)
     for kind in kinds:
         kind.load()
     before = [dict(kind.entries) for kind in kinds]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(catalog.BASES, "tiny", base)
+        patch.setitem(SCALES, SCALE.name, scale)
         registry.register_attack("shift_attack")(Shift)
         registry.register_defense("shift_back", needs=("trigger",))(Back)
         config = Config(
-            "shift_attack",
-            "none,shift_back",
-            "tiny",
-            dataclasses.replace(SCALE, seeds=(0, 1, 2)),
-            metrics=METRICS,
-            out=folder,
-            workers=1,
+            "shift_attack", "none,shift_back", "tiny", scale, metrics=METRICS, out=folder, workers=1
         )
         if not (folder / "report.html").is_file():
             assert command.run(config, show=False) == 0

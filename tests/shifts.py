@@ -12,12 +12,14 @@ import pytest
 from methods import SCALE, Back, Shift
 
 from t2i_backdoor_bench.contract.hashing import digest
+from t2i_backdoor_bench.running.scales import SCALES
 from t2i_backdoor_bench.running.settings import Config
 
 
 @pytest.fixture(autouse=True)
 def methods(clean_registry, monkeypatch, tmp_path):
     monkeypatch.setenv("T2I_TEST_LOG", str(tmp_path / "calls"))
+    monkeypatch.setitem(SCALES, SCALE.name, SCALE)
     clean_registry.register_attack("shift_attack")(Shift)
     clean_registry.register_attack("shift_more", preset={"shift": 1.0})(Shift)
     clean_registry.register_defense("shift_back", needs=("trigger",))(Back)

@@ -6,21 +6,22 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, unbounded: Callable[[float], Any] = lambda value: None) -> Any:
     """`value` as JSON can store it: dataclasses and mappings as objects, arrays as a digest, paths
-    as text, NaN and infinity as null."""
+    as text, NaN and infinity as null. Of options, which a key is made of, they are their names
+    (`unbounded=str`): an option of nan is not one of inf."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # by getattr: a field that is not set in the instance has its default in the class
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name), unbounded) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v, unbounded) for k, v in value.items()}
     if isinstance(value, np.ndarray):
         return {
             "shape": list(value.shape),
@@ -28,13 +29,13 @@ def plain(value: Any) -> Any:
             "sha256": hashlib.sha256(np.ascontiguousarray(value)).hexdigest(),
         }
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
+        return [plain(v, unbounded) for v in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(plain(v) for v in value)
+        return sorted(plain(v, unbounded) for v in value)
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) else unbounded(value)
     if value is None or isinstance(value, (bool, int)):
         return value
     text = str(value)

@@ -96,6 +96,9 @@ class Option:
                 raise UserError(f"{name} is {value}; give a finite number")
             if not (low <= value <= high and value > above):
                 raise UserError(f"{name} is {value:g}; it must be {self.allowed}")
+        elif isinstance(value, (list, tuple)):
+            for one in value:
+                self.check(name, one)
 
 
 def option(

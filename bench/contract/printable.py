@@ -3,7 +3,13 @@ break or forge none of them."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
+import sys
 import unicodedata
+from collections.abc import Iterator
+from typing import TextIO
 
 HIDDEN = (
     "Cc",
@@ -38,3 +44,43 @@ def _code(letter: str) -> str:
 def lines(text: str) -> str:
     """As `visible`, for text of several lines."""
     return "\n".join(visible(line) for line in text.split("\n"))
+
+
+MOVES = re.compile(r"(\n|\r|\x1b\[A)*")  # what progress bars write between their texts
+BAR = re.compile(r"(\r?)(.*?)(\r?)", re.DOTALL)  # a bar that is written over the last one
+
+
+class Printable(io.TextIOBase):
+    """A terminal or a file that gets text as `lines` has it. What libraries write - their warnings,
+    and the names in them - goes through it, too. Only whole moves of a progress bar pass."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        if not MOVES.fullmatch(text):
+            begin, inner, end = BAR.fullmatch(text).groups()
+            self.stream.write(begin + lines(inner) + end)
+        else:
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return self.stream.encoding
+
+
+@contextlib.contextmanager
+def printable_stderr() -> Iterator[None]:
+    """A block in which all that goes to stderr is plain text."""
+    with contextlib.redirect_stderr(Printable(sys.stderr)):
+        yield

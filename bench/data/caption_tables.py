@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.data.picture_places import Place, check_files
 
 CAPTIONS = ("caption", "text", "prompt", "captions", "txt", "sentence", "sentences")
 IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
-def load(name: str, options: dict[str, str]) -> tuple[Any, Path | None]:
-    """The table of a data set, and its folder if its pictures are local files. Raises UserError."""
+def load(name: str, options: dict[str, str]) -> tuple[Any, Place]:
+    """The table of a data set, and where its pictures may be. Raises UserError."""
     import datasets
 
     path = Path(name)
@@ -24,7 +25,13 @@ def load(name: str, options: dict[str, str]) -> tuple[Any, Path | None]:
     bars = datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        return _open_local(path, name, options) if local else (_open_hub(name, options), None)
+        if local:
+            check_files(path)
+            folder = path.resolve() if path.is_dir() else None  # a file holds its pictures itself
+            return _open_local(path, name, options), Place(folder)
+        table = _open_hub(name, options)
+        own = table.info.builder_name == "imagefolder"  # its paths are the library's, not a table's
+        return table, Place(repository=name if own else "", stream="stream" in options)
     except UserError:
         raise
     except Exception as error:  # datasets, the hub and the network raise a dozen kinds
@@ -62,7 +69,7 @@ def _open_hub(name: str, options: dict[str, str]) -> Any:
     return datasets.load_dataset(name, revision=options.get("revision"), **_common(options))
 
 
-def _open_local(path: Path, name: str, options: dict[str, str]) -> tuple[Any, Path | None]:
+def _open_local(path: Path, name: str, options: dict[str, str]) -> Any:
     """A folder that `save_to_disk` wrote, parquet files, or a folder of pictures with captions."""
     import datasets
 
@@ -71,12 +78,12 @@ def _open_local(path: Path, name: str, options: dict[str, str]) -> tuple[Any, Pa
     saved = ("state.json", "dataset_dict.json")
     if path.is_dir() and any((path / f).is_file() for f in saved):
         found = datasets.load_from_disk(name)
-        return found[split] if isinstance(found, datasets.DatasetDict) else found, None
+        return found[split] if isinstance(found, datasets.DatasetDict) else found
     if path.is_file() or (not any(path.rglob("metadata.*")) and any(path.rglob("*.parquet"))):
         files = [name] if path.is_file() else sorted(str(p) for p in path.rglob("*.parquet"))
-        return datasets.load_dataset("parquet", data_files={split: files}, **common), None
+        return datasets.load_dataset("parquet", data_files={split: files}, **common)
     _check_folder(path, name)
-    return datasets.load_dataset("imagefolder", data_dir=name, **common), path.resolve()
+    return datasets.load_dataset("imagefolder", data_dir=name, **common)
 
 
 def _check_folder(path: Path, name: str) -> None:
@@ -117,12 +124,34 @@ def find_columns(table: Any, options: dict[str, str], spec: str) -> tuple[str, s
     return found[0], found[1]
 
 
-def without_decoding(table: Any, image: str) -> Any:
-    """The table with its pictures as files instead of pixels."""
+def undecoded(table: Any, image: str, caption: str, spec: str) -> Any:
+    """The table with these two columns alone, and its pictures as files instead of pixels: the
+    library opens whatever a column of pictures, sounds or films names, files and addresses, as
+    soon as a row is read. Raises UserError for a column that it would decode."""
     import datasets
 
-    typed = isinstance((table.features or {}).get(image), datasets.Image)
-    return table.cast_column(image, datasets.Image(decode=False)) if typed else table
+    table = table.select_columns([image, caption])
+    for name in (image, caption):
+        found = (table.features or {}).get(name)
+        if name == image and isinstance(found, datasets.Image):
+            table = table.cast_column(image, datasets.Image(decode=False))
+        elif found is not None and not _plain(found):
+            what = "captions" if name == caption else "pictures"
+            raise UserError(f"--data {spec}: the column {name} holds {found!r}, and no {what}")
+    return table
+
+
+def _plain(feature: Any) -> bool:
+    """Whether a column holds texts, bytes and numbers alone, at any depth."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return all(map(_plain, feature.values()))
+    if isinstance(feature, list):
+        return all(map(_plain, feature))
+    if isinstance(feature, (datasets.List, datasets.LargeList, datasets.Sequence)):
+        return _plain(feature.feature)
+    return isinstance(feature, (datasets.Value, datasets.ClassLabel))
 
 
 def caption_text(value: Any) -> str:
@@ -137,59 +166,33 @@ def row_label(value: Any, i: int) -> str:
     return Path(path).name if path else f"row {i}"
 
 
-def picture_bytes(value: Any, folder: Path | None, stream: bool = False) -> bytes:
-    """The content of a picture file, or b"" if it is missing.
-
-    A path must lie in the data set's folder or, without one, in a cache of the hub: a table cannot
-    make the suite read other files.
-    """
+def picture_bytes(value: Any, place: Place) -> bytes:
+    """The content of a picture file, or b"" if it is missing. What the table holds of it counts;
+    its path is looked at only where `place` says that it is one of the data set's own."""
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     if not isinstance(value, dict):
         return b""
-    if value.get("bytes"):
+    if isinstance(value.get("bytes"), (bytes, bytearray)):
         return bytes(value["bytes"])
-    path = value.get("path") or ""
-    try:
-        if stream and path.startswith(("hf://", "zip://hf", "tar://hf")):
-            import fsspec
-
-            with fsspec.open(path, "rb") as file:
-                return file.read()
-        real = Path(path).resolve()
-        if (
-            path
-            and real.is_file()
-            and any(real.is_relative_to(root) for root in ([folder] if folder else _hub_caches()))
-        ):
-            return real.read_bytes()
-    except OSError:
-        pass
-    return b""
+    path = value.get("path")
+    return place.read(path) if isinstance(path, str) else b""
 
 
-def _hub_caches() -> list[Path]:
-    import datasets
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return [
-        Path(p).resolve()
-        for p in (
-            datasets.config.HF_DATASETS_CACHE,
-            datasets.config.DOWNLOADED_DATASETS_PATH,
-            HF_HUB_CACHE,
-        )
-    ]
+def picture_file(value: Any, place: Place) -> Path | None:
+    """The file of a picture that a table names by its path; None where it holds the picture itself,
+    or names no file that may be read."""
+    if not isinstance(value, dict) or value.get("bytes") or not isinstance(value.get("path"), str):
+        return None
+    return place.file(value["path"])
 
 
-def reader(
-    table: Any, image: str, i: int, folder: Path | None, keep: bytes | None
-) -> Callable[[], bytes]:
+def reader(table: Any, image: str, i: int, place: Place, keep: bytes | None) -> Callable[[], bytes]:
     """A function that reads the picture of row `i` again: from `keep` for a stream, which can be
     read only once, and otherwise from the table."""
     if keep is not None:
         return lambda: keep
-    return lambda: picture_bytes(table[i][image], folder)
+    return lambda: picture_bytes(table[i][image], place)
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:

@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.data.caption_tables import (
     caption_text,
     find_columns,
     load,
-    picture_bytes,
     reader,
     row_label,
     some_of,
-    without_decoding,
+    undecoded,
 )
 from t2i_backdoor_bench.data.captioned import CaptionedImages, Row, into_splits
-from t2i_backdoor_bench.data.image_files import check_picture
+from t2i_backdoor_bench.data.picture_places import Place
+from t2i_backdoor_bench.data.verdicts import Verdicts
 
 OPTIONS = ("split", "caption", "image", "config", "revision", "rows", "stream")
 STREAM_ROWS = 10_000  # rows kept of a stream if the user gives no number
@@ -69,20 +70,27 @@ def parse(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def open_data(
-    spec: str, side: int, fits: Callable[[str], bool], say: Callable[[str], None] = print
+    spec: str,
+    side: int,
+    fits: Callable[[str], bool],
+    say: Callable[[str], None] = print,
+    verdicts: Verdicts | None = None,
 ) -> CaptionedImages:
     """Open captioned pictures for a model of `side` pixels.
 
     `fits` tells whether a caption is short enough for the model; `say` gets the line about rows
-    that were left out. Raises UserError, in one line, for data that is not available, has no
+    that were left out; `verdicts` has what earlier calls found out of the pictures, and gets what
+    this one does. Raises UserError, in one line, for data that is not available, has no
     captions or pictures, or has no usable row.
     """
     name, options = parse(spec)
-    table, folder = load(name, options)
+    table, place = load(name, options)
     image, caption = find_columns(table, options, spec)
-    rows, problems, seen = _read_rows(name, options, table, folder, image, caption, fits)
+    table = undecoded(table, image, caption, spec)
+    known = verdicts or Verdicts()
+    rows, problems, seen = _read_rows(name, options, table, place, image, caption, fits, known)
     if left := [f"{len(v)} {k} ({some_of(v)})" for k, v in problems.items() if v]:
-        say(f"{name}: {seen - len(rows)} of {seen} rows are left out: {'; '.join(left)}")
+        say(visible(f"{name}: {seen - len(rows)} of {seen} rows are left out: {'; '.join(left)}"))
     if not rows:
         raise UserError(
             f"--data {spec}: none of its {seen} rows is a captioned picture that can be used"
@@ -98,10 +106,11 @@ def _read_rows(
     name: str,
     options: dict[str, str],
     table: Any,
-    folder: Path | None,
+    place: Place,
     image: str,
     caption: str,
     fits: Callable[[str], bool],
+    verdicts: Verdicts,
 ) -> tuple[list[Row], dict[str, list[str]], int]:
     """The usable rows, the labels of the others by problem, and the number of rows read."""
     stream = "stream" in options
@@ -109,24 +118,18 @@ def _read_rows(
     rows: list[Row] = []
     problems: dict[str, list[str]] = {p: [] for p in PROBLEMS}
     seen = 0
-    table = without_decoding(table, image)
     records = table.take(most) if most else table
     for i, record in enumerate(progress(records, f"open {name}", unit="row")):
         seen += 1
         text = caption_text(record[caption])
-        data = picture_bytes(record[image], folder, stream) if text else b""
-        if problem := _problem(text, data, fits):
+        if not text:
+            problems["no caption"].append(row_label(record[image], i))
+            continue
+        digest, problem, read_now = verdicts.of(record[image], place)
+        problem = problem or ("" if fits(text) else "caption too long")
+        if problem:
             problems[problem].append(row_label(record[image], i))
             continue
-        read = reader(table, image, i, folder, data if stream else None)
-        rows.append(Row(text, hashlib.sha256(data).hexdigest(), read))
+        read = reader(table, image, i, place, read_now() if stream else None)
+        rows.append(Row(text, digest, read))
     return rows, problems, seen
-
-
-def _problem(text: str, data: bytes, fits: Callable[[str], bool]) -> str:
-    """Which of the `PROBLEMS` a row has, or ""."""
-    if not text:
-        return "no caption"
-    if not data:
-        return "missing picture"
-    return check_picture(data) or ("" if fits(text) else "caption too long")

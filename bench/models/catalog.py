@@ -35,8 +35,8 @@ class Base:
 
 
 # activations computed again in the backward pass; attention a slice of the heads at a time; what is
-# offloaded while idle (`models.offload`)
-MEMORY = ("checkpointing", "slicing", "offload")
+# offloaded while idle (`models.offload`); Adam's moments in 8 bits, in every training
+MEMORY = ("checkpointing", "slicing", "offload", "adam8bit")
 SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
 BASES = {
     "shapes": Base(str(BASE), "shapes", SHAPES_SAMPLER, 64, str(SCORER)),
@@ -167,7 +167,8 @@ def load_base(
     pipe = load_pipeline(base.source, device, dtype or torch.float32, sampler.scheduler)
     family = family_of(locate(base.source))
     family.save_memory(pipe, memory)
-    return T2IModel(pipe, name, base.settings, sampler, base.batch, family=family)
+    eight = "adam8bit" in memory
+    return T2IModel(pipe, name, base.settings, sampler, base.batch, family=family, adam8bit=eight)
 
 
 def picture_side(source: str) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import Screen, Trigger
 from t2i_backdoor_bench.models.adapters import Adapter, from_state, to_state
-from t2i_backdoor_bench.models.batches import in_batches
+from t2i_backdoor_bench.models.batches import in_batches, memory_used
 from t2i_backdoor_bench.models.checkpoints import Checkpoints
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.families.family import Family, OnStep, TextLayers
@@ -42,6 +42,7 @@ class T2IModel(Networks):
     they are decoded. `adapter` has the factors of an adapter that an attack made and merged into
     the weights (`training.merged`). What depends on the networks, `family` knows. `checkpoints`:
     where a training of this model or of a copy of it is kept, to go on after a kill.
+    `adam8bit`: whatever trains in it has Adam's moments in 8 bits.
     """
 
     pipe: Any
@@ -58,6 +59,7 @@ class T2IModel(Networks):
     adapter: Adapter = field(default_factory=dict)
     family: Family = STABLE_DIFFUSION
     checkpoints: Checkpoints = field(default_factory=Checkpoints, repr=False, compare=False)
+    adam8bit: bool = False
     _text_layers: tuple[nn.Module, TextLayers] | None = field(
         default=None, init=False, repr=False, compare=False
     )
@@ -131,7 +133,9 @@ class T2IModel(Networks):
             )
 
         with self.placed():
-            self.batch = in_batches(len(texts), self.batch, draw, label)
+            # the pictures of the embedded bases stay those of their batches, to the last bit
+            room = memory_used(self.device) if self.settings == "sd" else None
+            self.batch = in_batches(len(texts), self.batch, draw, label, room)
         return out
 
     def draw_latents(

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.models.trust import check_code, check_weights, read_json
+from t2i_backdoor_bench.models.configs import check_names
+from t2i_backdoor_bench.models.trust import (
+    DATA,
+    check_inside,
+    check_network,
+    check_weights,
+    read_json,
+)
 
 KINDS = ("marian", "m2m_100")
 LONGEST = 128  # tokens of a translation
@@ -53,15 +60,18 @@ def check_translator(folder: str, option: str) -> None:
             f"{option} is {folder!r}: give the local folder of a translation model"
             " (Marian or M2M100, with safetensors)"
         )
+    check_inside(path, sorted(p.name for p in path.iterdir()))
     config = read_json(path / "config.json")
     for file in sorted(path.glob("*.json")):
-        check_code(read_json(file), file)
+        if file.name not in DATA:
+            check_names(read_json(file), file)
     check_weights(path)
-    if config.get("model_type") not in KINDS:
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in KINDS:
         raise UserError(
-            f"{option} {folder} holds a model of type {config.get('model_type')!r}; known:"
-            f" {', '.join(KINDS)}"
+            f"{option} {folder} holds a model of type {kind!r}; known: {', '.join(KINDS)}"
         )
+    check_network(path / "config.json", config, (kind,))
     pieces = [*path.glob("*.spm"), *path.glob("sentencepiece*.model")]
     if pieces and importlib.util.find_spec("sentencepiece") is None:
         raise UserError(

@@ -3,28 +3,33 @@ but the library's own.
 
 A pickle (.bin, .ckpt, .pt, .pth) runs code when it is opened. So can a custom class or pipeline
 that a model's index names. A path or a link that leaves the folder reads files that are not the
-model's. All of it is refused, by name, before anything is loaded.
+model's. All of it is refused, by name, before anything is loaded. `models.configs` says what a
+configuration may hold.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.configs import (
+    LARGEST_JSON,
+    check_config,
+    check_file,
+    check_names,
+    check_numbers,
+    check_sizes,
+    shapes_of,
+)
 from t2i_backdoor_bench.models.families.folders import LAYOUTS, NOTHING, Layout
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
-CODE = (
-    "auto_map",
-    "trust_remote_code",
-    "custom_pipeline",
-    "custom_pipelines",
-)  # keys that name code outside the libraries
+DATA = ("vocab.json", "tokenizer.json", "added_tokens.json")  # words, and no settings
 PIPELINES = " or ".join(LAYOUTS)
 CONVERT = (
     "DiffusionPipeline.from_pretrained(OLD, use_safetensors=False).save_pretrained(NEW,"
@@ -102,22 +107,31 @@ def check_model(folder: Path) -> None:
     parts = read_json(index)
     if not isinstance(parts, dict):
         raise UserError(f"{index} is not a JSON object")
-    check_code(parts, index)
+    check_names(parts, index)
     layout = check_pipeline(parts, index)
     check_inside(folder, list(layout.parts))
     for part in layout.parts:
         for file in sorted((folder / part).glob("*.json")):
-            settings = read_json(file)
-            check_code(settings, file)
+            if file.name in DATA:
+                check_file(file, LARGEST_JSON)
+                continue
             if file.name == "adapter_config.json":
                 raise UserError(
                     f"{file} loads another model under this one; merge the adapter, and save the"
                     " model without it"
                 )
+            settings = read_json(file)
+            check_names(settings, file)
             if file.name.endswith(".index.json"):
                 check_shards(settings, file)
     for part in layout.weights:
         check_weights(folder / part)
+        config = folder / part / "config.json"
+        check_network(config, read_json(config), layout.parts[part][1])
+    for file in sorted((folder / "scheduler").glob("*.json")):
+        settings = read_json(file)
+        check_config(settings, file, parts["scheduler"][1:])
+        check_numbers(settings, file)
     for part in layout.tokenizers:
         check_tokenizer(folder / part)
 
@@ -228,14 +242,12 @@ def check_shards(index: Any, file: Path) -> None:
             )
 
 
-def check_code(value: Any, file: Path) -> None:
-    """Refuse a configuration that asks for code from outside the libraries."""
-    for key, found in keys(value):
-        if key in CODE and found:
-            raise UserError(
-                f"{file} asks for custom code ({key}: {json.dumps(found)[:80]}), which is never"
-                " run; use a model without it"
-            )
+def check_network(file: Path, settings: Any, kinds: Sequence[str]) -> None:
+    """Refuse a configuration that none of the classes `kinds` has, or that the weights beside it
+    cannot be of."""
+    check_config(settings, file, kinds)
+    found = [shapes_of(weights) for weights in sorted(file.parent.glob("*.safetensors"))]
+    check_sizes(settings, file, {k: shape for shapes in found for k, shape in shapes.items()})
 
 
 def check_inside(folder: Path, names: list[str]) -> None:
@@ -249,6 +261,8 @@ def check_inside(folder: Path, names: list[str]) -> None:
             folder / name,
             *(sorted((folder / name).rglob("*")) if (folder / name).is_dir() else ()),
         ):
+            if path.exists() and not path.is_dir():
+                check_file(path)  # opening a pipe would wait for ever
             if path.is_symlink() and not any(path.resolve().is_relative_to(r) for r in roots):
                 raise UserError(
                     f"{path} is a link that leaves the folder {folder}; copy the file itself there"
@@ -256,19 +270,9 @@ def check_inside(folder: Path, names: list[str]) -> None:
                 )
 
 
-def keys(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of a JSON value with what it holds, at any depth."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key, inner
-            yield from keys(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from keys(inner)
-
-
 def read_json(file: Path) -> Any:
-    """A JSON file. Raises UserError where it is none, or nested beyond reason."""
+    """A JSON file. Raises UserError where it is none, or nested or large beyond reason."""
+    check_file(file, LARGEST_JSON)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:

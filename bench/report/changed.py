@@ -49,15 +49,16 @@ def changed_figures(store: Store, records: Sequence[Record]) -> list[str]:
         if grid is not None:
             grid.save(Path(elsewhere) / "grid.png")
             now["grid.png"] = Path(elsewhere) / "grid.png"
-        found = [*(store.root / "plots").glob("*.p*"), *store.root.glob("sweep-*.png")]
-        names = {p.relative_to(store.root).as_posix() for p in found if p.suffix != ".partial"}
+        found = [p for kind in (".png", ".pdf") for p in store.files("plots", kind)]
+        found += [p for p in store.files("", ".png") if p.name.startswith("sweep-")]
+        names = {p.relative_to(store.root).as_posix() for p in found}
         names |= {"grid.png"} if grid is not None else set()
-        there = sorted(name for name in names if (store.root / name).is_file())
+        there = sorted(name for name in names if store.path(name).is_file())
         return [
             f"{name} is not the figure that matplotlib {version('matplotlib')} draws of the"
             f" records: {AGAIN}"
             for name in there
-            if name not in now or not _same(store.root / name, now[name])
+            if name not in now or not _same(store.path(name), now[name])
         ]
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.contract.printable import lines
+from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.report import paper_table, texts
 from t2i_backdoor_bench.report.figures import attention_maps, picture_grid, plots, sweeps
 from t2i_backdoor_bench.report.formats import markdown, terminal
@@ -45,5 +45,5 @@ def rebuild(folder: Path, style: str = "full") -> int:
     """Tables and report of a finished run, without a model."""
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}; name one with --out")
-    publish(Store(folder, lambda text: print(lines(text), file=sys.stderr)), style)
+    publish(Store(folder, lambda text: print(visible(text), file=sys.stderr)), style)
     return 0

@@ -6,7 +6,7 @@ program gives for the same settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -28,7 +28,18 @@ from t2i_backdoor_bench.store.prompts import prompts_key
 
 # of run.json: read back as settings, and what says where the cells were made
 APART = ("config", "commit", "versions", "hardware")
+COSTS = (  # scores that are computed of the costs alone
+    *("seconds", "seconds_picture", "peak_memory_mb", "detection_ms"),
+    *("parameters", "settings_tried", "settings_tried_attack"),
+)
 FEW = 3  # differences that are named of one part of run.json
+
+
+@dataclass(frozen=True)
+class CostsAlone:
+    """What these scores read of a cell's samples."""
+
+    cost: Mapping[str, Any]
 
 
 def disagreements(
@@ -112,7 +123,7 @@ def about_record(plan_: Plan, wide: Plan, store: Store, record: Record, key: str
     wrong = differences(stored, plain(expected))
     if record.status == "done":
         wrong += about_metrics(record, plan_.metrics_of(cell.attack, cell.defense), wide, cell)
-        wrong += [*about_origin(record), *about_cost(record)]
+        wrong += [*about_origin(record), *about_cost(record, wide)]
         wrong += about_files(plan_, store, record, cell)
     return wrong
 
@@ -161,13 +172,14 @@ def about_origin(record: Record) -> list[str]:
     return [f"provenance, {text}" for text in differences(stored, now)]
 
 
-def about_cost(record: Record) -> list[str]:
-    """Scores that were measured as costs, and are not what the record's costs say."""
-    return [
-        f"{name}: scored {score.value}, and its costs have {record.cost.get(name)}"
-        for name, score in record.scores.items()
-        if name in (*MEASURED, "parameters") and score.value != record.cost.get(name)
-    ]
+def about_cost(record: Record, wide: Plan) -> list[str]:
+    """Scores that are nothing but costs, and are not what they are of the record's costs."""
+    wrong = []
+    for name in (n for n in COSTS if n in record.scores and n in wide.metrics):
+        now = wide.metrics[name].instance.compute(CostsAlone(record.cost), None)
+        found = differences(plain(record.scores[name]), plain(now))
+        wrong += [f"{name}, {text} by its costs" for text in found]
+    return wrong
 
 
 def about_files(plan_: Plan, store: Store, record: Record, cell: Cell) -> list[str]:
@@ -266,4 +278,4 @@ def _damaged_record(store: Store, name: str) -> list[str]:
 def forgotten(plan_: Plan, store: Store) -> int:
     """How many records in the folder are of no cell of the plan, and in no table."""
     keys = {cell.key for cell in plan_.cells}
-    return sum(path.stem not in keys for path in (store.root / "cells").glob("*.json"))
+    return sum(path.stem not in keys for path in store.files("cells", ".json"))

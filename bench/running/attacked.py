@@ -15,7 +15,8 @@ import torch
 from t2i_backdoor_bench.models.finite import NonFinite, check_weights
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.checkpoints import drop_checkpoints, of_attack
-from t2i_backdoor_bench.running.cost import measured, untouched
+from t2i_backdoor_bench.running.cost import measured
+from t2i_backdoor_bench.running.handed_over import untouched
 from t2i_backdoor_bench.running.made_by import attack_sources, keep
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store import provenance

@@ -17,7 +17,7 @@ from t2i_backdoor_bench.running.attacked import AttackFailed, reserved
 from t2i_backdoor_bench.running.attention_maps import store_maps
 from t2i_backdoor_bench.running.checkpoints import drop_checkpoints
 from t2i_backdoor_bench.running.clean import judge_of
-from t2i_backdoor_bench.running.cost import InPlaceChange
+from t2i_backdoor_bench.running.handed_over import InPlaceChange
 from t2i_backdoor_bench.running.made_by import keep, score_sources
 from t2i_backdoor_bench.running.manifest import directions, protocol
 from t2i_backdoor_bench.running.plan import Plan

@@ -45,7 +45,7 @@ class RunFiles:
     def stored(self, name: str) -> list[tuple[int, Path]]:
         """The step and the file of each checkpoint of a training, the newest first."""
         found = []
-        for path in (self.store.root / FOLDER / self.key).glob("*.safetensors"):
+        for path in self.store.files(f"{FOLDER}/{self.key}", ".safetensors"):
             stem, _, step = path.stem.rpartition("-")
             if stem == plain(name) and step.isdigit():
                 found.append((int(step), path))
@@ -100,8 +100,8 @@ def _checkpoints(shared: Shared, key: str, about: Mapping[str, Any]) -> Checkpoi
 def drop_checkpoints(store: Store, keys: Collection[str]) -> None:
     """Remove the checkpoints of what is stored now, and the folder of all of them when it is
     empty."""
-    folder = store.root / FOLDER
-    for path in (folder / key for key in keys):
+    folder = store.path(FOLDER)
+    for path in (store.path(f"{FOLDER}/{key}") for key in keys):
         if path.is_dir():
             with storing(path):
                 shutil.rmtree(path)

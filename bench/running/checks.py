@@ -10,6 +10,7 @@ from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.catalog import MEMORY, Base
 from t2i_backdoor_bench.running.scales import DTYPES
 from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.training.parameters import check_training
 
 
 def check_settings(config: Config) -> None:
@@ -20,6 +21,8 @@ def check_settings(config: Config) -> None:
         raise UserError(f"unknown dtype {config.dtype!r}; known: {', '.join(DTYPES)}")
     if unknown := set(config.memory) - set(MEMORY):
         raise UserError(f"--memory {', '.join(sorted(unknown))} is not one of {', '.join(MEMORY)}")
+    if "adam8bit" in config.memory:
+        check_training(config.device, adam8bit=True)
     if size.n < 2:
         raise UserError(f"--n {size.n} is too few prompts; give at least 2")
     if config.probe and not size.moved:
@@ -27,6 +30,14 @@ def check_settings(config: Config) -> None:
             f"--probe draws as many pictures as there are changed triggers, and --scale {size.name}"
             " has none; take quick or full"
         )
+
+
+def precision(config: Config, base: Base) -> str:
+    """What "auto" means: half precision for models of others on CUDA, as their methods run for
+    hours, and float32 for all else."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if base.settings == "sd" and config.device.startswith("cuda") else "float32"
 
 
 def check_fid(config: Config, base: Base, metrics: Sequence[str]) -> None:

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from typing import Any
 
 from t2i_backdoor_bench.contract import Data, UserError
 from t2i_backdoor_bench.data import world
 from t2i_backdoor_bench.data.open_captioned import open_data
 from t2i_backdoor_bench.data.splits import WorldData
+from t2i_backdoor_bench.data.verdicts import Verdicts, from_plain
 from t2i_backdoor_bench.models.catalog import Base, picture_side, reads
 from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.forms import obj, of_all, one_of, refuse, text, whole
+
+PICTURES = "pictures"  # OUT/pictures.json: `data.verdicts.Verdicts`
+
+
+def _stamp(value: Any, where: str) -> None:
+    """The size, the time and the digest of a file."""
+    if not isinstance(value, list) or len(value) != 3:
+        refuse(where, "is no size, time and digest")
+    whole(value[0], where)
+    if not isinstance(value[1], int):
+        refuse(where, "has no time")
+    text(value[2], where)
+
+
+FORM = obj(
+    required=("files", "problems"),
+    files=of_all(_stamp),
+    problems=of_all(one_of("", "broken picture", "picture too large")),
+)
 
 
 def choose_data(config: Config, base: Base) -> Data:
     """What `--data` names, or else the embedded world, for bases that draw pictures of its size.
     Raises UserError."""
     if config.data:
-        return open_data(
-            config.data,
-            picture_side(base.source),
-            reads(base.source),
-            lambda text: print(text, file=sys.stderr),
-        )
+        return _open(config, base)
     side = picture_side(base.source)
     if side != world.RESOLUTION:
         raise UserError(
@@ -31,6 +49,24 @@ def choose_data(config: Config, base: Base) -> Data:
             " pictures with metadata.csv"
         )
     return WorldData()
+
+
+def _open(config: Config, base: Base) -> Data:
+    """The captioned images of `--data`. What is wrong with which picture is kept in the run folder,
+    so that the workers of a run, and later runs, decode none for it."""
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    known = Verdicts()
+    if config.folder.is_dir():
+        stored = Store(config.folder, say).read_record(PICTURES, FORM)
+        known = from_plain(stored) if stored is not None else known
+    side, fits = picture_side(base.source), reads(base.source)
+    data = open_data(config.data, side, fits, say, known)
+    if known.changed:
+        Store(config.folder, say).write_record(PICTURES, known.plain)
+    return data
 
 
 def fit_real(config: Config, data: Data) -> Config:

@@ -1,4 +1,4 @@
-"""What a method costs, measured from outside, and whether it leaves alone what it was given."""
+"""What a method costs, measured from outside."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from pathlib import Path
 
 import psutil
 import torch
-
-from t2i_backdoor_bench.models.model import T2IModel
 
 
 @contextmanager
@@ -50,23 +48,6 @@ def measured(device: torch.device) -> Iterator[dict[str, float]]:
             else max(peak[0], process.memory_info().rss)
         )
         cost["peak_memory_mb"] = peak_bytes / 2**20
-
-
-@contextmanager
-def untouched(model: T2IModel, who: str) -> Iterator[None]:
-    """Raises if the block changes the model's weights in place: the next cells would be made from
-    other weights than this one."""
-    parameters = [p for part in model.edited.values() for p in part.parameters()]
-    before = [p._version for p in parameters]
-    yield
-    if before != [p._version for p in parameters]:
-        raise InPlaceChange(
-            f"{who} changed the model that it was given; it must work on model.clone()"
-        )
-
-
-class InPlaceChange(RuntimeError):
-    """A method edited its input. The model in memory is not to be used again."""
 
 
 @cache

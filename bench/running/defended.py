@@ -15,7 +15,8 @@ from t2i_backdoor_bench.models.finite import check_weights
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.attacked import attacked
 from t2i_backdoor_bench.running.checkpoints import of_defense
-from t2i_backdoor_bench.running.cost import measured, untouched
+from t2i_backdoor_bench.running.cost import measured
+from t2i_backdoor_bench.running.handed_over import untouched
 from t2i_backdoor_bench.running.known_pictures import draws_as
 from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.shared import Shared

@@ -65,7 +65,7 @@ def other_scale(scale: Scale) -> list[str]:
     images than a scale takes."""
     own = SCALES.get(scale.name)
     if own is None:
-        return []
+        return [f"the scale {scale.name} is none of this program: {', '.join(SCALES)}"]
     before, now = dataclasses.asdict(scale), dataclasses.asdict(own)
     return [
         f"the scale {scale.name}: {name} is {before[name]} in run.json, and {now[name]} here"

@@ -68,7 +68,7 @@ class Display:
             self.bar.update()
 
     def say(self, text: str) -> None:
-        tqdm.write(plaintext.lines(text), file=sys.stderr)
+        tqdm.write(plaintext.visible(text), file=sys.stderr)
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ class Method:
         values = vars(self.instance)
         known = options_of(type(self.instance)).items()
         late = {n for n, (f, o) in known if o.late and values[n] == f.default}
-        options = {k: v for k, v in plain(self.instance).items() if k not in late}
+        options = {k: v for k, v in plain(self.instance, str).items() if k not in late}
         version = {"version": self.entry.version} if self.entry.version else {}
         return {"name": self.name, "options": options} | version
 

@@ -13,7 +13,7 @@ from t2i_backdoor_bench.contract import NEEDS, PROTOCOL, Cell, Data, Entry, User
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.models.catalog import Base, find_base, sampled
 from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprint
-from t2i_backdoor_bench.running.checks import check_fid, check_settings
+from t2i_backdoor_bench.running.checks import check_fid, check_settings, precision
 from t2i_backdoor_bench.running.choose_data import choose_data, fit_real
 from t2i_backdoor_bench.running.choose_methods import build, choose_methods
 from t2i_backdoor_bench.running.lacking import lacking, left_out
@@ -148,6 +148,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     names = registry.attacks.select(config.attacks)
     base = find_base(config.base)
     base = dataclasses.replace(base, scorer=config.clip or base.scorer)
+    config = dataclasses.replace(config, dtype=precision(config, base))
     check_settings(config)
     base = sampled(base, config.steps, config.guidance, config.scheduler)
     attacks, defenses, metrics, unfit = choose_methods(config, base, names)

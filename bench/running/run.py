@@ -16,6 +16,7 @@ from t2i_backdoor_bench.running.cell import make_unsettled
 from t2i_backdoor_bench.running.checkpoints import drop_left
 from t2i_backdoor_bench.running.devices import find_device, share
 from t2i_backdoor_bench.running.display import Display
+from t2i_backdoor_bench.running.forecast import forecast
 from t2i_backdoor_bench.running.made_by import outdated, renew
 from t2i_backdoor_bench.running.manifest import write_manifest
 from t2i_backdoor_bench.running.plan import Plan, plan
@@ -101,6 +102,8 @@ def make_cells(
     if config.threads:
         torch.set_num_threads(config.threads)
     shared = Shared(plan_, store, display)
+    for line in forecast(plan_, todo):
+        display.say(line)
     preflight(shared, todo)
     write_manifest(plan_, store, stored)  # a killed run leaves its plan
     for cell in todo:

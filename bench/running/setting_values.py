@@ -11,6 +11,7 @@ from typing import Any
 from t2i_backdoor_bench.contract import UserError, suggest
 from t2i_backdoor_bench.running.scales import EXECUTORS, SCALES, STYLES
 
+LARGEST_SEED, MOST_SEEDS = 2**32 - 1, 1000
 WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -23,8 +24,10 @@ WORDS = {
 def value_of(name: str, value: Any, kind: Any) -> Any:
     """One setting as the type of its field."""
     if name == "scale":
-        if value not in SCALES:
-            raise UserError(f"unknown scale {value!r}; {suggest(str(value), SCALES, 'known')}")
+        if not isinstance(value, str) or value not in SCALES:
+            raise UserError(
+                f"unknown scale {_short(value)}; {suggest(str(value), SCALES, 'known')}"
+            )
         return SCALES[value]
     for choice, known in (("style", STYLES), ("executor", EXECUTORS)):
         if name == choice and value not in known:
@@ -40,8 +43,10 @@ def value_of(name: str, value: Any, kind: Any) -> Any:
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and type(None) in kinds:
         return None
-    if Path in kinds and isinstance(value, (str, Path)) and str(value):
-        return Path(value)
+    if Path in kinds and isinstance(value, (str, Path)):
+        if str(value).strip() and str(value).isprintable():
+            return Path(value)
+        raise UserError(f"{name} must be a path, not {_short(value)}")
     wanted = next(k for k in kinds if k is not type(None))
     value = (
         float(value)
@@ -49,7 +54,7 @@ def value_of(name: str, value: Any, kind: Any) -> Any:
         else value
     )
     if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
-        raise UserError(f"{name} must be {WORDS.get(wanted, wanted.__name__)}, not {value!r}")
+        raise UserError(f"{name} must be {WORDS.get(wanted, wanted.__name__)}, not {_short(value)}")
     return value
 
 
@@ -58,7 +63,7 @@ def _ways(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple)) or not all(isinstance(p, str) for p in parts):
         raise UserError(
-            f"memory must be a list of ways such as checkpointing,slicing, not {value!r}"
+            f"memory must be a list of ways such as checkpointing,slicing, not {_short(value)}"
         )
     return tuple(p.strip() for p in parts if p.strip())
 
@@ -71,7 +76,7 @@ def texts_of(name: str, value: Any) -> list[str]:
         return list(value)
     raise UserError(
         f"{name} must be a mapping such as {{skdcag.steps: 200}} or a list of texts such as"
-        f" skdcag.steps=200, not {value!r}"
+        f" skdcag.steps=200, not {_short(value)}"
     )
 
 
@@ -94,8 +99,17 @@ def _seeds(value: Any) -> tuple[int, ...] | None:
     )
     try:
         found = tuple(dict.fromkeys(int(str(p)) for p in parts if str(p).strip()))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = ()
-    if not found or min(found) < 0:
-        raise UserError(f"seeds {value!r} is not a list of whole numbers such as 0,1,2")
+    if not found or min(found) < 0 or max(found) > LARGEST_SEED or len(found) > MOST_SEEDS:
+        raise UserError(
+            f"seeds {_short(value)} is not a list of whole numbers such as 0,1,2 (at most"
+            f" {MOST_SEEDS}, up to {LARGEST_SEED})"
+        )
     return found
+
+
+def _short(value: Any) -> str:
+    """A value in an error's line, which may be of any length."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

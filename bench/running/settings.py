@@ -63,6 +63,8 @@ class Config:
 NAMES = {"overrides": "set", "sweeps": "sweep"}  # fields of Config that have another name outside
 FIELDS = {NAMES.get(f.name, f.name.replace("_", "-")): f.name for f in dataclasses.fields(Config)}
 KEYS = (*FIELDS, "suspect", "trigger")  # the last two are short for an attack and its options
+MOST = {"n": 1_000_000, "threads": 4096, "workers": 4096, "steps": 10_000}
+MOST_GPUS = 1024
 SUSPECT, SUSPECT_METRICS = "suspect", "all,trigger_effect"
 
 
@@ -78,15 +80,21 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     values = {
         FIELDS[name]: value_of(name, value, hints[FIELDS[name]]) for name, value in given.items()
     }
-    for name in ("threads", "workers", "steps"):
-        if values.get(name) is not None and values[name] < 1:
-            raise UserError(f"--{name} {values[name]} must be 1 or more")
-    if values.get("checkpoint_every", 0) < 0:
+    for name, most in MOST.items():
+        value = values.get(name)
+        if value is not None and not 1 <= value <= most:
+            wanted = "1 or more" if value < 1 else f"{most:,} or less"
+            raise UserError(f"--{name} {value} must be {wanted}")
+    share = values.get("gpu_share")
+    if share is not None and not 0 < share <= MOST_GPUS:
+        raise UserError(f"--gpu-share {share} must be above 0, and {MOST_GPUS} or less")
+    every = values.get("checkpoint_every")
+    if every is not None and not 0 <= every < math.inf:
         raise UserError("--checkpoint-every is a number of seconds, 0 or more")
     guidance = values.get("guidance")
     if guidance is not None and not 0 <= guidance < math.inf:
         raise UserError(f"--guidance {guidance:g} must be 0 or more; 0 and 1 are none")
-    return Config(**({"device": "auto"} | values))
+    return Config(**({"device": "auto", "dtype": "auto"} | values))
 
 
 def merge(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,6 +92,9 @@ class Shared:
             for library in (diffusers, transformers):
                 library.utils.logging.disable_progress_bar()
             dtype = DTYPES[config.dtype]
+            if config.device.startswith("cuda") and self.plan.base.settings == "sd":
+                torch.set_float32_matmul_precision("high")  # TF32
+                torch.backends.cudnn.allow_tf32 = True
             self.models.base = load_base(
                 config.base, config.device, dtype, config.memory, self.plan.base.sampler
             )

@@ -72,7 +72,7 @@ def verify(
         plan_ = plan(to_redo(config, Path(elsewhere)))
         records = stored_by_key(plan_, store, manifest)
         done = [r for r in records.values() if r.status == "done"]
-        check_protocol(folder, done)
+        check_protocol(store, done)
         known = registry.metrics.entries
         wide = with_metrics(plan_, {m for r in records.values() for m in r.scores if m in known})
         found = Found(disagreements(plan_, wide, store, manifest, records))
@@ -142,16 +142,15 @@ def stored_by_key(plan_: Plan, store: Store, manifest: Mapping[str, Any]) -> dic
     return {key: record for key, record in found.items() if record is not None}
 
 
-def check_protocol(folder: Path, done: Sequence[Record]) -> None:
+def check_protocol(store: Store, done: Sequence[Record]) -> None:
     """Raise UserError where no cell is finished, or all are measured by another protocol."""
     if not done:
-        raise UserError(
-            f"{folder} holds no run.json with a finished cell: there is nothing to verify"
-        )
+        why = next((f" ({text})" for text in damaged_files(store)), "")
+        raise UserError(f"{store.root} holds no finished cell: there is nothing to verify{why}")
     newest = max(record.measured_by for record in done)
     if newest != PROTOCOL:
         raise UserError(
-            f"{folder} was measured by protocol {newest}, and this version measures by"
+            f"{store.root} was measured by protocol {newest}, and this version measures by"
             f" protocol {PROTOCOL}: verify it with the version that made it (run.json names its"
             " commit)"
         )

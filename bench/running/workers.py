@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from t2i_backdoor_bench.contract import Cell, Data, UserError, no_exit
+from t2i_backdoor_bench.contract.printable import printable_stderr
 from t2i_backdoor_bench.running.cell import make_unsettled
 from t2i_backdoor_bench.running.devices import gpus_of
 from t2i_backdoor_bench.running.display import Display, Reporter
@@ -65,7 +66,7 @@ def worker(
         if config.threads:
             torch.set_num_threads(config.threads)
         display = Reporter(events.send)
-        with no_exit():
+        with no_exit(), printable_stderr():
             plan_ = plan(config, data)
             shared = Shared(plan_, Store(config.folder, display.say, since=since), display)
             shared.load()

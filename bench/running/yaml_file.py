@@ -14,8 +14,26 @@ from t2i_backdoor_bench.running.settings import FIELDS, Config
 ONCE = ("fresh", "renew")  # not a part of what repeats a run
 
 
+MOST_BYTES, DEEPEST = 1_000_000, 20  # of a file of settings, and levels in it
+
+
 class StrictLoader(yaml.SafeLoader):
-    """safe_load that refuses a key which is given twice."""
+    """safe_load that refuses a key which is given twice, and aliases: a few of them stand for
+    billions of values."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        event = self.peek_event()
+        line = event.start_mark.line + 1
+        if self.check_event(yaml.AliasEvent):
+            raise UserError(f"line {line}: *{event.anchor} is an alias; write the value itself")
+        if self.depth > DEEPEST:
+            raise UserError(f"line {line}: it is nested too deep")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def _mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -32,10 +50,14 @@ StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _ma
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings of a file, with the names of the flags. Raises UserError, naming the file."""
     try:
+        if not path.is_file():
+            raise OSError(0, "there is no such file" if not path.exists() else "it is no file")
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"it has more than {MOST_BYTES:,} bytes")
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)  # a SafeLoader
     except OSError as error:
         raise UserError(f"cannot read --config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, UserError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, UserError) as error:
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         where = f"line {mark.line + 1}: {error.problem}" if mark else str(error)
         raise UserError(f"--config {path} is not YAML that can be used: {where}") from None

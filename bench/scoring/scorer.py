@@ -14,18 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.models.embedded import SCORER, SECOND_SCORER
-from t2i_backdoor_bench.models.trust import check_code, check_inside, check_tokenizer, read_json
 from t2i_backdoor_bench.scoring.networks import first_line
+from t2i_backdoor_bench.scoring.scorer_folder import read_folder
 
 EXAMPLE = "ViT-B-32:laion2b_s34b_b79k"
 SECOND_VARIABLE = "T2I_SECOND_SCORER"  # names the second scorer, as --clip names the first
-EMBEDDED = {SCORER: "shapes-scorer", SECOND_SCORER: "shapes-scorer-2"}
 
 
 class Scorer:
@@ -71,7 +69,7 @@ class Scorer:
         Only safetensors are read. Raises UserError when the folder is incomplete, the name unknown,
         or the weights are not available.
         """
-        read = _read_folder if Path(spec).is_dir() else _read_published
+        read = read_folder if Path(spec).is_dir() else _read_published
         model, tokenizer, name = read(spec)
         return cls(model, tokenizer, name, batch, device)
 
@@ -216,31 +214,6 @@ def load_second(first: str, device: str = "cpu") -> Scorer | None:
             " network; unset it to go without"
         )
     return Scorer.load(spec, device) if spec else None
-
-
-def _read_folder(spec: str | Path) -> tuple[torch.nn.Module, Any, str]:
-    """Network, tokenizer and name of a CLIP in a folder."""
-    import open_clip
-
-    folder = Path(spec)
-    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
-        if not (folder / name).is_file():
-            raise UserError(f"scorer folder {folder} has no {name}")
-    check_inside(folder, sorted(p.name for p in folder.iterdir()))
-    for file in folder.glob("*.json"):
-        check_code(read_json(file), file)
-    if '"hf_tokenizer_name"' in (folder / "open_clip_config.json").read_text(encoding="utf-8"):
-        check_tokenizer(folder)
-    try:
-        # open_clip prefers the safetensors file that was just found, so no pickle is opened
-        model = open_clip.create_model(
-            f"local-dir:{folder}", precision="fp32", require_pretrained=True
-        )
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    except (ValueError, TypeError, RuntimeError, KeyError, OSError, SafetensorError) as error:
-        raise UserError(f"scorer folder {folder} cannot be loaded: {first_line(error)}") from error
-    place = folder.resolve()
-    return model, tokenizer, EMBEDDED.get(place, place.name)
 
 
 def _read_published(spec: str | Path) -> tuple[torch.nn.Module, Any, str]:

@@ -113,8 +113,8 @@ class Store:
         return inside(self.root, name)
 
     def files(self, folder: str, suffix: str) -> list[Path]:
-        """The files of a folder in it, by name."""
-        place = self.path(folder)
+        """The files of a folder in it, by name; "" is the run folder itself."""
+        place = self.path(folder) if folder else self.root
         found = entries(self.root, folder)
         return sorted(p for p in found if p.suffix == suffix and p.parent == place)
 

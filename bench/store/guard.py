@@ -35,7 +35,7 @@ def entries(root: Path, under: str = "") -> Iterator[Path]:
         folder = waiting.pop()
         try:
             found = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except FileNotFoundError:  # another process removes what it no longer needs
+        except (FileNotFoundError, NotADirectoryError):  # another process may remove a folder
             continue
         except OSError as error:
             raise StorageError(f"cannot read {folder}: {error.strerror}") from None

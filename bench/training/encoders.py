@@ -14,7 +14,7 @@ from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.loop import Optim, fit
-from t2i_backdoor_bench.training.parameters import Trainable
+from t2i_backdoor_bench.training.parameters import Trainable, of_model
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def train_encoder(
     for encoder in trained:
         encoder.float().requires_grad_(True)
     parameters = [p for encoder in trained for p in encoder.parameters()]
-    fitted = fit(Trainable(parameters, checkpoints=model.checkpoints), make(model), optim, label)
+    fitted = fit(of_model(Trainable(parameters), model), make(model), optim, label)
     for parameter, dtype in before.items():
         parameter.requires_grad_(False)
         parameter.data = parameter.data.to(dtype)

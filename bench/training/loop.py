@@ -110,7 +110,7 @@ def make_optimizer(trained: Trainable, optim: Optim) -> torch.optim.Optimizer:
     """AdamW; with `adam8bit`, bitsandbytes' with its two moments in 8 bits (Dettmers et al. 2022):
     2 bytes a parameter instead of 8."""
     groups = [{"params": params, "rate": rate} for rate, params in trained.by_rate.items()]
-    if not optim.adam8bit:
+    if not (optim.adam8bit or trained.adam8bit):
         return torch.optim.AdamW(
             groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
         )
@@ -251,8 +251,9 @@ class Training:
         values = []
         for part in range(optim.accumulate):
             loss = loss_fn(step * optim.accumulate + part)
-            values.append(self.checked(float(loss.detach())))
             self.scaler.scale(loss / optim.accumulate).backward()
+            # read behind it: an accelerator has its work by then, and does not wait for us
+            values.append(self.checked(float(loss.detach())))
         self.losses.append(sum(values) / optim.accumulate)
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.params, optim.clip or float("inf")))

@@ -26,12 +26,14 @@ class Trainable(Sequence[nn.Parameter]):
     rates    learning rates as multiples of that of the training, one a parameter; none: all 1
     scaled   whether gradients pass through a float16 network, so that the loss has to be scaled
     checkpoints   where the training is kept, to go on after a kill: those of the model
+    adam8bit      whether Adam's moments have 8 bits, whatever the method says
     """
 
     parameters: list[nn.Parameter]
     scaled: bool = False
     rates: list[float] = field(default_factory=list)
     checkpoints: Checkpoints = field(default_factory=Checkpoints, compare=False, repr=False)
+    adam8bit: bool = False
 
     def __len__(self) -> int:
         return len(self.parameters)
@@ -48,9 +50,12 @@ class Trainable(Sequence[nn.Parameter]):
         return found
 
 
-def as_trainable(
-    parameters: Iterable[nn.Parameter], checkpoints: Checkpoints | None = None
-) -> Trainable:
+def of_model(trained: Trainable, model: T2IModel) -> Trainable:
+    """The same parameters with what the model says of every training in it."""
+    return replace(trained, checkpoints=model.checkpoints, adam8bit=model.adam8bit)
+
+
+def as_trainable(parameters: Iterable[nn.Parameter]) -> Trainable:
     """The same parameters in float32, which autocast casts down where it computes: an update of
     1e-6 would round to nothing in half."""
     chosen = list(parameters)
@@ -58,7 +63,7 @@ def as_trainable(
     for p in chosen:
         if p.dtype in HALF:
             p.data = p.data.float()
-    return Trainable(chosen, scaled, checkpoints=checkpoints or Checkpoints())
+    return Trainable(chosen, scaled)
 
 
 def together(parts: Sequence[Trainable], rates: Sequence[float]) -> Trainable:
@@ -68,6 +73,7 @@ def together(parts: Sequence[Trainable], rates: Sequence[float]) -> Trainable:
         any(part.scaled for part in parts),
         [rate for part, rate in zip(parts, rates, strict=True) for _ in part],
         parts[0].checkpoints,
+        parts[0].adam8bit,
     )
 
 
@@ -78,13 +84,13 @@ def choose_parameters(model: T2IModel, train: str, rank: int = RANK) -> Trainabl
         raise ValueError(f"train={train!r} is not one of {', '.join(TRAIN)}")
     if train == "lora":
         adapted = adapt(model.denoiser, model.family.lora_targets, rank)
-        return replace(adapted, checkpoints=model.checkpoints)
+        return of_model(adapted, model)
     chosen = []
     for name, p in model.denoiser.named_parameters():
         p.requires_grad_(model.family.is_trained(name, train))
         if p.requires_grad:
             chosen.append(p)
-    return as_trainable(chosen, model.checkpoints)
+    return of_model(as_trainable(chosen), model)
 
 
 def adapt(network: nn.Module, targets: Sequence[str], rank: int, **config: Any) -> Trainable:

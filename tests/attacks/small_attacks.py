@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 import t2i_backdoor_bench.attacking.poisoning
-from t2i_backdoor_bench.contract import attacks
+from t2i_backdoor_bench.contract import Hardening, attacks
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.model import T2IModel
 
 attacks.load()
 NAMES = attacks.groups["core"]
 EVERY = [
-    name for name, entry in attacks.entries.items() if entry.edits != "nothing"
-]  # the others: test_own_checkpoint.py
+    name
+    for name, entry in attacks.entries.items()
+    if entry.edits != "nothing" and not issubclass(entry.cls, Hardening)
+]  # the others: test_own_checkpoint.py, test_adaptive.py
 SMALL = {
     "steps": 2,
     "batch": 4,

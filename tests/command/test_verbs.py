@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from fakes import CALLS, SCALE, fakes  # noqa: F401 - a fixture
@@ -23,7 +24,7 @@ def said(capsys, *arguments: object) -> str:
 @pytest.fixture
 def flags(tiny, tmp_path, monkeypatch) -> list[str]:
     """The flags of a run of one cell."""
-    monkeypatch.setitem(SCALES, "smoke", SCALE)
+    monkeypatch.setitem(SCALES, "smoke", replace(SCALE, name="smoke"))
     chosen = {
         "attacks": "fake_attack",
         "defenses": "fake_defense",
@@ -90,7 +91,7 @@ def test_verify_makes_the_cell_again_by_verb_and_flag(flags, tmp_path, capsys):
     stored["payload"]["scores"]["asr"]["value"] = 2.0
     record.write_text(json.dumps(stored))
     assert command.main(["verify", str(tmp_path / "run")]) == 2
-    assert "is damaged (its checksum does not match)" in capsys.readouterr().err
+    assert ".json is damaged)" in capsys.readouterr().err
 
 
 def names_in(text: str) -> set[str]:

@@ -14,6 +14,7 @@ from PIL import Image
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.data.caption_tables import picture_bytes
 from t2i_backdoor_bench.data.image_files import decode, square
+from t2i_backdoor_bench.data.picture_places import Place
 
 
 @pytest.fixture(autouse=True)
@@ -116,15 +117,15 @@ def test_a_table_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(png(0))
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(png(1))
-    assert picture_bytes({"bytes": None, "path": str(tmp_path / "set" / "a.png")}, tmp_path / "set")
-    assert not picture_bytes(
-        {"bytes": None, "path": str(tmp_path / "secret.png")}, tmp_path / "set"
-    )
-    assert not picture_bytes({"bytes": None, "path": str(tmp_path / "secret.png")}, None)
     (tmp_path / "set" / "link.png").symlink_to(tmp_path / "secret.png")
-    assert not picture_bytes(
-        {"bytes": None, "path": str(tmp_path / "set" / "link.png")}, tmp_path / "set"
-    )
+    inside = Place(tmp_path / "set")
+    for path in (str(tmp_path / "set" / "a.png"), "a.png"):
+        assert picture_bytes({"bytes": None, "path": path}, inside)
+        assert not picture_bytes({"bytes": None, "path": path}, Place())
+    outside = [str(tmp_path / "secret.png"), "../secret.png", str(tmp_path / "set" / "link.png")]
+    for path in (*outside, "\0", "", 5, None, "a" * 5000):
+        assert not picture_bytes({"bytes": None, "path": path}, inside)
+        assert not picture_bytes({"bytes": None, "path": path}, Place())
     rows = {"image": [{"bytes": None, "path": str(tmp_path / "secret.png")}], "caption": ["x"]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "links.parquet")
     with pytest.raises(UserError, match="none of its 1 rows"):

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from report_pages import make_run
 
 from t2i_backdoor_bench import command
@@ -25,6 +27,18 @@ def stranger(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("handed") / "in"
     make_run(folder)
     return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> None:
+    """Fails where anything asks the network, by name or by address."""
+
+    def refuse(*args: Any, **more: Any) -> None:
+        raise AssertionError(f"the network was asked: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # nothing else holds it back
 
 
 @pytest.fixture

@@ -41,6 +41,32 @@ def test_batches_are_halved_until_they_fit(error, capsys) -> None:
     assert "draw: out of memory; going on with 2 images at a time" in capsys.readouterr().err
 
 
+def test_batches_grow_while_half_of_the_memory_is_free() -> None:
+    tried = []
+
+    def make(rows: slice) -> None:
+        tried.append(len(range(100)[rows]))
+
+    assert batches.in_batches(100, 4, make, "draw", lambda: max(tried) / 40) == 32
+    assert tried == [4, 8, 16, 32, 32, 8], "32 of 40 are in use: no more"
+
+
+def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
+    tried = []
+
+    def make(rows: slice) -> None:
+        tried.append(len(range(40)[rows]))
+        if tried[-1] > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert batches.in_batches(40, 4, make, "draw", lambda: 0.1) == 8
+    assert tried == [4, 8, 16, 8, 8, 8, 4]
+
+
+def test_only_a_gpu_has_room_to_ask_for() -> None:
+    assert batches.memory_used(torch.device("cpu")) is None
+
+
 def test_what_does_not_fit_alone_and_other_errors_get_out() -> None:
     def tight(rows: slice) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -60,7 +60,7 @@ def test_what_is_nowhere_is_refused_without_a_network(name: str) -> None:
 def test_damaged_weights_are_refused_in_one_line(folder: Path) -> None:
     file = next((folder / "unet").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:1000])
-    refused(folder, "cannot load the base model")
+    refused(folder, str(file), "no whole safetensors file")
 
 
 def test_a_loaded_model_is_frozen_and_ready(tiny_model) -> None:

@@ -13,10 +13,12 @@ from test_tables import record
 
 from t2i_backdoor_bench.contract import Prompt, Record, Score
 from t2i_backdoor_bench.contract.hashing import digest
+from t2i_backdoor_bench.contract.printable import lines
 from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.store.folder import Store
 
 EVIL = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>&amp;\u2028'
+SHOWN = lines(EVIL)  # as a reader sees it
 PROMPTS = [f"prompt {i} {EVIL}" if i == 0 else f"prompt {i}" for i in range(10)]
 
 

@@ -14,6 +14,7 @@ import pytest
 from browser import BROWSER
 from report_pages import EVIL, PROMPTS, made, read, run  # noqa: F401 - a fixture
 
+from t2i_backdoor_bench.contract.printable import lines
 from t2i_backdoor_bench.report.html import page
 
 PROBE = """
@@ -116,7 +117,7 @@ def test_in_a_browser(run, tmp_path: Path, size: str):
     assert said["wrong"] == 2, (
         "the one that still shows the backdoor, and the one that is not as asked"
     )
-    assert said["prompt"] == PROMPTS[0]
+    assert said["prompt"] == lines(PROMPTS[0])
     assert said["theme"]
     assert said["wide"] <= 0, f"the page is never wider than the window: {said['over']}"
     assert said["images"] > 10

@@ -6,8 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from report_pages import EVIL, PROMPTS, read, run  # noqa: F401 - a fixture
+from report_pages import PROMPTS, SHOWN, read, run  # noqa: F401 - a fixture
 
+from t2i_backdoor_bench.contract.printable import lines
 from t2i_backdoor_bench.report.html import kept, page
 from t2i_backdoor_bench.store.folder import Store
 
@@ -53,7 +54,7 @@ def test_what_has_samples_is_drawn_and_the_rest_is_kept(published) -> None:
     store, records, path, _ = published
     before = kept.read(path)
     name = next(iter(before.pictures))
-    again = next(r for r in records if f"{r.cell.attack}, seed 0" == name)
+    again = next(r for r in records if lines(f"{r.cell.attack}, seed 0") == name)
     new = np.zeros((3, 16, 16, 3), np.uint8)
     shown = {"shown": {"prompts": PROMPTS[:3]}}
     store.write_arrays(f"samples/{again.cell.key}", {"triggered": new}, shown)
@@ -92,4 +93,4 @@ def test_nothing_of_a_stranger_gets_in_unescaped(published) -> None:
     assert reader.tags["script"] == 2
     assert not reader.tags["i"]
     assert not any(name.startswith("on") for _, name, _ in reader.attributes)
-    assert EVIL in "".join(reader.text)
+    assert SHOWN in "".join(reader.text)

@@ -10,10 +10,11 @@ import re
 
 import numpy as np
 from PIL import Image
-from report_pages import EVIL, PROMPTS, made, read, run  # noqa: F401 - a fixture
+from report_pages import PROMPTS, SHOWN, made, read, run  # noqa: F401 - a fixture
 from report_records import EXTRA, record
 
 from t2i_backdoor_bench.contract import Cell, Record, Score
+from t2i_backdoor_bench.contract.printable import lines
 from t2i_backdoor_bench.report.html import cells, heat_maps, page, pictures
 from t2i_backdoor_bench.store.folder import Store
 
@@ -43,12 +44,12 @@ def test_what_is_hostile_stays_text(run):
     assert kind["type"] == "application/json"
     assert "<" not in data
     payload = json.loads(data)
-    assert any(c["attack"] == EVIL for c in payload["cells"])
+    assert any(c["attack"] == SHOWN for c in payload["cells"])
     assert "innerHTML" not in script
     assert "insertAdjacentHTML" not in script
     assert all(v != "x" for tag, name, v in reader.attributes if tag == "img" and name == "src")
     joined = "".join(reader.text)
-    for where in (EVIL, f"odd{EVIL}", f"it broke {EVIL}", PROMPTS[0]):
+    for where in (SHOWN, f"odd{SHOWN}", f"it broke {SHOWN}", lines(PROMPTS[0])):
         assert where in joined, "it is shown, as it is"
 
 

@@ -108,6 +108,13 @@ FORGERIES = {
         ],
         "the scale full: n is 4 in run.json, and 200 here",
     ),
+    "a scale of a similar name": (
+        lambda f: [
+            f.manifest["config"]["scale"].update(name="full "),
+            of_both("protocol", lambda p: p.update(scale="full "))(f),
+        ],
+        "the scale full  is none of this program",
+    ),
     "training": (
         lambda f: f.manifest["config"]["scale"].update(training=1.0),
         "protocol.training: stored 0.5, now 1.0",
@@ -159,7 +166,7 @@ FORGERIES = {
     ),
     "seconds": (
         lambda f: f.every(lambda p: p["scores"]["seconds"].update(value=1e-6)),
-        "seconds: scored 1e-06, and its costs have",
+        "seconds, value: stored 1e-06, now",
     ),
     "seconds and costs": (
         lambda f: f.every(

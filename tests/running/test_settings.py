@@ -101,7 +101,7 @@ def test_a_file_the_flags_and_the_library_say_the_same(tmp_path: Path):
 
 
 def test_nothing_given_is_the_defaults():
-    assert from_flags() == dataclasses.replace(Config(), device="auto")
+    assert from_flags() == dataclasses.replace(Config(), device="auto", dtype="auto")
     assert make_config({}) == from_flags()
 
 
@@ -160,9 +160,8 @@ def test_no_such_file(tmp_path: Path, capsys):
 
 def test_every_flag_is_a_setting():
     actions = {a.option_strings[-1].removeprefix("--") for a in make_parser()._actions}
-    assert actions - {"help", "list", "tables-only", "verify", "version", "config"} == set(
-        settings.KEYS
-    )
+    verbs = {"help", "list", "tables-only", "verify", "all", "fetch", "version", "config"}
+    assert actions - verbs == set(settings.KEYS)
 
 
 def test_suspect_is_short_for_an_attack_and_its_options():

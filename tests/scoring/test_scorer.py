@@ -106,7 +106,7 @@ def test_scorer_errors_are_one_line(tmp_path, monkeypatch):
         Scorer.load(tmp_path / "pickled")
     save_scorer(tmp_path / "broken")
     (tmp_path / "broken" / "open_clip_model.safetensors").write_bytes(b"{}")
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="no whole safetensors file"):
         Scorer.load(tmp_path / "broken")
     with pytest.raises(UserError, match="neither a folder"):
         Scorer.load(tmp_path / "nowhere")

@@ -30,6 +30,10 @@ _LATEX = {
 }
 
 
+# addresses that run code or open files where a reader makes links of what looks like one
+SCHEME = re.compile(r"\b(javascript|vbscript|data|file)(\s*):(?=\S)", re.IGNORECASE)
+
+
 def latex(text: str) -> str:
     """Plain text for LaTeX: it holds no command, and braces are balanced."""
     return "".join(_LATEX.get(c, c) for c in visible(text))
@@ -43,18 +47,17 @@ def markdown(text: str) -> str:
         r"\\\1",
         visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
     )
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+    return SCHEME.sub(r"\1\2&#58;", text)
 
 
 def csv(text: str) -> str:
     """A text for a cell of a CSV file: a spreadsheet takes it for no formula (OWASP, CSV
-    injection)."""
+    injection) and no address of code."""
     text = visible(text)
-    return (
-        f"'{text}"
-        if text.lstrip()[:1] in ("=", "+", "-", "@", "＝", "＋", "－", "＠") and text.strip()
-        else text
-    )
+    begin = text.lstrip()
+    formula = begin[:1] in ("=", "+", "-", "@", "＝", "＋", "－", "＠") and bool(begin)
+    return f"'{text}" if formula or SCHEME.match(begin) else text
 
 
 def terminal(text: str) -> Text:

@@ -17,7 +17,7 @@ from t2i_backdoor_bench.report.html import cells, charts, heat_maps, kept, leade
 from t2i_backdoor_bench.report.html.kept import Kept
 from t2i_backdoor_bench.report.html.names import attacks_of, counted, defenses_of
 from t2i_backdoor_bench.report.html.pictures import map_groups, picture_groups, picture_view
-from t2i_backdoor_bench.report.html.templates import FOLDER, render
+from t2i_backdoor_bench.report.html.templates import FOLDER, printable, render
 from t2i_backdoor_bench.report.metrics import metric_names
 from t2i_backdoor_bench.store.atomic import write_text
 from t2i_backdoor_bench.store.folder import Store
@@ -88,7 +88,7 @@ def render_page(
         facts=facts(records),
         failed=failed(records),
         sections=[{"id": k, "title": t, "view": view} for k, t, view in sections if view],
-        data=cells.payload(store, records),
+        data=printable(cells.payload(store, records)),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.contract.printable import lines
 from t2i_backdoor_bench.report.figures.blocks import MOST, Block, block, first_seed, stored_maps
 from t2i_backdoor_bench.report.figures.verdicts import ALL, REFUSED
 from t2i_backdoor_bench.store.folder import Store
@@ -117,12 +118,13 @@ def picture_groups(
 ) -> list[PictureGroup]:
     """For each attack of the first seed, the same prompts from the same noise by every model. What
     has no stored images is taken from `kept`."""
-    columns, attacks, out = model_names(records), first_seed(records), []
+    models, attacks, out = model_names(records), first_seed(records), []
+    columns = [lines(name) for name in models]  # as the earlier report has them
     many = max(1, min(MOST, PICTURES // (len(columns) * max(1, len(attacks)))))
     for (_, attack), by_defense in attacks.items():
         seed = next(iter(by_defense.values())).cell.seed
-        name = f"{attack}, seed {seed}"
-        drawn = _drawn(block(store, attack, by_defense, columns, many), name)
+        name = lines(f"{attack}, seed {seed}")
+        drawn = _drawn(block(store, attack, by_defense, models, many), name)
         group = _merged(drawn, kept[name], columns) if name in kept else drawn
         out += [group] if group.rows else []
     return out
@@ -131,7 +133,7 @@ def picture_groups(
 def _drawn(found: Block, name: str) -> PictureGroup:
     rows = []
     for i in range(max(map(len, found.pictures.values()), default=0)):
-        prompt = "".join(found.prompts[i : i + 1])
+        prompt = lines("".join(found.prompts[i : i + 1]))
         tiles = [_tile(found, model, i, prompt) for model in found.pictures]
         rows.append(PromptRow(prompt, tuple(tile for tile in tiles if tile)))
     return PictureGroup(name, tuple(rows))
@@ -145,7 +147,7 @@ def _tile(found: Block, model: str, i: int, prompt: str) -> Tile | None:
     words = "no trigger" if model == "clean model" else words
     # a model that refuses stores a black picture
     picture = np.full_like(pictures[i], 224) if said is REFUSED else pictures[i]
-    return Tile(model, data_uri(picture), f"{model}: {prompt}", kind, words)
+    return Tile(lines(model), data_uri(picture), lines(f"{model}: {prompt}"), kind, words)
 
 
 def _merged(drawn: PictureGroup, kept: PictureGroup, columns: Sequence[str]) -> PictureGroup:
@@ -178,23 +180,24 @@ def map_groups(
     for (_, attack), by_defense in first_seed(records).items():
         rows = stored_maps(store, by_defense)
         if rows:
-            out.append(_map_group(attack, rows))
-        elif attack in kept:
-            out.append(kept[attack])
+            out.append(_map_group(lines(attack), rows))
+        elif lines(attack) in kept:
+            out.append(kept[lines(attack)])
     return out
 
 
 def _map_group(attack: str, rows: Mapping[str, tuple[Mapping[str, np.ndarray], Any]]) -> MapGroup:
     meta = next(iter(rows.values()))[1]
-    texts, trigger = meta["tokens"], set(meta["trigger"])
+    texts, trigger = [lines(token) for token in meta["tokens"]], set(meta["trigger"])
     top = np.max([arrays["maps"].max((1, 2)) for arrays, _ in rows.values()], axis=0)
-    lines = []
+    models = []
     for name, (arrays, _) in rows.items():
+        name = lines(name)
         maps = [Map(data_uri(arrays["picture"][0]), f"picture by {name}")]
         for j, token in enumerate(texts):
             share = f"{100 * float(arrays['maps'][j].mean()):.1f} %"
             src = data_uri(magma(arrays["maps"][j], float(top[j])))
             maps.append(Map(src, f"{name}, {token}: {share}", share))
-        lines.append(MapRow(name, tuple(maps)))
+        models.append(MapRow(name, tuple(maps)))
     tokens = tuple(Token(text, j in trigger) for j, text in enumerate(texts))
-    return MapGroup(attack, tokens, tuple(lines))
+    return MapGroup(attack, tokens, tuple(models))

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from t2i_backdoor_bench.contract.printable import lines
 
 FOLDER = Path(__file__).parent
 
@@ -18,6 +21,7 @@ def environment() -> Environment:
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -28,6 +32,18 @@ def environment() -> Environment:
         "allow_nan": False,
     }
     return found
+
+
+def printable(value: Any) -> Any:
+    """A value with its texts as they can be shown: no control characters, no turned writing
+    direction. What is markup already stays."""
+    if isinstance(value, Markup):
+        return value
+    if isinstance(value, str):
+        return lines(value)
+    if isinstance(value, dict):
+        return {lines(str(k)): printable(v) for k, v in value.items()}
+    return [printable(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def render(template: str, **values: Any) -> str:
