@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i_backdoor_bench.contract import UserError, suggest
-from t2i_backdoor_bench.models.embedded import BASE, SCORER
+from t2i_backdoor_bench.models.embedded import BASE, BASE_FOLDERS, SCORER
 from t2i_backdoor_bench.models.families.folders import OF_SD, STABLE_DIFFUSION
 from t2i_backdoor_bench.models.few_steps import own_sampler, scheduler_name
 from t2i_backdoor_bench.models.sampler import Sampler
@@ -40,6 +40,7 @@ MEMORY = ("checkpointing", "slicing", "offload", "adam8bit")
 SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
 BASES = {
     "shapes": Base(str(BASE), "shapes", SHAPES_SAMPLER, 64, str(SCORER)),
+    "shapes-xl": Base(str(BASE_FOLDERS["shapes-xl"]), "shapes", SHAPES_SAMPLER, 64, str(SCORER)),
     "sd14": Base("CompVis/stable-diffusion-v1-4", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
     "sd15": Base(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"
