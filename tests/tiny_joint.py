@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from conftest import CONTEXT, tiny_tokenizer
+from conftest import tiny_tokenizer
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
@@ -14,14 +14,8 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
+from tiny_families import clip, t5
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Tokenizer
 
 from t2i_backdoor_bench.models.families.known import family_of
 from t2i_backdoor_bench.models.loading import load_pipeline
@@ -41,29 +35,6 @@ def t5_tokenizer() -> T5Tokenizer:
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocabulary += [(p, -1.0 - 8.0 * (len(p) == 1)) for p in dict.fromkeys(pieces)]
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=T5_CONTEXT)
-
-
-def t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=WIDE, d_kv=8, d_ff=64, num_layers=2, num_heads=2
-    )
-    return T5EncoderModel(config)
-
-
-def clip(kind: type, tokenizer, width: int) -> torch.nn.Module:
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=CONTEXT,
-        projection_dim=width,
-        pad_token_id=tokenizer.eos_token_id,
-        **ends,
-    )
-    return kind(config)
 
 
 def autoencoder() -> AutoencoderKL:
@@ -138,7 +109,7 @@ def sd3_pipeline(kind: str) -> StableDiffusion3Pipeline:
         tokenizer=tokenizer,
         text_encoder_2=clip(CLIPTextModelWithProjection, tokenizer, 24),
         tokenizer_2=second,
-        text_encoder_3=t5(sentence) if with_t5 else None,
+        text_encoder_3=t5(sentence, WIDE) if with_t5 else None,
         tokenizer_3=sentence if with_t5 else None,
     )
 
@@ -151,7 +122,7 @@ def flux_pipeline(kind: str) -> FluxPipeline:
         vae=autoencoder(),
         text_encoder=clip(CLIPTextModel, tokenizer, 24),
         tokenizer=tokenizer,
-        text_encoder_2=t5(sentence),
+        text_encoder_2=t5(sentence, WIDE),
         tokenizer_2=sentence,
         transformer=flux_transformer(dev),
     )

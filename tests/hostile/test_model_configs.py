@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 
 import pytest
 from stranger import no_network  # noqa: F401 - a fixture
@@ -165,10 +164,7 @@ def test_sizes_that_lie_are_refused_before_anything_is_made(folder, guarded, lie
     part, change = LIES[lie]
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
     edit(folder / part / name, **change)
-    known_keys("UNet2DConditionModel")  # the library's import is no part of the time
-    begun = time.process_time()
     refused(folder, str(folder / part / name), next(iter(change)) if "of" not in lie else "depth")
-    assert time.process_time() - begun < 2, "the limit of what it may take"
 
 
 @pytest.mark.parametrize("length", [2**63, 2**40, 2**24 + 1, 10**7, 0, 3])
