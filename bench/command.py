@@ -4,6 +4,7 @@ Verbs, and the flag that does the same (each also takes `--help`):
   run                    make the cells that are not stored, then tables and report (the default)
   list [KIND]            --list: attacks, defenses, metrics, bases, or all of them
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
+  score FOLDER           metrics of pictures that another tool drew (score --help)
   verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
                          --all: each of them), and compare
 
@@ -23,15 +24,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr, visible
-from t2i_backdoor_bench.flags import make_parser
+from t2i_backdoor_bench.flags import make_parser, make_score_parser
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.running.settings import Config
 
@@ -67,6 +67,10 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
 
 def execute(arguments: list[str]) -> int:
     """What the command does. Raises UserError."""
+    if arguments[:1] == ["score"]:
+        given = vars(make_score_parser().parse_args(arguments[1:]))
+        with no_exit():
+            return score(**given)
     arguments, kind = without_verb(arguments)
     flags = vars(make_parser(__doc__).parse_args(arguments))  # `--help` ends here
     with no_exit():
@@ -116,6 +120,19 @@ def verify(folder: Path, all: bool, fetch: bool) -> int:
     from t2i_backdoor_bench.running.verify import verify as check
 
     return check(folder, changed_files, every=all, fetch=fetch)
+
+
+def score(folder: Path, out: Path | None, **choices: Any) -> int:
+    """`running.score_folder` of a folder of pictures: a table, and scores.csv. Raises UserError."""
+    from t2i_backdoor_bench.report.score_table import publish_scores
+    from t2i_backdoor_bench.running.score_folder import score_folder
+
+    def say(text: str) -> None:
+        print(visible(text), file=sys.stderr)
+
+    place = out or Path("results") / f"score-{folder.resolve().name}"
+    publish_scores(score_folder(folder, say=say, **choices), place)
+    return 0
 
 
 def version() -> str:

@@ -60,6 +60,7 @@ COUNTS = {
     "threads": "CPU threads of torch, each worker's (default: 1 on the embedded base)",
 }
 PATHS = {
+    "prompts": ("FILE", "instead of --data, where no pictures are needed: a .txt, a prompt a line"),
     "out": ("FOLDER", "run folder (default: results/run-SCALE); a run in it resumes"),
     "config": ("FILE", "a YAML file with these flags as names; flags given here win"),
     "verify": ("FOLDER", "check a finished run: make a cell of it again, elsewhere, and compare"),
@@ -113,6 +114,31 @@ def make_parser(description: str = "") -> Parser:
     add("--gpu-share", type=float, metavar="GPUS", help=share)
     every = "seconds between two checkpoints of a training, which goes on from them (default: 60)"
     add("--checkpoint-every", type=float, metavar="SECONDS", help=every)
+    return parser
+
+
+def make_score_parser() -> Parser:
+    """The flags of `score FOLDER`."""
+    parser = Parser(
+        prog="t2i-backdoor-bench score",
+        description="Metrics of pictures that another tool drew, as far as they need no model.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("folder", type=path, metavar="FOLDER", help="the pictures")
+    texts = {
+        "prompts": "their prompts: a prompt a line, in the order of the names of the pictures, or a"
+        " table that names each (default: the captions in FOLDER)",
+        "reference": "a folder of real pictures, for KID and FID",
+        "out": "where scores.csv is written (default: results/score-NAME)",
+    }
+    for name, text in texts.items():
+        metavar = "FILE" if name == "prompts" else "FOLDER"
+        add(f"--{name}", type=path, default=None, metavar=metavar, help=text)
+    add("--metrics", default="all", metavar="NAMES", help=TEXTS["metrics"][1])
+    clip = f"{TEXTS['clip'][1]}, or shapes, that of the embedded world (default: %(default)s)"
+    add("--clip", default="ViT-L-14:openai", metavar="MODEL", help=clip)
+    add("--device", default="auto", help=TEXTS["device"][1])
     return parser
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from t2i_backdoor_bench.contract import Metric, Samples, Score, register_metric
-from t2i_backdoor_bench.scoring.conditions import missing, served
+from t2i_backdoor_bench.scoring.conditions import missing, no_reference, served
 from t2i_backdoor_bench.scoring.distances import (
     frechet,
     frechet_floor,
@@ -72,7 +72,7 @@ class Kid(Metric):
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        if gap := missing(samples, "clean"):
+        if gap := missing(samples, "clean") or no_reference(samples):
             return gap
         drawn = scaled(features.images(samples, "clean")[served(samples, "clean")])
         return _kernel_distance(scaled(features.real(samples)), drawn, features.name)
@@ -100,7 +100,7 @@ class KidSecond(Metric):
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        if gap := missing(samples, "clean"):
+        if gap := missing(samples, "clean") or no_reference(samples):
             return gap
         if features.second is None:
             note = f"not available: no second scorer (set {SECOND_VARIABLE} to a folder or a name)"
@@ -129,7 +129,7 @@ class KidAdded(Metric):
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        if gap := missing(samples, "clean", before=True):
+        if gap := missing(samples, "clean", before=True) or no_reference(samples):
             return gap
         real, drawn = scaled(features.real(samples)), served(samples, "clean")
         if drawn.sum() < 2:
@@ -164,7 +164,7 @@ class Fid(Metric):
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        if gap := missing(samples, "clean"):
+        if gap := missing(samples, "clean") or no_reference(samples):
             return gap
         return _frechet(
             scaled(features.real(samples)),
@@ -192,7 +192,7 @@ class FidFloor(Metric):
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        if gap := missing(samples, "clean"):
+        if gap := missing(samples, "clean") or no_reference(samples):
             return gap
         real, n = scaled(features.real(samples)), int(served(samples, "clean").sum())
         space = _space(features.name, real)
@@ -248,7 +248,7 @@ class FidInception(Metric):
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
-        if gap := missing(samples, "clean"):
+        if gap := missing(samples, "clean") or no_reference(samples):
             return gap
         if features.inception is None:
             return Score(

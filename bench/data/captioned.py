@@ -38,6 +38,7 @@ class CaptionedImages:
     name: str
     rows: dict[str, list[Row]]  # by split
     side: int
+    pictures: bool = True  # False for a list of prompts alone
 
     def _rows(self, split: str, contains: str) -> list[Row]:
         if split not in SPLITS:
@@ -48,9 +49,9 @@ class CaptionedImages:
         return list({r.caption.casefold(): r.caption for r in self._rows(split, contains)}.values())
 
     def count(self, what: str, split: str, contains: str = "") -> int:
-        return len(
-            self._captions(split, contains) if what == "prompts" else self._rows(split, contains)
-        )
+        if what == "prompts":
+            return len(self._captions(split, contains))
+        return len(self._rows(split, contains)) if self.pictures else 0
 
     def prompts(self, split: str, n: int, seed: int, contains: str = "") -> list[Prompt]:
         found = self._captions(split, contains)
@@ -59,12 +60,12 @@ class CaptionedImages:
         everything, same = self._captions(split, ""), _of_same_picture(self.rows[split])
         order = np.random.default_rng([seed, zlib.crc32(split.encode()), 1]).permutation(len(found))
         chosen = [found[i] for i in order[:n]]
-        return [_with_others(text, everything, same[text.casefold()]) for text in chosen]
+        return [with_others(text, everything, same[text.casefold()]) for text in chosen]
 
     def pairs(
         self, split: str, n: int, seed: int, contains: str = ""
     ) -> tuple[np.ndarray, list[str]]:
-        rows = self._rows(split, contains)
+        rows = self._rows(split, contains) if self.pictures else []
         if len(rows) < n:
             raise _too_few(self.name, len(rows), "captioned pictures", split, contains, n)
         order = np.random.default_rng([seed, zlib.crc32(split.encode()), 2]).permutation(len(rows))[
@@ -95,7 +96,7 @@ def _of_same_picture(rows: Sequence[Row]) -> dict[str, set[str]]:
     return found
 
 
-def _with_others(caption: str, captions: Sequence[str], same: Collection[str]) -> Prompt:
+def with_others(caption: str, captions: Sequence[str], same: Collection[str]) -> Prompt:
     """A caption as a prompt. Its picture must match it better than up to 99 other captions of the
     split, which are always the same ones. `same` has the captions of its own picture in lower case:
     they are as right as it is."""

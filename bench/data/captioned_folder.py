@@ -43,12 +43,20 @@ class _Found:
             where.setdefault(what, []).extend(names)
 
 
-def folder_table(path: Path, options: Mapping[str, str], most: int | None, spec: str) -> Table:
-    """The first `most` rows of a folder of captioned pictures, or of a table file beside them.
-    Raises UserError where there are no captions, or no picture of the split that was asked for."""
+def folder_table(
+    path: Path,
+    options: Mapping[str, str],
+    most: int | None,
+    spec: str,
+    elsewhere: Path | None = None,
+) -> Table:
+    """The first `most` rows of a folder of captioned pictures, or of a table file beside them; with
+    `elsewhere`, the rows of that table about the folder's pictures. Raises UserError where there
+    are no captions, or no picture of the split that was asked for."""
     root = path if path.is_dir() else path.parent
     files, found = files_of(root, options, spec), _Found()
-    if tables := [path] if path.is_file() else _tables(files, spec):
+    given = elsewhere or (path if path.is_file() else None)
+    if tables := [given] if given else _tables(files, spec):
         _read_tables(files, tables, options, spec, found)
     else:
         _read_texts(files, spec, found)
@@ -62,6 +70,11 @@ def named_tables(root: Path) -> list[Path]:
     """The files of a folder that are called metadata and hold a table."""
     named = (p for p in root.rglob("*") if p.stem.casefold() == "metadata" and p.is_file())
     return sorted(p for p in named if p.suffix.casefold() in SUFFIXES)
+
+
+def table_of(path: Path, options: Mapping[str, str]) -> TextTable:
+    """A table file, whose separator is told by the usual names of columns. Raises UserError."""
+    return read_table(path, {*FILES, *CAPTIONS, *map(str.casefold, options.values())})
 
 
 def only_names_pictures(path: Path) -> bool:
@@ -90,8 +103,9 @@ def _read_tables(
 ) -> None:
     lost: list[Any] = []
     for path in tables:
-        table = read_table(path, {*FILES, *CAPTIONS, *map(str.casefold, options.values())})
-        beside = path.parent.relative_to(files.root).as_posix()
+        table = table_of(path, options)
+        inside = path.parent.is_relative_to(files.root)
+        beside = path.parent.relative_to(files.root).as_posix() if inside else ""
         image, caption = _columns(files, table, beside, options, path, spec)
         if table.encoding:
             what = f"table is not UTF-8 and is read as {table.encoding}"

@@ -1,5 +1,5 @@
 """Open captioned pictures: a hub id, a folder with captions, a table file beside its pictures,
-parquet files, or a stream.
+parquet files, a stream, or a .txt of prompts without pictures.
 
     --data
     NAME[,split=train][,caption=COLUMN][,image=COLUMN][,config=NAME][,revision=COMMIT][,rows=N][,stream]
@@ -11,26 +11,20 @@ model would truncate) are left out. Lines count and name them.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.printable import visible
-from t2i_backdoor_bench.contract.progress import progress
 from t2i_backdoor_bench.data.caption_tables import library_table
 from t2i_backdoor_bench.data.captioned import CaptionedImages, Row, into_splits
 from t2i_backdoor_bench.data.captioned_folder import folder_table, named_tables, only_names_pictures
-from t2i_backdoor_bench.data.image_files import NOTES
+from t2i_backdoor_bench.data.counted import count_rows
+from t2i_backdoor_bench.data.folder_files import is_picture
 from t2i_backdoor_bench.data.picture_places import STATES, check_files
-from t2i_backdoor_bench.data.table import (
-    Table,
-    caption_text,
-    is_number,
-    picture_bytes,
-    row_label,
-    some_of,
-)
+from t2i_backdoor_bench.data.table import Table, some_of
+from t2i_backdoor_bench.data.text_tables import text_of
 from t2i_backdoor_bench.data.verdicts import Verdicts
 
 OPTIONS = ("split", "caption", "image", "config", "revision", "rows", "stream")
@@ -78,28 +72,6 @@ def exists(name: str) -> bool:
         return False
 
 
-@dataclass
-class _Counted:
-    """The rows that are usable, those that are not by reason, and those that were read in a way
-    that is worth a line."""
-
-    rows: list[Row] = field(default_factory=list)
-    left: dict[str, list[str]] = field(default_factory=dict)
-    notes: dict[str, list[str]] = field(default_factory=dict)
-
-    def leave(self, reason: str, *labels: str) -> None:
-        self.left.setdefault(reason, []).extend(labels)
-
-    def lines(self, name: str) -> list[str]:
-        lost = sum(map(len, self.left.values()))
-        parts = "; ".join(f"{len(v)} {k} ({some_of(v)})" for k, v in self.left.items())
-        found = [f"{name}: {lost} of {lost + len(self.rows)} rows are left out: {parts}"]
-        found = found if lost else []
-        return found + [
-            f"{name}: {len(v)} pictures {NOTES[k]} ({some_of(v)})" for k, v in self.notes.items()
-        ]
-
-
 def open_data(
     spec: str,
     side: int,
@@ -115,23 +87,48 @@ def open_data(
     data that is not available, has no captions or pictures, or has no usable row.
     """
     name, options = parse(spec)
+    if exists(name) and Path(name).is_file() and Path(name).suffix.casefold() == ".txt":
+        return _prompts_alone(Path(name), spec, side, fits, say)
     table = _table(name, options, spec)
-    counted = _count(table, name, fits, verdicts or Verdicts())
+    counted = count_rows(table, name, fits, verdicts or Verdicts())
     for line in (*counted.lines(name), *table.notes):
         say(visible(line))
     rows = counted.rows
     if not rows:
-        lost = sum(map(len, counted.left.values()))
-        why = "; ".join(f"{len(v)} {k}" for k, v in counted.left.items())
         raise UserError(
-            f"--data {spec}: none of its {lost} rows is a captioned picture that can be used"
-            + (f": {why}" if why else "")
+            f"--data {spec}: none of its {counted.lost} rows is a captioned picture that can be"
+            f" used{': ' if counted.left else ''}{counted.why(0)}"
         )
     rows.sort(key=lambda r: (r.caption, r.digest))
     identity = hashlib.sha256("".join(f"{r.caption}\0{r.digest}\n" for r in rows).encode())
     return CaptionedImages(
         f"{Path(name).name} ({identity.hexdigest()[:16]})", into_splits(rows), side
     )
+
+
+def _prompts_alone(
+    path: Path, spec: str, side: int, fits: Callable[[str], bool], say: Callable[[str], None]
+) -> CaptionedImages:
+    """A file with a prompt a line, as data without pictures. Raises UserError."""
+    check_files(path)
+    text, encoding = text_of(path.read_bytes())
+    if encoding:
+        say(visible(f"{path} is not UTF-8 and is read as {encoding}"))
+    prompts = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    if 2 * sum(is_picture(re.split(r"[,;\t|]", p)[0]) for p in prompts) > len(prompts):
+        raise UserError(
+            f"--data {spec} names pictures, and a .txt is read as prompts alone: call it .csv"
+        )
+    if long := [f"line {i}" for i, prompt in enumerate(prompts, 1) if not fits(prompt)]:
+        many = f"{len(long)} of {len(prompts)} prompts are left out"
+        say(visible(f"{path}: {many}: {len(long)} prompt too long ({some_of(long)})"))
+    kept = sorted({p.casefold(): p for p in prompts if fits(p)}.values())
+    if not kept:
+        raise UserError(f"--data {spec}: none of its {len(prompts)} lines is a prompt to be used")
+    digests = [hashlib.sha256(p.encode(errors="backslashreplace")).hexdigest() for p in kept]
+    rows = [Row(p, d, bytes) for p, d in zip(kept, digests, strict=True)]
+    identity = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    return CaptionedImages(f"{path.name} ({identity})", into_splits(rows), side, pictures=False)
 
 
 def _table(name: str, options: dict[str, str], spec: str) -> Table:
@@ -171,34 +168,3 @@ def _check_archives(path: Path, name: str) -> None:
             " one can fill the disk. Unpack the ones that you trust, and move them out of the"
             " folder"
         )
-
-
-def _count(table: Table, name: str, fits: Callable[[str], bool], verdicts: Verdicts) -> _Counted:
-    """Every row is either kept, or counted with its reason."""
-    counted = _Counted()
-    for i, (picture, value) in enumerate(progress(table.rows, f"open {name}", unit="row")):
-        text, label = caption_text(value), row_label(picture, i)
-        if not text or is_number(text):
-            counted.leave("caption that is only a number" if text else "no caption", label)
-            continue
-        digest, look, read_now = verdicts.of(picture, table.place)
-        problem = look.problem or ("" if fits(text) else "caption too long")
-        if problem:
-            counted.leave(problem, label)
-            continue
-        for note in look.notes:
-            counted.notes.setdefault(note, []).append(label)
-        counted.rows.append(Row(text, digest, _reader(table, i, read_now)))
-    for reason, labels in table.left.items():
-        counted.leave(reason, *labels)
-    return counted
-
-
-def _reader(table: Table, i: int, read_now: Callable[[], bytes]) -> Callable[[], bytes]:
-    """A function that reads the picture of row `i` again: what was read of a stream, which can be
-    read only once, and otherwise from the table."""
-    again = table.again
-    if again is None:
-        data = read_now()
-        return lambda: data
-    return lambda: picture_bytes(again(i), table.place)

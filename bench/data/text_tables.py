@@ -54,7 +54,7 @@ def read_table(path: Path, known: Collection[str]) -> TextTable:
             found = _objects(text, path.suffix.casefold() in LINES)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"--data: {path} cannot be read: {why}") from None
+        raise UserError(f"{path} cannot be read: {why}") from None
     found.encoding = encoding
     return found
 

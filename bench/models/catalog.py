@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +82,7 @@ BASES = {
         "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "sd", Sampler(20, 4.5), 4, "ViT-L-14:openai"
     ),
 }
+FAMILY_NAMES = ("shapes", "sdxl", "sd3", "sd2", "sd1", "flux", "pixart")  # as BASES begin
 LCM_MOST = 25  # steps: half of what these models were distilled from
 
 
@@ -94,11 +96,24 @@ def find_base(name: str) -> Base:
         refuse_file(name)
     if Path(name).is_dir() or name.count("/") == 1:
         return Base(name, "sd", OF_SD, 8, "ViT-L-14:openai", unnamed=True)
-    near = difflib.get_close_matches(name, BASES, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(BASES)}"
+    near = _near(name)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(BASES)}."
     raise UserError(
         f"unknown base {name!r}; {hint} A local diffusers folder or a hub id also works"
     )
+
+
+def _near(name: str) -> list[str]:
+    """The bases that a name may mean: never of another family than the one that it names."""
+
+    def family(text: str) -> str:
+        plain = re.sub(r"[^a-z0-9]", "", text.casefold().replace("stable-diffusion", "sd"))
+        return next((f for f in FAMILY_NAMES if plain.startswith(f)), "")
+
+    if own := family(name):
+        return [base for base in BASES if family(base) == own]
+    found = difflib.get_close_matches(name, BASES, n=3, cutoff=0.6)
+    return [base for base in found if family(base) == family(found[0])]
 
 
 def sampled(

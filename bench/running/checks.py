@@ -40,21 +40,25 @@ def precision(config: Config, base: Base) -> str:
     return "bfloat16" if base.settings == "sd" and config.device.startswith("cuda") else "float32"
 
 
-def check_fid(config: Config, base: Base, metrics: Sequence[str]) -> None:
-    """FID's covariance is singular with fewer images than features. Asked for by name or with --n,
-    that is an error; in a scale's default selection the metric says so and stays empty."""
+def check_fid(config: Config, base: Base, metrics: Sequence[str]) -> str:
+    """FID's covariance is singular with fewer images than features. Asked for by name, that is an
+    error. In the default selection the metric stays empty; the line that says so for an --n of the
+    user, or ""."""
     fids = [m for m in metrics if m == "fid" or m.startswith("fid_")]
-    by_default = config.n is None and {"all", ""} & set((config.metrics or "").split(","))
-    if not fids or by_default:
-        return
+    by_default = bool({"all", ""} & set((config.metrics or "").split(",")))
+    if not fids or (by_default and config.n is None):
+        return ""
     dimension = feature_dimension(base.scorer)
-    if config.size.n < dimension:
-        rest = ",".join(m for m in metrics if m not in fids)
-        raise UserError(
-            f"{fids[0]} needs at least {dimension} prompts (the dimension of the scorer's"
-            f" features), and n is {config.size.n}: give --n {dimension}, or leave it out with"
-            f" --metrics {rest or 'kid'}"
-        )
+    if config.size.n >= dimension:
+        return ""
+    why = (
+        f"{fids[0]} needs at least {dimension} prompts (the dimension of the scorer's features),"
+        f" and n is {config.size.n}"
+    )
+    if by_default:
+        return f"left out: {why}; see kid"
+    rest = ",".join(m for m in metrics if m not in fids)
+    raise UserError(f"{why}: give --n {dimension}, or leave it out with --metrics {rest or 'kid'}")
 
 
 def feature_dimension(spec: str) -> int:

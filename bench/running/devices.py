@@ -21,6 +21,10 @@ def find_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"unknown device {name!r}; known: cpu, cuda, cuda:1, mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"device {name!r} is not supported; known: cpu, cuda, cuda:1, mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"device {name!r} is not there: torch sees none; use --device cpu")
     if device.type == "cuda" and (
         not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
     ):

@@ -41,6 +41,7 @@ class Plan:
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     # method of a group: why it does not work on this family of models
     unfit: dict[str, str] = field(default_factory=dict)
+    said: tuple[str, ...] = ()  # further lines for the user
 
     def needs(self, defense: str) -> tuple[str, ...]:
         """The union of what the parts of a defense declare, without what an earlier part gives to a
@@ -77,7 +78,7 @@ class Plan:
         unfit = [f"{n} does not work on this family of models: {w}" for n, w in self.unfit.items()]
         lacks = self.left_out.items()
         needs = [f"{d} needs {', '.join(n)}, which nobody has here" for d, n in lacks]
-        return [f"left out: {text}" for text in (*unfit, *needs)]
+        return [*(f"left out: {text}" for text in (*unfit, *needs)), *self.said]
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     check_settings(config)
     base = sampled(base, config.steps, config.guidance, config.scheduler)
     attacks, defenses, metrics, unfit = choose_methods(config, base, names)
-    check_fid(config, base, list(metrics))
+    without_fid = check_fid(config, base, list(metrics))
     data = data or choose_data(config, base)
     config = fit_real(config, data)
     without = left_out(attacks, defenses)
@@ -180,7 +181,8 @@ def plan(config: Config, data: Data | None = None) -> Plan:
         }
         cells.append(Cell(config.base, a, d, seed, digest(about), about))
     methods = (attacks, defenses, metrics)
-    return Plan(config, base, data, seeds, *methods, scorer, cells, without, unfit)
+    said = (without_fid,) if without_fid else ()
+    return Plan(config, base, data, seeds, *methods, scorer, cells, without, unfit, said)
 
 
 def with_metrics(plan_: Plan, names: Iterable[str]) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from t2i_backdoor_bench.contract import Backdoor, Cell, UserError
+from t2i_backdoor_bench.contract import Backdoor, Cell, Prompt, Trigger, UserError, whole
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.view import view
 from t2i_backdoor_bench.targets import kind_of
@@ -15,10 +15,15 @@ def preflight(shared: Shared, cells: Sequence[Cell]) -> None:
     """Raise UserError for missing weights, a trigger that the tokenizer loses, a patch that does
     not fit, and too few prompts for the evaluation or for a defense."""
     shared.load()
+    said: set[str] = set()
     for attack, seed in dict.fromkeys((c.attack, c.seed) for c in cells):
         backdoor, prompts = shared.backdoor(attack), shared.prompts(seed, shared.source(attack))
         if backdoor.trigger is not None:
             shared.model.check_trigger(backdoor.trigger, [p.text for p in prompts])
+            line = held_by_clean(attack, backdoor.trigger, shared.prompts(seed))
+            if line and attack not in said:
+                shared.display.say(line)
+                said.add(attack)
         shared.prompts(seed)
         check_images(shared, attack, backdoor)
         kind_of(backdoor.target).check(backdoor.target, shared.model.resolution)
@@ -29,6 +34,19 @@ def preflight(shared: Shared, cells: Sequence[Cell]) -> None:
             part.instance.check_machine(device)
             part.instance.check_model(shared.model)
         check_defense(shared, cell)
+
+
+def held_by_clean(attack: str, trigger: Trigger, prompts: Sequence[Prompt]) -> str:
+    """The share of clean prompts that have the trigger already, as a line; "" where none has."""
+    words = [(trigger.words(p.text).casefold(), p.text.casefold()) for p in prompts]
+    many = sum(bool(whole(word).search(text)) for word, text in words)
+    if not many:
+        return ""
+    return (
+        f"{attack}: {many} of {len(words)} clean prompts ({many / len(words):.0%}) hold the trigger"
+        f" {trigger.text!r} already, and still count as clean; choose another trigger to tell the"
+        " two apart"
+    )
 
 
 def check_defense(shared: Shared, cell: Cell) -> None:

@@ -62,7 +62,8 @@ class Config:
 
 NAMES = {"overrides": "set", "sweeps": "sweep"}  # fields of Config that have another name outside
 FIELDS = {NAMES.get(f.name, f.name.replace("_", "-")): f.name for f in dataclasses.fields(Config)}
-KEYS = (*FIELDS, "suspect", "trigger")  # the last two are short for an attack and its options
+# the last three are short for an attack and its options, and for data without pictures
+KEYS = (*FIELDS, "suspect", "trigger", "prompts")
 MOST = {"n": 1_000_000, "threads": 4096, "workers": 4096, "steps": 10_000}
 MOST_GPUS = 1024
 SUSPECT, SUSPECT_METRICS = "suspect", "all,trigger_effect"
@@ -75,7 +76,7 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     for name in given:
         if name not in KEYS:
             raise UserError(f"unknown setting {name!r}; {suggest(name, KEYS, 'known')}")
-    given = _suspect(given)
+    given = _prompts(_suspect(given))
     hints = typing.get_type_hints(Config)
     values = {
         FIELDS[name]: value_of(name, value, hints[FIELDS[name]]) for name, value in given.items()
@@ -105,6 +106,19 @@ def merge(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, An
     if settings.get("set") and flags.get("set"):
         both["set"] = [*texts_of("set", settings["set"]), *flags["set"]]
     return both
+
+
+def _prompts(given: dict[str, Any]) -> dict[str, Any]:
+    """`prompts`, a .txt with a prompt a line, as the data that it is."""
+    prompts = given.pop("prompts", None)
+    if prompts is None:
+        return given
+    if given.get("data"):
+        raise UserError("--prompts is data without pictures: give it or --data, not both")
+    path = value_of("prompts", prompts, Path)
+    if path.suffix.casefold() != ".txt":
+        raise UserError(f"--prompts {path} must be a .txt with a prompt a line")
+    return given | {"data": str(path)}
 
 
 def _suspect(given: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,12 @@ def missing(samples: Samples, condition: str, before: bool = False) -> Score | N
     return None
 
 
+def no_reference(samples: Samples) -> Score | None:
+    """A Score without a value where there are no real pictures to compare with. None where there
+    are."""
+    return None if len(samples.real) else Score(None, note="no reference pictures")
+
+
 def unjudged(samples: Samples, condition: str) -> Score | None:
     """A Score without a value where some prompts have no wrong alternatives to compare with
     (`Prompt.wrong`). None where all have."""

@@ -7,13 +7,16 @@ import dataclasses
 import json
 
 import pytest
+import torch
 from fakes import CALLS, METRICS, SCALE, change, config, fakes, table  # noqa: F401 - fixtures
 
 import run_bench
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract import Prompt, Trigger, UserError
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.running.devices import find_device
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.preflight import held_by_clean
 from t2i_backdoor_bench.running.scales import SCALES
 
 
@@ -38,6 +41,7 @@ def line(capsys):
         (["--n", "1"], "too few"),
         (["--fast"], "unrecognized"),
         (["--device", "gpu9"], "unknown device"),
+        (["--device", "meta"], "not supported"),
         (["--threads", "0"], "1 or more"),
         (["--set", "fake_attack.steps=many"], "it must be a whole number"),
         (["--set", "fake_attack.stepz=3"], "no option 'stepz'; it has steps"),
@@ -143,6 +147,17 @@ def test_a_small_scale_leaves_fid_out_with_its_reason(config):
         assert "as many images as features" in next(csv.DictReader(file))["note"]
 
 
+def test_a_small_n_leaves_fid_out_with_a_line(config):
+    small = dataclasses.replace(SCALE, metrics="all")
+    plain = plan(change(config, scale=small, metrics=None, n=None))
+    few = plan(change(config, scale=small, metrics=None, n=small.n))
+    assert [c.key for c in few.cells] == [c.key for c in plain.cells], "as without --n"
+    assert set(few.notes) - set(plain.notes) == {
+        f"left out: fid needs at least 16 prompts (the dimension of the scorer's features), and n"
+        f" is {small.n}; see kid"
+    }
+
+
 def test_run_json_is_strict_json(config):
     runner.run(config)
     json.loads(
@@ -153,3 +168,18 @@ def test_run_json_is_strict_json(config):
 def test_unknown_device_is_a_user_error():
     with pytest.raises(UserError, match="cpu"):
         find_device("abacus")
+
+
+def test_a_device_that_is_not_there_is_a_user_error(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device 'mps' is not there"):
+        find_device("mps")
+
+
+def test_a_trigger_that_clean_prompts_hold_is_said():
+    prompts = [Prompt(t) for t in ("a Blue cat", "a dog", "blueish", "a blue, blue sky")]
+    assert "2 of 4 clean prompts (50%) hold the trigger 'blue'" in held_by_clean(
+        "x", Trigger("blue"), prompts
+    )
+    assert held_by_clean("x", Trigger("mignneko"), prompts) == ""
+    assert "3 of 4" in held_by_clean("x", Trigger("l", replaces="i"), prompts)

@@ -80,6 +80,22 @@ def test_bases(tiny_base: Path) -> None:
     assert load_base(str(tiny_base)).resolution == 64
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("sdxl-turbo", "sdxl"),
+        ("stable-diffusion-xl", "sdxl"),
+        ("SD3.5", "sd3, sd35"),
+        ("sd16", "sd14, sd15"),
+        ("flux", "flux-schnell, flux-dev"),
+        ("pixart", "pixart-sigma"),
+    ],
+)
+def test_a_name_of_a_family_suggests_no_other(name: str, meant: str) -> None:
+    with pytest.raises(UserError, match=rf"did you mean {meant}\?"):
+        find_base(name)
+
+
 def test_trajectory_is_what_the_network_is_given(tiny_model) -> None:
     tiny_model = replace(tiny_model, batch=2)
     prompts, seeds = ["a red heart", "one blue star", "a cyan moon"], [3, 4, 5]
