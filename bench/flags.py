@@ -35,6 +35,11 @@ TEXTS = {  # flags that take a text: metavar, help
     "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
 }
 REPEATED = {
+    "model": (
+        "PATH[,scale=S]",
+        "what is taken over the base: a part of a model, changed weights, a file in the original"
+        " layout, an adapter (LoRA) with its scale, a learned word; repeatable, in this order",
+    ),
     "set": ("NAME.OPTION=VALUE", "an option of a method; repeatable"),
     "sweep": (
         "NAME.OPTION=V1,V2",
