@@ -38,6 +38,8 @@ def value_of(name: str, value: Any, kind: Any) -> Any:
         return _paths(value)
     if name == "memory":
         return _ways(value)
+    if name == "data" and isinstance(value, Mapping):
+        return _named_with_options(value)
     if name == "seeds":
         return _seeds(value)
     if name in ("attacks", "defenses", "metrics") and isinstance(value, (list, tuple)):
@@ -58,6 +60,18 @@ def value_of(name: str, value: Any, kind: Any) -> Any:
     if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
         raise UserError(f"{name} must be {WORDS.get(wanted, wanted.__name__)}, not {_short(value)}")
     return value
+
+
+def _named_with_options(value: Mapping[Any, Any]) -> str:
+    """Data given as {name: FOLDER, split: train, ...}, as the text that `--data` takes."""
+    rest = {str(k): _text(v) for k, v in value.items() if k != "name" and v is not False}
+    wrong = [k for k, v in rest.items() if "," in k + v]
+    if not isinstance(value.get("name"), str) or wrong:
+        raise UserError(
+            f"data must have a name, and options without commas, not {_short(dict(value))}"
+        )
+    parts = ["stream" if (k, v) == ("stream", "true") else f"{k}={v}" for k, v in rest.items()]
+    return ",".join([value["name"], *parts])
 
 
 def _ways(value: Any) -> tuple[str, ...]:
