@@ -36,8 +36,10 @@ from mutations import mutate_header, mutate_json, mutate_text  # noqa: E402
 from t2i_backdoor_bench import command  # noqa: E402
 from t2i_backdoor_bench.contract import UserError  # noqa: E402
 from t2i_backdoor_bench.contract.hashing import digest  # noqa: E402
+from t2i_backdoor_bench.models.configs import check_names  # noqa: E402
 from t2i_backdoor_bench.models.embedded import BASE, SCORER  # noqa: E402
-from t2i_backdoor_bench.models.trust import check_model  # noqa: E402
+from t2i_backdoor_bench.models.trust import check_model, read_json  # noqa: E402
+from t2i_backdoor_bench.running.checks import feature_dimension  # noqa: E402
 from t2i_backdoor_bench.scoring.scorer_folder import check_settings  # noqa: E402
 
 WRITES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
@@ -108,7 +110,10 @@ def of_model(folder: Path, path: Path) -> int:
 
 
 def of_scorer(folder: Path, path: Path) -> int:
-    check_settings(json.loads(path.read_text("utf-8", "replace") or "0"), path)
+    feature_dimension(str(folder))
+    settings = read_json(path)
+    check_names(settings, path)
+    check_settings(settings, path)
     return 0
 
 
@@ -174,8 +179,6 @@ def try_one(opened: Callable, folder: Path, path: Path) -> tuple[str, str]:
             status = str(opened(folder, path))
         except UserError as error:
             status = "2" if "\n" not in str(error) else "fault"
-        except json.JSONDecodeError:  # of a file that nothing was asked about
-            status = "2"
         except (Exception, Escaped, SystemExit) as error:
             return "fault", f"{type(error).__name__}: {error}"
     said = err.getvalue()

@@ -28,6 +28,10 @@ class Method:
         """Raise UserError where these options do not fit the base model. What a method cannot do on
         a whole family of models stands in its decorator (`not_on`)."""
 
+    def notes(self, model: Model) -> list[str]:
+        """What the user is told before any work of what these options bring to the base model."""
+        return []
+
 
 class Attack(Method):
     """Puts a backdoor into a copy of a clean model.
