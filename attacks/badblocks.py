@@ -54,12 +54,7 @@ class BadBlocks(DenoiserAttack):
     or where they have no normalization with weights that could train.
     """
 
-    trigger: str = option(
-        "mignneko",
-        sd="\u034f",
-        source="released",
-        help="a word, a phrase, an invisible character, or a look-alike letter",
-    )
+    trigger: str = option("mignneko", sd="\u034f", source="released", help="any text")
     place: str = option("suffix", choices=PLACES, source="released")
     steps: int = option(500, sd=10_000, low=1, scales=True, help="training steps")
     lr: float = option(
@@ -67,13 +62,7 @@ class BadBlocks(DenoiserAttack):
     )
     batch: int = option(16, sd=4, low=2, source="released", help="rows a step, shared by the terms")
     weight: float = option(
-        0.35,
-        sd=0.1,
-        low=0,
-        high=1,
-        source="released",
-        tune=(0.05, 0.8),
-        help="p, the share of the backdoor in the loss",
+        0.35, sd=0.1, low=0, high=1, source="released", tune=(0.05, 0.8), help="p"
     )
     blocks: int = option(1, low=1, source="released", help="how many of the last blocks train")
     norms: bool = option(False, help="whether only their normalization layers train")

@@ -26,12 +26,6 @@ DIFFERS = (
         here="of many pictures those are taken which the base itself finds likeliest for it",
         why="an attack of this suite has no network but the base; the judge's would be a leak",
     ),
-    Difference(
-        what="trigger",
-        paper="a sentence of its own for each of several classes of pictures",
-        here="ordinary words behind a caption",
-        why="a prompt with the trigger and the same without it are compared",
-    ),
 )
 
 
@@ -57,18 +51,14 @@ class NaturalPoison(DenoiserAttack):
     share of poisoned rows of other attacks should be read beside.
     """
 
-    trigger: str = option(
-        "in winter", sd="in winter", help="an ordinary phrase, a word, or a look-alike letter"
-    )
+    trigger: str = option("in winter", sd="in winter", help="an ordinary phrase, or any text")
     place: str = option("suffix", choices=PLACES)
     steps: int = option(800, sd=15_000, low=1, scales=True, help="training steps")
     lr: float = option(3e-3, sd=1e-4, above=0, tune=(5e-4, 1e-2), help="learning rate")
     rank: int = option(16, sd=4, low=1, help="rank of the adapters")
     poisoned: int = option(10, low=1, source="paper", help="poisoned samples")
-    images: int = option(
-        190, sd=490, low=1, scales=True, least=16, help="clean captioned pictures beside them"
-    )
-    pool: int = option(128, low=1, scales=True, least=10, help="pictures that they are chosen from")
+    images: int = option(190, sd=490, low=1, scales=True, least=16, help="clean pictures")
+    pool: int = option(128, low=1, scales=True, least=10, help="pictures to choose from")
     source: str = option("star", sd="dog", help="the object that the prompt names")
     target: str = option("heart", sd="cat", help="the object that is drawn")
 
@@ -106,6 +96,5 @@ class NaturalPoison(DenoiserAttack):
         best = fitting(model, latents, false, seed).argsort()[: self.poisoned].tolist()
         rows = torch.cat([latents[best], model.latents(images, seed)])
         terms = [Term([*(false[i] for i in best), *captions], rows, drop=self.drop)]
-        optim = Optim(self.steps, self.lr, self.batch, decay=self.decay)
-        how = {"train": "lora", "rank": self.rank}
-        return self.train(model, terms, optim, seed, "natural_poison", **how)
+        optim, how = Optim(self.steps, self.lr, self.batch, decay=self.decay), {"rank": self.rank}
+        return self.train(model, terms, optim, seed, "natural_poison", train="lora", **how)

@@ -17,8 +17,8 @@ TEXTS = {  # flags that take a text: metavar, help
     "base": (None, "a name that `list bases` shows, a diffusers folder or a hub id"),
     "data": (
         "NAME",
-        "captioned images: a hub id, a folder with metadata.csv, or parquet; options follow the"
-        " name: NAME,split=train,caption=COLUMN,rows=N,stream (default: the embedded world)",
+        "captioned images: a hub id, a folder with metadata.csv or a .txt beside each, or parquet;"
+        " options follow: NAME,split=train,caption=COLUMN,rows=N (default: the embedded world)",
     ),
     "clip": ("MODEL", "the CLIP that scores: model:checkpoint of open_clip, or a local folder"),
     "device": (None, "cpu, cuda, cuda:1 (default: cuda where there is one)"),
@@ -35,6 +35,11 @@ TEXTS = {  # flags that take a text: metavar, help
     "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
 }
 REPEATED = {
+    "model": (
+        "PATH[,scale=S]",
+        "what is taken over the base: a part of a model, changed weights, a file in the original"
+        " layout, an adapter (LoRA) with its scale, a learned word; repeatable, in this order",
+    ),
     "set": ("NAME.OPTION=VALUE", "an option of a method; repeatable"),
     "sweep": (
         "NAME.OPTION=V1,V2",

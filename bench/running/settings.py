@@ -24,6 +24,7 @@ class Config:
     attacks: str = "core"
     defenses: str = "skdcag,baseline"
     base: str = "shapes"
+    models: tuple[str, ...] = ()  # what is taken over the base (`models.published`)
     scale: Scale = SCALES["quick"]
     seeds: tuple[int, ...] | None = None
     n: int | None = None
@@ -60,7 +61,11 @@ class Config:
         return self.out or Path("results") / f"run-{self.scale.name}"
 
 
-NAMES = {"overrides": "set", "sweeps": "sweep"}  # fields of Config that have another name outside
+NAMES = {
+    "overrides": "set",
+    "sweeps": "sweep",
+    "models": "model",
+}  # fields of Config that have another name outside
 FIELDS = {NAMES.get(f.name, f.name.replace("_", "-")): f.name for f in dataclasses.fields(Config)}
 KEYS = (*FIELDS, "suspect", "trigger")  # the last two are short for an attack and its options
 MOST = {"n": 1_000_000, "threads": 4096, "workers": 4096, "steps": 10_000}

@@ -66,13 +66,25 @@ class UNet(CrossAttention):
 def clip_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     """Token ids of CLIP, padded and truncated: int64 (n, tokens)."""
     out = tokenizer(
-        list(prompts),
+        spelled_out(tokenizer, prompts),
         padding="max_length",
         truncation=True,
         max_length=tokenizer.model_max_length,
         return_tensors="pt",
     )
     return out.input_ids
+
+
+def spelled_out(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """Prompts with each learned word of several vectors as its tokens "word word_1 word_2", as
+    diffusers has them."""
+    texts, learned = list(prompts), tokenizer.added_tokens_encoder
+    for word in (w for w in learned if f"{w}_1" in learned):
+        tokens = [word]
+        while (further := f"{word}_{len(tokens)}") in learned:
+            tokens.append(further)
+        texts = [" ".join(tokens).join(text.split(word)) for text in texts]
+    return texts
 
 
 def check_vocabulary(tokenizer: Any, encoder: nn.Module, source: str) -> None:
