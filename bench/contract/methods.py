@@ -147,3 +147,8 @@ class Screen:
         """How suspicious each of n prompts is, float (n,), larger is more; None where the screen
         only decides."""
         return None
+
+    def suspicion(self) -> float | None:
+        """How suspicious the model itself is, larger is more: a verdict on the checkpoint. None
+        where the screen judges prompts alone."""
+        return None
