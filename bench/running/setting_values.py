@@ -34,6 +34,8 @@ def value_of(name: str, value: Any, kind: Any) -> Any:
             raise UserError(f"unknown {choice} {value!r}; known: {', '.join(known)}")
     if name in ("set", "sweep"):
         return tuple(texts_of(name, value))
+    if name == "model":
+        return _paths(value)
     if name == "memory":
         return _ways(value)
     if name == "data" and isinstance(value, Mapping):
@@ -80,6 +82,16 @@ def _ways(value: Any) -> tuple[str, ...]:
             f"memory must be a list of ways such as checkpointing,slicing, not {_short(value)}"
         )
     return tuple(p.strip() for p in parts if p.strip())
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    """Paths with their options, given as one text or as a list."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(
+        isinstance(t, str) and t.strip() and t.isprintable() for t in texts
+    ):
+        raise UserError(f"model must be a path, or a list of paths, not {_short(value)}")
+    return tuple(texts)
 
 
 def texts_of(name: str, value: Any) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from t2i_backdoor_bench.contract import UserError, suggest
 from t2i_backdoor_bench.running.scales import SCALES, Scale
 from t2i_backdoor_bench.running.setting_values import texts_of, value_of
+from t2i_backdoor_bench.running.short_settings import SHORT, spelled_out
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Config:
     memory: tuple[str, ...] = ()  # ways to save memory (`models.catalog.MEMORY`)
     style: str = "full"
     checkpoint_every: float = 60.0  # seconds between two checkpoints of a training
+    models: tuple[str, ...] = ()  # what is taken over the base (`models.published`)
 
     @property
     def size(self) -> Scale:
@@ -60,13 +62,15 @@ class Config:
         return self.out or Path("results") / f"run-{self.scale.name}"
 
 
-NAMES = {"overrides": "set", "sweeps": "sweep"}  # fields of Config that have another name outside
+NAMES = {
+    "overrides": "set",
+    "sweeps": "sweep",
+    "models": "model",
+}  # fields of Config that have another name outside
 FIELDS = {NAMES.get(f.name, f.name.replace("_", "-")): f.name for f in dataclasses.fields(Config)}
-# the last three are short for an attack and its options, and for data without pictures
-KEYS = (*FIELDS, "suspect", "trigger", "prompts")
+KEYS = (*FIELDS, *SHORT)
 MOST = {"n": 1_000_000, "threads": 4096, "workers": 4096, "steps": 10_000}
 MOST_GPUS = 1024
-SUSPECT, SUSPECT_METRICS = "suspect", "all,trigger_effect"
 
 
 def make_config(settings: Mapping[str, Any]) -> Config:
@@ -76,7 +80,7 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     for name in given:
         if name not in KEYS:
             raise UserError(f"unknown setting {name!r}; {suggest(name, KEYS, 'known')}")
-    given = _prompts(_suspect(given))
+    given = spelled_out(given)
     hints = typing.get_type_hints(Config)
     values = {
         FIELDS[name]: value_of(name, value, hints[FIELDS[name]]) for name, value in given.items()
@@ -106,38 +110,3 @@ def merge(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, An
     if settings.get("set") and flags.get("set"):
         both["set"] = [*texts_of("set", settings["set"]), *flags["set"]]
     return both
-
-
-def _prompts(given: dict[str, Any]) -> dict[str, Any]:
-    """`prompts`, a .txt with a prompt a line, as the data that it is."""
-    prompts = given.pop("prompts", None)
-    if prompts is None:
-        return given
-    if given.get("data"):
-        raise UserError("--prompts is data without pictures: give it or --data, not both")
-    path = value_of("prompts", prompts, Path)
-    if path.suffix.casefold() != ".txt":
-        raise UserError(f"--prompts {path} must be a .txt with a prompt a line")
-    return given | {"data": str(path)}
-
-
-def _suspect(given: dict[str, Any]) -> dict[str, Any]:
-    """`suspect` and `trigger` as what they are short for."""
-    suspect, trigger = given.pop("suspect", False), given.pop("trigger", None)
-    if not isinstance(suspect, bool):
-        raise UserError(f"suspect must be true or false, not {suspect!r}")
-    if not suspect:
-        if trigger is not None:
-            raise UserError(
-                "--trigger goes with --suspect; the trigger of an attack is an option, such as"
-                " --set badt2i_pixel.trigger=WORD"
-            )
-        return given
-    if "attacks" in given:
-        raise UserError("--suspect takes the base as it is, without an attack: leave out --attacks")
-    options = [f"{SUSPECT}.trigger={trigger}"] if trigger is not None else []
-    return (
-        {"metrics": SUSPECT_METRICS}
-        | given
-        | {"attacks": SUSPECT, "set": [*texts_of("set", given.get("set", ())), *options]}
-    )

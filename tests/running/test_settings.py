@@ -12,7 +12,7 @@ import yaml
 from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.flags import make_parser
-from t2i_backdoor_bench.running import settings
+from t2i_backdoor_bench.running import settings, short_settings
 from t2i_backdoor_bench.running.scales import SCALES
 from t2i_backdoor_bench.running.settings import Config, make_config, merge
 from t2i_backdoor_bench.running.yaml_file import read_yaml, to_yaml
@@ -170,7 +170,7 @@ def test_suspect_is_short_for_an_attack_and_its_options():
     )
     assert config.attacks == "suspect"
     assert config.overrides == ("suspect.place=suffix", "suspect.trigger=mignneko")
-    assert config.metrics == settings.SUSPECT_METRICS
+    assert config.metrics == short_settings.SUSPECT_METRICS
     assert make_config({"suspect": True, "metrics": "drift"}).metrics == "drift"
     assert make_config({"suspect": False, "attacks": "all"}).attacks == "all"
 

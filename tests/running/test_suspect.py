@@ -14,7 +14,7 @@ from t2i_backdoor_bench.contract import UserError, registry
 from t2i_backdoor_bench.report import rows as tables
 from t2i_backdoor_bench.report.main_table import columns
 from t2i_backdoor_bench.report.publish import rebuild
-from t2i_backdoor_bench.running import settings
+from t2i_backdoor_bench.running import short_settings
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
@@ -106,8 +106,8 @@ def test_apart_means_not_in_all():
     assert not {"suspect", "checkpoint"} & set(registry.attacks.select("all"))
     assert "trigger_effect" not in registry.metrics.select("all")
     assert "skdcag_black" not in registry.defenses.select("all"), "it is skdcag by the paper's name"
-    assert registry.attacks.select("suspect") == [settings.SUSPECT]
-    assert set(registry.metrics.select(settings.SUSPECT_METRICS)) > {"asr", "trigger_effect"}
+    assert registry.attacks.select("suspect") == [short_settings.SUSPECT]
+    assert set(registry.metrics.select(short_settings.SUSPECT_METRICS)) > {"asr", "trigger_effect"}
 
 
 def test_the_command(tiny, tmp_path, capsys):
