@@ -6,6 +6,7 @@ Verbs, and the flag that does the same (each also takes `--help`):
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
   verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
                          --all: each of them), and compare
+  export CELL FOLDER     --export CELL FOLDER: write the model of a cell of --out into a new folder
 
 Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where it is installed:
   python run_bench.py                        the core attacks x (skdcag + baselines)
@@ -43,8 +44,8 @@ def without_verb(arguments: list[str]) -> tuple[list[str], str]:
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("run", [])
     if verb == "run":
         return rest, ""
-    if verb == "verify":
-        return ["--verify", *rest], ""
+    if verb in ("verify", "export"):
+        return [f"--{verb}", *rest], ""
     named = bool(rest) and not rest[0].startswith("-")
     if verb == "tables":
         return ["--tables-only", *(["--out"] if named else []), *rest], ""
@@ -91,6 +92,10 @@ def obey(flags: dict[str, Any], kind: str) -> int:
         return verify(folder, **asked)
     if wrong := [f"--{name}" for name, given in asked.items() if given]:
         raise UserError(f"{' and '.join(wrong)} goes with verify FOLDER")
+    if pair := flags.pop("export", None):
+        return export(*pair, flags)
+    if wrong := [f"--{name}" for name in ("form", "rank") if name in flags]:
+        raise UserError(f"{wrong[0]} goes with export CELL FOLDER")
     from t2i_backdoor_bench.running.settings import make_config, merge
 
     settings = {}
@@ -116,6 +121,23 @@ def verify(folder: Path, all: bool, fetch: bool) -> int:
     from t2i_backdoor_bench.running.verify import verify as check
 
     return check(folder, changed_files, every=all, fetch=fetch)
+
+
+def export(cell: str, folder: str, flags: dict[str, Any]) -> int:
+    """`running.export` of a cell of a run folder, which is only read but for what is made again.
+    Nothing that a stranger's run.json names is asked of the hub."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.flags import path
+    from t2i_backdoor_bench.running.export import export as write
+    from t2i_backdoor_bench.running.settings import make_config
+
+    form, rank = flags.pop("form", "folder"), flags.pop("rank", None)
+    if wrong := [name for name in flags if name not in ("out", "scale")]:
+        raise UserError(
+            f"--{wrong[0].replace('_', '-')} does not go with export: its settings are those of the"
+            " run in --out"
+        )
+    return write(cell, path(folder), make_config(flags).folder, form, rank)
 
 
 def version() -> str:

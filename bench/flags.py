@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from t2i_backdoor_bench.contract.errors import UserError
-from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, SCALES, STYLES
+from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, FORMS, SCALES, STYLES
 
 NAMED = "names, groups or all, separated by commas; name[option=value,...] is a variant"
 TEXTS = {  # flags that take a text: metavar, help
@@ -32,6 +32,11 @@ TEXTS = {  # flags that take a text: metavar, help
         "dpm, ddim, euler, lcm, or own: the base's own; other families have others (default: dpm,"
         " and own for models of few steps)",
     ),
+    "save-models": (
+        "KINDS",
+        "attacked, repaired: also write the models of each cell into the run folder, as diffusers"
+        " folders with a model card",
+    ),
     "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
 }
 REPEATED = {
@@ -55,9 +60,11 @@ CHOSEN = {
         " bases on CUDA)",
     ),
     "executor": (EXECUTORS, "ray: cells as Ray tasks, here or on a cluster (default: local)"),
+    "form": (FORMS, "with export: a diffusers folder, the changed tensors, or a LoRA difference"),
     "style": (STYLES, "paper: removal accuracy by target, as in the SKD-CAG paper (default: full)"),
 }
 COUNTS = {
+    "rank": "with export --form lora: the rank of the difference (default: 16)",
     "n": "evaluation prompts a condition (default: the scale's)",
     "steps": "sampler steps (default: the base's)",
     "workers": "cells made at a time, each by a process (default: a core each on the embedded"
@@ -112,6 +119,10 @@ def make_parser(description: str = "") -> Parser:
         add(f"--{name}", type=path, metavar=metavar, help=text)
     for name, text in SWITCHES.items():
         add(f"--{name}", action="store_true", help=text)
+    wrote = (
+        "write the model of a cell of the run folder --out: CELL is ATTACK/DEFENSE/SEED or a key"
+    )
+    add("--export", nargs=2, metavar=("CELL", "FOLDER"), help=wrote)
     add("--seeds", type=seeds, metavar="0,1,2", help="training and noise seeds (default: scale's)")
     add("--guidance", type=float, metavar="SCALE", help="of guidance (default: the base's)")
     share = "with --executor ray: GPUs that a cell takes (default: 1 on cuda)"
