@@ -25,7 +25,7 @@ SUSPECT = """> **Warning: this model may hold a backdoor.** It came from elsewhe
 > and was not repaired.
 """
 REPAIR = """> This model was attacked, or may have been, and then repaired. A repair can leave a
-> part of a backdoor in place: the numbers below are what was measured, on the prompts of this run alone.
+> part of a backdoor in place: the numbers below are what was measured, on the prompts of this run.
 """
 
 
