@@ -6,6 +6,8 @@ Verbs, and the flag that does the same (each also takes `--help`):
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
   verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
                          --all: each of them), and compare
+  site OUT FOLDER...     a static site of these run folders: boards, and a page for each run, method
+                         and cell
 
 Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where it is installed:
   python run_bench.py                        the core attacks x (skdcag + baselines)
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr, visible
-from t2i_backdoor_bench.flags import make_parser
+from t2i_backdoor_bench.flags import Parser, make_parser, path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +69,8 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
 
 def execute(arguments: list[str]) -> int:
     """What the command does. Raises UserError."""
+    if arguments[:1] == ["site"]:
+        return site(arguments[1:])
     arguments, kind = without_verb(arguments)
     flags = vars(make_parser(__doc__).parse_args(arguments))  # `--help` ends here
     with no_exit():
@@ -116,6 +120,17 @@ def verify(folder: Path, all: bool, fetch: bool) -> int:
     from t2i_backdoor_bench.running.verify import verify as check
 
     return check(folder, changed_files, every=all, fetch=fetch)
+
+
+def site(arguments: list[str]) -> int:
+    """`report.site` of run folders. Raises UserError."""
+    parser = Parser(prog="t2i-backdoor-bench site", description="A static site of run folders.")
+    parser.add_argument("out", type=path, metavar="OUT", help="folder of the site")
+    parser.add_argument("folders", type=path, metavar="FOLDER", nargs="+", help="run folders")
+    flags = parser.parse_args(arguments)
+    from t2i_backdoor_bench.report.site.build import write_site
+
+    return write_site(flags.out, flags.folders)
 
 
 def version() -> str:
