@@ -6,6 +6,8 @@ Verbs, and the flag that does the same (each also takes `--help`):
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
   verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
                          --all: each of them), and compare
+  submit FOLDER --by ME  check a run, strip private paths, and pack it for a leaderboard
+  accept ARCHIVE --by ME check what somebody submitted, and make a random sample of it again
   site OUT FOLDER...     a static site of these run folders: boards, and a page for each run, method
                          and cell
 
@@ -69,8 +71,8 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
 
 def execute(arguments: list[str]) -> int:
     """What the command does. Raises UserError."""
-    if arguments[:1] == ["site"]:
-        return site(arguments[1:])
+    if arguments[:1] and arguments[0] in APART:
+        return APART[arguments[0]](arguments[1:])
     arguments, kind = without_verb(arguments)
     flags = vars(make_parser(__doc__).parse_args(arguments))  # `--help` ends here
     with no_exit():
@@ -131,6 +133,62 @@ def site(arguments: list[str]) -> int:
     from t2i_backdoor_bench.report.site.build import write_site
 
     return write_site(flags.out, flags.folders)
+
+
+def submit(arguments: list[str]) -> int:
+    """`running.submission` of a run folder. Raises UserError."""
+    parser = Parser(prog="t2i-backdoor-bench submit", description="Pack a run for a leaderboard.")
+    add = parser.add_argument
+    add("folder", type=path, metavar="FOLDER", help="a finished run")
+    add("--by", required=True, metavar="NAME", help="who made it, as the site shall show it")
+    add("--title", default="", help="what the site shall call the run (default: its folder)")
+    add("--contact", default="", help="where questions go, such as a mail address; it is shown")
+    add(
+        "--reported",
+        type=path,
+        metavar="CSV",
+        help="what a paper reports: attack, defense, metric, value, source",
+    )
+    add("--out", type=path, metavar="ARCHIVE", help="default: FOLDER.submission.tar.gz")
+    flags = parser.parse_args(arguments)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.report import claims
+    from t2i_backdoor_bench.report.changed import changed_files
+    from t2i_backdoor_bench.report.publish import rewrite
+    from t2i_backdoor_bench.running import submission
+
+    numbers = claims.read_reported(flags.reported) if flags.reported else {}
+    out = flags.out or flags.folder.with_name(f"{flags.folder.resolve().name}.submission.tar.gz")
+    writers = submission.Writers(
+        changed_files, rewrite, lambda store: claims.claims(store, numbers)
+    )
+    maker = submission.Maker(flags.by, flags.title, flags.contact)
+    with no_exit():
+        return submission.submit(flags.folder, out, maker, writers)
+
+
+def accept(arguments: list[str]) -> int:
+    """`running.acceptance` of an archive that `submit` wrote. Raises UserError."""
+    parser = Parser(prog="t2i-backdoor-bench accept", description="Check what was submitted.")
+    add = parser.add_argument
+    add("archive", type=path, metavar="ARCHIVE", help="what submit wrote")
+    add("--by", required=True, metavar="NAME", help="who checks it, as the site shall show it")
+    add("--out", type=path, required=True, metavar="FOLDER", help="a new folder for the run")
+    add("--sample", type=int, default=3, metavar="N", help="cells to make again (default: 3)")
+    add("--fetch", action="store_true", help="what run.json names may be fetched from the hub")
+    flags = parser.parse_args(arguments)
+    if not flags.fetch:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.report.changed import changed_files
+    from t2i_backdoor_bench.running import acceptance
+
+    with no_exit():
+        return acceptance.accept(
+            flags.archive, flags.out, flags.by, changed_files, flags.sample, flags.fetch
+        )
+
+
+APART = {"site": site, "submit": submit, "accept": accept}  # verbs with flags of their own
 
 
 def version() -> str:
