@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr, visible
-from t2i_backdoor_bench.flags import Parser, make_parser, path
+from t2i_backdoor_bench.flags import make_parser, make_parsers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,10 +126,7 @@ def verify(folder: Path, all: bool, fetch: bool) -> int:
 
 def site(arguments: list[str]) -> int:
     """`report.site` of run folders. Raises UserError."""
-    parser = Parser(prog="t2i-backdoor-bench site", description="A static site of run folders.")
-    parser.add_argument("out", type=path, metavar="OUT", help="folder of the site")
-    parser.add_argument("folders", type=path, metavar="FOLDER", nargs="+", help="run folders")
-    flags = parser.parse_args(arguments)
+    flags = make_parsers()["site"].parse_args(arguments)
     from t2i_backdoor_bench.report.site.build import write_site
 
     return write_site(flags.out, flags.folders)
@@ -137,20 +134,7 @@ def site(arguments: list[str]) -> int:
 
 def submit(arguments: list[str]) -> int:
     """`running.submission` of a run folder. Raises UserError."""
-    parser = Parser(prog="t2i-backdoor-bench submit", description="Pack a run for a leaderboard.")
-    add = parser.add_argument
-    add("folder", type=path, metavar="FOLDER", help="a finished run")
-    add("--by", required=True, metavar="NAME", help="who made it, as the site shall show it")
-    add("--title", default="", help="what the site shall call the run (default: its folder)")
-    add("--contact", default="", help="where questions go, such as a mail address; it is shown")
-    add(
-        "--reported",
-        type=path,
-        metavar="CSV",
-        help="what a paper reports: attack, defense, metric, value, source",
-    )
-    add("--out", type=path, metavar="ARCHIVE", help="default: FOLDER.submission.tar.gz")
-    flags = parser.parse_args(arguments)
+    flags = make_parsers()["submit"].parse_args(arguments)
     os.environ["HF_HUB_OFFLINE"] = "1"
     from t2i_backdoor_bench.report import claims
     from t2i_backdoor_bench.report.changed import changed_files
@@ -169,14 +153,7 @@ def submit(arguments: list[str]) -> int:
 
 def accept(arguments: list[str]) -> int:
     """`running.acceptance` of an archive that `submit` wrote. Raises UserError."""
-    parser = Parser(prog="t2i-backdoor-bench accept", description="Check what was submitted.")
-    add = parser.add_argument
-    add("archive", type=path, metavar="ARCHIVE", help="what submit wrote")
-    add("--by", required=True, metavar="NAME", help="who checks it, as the site shall show it")
-    add("--out", type=path, required=True, metavar="FOLDER", help="a new folder for the run")
-    add("--sample", type=int, default=3, metavar="N", help="cells to make again (default: 3)")
-    add("--fetch", action="store_true", help="what run.json names may be fetched from the hub")
-    flags = parser.parse_args(arguments)
+    flags = make_parsers()["accept"].parse_args(arguments)
     if not flags.fetch:
         os.environ["HF_HUB_OFFLINE"] = "1"
     from t2i_backdoor_bench.report.changed import changed_files
