@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import (
@@ -13,10 +13,11 @@ from t2i_backdoor_bench.contract import (
     option,
     register_attack,
 )
-from t2i_backdoor_bench.models.fingerprint import fingerprint
+from t2i_backdoor_bench.models.catalog import find_base
 from t2i_backdoor_bench.models.finite import check_folder
-from t2i_backdoor_bench.models.loading import load_pipeline
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.models.published.asked import asked_fingerprint
+from t2i_backdoor_bench.models.published.over import Over, take_over
 from t2i_backdoor_bench.targets.object import check_objects
 from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, place_patch
 from t2i_backdoor_bench.targets.style import ALL_STYLES
@@ -30,8 +31,10 @@ class Checkpoint(Attack):
 
     `suspect` is the base itself (`--base FOLDER --suspect`). No clean version of it is known:
     defenses that need one are left out, and without a trigger also those that need the trigger.
-    `checkpoint` with a `folder` takes the U-Net and text encoder of that diffusers folder in place
-    of the base's. The base is then the clean model, and every defense can run.
+    `checkpoint` with a `folder` takes the denoiser and text encoders of what lies there over the
+    base: a diffusers folder, a part of one, changed weights, a file in the original layout or
+    adapters (docs/published-models.md). The base is then the clean model, and every defense can
+    run.
 
     `style`, `source` and `target`, or `picture` say what the backdoor draws, and this is judged.
     Without them the target is unknown: attack success is not measured, but `trigger_effect` is, and
@@ -41,7 +44,9 @@ class Checkpoint(Attack):
     """
 
     folder: str = option(
-        "", help="a diffusers folder with the attacked weights; without it, the base itself"
+        "",
+        help="where the attacked weights are: PATH, several joined by ;, adapters as"
+        " PATH,scale=0.8; without it, the base itself",
     )
     trigger: str = option("", help="the trigger, where it is known")
     place: str = option("prefix", choices=PLACES)
@@ -63,7 +68,7 @@ class Checkpoint(Attack):
 
     def __post_init__(self) -> None:
         if self.folder:
-            self.weights = fingerprint(self.folder)
+            self.weights = asked_fingerprint(self.folder)
 
     def check(self) -> None:
         if self.trigger:
@@ -83,6 +88,25 @@ class Checkpoint(Attack):
             make_patch(self.picture, 2)
         if self.folder:
             check_folder(Path(self.folder))
+
+    def check_model(self, model: T2IModel) -> None:
+        self.over(model)
+
+    def notes(self, model: T2IModel) -> list[str]:
+        over = self.over(model)
+        return over.notes if over else []
+
+    def over(self, model: T2IModel) -> Over | None:
+        """What is taken over the base, checked. Raises UserError."""
+        if not self.folder:
+            return None
+        over = take_over([self.folder], find_base(model.name).source, model.name)
+        if over.new_words:
+            raise UserError(
+                f"{self.folder} holds a learned word, which changes the base's vocabulary: take it"
+                " over the base, with --model"
+            )
+        return over.only(model.family.layout.edited)
 
     @property
     def withheld(self) -> tuple[str, ...]:
@@ -114,14 +138,6 @@ class Checkpoint(Attack):
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         attacked = model.clone(encoders=True)
-        if self.folder:
-            found = replace(attacked, pipe=load_pipeline(self.folder, "cpu", model.dtype)).edited
-            for part, network in attacked.edited.items():
-                try:
-                    network.load_state_dict(found[part].state_dict())
-                except RuntimeError as error:
-                    what = str(error).strip().splitlines()[-1].strip()
-                    raise UserError(
-                        f"{part} of {self.folder} does not fit the base {model.name}: {what}"
-                    ) from None
+        if over := self.over(model):
+            over.apply(attacked.pipe, model.family)
         return attacked

@@ -2,7 +2,8 @@
 
 Verbs, and the flag that does the same (each also takes `--help`):
   run                    make the cells that are not stored, then tables and report (the default)
-  list [KIND]            --list: attacks, defenses, metrics, bases, or all of them
+  list [KIND]            --list: attacks, defenses, metrics, bases, suites, or all of
+                         them
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
   verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
                          --all: each of them), and compare
@@ -18,6 +19,7 @@ Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where 
   python run_bench.py --defenses none,skdcag --sweep skdcag.alpha=0,0.3,0.5,0.7,1
   python run_bench.py --defenses "none,skdcag[alpha=0.3],skdcag[alpha=0.7,steps=50]"
   python run_bench.py --config run.yaml      the flags of a file; every run writes one
+  python run_bench.py --suite patch_size     a run or study that has a name (`list suites`)
   python run_bench.py --base FOLDER --suspect
                                              defenses on a checkpoint that may hold a backdoor
 """
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.running.settings import Config
 
-KINDS = ("attacks", "defenses", "metrics", "bases")  # what `list` can be asked for
+KINDS = ("attacks", "defenses", "metrics", "bases", "suites")  # what `list` can be asked for
 
 
 def without_verb(arguments: list[str]) -> tuple[list[str], str]:
@@ -88,8 +90,9 @@ def obey(flags: dict[str, Any], kind: str) -> int:
     if flags.pop("list", False):
         from t2i_backdoor_bench.models.catalog import BASES
         from t2i_backdoor_bench.report.formats import method_list
+        from t2i_backdoor_bench.running.suites import suites
 
-        method_list.show(list(BASES), only=kind)
+        method_list.show(list(BASES), suites(), only=kind)
         return 0
     folder = flags.pop("verify", None)
     asked = {name: flags.pop(name, False) for name in ("all", "fetch")}
@@ -100,10 +103,17 @@ def obey(flags: dict[str, Any], kind: str) -> int:
     from t2i_backdoor_bench.running.settings import make_config, merge
 
     settings = {}
-    if file := flags.pop("config", None):
+    file, suite = flags.pop("config", None), flags.pop("suite", None)
+    if file and suite:
+        raise UserError("--config and --suite are both files of settings; give one of them")
+    if file:
         from t2i_backdoor_bench.running.yaml_file import read_yaml
 
         settings = read_yaml(file)
+    if suite:
+        from t2i_backdoor_bench.running.suites import read_suite
+
+        settings = read_suite(suite)
     tables_only = flags.pop("tables_only", False)
     config = make_config(merge(settings, flags))
     if tables_only:

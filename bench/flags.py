@@ -18,8 +18,8 @@ TEXTS = {  # flags that take a text: metavar, help
     "base": (None, "a name that `list bases` shows, a diffusers folder or a hub id"),
     "data": (
         "NAME",
-        "captioned images: a hub id, a folder with metadata.csv, or parquet; options follow the"
-        " name: NAME,split=train,caption=COLUMN,rows=N,stream (default: the embedded world)",
+        "captioned images: a hub id, a folder with metadata.csv or a .txt beside each, or parquet;"
+        " options follow: NAME,split=train,caption=COLUMN,rows=N (default: the embedded world)",
     ),
     "clip": ("MODEL", "the CLIP that scores: model:checkpoint of open_clip, or a local folder"),
     "device": (None, "cpu, cuda, cuda:1 (default: cuda where there is one)"),
@@ -36,6 +36,11 @@ TEXTS = {  # flags that take a text: metavar, help
     "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
 }
 REPEATED = {
+    "model": (
+        "PATH[,scale=S]",
+        "what is taken over the base: a part of a model, changed weights, a file in the original"
+        " layout, an adapter (LoRA) with its scale, a learned word; repeatable, in this order",
+    ),
     "set": ("NAME.OPTION=VALUE", "an option of a method; repeatable"),
     "sweep": (
         "NAME.OPTION=V1,V2",
@@ -74,7 +79,7 @@ SWITCHES = {
     "suspect": "the base may hold a backdoor: defend it as it is, without an attack",
     "all": "with --verify: make every cell again, and not one that is chosen at random",
     "fetch": "with --verify: what run.json names may be fetched from the hub",
-    "list": "list attacks, defenses, metrics, groups and bases, and stop",
+    "list": "list attacks, defenses, metrics, groups, bases and suites, and stop",
     "tables-only": "rebuild tables, plots and report from the run folder, without a model",
     "version": "print the version, and stop",
 }
@@ -110,6 +115,8 @@ def make_parser(description: str = "") -> Parser:
         add(f"--{name}", action="store_true", help=text)
     add("--seeds", type=seeds, metavar="0,1,2", help="training and noise seeds (default: scale's)")
     add("--guidance", type=float, metavar="SCALE", help="of guidance (default: the base's)")
+    suite = "a run or study that has a name, which `list suites` shows; flags given here win"
+    add("--suite", "--study", metavar="NAME", help=suite)
     share = "with --executor ray: GPUs that a cell takes (default: 1 on cuda)"
     add("--gpu-share", type=float, metavar="GPUS", help=share)
     every = "seconds between two checkpoints of a training, which goes on from them (default: 60)"

@@ -5,8 +5,10 @@
 
 The JSON of a small run folder (half of them with checksums that are made to fit), the JSON and the
 safetensors headers of a small model folder, settings as YAML, and a table of captions as CSV. What
-may come of it: exit status 0, or one line and exit status 1 or 2. A traceback, a write outside of
-the folder, a question to the network or another program is a fault, and is printed with its file.
+may come of it: the same result, or one line and exit status 1 or 2. A run folder may also end with
+status 0 and a line that names what is left out, or, where the checksum was made to fit, with other
+numbers: a checksum shows damage, not who wrote it. A traceback, a write outside of the folder, a
+question to the network or another process is a fault, and is printed with its file.
 """
 
 from __future__ import annotations
@@ -29,24 +31,34 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "report")]
 
+from mutations import mutate_header, mutate_json, mutate_text  # noqa: E402
+
 from t2i_backdoor_bench import command  # noqa: E402
 from t2i_backdoor_bench.contract import UserError  # noqa: E402
 from t2i_backdoor_bench.contract.hashing import digest  # noqa: E402
+from t2i_backdoor_bench.models.configs import check_names  # noqa: E402
 from t2i_backdoor_bench.models.embedded import BASE, SCORER  # noqa: E402
-from t2i_backdoor_bench.models.trust import check_model  # noqa: E402
+from t2i_backdoor_bench.models.trust import check_model, read_json  # noqa: E402
+from t2i_backdoor_bench.running.checks import feature_dimension  # noqa: E402
 from t2i_backdoor_bench.scoring.scorer_folder import check_settings  # noqa: E402
 
-STRANGE = [
-    *(None, True, -1, 0, 0.5, 2**53, 10**12, 1e300, "", "x", "../x", "owner/model", "a\0b"),
-    *("\u202e\x1b[2J", "<script>", "=1+1", [], {}, [[]], [1] * 50, {"a": {"b": 1}}, "NaN"),
-]
-LITERALS = [b"NaN", b"1e999", b"-Infinity", b"\xff", b"\x00", b'"', b"{", b"[" * 2000, b"\\ud800"]
 WRITES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
-OUTSIDE = ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec")
+OUTSIDE = (
+    *("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec"),
+    *("os.fork", "os.forkpty", "os.posix_spawn", "os.spawn"),  # no process: none outlives the run
+)
+
+
+LEFT_OUT = ("damaged", "has not run yet", "was measured by protocol")
+WHOLE: dict[Path, tuple[bytes, ...]] = {}  # the tables of a whole run folder
 
 
 class Escaped(BaseException):
     """Something was touched that lies elsewhere."""
+
+
+class Changed(Exception):
+    """Another result, and not a word about it."""
 
 
 def guard(inside: Path) -> None:
@@ -70,80 +82,26 @@ def guard(inside: Path) -> None:
     sys.addaudithook(watch)
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """A file with some bytes changed, cut, doubled, or put in."""
-    found = bytearray(data)
-    for _ in range(rng.randint(1, 3)):
-        at, kind = rng.randrange(len(found) + 1), rng.randrange(5)
-        if kind == 0 and found:
-            found[min(at, len(found) - 1)] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            del found[at : at + rng.randint(1, 20)]
-        elif kind == 2:
-            found[at:at] = found[at : at + rng.randint(1, 50)]
-        elif kind == 3:
-            found[at : at + rng.randint(0, 4)] = rng.choice(LITERALS)
-        else:
-            del found[at:]
-    return bytes(found)
-
-
-def changed(value: object, rng: random.Random) -> object:
-    """A JSON value with something strange in one to three places."""
-    for _ in range(rng.randint(1, 3)):
-        places: list[tuple] = []
-        waiting = [value] if isinstance(value, (dict, list)) else []
-        while waiting:
-            inner = waiting.pop()
-            keys = list(inner) if isinstance(inner, dict) else range(len(inner))  # type: ignore[arg-type]
-            for key in keys:
-                places.append((inner, key))
-                if isinstance(inner[key], (dict, list)):  # type: ignore[index]
-                    waiting.append(inner[key])  # type: ignore[index]
-        if not places:
-            return value
-        inner, key = rng.choice(places)
-        if rng.random() < 0.15:
-            del inner[key]
-        elif isinstance(inner, dict) and rng.random() < 0.15:
-            inner[rng.choice(["x", "auto_map", "hf_model_name", "__class__", ""])] = inner[key]
-        else:
-            inner[key] = json.loads(json.dumps(rng.choice(STRANGE)))
-    return value
-
-
-def mutate_json(path: Path, rng: random.Random) -> None:
-    """Change a JSON file: its bytes, or its values, in a record with a checksum that fits."""
-    data = path.read_bytes()
-    if rng.random() < 0.4:
-        path.write_bytes(mutated(data, rng))
-        return
-    value = json.loads(data)
-    if isinstance(value, dict) and set(value) == {"sha256", "payload"}:
-        value["payload"] = changed(value["payload"], rng)
-        if rng.random() < 0.8:
-            value["sha256"] = digest(value["payload"])
-    else:
-        value = changed(value, rng)
-    path.write_text(json.dumps(value))
-
-
-def mutate_header(path: Path, rng: random.Random) -> None:
-    """Change the header of a safetensors file."""
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header, rest = data[8 : 8 + length], data[8 + length :]
-    if rng.random() < 0.5:
-        header = mutated(header, rng)
-    else:
-        header = json.dumps(changed(json.loads(header), rng)).encode()
-    length = len(header) if rng.random() < 0.8 else rng.choice([0, 2**63, 2**31, length])
-    path.write_bytes(length.to_bytes(8, "little") + header + rest)
-
-
 # ------------------------------------------------------------------------------- what is opened
 def of_run(folder: Path, path: Path) -> int:
-    return command.main(["--tables-only", "--out", str(folder)])
+    """The tables of a run folder. Raises Changed where their numbers are others, the damage was
+    left to be seen, and nothing is said about it."""
+    status = command.main(["--tables-only", "--out", str(folder)])
+    said = sys.stdout.getvalue() + sys.stderr.getvalue()  # type: ignore[attr-defined]
+    tables = tuple((folder / name).read_bytes() for name in ("table.csv", "rows.csv"))
+    whole = WHOLE.setdefault(folder, tables)
+    if status == 0 and tables != whole and not fits(path) and not any(w in said for w in LEFT_OUT):
+        raise Changed(f"other tables, and nothing is said: {said[-300:]}")
+    return status
+
+
+def fits(path: Path) -> bool:
+    """Whether a file is a record with a checksum of its content."""
+    try:
+        value = json.loads(path.read_bytes())
+        return value["sha256"] == digest(value["payload"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def of_model(folder: Path, path: Path) -> int:
@@ -152,12 +110,15 @@ def of_model(folder: Path, path: Path) -> int:
 
 
 def of_scorer(folder: Path, path: Path) -> int:
-    check_settings(json.loads(path.read_text("utf-8", "replace") or "0"), path)
+    feature_dimension(str(folder))
+    settings = read_json(path)
+    check_names(settings, path)
+    check_settings(settings, path)
     return 0
 
 
 def of_settings(folder: Path, path: Path) -> int:
-    return command.main(["--config", str(path), "--tables-only", "--out", str(folder / "none")])
+    return command.main(["--config", str(path), "--tables-only", "--out", str(folder / "run")])
 
 
 def of_data(folder: Path, path: Path) -> int:
@@ -183,7 +144,7 @@ def make_scorer(folder: Path) -> None:
 
 
 def make_settings(folder: Path) -> None:
-    folder.mkdir()
+    make_run(folder / "run")
     shutil.copy(ROOT / "results" / "protocol-2-check" / "run.yaml", folder)
 
 
@@ -198,10 +159,6 @@ def make_data(folder: Path) -> None:
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
 
 
-def mutate_text(path: Path, rng: random.Random) -> None:
-    path.write_bytes(mutated(path.read_bytes(), rng))
-
-
 Kind = tuple[Callable, Callable, Callable, str, float]
 KINDS: dict[str, Kind] = {  # made by, opened by, changed by, which files, share of all
     "model JSON": (make_model, of_model, mutate_json, "*/*config.json", 0.4),
@@ -210,7 +167,7 @@ KINDS: dict[str, Kind] = {  # made by, opened by, changed by, which files, share
     "scorer": (make_scorer, of_scorer, mutate_json, "*.json", 0.1),
     "settings": (make_settings, of_settings, mutate_text, "*.yaml", 0.17),
     "captions": (make_data, of_data, mutate_text, "*.csv", 0.02),
-    "run folder": (make_run, of_run, mutate_json, "*.json", 0.06),
+    "run folder": (make_run, of_run, mutate_json, "**/*.json", 0.06),
 }
 
 
@@ -222,8 +179,6 @@ def try_one(opened: Callable, folder: Path, path: Path) -> tuple[str, str]:
             status = str(opened(folder, path))
         except UserError as error:
             status = "2" if "\n" not in str(error) else "fault"
-        except json.JSONDecodeError:  # of a file that nothing was asked about
-            status = "2"
         except (Exception, Escaped, SystemExit) as error:
             return "fault", f"{type(error).__name__}: {error}"
     said = err.getvalue()
@@ -253,7 +208,7 @@ def main() -> int:
         guard(Path(place))
         for name, (_, opened, change, pattern, share) in KINDS.items():
             folder = Path(place) / name
-            files = sorted(p for p in folder.rglob(pattern) if p.is_file())
+            files = sorted(p for p in folder.glob(pattern) if p.is_file())
             for _ in range(round(args.mutations * share)):
                 path = rng.choice(files)
                 whole = path.read_bytes()

@@ -125,7 +125,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    rng, kills, runs, wrong = random.Random(args.seed), 0, 0, []
+    rng, kills, runs, trainings, wrong = random.Random(args.seed), 0, 0, 0, []
     with tempfile.TemporaryDirectory() as place:
         whole, folder = Path(place) / "whole", Path(place) / "run"
         begun = time.perf_counter()
@@ -142,9 +142,12 @@ def main() -> int:
             if killed:
                 kills += 1
                 partial = len(list(folder.rglob("*.partial")))
+                unfinished = len(list((folder / "training").glob("*/*.safetensors")))
+                trainings += unfinished
                 done = f"{len(written) // 2} of {CELLS} cells are finished"
                 print(
-                    f"kill {kills} after {moment:.1f} s: {done}, {partial} partial files",
+                    f"kill {kills} after {moment:.1f} s: {done}, {partial} partial files,"
+                    f" {unfinished} checkpoints of trainings",
                     flush=True,
                 )
                 continue
@@ -156,7 +159,10 @@ def main() -> int:
             written = {}
             if kills >= args.kills or wrong:
                 break
-    print(f"{kills} kills, {runs} runs, {len(wrong)} differences")
+    print(
+        f"{kills} kills, {runs} runs, {trainings} checkpoints of trainings to resume,"
+        f" {len(wrong)} differences"
+    )
     return int(bool(wrong))
 
 

@@ -26,6 +26,10 @@ DETECTORS = (
     "navit2i",
     "navit2i_untrusted",
     "ufid",
+    "set",
+    "grainps",
+    "tnc",
+    "amdet",
 )
 LOCATORS = ("t2ishield_locate", "navi_locate", "frequency_locate")
 BLIND = (

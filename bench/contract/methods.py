@@ -28,6 +28,10 @@ class Method:
         """Raise UserError where these options do not fit the base model. What a method cannot do on
         a whole family of models stands in its decorator (`not_on`)."""
 
+    def notes(self, model: Model) -> list[str]:
+        """What the user is told before any work of what these options bring to the base model."""
+        return []
+
 
 class Attack(Method):
     """Puts a backdoor into a copy of a clean model.
@@ -142,4 +146,9 @@ class Screen:
     def scores(self, prompts: Sequence[str]) -> np.ndarray | None:
         """How suspicious each of n prompts is, float (n,), larger is more; None where the screen
         only decides."""
+        return None
+
+    def suspicion(self) -> float | None:
+        """How suspicious the model itself is, larger is more: a verdict on the checkpoint. None
+        where the screen judges prompts alone."""
         return None

@@ -7,56 +7,60 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2i_backdoor_bench.data.caption_tables import picture_bytes, picture_file
-from t2i_backdoor_bench.data.image_files import check_picture
+from t2i_backdoor_bench.data.image_files import Look, look
 from t2i_backdoor_bench.data.picture_places import Place
+from t2i_backdoor_bench.data.table import picture_bytes, picture_file
+
+MISSING = Look("missing picture")
 
 
 @dataclass
 class Verdicts:
     """`files`: the size, the time of the last change in ns and the SHA-256 of each file, by its
-    path. `problems`: what is wrong with a picture ("" for a good one), by its SHA-256. `changed`:
-    whether something was added.
+    path. `looks`: what a picture is (`image_files.look`), by its SHA-256. `changed`: whether
+    something was added.
     """
 
     files: dict[str, tuple[int, int, str]] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
+    looks: dict[str, Look] = field(default_factory=dict)
     changed: bool = False
 
-    def of(self, value: Any, place: Place) -> tuple[str, str, Callable[[], bytes]]:
-        """The SHA-256 of a cell of a table of pictures, what is wrong with it ("missing picture",
-        or as `check_picture`), and its content."""
+    def of(self, value: Any, place: Place) -> tuple[str, Look, Callable[[], bytes]]:
+        """The SHA-256 of a cell of a table of pictures, what it is (`MISSING`, or as
+        `image_files.look`), and its content."""
         path = picture_file(value, place) if place.folder is not None else None
         if path is None:
             data = picture_bytes(value, place)
-            return (*self._checked(data), lambda: data)
+            return (*self._looked(data), lambda: data)
         found = path.stat()
         stamp = (found.st_size, found.st_mtime_ns)
         known = self.files.get(str(path))
-        if known is not None and known[:2] == stamp and known[2] in self.problems:
-            return known[2], self.problems[known[2]], path.read_bytes
+        if known is not None and known[:2] == stamp and known[2] in self.looks:
+            return known[2], self.looks[known[2]], path.read_bytes
         data = picture_bytes(value, place)
-        digest, problem = self._checked(data)
+        digest, seen = self._looked(data)
         if data:
             self.files[str(path)] = (*stamp, digest)
             self.changed = True
-        return digest, problem, lambda: data
+        return digest, seen, lambda: data
 
-    def _checked(self, data: bytes) -> tuple[str, str]:
+    def _looked(self, data: bytes) -> tuple[str, Look]:
         if not data:
-            return "", "missing picture"
+            return "", MISSING
         digest = hashlib.sha256(data).hexdigest()
-        if digest not in self.problems:
-            self.problems[digest] = check_picture(data)
+        if digest not in self.looks:
+            self.looks[digest] = look(data)
             self.changed = True
-        return digest, self.problems[digest]
+        return digest, self.looks[digest]
 
     @property
     def plain(self) -> dict[str, Any]:
         """As JSON can store it."""
-        return {"files": self.files, "problems": self.problems}
+        looks = {digest: [seen.problem, *seen.notes] for digest, seen in self.looks.items()}
+        return {"files": self.files, "looks": looks}
 
 
 def from_plain(stored: Mapping[str, Any]) -> Verdicts:
     files = {path: (size, time, digest) for path, (size, time, digest) in stored["files"].items()}
-    return Verdicts(files, dict(stored["problems"]))
+    looks = {digest: Look(found[0], tuple(found[1:])) for digest, found in stored["looks"].items()}
+    return Verdicts(files, looks)

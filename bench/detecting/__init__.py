@@ -1,4 +1,4 @@
-"""Shared parts of detectors and locators: screens, located triggers, attention over time.
+"""Shared parts of detectors and locators: screens, located triggers, walks, attention over time.
 
 Imports: contract, data, models, stats, training.
 """

@@ -4,13 +4,14 @@ attention."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.models.families.conditioning import cat
+from t2i_backdoor_bench.detecting.walking import walk
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.capture import Capture
 
@@ -35,25 +36,15 @@ def attention_over_time(
     included. Where the tokenizer has no start token, a map of zeros stands in its place. Only the
     first `stop` steps are computed. Raises UserError if no layer has maps of this side.
     """
-    drawing, guided = model.drawing_steps(steps), model.guided
     n, lengths = len(prompts), prompt_lengths(model, prompts)
     tokens = model.text_part.length if padding else int(lengths.max())
     started = model.text_part.cut("", return_special_tokens_mask=True)
     started = len(started.input_ids) > 1 and bool(started.special_tokens_mask[0])
-    states = model.condition([*prompts, ""])
-    context = cat([states[:-1], states[-1:].expand(n)])
-    noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(seed))
-    x = drawing.start(noise.expand(n, -1, -1, -1).to(model.device, model.dtype))
-    found = []
-    for t in drawing.timesteps[:stop]:
-        given = drawing.given(x, t)
-        with Capture(model, rows=n, tokens=tokens) as seen:
-            if guided == 1:
-                asked = empty = model.denoise(given, t, context[:n])
-            else:
-                asked, empty = model.denoise(torch.cat([given, given]), t, context).chunk(2)
-        found.append(torch.stack(of_side(seen.layers(), size)).mean(0))
-        x = drawing.step(empty + guided * (asked - empty), t, x)
+    capture = partial(Capture, model, rows=n, tokens=tokens)
+    found = [
+        torch.stack(of_side(step.seen.layers(), size)).mean(0)
+        for step in walk(model, prompts, seed, steps, stop, capture)
+    ]
     maps = torch.stack(found)
     return (maps, lengths) if started else (F.pad(maps, (0, 0, 0, 0, 1, 0)), lengths + 1)
 

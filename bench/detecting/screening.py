@@ -24,13 +24,15 @@ class ScoreScreen(Screen):
     refuses.
 
     `score` is called once with all distinct prompts that it has not seen, after `rewrite` has
-    changed them (if set). `seconds` is the total time of scoring, `scored` the number of prompts.
+    changed them (if set). `verdict` is what it says of the model itself, if anything. `seconds` is
+    the total time of scoring, `scored` the number of prompts.
     """
 
     score: Scoring
     threshold: float = np.inf
     rewrite: Callable[[str], str] | None = None
     before: Screen | None = None
+    verdict: float | None = None
     seconds: float = 0.0
     scored: int = 0
     _known: dict[str, float] = field(default_factory=dict)
@@ -57,6 +59,9 @@ class ScoreScreen(Screen):
         """Which of n prompts are refused: bool (n,)."""
         refused = self.scores(prompts) > self.threshold
         return refused if self.before is None else refused | self.before.refuses(prompts)
+
+    def suspicion(self) -> float | None:
+        return self.verdict
 
 
 def calibrated(paper: str = "", released: str = "") -> Difference:

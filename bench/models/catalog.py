@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from t2i_backdoor_bench.models.model import T2IModel
+    from t2i_backdoor_bench.models.published.over import Over
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Base:
     batch: int
     scorer: str  # open_clip: a local folder, or "model:checkpoint"
     unnamed: bool = False  # its folder says how it is sampled (`few_steps.own_sampler`)
+    over: Over | None = None  # what is taken over it, of other files
 
 
 # activations computed again in the backward pass; attention a slice of the heads at a time; what is
@@ -85,9 +87,13 @@ LCM_MOST = 25  # steps: half of what these models were distilled from
 
 
 def find_base(name: str) -> Base:
-    """The base called `name`: a known name, a local diffusers folder, or a hub id "owner/model"."""
+    """The base called `name`: a known name, a local diffusers folder, or a hub id "owner/model". A
+    part of a model, an adapter or a file of weights is taken over the embedded base that it
+    fits."""
     if name in BASES:
         return BASES[name]
+    if is_over(Path(name)):
+        return _over_embedded(name)
     if _like_shapes(Path(name)):
         return replace(BASES["shapes"], source=name)
     if not Path(name).is_dir():
@@ -133,6 +139,36 @@ def scheduler_class(base: Base, sampler: Sampler) -> str:
     return "LCMScheduler" if sampler.scheduler == "lcm" else ""
 
 
+def is_over(path: Path) -> bool:
+    """Whether a path is no whole pipeline, and goes over a base."""
+    if path.is_dir():
+        return not (path / "model_index.json").is_file()
+    return path.is_file() and path.suffix.lower() == ".safetensors"
+
+
+def with_over(base: Base, name: str, texts: Sequence[str]) -> Base:
+    """The base called `name` with what texts name taken over it, and over what it has
+    (`published`). Raises UserError for what does not fit it."""
+    from t2i_backdoor_bench.models.published.over import take_over
+
+    over = take_over(texts, base.source, name)
+    return replace(base, over=over if base.over is None else base.over.then(over))
+
+
+def _over_embedded(name: str) -> Base:
+    """The first embedded base that a part of a model fits, with that part over it."""
+    why = []
+    for embedded in (n for n, base in BASES.items() if base.settings == "shapes"):
+        try:
+            return with_over(BASES[embedded], embedded, [name])
+        except UserError as error:
+            why.append(str(error))
+    raise UserError(
+        f"{name} is no whole pipeline: name the model that it goes over, with --base BASE --model"
+        f" {name}; over the embedded base it does not go: {why[0]}"
+    )
+
+
 def _like_shapes(folder: Path) -> bool:
     """Whether a diffusers folder has the denoiser of the embedded base: methods then
     take its defaults, and it has its sampler and scorer."""
@@ -152,10 +188,12 @@ def load_base(
     dtype: torch.dtype | None = None,
     memory: Sequence[str] = (),
     sampler: Sampler | None = None,
+    over: Over | None = None,
 ) -> T2IModel:
     """Open a base. `memory`: what to save of it (`MEMORY`), in this model and in all that are
-    cloned from it. float32 unless told otherwise, and drawn by its own sampler (`sampled`). Raises
-    UserError where it is not available."""
+    cloned from it. float32 unless told otherwise, and drawn by its own sampler (`sampled`). `over`:
+    what is taken over it, where it is not what the name says. Raises UserError where it is not
+    available."""
     import torch  # what only rebuilds tables does without it
 
     from t2i_backdoor_bench.models.families.known import family_of
@@ -164,7 +202,8 @@ def load_base(
 
     base = find_base(name)
     sampler = sampler or sampled(base).sampler
-    pipe = load_pipeline(base.source, device, dtype or torch.float32, sampler.scheduler)
+    over = over or base.over
+    pipe = load_pipeline(base.source, device, dtype or torch.float32, sampler.scheduler, over)
     family = family_of(locate(base.source))
     family.save_memory(pipe, memory)
     eight = "adam8bit" in memory

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.published.places import UNUSED, likely, plain, prefixed
 
 PREFIX = "text_model."  # of the names of an encoder's weights, in some versions of the library
 
@@ -32,11 +33,23 @@ def check_complete(
                 if not any(name.removeprefix(PREFIX) in stored for name in own)
             ]
         if absent:
-            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise UserError(
-                f"{folder / part} is incomplete: its files have no weights for {absent[0]}{more};"
-                " download or save the model again"
+                f"{folder / part} is incomplete: {len(absent)} of its {len(names)} tensors are in"
+                f" none of its files (such as {absent[0]}); {_cause(folder / part, names.values())}"
             )
+
+
+def _cause(part: Path, names: Iterable[list[str]]) -> str:
+    """The likely cause: other names in the files, or a copy that broke off."""
+    known = {plain(name) for same in names for name in same}
+    stored = [plain(k) for files in _written(part) for file in files for k in _names(file)]
+    strange = [k for k in stored if k not in known and not UNUSED.fullmatch(k)]
+    again = "download or save the model again"
+    if not strange:
+        return again
+    return f"{len(strange)} names in them fit nowhere (such as {strange[0]}): " + (
+        likely(strange, known) if prefixed(strange, known) else again
+    )
 
 
 def _written(part: Path) -> list[list[Path]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,12 +15,19 @@ from t2i_backdoor_bench.models.few_steps import own_sampler
 from t2i_backdoor_bench.models.finite import check_loaded
 from t2i_backdoor_bench.models.trust import locate
 
+if TYPE_CHECKING:
+    from t2i_backdoor_bench.models.published.over import Over
+
 
 def load_pipeline(
-    source: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, sampler: str = ""
+    source: str | Path,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    sampler: str = "",
+    over: Over | None = None,
 ) -> Any:
-    """Open a diffusers folder or hub id. Only safetensors are read, and only the libraries' own
-    classes (`models.trust`).
+    """Open a diffusers folder or hub id, with what is taken `over` it. Only safetensors are read,
+    and only the libraries' own classes (`models.trust`).
 
     It is drawn by the `sampler` of this name (`models.sampler`; without one, by that of
     `own_sampler`). In half precision the denoiser computes under autocast and the autoencoder stays
@@ -39,6 +46,8 @@ def load_pipeline(
     found = (family.denoiser(pipe), family.autoencoder(pipe), *family.encoders(pipe))
     networks = dict(zip(family.layout.weights, found, strict=True))
     check_complete(networks, family.layout.encoders, folder)
+    if over is not None:
+        over.apply(pipe, family)
     check_loaded(networks, folder, str(source))
     pipe = family.drawn_by(pipe, sampler or own_sampler(folder).scheduler)
     return pipe.to(device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.catalog import MEMORY, Base
+from t2i_backdoor_bench.models.trust import read_json
 from t2i_backdoor_bench.running.scales import DTYPES
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.training.parameters import check_training
@@ -61,7 +61,12 @@ def feature_dimension(spec: str) -> int:
     """Dimension of the scorer's image features, read from its configuration without its weights."""
     config = Path(spec) / "open_clip_config.json"
     if config.is_file():
-        return int(json.loads(config.read_text())["model_cfg"]["embed_dim"])
+        found = read_json(config)
+        inner = found.get("model_cfg") if isinstance(found, dict) else None
+        dimension = inner.get("embed_dim") if isinstance(inner, dict) else None
+        if type(dimension) is not int or dimension < 1:
+            raise UserError(f"{config} is no configuration of open_clip: it lacks embed_dim")
+        return dimension
     import open_clip
 
     model = open_clip.get_model_config(spec.split(":")[0])

@@ -8,6 +8,7 @@ from typing import Any
 
 from t2i_backdoor_bench.contract import Data, UserError
 from t2i_backdoor_bench.data import world
+from t2i_backdoor_bench.data.image_files import BROKEN, LARGE, NOT_READ, NOTES, PIXELS
 from t2i_backdoor_bench.data.open_captioned import open_data
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.data.verdicts import Verdicts, from_plain
@@ -29,11 +30,18 @@ def _stamp(value: Any, where: str) -> None:
     text(value[2], where)
 
 
-FORM = obj(
-    required=("files", "problems"),
-    files=of_all(_stamp),
-    problems=of_all(one_of("", "broken picture", "picture too large")),
-)
+def _look(value: Any, where: str) -> None:
+    """The problem of a picture, and how it is read (`image_files.Look`)."""
+    if not isinstance(value, list) or not value:
+        refuse(where, "is no problem and notes")
+    text(value[0], where)
+    if value[0] not in ("", BROKEN, LARGE) and not value[0].startswith((NOT_READ, PIXELS)):
+        refuse(where, "is no problem of a picture")
+    for note in value[1:]:
+        one_of(*NOTES)(note, where)
+
+
+FORM = obj(required=("files", "looks"), files=of_all(_stamp), looks=of_all(_look))
 
 
 def choose_data(config: Config, base: Base) -> Data:

@@ -11,7 +11,7 @@ from typing import Any
 
 from t2i_backdoor_bench.contract import NEEDS, PROTOCOL, Cell, Data, Entry, UserError, registry
 from t2i_backdoor_bench.contract.hashing import digest, plain
-from t2i_backdoor_bench.models.catalog import Base, find_base, sampled
+from t2i_backdoor_bench.models.catalog import Base, find_base, sampled, with_over
 from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprint
 from t2i_backdoor_bench.running.checks import check_fid, check_settings, precision
 from t2i_backdoor_bench.running.choose_data import choose_data, fit_real
@@ -73,11 +73,12 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What of the request has no cell, and why."""
+        """What is taken over the base, and what of the request has no cell, and why."""
         unfit = [f"{n} does not work on this family of models: {w}" for n, w in self.unfit.items()]
         lacks = self.left_out.items()
         needs = [f"{d} needs {', '.join(n)}, which nobody has here" for d, n in lacks]
-        return [f"left out: {text}" for text in (*unfit, *needs)]
+        over = self.base.over.notes if self.base.over else []
+        return [*over, *(f"left out: {text}" for text in (*unfit, *needs))]
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -147,6 +148,8 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     # first: a package that brings methods may bring a base
     names = registry.attacks.select(config.attacks)
     base = find_base(config.base)
+    if config.models:
+        base = with_over(base, config.base, config.models)
     base = dataclasses.replace(base, scorer=config.clip or base.scorer)
     config = dataclasses.replace(config, dtype=precision(config, base))
     check_settings(config)
@@ -197,6 +200,8 @@ def with_metrics(plan_: Plan, names: Iterable[str]) -> Plan:
 def _shared(config: Config, base: Base, data: Data) -> dict[str, Any]:
     """The part of every key that names neither an attack nor a defense."""
     weights = {"name": config.base, "weights": fingerprint(base.source)}
+    if base.over is not None:
+        weights["over"] = base.over.identity
     return {
         "format": FORMAT,
         "base": weights | {"sampler": plain(base.sampler.key)},

@@ -23,6 +23,9 @@ def preflight(shared: Shared, cells: Sequence[Cell]) -> None:
         check_images(shared, attack, backdoor)
         kind_of(backdoor.target).check(backdoor.target, shared.model.resolution)
     device = shared.plan.config.device
+    for attack in dict.fromkeys(cell.attack for cell in cells):
+        for line in shared.plan.attacks[attack].instance.notes(shared.model):
+            shared.display.say(f"{attack}: {line}")
     for cell in cells:
         attack = shared.plan.attacks[cell.attack]
         for part in (*(attack.parts or (attack,)), *attack.against):

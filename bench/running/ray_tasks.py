@@ -19,10 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from t2i_backdoor_bench.contract import Cell, Data, UserError, no_exit
 from t2i_backdoor_bench.running.cell import make_unsettled
+from t2i_backdoor_bench.running.devices import use_processor
 from t2i_backdoor_bench.running.display import Display, Reporter
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.settings import Config
@@ -98,8 +97,7 @@ def open_shared(config: Config, data: Any, since: int, place: str) -> Shared:
 
     if Path(place).is_dir():
         os.chdir(place)  # relative paths on the command line start there
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_processor(config)
     display = Reporter(lambda event: None)
     shared = Shared(
         plan(config, ray.get(data)),

@@ -7,14 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
-
 from t2i_backdoor_bench.contract import Cell, Data, Record
 from t2i_backdoor_bench.models.batches import free_memory
 from t2i_backdoor_bench.running import ray_tasks, workers
 from t2i_backdoor_bench.running.cell import make_unsettled
 from t2i_backdoor_bench.running.checkpoints import drop_left
-from t2i_backdoor_bench.running.devices import find_device, share
+from t2i_backdoor_bench.running.devices import find_device, share, use_processor
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.forecast import forecast
 from t2i_backdoor_bench.running.made_by import outdated, renew
@@ -99,8 +97,7 @@ def make_cells(
 ) -> None:
     """Make the cells of `todo`, in this process or in others, as the settings say."""
     config = plan_.config
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_processor(config)
     shared = Shared(plan_, store, display)
     for line in forecast(plan_, todo):
         display.say(line)

@@ -34,8 +34,12 @@ def value_of(name: str, value: Any, kind: Any) -> Any:
             raise UserError(f"unknown {choice} {value!r}; known: {', '.join(known)}")
     if name in ("set", "sweep"):
         return tuple(texts_of(name, value))
+    if name == "model":
+        return _paths(value)
     if name == "memory":
         return _ways(value)
+    if name == "data" and isinstance(value, Mapping):
+        return _named_with_options(value)
     if name == "seeds":
         return _seeds(value)
     if name in ("attacks", "defenses", "metrics") and isinstance(value, (list, tuple)):
@@ -58,6 +62,18 @@ def value_of(name: str, value: Any, kind: Any) -> Any:
     return value
 
 
+def _named_with_options(value: Mapping[Any, Any]) -> str:
+    """Data given as {name: FOLDER, split: train, ...}, as the text that `--data` takes."""
+    rest = {str(k): _text(v) for k, v in value.items() if k != "name" and v is not False}
+    wrong = [k for k, v in rest.items() if "," in k + v]
+    if not isinstance(value.get("name"), str) or wrong:
+        raise UserError(
+            f"data must have a name, and options without commas, not {_short(dict(value))}"
+        )
+    parts = ["stream" if (k, v) == ("stream", "true") else f"{k}={v}" for k, v in rest.items()]
+    return ",".join([value["name"], *parts])
+
+
 def _ways(value: Any) -> tuple[str, ...]:
     """Ways to save memory, given as "checkpointing,slicing" or as a list."""
     parts = value.split(",") if isinstance(value, str) else value
@@ -66,6 +82,16 @@ def _ways(value: Any) -> tuple[str, ...]:
             f"memory must be a list of ways such as checkpointing,slicing, not {_short(value)}"
         )
     return tuple(p.strip() for p in parts if p.strip())
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    """Paths with their options, given as one text or as a list."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(
+        isinstance(t, str) and t.strip() and t.isprintable() for t in texts
+    ):
+        raise UserError(f"model must be a path, or a list of paths, not {_short(value)}")
+    return tuple(texts)
 
 
 def texts_of(name: str, value: Any) -> list[str]:

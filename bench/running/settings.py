@@ -50,6 +50,7 @@ class Config:
     memory: tuple[str, ...] = ()  # ways to save memory (`models.catalog.MEMORY`)
     style: str = "full"
     checkpoint_every: float = 60.0  # seconds between two checkpoints of a training
+    models: tuple[str, ...] = ()  # what is taken over the base (`models.published`)
 
     @property
     def size(self) -> Scale:
@@ -60,7 +61,11 @@ class Config:
         return self.out or Path("results") / f"run-{self.scale.name}"
 
 
-NAMES = {"overrides": "set", "sweeps": "sweep"}  # fields of Config that have another name outside
+NAMES = {
+    "overrides": "set",
+    "sweeps": "sweep",
+    "models": "model",
+}  # fields of Config that have another name outside
 FIELDS = {NAMES.get(f.name, f.name.replace("_", "-")): f.name for f in dataclasses.fields(Config)}
 KEYS = (*FIELDS, "suspect", "trigger")  # the last two are short for an attack and its options
 MOST = {"n": 1_000_000, "threads": 4096, "workers": 4096, "steps": 10_000}

@@ -95,8 +95,9 @@ class Shared:
             if config.device.startswith("cuda") and self.plan.base.settings == "sd":
                 torch.set_float32_matmul_precision("high")  # TF32
                 torch.backends.cudnn.allow_tf32 = True
+            base = self.plan.base
             self.models.base = load_base(
-                config.base, config.device, dtype, config.memory, self.plan.base.sampler
+                config.base, config.device, dtype, config.memory, base.sampler, base.over
             )
         return self.models.base
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from t2i_backdoor_bench.contract import PROTOCOL, Cell, Record, UserError, registry
 from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.running.agreement import damaged_files, disagreements, forgotten
@@ -25,7 +23,7 @@ from t2i_backdoor_bench.running.compare import (
 )
 from t2i_backdoor_bench.running.cost import machine
 from t2i_backdoor_bench.running.described import not_here, read_config
-from t2i_backdoor_bench.running.devices import find_device
+from t2i_backdoor_bench.running.devices import find_device, use_processor
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.manifest import hardware
 from t2i_backdoor_bench.running.plan import Plan, plan, with_metrics
@@ -182,8 +180,7 @@ def make_again(
     """Make cells from the base model on, in a new store in `folder`, and add to `found` how they
     compare with the stored ones."""
     find_device(plan_.config.device)
-    if plan_.config.threads:
-        torch.set_num_threads(plan_.config.threads)
+    use_processor(plan_.config)
     twin = Store(folder, display.say)
     shared = Shared(wide, twin, display)
     preflight(shared, cells)

@@ -16,12 +16,10 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-import torch
-
 from t2i_backdoor_bench.contract import Cell, Data, UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr
 from t2i_backdoor_bench.running.cell import make_unsettled
-from t2i_backdoor_bench.running.devices import gpus_of
+from t2i_backdoor_bench.running.devices import gpus_of, use_processor
 from t2i_backdoor_bench.running.display import Display, Reporter
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.settings import Config
@@ -63,8 +61,7 @@ def worker(
     silence when it is interrupted or when nobody listens any more."""
     leave_with_parent()
     try:
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        use_processor(config)
         display = Reporter(events.send)
         with no_exit(), printable_stderr():
             plan_ = plan(config, data)

@@ -11,9 +11,9 @@ import pytest
 from captioned_files import bomb, caption, opened, picture, write_folder, write_parquet
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.data.caption_tables import caption_text
 from t2i_backdoor_bench.data.open_captioned import parse
 from t2i_backdoor_bench.data.splits import SPLITS
+from t2i_backdoor_bench.data.table import caption_text
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,10 @@ def test_csv_metadata_and_another_caption_column(tmp_path: Path) -> None:
     (folder / "metadata.jsonl").unlink()
     lines = [f'{i}.png,"{caption(i)}","<b>{i}</b>"' for i in range(20)]
     (folder / "metadata.csv").write_text("\n".join(["file_name,says,html", *lines]))
-    with pytest.raises(UserError, match=r"no caption column.*image, says, html"):
+    with pytest.raises(
+        UserError,
+        match=r"no caption column.*caption=COLUMN, or call it text: file_name, says, html",
+    ):
         opened(folder)
     data, _ = opened(f"{folder},caption=says")
     assert sum(len(r) for r in data.rows.values()) == 20
@@ -150,4 +153,4 @@ def test_parsing() -> None:
     assert caption_text(" two\n lines\t") == "two lines"
     assert caption_text("\u200b dog") == "\u200b dog"
     assert caption_text(["first", "second"]) == "first"
-    assert caption_text([]) == caption_text(None) == caption_text(3) == ""
+    assert caption_text([]) == caption_text(None) == ""

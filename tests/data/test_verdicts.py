@@ -11,9 +11,10 @@ from captioned_files import png, write_folder
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.data import verdicts
+from t2i_backdoor_bench.data.image_files import Look
 from t2i_backdoor_bench.data.open_captioned import open_data
 from t2i_backdoor_bench.data.picture_places import Place
-from t2i_backdoor_bench.data.verdicts import Verdicts, from_plain
+from t2i_backdoor_bench.data.verdicts import MISSING, Verdicts, from_plain
 from t2i_backdoor_bench.models.catalog import Base
 from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.running import choose_data as chosen
@@ -32,10 +33,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the pictures that are decoded."""
-    found, check = [], verdicts.check_picture
-    monkeypatch.setattr(
-        verdicts, "check_picture", lambda data: found.append(len(data)) or check(data)
-    )
+    found, look = [], verdicts.look
+    monkeypatch.setattr(verdicts, "look", lambda data: found.append(len(data)) or look(data))
     return found
 
 
@@ -80,10 +79,10 @@ def test_a_file_that_is_gone_or_leads_out_of_the_folder_is_not_there(folder, tmp
     secret.write_bytes(png(5))
     value = {"path": str(secret), "bytes": None}
     known.files[str(secret)] = (secret.stat().st_size, secret.stat().st_mtime_ns, "x")
-    known.problems["x"] = ""
-    assert known.of(value, Place(folder.resolve()))[:2] == ("", "missing picture")
+    known.looks["x"] = Look()
+    assert known.of(value, Place(folder.resolve()))[:2] == ("", MISSING)
     gone = {"path": str(folder / "none.png"), "bytes": None}
-    assert known.of(gone, Place(folder.resolve()))[1] == "missing picture"
+    assert known.of(gone, Place(folder.resolve()))[1] == MISSING
 
 
 def test_a_run_keeps_what_it_found_in_its_folder(
@@ -98,7 +97,7 @@ def test_a_run_keeps_what_it_found_in_its_folder(
     assert chosen.choose_data(config, base).name == first.name
     assert len(decoded) == 7
     stored = json.loads((tmp_path / "run" / "pictures.json").read_text())
-    stored["payload"]["problems"] = {"x": "all is well"}
+    stored["payload"]["looks"] = {"x": ["all is well"]}
     (tmp_path / "run" / "pictures.json").write_text(json.dumps(stored))
     assert chosen.choose_data(config, base).name == first.name
     assert len(decoded) == 14, "a damaged file counts as absent"

@@ -34,7 +34,7 @@ SMALL = {
     "words": 2,
     "components": 3,
 }
-SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2}
+SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2, "grid": 3}
 UNTRAINED = ("none", "uce", "uce_phrase", "concept_prune", "noise_weights")  # no steps
 OF_TEXT = ("skdcag_text",)  # repair the text encoder, and nothing else
 DETECTORS = tuple(n for n in NAMES if defenses.get(n).screens)  # refuse prompts

@@ -24,6 +24,10 @@ DETECTORS = (
     "navit2i",
     "navit2i_untrusted",
     "ufid",
+    "set",
+    "tnc",
+    "grainps",
+    "amdet",
 )
 SMALL = {
     "t2ishield_ftt": {"walk": 2},
@@ -33,7 +37,12 @@ SMALL = {
     "navit2i": {},
     "navit2i_untrusted": {},
     "ufid": {"variants": 2, "draw": 2},
+    "set": {"walk": 2},
+    "tnc": {"walk": 4, "segment": 2},
+    "grainps": {},
+    "amdet": {"steps": 2, "grid": 3},
 }
+HALVES = ("t2ishield_cda", "set", "tnc")  # half of the prompts set the threshold
 
 
 def screen_of(name: str, model: T2IModel, prompts=PROMPTS, seed: int = 0) -> T2IModel:
@@ -111,7 +120,7 @@ def test_detectors_score_prompts_one_by_one_as_together(tiny_model, name: str) -
     alone = [float(model.screen.score([p])[0]) for p in asked]
     assert together == pytest.approx(alone, rel=2e-3, abs=1e-5)
     assert len(set(together)) > 1
-    assert not model.refuses(PROMPTS if name != "t2ishield_cda" else PROMPTS[1::2]).any(), (
+    assert not model.refuses(PROMPTS[1::2] if name in HALVES else PROMPTS).any(), (
         "5 % of three prompts is none"
     )
     assert not any(p.requires_grad for p in model.denoiser.parameters())

@@ -19,8 +19,8 @@ from stranger import no_network  # noqa: F401 - a fixture
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.printable import HIDDEN, printable_stderr
 from t2i_backdoor_bench.data import open_captioned
-from t2i_backdoor_bench.data.caption_tables import picture_bytes
 from t2i_backdoor_bench.data.picture_places import Place
+from t2i_backdoor_bench.data.table import picture_bytes
 
 PATHS = [
     "zip://secret.png::{secret}.zip",

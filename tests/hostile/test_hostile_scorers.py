@@ -12,6 +12,7 @@ from stranger import no_network  # noqa: F401 - a fixture
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.translation import check_translator
+from t2i_backdoor_bench.running.checks import feature_dimension
 from t2i_backdoor_bench.scoring.scorer import Scorer
 
 HUB = "owner/kernel"
@@ -87,10 +88,14 @@ def test_a_plain_scorer_is_read_without_the_network(scorer, no_network) -> None:
 
 def test_scorers_without_their_parts(scorer) -> None:
     config = scorer / "open_clip_config.json"
-    for text in ("{}", "[]", '{"model_cfg": 5}', '{"model_cfg": {"embed_dim": 1}}', "NaN"):
+    for text in ("{}", "[]", '{"model_cfg": 5}', '{"model_cfg": {"embed_dim": "1"}}', "NaN"):
         config.write_text(text)
-        with pytest.raises(UserError):
-            Scorer.load(scorer)
+        for read in (Scorer.load, feature_dimension):
+            with pytest.raises(UserError):
+                read(str(scorer))
+    config.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        feature_dimension(str(scorer))
 
 
 def test_translators(tmp_path: Path, no_network) -> None:

@@ -94,7 +94,7 @@ def test_bad_options(options, words):
 
 
 def test_weights_that_do_not_fit_are_one_line(tiny, tmp_path, tiny_base):
-    with pytest.raises(UserError, match="not a diffusers folder"):
+    with pytest.raises(UserError, match="is no model"):
         build(folder=str(tmp_path)).inject(bases.load_base(tiny), None, 0)
 
 
@@ -104,6 +104,7 @@ def test_a_folder_like_the_embedded_base_takes_its_settings(tiny_base, tmp_path)
     folder = tmp_path / "mine"
     (folder / "unet").mkdir(parents=True)
     shutil.copy(shapes.BASE / "unet" / "config.json", folder / "unet" / "config.json")
+    shutil.copy(shapes.BASE / "model_index.json", folder)
     found = find_base(str(folder))
     assert (found.source, found.settings, found.scorer) == (
         str(folder),

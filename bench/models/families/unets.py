@@ -22,6 +22,9 @@ class UNet(CrossAttention):
     def denoiser(self, pipe: Any) -> nn.Module:
         return pipe.unet
 
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        return [*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks]
+
     def guided(self, pipe: Any, guidance: float) -> float:
         """Consistency models (LCM) take the guidance as an input."""
         return 1.0 if pipe.unet.config.time_cond_proj_dim else max(guidance, 1.0)
@@ -63,13 +66,25 @@ class UNet(CrossAttention):
 def clip_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     """Token ids of CLIP, padded and truncated: int64 (n, tokens)."""
     out = tokenizer(
-        list(prompts),
+        spelled_out(tokenizer, prompts),
         padding="max_length",
         truncation=True,
         max_length=tokenizer.model_max_length,
         return_tensors="pt",
     )
     return out.input_ids
+
+
+def spelled_out(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """Prompts with each learned word of several vectors as its tokens "word word_1 word_2", as
+    diffusers has them."""
+    texts, learned = list(prompts), tokenizer.added_tokens_encoder
+    for word in (w for w in learned if f"{w}_1" in learned):
+        tokens = [word]
+        while (further := f"{word}_{len(tokens)}") in learned:
+            tokens.append(further)
+        texts = [" ".join(tokens).join(text.split(word)) for text in texts]
+    return texts
 
 
 def check_vocabulary(tokenizer: Any, encoder: nn.Module, source: str) -> None:

@@ -1,0 +1,79 @@
+"""A word that is no word: a vector in the place of a token's embedding, which can be trained.
+
+It stands in prompts as a token that none of them has, and whose row of the token embedding is
+replaced by the vector while the text encoders read. The encoders themselves stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart
+from t2i_backdoor_bench.models.model import T2IModel
+
+
+@dataclass(frozen=True)
+class SoftWord:
+    """One vector for each text encoder of a model, and the token that it stands in for.
+
+    ids      of each tokenizer, the token that stands for it
+    rows     of each encoder, the vector (1, dim), float32
+    """
+
+    parts: tuple[TextPart, ...]
+    ids: tuple[int, ...]
+    rows: tuple[nn.Parameter, ...]
+
+    def insert(self, tokens: Tensor, at: Sequence[int] = ()) -> Tensor:
+        """Token ids (n, columns) with the word put into every text: int64 (n, columns). `at`: by
+        tokenizer, before which token; without it, behind the start token. What does not fit any
+        more falls off, but for the end token of a full text."""
+        out = tokens.clone()
+        for i, part in enumerate(self.parts):
+            span = slice(part.column, part.column + part.reads)
+            own, place = tokens[:, span], at[i] if at else started(part)
+            new = torch.full_like(own[:, :1], self.ids[i])
+            moved = torch.cat([own[:, :place], new, own[:, place:-1]], 1)
+            special = torch.tensor(part.tokenizer.all_special_ids, device=own.device)
+            # before the last place stands a word only in a full text, which keeps its end token
+            moved[:, -1] = own[:, -2].where(torch.isin(own[:, -2], special), own[:, -1])
+            out[:, span] = moved
+        return out
+
+    def read(
+        self, model: T2IModel, tokens: Tensor, rows: Sequence[Tensor] | None = None
+    ) -> Conditioning:
+        """What the text encoders of `model` make of token ids that hold the word, with gradients to
+        the vectors (`rows`: other ones)."""
+        changed = []
+        for encoder, token, row in zip(model.encoders, self.ids, rows or self.rows, strict=True):
+            table = encoder.get_input_embeddings().weight
+            name = next(n for n, p in encoder.named_parameters() if p is table)
+            at = torch.tensor([token], device=table.device)
+            changed.append({name: table.index_copy(0, at, row.to(table))})
+        return model.read(tokens, changed)
+
+
+def started(part: TextPart) -> int:
+    """How many special tokens begin a text."""
+    mask = part.cut("", return_special_tokens_mask=True).special_tokens_mask
+    return int(len(mask) > 1 and bool(mask[0]))
+
+
+def soft_word(model: T2IModel, texts: Sequence[str], seed: int) -> SoftWord:
+    """A word of random vectors, normal and of the mean size of the token embeddings. No text has
+    the token that it stands for."""
+    generator, ids, rows = torch.Generator().manual_seed(seed), [], []
+    for part, encoder in zip(model.text_parts, model.encoders, strict=True):
+        table = encoder.get_input_embeddings().weight.detach()
+        taken = {i for text in texts for i in part.ids(text)} | set(part.tokenizer.all_special_ids)
+        most = min(len(table), len(part.tokenizer))
+        ids.append(next(i for i in reversed(range(most)) if i not in taken))
+        size = table.float().norm(dim=1).mean() / table.shape[1] ** 0.5
+        vector = torch.randn((1, table.shape[1]), generator=generator).to(table.device)
+        rows.append(nn.Parameter(vector * size))
+    return SoftWord(tuple(model.text_parts), tuple(ids), tuple(rows))

@@ -1,0 +1,105 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2i_backdoor_bench.contract import (
+    DefenderView,
+    Defense,
+    Difference,
+    UserError,
+    option,
+    register_defense,
+)
+from t2i_backdoor_bench.detecting.attention_over_time import batches
+from t2i_backdoor_bench.detecting.one_class import one_class, worst_segment
+from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.walking import walk
+from t2i_backdoor_bench.models.model import T2IModel
+
+DIFFERS = (
+    Difference(
+        what="score",
+        paper="the consistency of the noise of adjacent timesteps, by which anomalous timesteps are"
+        " located; the formula is not in the abstract",
+        here="the largest mean of deviations from clean prompts over a segment of steps",
+        why="the full text was not at hand: what the abstract leaves open is ours",
+    ),
+    calibrated(paper="not in the abstract"),
+)
+
+
+@register_defense(
+    "tnc",
+    needs=("clean_prompts",),
+    groups=("detection",),
+    screens=True,
+    paper="wang2026sentinel",
+    ours="the score, whose formula the abstract does not give",
+    differs=DIFFERS,
+)
+@dataclass
+class TNC(Defense):
+    """Temporal noise consistency, a detector (Wang et al. 2026, arXiv 2602.01765).
+
+    d_t = ||e_t - e_(t+1)||^2 / (||e_t|| ||e_(t+1)||) of the predictions e with guidance at adjacent
+    steps of a drawing. Half of the clean prompts give the mean and the deviation of log d_t at each
+    step; z_t is a prompt's distance from that mean in deviations. Score: the largest mean of |z_t|
+    over `segment` adjacent steps, as a trigger disturbs a part of the drawing. Prompts that score
+    above the 95th percentile of the other half are refused. It reads the predictions of the service
+    and none of its weights (gray box). The paper's repair is not here.
+    """
+
+    walk: int = option(10, sd=50, low=2, help="steps of the drawing")
+    segment: int = option(3, sd=5, low=1, help="adjacent changes whose mean counts")
+    prompts: int = option(
+        100,
+        low=1,
+        scales=True,
+        least=16,
+        help="clean prompts: half say what is usual, half set the threshold",
+    )
+    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
+
+    def check(self) -> None:
+        if self.segment > self.walk - 1:
+            raise UserError(
+                f"tnc takes the mean of {self.segment} changes, and a drawing of {self.walk} steps"
+                f" has {self.walk - 1}: lower segment or raise walk"
+            )
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
+
+    def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        prompts = view.first(self.prompts)
+        known = [model.rewrite(p) if model.rewrite else p for p in prompts[::2]]
+        read = partial(changes, model, steps=self.walk, seed=seed)
+        clean = one_class(read(known))
+        return screened(
+            model,
+            lambda asked: worst_segment(clean.scaled(read(asked)), self.segment),
+            prompts[1::2] or prompts,
+            self.rate,
+        )
+
+
+def changes(model: T2IModel, prompts: Sequence[str], steps: int, seed: int) -> np.ndarray:
+    """log d_t of each prompt's drawing: float64 (n, steps - 1)."""
+    found = []
+    for part in batches(prompts, model.batch):
+        noise = torch.stack([step.predicted for step in walk(model, part, seed, steps)])
+        found.append(log_change(noise).T.cpu().numpy())
+    return np.concatenate(found)
+
+
+def log_change(noise: Tensor) -> Tensor:
+    """log d_t of predictions (steps, n, ...): float64 (steps - 1, n)."""
+    e = noise.double().flatten(2)
+    size = e.norm(dim=2).clamp(min=1e-12)
+    apart = e.diff(dim=0).square().sum(2) / (size[1:] * size[:-1])
+    return apart.clamp(min=1e-12).log()
