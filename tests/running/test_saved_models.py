@@ -163,9 +163,9 @@ def test_what_cannot_be_exported_is_one_line(config, tmp_path, capsys) -> None:
     for arguments, said in (
         (["export", "fake_attack/other", new], "no cell is called 'fake_attack/other'"),
         (["export", "fake_attack/none", str(full)], "is there and not empty"),
-        (["export", "fake_attack/none", new, "--n", "4"], "--n does not go with export"),
+        (["export", "fake_attack/none", new, "--n", "4"], "unrecognized arguments: --n 4"),
         (["export", "fake_attack/none", new, "--rank", "4"], "goes with --form lora"),
-        (["--form", "lora"], "--form goes with export"),
+        (["--form", "lora"], "unrecognized arguments: --form"),
     ):
         assert runner.main([*arguments, "--out", str(config.folder)]) == 2
         assert said in capsys.readouterr().err.strip().splitlines()[-1]

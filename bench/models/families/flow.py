@@ -117,6 +117,9 @@ class FlowTransformer(Family):
     def feed_forward(self, denoiser: nn.Module) -> list[nn.Linear]:
         return [block.ff.net[2] for block in denoiser.transformer_blocks]
 
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        return list(denoiser.transformer_blocks)
+
     # ----------------------------------------------------------------------------------- attention
     def text_layers(self, denoiser: nn.Module) -> TextLayers:
         blocks = enumerate(denoiser.transformer_blocks)
