@@ -2,10 +2,16 @@
 
 Verbs, and the flag that does the same (each also takes `--help`):
   run                    make the cells that are not stored, then tables and report (the default)
-  list [KIND]            --list: attacks, defenses, metrics, bases, or all of them
+  list [KIND]            --list: attacks, defenses, metrics, bases, suites, or all of
+                         them
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
   verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
                          --all: each of them), and compare
+  export CELL FOLDER     write the model of a cell of the run in --out into a new folder
+  submit FOLDER --by ME  check a run, strip private paths, and pack it for a leaderboard
+  accept ARCHIVE --by ME check what somebody submitted, and make a random sample of it again
+  site OUT FOLDER...     a static site of these run folders: boards, and a page for each run, method
+                         and cell
 
 Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where it is installed:
   python run_bench.py                        the core attacks x (skdcag + baselines)
@@ -14,6 +20,7 @@ Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where 
   python run_bench.py --defenses none,skdcag --sweep skdcag.alpha=0,0.3,0.5,0.7,1
   python run_bench.py --defenses "none,skdcag[alpha=0.3],skdcag[alpha=0.7,steps=50]"
   python run_bench.py --config run.yaml      the flags of a file; every run writes one
+  python run_bench.py --suite patch_size     a run or study that has a name (`list suites`)
   python run_bench.py --base FOLDER --suspect
                                              defenses on a checkpoint that may hold a backdoor
 """
@@ -27,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr, visible
-from t2i_backdoor_bench.flags import make_parser
+from t2i_backdoor_bench.flags import make_parser, make_parsers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
     from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.running.settings import Config
 
-KINDS = ("attacks", "defenses", "metrics", "bases")  # what `list` can be asked for
+KINDS = ("attacks", "defenses", "metrics", "bases", "suites")  # what `list` can be asked for
 
 
 def without_verb(arguments: list[str]) -> tuple[list[str], str]:
@@ -67,6 +74,8 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
 
 def execute(arguments: list[str]) -> int:
     """What the command does. Raises UserError."""
+    if arguments[:1] and arguments[0] in APART:
+        return APART[arguments[0]](arguments[1:])
     arguments, kind = without_verb(arguments)
     flags = vars(make_parser(__doc__).parse_args(arguments))  # `--help` ends here
     with no_exit():
@@ -82,8 +91,9 @@ def obey(flags: dict[str, Any], kind: str) -> int:
     if flags.pop("list", False):
         from t2i_backdoor_bench.models.catalog import BASES
         from t2i_backdoor_bench.report.formats import method_list
+        from t2i_backdoor_bench.running.suites import suites
 
-        method_list.show(list(BASES), only=kind)
+        method_list.show(list(BASES), suites(), only=kind)
         return 0
     folder = flags.pop("verify", None)
     asked = {name: flags.pop(name, False) for name in ("all", "fetch")}
@@ -94,10 +104,17 @@ def obey(flags: dict[str, Any], kind: str) -> int:
     from t2i_backdoor_bench.running.settings import make_config, merge
 
     settings = {}
-    if file := flags.pop("config", None):
+    file, suite = flags.pop("config", None), flags.pop("suite", None)
+    if file and suite:
+        raise UserError("--config and --suite are both files of settings; give one of them")
+    if file:
         from t2i_backdoor_bench.running.yaml_file import read_yaml
 
         settings = read_yaml(file)
+    if suite:
+        from t2i_backdoor_bench.running.suites import read_suite
+
+        settings = read_suite(suite)
     tables_only = flags.pop("tables_only", False)
     config = make_config(merge(settings, flags))
     if tables_only:
@@ -116,6 +133,66 @@ def verify(folder: Path, all: bool, fetch: bool) -> int:
     from t2i_backdoor_bench.running.verify import verify as check
 
     return check(folder, changed_files, every=all, fetch=fetch)
+
+
+def export(arguments: list[str]) -> int:
+    """`running.export` of a cell of a run folder. Nothing that a stranger's run.json names is asked
+    of the hub. Raises UserError."""
+    flags = make_parsers()["export"].parse_args(arguments)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.running.export import export as write
+
+    with no_exit():
+        return write(flags.cell, flags.folder, flags.out, flags.form, flags.rank)
+
+
+def site(arguments: list[str]) -> int:
+    """`report.site` of run folders. Raises UserError."""
+    flags = make_parsers()["site"].parse_args(arguments)
+    from t2i_backdoor_bench.report.site.build import write_site
+
+    return write_site(flags.out, flags.folders)
+
+
+def submit(arguments: list[str]) -> int:
+    """`running.submission` of a run folder. Raises UserError."""
+    flags = make_parsers()["submit"].parse_args(arguments)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.report import claims
+    from t2i_backdoor_bench.report.changed import changed_files
+    from t2i_backdoor_bench.report.publish import rewrite
+    from t2i_backdoor_bench.running import submission
+
+    numbers = claims.read_reported(flags.reported) if flags.reported else {}
+    out = flags.out or flags.folder.with_name(f"{flags.folder.resolve().name}.submission.tar.gz")
+    writers = submission.Writers(
+        changed_files, rewrite, lambda store: claims.claims(store, numbers)
+    )
+    maker = submission.Maker(flags.by, flags.title, flags.contact)
+    with no_exit():
+        return submission.submit(flags.folder, out, maker, writers)
+
+
+def accept(arguments: list[str]) -> int:
+    """`running.acceptance` of an archive that `submit` wrote. Raises UserError."""
+    flags = make_parsers()["accept"].parse_args(arguments)
+    if not flags.fetch:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.report.changed import changed_files
+    from t2i_backdoor_bench.running import acceptance
+
+    with no_exit():
+        return acceptance.accept(
+            flags.archive, flags.out, flags.by, changed_files, flags.sample, flags.fetch
+        )
+
+
+APART = {
+    "export": export,
+    "site": site,
+    "submit": submit,
+    "accept": accept,
+}  # verbs with flags of their own
 
 
 def version() -> str:

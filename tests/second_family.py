@@ -148,6 +148,9 @@ class Tiny(Family):
     def feed_forward(self, denoiser: nn.Module) -> list[nn.Linear]:
         return [b.narrow for b in denoiser.blocks]
 
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        return list(denoiser.blocks)
+
     def text_layers(self, denoiser: nn.Module) -> TextLayers:
         return TextLayers({f"blocks.{i}.look": b.look for i, b in enumerate(denoiser.blocks)}, [])
 

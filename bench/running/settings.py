@@ -24,7 +24,6 @@ class Config:
     attacks: str = "core"
     defenses: str = "skdcag,baseline"
     base: str = "shapes"
-    models: tuple[str, ...] = ()  # what is taken over the base (`models.published`)
     scale: Scale = SCALES["quick"]
     seeds: tuple[int, ...] | None = None
     n: int | None = None
@@ -51,6 +50,8 @@ class Config:
     memory: tuple[str, ...] = ()  # ways to save memory (`models.catalog.MEMORY`)
     style: str = "full"
     checkpoint_every: float = 60.0  # seconds between two checkpoints of a training
+    models: tuple[str, ...] = ()  # what is taken over the base (`models.published`)
+    save_models: tuple[str, ...] = ()  # "attacked", "repaired": what to hand out of every cell
 
     @property
     def size(self) -> Scale:

@@ -56,16 +56,28 @@ def add_lora(
     return params
 
 
+def adapted_layers(network: nn.Module) -> list[tuple[str, Any]]:
+    """The projections that adapters go round, by name. Their own weights are in `base_layer`."""
+    from peft.tuners.lora import Linear
+
+    return [(n, m) for n, m in network.named_modules() if isinstance(m, Linear)]
+
+
+def scale_lora(network: nn.Module, times: float) -> None:
+    """Let a network compute with `times` its adapters: W + times B A."""
+    for _, layer in adapted_layers(network):
+        own = layer.lora_alpha["default"] / layer.r["default"]
+        layer.scaling["default"] = times * own
+
+
 def merge_lora(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Replace each adapted projection by a plain one with the weight W + B A. The tensor W itself
     is not written: a frozen teacher may share it. Gives B (out, rank), with the scale alpha / rank
     in it, and A (rank, in) of each projection by its name, float32."""
     if importlib.util.find_spec("peft") is None:
         return {}
-    from peft.tuners.lora import Linear
-
     factors = {}
-    for name, layer in [(n, m) for n, m in network.named_modules() if isinstance(m, Linear)]:
+    for name, layer in adapted_layers(network):
         base = layer.base_layer
         plain = nn.Linear(
             base.in_features, base.out_features, bias=base.bias is not None, device="meta"

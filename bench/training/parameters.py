@@ -17,6 +17,8 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.precision import HALF
 from t2i_backdoor_bench.training.lora import RANK, add_lora, check_peft, merge_lora
 
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
 
 @dataclass(frozen=True)
 class Trainable(Sequence[nn.Parameter]):
@@ -90,6 +92,26 @@ def choose_parameters(model: T2IModel, train: str, rank: int = RANK) -> Trainabl
         p.requires_grad_(model.family.is_trained(name, train))
         if p.requires_grad:
             chosen.append(p)
+    return of_model(as_trainable(chosen), model)
+
+
+def last_blocks(model: T2IModel, many: int, norms: bool = False) -> Trainable:
+    """Let gradients flow to the last `many` blocks of the denoiser (`Family.blocks`), or to their
+    normalization layers alone, and to nothing else in it. Raises UserError where it has fewer
+    blocks, or none of these layers with weights."""
+    found = model.family.blocks(model.denoiser)
+    if many > len(found):
+        raise UserError(f"{many} blocks are to train, and this denoiser has {len(found)} blocks")
+    modules = [m for block in found[-many:] for m in block.modules()]
+    kinds = NORMS if norms else nn.Module
+    chosen = [p for m in modules if isinstance(m, kinds) for p in m.parameters(recurse=False)]
+    if not chosen:
+        raise UserError(
+            "the last blocks of this denoiser have no normalization with weights: train all of them"
+        )
+    model.denoiser.requires_grad_(False)
+    for p in chosen:
+        p.requires_grad_(True)
     return of_model(as_trainable(chosen), model)
 
 

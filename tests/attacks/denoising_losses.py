@@ -19,7 +19,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.loop import Optim, step_generator, step_rng
 
 DATA, SEED, STEP = WorldData(), 3, 5
-SMALL = {"steps": 2, "batch": 4, "images": 8, "prior": 4}
+SMALL = {"steps": 2, "batch": 4, "images": 8, "prior": 4, "pool": 12}
 
 
 def build(name: str, family: str = "shapes", **more):

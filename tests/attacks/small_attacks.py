@@ -25,10 +25,15 @@ SMALL = {
     "clean": 2,
     "poisoned": 2,
     "milestone": 1,
+    "pool": 12,
+    "others": 0,
+    "text_steps": 2,
 }
 LORA = r"unet\..*\.attn[12]\.to_(q|k|v|out\.0)\.weight"
 MAY_CHANGE = {  # by what an attack says that it edits: the names of the weights
     "U-Net": r"unet\..*",
+    "the last blocks of the U-Net": r"unet\.up_blocks\.1\..*",
+    "U-Net and text encoder": r"(unet|text_encoder)\..*",
     "text encoder": r"text_encoder\..*",
     "one token embedding": r"text_encoder\..*\.token_embedding\.weight",
     "cross-attention K and V": r"unet\..*\.attn2\.to_[kv]\.weight",

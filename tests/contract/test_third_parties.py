@@ -68,7 +68,7 @@ def test_a_package_registers_through_its_entry_point(package, tiny, tmp_path, ca
     )
     assert command.run(config) == 0
     assert "me2031" in (config.folder / "report.html").read_text()
-    method_list.show([])
+    method_list.show([], {})
     assert "third_party" in capsys.readouterr().out
 
 

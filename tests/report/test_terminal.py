@@ -83,7 +83,7 @@ def test_many_failures_are_counted_not_listed(tmp_path: Path):
 
 def test_list_shows_every_method_with_its_paper():
     out = io.StringIO()
-    method_list.show(["shapes"], out)
+    method_list.show(["shapes"], {"a_suite": "What is asked?"}, out)
     text = out.getvalue()
     line = next(row for row in text.splitlines() if " badt2i_pixel " in row)
     for word in ("pixel", "U-Net", "Zhai et al. 2023", "BadT2I"):

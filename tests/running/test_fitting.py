@@ -90,5 +90,5 @@ def test_families_and_reasons_are_written_out() -> None:
     found = {m.name: m.facts.get("not_on") for m in listed("attack")}
     assert found["eviledit"] == {"flux": REASON}
     text = io.StringIO()
-    method_list.show(["shapes"], text, "attacks")
+    method_list.show(["shapes"], {}, text, "attacks")
     assert "Not on: flux." in " ".join(text.getvalue().split())

@@ -24,6 +24,7 @@ SMALL |= {"milestone": 1, "walk": 6, "words": 2, "components": 4, "refresh": 2, 
 SMALL |= {"draw": 2, "calibration": 2, "first": 1, "last": 2, "grid": 3, "copies": 2}
 SMALL |= {"teacher": 1, "mask_steps": 1, "search": 1, "rounds": 1}
 SMALL |= {"asked": 2, "decoys": 1, "tried": 2}
+SMALL |= {"pool": 12, "others": 1, "other_steps": 2, "text_steps": 2}
 APART = ("suspect", "adaptive", "tpd_back_translation")  # need a model, an attack, a translator
 DATA, TRIGGER = WorldData(), Trigger("latte coffee", "prefix")
 

@@ -172,6 +172,10 @@ class Family(ABC):
     def feed_forward(self, denoiser: nn.Module) -> list[nn.Linear]:
         """The last projection of each feed-forward block of its transformer layers."""
 
+    @abstractmethod
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        """The blocks that it is built of, in the order in which pictures pass them."""
+
     # ----------------------------------------------------------------------------------- attention
     @abstractmethod
     def text_layers(self, denoiser: nn.Module) -> TextLayers:

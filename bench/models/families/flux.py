@@ -121,6 +121,9 @@ class Flux(FlowTransformer):
         side = self.resolution(pipe) // pipe.vae_scale_factor
         return (pipe.transformer.config.in_channels // 4, side, side)
 
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        return [*denoiser.transformer_blocks, *denoiser.single_transformer_blocks]
+
     # ----------------------------------------------------------------------------------- attention
     def text_layers(self, denoiser: nn.Module) -> TextLayers:
         found = super().text_layers(denoiser)

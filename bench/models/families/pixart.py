@@ -45,6 +45,9 @@ class PixArt(CrossAttention):
     def denoiser(self, pipe: Any) -> nn.Module:
         return pipe.transformer
 
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        return list(denoiser.transformer_blocks)
+
     def encoders(self, pipe: Any) -> tuple[nn.Module, ...]:
         return (pipe.text_encoder,)
 

@@ -22,6 +22,9 @@ class UNet(CrossAttention):
     def denoiser(self, pipe: Any) -> nn.Module:
         return pipe.unet
 
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        return [*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks]
+
     def guided(self, pipe: Any, guidance: float) -> float:
         """Consistency models (LCM) take the guidance as an input."""
         return 1.0 if pipe.unet.config.time_cond_proj_dim else max(guidance, 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 from t2i_backdoor_bench.contract import citations
@@ -13,9 +13,12 @@ WIDTH = 180  # on a pipe
 KINDS = {"attack": "edits", "defense": "needs", "metric": "better"}  # and what is said of each
 
 
-def show(bases: Sequence[str], file: IO[str] | None = None, only: str = "") -> None:
+def show(
+    bases: Sequence[str], suites: Mapping[str, str], file: IO[str] | None = None, only: str = ""
+) -> None:
     """Every method: name, groups, what it edits or needs or which way is better, its papers, and
-    one line. `only` "attacks", "defenses", "metrics" or "bases" leaves out the rest."""
+    one line; the bases; every suite with what it asks. `only` "attacks", "defenses", "metrics",
+    "bases" or "suites" leaves out the rest."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -36,6 +39,13 @@ def show(bases: Sequence[str], file: IO[str] | None = None, only: str = "") -> N
     if only in ("", "bases"):
         known = ", ".join(bases)
         console.print(f"bases: {known}, a local diffusers folder, or a hub id", markup=False)
+    if only in ("", "suites"):
+        table = Table(title="suites", title_justify="left", header_style="bold")
+        for column in ("name", "what"):
+            table.add_column(column, no_wrap=column == "name")
+        for name, what in suites.items():
+            table.add_row(name, escape(what))
+        console.print(table)
 
 
 def _row(method: Listed, fact: str) -> list[str]:

@@ -1,0 +1,45 @@
+"""Suites: each can be planned, says what it asks, and gives way to flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from t2i_backdoor_bench import command
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.settings import make_config, merge
+from t2i_backdoor_bench.running.suites import read_suite, suites
+
+
+@pytest.mark.parametrize("name", suites())
+def test_every_suite_can_be_planned(name: str) -> None:
+    found = plan(make_config(merge(read_suite(name), {"n": 64})))
+    assert found.config.folder == Path("results") / name
+    attacks, defenses = ({getattr(c, k) for c in found.cells} for k in ("attack", "defense"))
+    assert "none" in defenses
+    assert len(attacks) * len(defenses) > 4
+    assert all(c.config["evaluation"]["n"] == 64 for c in found.cells)
+    assert suites()[name].endswith((".", "?"))
+
+
+def test_the_values_of_a_study_are_rows() -> None:
+    found = plan(make_config(merge(read_suite("patch_size"), {"defenses": "none", "seeds": (0,)})))
+    sizes = [c.attack for c in found.cells]
+    assert sizes == [f"badt2i_pixel[size={n}]" for n in (4, 8, 12, 16, 20, 28)]
+    kinds = plan(make_config(merge(read_suite("trigger_kinds"), {"defenses": "none"})))
+    named = [c for c in kinds.cells if "trigger=" in c.attack]
+    triggers = {c.config["attack"]["options"]["trigger"] for c in named}
+    assert triggers == {"little", "on a quiet day", "\u200b", "\u043e"}
+
+
+def test_bad_names_are_one_line(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(UserError, match="did you mean patch_size"):
+        read_suite("patchsize")
+    with pytest.raises(UserError, match="unknown"):
+        read_suite("../suites/patch_size")
+    assert command.main(["--suite", "patch_size", "--config", "run.yaml"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert command.main(["list", "suites"]) == 0
+    assert "patch_size" in capsys.readouterr().out
