@@ -7,6 +7,11 @@ Verbs, and the flag that does the same (each also takes `--help`):
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
   verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
                          --all: each of them), and compare
+  export CELL FOLDER     write the model of a cell of the run in --out into a new folder
+  submit FOLDER --by ME  check a run, strip private paths, and pack it for a leaderboard
+  accept ARCHIVE --by ME check what somebody submitted, and make a random sample of it again
+  site OUT FOLDER...     a static site of these run folders: boards, and a page for each run, method
+                         and cell
 
 Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where it is installed:
   python run_bench.py                        the core attacks x (skdcag + baselines)
@@ -29,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr, visible
-from t2i_backdoor_bench.flags import make_parser
+from t2i_backdoor_bench.flags import make_parser, make_parsers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +74,8 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
 
 def execute(arguments: list[str]) -> int:
     """What the command does. Raises UserError."""
+    if arguments[:1] and arguments[0] in APART:
+        return APART[arguments[0]](arguments[1:])
     arguments, kind = without_verb(arguments)
     flags = vars(make_parser(__doc__).parse_args(arguments))  # `--help` ends here
     with no_exit():
@@ -126,6 +133,66 @@ def verify(folder: Path, all: bool, fetch: bool) -> int:
     from t2i_backdoor_bench.running.verify import verify as check
 
     return check(folder, changed_files, every=all, fetch=fetch)
+
+
+def export(arguments: list[str]) -> int:
+    """`running.export` of a cell of a run folder. Nothing that a stranger's run.json names is asked
+    of the hub. Raises UserError."""
+    flags = make_parsers()["export"].parse_args(arguments)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.running.export import export as write
+
+    with no_exit():
+        return write(flags.cell, flags.folder, flags.out, flags.form, flags.rank)
+
+
+def site(arguments: list[str]) -> int:
+    """`report.site` of run folders. Raises UserError."""
+    flags = make_parsers()["site"].parse_args(arguments)
+    from t2i_backdoor_bench.report.site.build import write_site
+
+    return write_site(flags.out, flags.folders)
+
+
+def submit(arguments: list[str]) -> int:
+    """`running.submission` of a run folder. Raises UserError."""
+    flags = make_parsers()["submit"].parse_args(arguments)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.report import claims
+    from t2i_backdoor_bench.report.changed import changed_files
+    from t2i_backdoor_bench.report.publish import rewrite
+    from t2i_backdoor_bench.running import submission
+
+    numbers = claims.read_reported(flags.reported) if flags.reported else {}
+    out = flags.out or flags.folder.with_name(f"{flags.folder.resolve().name}.submission.tar.gz")
+    writers = submission.Writers(
+        changed_files, rewrite, lambda store: claims.claims(store, numbers)
+    )
+    maker = submission.Maker(flags.by, flags.title, flags.contact)
+    with no_exit():
+        return submission.submit(flags.folder, out, maker, writers)
+
+
+def accept(arguments: list[str]) -> int:
+    """`running.acceptance` of an archive that `submit` wrote. Raises UserError."""
+    flags = make_parsers()["accept"].parse_args(arguments)
+    if not flags.fetch:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.report.changed import changed_files
+    from t2i_backdoor_bench.running import acceptance
+
+    with no_exit():
+        return acceptance.accept(
+            flags.archive, flags.out, flags.by, changed_files, flags.sample, flags.fetch
+        )
+
+
+APART = {
+    "export": export,
+    "site": site,
+    "submit": submit,
+    "accept": accept,
+}  # verbs with flags of their own
 
 
 def version() -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from t2i_backdoor_bench.contract.errors import UserError
-from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, SCALES, STYLES
+from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, FORMS, SCALES, STYLES
 
 NAMED = "names, groups or all, separated by commas; name[option=value,...] is a variant"
 TEXTS = {  # flags that take a text: metavar, help
@@ -31,6 +32,11 @@ TEXTS = {  # flags that take a text: metavar, help
         "NAME",
         "dpm, ddim, euler, lcm, or own: the base's own; other families have others (default: dpm,"
         " and own for models of few steps)",
+    ),
+    "save-models": (
+        "KINDS",
+        "attacked, repaired: also write the models of each cell into the run folder, as diffusers"
+        " folders with a model card",
     ),
     "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
 }
@@ -121,6 +127,42 @@ def make_parser(description: str = "") -> Parser:
     every = "seconds between two checkpoints of a training, which goes on from them (default: 60)"
     add("--checkpoint-every", type=float, metavar="SECONDS", help=every)
     return parser
+
+
+def make_parsers() -> dict[str, Parser]:
+    """Of the verbs whose flags are their own, and no settings of a run."""
+    found = {}
+
+    def parser(verb: str, description: str) -> Callable[..., Any]:
+        found[verb] = Parser(prog=f"t2i-backdoor-bench {verb}", description=description)
+        return found[verb].add_argument
+
+    add = parser("site", "A static site of run folders.")
+    add("out", type=path, metavar="OUT", help="folder of the site")
+    add("folders", type=path, metavar="FOLDER", nargs="+", help="run folders")
+    add = parser("export", "Write the model of one cell of a run, with a model card.")
+    add("cell", metavar="CELL", help="ATTACK/DEFENSE/SEED, or the beginning of its key")
+    add("folder", type=path, metavar="FOLDER", help="a new folder")
+    default = Path("results/run-quick")
+    add("--out", type=path, default=default, metavar="RUN", help=f"its run (default: {default})")
+    forms = "a diffusers folder, the changed tensors, or a LoRA difference (default: folder)"
+    add("--form", choices=FORMS, default="folder", help=forms)
+    add("--rank", type=int, help="of the LoRA difference (default: 16)")
+    add = parser("submit", "Check a run, strip private paths, and pack it for a leaderboard.")
+    add("folder", type=path, metavar="FOLDER", help="a finished run")
+    add("--by", required=True, metavar="NAME", help="who made it, as the site shall show it")
+    add("--title", default="", help="what the site shall call the run (default: its folder)")
+    add("--contact", default="", help="where questions go, such as a mail address; it is shown")
+    columns = "what a paper reports: attack, defense, metric, value, source"
+    add("--reported", type=path, metavar="CSV", help=columns)
+    add("--out", type=path, metavar="ARCHIVE", help="default: FOLDER.submission.tar.gz")
+    add = parser("accept", "Check what was submitted, and make a random sample of it again.")
+    add("archive", type=path, metavar="ARCHIVE", help="what submit wrote")
+    add("--by", required=True, metavar="NAME", help="who checks it, as the site shall show it")
+    add("--out", type=path, required=True, metavar="FOLDER", help="a new folder for the run")
+    add("--sample", type=int, default=3, metavar="N", help="cells to make again (default: 3)")
+    add("--fetch", action="store_true", help="what run.json names may be fetched from the hub")
+    return found
 
 
 def path(text: str) -> Path:

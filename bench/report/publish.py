@@ -41,6 +41,13 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
         terminal.summary(records, store.root, written)
 
 
+def rewrite(store: Store) -> None:
+    """Tables and report of a copy of a run, without figures: those it has stay."""
+    records = stored_records(store)
+    texts.write(records, store.root)
+    page.write(store, records)
+
+
 def rebuild(folder: Path, style: str = "full") -> int:
     """Tables and report of a finished run, without a model."""
     if not folder.is_dir():

@@ -55,9 +55,14 @@ def test_the_index_has_every_page() -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_documents_name_flags_that_exist(path: Path) -> None:
     """Of every command of a document that runs the benchmark."""
-    known = {o for action in command.make_parser()._actions for o in action.option_strings}
+    parsers = {"run": command.make_parser(), **command.make_parsers()}
+    flags = {
+        verb: {o for action in parser._actions for o in action.option_strings}
+        for verb, parser in parsers.items()
+    }
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"(?:run_bench\.py|t2i-backdoor-bench) ([^`\n]*)", text):
+        known = flags.get(line.partition(" ")[0], flags["run"])
         assert set(re.findall(r"(--[a-z][a-z-]*)", line)) <= known, line
 
 

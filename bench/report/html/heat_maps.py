@@ -35,12 +35,16 @@ def stylesheet() -> str:
     )
 
 
-def view(records: Sequence[Record]) -> dict[str, Any] | None:
-    """None where no metric has a value."""
+def view(
+    records: Sequence[Record], links: Mapping[Pair, str] | None = None
+) -> dict[str, Any] | None:
+    """None where no metric has a value. A cell leads to its page in `links`, or else to its details
+    in the same page."""
     table = {(r["attack"], r["defense"]): r for r in rows(records)}
-    first: dict[Pair, int] = {}
+    first: dict[Pair, str] = {}
     for i, record in enumerate(records):
-        first.setdefault((record.cell.attack, record.cell.defense), i)
+        pair = (record.cell.attack, record.cell.defense)
+        first.setdefault(pair, links[pair] if links else f"#cell-{i}")
     attacks, maps, reasons = attacks_of(records), [], took_hold(records)
     grey = [a for a in attacks if reasons.get(a)]
     for way in shown_in("heat", records, lead=True):
@@ -95,7 +99,7 @@ def _cell(
     way: Reading,
     span: tuple[float, float],
     digits: int | None,
-    first: int | None,
+    first: str | None,
     grey: bool,
 ) -> dict[str, Any]:
     """One value, its colour, and the link to the first of its cells."""
@@ -106,8 +110,8 @@ def _cell(
     color = "grey" if grey else f"shade{round(100 * _place(value, span, way))}"
     return {
         "shade": "" if value is None else color,
-        "link": f"#cell-{first}",
-        "label": f"{row['attack']} x {row['defense']}: {text}",
+        "link": first or "",
+        "label": f"{row['attack']} × {row['defense']}:",
         "text": text,
         "interval": interval(row.get(f"{way.name}_lo"), row.get(f"{way.name}_hi"), way.percent),
     }

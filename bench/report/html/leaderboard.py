@@ -28,26 +28,35 @@ def view(records: Sequence[Record]) -> dict[str, Any]:
     for s in table:
         if s.defense not in placed:
             blocks.setdefault(given(s.needs).capitalize(), []).append(s)
-    heads = ["Defense", "Rank", *(["Step", "p", "Differs"] if groups else [])]
+    steps = ["Step", "p", "Differs"] if groups else []
+    heads = ["Defense", "Rank", *(text for way in ways for text in heads_of(way)), *steps]
     notes = [left_out_text(took_hold(records)), *marks.note(records)]
     notes += [leaderboard.how(records)] if groups else []
     return {
         "ranked": bool(groups),
-        "heads": [*heads, *(text for way in ways for text in _heads(way)), "Attacks"],
+        "heads": [*heads, "Attacks"],
         "groups": [
-            {"name": name, "rows": [_row(s, ways, doubts.get(s.defense, set())) for s in group]}
+            {"name": name, "rows": [row_of(s, ways, doubts.get(s.defense, set())) for s in group]}
             for name, group in blocks.items()
             if group
         ],
+        "unranked": [(s.defense, why_of(s)) for s in table if s.reasons],
         "notes": [text for text in notes if text],
     }
 
 
-def _heads(way: Reading) -> list[str]:
+def why_of(s: Summary) -> str:
+    """Why a row has no rank, whole; "" where it has one."""
+    return "; ".join(reason.text for reason in s.reasons)
+
+
+def heads_of(way: Reading) -> list[str]:
+    """The headings of the columns of a metric."""
     return [heading(way), "Worst attack"] if way.name == LEAD else [heading(way)]
 
 
-def _row(s: Summary, ways: Sequence[Reading], doubts: set[str]) -> dict[str, Any]:
+def row_of(s: Summary, ways: Sequence[Reading], doubts: set[str]) -> dict[str, Any]:
+    """A row of the leaderboard as texts."""
     step = s.place.step if s.place else None
     moved = leaderboard.change(step.difference if step else None)
     return {
@@ -55,7 +64,6 @@ def _row(s: Summary, ways: Sequence[Reading], doubts: set[str]) -> dict[str, Any
         "needs": needs_text(s.needs, s.knowledge) if s.needs else "",
         "place": leaderboard.place(s),
         "short": s.reasons[0].short if s.reasons else "",
-        "why": "; ".join(reason.text for reason in s.reasons),
         "step": {"text": moved.text if step else "", "interval": moved.interval},
         "p": p_text(step.p) if step else "",
         "differs": f"{step.differs} of {step.attacks}" if step else "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from t2i_backdoor_bench.report.metrics import metric_names
 from t2i_backdoor_bench.store.atomic import write_text
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import read_plan
+
+FINDINGS = 4  # that stand open above a report; the others are opened
 
 
 def write(store: Store, records: Sequence[Record]) -> Path:
@@ -58,12 +60,19 @@ def render_report(store: Store, records: Sequence[Record], earlier: Kept | None 
 
 
 def render_page(
-    store: Store, records: Sequence[Record], pictures: Sequence[Any], maps: Sequence[Any]
+    store: Store,
+    records: Sequence[Record],
+    pictures: Sequence[Any],
+    maps: Sequence[Any],
+    site: Mapping[str, Any] | None = None,
+    links: Mapping[tuple[str, str], str] | None = None,
 ) -> str:
+    """The page from its records and pictures. In a `site` it has the site's links above it, and
+    the cells of the matrix lead to the pages in `links`, by attack and defense."""
     manifest = read_plan(store)
     sections = [
         ("leaderboard", "Leaderboard", leaderboard.view(records)),
-        ("matrix", "Matrix", heat_maps.view(records)),
+        ("matrix", "Matrix", heat_maps.view(records, links)),
         ("trade-off", "Trade-off", charts.tradeoff(records)),
         ("pictures", "Pictures", picture_view(pictures)),
         ("attention", "Attention", {"groups": maps} if maps else None),
@@ -74,16 +83,12 @@ def render_page(
         ("protocol", "Protocol", protocol.protocol(store, records, manifest)),
         ("cite", "Cite", protocol.cite(records, manifest)),
     ]
-    style = (FOLDER / "report.css").read_text(encoding="utf-8") + heat_maps.stylesheet()
-    script = (FOLDER / "report.js").read_text(encoding="utf-8")
     small = records[0].protocol.get("training", 1) < 1
     return render(
         "page.html",
-        policy=policy(style, script),
-        style=Markup(style),  # both are this package's own
-        script=Markup(script),
-        title=title_of(records),
+        **shell(title_of(records), ("report.js",), heat_maps.stylesheet(), site),
         findings=findings(records),
+        shown=FINDINGS,
         smoke=small or records[0].protocol.get("scale") == "smoke",
         facts=facts(records),
         failed=failed(records),
@@ -92,15 +97,37 @@ def render_page(
     )
 
 
-def policy(style: str, script: str) -> str:
-    """What the page may load and run: pictures within it, and its own style and script."""
+def shell(
+    title: str,
+    scripts: Sequence[str] = (),
+    more_style: str = "",
+    site: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What every page has around its parts: title, style, scripts, and the policy that names
+    them."""
+    style = (FOLDER / "report.css").read_text(encoding="utf-8") + more_style
+    texts = [(FOLDER / name).read_text(encoding="utf-8") for name in ("common.js", *scripts)]
+    script = "\n".join(texts)
+    return {
+        "policy": policy(style, script, bool(site)),
+        "style": Markup(style),  # both are this package's own
+        "script": Markup(script),
+        "title": title,
+        "site": site,
+    }
+
+
+def policy(style: str, script: str, files: bool = False) -> str:
+    """What the page may load and run: pictures within it (and, with `files`, beside it), and its
+    own style and script."""
 
     def hashed(text: str) -> str:
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
+    pictures = "data: 'self'" if files else "data:"
     return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{hashed(style)}';"
-        f" script-src 'sha256-{hashed(script)}'"
+        f"default-src 'none'; img-src {pictures}; style-src"
+        f" 'sha256-{hashed(style)}'; script-src 'sha256-{hashed(script)}'"
     )
 
 

@@ -1,0 +1,4 @@
+"""A static site of many runs: boards, and a page for each run, method and cell.
+
+Imports: the report room.
+"""

@@ -1,0 +1,74 @@
+"""What a run folder says of who made it, and of who made its cells again.
+
+`claim.json` is written by the maker's `submit`, `accepted.json` by the `accept` of somebody else.
+The second names the digest of all records: where those have changed since, it counts for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t2i_backdoor_bench.contract.hashing import digest, file_digest
+from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.forms import each, name, obj, text, whole
+
+CLAIM = obj(
+    required=("title", "by", "records"),
+    title=text,
+    by=text,
+    contact=text,
+    licence=text,
+    records=name,
+    made=text,
+)
+ACCEPTED = obj(
+    required=("by", "date", "records", "cells", "agreed"),
+    by=text,
+    date=text,
+    records=name,
+    cells=each(text),
+    agreed=whole,
+    of=whole,
+    differences=each(text),
+)
+REPORTED, VERIFIED = "reported", "verified"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`title` and `by` are the maker's; `status` is VERIFIED where somebody else made cells again
+    and found the same, and `text` says it in words."""
+
+    title: str = ""
+    by: str = ""
+    status: str = REPORTED
+    text: str = ""
+
+
+def records_digest(store: Store) -> str:
+    """One digest of all files of records in the folder."""
+    return digest({path.name: file_digest(path) for path in store.files("cells", ".json")})
+
+
+def standing(store: Store) -> Standing:
+    """What the folder says of itself and of others."""
+    claim = store.read_record("claim", CLAIM) or {}
+    accepted = store.read_record("accepted", ACCEPTED) or {}
+    title, by = claim.get("title", ""), claim.get("by", "")
+    if not accepted:
+        return Standing(title, by)
+    if accepted["records"] != records_digest(store):
+        text = "its records have changed since they were verified"
+        return Standing(title, by, REPORTED, text)
+    cells = len(accepted["cells"])
+    if accepted["agreed"] < cells or not cells:
+        text = (
+            f"{accepted['by']} made {cells} of its cells again on {accepted['date']}:"
+            f" {cells - accepted['agreed']} differ"
+        )
+        return Standing(title, by, REPORTED, text)
+    text = (
+        f"by {accepted['by']} on {accepted['date']}: {cells} of {accepted.get('of', 0) or '?'}"
+        " cells, chosen at random, made again with the same numbers"
+    )
+    return Standing(title, by, VERIFIED, text)
