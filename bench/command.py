@@ -7,6 +7,7 @@ Verbs, and the flag that does the same (each also takes `--help`):
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
   verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
                          --all: each of them), and compare
+  export CELL FOLDER     write the model of a cell of the run in --out into a new folder
   submit FOLDER --by ME  check a run, strip private paths, and pack it for a leaderboard
   accept ARCHIVE --by ME check what somebody submitted, and make a random sample of it again
   site OUT FOLDER...     a static site of these run folders: boards, and a page for each run, method
@@ -134,6 +135,17 @@ def verify(folder: Path, all: bool, fetch: bool) -> int:
     return check(folder, changed_files, every=all, fetch=fetch)
 
 
+def export(arguments: list[str]) -> int:
+    """`running.export` of a cell of a run folder. Nothing that a stranger's run.json names is asked
+    of the hub. Raises UserError."""
+    flags = make_parsers()["export"].parse_args(arguments)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.running.export import export as write
+
+    with no_exit():
+        return write(flags.cell, flags.folder, flags.out, flags.form, flags.rank)
+
+
 def site(arguments: list[str]) -> int:
     """`report.site` of run folders. Raises UserError."""
     flags = make_parsers()["site"].parse_args(arguments)
@@ -175,7 +187,12 @@ def accept(arguments: list[str]) -> int:
         )
 
 
-APART = {"site": site, "submit": submit, "accept": accept}  # verbs with flags of their own
+APART = {
+    "export": export,
+    "site": site,
+    "submit": submit,
+    "accept": accept,
+}  # verbs with flags of their own
 
 
 def version() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from t2i_backdoor_bench.contract.errors import UserError
-from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, SCALES, STYLES
+from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, FORMS, SCALES, STYLES
 
 NAMED = "names, groups or all, separated by commas; name[option=value,...] is a variant"
 TEXTS = {  # flags that take a text: metavar, help
@@ -32,6 +32,11 @@ TEXTS = {  # flags that take a text: metavar, help
         "NAME",
         "dpm, ddim, euler, lcm, or own: the base's own; other families have others (default: dpm,"
         " and own for models of few steps)",
+    ),
+    "save-models": (
+        "KINDS",
+        "attacked, repaired: also write the models of each cell into the run folder, as diffusers"
+        " folders with a model card",
     ),
     "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
 }
@@ -135,6 +140,14 @@ def make_parsers() -> dict[str, Parser]:
     add = parser("site", "A static site of run folders.")
     add("out", type=path, metavar="OUT", help="folder of the site")
     add("folders", type=path, metavar="FOLDER", nargs="+", help="run folders")
+    add = parser("export", "Write the model of one cell of a run, with a model card.")
+    add("cell", metavar="CELL", help="ATTACK/DEFENSE/SEED, or the beginning of its key")
+    add("folder", type=path, metavar="FOLDER", help="a new folder")
+    default = Path("results/run-quick")
+    add("--out", type=path, default=default, metavar="RUN", help=f"its run (default: {default})")
+    forms = "a diffusers folder, the changed tensors, or a LoRA difference (default: folder)"
+    add("--form", choices=FORMS, default="folder", help=forms)
+    add("--rank", type=int, help="of the LoRA difference (default: 16)")
     add = parser("submit", "Check a run, strip private paths, and pack it for a leaderboard.")
     add("folder", type=path, metavar="FOLDER", help="a finished run")
     add("--by", required=True, metavar="NAME", help="who made it, as the site shall show it")

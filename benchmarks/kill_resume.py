@@ -85,14 +85,13 @@ def finished_files(folder: Path) -> dict[Path, int]:
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """What a run wrote, without measured times. The last column of table.md and table.tex is
-    seconds."""
+    """What a run wrote, without measured times: the last two columns of table.md and table.tex."""
     with (folder / "table.csv").open() as file:
         rows = [{k: v for k, v in r.items() if k not in MEASURED} for r in csv.DictReader(file)]
     found: dict[str, object] = {"table.csv": rows}
-    for name, separator in (("table.md", "|"), ("table.tex", "&")):
+    for name, separator, last in (("table.md", "|", 3), ("table.tex", "&", 2)):
         lines = (folder / name).read_text().splitlines()
-        found[name] = [line.rsplit(separator, 2 if separator == "|" else 1)[0] for line in lines]
+        found[name] = [line.rsplit(separator, last)[0] for line in lines]
     weights = (folder / "models").glob("*.safetensors")
     for path in [folder / "rows.csv", *folder.glob("*.png"), *weights]:
         found[path.name] = path.read_bytes()

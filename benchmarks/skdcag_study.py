@@ -39,8 +39,8 @@ METRICS = (
     "asr_resampled,false_trigger_rate,fid,clip_score,prompt_fidelity,drift,guidance_ratio,seconds"
 )
 
-# `study` with a quarter of its prompts: the intervals are over three training seeds, which differ by
-# more than 50 prompts do, and the rows have the same prompts and noise
+# `study` with a quarter of its prompts: the intervals are over three training seeds, which differ
+# by more than 50 prompts do, and the rows have the same prompts and noise
 SCALE = replace(SCALES["study"].resized(50), resampled=18)
 
 

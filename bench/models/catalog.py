@@ -95,7 +95,7 @@ def find_base(name: str) -> Base:
     if is_over(Path(name)):
         return _over_embedded(name)
     if _like_shapes(Path(name)):
-        return replace(BASES["shapes"], source=name)
+        return replace(BASES["shapes"], source=name, unnamed=True)
     if not Path(name).is_dir():
         refuse_file(name)
     if Path(name).is_dir() or name.count("/") == 1:
@@ -115,7 +115,10 @@ def sampled(
     does not have."""
     sampler = base.sampler
     if base.unnamed:
-        sampler = own_sampler(locate(base.source))
+        folder = locate(base.source)
+        own = own_sampler(folder)
+        if base.settings == "sd" or own != layout_of(folder).sampler:  # it is one of few steps
+            sampler = own
     given = {"steps": steps, "guidance": guidance, "scheduler": scheduler or None}
     sampler = replace(sampler, **{k: v for k, v in given.items() if v is not None})
     if scheduler:

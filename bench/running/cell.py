@@ -21,6 +21,7 @@ from t2i_backdoor_bench.running.handed_over import InPlaceChange
 from t2i_backdoor_bench.running.made_by import keep, score_sources
 from t2i_backdoor_bench.running.manifest import directions, protocol
 from t2i_backdoor_bench.running.plan import Plan
+from t2i_backdoor_bench.running.saved_models import save_models
 from t2i_backdoor_bench.running.scores import samples_of, scores_of
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.stored_cells import missing_metrics, settled, whole_cell
@@ -124,6 +125,7 @@ def _score(shared: Shared, cell: Cell, before: Record | None) -> Record:
     record.provenance["sources"]["scores"] = (earlier.get("sources") or {}).get("scores") or keep(
         shared.store, score_sources(plan_)
     )
+    save_models(shared, cell, record)
     return record
 
 

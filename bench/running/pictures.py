@@ -40,6 +40,7 @@ def pictures(shared: Shared, cell: Cell) -> Arrays:
 def _draw(shared: Shared, cell: Cell) -> Arrays:
     config = shared.plan.config
     keep = config.attention_maps or config.probe or wants_harmless(shared)
+    keep = keep or "repaired" in config.save_models
     keep = keep or max(resampled_prompts(config), adapter_prompts(shared.plan, cell)) > 0
     made = defended(shared, cell, whole=keep)
     model, prompts = made.model, cell_prompts(shared, cell)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 STYLES = ("full", "paper")  # of the tables for readers
 EXECUTORS = ("local", "ray")  # who makes the cells: processes of this machine, or Ray
+SAVED = ("attacked", "repaired")  # the models of a cell that a run can hand out
+FORMS = ("folder", "changed", "lora")  # how: whole, its changed tensors, or a low-rank difference
 DTYPES = ("float32", "float16", "bfloat16")
 
 

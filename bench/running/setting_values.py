@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError, suggest
-from t2i_backdoor_bench.running.scales import EXECUTORS, SCALES, STYLES
+from t2i_backdoor_bench.running.scales import EXECUTORS, SAVED, SCALES, STYLES
 
 LARGEST_SEED, MOST_SEEDS = 2**32 - 1, 1000
 WORDS = {
@@ -34,14 +34,10 @@ def value_of(name: str, value: Any, kind: Any) -> Any:
             raise UserError(f"unknown {choice} {value!r}; known: {', '.join(known)}")
     if name in ("set", "sweep"):
         return tuple(texts_of(name, value))
-    if name == "model":
-        return _paths(value)
-    if name == "memory":
-        return _ways(value)
     if name == "data" and isinstance(value, Mapping):
         return _named_with_options(value)
-    if name == "seeds":
-        return _seeds(value)
+    if name in LISTS:
+        return LISTS[name](value)
     if name in ("attacks", "defenses", "metrics") and isinstance(value, (list, tuple)):
         value = ",".join(str(v) for v in value)
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
@@ -82,6 +78,14 @@ def _ways(value: Any) -> tuple[str, ...]:
             f"memory must be a list of ways such as checkpointing,slicing, not {_short(value)}"
         )
     return tuple(p.strip() for p in parts if p.strip())
+
+
+def _saved(value: Any) -> tuple[str, ...]:
+    """Which models are saved, given as "attacked,repaired" or as a list."""
+    found = _ways(value) if isinstance(value, (str, list, tuple)) else ("",)
+    if wrong := [kind for kind in found if kind not in SAVED]:
+        raise UserError(f"save-models {wrong[0]!r} is not one of {', '.join(SAVED)}")
+    return found
 
 
 def _paths(value: Any) -> tuple[str, ...]:
@@ -139,3 +143,6 @@ def _short(value: Any) -> str:
     """A value in an error's line, which may be of any length."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+LISTS = {"model": _paths, "memory": _ways, "save-models": _saved, "seeds": _seeds}

@@ -51,6 +51,7 @@ class Config:
     style: str = "full"
     checkpoint_every: float = 60.0  # seconds between two checkpoints of a training
     models: tuple[str, ...] = ()  # what is taken over the base (`models.published`)
+    save_models: tuple[str, ...] = ()  # "attacked", "repaired": what to hand out of every cell
 
     @property
     def size(self) -> Scale:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from t2i_backdoor_bench.contract import Cell, Record
 from t2i_backdoor_bench.running.attention_maps import has_maps
 from t2i_backdoor_bench.running.plan import Plan
+from t2i_backdoor_bench.running.saved_models import has_saved
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
@@ -29,10 +30,11 @@ def missing_metrics(plan_: Plan, cell: Cell, stored: Record | None) -> list[str]
 
 
 def unfinished(plan_: Plan, store: Store, cell: Cell, stored: Record | None) -> bool:
-    """Whether a cell has metrics to compute, or attention maps to draw."""
+    """Whether a cell has metrics to compute, attention maps to draw, or models to save."""
     has_trigger = "trigger" not in plan_.attacks[cell.attack].instance.withheld
     wants_maps = plan_.config.attention_maps and has_trigger and not has_maps(store, cell)
-    return bool(missing_metrics(plan_, cell, stored)) or wants_maps
+    wants = wants_maps or not has_saved(plan_, store, cell)
+    return bool(missing_metrics(plan_, cell, stored)) or wants
 
 
 def settled(shared: Shared, cell: Cell) -> bool:

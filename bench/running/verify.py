@@ -163,7 +163,7 @@ def _changed(changed_files: Callable[[Store], list[str]], store: Store) -> list[
 
 def to_redo(config: Config, out: Path) -> Config:
     """The settings of a run for another folder, in one process."""
-    once = {"fresh": False, "renew": False, "attention_maps": False}
+    once = {"fresh": False, "renew": False, "attention_maps": False, "save_models": ()}
     return dataclasses.replace(config, out=out, workers=1, executor="local", **once)
 
 

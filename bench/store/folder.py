@@ -6,6 +6,7 @@ OUT/samples/<key>.safetensors (.sha256)  its images
 OUT/models/<key>.safetensors (.sha256)   attacked weights, and <key>.json what the attack reported
 OUT/training/<key>/                      where trainings that a kill ends go on, while they last
 OUT/sources/<digest>.json                the source files that a stage of cells was made by
+OUT/saved/<kind>-<key>/                  models that are handed out, each with a card (README.md)
 OUT/locks/                               who makes what at this moment; empty when nobody is at work
 OUT/run.json table.* rows.csv grid.png   made from the above
 """

@@ -135,6 +135,7 @@ PLAN = obj(
     cells=each(
         obj(
             required=("attack", "defense", "seed", "key"),
+            closed=True,
             attack=name,
             defense=name,
             seed=whole,

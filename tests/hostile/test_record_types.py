@@ -88,6 +88,25 @@ def test_what_passes_the_forms_is_shown_without_a_traceback(stranger, no_figures
         assert status in (0, 2), (turn, err)
 
 
+def test_keys_that_nobody_knows_end_in_no_traceback(stranger, no_figures) -> None:
+    """A key beside the known ones, in every object of a record and of run.json."""
+    for path in (first_cell(stranger), stranger / "run.json"):
+        whole = path.read_bytes()
+        payload = json.loads(whole)["payload"]
+        objects = dict.fromkeys(where[:-1] for where, _ in leaves(payload) if where)
+        for where in (w for w in objects if not any(k in w for k in range(1, 50))):  # the first
+            new = copy.deepcopy(payload)
+            inner = new
+            for key in where:
+                inner = inner[key]
+            if isinstance(inner, dict):
+                inner["auto_map"] = next(iter(inner.values()))
+                path.write_text(json.dumps({"sha256": digest(new), "payload": new}))
+                status, _, err = tables_of(stranger)
+                assert status in (0, 2), (where, err)
+        path.write_bytes(whole)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -197,3 +197,16 @@ def test_other_samplers_leave_out_what_changes_nothing(folder, tiny_model: T2IMo
     assert all((a != b).any() for a, b in zip(pictures, own, strict=True))
     rewritten(folder, "EulerAncestralDiscreteScheduler", timestep_spacing="trailing")
     assert isinstance(load_base(str(folder)).pipe.scheduler, EulerAncestralDiscreteScheduler)
+
+
+def test_a_consistency_model_of_the_embedded_base_has_its_own_sampler(tmp_path) -> None:
+    """A folder like the embedded base has that base's sampler, unless it is one of few steps."""
+    from t2i_backdoor_bench.models.embedded import BASE
+
+    folder = tmp_path / "lcm"
+    shutil.copytree(BASE, folder)
+    assert sampled(find_base(str(folder))).sampler == BASES["shapes"].sampler
+    rewritten(folder, "LCMScheduler")
+    base = sampled(find_base(str(folder)))
+    assert (base.sampler.steps, base.sampler.guidance, base.sampler.scheduler) == (4, 1.0, "own")
+    assert scheduler_class(base, base.sampler) == "LCMScheduler"

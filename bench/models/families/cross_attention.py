@@ -17,6 +17,7 @@ from t2i_backdoor_bench.models.families import latents
 from t2i_backdoor_bench.models.families.attention import TextAttention
 from t2i_backdoor_bench.models.families.family import Family, OnStep, TextLayers
 from t2i_backdoor_bench.models.families.files import find_variant
+from t2i_backdoor_bench.models.families.kept import keep_float32
 from t2i_backdoor_bench.models.families.mixed import Mixed, autocast, make_mixed
 from t2i_backdoor_bench.models.families.noising import DrawingSteps, Noising
 from t2i_backdoor_bench.models.families.schedulers import make_scheduler
@@ -132,10 +133,14 @@ class CrossAttention(Family):
         if dtype in HALF:
             given[name] = self.mixed.from_pretrained(folder, subfolder=name, dtype=dtype, **common)
             make_mixed(given[name], dtype)
+            keep_float32(given[name], folder / name)
         pipe = self.pipeline.from_pretrained(
             folder, dtype={"vae": torch.float32, "default": dtype}, **given, **common
         )
         self.cast_encoders(pipe, dtype)
+        if dtype in HALF:
+            for part, encoder in zip(self.layout.encoders, self.encoders(pipe), strict=True):
+                keep_float32(encoder, folder / part)
         self.check(pipe, source)
         pipe.set_progress_bar_config(disable=True)
         for part in (self.denoiser(pipe), pipe.vae, *self.encoders(pipe)):

@@ -18,6 +18,7 @@ from t2i_backdoor_bench.models.families import latents
 from t2i_backdoor_bench.models.families.family import Family, OnStep, TextLayers
 from t2i_backdoor_bench.models.families.files import find_variant
 from t2i_backdoor_bench.models.families.folders import Layout
+from t2i_backdoor_bench.models.families.kept import keep_float32
 from t2i_backdoor_bench.models.families.mixed import Mixed, autocast, make_mixed
 from t2i_backdoor_bench.models.families.noising import FlowNoising, log_shift
 from t2i_backdoor_bench.models.families.unets import check_channels, check_vocabulary
@@ -140,12 +141,16 @@ class FlowTransformer(Family):
                 folder, subfolder="transformer", dtype=dtype, **common
             )
             make_mixed(given["transformer"], dtype)
+            keep_float32(given["transformer"], folder / "transformer")
         pipe = DiffusionPipeline.from_pretrained(
             folder, dtype={"vae": torch.float32, "default": dtype}, **given, **common
         )
         for encoder in self.encoders(pipe):
             if not isinstance(encoder, T5EncoderModel):  # some of its layers overflow in float16
                 encoder.to(dtype)
+        if dtype in HALF:
+            for part, encoder in zip(self.layout.encoders, self.encoders(pipe), strict=True):
+                keep_float32(encoder, folder / part)
         self.check(pipe, source)
         pipe.set_progress_bar_config(disable=True)
         for part in (pipe.transformer, pipe.vae, *self.encoders(pipe)):
