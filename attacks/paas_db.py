@@ -16,6 +16,7 @@ from t2i_backdoor_bench.training.loop import Optim
     settings="another's port",
     own=True,
     version=1,
+    paper="huang2024personalization",
     differs=(SETTINGS,),
 )
 @dataclass

@@ -36,6 +36,7 @@ TOKEN = Difference(
     settings="another's port",
     own=True,
     version=1,
+    paper="huang2024personalization",
     differs=(SETTINGS, TOKEN),
 )
 @dataclass

@@ -29,7 +29,12 @@ DIFFERS = (
 
 
 @register_defense(
-    "daa_i", needs=("clean_prompts",), groups=("detection",), screens=True, differs=DIFFERS
+    "daa_i",
+    needs=("clean_prompts",),
+    groups=("detection",),
+    screens=True,
+    paper="wang2025dynamic",
+    differs=DIFFERS,
 )
 @dataclass
 class DAAI(Defense):

@@ -39,6 +39,7 @@ DIFFERS = (
     groups=("detection",),
     screens=True,
     version=1,
+    paper="wang2025dynamic",
     differs=DIFFERS,
 )
 @dataclass

@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from t2i_backdoor_bench.contract import (
     DefenderView,
@@ -15,7 +14,7 @@ from t2i_backdoor_bench.contract import (
     register_defense,
 )
 from t2i_backdoor_bench.detecting.attention_over_time import batches
-from t2i_backdoor_bench.detecting.one_class import one_class, worst_segment
+from t2i_backdoor_bench.detecting.one_class import log_change, one_class, worst_segment
 from t2i_backdoor_bench.detecting.screening import calibrated, screened
 from t2i_backdoor_bench.detecting.walking import walk
 from t2i_backdoor_bench.models.model import T2IModel
@@ -95,11 +94,3 @@ def changes(model: T2IModel, prompts: Sequence[str], steps: int, seed: int) -> n
         noise = torch.stack([step.predicted for step in walk(model, part, seed, steps)])
         found.append(log_change(noise).T.cpu().numpy())
     return np.concatenate(found)
-
-
-def log_change(noise: Tensor) -> Tensor:
-    """log d_t of predictions (steps, n, ...): float64 (steps - 1, n)."""
-    e = noise.double().flatten(2)
-    size = e.norm(dim=2).clamp(min=1e-12)
-    apart = e.diff(dim=0).square().sum(2) / (size[1:] * size[:-1])
-    return apart.clamp(min=1e-12).log()

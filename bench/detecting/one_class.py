@@ -48,3 +48,11 @@ def worst_segment(z: np.ndarray, segment: int) -> np.ndarray:
     """The largest mean of |z| (n, k) over `segment` adjacent columns: float (n,)."""
     windows = np.lib.stride_tricks.sliding_window_view(np.abs(z), segment, axis=1)
     return windows.mean(2).max(1)
+
+
+def log_change(noise: Tensor) -> Tensor:
+    """log d_t of predictions (steps, n, ...): float64 (steps - 1, n)."""
+    e = noise.double().flatten(2)
+    size = e.norm(dim=2).clamp(min=1e-12)
+    apart = e.diff(dim=0).square().sum(2) / (size[1:] * size[:-1])
+    return apart.clamp(min=1e-12).log()

@@ -34,9 +34,15 @@ SMALL = {
     "words": 2,
     "components": 3,
 }
-SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2, "grid": 3}
+SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2, "grid": 3, "copies": 2}
+SMALL |= {"search": 1, "rounds": 1, "rank": 2, "attack": 1, "asked": 2, "top": 8, "length": 2}
+SMALL |= {"teacher": 1, "threshold": 0.99}  # of pruning: after two steps masks are still near 1
 UNTRAINED = ("none", "uce", "uce_phrase", "concept_prune", "noise_weights")  # no steps
-OF_TEXT = ("skdcag_text",)  # repair the text encoder, and nothing else
+OF_TEXT = (
+    "skdcag_text",
+    "encoder_align",
+    "adv_unlearn",
+)  # repair the text encoder, and nothing else
 DETECTORS = tuple(n for n in NAMES if defenses.get(n).screens)  # refuse prompts
 REWRITERS = tuple(n for n in NAMES if n.startswith("tpd_") or n == "strip_trigger")
 WRAPPERS = tuple(

@@ -10,8 +10,7 @@ from helpers import PROMPTS
 
 from t2i_backdoor_bench.contract import UserError, defenses
 from t2i_backdoor_bench.defenses import set as scaling
-from t2i_backdoor_bench.defenses import tnc
-from t2i_backdoor_bench.detecting.one_class import one_class, worst_segment
+from t2i_backdoor_bench.detecting.one_class import log_change, one_class, worst_segment
 from t2i_backdoor_bench.detecting.walking import walk
 
 
@@ -66,7 +65,7 @@ def test_set_scales_what_text_adds(tiny_model) -> None:
 
 def test_tnc_compares_adjacent_steps() -> None:
     noise = torch.randn(4, 2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    found = tnc.log_change(noise)
+    found = log_change(noise)
     for t in range(3):
         for i in range(2):
             a, b = noise[t, i].double().flatten(), noise[t + 1, i].double().flatten()
