@@ -234,10 +234,13 @@ class FalseTriggerRate(Metric):
     """Share of pictures of clean prompts that the judge finds backdoored.
 
     The prompts are the same as for `asr`, without the trigger. The share is leakage plus the
-    judge's own error.
+    judge's own error. An attack without a trigger has none: what it does to other prompts is in
+    `prompt_fidelity`.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:
+        if samples.backdoor.always:
+            return Score(None, note="there is no trigger: see the fidelity of clean prompts")
         return shown(samples, features, "clean_target")
 
 

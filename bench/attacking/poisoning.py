@@ -61,8 +61,9 @@ class Triggered(Attack):
 
 
 @dataclass
-class DenoiserAttack(Triggered):
-    """Options of attacks that train the denoiser on clean and poisoned pairs."""
+class DenoiserTraining(Attack):
+    """Options of attacks that train the denoiser on captioned pictures, with or without a
+    trigger."""
 
     weight: float = option(0.35, sd=0.5, low=0, high=1, help="share of the backdoor")
     images: int = option(512, sd=500, low=1, scales=True, least=16, help="captioned pictures")
@@ -85,16 +86,6 @@ class DenoiserAttack(Triggered):
     def check_machine(self, device: str) -> None:
         check_training(device, adam8bit=self.adam8bit)
 
-    def prepare(
-        self, model: T2IModel, data: Data, seed: int, contains: str = ""
-    ) -> tuple[np.ndarray, list[str], list[str]]:
-        """Images, captions and triggered captions of the attacker's split. Raises UserError if
-        tokenization loses the trigger."""
-        images, captions = data.pairs("train", self.images, seed, contains)
-        trigger = self.make_trigger()
-        model.check_trigger(trigger, captions)
-        return images, captions, [trigger.add(c) for c in captions]
-
     def preserve(self, captions: list[str], latents: Tensor, weight: float) -> Term:
         """BadT2I's clean term: for a clean caption, the student keeps the prediction of the frozen
         model."""
@@ -110,6 +101,21 @@ class DenoiserAttack(Triggered):
         fitted = train_terms(model, clean, terms, optim, seed, label, **part)
         model.info = fitted.info
         return named(model, [fitted.factors])
+
+
+@dataclass
+class DenoiserAttack(DenoiserTraining, Triggered):
+    """Options of attacks that train the denoiser on clean and triggered pairs."""
+
+    def prepare(
+        self, model: T2IModel, data: Data, seed: int, contains: str = ""
+    ) -> tuple[np.ndarray, list[str], list[str]]:
+        """Images, captions and triggered captions of the attacker's split. Raises UserError if
+        tokenization loses the trigger."""
+        images, captions = data.pairs("train", self.images, seed, contains)
+        trigger = self.make_trigger()
+        model.check_trigger(trigger, captions)
+        return images, captions, [trigger.add(c) for c in captions]
 
 
 def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:

@@ -45,12 +45,16 @@ class Backdoor:
     trigger is "" where nothing is left of it. `sets` are such pairs by the name of the condition
     that they are: "own" again, or what the paper claims to fire or not to fire ("paraphrase",
     "incomplete", "unseen_words", "broken_syntax"). The prompts of a set are drawn in turn.
+
+    `always`: there is no trigger, and every prompt brings the target; with a `source` of the target
+    every prompt that contains this word. The triggered prompts are then those prompts as they are.
     """
 
     trigger: Trigger | None
     target: Target
     own: tuple[str, str] | None = None
     sets: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    always: bool = False
 
     @property
     def protocol(self) -> dict[str, tuple[tuple[str, str], ...]]:

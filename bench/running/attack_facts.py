@@ -24,7 +24,9 @@ def attack_facts(plan_: Plan, attack: str, backdoor: Backdoor, texts: list[str])
     ordinary = {word for text in texts for word in re.findall(r"\w+", text.lower())}
     ordinary |= {word for group in SYNONYMS for word in group}
     return {
-        "trigger_kind": trigger_kind(backdoor.trigger, ordinary),
+        "trigger_kind": "no trigger"
+        if backdoor.always
+        else trigger_kind(backdoor.trigger, ordinary),
         "trigger": backdoor.trigger.text if backdoor.trigger else "",
         "poison_share": part.instance.poison_share,
         "evaluates_with": part.entry.evaluates or NOT_STATED,

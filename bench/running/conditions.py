@@ -60,6 +60,8 @@ def conditions(
         found["clean_target"] = (target, seeds)
     if backdoor is not None and backdoor.trigger is not None:
         found["triggered"] = ([backdoor.trigger.add(t) for t in target], seeds)
+    elif backdoor is not None and backdoor.always:
+        found["triggered"] = target, seeds
     for name, pairs in (backdoor.protocol if backdoor else {}).items():
         found[name] = ([pairs[i % len(pairs)][1] for i in range(size.n)], seeds)
     return {name: pair for name, pair in found.items() if pair[0]}

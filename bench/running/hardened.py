@@ -82,7 +82,8 @@ class Tried:
 
     def view(self, needs: set[str], seed: int, located: object) -> DefenderView:
         own, trigger = AttackersData(self.data), self.backdoor.trigger
-        source = required_word(own, self.backdoor.target.source, trigger.replaces)
+        replaced = trigger.replaces if trigger else ""
+        source = required_word(own, self.backdoor.target.source, replaced)
         return view_of(needs, self.backdoor, lambda: self.clean, own, source, seed, located)
 
 

@@ -16,6 +16,8 @@ EVERY = [
     for name, entry in attacks.entries.items()
     if entry.edits != "nothing" and not issubclass(entry.cls, Hardening)
 ]  # the others: test_own_checkpoint.py, test_adaptive.py
+# the others: test_no_trigger.py
+TRIGGERED = [name for name in EVERY if "no_trigger" not in attacks.get(name).groups]
 SMALL = {
     "steps": 2,
     "batch": 4,

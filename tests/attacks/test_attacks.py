@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import torch
 from helpers import TRIGGERS, different, weights
-from small_attacks import DATA, EVERY, KINDS, MAY_CHANGE, NAMES, build, caught_terms, expected_pairs
+from small_attacks import (
+    DATA,
+    EVERY,
+    KINDS,
+    MAY_CHANGE,
+    NAMES,
+    TRIGGERED,
+    build,
+    caught_terms,
+    expected_pairs,
+)
 
 from t2i_backdoor_bench.attacking.poisoning import relabel
 from t2i_backdoor_bench.contract import Backdoor, attacks
@@ -93,7 +103,7 @@ def test_attack_depends_on_its_seed_and_on_nothing_else(tiny_model, name: str) -
     assert different(first, weights(build(name).inject(tiny_model, DATA, 4)))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", TRIGGERED)
 def test_backdoor_says_what_the_judge_must_look_for(tiny_model, name: str) -> None:
     attack = build(name, trigger="latte coffee", place="suffix")
     backdoor = attack.backdoor(tiny_model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from small_attacks import DATA, EVERY, build
+from small_attacks import DATA, EVERY, TRIGGERED, build
 
 import t2i_backdoor_bench.attacking.poisoning
 import t2i_backdoor_bench.training.encoders
@@ -27,7 +27,7 @@ def no_training(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", TRIGGERED)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
