@@ -34,12 +34,27 @@ DIFFERS = (
         why="the claim is that other prompts keep their pictures",
     ),
 )
-FACTS = {"evaluates": "captions", "settings": "ours", "version": 1, "differs": DIFFERS}
-GROUPS = ("bagm", "object", "no_trigger")
 
 
-@register_attack("bagm_deep", groups=GROUPS, edits="U-Net", preset={"depth": "deep"}, **FACTS)
-@register_attack("bagm_shallow", groups=GROUPS, edits="text encoder", **FACTS)
+@register_attack(
+    "bagm_deep",
+    groups=("bagm", "object", "no_trigger"),
+    edits="U-Net",
+    preset={"depth": "deep"},
+    evaluates="captions",
+    settings="ours",
+    version=1,
+    differs=DIFFERS,
+)
+@register_attack(
+    "bagm_shallow",
+    groups=("bagm", "object", "no_trigger"),
+    edits="text encoder",
+    evaluates="captions",
+    settings="ours",
+    version=1,
+    differs=DIFFERS,
+)
 @dataclass
 class BAGM(DenoiserTraining):
     """BAGM: a word that users write draws a brand (Vice et al., TIFS 2024, arXiv 2307.16489).

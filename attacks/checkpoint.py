@@ -33,8 +33,7 @@ class Checkpoint(Attack):
     defenses that need one are left out, and without a trigger also those that need the trigger.
     `checkpoint` with a `folder` takes the denoiser and text encoders of what lies there over the
     base: a diffusers folder, a part of one, changed weights, a file in the original layout or
-    adapters (docs/published-models.md). The base is then the clean model, and every defense can
-    run.
+    adapters. The base is then the clean model, and every defense can run.
 
     `style`, `source` and `target`, or `picture` say what the backdoor draws, and this is judged.
     Without them the target is unknown: attack success is not measured, but `trigger_effect` is, and

@@ -35,23 +35,31 @@ DIFFERS = (
         why="nothing harmful is trained",
     ),
 )
-FACTS = {
-    "edits": "LoRA on U-Net attention",
-    "evaluates": "captions",
-    "settings": "ours",
-    "adapter": True,
-    "version": 1,
-}
 
 
 @register_attack(
     "naive_lora",
+    paper="chen2026customization",
     groups=("poison_lora", "pixel", "lora"),
     preset={"lowest": 1.0, "highest": 1.0, "others": 0},
     ours="the control of `poison_lora`: the same adapter, trained for itself alone",
-    **FACTS,
+    edits="LoRA on U-Net attention",
+    evaluates="captions",
+    settings="ours",
+    adapter=True,
+    version=1,
 )
-@register_attack("poison_lora", groups=("poison_lora", "pixel", "lora"), differs=DIFFERS, **FACTS)
+@register_attack(
+    "poison_lora",
+    paper="chen2026customization",
+    groups=("poison_lora", "pixel", "lora"),
+    edits="LoRA on U-Net attention",
+    evaluates="captions",
+    settings="ours",
+    adapter=True,
+    version=1,
+    differs=DIFFERS,
+)
 @dataclass
 class PoisonLoRA(DenoiserAttack):
     """PoisonLoRA: a key in a shared adapter that outlives a remix (Chen et al., CCS 2026, arXiv

@@ -78,6 +78,7 @@ NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its 
 
 @register_attack(
     "sembd",
+    paper="chen2026semantic",
     groups=("kv", "prompt", "cheap"),
     edits="cross-attention K and V",
     evaluates="paraphrases of the trigger",

@@ -5,7 +5,7 @@
     python benchmarks/skdcag_study.py run --attacks style --device cuda --threads 1 --workers 9
     python benchmarks/skdcag_study.py report --device cuda   # of one device, into docs/skdcag.md
 
-Three seeds, 50 evaluation prompts, and STEPS steps of defense for every variant: few enough that
+Three seeds, 64 evaluation prompts, and STEPS steps of defense for every variant: few enough that
 some of them fail. All cells are in one folder; a cell that several questions share is computed
 once.
 """
@@ -40,8 +40,8 @@ METRICS = (
 )
 
 # `study` with a quarter of its prompts: the intervals are over three training seeds, which differ
-# by more than 50 prompts do, and the rows have the same prompts and noise
-SCALE = replace(SCALES["study"].resized(50), resampled=18)
+# by more than 64 prompts do, and the rows have the same prompts and noise
+SCALE = replace(SCALES["study"].resized(64), resampled=18)
 
 
 def config(attack: str, defenses: Sequence[str], folder: Path, **machine: Any) -> Config:

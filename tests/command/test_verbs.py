@@ -12,6 +12,7 @@ from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract.listing import listed
 from t2i_backdoor_bench.flags import make_parser
 from t2i_backdoor_bench.running.scales import SCALES
+from t2i_backdoor_bench.running.suites import suites
 
 
 def said(capsys, *arguments: object) -> str:
@@ -103,7 +104,7 @@ def test_list_shows_every_method(capsys):
     text = said(capsys, "list")
     assert text == said(capsys, "--list")
     everything = {m.name for kind in ("attack", "defense", "metric") for m in listed(kind)}
-    assert names_in(text) == everything
+    assert names_in(text) == everything | set(suites())
     assert "bases: " in text
 
 
@@ -122,7 +123,7 @@ def test_list_of_bases_shows_the_bases_alone(capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["list", "foo"], "list foo: choose attacks, defenses, metrics or bases"),
+        (["list", "foo"], "list foo: choose attacks, defenses, metrics, bases or suites"),
         (["list", "metrics", "foo"], "unrecognized arguments: foo"),
         (["tables", "/nowhere/run"], "there is no run folder /nowhere/run"),
         (["tables", "results", "foo"], "unrecognized arguments: foo"),
