@@ -31,14 +31,16 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr, visible
-from t2i_backdoor_bench.flags import make_parser, make_parsers
+from t2i_backdoor_bench.flags import make_parser
+from t2i_backdoor_bench.verbs import APART
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.running.settings import Config
 
@@ -133,82 +135,6 @@ def verify(folder: Path, all: bool, fetch: bool) -> int:
     from t2i_backdoor_bench.running.verify import verify as check
 
     return check(folder, changed_files, every=all, fetch=fetch)
-
-
-def score(arguments: list[str]) -> int:
-    """`running.score_folder` of a folder of pictures: a table, and scores.csv. Raises UserError."""
-    choices = vars(make_parsers()["score"].parse_args(arguments))
-    out = choices.pop("out") or Path("results") / f"score-{choices['folder'].resolve().name}"
-    from t2i_backdoor_bench.report.score_table import publish_scores
-    from t2i_backdoor_bench.running.score_folder import score_folder
-
-    def say(text: str) -> None:
-        print(visible(text), file=sys.stderr)
-
-    with no_exit():
-        publish_scores(score_folder(say=say, **choices), out)
-    return 0
-
-
-def export(arguments: list[str]) -> int:
-    """`running.export` of a cell of a run folder. Nothing that a stranger's run.json names is asked
-    of the hub. Raises UserError."""
-    flags = make_parsers()["export"].parse_args(arguments)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    from t2i_backdoor_bench.running.export import export as write
-
-    with no_exit():
-        return write(flags.cell, flags.folder, flags.out, flags.form, flags.rank)
-
-
-def site(arguments: list[str]) -> int:
-    """`report.site` of run folders. Raises UserError."""
-    flags = make_parsers()["site"].parse_args(arguments)
-    from t2i_backdoor_bench.report.site.build import write_site
-
-    return write_site(flags.out, flags.folders)
-
-
-def submit(arguments: list[str]) -> int:
-    """`running.submission` of a run folder. Raises UserError."""
-    flags = make_parsers()["submit"].parse_args(arguments)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    from t2i_backdoor_bench.report import claims
-    from t2i_backdoor_bench.report.changed import changed_files
-    from t2i_backdoor_bench.report.publish import rewrite
-    from t2i_backdoor_bench.running import submission
-
-    numbers = claims.read_reported(flags.reported) if flags.reported else {}
-    out = flags.out or flags.folder.with_name(f"{flags.folder.resolve().name}.submission.tar.gz")
-    writers = submission.Writers(
-        changed_files, rewrite, lambda store: claims.claims(store, numbers)
-    )
-    maker = submission.Maker(flags.by, flags.title, flags.contact)
-    with no_exit():
-        return submission.submit(flags.folder, out, maker, writers)
-
-
-def accept(arguments: list[str]) -> int:
-    """`running.acceptance` of an archive that `submit` wrote. Raises UserError."""
-    flags = make_parsers()["accept"].parse_args(arguments)
-    if not flags.fetch:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    from t2i_backdoor_bench.report.changed import changed_files
-    from t2i_backdoor_bench.running import acceptance
-
-    with no_exit():
-        return acceptance.accept(
-            flags.archive, flags.out, flags.by, changed_files, flags.sample, flags.fetch
-        )
-
-
-APART = {
-    "score": score,
-    "export": export,
-    "site": site,
-    "submit": submit,
-    "accept": accept,
-}  # verbs with flags of their own
 
 
 def version() -> str:
