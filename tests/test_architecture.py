@@ -41,7 +41,7 @@ MAY_IMPORT = {
 ROOMS = {*MAY_IMPORT, "running"}
 MAY_IMPORT["running"] = ROOMS - {"report"}
 MAY_IMPORT |= {kind: ROOMS - {"report", "running"} for kind in METHODS}
-JOIN = ("command", "verbs", "api", "docs")  # the only modules that may import both running and report
+JOIN = ("command", "verbs", "api", "docs")  # these alone may import both running and report
 MAY_IMPORT |= {name: {*ROOMS, *METHODS, *JOIN, "flags"} for name in JOIN}
 MAY_IMPORT |= {"": set(), "__main__": {"command"}, "flags": {"contract", "running"}}
 
