@@ -119,7 +119,7 @@ def test_from_folders_to_a_table(
     said = capsys.readouterr()
     assert status == 0, said.err
     assert (
-        "2 of 22 rows are left out: 1 missing picture (gone.jpg); 1 broken picture (torn.jpg)"
+        "2 of 22 rows are left out: 1 broken picture (torn.jpg); 1 missing picture (gone.jpg)"
         in said.err
     )
     table = pd.read_csv(out / "table.csv").set_index("defense")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2i_backdoor_bench import command, docs
+from t2i_backdoor_bench import docs, flags
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.running.yaml_file import read_yaml
 
@@ -55,14 +55,14 @@ def test_the_index_has_every_page() -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_documents_name_flags_that_exist(path: Path) -> None:
     """Of every command of a document that runs the benchmark."""
-    parsers = {"run": command.make_parser(), **command.make_parsers()}
-    flags = {
+    parsers = {"run": flags.make_parser(), **flags.make_parsers()}
+    of_verb = {
         verb: {o for action in parser._actions for o in action.option_strings}
         for verb, parser in parsers.items()
     }
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"(?:run_bench\.py|t2i-backdoor-bench) ([^`\n]*)", text):
-        known = flags.get(line.partition(" ")[0], flags["run"])
+        known = of_verb.get(line.partition(" ")[0], of_verb["run"])
         assert set(re.findall(r"(--[a-z][a-z-]*)", line)) <= known, line
 
 

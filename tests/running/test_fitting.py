@@ -60,7 +60,7 @@ def test_it_is_refused_by_its_name(
 def test_it_is_left_out_of_a_group(flux, tmp_path) -> None:
     config = Config(base=flux, attacks="core", defenses="none,removal", out=tmp_path)
     found = plan(config)
-    unfit = {n for n in registry.defenses.groups["removal"] if n in ("uce", "uce_phrase")}
+    unfit = {n for n in registry.defenses.groups["removal"] if n in ("mace", "uce", "uce_phrase")}
     assert {n for n in found.unfit if n in registry.defenses.entries} == unfit
     assert set(found.unfit.values()) == {REASON}
     assert f"left out: uce does not work on this family of models: {REASON}" in found.notes

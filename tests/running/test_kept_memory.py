@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import resource
+import subprocess
+import sys
 
-import pytest
-import torch
-
+# a process of its own: in one that has worked, blocks lie where others were
+PROGRAM = """
+import resource, sys, torch
 from t2i_backdoor_bench.running.devices import keep_freed_memory
 
-BYTES = 40 * 2**20  # more than glibc ever keeps by itself
+if len(sys.argv) > 1 and not keep_freed_memory():
+    sys.exit("no glibc")
+many = 40 * 2**20  # more than glibc ever keeps by itself
+torch.ones(many, dtype=torch.uint8)  # what the system hands out the first time
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(many, dtype=torch.uint8)
+pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(pages * resource.getpagesize() / many)
+"""
 
 
 def test_a_freed_block_is_used_again_without_asking_the_system() -> None:
-    if not keep_freed_memory():
-        pytest.skip("the C library of this system is not glibc")
-    torch.ones(BYTES, dtype=torch.uint8)  # what the system hands out the first time
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        torch.ones(BYTES, dtype=torch.uint8)
-    pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    assert pages < 3 * BYTES // resource.getpagesize(), "less than three of ten blocks"
+    def blocks(*arguments: str) -> float | None:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=300
+        )
+        return None if "no glibc" in done.stderr else float(done.stdout)
+
+    kept = blocks("keep")
+    if kept is not None:  # the C library of this system is glibc
+        assert kept < 3 < 9 < blocks()

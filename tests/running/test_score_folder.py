@@ -64,7 +64,7 @@ def test_scores_are_those_of_the_arrays(world, tmp_path, capsys) -> None:
     assert found["asr"]["note"] == "no triggered images"
     assert "left out, no triggered images: " in shown
     assert "CLIP score" in shown
-    assert "scores.csv" in shown
+    assert "scores.csv" in shown.replace("\n", "")  # a long path is wrapped
 
 
 def test_without_a_reference_and_with_several_pictures_a_prompt(world) -> None:
