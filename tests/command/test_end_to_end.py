@@ -18,13 +18,13 @@ COMMAND = [
     "--scale",
     "smoke",
     "--set",
-    "badt2i_pixel.steps=400",
+    "badt2i_pixel.steps=300",
 ]
 COMMAND += [
     "--set",
     "badt2i_pixel.images=512",
     "--set",
-    "skdcag.steps=250",
+    "skdcag.steps=150",
     "--set",
     "skdcag.prompts=100",
 ]
