@@ -27,7 +27,9 @@ class InvertTrigger(Defense):
     trigger if its effect is above that of each of `decoys` words of the clean prompts and of as
     many random words, by `margin` in the logarithm. The defenses behind it in a composition are
     given the text found: it need not be the attacker's, only one that does the same. A trigger of
-    ordinary words, a look-alike and a syntax are not searched.
+    ordinary words, a look-alike and a syntax are not searched. The text found is the best of many
+    and the words it is compared with are not: on a clean model it may be accepted, too. How often
+    is not measured yet.
     """
 
     length: int = option(4, low=1, help="tokens of the text")

@@ -44,8 +44,8 @@ def use_processor(config: Config) -> None:
     """Give this process the threads of `config`, and let it keep the memory that it frees.
 
     A U-Net takes and frees blocks of megabytes at every layer. glibc hands each back to the system
-    and asks for it anew, and the system clears it every time: a tenth of the time of drawing
-    (benchmarks/kept_memory.py)."""
+    and asks for it anew, and the system clears it every time: about a seventh of the time of
+    drawing (benchmarks/kept_memory.py)."""
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()

