@@ -163,6 +163,7 @@ def make_parsers() -> dict[str, Parser]:
     add = parser("site", "A static site of run folders.")
     add("out", type=path, metavar="OUT", help="folder of the site")
     add("folders", type=path, metavar="FOLDER", nargs="+", help="run folders")
+    add("--signers", type=path, metavar="FILE", help="known keys, one `NAME KEYTYPE KEY` a line")
     add = parser("export", "Write the model of one cell of a run, with a model card.")
     add("cell", metavar="CELL", help="ATTACK/DEFENSE/SEED, or the beginning of its key")
     add("folder", type=path, metavar="FOLDER", help="a new folder")
@@ -179,11 +180,13 @@ def make_parsers() -> dict[str, Parser]:
     columns = "what a paper reports: attack, defense, metric, value, source"
     add("--reported", type=path, metavar="CSV", help=columns)
     add("--out", type=path, metavar="ARCHIVE", help="default: FOLDER.submission.tar.gz")
+    add("--sign", type=path, metavar="KEY", help="an SSH key that signs the records")
     add = parser("accept", "Check what was submitted, and make a random sample of it again.")
     add("archive", type=path, metavar="ARCHIVE", help="what submit wrote")
     add("--by", required=True, metavar="NAME", help="who checks it, as the site shall show it")
     add("--out", type=path, required=True, metavar="FOLDER", help="a new folder for the run")
     add("--sample", type=int, default=3, metavar="N", help="cells to make again (default: 3)")
+    add("--sign", type=path, metavar="KEY", help="an SSH key that signs what was found")
     add("--fetch", action="store_true", help="what run.json names may be fetched from the hub")
     found["score"] = _score_parser()
     return found

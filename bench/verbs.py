@@ -43,7 +43,7 @@ def site(arguments: list[str]) -> int:
     flags = make_parsers()["site"].parse_args(arguments)
     from t2i_backdoor_bench.report.site.build import write_site
 
-    return write_site(flags.out, flags.folders)
+    return write_site(flags.out, flags.folders, known=flags.signers)
 
 
 def submit(arguments: list[str]) -> int:
@@ -62,7 +62,7 @@ def submit(arguments: list[str]) -> int:
     )
     maker = submission.Maker(flags.by, flags.title, flags.contact)
     with no_exit():
-        return submission.submit(flags.folder, out, maker, writers)
+        return submission.submit(flags.folder, out, maker, writers, flags.sign)
 
 
 def accept(arguments: list[str]) -> int:
@@ -75,7 +75,7 @@ def accept(arguments: list[str]) -> int:
 
     with no_exit():
         return acceptance.accept(
-            flags.archive, flags.out, flags.by, changed_files, flags.sample, flags.fetch
+            flags.archive, flags.out, flags.by, changed_files, flags.sample, flags.fetch, flags.sign
         )
 
 

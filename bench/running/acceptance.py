@@ -29,6 +29,7 @@ from t2i_backdoor_bench.running.verify import (
 from t2i_backdoor_bench.store.archives import unpack
 from t2i_backdoor_bench.store.claims import CLAIM, records_digest
 from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.signatures import check_key, sign
 
 SAMPLE = 3  # cells that are made again, if nothing else is asked for
 
@@ -40,15 +41,18 @@ def accept(
     changed_files: Callable[[Store], list[str]],
     sample: int = SAMPLE,
     fetch: bool = False,
+    key: Path | None = None,
 ) -> int:
     """Unpack what `submit` wrote to `folder`, check it without a model, and make `sample` of its
     cells again, chosen at random. `accepted.json` in the folder then says by whom, which cells, and
-    how many agreed. Returns 0 where everything does, 1 where something differs. Raises UserError
-    where the archive is not what `submit` wrote."""
+    how many agreed, signed where there is an SSH `key`. Returns 0 where everything does, 1 where
+    something differs. Raises UserError where the archive is not what `submit` wrote."""
     if sample < 1 or not by.strip():
         raise UserError("accept makes at least one cell again, and --by says who does it")
+    check_key(key)
     unpack(archive, folder)
-    (folder / "accepted.json").unlink(missing_ok=True)  # nobody accepts their own run
+    for name in ("accepted.json", "accepted.json.sig"):  # nobody accepts their own run
+        (folder / name).unlink(missing_ok=True)
     store, manifest, config = open_run(folder, fetch)
     claim = store.read_record("claim", CLAIM)
     if claim is None or claim["records"] != records_digest(store):
@@ -68,6 +72,8 @@ def accept(
     texts = [f"{name_of(c)}: {t}" for c, f in zip(chosen, found, strict=True) for t in f.wrong]
     agreed = sum(not f.wrong for f in found)
     write(Store(folder, lambda text: None), by, chosen, agreed, len(cells), texts)
+    if key:
+        sign(store.path("accepted.json"), key)
     head = f"{folder}: {agreed} of {len(chosen)} cells, made again, have the same numbers"
     why = reasons(manifest, [records[c.key] for c in chosen], config) if texts else []
     _print(head, [*(name_of(c) for c in chosen), *texts[:MOST], *why])

@@ -23,6 +23,7 @@ from t2i_backdoor_bench.store.claims import records_digest
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.private_paths import paths_in, stripped
 from t2i_backdoor_bench.store.record_format import as_json
+from t2i_backdoor_bench.store.signatures import check_key, sign
 
 # of a run folder, what others need: neither samples nor weights, which `accept` makes again, nor
 # figures, which another matplotlib draws otherwise
@@ -49,13 +50,17 @@ class Writers:
     claims: Callable[[Store], Mapping[str, Any]]
 
 
-def submit(folder: Path, archive: Path, maker: Maker, writers: Writers) -> int:
-    """Check the run in `folder` and pack it. Returns 0, or 1 where something is wrong, which is
-    printed. Raises UserError where the folder is no finished run, or `archive` exists."""
+def submit(
+    folder: Path, archive: Path, maker: Maker, writers: Writers, key: Path | None = None
+) -> int:
+    """Check the run in `folder` and pack it, signed where there is an SSH `key`. Returns 0, or 1
+    where something is wrong, which is printed. Raises UserError where the folder is no finished
+    run, or `archive` exists."""
     if archive.exists():
         raise UserError(f"{archive} exists: name another file with --out")
     if not maker.by.strip():
         raise UserError("--by is empty: give the name that the site shall show")
+    check_key(key)
     store, manifest, config = open_run(folder, fetch=False)
     with tempfile.TemporaryDirectory() as elsewhere:
         plan_ = plan(to_redo(config, Path(elsewhere) / "again"))
@@ -73,6 +78,8 @@ def submit(folder: Path, archive: Path, maker: Maker, writers: Writers) -> int:
         made = datetime.now(UTC).strftime("%Y-%m-%d")
         claim = {"records": records_digest(copy), "made": made}
         copy.write_record("claim", asdict(maker) | claim | {"title": maker.title or name})
+        if key:
+            sign(copy.path("claim.json"), key)
         claims = writers.claims(copy)
         for file, found in claims.items():
             place = copy.root / "claims" / file

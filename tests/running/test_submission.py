@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -58,19 +59,26 @@ def test_what_is_submitted_is_whole_and_names_no_path(finished, tmp_path, capsys
 
 
 def test_an_honest_run_is_accepted_and_shown_as_verified(finished, tmp_path, capsys) -> None:
-    archive = submitted(finished.folder)
+    key = tmp_path / "key"
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
+    subprocess.run(words, check=True)
+    signers = tmp_path / "signers"
+    signers.write_text(f"ada@example.org {key.with_suffix('.pub').read_text()}")
+    archive = submitted(finished.folder, "--sign", str(key))
     place = tmp_path / "theirs"
     arguments = ["accept", str(archive), "--by", "Bo", "--out", str(place), "--sample", "2"]
+    arguments += ["--sign", str(key)]
     assert command.main(arguments) == 0, capsys.readouterr()
     assert "2 of 2 cells, made again, have the same numbers" in capsys.readouterr().out
     found = standing(Store(place))
     assert (found.by, found.title, found.status) == ("Ada", "Ours", "verified")
     assert "by Bo on 20" in found.text
     out = tmp_path / "site"
-    assert command.main(["site", str(out), str(place)]) == 0
+    assert command.main(["site", str(out), str(place), "--signers", str(signers)]) == 0
     index = (out / "index.html").read_text("utf-8")
     assert 'class="status verified"' in index
     assert "by Bo on" in index
+    assert index.count("of ada@example.org") == 2, "the claim, and its verification"
     key = plan(finished).cells[0].key
     forge(place, key, lambda payload: payload["scores"]["kid"].update(value=0.0))
     assert standing(Store(place)).status == "reported", "records that changed since are not those"

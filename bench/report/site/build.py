@@ -74,12 +74,15 @@ def _earlier(root: Path) -> set[str]:
         raise UserError(f"{mark} is damaged ({error}): name a new folder") from None
 
 
-def write_site(out: Path, folders: Sequence[Path], say: Say = print) -> int:
-    """Write the site of these run folders to `out`. Returns 0. Raises UserError where a folder
+def write_site(
+    out: Path, folders: Sequence[Path], say: Say = print, known: Path | None = None
+) -> int:
+    """Write the site of these run folders to `out`; `known` lists the keys of people, as in
+    `store.signatures.check`. Returns 0. Raises UserError where a folder
     holds no finished cell, or `out` other files than a site."""
     if not folders:
         raise UserError("site OUT FOLDER...: name the run folders that it shall show")
-    output, runs = Output(out), read_runs(folders)
+    output, runs = Output(out), read_runs(folders, known)
     found = boards.boards_of(runs)
     _index(output, runs, found)
     for board in found:

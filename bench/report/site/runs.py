@@ -114,7 +114,7 @@ class Run:
             "address": self.address,
             "by": self.standing.by or "–",
             "status": self.standing.status,
-            "state": self.standing.text,
+            "state": "; ".join(t for t in (self.standing.text, self.standing.signed) if t),
             "protocol": self.measured_by,
             "base": ", ".join(dict.fromkeys(r.cell.base for r in self.records)),
             "scale": "smoke: says nothing of the methods" if self.smoke else f"scale {self.scale}",
@@ -122,9 +122,9 @@ class Run:
         }
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in these folders. Raises UserError for one that holds no finished cell, or is given
-    twice."""
+def read_runs(folders: Sequence[Path], known: Path | None = None) -> list[Run]:
+    """The runs in these folders; `known` lists the keys of people. Raises UserError for one that
+    holds no finished cell, or is given twice."""
     found: dict[str, Run] = {}
     seen: set[Path] = set()
     for folder in folders:
@@ -133,12 +133,12 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         if folder.resolve() in seen:
             raise UserError(f"{folder} is given twice; name each run folder once")
         seen.add(folder.resolve())
-        run = _read(folder, list(found))
+        run = _read(folder, list(found), known)
         found[run.slug] = run
     return list(found.values())
 
 
-def _read(folder: Path, taken: Sequence[str]) -> Run:
+def _read(folder: Path, taken: Sequence[str], known: Path | None) -> Run:
     store = Store(folder, lambda text: print(visible(text), file=sys.stderr), read_only=True)
     records = stored_records(store)
     if not any(r.status == "done" for r in records):
@@ -149,6 +149,6 @@ def _read(folder: Path, taken: Sequence[str]) -> Run:
     short, n = slug(name), 2
     while short in taken:
         short, n = f"{slug(name)}-{n}", n + 1
-    told = standing(store)
+    told = standing(store, known)
     shown = told.title or (name if n == 2 else f"{name} ({n - 1})")
     return Run(short, shown, store, records, read_plan(store), summaries(records), told)
