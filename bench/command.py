@@ -2,6 +2,8 @@
 
 Verbs, and the flag that does the same (each also takes `--help`):
   run                    make the cells that are not stored, then tables and report (the default)
+  validate               --validate: what `run` with these flags would make and need, and what is
+                         refused; makes nothing
   list [KIND]            --list: attacks, defenses, metrics, bases, suites, or all of
                          them
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
@@ -52,8 +54,8 @@ def without_verb(arguments: list[str]) -> tuple[list[str], str]:
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("run", [])
     if verb == "run":
         return rest, ""
-    if verb == "verify":
-        return ["--verify", *rest], ""
+    if verb in ("verify", "validate"):
+        return [f"--{verb}", *rest], ""
     named = bool(rest) and not rest[0].startswith("-")
     if verb == "tables":
         return ["--tables-only", *(["--out"] if named else []), *rest], ""
@@ -66,7 +68,8 @@ def without_verb(arguments: list[str]) -> tuple[list[str], str]:
 
 def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     """Make the cells of a run that are not stored, write tables and report, and `show` the table.
-    Returns the exit status: 0, 1 if a cell failed, 130 if interrupted. Raises UserError."""
+    Returns the exit status: 0, 1 if a cell failed, 75 if the time limit left cells, 130 if
+    interrupted. Raises UserError."""
     from t2i_backdoor_bench.report.publish import publish
     from t2i_backdoor_bench.running.run import run as make_cells
 
@@ -117,8 +120,12 @@ def obey(flags: dict[str, Any], kind: str) -> int:
         from t2i_backdoor_bench.running.suites import read_suite
 
         settings = read_suite(suite)
-    tables_only = flags.pop("tables_only", False)
+    tables_only, validate = (flags.pop(k, False) for k in ("tables_only", "validate"))
     config = make_config(merge(settings, flags))
+    if validate:
+        from t2i_backdoor_bench.running.validate import validate as check
+
+        return check(config)
     if tables_only:
         from t2i_backdoor_bench.report.publish import rebuild
 

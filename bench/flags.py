@@ -39,6 +39,11 @@ TEXTS = {  # flags that take a text: metavar, help
         " folders with a model card",
     ),
     "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
+    "time-limit": (
+        "TIME",
+        "after it no cell is begun: seconds, or 90m, 2h, 1:30:00; what has begun is finished,"
+        " tables are written, and the same command goes on (exit status 75)",
+    ),
 }
 REPEATED = {
     "model": (
@@ -86,6 +91,7 @@ SWITCHES = {
     "all": "with --verify: make every cell again, and not one that is chosen at random",
     "fetch": "with --verify: what run.json names may be fetched from the hub",
     "list": "list attacks, defenses, metrics, groups, bases and suites, and stop",
+    "validate": "make the plan, say what it would take and what is refused, and stop",
     "tables-only": "rebuild tables, plots and report from the run folder, without a model",
     "version": "print the version, and stop",
 }
@@ -120,6 +126,8 @@ def make_parser(description: str = "") -> Parser:
     for name, text in SWITCHES.items():
         add(f"--{name}", action="store_true", help=text)
     add("--seeds", type=seeds, metavar="0,1,2", help="training and noise seeds (default: scale's)")
+    limit = "a trial: the first N evaluation prompts alone, or a share of them below 1"
+    add("--limit", type=float, metavar="N", help=limit)
     add("--guidance", type=float, metavar="SCALE", help="of guidance (default: the base's)")
     suite = "a run or study that has a name, which `list suites` shows; flags given here win"
     add("--suite", "--study", metavar="NAME", help=suite)

@@ -20,6 +20,7 @@ class Display:
         self.live = live()
         self.bar: tqdm | None = None
         self.total, self.done, self.begun, self.name = 0, 0, 0.0, ""
+        self.finished: Callable[[str], None] = lambda key: None  # is told of each cell
 
     def open(self, total: int) -> None:
         self.total, self.done, self.begun = total, 0, time.perf_counter()
@@ -62,10 +63,12 @@ class Display:
             else f" (about {seconds:.0f} s left)"
         )
 
-    def finish(self) -> None:
+    def finish(self, key: str) -> None:
+        """Take note that the cell of this key is stored."""
         self.done += 1
         if self.bar is not None:
             self.bar.update()
+        self.finished(key)
 
     def say(self, text: str) -> None:
         tqdm.write(plaintext.visible(text), file=sys.stderr)
@@ -87,8 +90,8 @@ class Reporter(Display):
     def phase(self, text: str) -> None:
         self.send(("phase", f"{self.name}: {text}"))
 
-    def finish(self) -> None:
-        self.send(("finish", self.name))
+    def finish(self, key: str) -> None:
+        self.send(("finish", key))
 
     def say(self, text: str) -> None:
         self.send(("say", text))

@@ -3,9 +3,11 @@ makes it."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from t2i_backdoor_bench.contract import Cell, Data, Record
 from t2i_backdoor_bench.models.batches import free_memory
@@ -15,76 +17,106 @@ from t2i_backdoor_bench.running.checkpoints import drop_left
 from t2i_backdoor_bench.running.devices import find_device, share, use_processor
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.forecast import forecast
-from t2i_backdoor_bench.running.made_by import outdated, renew
+from t2i_backdoor_bench.running.made_by import renew
 from t2i_backdoor_bench.running.manifest import write_manifest
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.preflight import preflight
 from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
-from t2i_backdoor_bench.running.stored_cells import try_again, unfinished, whole_cell
+from t2i_backdoor_bench.running.stored_cells import settled, try_again
+from t2i_backdoor_bench.running.work import find_work
 from t2i_backdoor_bench.store.folder import Store
+
+# Exit statuses. TIME_UP is what sysexits.h calls EX_TEMPFAIL: the same command goes on.
+FAILED, TIME_UP, INTERRUPTED = 1, 75, 130
+
+
+def ready(config: Config) -> Config:
+    """The settings with the device that they mean. Raises UserError for a device or an executor
+    that is not here."""
+    config = replace(config, device=find_device(config.device))
+    if config.executor == "ray":
+        ray_tasks.check(config)
+    return config
 
 
 def run(
     config: Config, data: Data | None = None, publish: Callable[[Store], None] | None = None
 ) -> int:
     """Plan, and make the cells that are not stored; then `publish` is called with the run folder.
-    Returns the exit status: 0, 1 if a cell failed, 130 if interrupted.
+    Returns the exit status: 0, FAILED if a cell failed, TIME_UP if the time limit left cells,
+    INTERRUPTED.
 
     Raises UserError, before any work, for what the user asked for and cannot have.
     """
-    config = replace(config, device=find_device(config.device))
-    if config.executor == "ray":
-        ray_tasks.check(config)
+    begun = time.time()
+    until = math.inf if config.time_limit is None else begun + config.time_limit
+    config = ready(config)
     display, plan_ = Display(), plan(config, data)
     store = Store(config.folder, display.say, fresh=config.fresh)
-    stored = {c.key: whole_cell(store, c) for c in plan_.cells}
-    old = outdated(plan_, store, stored)
-    if old and config.renew:
-        renew(plan_, store, old)
-        stored = {c.key: whole_cell(store, c) for c in plan_.cells}
-    # two names of one cell (a method and its variant with the default value) share its record
-    open_cells = [c for c in plan_.cells if unfinished(plan_, store, c, stored[c.key])]
-    todo = list({c.key: c for c in reversed(open_cells)}.values())[::-1]
-    many, threads = share(config, plan_.base.settings, len(todo))
+    work = find_work(plan_, store)
+    if work.old and config.renew:
+        renew(plan_, store, work.old)
+        work = find_work(plan_, store)
+    many, threads = share(config, plan_.base.settings, len(work.todo))
     plan_ = replace(plan_, config=replace(plan_.config, workers=many, threads=threads))
     for note in plan_.notes:
         display.say(note)
-    begun, skipped, status = time.perf_counter(), len(plan_.cells) - len(open_cells), 0
-    if skipped:
-        display.say(f"{skipped} of {len(plan_.cells)} cells are stored in {config.folder}")
+    if work.skipped:
+        display.say(f"{work.skipped} of {len(plan_.cells)} cells are stored in {config.folder}")
+    status = 0
     try:
-        if todo:
-            records = {k: v for k, v in stored.items() if v is not None}
-            make_cells(plan_, data, todo, store, display, records)
+        if work.todo:
+            records = {k: v for k, v in work.stored.items() if v is not None}
+            make_cells(plan_, data, work.todo, store, display, records, until)
     except KeyboardInterrupt:
-        status = 130
+        status = INTERRUPTED
     finally:
         display.close()
         store.drop_locks()
+    if not status and time.time() >= until:
+        left = sum(not settled(plan_, store, cell) for cell in work.todo)
+        status = TIME_UP if left else 0
     results = {c.key: found for c in plan_.cells if (found := store.read_result(c.key)) is not None}
     finished = [c for c in plan_.cells if c.key in results and results[c.key].status == "done"]
-    done = len(finished)
     drop_left(plan_, store, finished)
     if status:
-        how = " without --fresh" if config.fresh else ""
-        counts = f"{done} of {len(plan_.cells)} cells are done"
-        display.say(f"interrupted: {counts}; the same command{how} resumes")
+        display.say(why_ended(status, config, len(finished), len(plan_.cells)))
+    # a run that was stopped before its first cell has nothing to show
+    readable = not status or (status == TIME_UP and bool(results))
     command = {
-        "wall_seconds": round(time.perf_counter() - begun, 1),
+        "wall_seconds": round(time.time() - begun, 1),
         "cells_made": display.done,
         "cells": len(plan_.cells),
         "workers": many,
         "unix_time": int(time.time()),
     }
+    end(plan_, store, results, command, publish if readable else None)
+    return status or (FAILED if len(finished) < len(plan_.cells) else 0)
+
+
+def why_ended(status: int, config: Config, done: int, cells: int) -> str:
+    """The line for a run that left cells."""
+    how = " without --fresh" if config.fresh else ""
+    counts = f"{done} of {cells} cells are done"
+    if status == INTERRUPTED:
+        return f"interrupted: {counts}; the same command{how} resumes"
+    return f"the time limit is up: {counts}, {cells - done} are left; the same command{how} goes on"
+
+
+def end(
+    plan_: Plan,
+    store: Store,
+    results: dict[str, Record],
+    command: dict[str, Any],
+    publish: Callable[[Store], None] | None,
+) -> None:
+    """Write what describes the run and, where it has results to `publish`, what readers get."""
     write_manifest(plan_, store, results, command)
-    if status:
-        return status
-    store_prompts(store, plan_.data, results.values())
     if publish is not None:
+        store_prompts(store, plan_.data, results.values())
         publish(store)
-    return int(done < len(plan_.cells))
 
 
 def make_cells(
@@ -94,11 +126,13 @@ def make_cells(
     store: Store,
     display: Display,
     stored: dict[str, Record],
+    until: float = math.inf,
 ) -> None:
-    """Make the cells of `todo`, in this process or in others, as the settings say."""
+    """Make the cells of `todo`, in this process or in others, as the settings say; from the moment
+    `until` none is begun."""
     config = plan_.config
     use_processor(config)
-    shared = Shared(plan_, store, display)
+    shared = Shared(plan_, store, display, until=until)
     for line in forecast(plan_, todo):
         display.say(line)
     preflight(shared, todo)
@@ -113,4 +147,4 @@ def make_cells(
     del shared  # its models are not needed in this process
     free_memory()
     spread = ray_tasks.run_tasks if config.executor == "ray" else workers.run_workers
-    spread(plan_, data, todo, store, display)
+    spread(plan_, data, todo, store, display, until)
