@@ -13,8 +13,11 @@ Verbs, and the flag that does the same (each also takes `--help`):
   export CELL FOLDER     write the model of a cell of the run in --out into a new folder
   submit FOLDER --by ME  check a run, strip private paths, and pack it for a leaderboard
   accept ARCHIVE --by ME check what somebody submitted, and make a random sample of it again
+  clean FOLDER           say what a run folder may lose and how much that frees; --delete deletes
   site OUT FOLDER...     a static site of these run folders: boards, and a page for each run, method
                          and cell
+
+  completion SHELL       what bash, zsh or fish needs to complete all this
 
 Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where it is installed:
   python run_bench.py                        the core attacks x (skdcag + baselines)
@@ -37,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr, visible
-from t2i_backdoor_bench.flags import make_parser
+from t2i_backdoor_bench.flags import KINDS, make_parser
 from t2i_backdoor_bench.verbs import APART
 
 if TYPE_CHECKING:
@@ -45,8 +48,6 @@ if TYPE_CHECKING:
 
     from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.running.settings import Config
-
-KINDS = ("attacks", "defenses", "metrics", "bases", "suites")  # what `list` can be asked for
 
 
 def without_verb(arguments: list[str]) -> tuple[list[str], str]:

@@ -11,6 +11,8 @@ from t2i_backdoor_bench.contract.errors import UserError
 from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, FORMS, SCALES, STYLES
 
 NAMED = "names, groups or all, separated by commas; name[option=value,...] is a variant"
+KINDS = ("attacks", "defenses", "metrics", "bases", "suites")  # what `list` can be asked for
+SHELLS = ("bash", "zsh", "fish")
 TEXTS = {  # flags that take a text: metavar, help
     "attacks": ("NAMES", f"{NAMED}; a+b puts both into one model (default: core)"),
     "defenses": ("NAMES", f"{NAMED}; a+b applies a, then b (default: skdcag,baseline)"),
@@ -196,6 +198,12 @@ def make_parsers() -> dict[str, Parser]:
     add("--sample", type=int, default=3, metavar="N", help="cells to make again (default: 3)")
     add("--sign", type=path, metavar="KEY", help="an SSH key that signs what was found")
     add("--fetch", action="store_true", help="what run.json names may be fetched from the hub")
+    add = parser("clean", "Say what a run folder may lose, or delete it.")
+    add("folder", type=path, metavar="FOLDER", help="a run folder")
+    kinds = "what to delete, separated by commas, or all: the names that are listed without this"
+    add("--delete", metavar="KINDS", help=kinds)
+    add = parser("completion", "Print what a shell needs to complete the command.")
+    add("shell", choices=SHELLS, help="the shell")
     found["score"] = _score_parser()
     return found
 

@@ -79,4 +79,37 @@ def accept(arguments: list[str]) -> int:
         )
 
 
-APART = {"score": score, "export": export, "site": site, "submit": submit, "accept": accept}
+def clean(arguments: list[str]) -> int:
+    """`store.freeing`: what a run folder may lose, listed or deleted. Raises UserError."""
+    flags = make_parsers()["clean"].parse_args(arguments)
+    from t2i_backdoor_bench.store import freeing
+
+    kinds = None if flags.delete is None else freeing.chosen(flags.delete)
+    store = freeing.open_ours(flags.folder)
+    if kinds is None:
+        lines = freeing.listed(store)
+    else:
+        freed = freeing.text_of(freeing.delete(store, kinds))
+        lines = [f"{flags.folder}: {freed} freed ({', '.join(kinds)})"]
+    print("\n".join(visible(line) for line in lines))
+    return 0
+
+
+def completion(arguments: list[str]) -> int:
+    """`completion.script` of a shell. Raises UserError."""
+    shell = make_parsers()["completion"].parse_args(arguments).shell
+    from t2i_backdoor_bench.completion import script
+
+    print(script(shell))
+    return 0
+
+
+APART = {
+    "score": score,
+    "export": export,
+    "site": site,
+    "submit": submit,
+    "accept": accept,
+    "clean": clean,
+    "completion": completion,
+}

@@ -51,10 +51,27 @@ def run(
     Raises UserError, before any work, for what the user asked for and cannot have.
     """
     begun = time.time()
-    until = math.inf if config.time_limit is None else begun + config.time_limit
     config = ready(config)
     display, plan_ = Display(), plan(config, data)
     store = Store(config.folder, display.say, fresh=config.fresh)
+    try:
+        with store.working():
+            return run_plan(plan_, data, store, display, begun, publish)
+    finally:
+        store.drop_locks()
+
+
+def run_plan(
+    plan_: Plan,
+    data: Data | None,
+    store: Store,
+    display: Display,
+    begun: float,
+    publish: Callable[[Store], None] | None = None,
+) -> int:
+    """`run` with its plan and its folder. `begun`: when the command was started (`time.time`)."""
+    config = plan_.config
+    until = math.inf if config.time_limit is None else begun + config.time_limit
     work = find_work(plan_, store)
     if work.old and config.renew:
         renew(plan_, store, work.old)
@@ -74,7 +91,6 @@ def run(
         status = INTERRUPTED
     finally:
         display.close()
-        store.drop_locks()
     if not status and time.time() >= until:
         left = sum(not settled(plan_, store, cell) for cell in work.todo)
         status = TIME_UP if left else 0
