@@ -1,10 +1,11 @@
-"""Shell completion: a script for each shell, with the names of methods, groups, bases and suites; in
-bash it is tried out."""
+"""Shell completion: a script for each shell, with the names of methods, groups, bases and suites.
+In bash it is tried out."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,18 @@ from t2i_backdoor_bench.contract.listing import listed
 from t2i_backdoor_bench.flags import SHELLS, make_parser, make_parsers
 from t2i_backdoor_bench.running.suites import suites
 from t2i_backdoor_bench.verbs import APART
+
+pytest.importorskip("shtab")
+QUIET = """
+import sys
+from t2i_backdoor_bench.command import main
+status = main(["completion", "bash"])
+sys.exit(status or int("torch" in sys.modules))
+"""
+
+
+def test_it_imports_no_torch() -> None:
+    subprocess.run([sys.executable, "-c", QUIET], capture_output=True, check=True)
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -40,9 +40,7 @@ def start(*words: object, cwd: Path, **env: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["--version"], ["list"], ["list", "metrics"], ["--list"], ["completion", "bash"]],
-    ids=str,
+    "arguments", [["--help"], ["--version"], ["list"], ["list", "metrics"], ["--list"]], ids=str
 )
 def test_help_and_lists_import_no_torch(arguments: list[str], tmp_path: Path):
     done = start("-c", IMPORTED, *arguments, cwd=tmp_path)

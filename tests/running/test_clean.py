@@ -11,12 +11,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fakes import CALLS, change, config, fakes, records  # noqa: F401 - fixtures
+from fakes import CALLS, SCALE, change, config, fakes, records  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import StorageError, UserError
 from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.scales import SCALES
 from t2i_backdoor_bench.store import freeing
 from t2i_backdoor_bench.store.folder import Store
 
@@ -70,7 +71,8 @@ def test_it_lists_by_default_and_deletes_only_what_is_named(config, capsys) -> N
     }
 
 
-def test_afterwards_everything_works_and_says_the_same(config, tmp_path, capsys) -> None:
+def test_afterwards_everything_works_and_says_the_same(config, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(SCALES, SCALE.name, SCALE)  # `verify` compares it
     runner.run(change(config, metrics="asr,kid"))
     first, kept = numbers(config.folder), files(config.folder, *KEPT)
     grid = (config.folder / "grid.png").read_bytes()
