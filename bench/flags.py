@@ -41,6 +41,11 @@ TEXTS = {  # flags that take a text: metavar, help
         " folders with a model card",
     ),
     "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
+    "track": (
+        "NAMES",
+        "tensorboard, wandb, mlflow, separated by commas: losses, numbers, tables and pictures go"
+        " there, too",
+    ),
     "time-limit": (
         "TIME",
         "after it no cell is begun: seconds, or 90m, 2h, 1:30:00; what has begun is finished,"

@@ -25,6 +25,7 @@ from t2i_backdoor_bench.running.prompts import store_prompts
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.stored_cells import settled, try_again
+from t2i_backdoor_bench.running.tracking import check_trackers, tracked
 from t2i_backdoor_bench.running.work import find_work
 from t2i_backdoor_bench.store.folder import Store
 
@@ -33,11 +34,12 @@ FAILED, TIME_UP, INTERRUPTED = 1, 75, 130
 
 
 def ready(config: Config) -> Config:
-    """The settings with the device that they mean. Raises UserError for a device or an executor
-    that is not here."""
+    """The settings with the device that they mean. Raises UserError for a device, an executor or a
+    tracker that is not here."""
     config = replace(config, device=find_device(config.device))
     if config.executor == "ray":
         ray_tasks.check(config)
+    check_trackers(config.track)
     return config
 
 
@@ -55,8 +57,10 @@ def run(
     display, plan_ = Display(), plan(config, data)
     store = Store(config.folder, display.say, fresh=config.fresh)
     try:
-        with store.working():
-            return run_plan(plan_, data, store, display, begun, publish)
+        with store.working(), tracked(plan_, store, display) as ended:
+            status = run_plan(plan_, data, store, display, begun, publish)
+            ended += [status == 0] if status != INTERRUPTED else []
+            return status
     finally:
         store.drop_locks()
 

@@ -9,6 +9,8 @@ STYLES = ("full", "paper")  # of the tables for readers
 EXECUTORS = ("local", "ray")  # who makes the cells: processes of this machine, or Ray
 SAVED = ("attacked", "repaired")  # the models of a cell that a run can hand out
 FORMS = ("folder", "changed", "lora")  # how: whole, its changed tensors, or a low-rank difference
+# who is told of a run, and the package that it needs
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 DTYPES = ("float32", "float16", "bfloat16")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError, suggest
-from t2i_backdoor_bench.running.scales import EXECUTORS, SAVED, SCALES, STYLES
+from t2i_backdoor_bench.running.scales import EXECUTORS, SAVED, SCALES, STYLES, TRACKERS
 
 LARGEST_SEED, MOST_SEEDS = 2**32 - 1, 1000
 NUMBER = r"(\d+(?:\.\d+)?)"
@@ -92,6 +92,14 @@ def _saved(value: Any) -> tuple[str, ...]:
     if wrong := [kind for kind in found if kind not in SAVED]:
         raise UserError(f"save-models {wrong[0]!r} is not one of {', '.join(SAVED)}")
     return found
+
+
+def _trackers(value: Any) -> tuple[str, ...]:
+    """Who is told of a run, given as "tensorboard,wandb" or as a list."""
+    found = _ways(value) if isinstance(value, (str, list, tuple)) else ("",)
+    if wrong := [name for name in found if name not in TRACKERS]:
+        raise UserError(f"track {wrong[0]!r} is not one of {', '.join(TRACKERS)}")
+    return tuple(dict.fromkeys(found))
 
 
 def _seconds(value: Any) -> float | None:
@@ -175,4 +183,5 @@ LISTS = {
     "save-models": _saved,
     "seeds": _seeds,
     "time-limit": _seconds,
+    "track": _trackers,
 }

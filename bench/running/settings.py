@@ -55,6 +55,7 @@ class Config:
     models: tuple[str, ...] = ()  # what is taken over the base (`models.published`)
     save_models: tuple[str, ...] = ()  # "attacked", "repaired": what to hand out of every cell
     time_limit: float | None = None  # seconds after which no further cell is begun
+    track: tuple[str, ...] = ()  # who is told of the run (`running.trackers`)
 
     @property
     def size(self) -> Scale:

@@ -164,7 +164,7 @@ def _changed(changed_files: Callable[[Store], list[str]], store: Store) -> list[
 def to_redo(config: Config, out: Path) -> Config:
     """The settings of a run for another folder, in one process."""
     once = {"fresh": False, "renew": False, "attention_maps": False, "save_models": ()}
-    once |= {"time_limit": None}
+    once |= {"time_limit": None, "track": ()}
     return dataclasses.replace(config, out=out, workers=1, executor="local", **once)
 
 
