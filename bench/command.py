@@ -17,6 +17,8 @@ Verbs, and the flag that does the same (each also takes `--help`):
   site OUT FOLDER...     a static site of these run folders: boards, and a page for each run, method
                          and cell
 
+  push FOLDER_OR_CELL REPO
+                         a model or the results of a run to a hub, or into a folder
   completion SHELL       what bash, zsh or fish needs to complete all this
 
 Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where it is installed:

@@ -23,7 +23,10 @@ VERBS = {
     "tables": "rebuild tables and report of a finished run",
     "verify": "check a finished run",
 }
-FOLDERS, FILES = ("FOLDER", "OUT", "RUN"), ("FILE", "ARCHIVE", "CSV", "PATH[,scale=S]")
+FOLDERS, FILES = (
+    ("FOLDER", "FOLDER_OR_CELL", "OUT", "RUN"),
+    ("FILE", "ARCHIVE", "CSV", "PATH[,scale=S]"),
+)
 # names with commas, or with "+", between them: what stands before the last one stays
 SCRIPTS = {
     "bash": """

@@ -207,6 +207,15 @@ def make_parsers() -> dict[str, Parser]:
     add("folder", type=path, metavar="FOLDER", help="a run folder")
     kinds = "what to delete, separated by commas, or all: the names that are listed without this"
     add("--delete", metavar="KINDS", help=kinds)
+    add = parser("push", "Push a model or the results of a run to a hub, or into a folder.")
+    what = (
+        "a run folder, a model that --save-models or export wrote, or a cell: ATTACK/DEFENSE/SEED"
+    )
+    add("what", metavar="FOLDER_OR_CELL", help=what)
+    repo = "OWNER/NAME of the hub, or a new folder as a path (./NAME) or a file:// address"
+    add("repo", metavar="REPO", help=repo)
+    add("--out", type=path, default=default, metavar="RUN", help=f"the cell's run ({default})")
+    add("--public", action="store_true", help="a new repository is public (default: private)")
     add = parser("completion", "Print what a shell needs to complete the command.")
     add("shell", choices=SHELLS, help="the shell")
     found["score"] = _score_parser()

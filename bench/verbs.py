@@ -6,10 +6,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import no_exit
 from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.flags import make_parsers
+
+if TYPE_CHECKING:
+    from t2i_backdoor_bench.store.folder import Store
 
 
 def score(arguments: list[str]) -> int:
@@ -104,6 +108,23 @@ def completion(arguments: list[str]) -> int:
     return 0
 
 
+def push(arguments: list[str]) -> int:
+    """`running.push` of a model or of results. Raises UserError."""
+    flags = make_parsers()["push"].parse_args(arguments)
+    from t2i_backdoor_bench.report.publish import rewrite
+    from t2i_backdoor_bench.report.rows import long_rows, rows
+    from t2i_backdoor_bench.running import push as pushing
+    from t2i_backdoor_bench.store.records import stored_records
+
+    def tables(store: Store) -> dict[str, list[dict[str, Any]]]:
+        records = stored_records(store)
+        return {"table": rows(records), "rows": long_rows(records)}
+
+    with no_exit():
+        writers = pushing.Writers(rewrite, tables)
+        return pushing.push(flags.what, flags.repo, flags.out, flags.public, writers)
+
+
 APART = {
     "score": score,
     "export": export,
@@ -112,4 +133,5 @@ APART = {
     "accept": accept,
     "clean": clean,
     "completion": completion,
+    "push": push,
 }

@@ -1,5 +1,5 @@
-"""`--track`: trackers are told of losses, numbers, tables and pictures; they change nothing, and one
-that breaks is dropped."""
+"""`--track`: trackers are told of losses, numbers, tables and pictures. They change nothing, and
+one that breaks is dropped."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fakes import CALLS, FakeAttack, change, config, fakes, records, table  # no
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError, registry
 from t2i_backdoor_bench.report.metrics import COST
-from t2i_backdoor_bench.running import tracking, trackers
+from t2i_backdoor_bench.running import trackers, tracking
 from t2i_backdoor_bench.running.settings import make_config
-from t2i_backdoor_bench.running.tracking import name_of, points_of
 from t2i_backdoor_bench.running.trackers import About, tag
+from t2i_backdoor_bench.running.tracking import name_of, points_of
 from t2i_backdoor_bench.running.yaml_file import to_yaml
 
 CURVE = [4.0, 2.0, 1.0, 0.5]
