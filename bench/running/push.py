@@ -1,5 +1,5 @@
-"""`push`: a model or the results of a run to a hub, in the form that its libraries read, or the same
-into a local folder.
+"""`push`: a model or the results of a run to a hub, in the form that its libraries read, or into a
+local folder.
 
 A model is a folder that `--save-models` or `export` wrote. Results are a data set: tables as
 parquet and CSV, records, and the report. Neither has paths of this machine in it.

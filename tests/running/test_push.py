@@ -1,5 +1,5 @@
-"""`push`: what goes to a hub or into a folder is whole, reads with the libraries' own readers, and has
-no path of this machine."""
+"""`push`: what goes to a hub or into a folder is whole, reads with the libraries own readers, and
+has no path of this machine."""
 
 from __future__ import annotations
 
