@@ -97,11 +97,11 @@ def obey(flags: dict[str, Any], kind: str) -> int:
         print(version())
         return 0
     if flags.pop("list", False):
-        from t2i_backdoor_bench.models.catalog import BASES
+        from t2i_backdoor_bench.models.catalog import bases
         from t2i_backdoor_bench.report.formats import method_list
         from t2i_backdoor_bench.running.suites import suites
 
-        method_list.show(list(BASES), suites(), only=kind)
+        method_list.show(list(bases()), suites(), only=kind)
         return 0
     folder = flags.pop("verify", None)
     asked = {name: flags.pop(name, False) for name in ("all", "fetch")}

@@ -31,6 +31,12 @@ FIDELITY = (
     " stands in the tables of options on the pages of [attacks](attacks.md) and"
     " [defenses](defenses.md): *paper*, *released code* or *ours*."
 )
+FOR = {
+    "attack": "For users who choose an attack, and for reviewers who ask what it does here.",
+    "defense": "For users who choose a defense, and for reviewers who ask what it does here.",
+    "metric": "For users who choose a metric, and for everybody who reads one in a table.",
+}
+FOR_FIDELITY = "For reviewers, and for authors who look for their own method here."
 INTRODUCTION = {
     "attack": (
         "An attack trains a copy of the clean model. `--attacks` takes these names and groups."
@@ -62,6 +68,8 @@ def page(kind: Registry) -> str:
     kind.load()
     lines = [
         f"# {kind.kind.capitalize()}s",
+        "",
+        FOR[kind.kind],
         "",
         INTRODUCTION[kind.kind],
         "",
@@ -232,7 +240,7 @@ def options(entries: list[Entry]) -> list[str]:
 
 def fidelity_page() -> str:
     """A table of differences for each attack and defense, and which have none."""
-    lines = ["# Fidelity", "", FIDELITY, ""]
+    lines = ["# Fidelity", "", FOR_FIDELITY, "", FIDELITY, ""]
     lines += ["Written by `python -m t2i_backdoor_bench.docs` from the registry.", ""]
     for kind in (registry.attacks, registry.defenses):
         lines += [f"## {kind.kind.capitalize()}s", ""]

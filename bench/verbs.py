@@ -42,6 +42,15 @@ def export(arguments: list[str]) -> int:
         return write(flags.cell, flags.folder, flags.out, flags.form, flags.rank)
 
 
+def convert(arguments: list[str]) -> int:
+    """`models.convert` of a file or folder. Raises UserError."""
+    flags = make_parsers()["convert"].parse_args(arguments)
+    from t2i_backdoor_bench.models.convert import convert as write
+
+    with no_exit():
+        return write(flags.source, flags.target, lambda text: print(visible(text)))
+
+
 def site(arguments: list[str]) -> int:
     """`report.site` of run folders. Raises UserError."""
     flags = make_parsers()["site"].parse_args(arguments)
@@ -128,6 +137,7 @@ def push(arguments: list[str]) -> int:
 APART = {
     "score": score,
     "export": export,
+    "convert": convert,
     "site": site,
     "submit": submit,
     "accept": accept,

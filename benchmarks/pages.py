@@ -34,7 +34,13 @@ from t2i_backdoor_bench.report.paired import difference
 from t2i_backdoor_bench.report.took_hold import counted
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/claims.md", "docs/text-encoder.md", "results/README.md")
+PAGES = (
+    "README.md",
+    "docs/claims.md",
+    "docs/pitfalls.md",
+    "docs/text-encoder.md",
+    "results/README.md",
+)
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 COMPARE = re.compile(r"(<!-- compare: ([^>]+) -->).*?(<!-- end -->)", re.S)
 WINNER = re.compile(r"(<!-- winner -->).*?(<!-- end -->)", re.S)

@@ -14,6 +14,7 @@ PAGES = {
     "mirror": "add-a-defense.md",
     "kv_style": "add-an-attack.md",
     "sharpness": "add-a-metric.md",
+    "frame": "add-a-target.md",
 }
 
 

@@ -11,12 +11,12 @@ import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import registry
 from t2i_backdoor_bench.contract.fidelity import summary
+from t2i_backdoor_bench.contract.plugged import points
 from t2i_backdoor_bench.contract.registry import Entry, Registry
 
 KINDS: Mapping[str, Registry] = {
@@ -54,7 +54,7 @@ def listed(kind: str) -> list[Listed]:
     """
     known = KINDS[kind]
     found = {method.name: method for method in _built_in(kind)}
-    if entry_points(group=f"t2i_backdoor_bench.{kind}s"):
+    if points(f"{kind}s"):
         known.load()
     entries = [entry for name, entry in known.entries.items() if name not in found]
     found |= {entry.name: _from_entry(kind, entry) for entry in entries}

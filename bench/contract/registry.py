@@ -19,7 +19,6 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
 from typing import Any
 
 from t2i_backdoor_bench.contract.errors import UserError
@@ -27,6 +26,7 @@ from t2i_backdoor_bench.contract.fidelity import Difference, summary
 from t2i_backdoor_bench.contract.methods import Attack, Defense, Method, Metric
 from t2i_backdoor_bench.contract.names import label, names_of, parts_of, read
 from t2i_backdoor_bench.contract.options import EMBEDDED, check_values, family_defaults, typed
+from t2i_backdoor_bench.contract.plugged import plugged
 from t2i_backdoor_bench.contract.tuned import Tuned, tuned
 from t2i_backdoor_bench.contract.view import NEEDS
 
@@ -169,16 +169,7 @@ class Registry:
         package = importlib.import_module(self.package)
         for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
             importlib.import_module(f"{package.__name__}.{module}")
-        for point in entry_points(group=f"t2i_backdoor_bench.{self.kind}s"):
-            try:
-                point.load()
-            except (Exception, SystemExit) as error:
-                package = point.dist.name if point.dist else "an installed package"
-                first = (str(error).strip().splitlines() or [""])[0]
-                raise UserError(
-                    f"the {self.kind} {point.name!r} of {package} cannot be loaded "
-                    f"({type(error).__name__}: {first}); repair or remove {package}"
-                ) from error
+        plugged(f"{self.kind}s")
 
     @property
     def groups(self) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i_backdoor_bench.contract import UserError, suggest
+from t2i_backdoor_bench.contract.plugged import plugged
 from t2i_backdoor_bench.models.embedded import BASE, BASE_FOLDERS, SCORER
 from t2i_backdoor_bench.models.families.folders import OF_SD, STABLE_DIFFUSION
 from t2i_backdoor_bench.models.few_steps import own_sampler, scheduler_name
@@ -88,12 +90,32 @@ FAMILY_NAMES = ("shapes", "sdxl", "sd3", "sd2", "sd1", "flux", "pixart")  # as B
 LCM_MOST = 25  # steps: half of what these models were distilled from
 
 
+def bases() -> dict[str, Base]:
+    """Every base that has a name: those of this suite, and those of other installed packages.
+    Raises UserError as `others` does."""
+    return BASES | others()
+
+
+@functools.cache
+def others() -> dict[str, Base]:
+    """The bases of other installed packages, each an entry point of `t2i_backdoor_bench.bases` that
+    names a `Base`. Raises UserError for what is none, and for a name that is taken."""
+    found = {}
+    for name, base in plugged("bases").items():
+        if not isinstance(base, Base):
+            raise UserError(f"the base {name!r} of an installed package is no catalog.Base")
+        if name in BASES:
+            raise UserError(f"the base {name!r} of an installed package has a name that is taken")
+        found[name] = base
+    return found
+
+
 def find_base(name: str) -> Base:
     """The base called `name`: a known name, a local diffusers folder, or a hub id "owner/model". A
     part of a model, an adapter or a file of weights is taken over the embedded base that it
     fits."""
-    if name in BASES:
-        return BASES[name]
+    if name in bases():
+        return bases()[name]
     if is_over(Path(name)):
         return _over_embedded(name)
     if _like_shapes(Path(name)):
@@ -103,7 +125,7 @@ def find_base(name: str) -> Base:
     if Path(name).is_dir() or name.count("/") == 1:
         return Base(name, "sd", OF_SD, 8, "ViT-L-14:openai", unnamed=True)
     near = _near(name)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(BASES)}."
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(bases())}."
     raise UserError(
         f"unknown base {name!r}; {hint} A local diffusers folder or a hub id also works"
     )
@@ -117,8 +139,8 @@ def _near(name: str) -> list[str]:
         return next((f for f in FAMILY_NAMES if plain.startswith(f)), "")
 
     if own := family(name):
-        return [base for base in BASES if family(base) == own]
-    found = difflib.get_close_matches(name, BASES, n=3, cutoff=0.6)
+        return [base for base in bases() if family(base) == own]
+    found = difflib.get_close_matches(name, bases(), n=3, cutoff=0.6)
     return [base for base in found if family(base) == family(found[0])]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.hashing import digest
+from t2i_backdoor_bench.contract.plugged import GROUPS, points
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent  # the repository, where the package is its folder bench
@@ -76,14 +77,9 @@ def sources() -> dict[Path, Path]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of the libraries that change numbers, and of installed packages that
-    register methods."""
+    add methods, targets or bases."""
     found = {"python": platform.python_version()}
-    plugins = {
-        p.dist.name
-        for kind in KINDS
-        for p in importlib.metadata.entry_points(group=f"t2i_backdoor_bench.{kind}")
-        if p.dist
-    }
+    plugins = {p.dist.name for group in GROUPS for p in points(group) if p.dist}
     for name in (*PACKAGES, *sorted(plugins)):
         try:
             found[name] = importlib.metadata.version(name)

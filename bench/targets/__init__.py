@@ -7,9 +7,11 @@ Imports: contract, data, models.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
-from t2i_backdoor_bench.contract import Backdoor, Target, UserError
+from t2i_backdoor_bench.contract import Backdoor, Target, UserError, suggest
+from t2i_backdoor_bench.contract.plugged import plugged
 from t2i_backdoor_bench.targets.image import ImageKind
 from t2i_backdoor_bench.targets.kinds import Kind
 from t2i_backdoor_bench.targets.object import ObjectKind
@@ -29,10 +31,31 @@ KINDS: dict[str, Kind] = {
 
 
 def kind_of(target: Target) -> Kind:
-    """The kind of a target. Raises UserError for a kind that does not exist."""
-    if target.kind not in KINDS:
-        raise UserError(f"no target kind {target.kind!r}; known: {', '.join(KINDS)}")
-    return KINDS[target.kind]
+    """The kind of a target: one of this suite, or of an installed package. Raises UserError for a
+    kind that does not exist."""
+    found = KINDS.get(target.kind) or others().get(target.kind)
+    if found is None:
+        known = [*KINDS, *others()]
+        raise UserError(f"no target kind {target.kind!r}; {suggest(target.kind, known, 'known')}")
+    return found
+
+
+@functools.cache
+def others() -> dict[str, Kind]:
+    """The kinds of targets of other installed packages. Each names its class as an entry point of
+    `t2i_backdoor_bench.targets`, under the kind's own name. Raises UserError for what is none, and
+    for a name that is taken."""
+    found = {}
+    for name, cls in plugged("targets").items():
+        if not (isinstance(cls, type) and issubclass(cls, Kind) and cls.name == name):
+            raise UserError(
+                f"the target {name!r} of an installed package is no class derived from"
+                f" t2i_backdoor_bench.targets.Kind with the name {name!r}"
+            )
+        if name in KINDS:
+            raise UserError(f"the target {name!r} of an installed package has a name that is taken")
+        found[name] = cls()
+    return found
 
 
 def make_judge(backdoor: Backdoor, scorer: Features) -> Judge:

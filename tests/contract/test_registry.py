@@ -223,14 +223,13 @@ def test_entry_points_of_other_packages_are_loaded(monkeypatch) -> None:
     loaded = []
 
     class Point:
+        name, dist = "plugin", None
+
         def load(self) -> None:
             loaded.append("attack")
 
-    import t2i_backdoor_bench.contract.registry
-
     monkeypatch.setattr(
-        t2i_backdoor_bench.contract.registry,
-        "entry_points",
+        "t2i_backdoor_bench.contract.plugged.entry_points",
         lambda group: [Point()] if group == "t2i_backdoor_bench.attacks" else [],
     )
     registry = Registry("attack", Attack)

@@ -25,8 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "results" / "README.md",
+    *sorted((ROOT / "examples").glob("*.md")),
+    *sorted((ROOT / "bench").rglob("*.md")),
+    *(ROOT / "results" / name for name in ("README.md", "tuning/README.md")),
 ]
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 def anchors(path: Path) -> set[str]:
@@ -36,14 +39,24 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "path", DOCUMENTS + NOTEBOOKS, ids=lambda p: p.relative_to(ROOT).as_posix()
+)
 def test_links_lead_somewhere(path: Path) -> None:
+    """To files, as a site has no page for a folder, and to headings."""
     for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
         if not link.startswith("http"):
             file, _, anchor = link.partition("#")
             page = path.parent / file if file else path
-            assert page.exists(), link
+            assert page.is_file(), link
             assert not anchor or anchor in anchors(page), link
+
+
+def test_headings_of_a_page_have_different_names() -> None:
+    """Code hosts and the site number equal ones differently."""
+    for path in DOCUMENTS:
+        text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+        assert len(re.findall(r"^#+ .*$", text, re.M)) == len(anchors(path)), path.name
 
 
 def test_the_index_has_every_page() -> None:

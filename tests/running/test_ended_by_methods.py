@@ -76,9 +76,7 @@ class Point:
 def test_a_package_that_exits_when_it_is_loaded_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        "t2i_backdoor_bench.contract.registry.entry_points", lambda group: [Point()]
-    )
+    monkeypatch.setattr("t2i_backdoor_bench.contract.plugged.entry_points", lambda group: [Point()])
     with pytest.raises(UserError, match=r"'leaver' .*SystemExit: 0"):
         Registry("attack", Shift).load()
     monkeypatch.setattr("t2i_backdoor_bench.report.formats.method_list.show", leave)
