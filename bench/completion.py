@@ -25,7 +25,7 @@ VERBS = {
 }
 FOLDERS, FILES = (
     ("FOLDER", "FOLDER_OR_CELL", "OUT", "RUN"),
-    ("FILE", "ARCHIVE", "CSV", "PATH[,scale=S]"),
+    ("FILE", "ARCHIVE", "CSV", "KEY", "OLD", "PATH[,scale=S]"),
 )
 # names with commas, or with "+", between them: what stands before the last one stays
 SCRIPTS = {

@@ -41,6 +41,11 @@ class Worker:
     place: int = 0  # of all workers: which GPU it has
     phase: str = "its start"
 
+    def death(self, again: bool) -> str:
+        """The line for a worker that died."""
+        then = "another takes over" if again else "no other is started"
+        return f"a worker died (exit status {self.process.exitcode}) at {self.phase}; {then}"
+
 
 def leave_with_parent() -> None:
     """End this worker process in the moment in which the one that started it is gone, however that
@@ -142,11 +147,7 @@ def run_workers(
                     one.process.join()
                     if one.process.exitcode:
                         again = restarts < RESTARTS and time.time() < until
-                        other = "another takes over" if again else "no other is started"
-                        display.say(
-                            f"a worker died (exit status {one.process.exitcode}) at {one.phase};"
-                            f" {other}"
-                        )
+                        display.say(one.death(again))
                         if again:
                             restarts += 1
                             workers.append(start(one.place))
