@@ -79,7 +79,7 @@ def target_of(to: str) -> Target:
     """Where `to` leads. Raises UserError."""
     if to.startswith("file:"):
         return _folder(Path(unquote(urlparse(to).path)))
-    if to.startswith(("/", ".", "~")) or Path(to).is_dir():
+    if to.startswith(("/", ".", "~")) or (to and Path(to).is_dir()):
         return _folder(Path(to).expanduser())
     if not HUB_NAME.fullmatch(to):
         raise UserError(f"{to!r} is no repository such as OWNER/NAME, and no path such as ./folder")

@@ -106,7 +106,7 @@ def test_a_tracker_changes_no_number_key_or_record(learning, tmp_path, package) 
         [{k: v for k, v in r.items() if k not in COST} for r in table(c)] for c in (seen, other)
     ]
     assert rows[0] == rows[1]
-    assert "track" not in to_yaml(seen, {})
+    assert "\ntrack" not in to_yaml(seen, {})
 
 
 def test_wandb_is_called_as_documented(learning, package, monkeypatch) -> None:
