@@ -31,6 +31,7 @@ from t2i_backdoor_bench.store.folder import Store
 
 # Exit statuses. TIME_UP is what sysexits.h calls EX_TEMPFAIL: the same command goes on.
 FAILED, TIME_UP, INTERRUPTED = 1, 75, 130
+NAMED = 3  # cells that a line names
 
 
 def ready(config: Config) -> Config:
@@ -86,7 +87,7 @@ def run_plan(
         display.say(note)
     if work.skipped:
         display.say(f"{work.skipped} of {len(plan_.cells)} cells are stored in {config.folder}")
-    status = 0
+    status, left = 0, []
     try:
         if work.todo:
             records = {k: v for k, v in work.stored.items() if v is not None}
@@ -96,13 +97,13 @@ def run_plan(
     finally:
         display.close()
     if not status and time.time() >= until:
-        left = sum(not settled(plan_, store, cell) for cell in work.todo)
+        left = [cell for cell in work.todo if not settled(plan_, store, cell)]
         status = TIME_UP if left else 0
     results = {c.key: found for c in plan_.cells if (found := store.read_result(c.key)) is not None}
     finished = [c for c in plan_.cells if c.key in results and results[c.key].status == "done"]
     drop_left(plan_, store, finished)
     if status:
-        display.say(why_ended(status, config, len(finished), len(plan_.cells)))
+        display.say(why_ended(plan_, len(finished), left))
     # a run that was stopped before its first cell has nothing to show
     readable = not status or (status == TIME_UP and bool(results))
     command = {
@@ -116,13 +117,17 @@ def run_plan(
     return status or (FAILED if len(finished) < len(plan_.cells) else 0)
 
 
-def why_ended(status: int, config: Config, done: int, cells: int) -> str:
-    """The line for a run that left cells."""
-    how = " without --fresh" if config.fresh else ""
-    counts = f"{done} of {cells} cells are done"
-    if status == INTERRUPTED:
-        return f"interrupted: {counts}; the same command{how} resumes"
-    return f"the time limit is up: {counts}, {cells - done} are left; the same command{how} goes on"
+def why_ended(plan_: Plan, done: int, left: Sequence[Cell]) -> str:
+    """The line for a run that was interrupted, or that the time limit ended with cells `left`."""
+    how, cells = " without --fresh" if plan_.config.fresh else "", len(plan_.cells)
+    if not left:
+        return f"interrupted: {done} of {cells} cells are done; the same command{how} resumes"
+    named = "; ".join(f"{c.attack} x {c.defense}, seed {c.seed}" for c in left[:NAMED])
+    more = f"; and {len(left) - NAMED} more" if len(left) > NAMED else ""
+    return (
+        f"the time limit is up: {len(left)} of {cells} cells are left ({named}{more}); the same"
+        f" command{how} goes on"
+    )
 
 
 def end(

@@ -77,8 +77,8 @@ def test_no_cell_begins_after_the_limit_and_the_same_command_goes_on(
     assert runner.run(limited) == TIME_UP
     assert CALLS == ["attack 0"], "the attack, and its cell without a defense"
     assert (
-        "the time limit is up: 1 of 2 cells are done, 1 are left; the same command goes on"
-        in capsys.readouterr().err
+        "the time limit is up: 1 of 2 cells are left (fake_attack x fake_defense, seed 0); the same"
+        " command goes on" in capsys.readouterr().err
     )
     assert [row["status"] for row in table(config)] == ["done", "missing"]
     assert not list(config.folder.glob("locks/*"))
@@ -108,7 +108,7 @@ def test_time_that_is_up_before_the_first_cell_leaves_no_table(config, clock, mo
 
     monkeypatch.setattr(running, "preflight", slow)
     assert runner.run(change(config, time_limit=60.0)) == TIME_UP
-    assert "0 of 2 cells are done, 2 are left" in capsys.readouterr().err
+    assert "the time limit is up: 2 of 2 cells are left" in capsys.readouterr().err
     assert not (config.folder / "table.csv").exists()
     assert not CALLS
 
