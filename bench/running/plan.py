@@ -18,9 +18,8 @@ from t2i_backdoor_bench.running.choose_data import choose_data, fit_real
 from t2i_backdoor_bench.running.choose_methods import build, choose_methods
 from t2i_backdoor_bench.running.lacking import lacking, left_out
 from t2i_backdoor_bench.running.method import Method
-from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import Config
-from t2i_backdoor_bench.running.trial_data import FirstPrompts
+from t2i_backdoor_bench.running.trial_data import FirstPrompts, trial
 
 FORMAT = 3  # raise it when a change of this package makes stored numbers out of date
 
@@ -190,16 +189,6 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     methods = (attacks, defenses, metrics)
     said = tuple(text for text in (without_fid, trial(config.size)) if text)
     return Plan(config, base, data, seeds, *methods, scorer, cells, without, unfit, said)
-
-
-def trial(size: Scale) -> str:
-    """What a trial says of itself."""
-    if not size.first_of:
-        return ""
-    return (
-        f"a trial: the first {size.n} of {size.first_of} evaluation prompts (--limit); its numbers"
-        " are not those of the benchmark, and no cell is shared with a whole run"
-    )
 
 
 def with_metrics(plan_: Plan, names: Iterable[str]) -> Plan:

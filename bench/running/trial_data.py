@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2i_backdoor_bench.contract import Data, Prompt
+from t2i_backdoor_bench.running.scales import Scale
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,13 @@ class FirstPrompts:
 
     def count(self, what: str, split: str, contains: str = "") -> int | None:
         return self.data.count(what, split, contains)
+
+
+def trial(size: Scale) -> str:
+    """What a trial says of itself."""
+    if not size.first_of:
+        return ""
+    return (
+        f"a trial: the first {size.n} of {size.first_of} evaluation prompts (--limit); its numbers"
+        " are not those of the benchmark, and no cell is shared with a whole run"
+    )

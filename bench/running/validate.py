@@ -16,10 +16,9 @@ from t2i_backdoor_bench.running.display import Reporter
 from t2i_backdoor_bench.running.forecast import all_hours, forecast
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.preflight import preflight
-from t2i_backdoor_bench.running.run import ready
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
-from t2i_backdoor_bench.running.work import Work, find_work
+from t2i_backdoor_bench.running.work import Work, find_work, ready
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import read_plan
 

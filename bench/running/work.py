@@ -1,14 +1,18 @@
-"""What of a run is stored, and which cells are to be made."""
+"""Before a run: whether this machine can make it, what is stored, and what is to be made."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from t2i_backdoor_bench.contract import Cell, Record
+from t2i_backdoor_bench.running import ray_tasks
+from t2i_backdoor_bench.running.devices import find_device
 from t2i_backdoor_bench.running.made_by import outdated
 from t2i_backdoor_bench.running.plan import Plan
+from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.stored_cells import unfinished, whole_cell
+from t2i_backdoor_bench.running.tracking import check_trackers
 from t2i_backdoor_bench.store.folder import Store
 
 
@@ -21,6 +25,16 @@ class Work:
     todo: Sequence[Cell]
     skipped: int
     old: Mapping[str, Sequence[str]]
+
+
+def ready(config: Config) -> Config:
+    """The settings with the device that they mean. Raises UserError for a device, an executor or a
+    tracker that is not here."""
+    config = replace(config, device=find_device(config.device))
+    if config.executor == "ray":
+        ray_tasks.check(config)
+    check_trackers(config.track)
+    return config
 
 
 def find_work(plan_: Plan, store: Store) -> Work:

@@ -14,9 +14,9 @@ from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.running import run as running
 from t2i_backdoor_bench.running import workers
 from t2i_backdoor_bench.running.display import Display
+from t2i_backdoor_bench.running.ending import TIME_UP
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.ray_tasks import Tasks
-from t2i_backdoor_bench.running.run import TIME_UP
 from t2i_backdoor_bench.running.settings import make_config
 from t2i_backdoor_bench.running.yaml_file import to_yaml
 from t2i_backdoor_bench.store.folder import Store
@@ -55,7 +55,7 @@ def test_what_is_no_time_is_refused(given) -> None:
 def clock(monkeypatch):
     """The time of the run, which stands still unless a test moves it."""
     now = [1000.0]
-    for module in ("run", "cell", "workers", "ray_tasks"):
+    for module in ("run", "cell", "ending", "workers", "ray_tasks"):
         fake = type("Clock", (), {"__getattr__": lambda self, name: getattr(time, name)})()
         fake.time = lambda: now[0]
         monkeypatch.setattr(f"t2i_backdoor_bench.running.{module}.time", fake)
