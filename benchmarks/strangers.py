@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ POINTS = {
     "add-a-defense.md": '[project.entry-points."t2i_backdoor_bench.defenses"]\nmirror = "{}"\n',
     "add-a-metric.md": '[project.entry-points."t2i_backdoor_bench.metrics"]\nsharpness = "{}"\n',
 }
+LEFT_OUT = (".git", ".venv", "results", "tests", "build", "*.egg-info")  # of the wheel's source
 PROJECT = """[build-system]
 requires = ["setuptools>=68"]
 build-backend = "setuptools.build_meta"
@@ -41,9 +43,9 @@ version = "1.0"
 py-modules = {modules}
 """
 RUNS = {
-    "ada": "--attacks badt2i_pixel,rickrolling_tpa --defenses none,mirror"
+    "ada": "--n 8 --attacks rickrolling_tpa --defenses none,mirror"
     " --metrics asr,removal_accuracy,restoration_accuracy,prompt_fidelity,kid,sharpness",
-    "bo": "--base shapes-slow --attacks poison_frame,badt2i_pixel --defenses none,skd"
+    "bo": "--base shapes-slow --n 8 --attacks poison_frame --defenses none,skd"
     " --metrics asr,removal_accuracy,restoration_accuracy,prompt_fidelity,kid",
 }
 
@@ -81,6 +83,15 @@ def package(author: str, place: Path) -> Path:
     return folder
 
 
+def built(source: Path, place: Path) -> Path:
+    """The wheel of a package, by the tools of this environment."""
+    to = place / "wheels" / source.name
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "-q")
+    run(*pip, "--no-deps", "--no-build-isolation", "-w", to, source, cwd=place)
+    (wheel,) = to.glob("*.whl")
+    return wheel
+
+
 def environment(name: str, place: Path, packages: list[Path], install: bool) -> Path:
     """The folder of programs of a fresh environment with these packages. Without `install` the
     libraries are those of this environment; a .pth file in another's folder is not read, so that
@@ -95,7 +106,7 @@ def environment(name: str, place: Path, packages: list[Path], install: bool) -> 
         )
         libraries = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
         (Path(site.strip()) / "libraries.pth").write_text("\n".join(libraries))
-        pip = (*pip, "--no-deps", "--no-build-isolation")
+        pip = (*pip, "--no-deps")
     run(*pip, *packages, cwd=place)
     return python.parent
 
@@ -109,10 +120,9 @@ def main() -> int:
     args = parser.parse_args()
     place = args.folder.resolve()
     place.mkdir(parents=True)
-    build = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation")
-    run(*build, "-w", place, ROOT, cwd=place)
-    (wheel,) = place.glob("t2i_backdoor_bench-*.whl")
-    own = {author: package(author, place) for author in PACKAGES}
+    source = shutil.copytree(ROOT, place / "source", ignore=shutil.ignore_patterns(*LEFT_OUT))
+    wheel = built(Path(source), place)
+    own = {author: built(package(author, place), place) for author in PACKAGES}
     archives = {author: submitted(author, place, [wheel, own[author]], args) for author in own}
     both = environment("accepting", place, [wheel, *own.values()], install=False)
     signers = ""
