@@ -31,7 +31,8 @@ def run(*, data: Data | str | None = None, show: bool = False, **settings: Any) 
     says otherwise: other processes need a main guard, and do not see methods that were registered
     in this one alone. Everything is written to the run folder as well (`out`, by default
     results/run-SCALE), and a second call resumes from there. A failed cell is a row with status
-    "failed". `show` also prints the table and the summary. Raises UserError for what cannot be run.
+    "failed", and one that `time_limit` left has "missing". `show` also prints the table and the
+    summary. Raises UserError for what cannot be run.
     """
     named = {"data": data} if isinstance(data, str) else {}
     config = make_config({"workers": 1} | settings | named)

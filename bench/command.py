@@ -2,6 +2,8 @@
 
 Verbs, and the flag that does the same (each also takes `--help`):
   run                    make the cells that are not stored, then tables and report (the default)
+  validate               --validate: what `run` with these flags would make and need, and what is
+                         refused; makes nothing
   list [KIND]            --list: attacks, defenses, metrics, bases, suites, or all of
                          them
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
@@ -11,8 +13,13 @@ Verbs, and the flag that does the same (each also takes `--help`):
   export CELL FOLDER     write the model of a cell of the run in --out into a new folder
   submit FOLDER --by ME  check a run, strip private paths, and pack it for a leaderboard
   accept ARCHIVE --by ME check what somebody submitted, and make a random sample of it again
+  clean FOLDER           say what a run folder may lose and how much that frees; --delete deletes
   site OUT FOLDER...     a static site of these run folders: boards, and a page for each run, method
                          and cell
+
+  push FOLDER_OR_CELL REPO
+                         a model or the results of a run to a hub, or into a folder
+  completion SHELL       what bash, zsh or fish needs to complete all this
 
 Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where it is installed:
   python run_bench.py                        the core attacks x (skdcag + baselines)
@@ -35,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr, visible
-from t2i_backdoor_bench.flags import make_parser
+from t2i_backdoor_bench.flags import KINDS, make_parser
 from t2i_backdoor_bench.verbs import APART
 
 if TYPE_CHECKING:
@@ -44,16 +51,14 @@ if TYPE_CHECKING:
     from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.running.settings import Config
 
-KINDS = ("attacks", "defenses", "metrics", "bases", "suites")  # what `list` can be asked for
-
 
 def without_verb(arguments: list[str]) -> tuple[list[str], str]:
     """The arguments with the flag instead of the verb, and the kind that `list` is asked for."""
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("run", [])
     if verb == "run":
         return rest, ""
-    if verb == "verify":
-        return ["--verify", *rest], ""
+    if verb in ("verify", "validate"):
+        return [f"--{verb}", *rest], ""
     named = bool(rest) and not rest[0].startswith("-")
     if verb == "tables":
         return ["--tables-only", *(["--out"] if named else []), *rest], ""
@@ -66,7 +71,8 @@ def without_verb(arguments: list[str]) -> tuple[list[str], str]:
 
 def run(config: Config, data: Data | None = None, show: bool = True) -> int:
     """Make the cells of a run that are not stored, write tables and report, and `show` the table.
-    Returns the exit status: 0, 1 if a cell failed, 130 if interrupted. Raises UserError."""
+    Returns the exit status: 0, 1 if a cell failed, 75 if the time limit left cells, 130 if
+    interrupted. Raises UserError."""
     from t2i_backdoor_bench.report.publish import publish
     from t2i_backdoor_bench.running.run import run as make_cells
 
@@ -117,8 +123,12 @@ def obey(flags: dict[str, Any], kind: str) -> int:
         from t2i_backdoor_bench.running.suites import read_suite
 
         settings = read_suite(suite)
-    tables_only = flags.pop("tables_only", False)
+    tables_only, validate = (flags.pop(k, False) for k in ("tables_only", "validate"))
     config = make_config(merge(settings, flags))
+    if validate:
+        from t2i_backdoor_bench.running.validate import validate as check
+
+        return check(config)
     if tables_only:
         from t2i_backdoor_bench.report.publish import rebuild
 

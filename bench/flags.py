@@ -11,6 +11,8 @@ from t2i_backdoor_bench.contract.errors import UserError
 from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, FORMS, SCALES, STYLES
 
 NAMED = "names, groups or all, separated by commas; name[option=value,...] is a variant"
+KINDS = ("attacks", "defenses", "metrics", "bases", "suites")  # what `list` can be asked for
+SHELLS = ("bash", "zsh", "fish")
 TEXTS = {  # flags that take a text: metavar, help
     "attacks": ("NAMES", f"{NAMED}; a+b puts both into one model (default: core)"),
     "defenses": ("NAMES", f"{NAMED}; a+b applies a, then b (default: skdcag,baseline)"),
@@ -39,6 +41,16 @@ TEXTS = {  # flags that take a text: metavar, help
         " folders with a model card",
     ),
     "trigger": ("TEXT", "with --suspect: the trigger, where it is known"),
+    "track": (
+        "NAMES",
+        "tensorboard, wandb, mlflow, separated by commas: losses, numbers, tables and pictures go"
+        " there, too",
+    ),
+    "time-limit": (
+        "TIME",
+        "after it no cell is begun: seconds, or 90m, 2h, 1:30:00; what has begun is finished,"
+        " tables are written, and the same command goes on (exit status 75)",
+    ),
 }
 REPEATED = {
     "model": (
@@ -86,6 +98,7 @@ SWITCHES = {
     "all": "with --verify: make every cell again, and not one that is chosen at random",
     "fetch": "with --verify: what run.json names may be fetched from the hub",
     "list": "list attacks, defenses, metrics, groups, bases and suites, and stop",
+    "validate": "make the plan, say what it would take and what is refused, and stop",
     "tables-only": "rebuild tables, plots and report from the run folder, without a model",
     "version": "print the version, and stop",
 }
@@ -120,6 +133,8 @@ def make_parser(description: str = "") -> Parser:
     for name, text in SWITCHES.items():
         add(f"--{name}", action="store_true", help=text)
     add("--seeds", type=seeds, metavar="0,1,2", help="training and noise seeds (default: scale's)")
+    limit = "a trial: the first N evaluation prompts alone, or a share of them below 1"
+    add("--limit", type=float, metavar="N", help=limit)
     add("--guidance", type=float, metavar="SCALE", help="of guidance (default: the base's)")
     suite = "a run or study that has a name, which `list suites` shows; flags given here win"
     add("--suite", "--study", metavar="NAME", help=suite)
@@ -164,6 +179,9 @@ def make_parsers() -> dict[str, Parser]:
     add("out", type=path, metavar="OUT", help="folder of the site")
     add("folders", type=path, metavar="FOLDER", nargs="+", help="run folders")
     add("--signers", type=path, metavar="FILE", help="known keys, one `NAME KEYTYPE KEY` a line")
+    add = parser("convert", "Make safetensors of pickled weights (.bin, .pt, .ckpt).")
+    add("source", type=path, metavar="OLD", help="a file, or a folder of a model")
+    add("target", type=path, metavar="NEW", help="a new file (.safetensors) or folder")
     add = parser("export", "Write the model of one cell of a run, with a model card.")
     add("cell", metavar="CELL", help="ATTACK/DEFENSE/SEED, or the beginning of its key")
     add("folder", type=path, metavar="FOLDER", help="a new folder")
@@ -188,6 +206,21 @@ def make_parsers() -> dict[str, Parser]:
     add("--sample", type=int, default=3, metavar="N", help="cells to make again (default: 3)")
     add("--sign", type=path, metavar="KEY", help="an SSH key that signs what was found")
     add("--fetch", action="store_true", help="what run.json names may be fetched from the hub")
+    add = parser("clean", "Say what a run folder may lose, or delete it.")
+    add("folder", type=path, metavar="FOLDER", help="a run folder")
+    kinds = "what to delete, separated by commas, or all: the names that are listed without this"
+    add("--delete", metavar="KINDS", help=kinds)
+    add = parser("push", "Push a model or the results of a run to a hub, or into a folder.")
+    what = (
+        "a run folder, a model that --save-models or export wrote, or a cell: ATTACK/DEFENSE/SEED"
+    )
+    add("what", metavar="FOLDER_OR_CELL", help=what)
+    repo = "OWNER/NAME of the hub, or a new folder as a path (./NAME) or a file:// address"
+    add("repo", metavar="REPO", help=repo)
+    add("--out", type=path, default=default, metavar="RUN", help=f"the cell's run ({default})")
+    add("--public", action="store_true", help="a new repository is public (default: private)")
+    add = parser("completion", "Print what a shell needs to complete the command.")
+    add("shell", choices=SHELLS, help="the shell")
     found["score"] = _score_parser()
     return found
 

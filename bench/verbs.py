@@ -6,10 +6,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import no_exit
 from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.flags import make_parsers
+
+if TYPE_CHECKING:
+    from t2i_backdoor_bench.store.folder import Store
 
 
 def score(arguments: list[str]) -> int:
@@ -36,6 +40,15 @@ def export(arguments: list[str]) -> int:
 
     with no_exit():
         return write(flags.cell, flags.folder, flags.out, flags.form, flags.rank)
+
+
+def convert(arguments: list[str]) -> int:
+    """`models.convert` of a file or folder. Raises UserError."""
+    flags = make_parsers()["convert"].parse_args(arguments)
+    from t2i_backdoor_bench.models.convert import convert as write
+
+    with no_exit():
+        return write(flags.source, flags.target, lambda text: print(visible(text)))
 
 
 def site(arguments: list[str]) -> int:
@@ -79,4 +92,56 @@ def accept(arguments: list[str]) -> int:
         )
 
 
-APART = {"score": score, "export": export, "site": site, "submit": submit, "accept": accept}
+def clean(arguments: list[str]) -> int:
+    """`store.freeing`: what a run folder may lose, listed or deleted. Raises UserError."""
+    flags = make_parsers()["clean"].parse_args(arguments)
+    from t2i_backdoor_bench.store import freeing
+
+    kinds = None if flags.delete is None else freeing.chosen(flags.delete)
+    store = freeing.open_ours(flags.folder)
+    if kinds is None:
+        lines = freeing.listed(store)
+    else:
+        freed = freeing.text_of(freeing.delete(store, kinds))
+        lines = [f"{flags.folder}: {freed} freed ({', '.join(kinds)})"]
+    print("\n".join(visible(line) for line in lines))
+    return 0
+
+
+def completion(arguments: list[str]) -> int:
+    """`completion.script` of a shell. Raises UserError."""
+    shell = make_parsers()["completion"].parse_args(arguments).shell
+    from t2i_backdoor_bench.completion import script
+
+    print(script(shell))
+    return 0
+
+
+def push(arguments: list[str]) -> int:
+    """`running.push` of a model or of results. Raises UserError."""
+    flags = make_parsers()["push"].parse_args(arguments)
+    from t2i_backdoor_bench.report.publish import rewrite
+    from t2i_backdoor_bench.report.rows import long_rows, rows
+    from t2i_backdoor_bench.running import push as pushing
+    from t2i_backdoor_bench.store.records import stored_records
+
+    def tables(store: Store) -> dict[str, list[dict[str, Any]]]:
+        records = stored_records(store)
+        return {"table": rows(records), "rows": long_rows(records)}
+
+    with no_exit():
+        writers = pushing.Writers(rewrite, tables)
+        return pushing.push(flags.what, flags.repo, flags.out, flags.public, writers)
+
+
+APART = {
+    "score": score,
+    "export": export,
+    "convert": convert,
+    "site": site,
+    "submit": submit,
+    "accept": accept,
+    "clean": clean,
+    "completion": completion,
+    "push": push,
+}

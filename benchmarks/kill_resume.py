@@ -1,7 +1,7 @@
 """Kill a small matrix of real runs at random moments (SIGKILL to every process), resume it each
 time, and compare the result with an uninterrupted run.
 
-    python benchmarks/kill_resume.py --kills 30
+    python benchmarks/kill_resume.py --kills 50
 
 The runs are `python run_bench.py` on the embedded base with two workers: two attacks of a few
 steps, three defenses, four prompts, and a checkpoint of every training each half second. Each

@@ -42,8 +42,9 @@ ROOMS = {*MAY_IMPORT, "running"}
 MAY_IMPORT["running"] = ROOMS - {"report"}
 MAY_IMPORT |= {kind: ROOMS - {"report", "running"} for kind in METHODS}
 JOIN = ("command", "verbs", "api", "docs")  # these alone may import both running and report
-MAY_IMPORT |= {name: {*ROOMS, *METHODS, *JOIN, "flags"} for name in JOIN}
+MAY_IMPORT |= {name: {*ROOMS, *METHODS, *JOIN, "flags", "completion"} for name in JOIN}
 MAY_IMPORT |= {"": set(), "__main__": {"command"}, "flags": {"contract", "running"}}
+MAY_IMPORT["completion"] = {"contract", "flags", "models", "running"}
 
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "open_clip", "torchmetrics"}
 MODULE_LINES, FUNCTION_LINES, METHOD_LINES, PROBES = 300, 60, 100, 10

@@ -31,30 +31,22 @@ from t2i_backdoor_bench.models.families.folders import LAYOUTS, NOTHING, Layout
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 DATA = ("vocab.json", "tokenizer.json", "added_tokens.json")  # words, and no settings
 PIPELINES = " or ".join(LAYOUTS)
-CONVERT = (
-    "DiffusionPipeline.from_pretrained(OLD, use_safetensors=False).save_pretrained(NEW,"
-    " safe_serialization=True)"
-)
-CONVERT_FILE = (
-    f"{next(iter(LAYOUTS))}.from_single_file(FILE).save_pretrained(NEW, safe_serialization=True)"
-    " (or the class of its family)"
-)
+CONVERT = "t2i-backdoor-bench convert OLD NEW"
 
 
 def refuse_file(name: str) -> None:
-    """Raise UserError where a base is named by a single file: a pickle, or a checkpoint that has to
-    become a folder first."""
+    """Raise UserError where a base is named by a file that is a pickle, or is not there."""
     suffix = Path(name).suffix.lower()
     if suffix in PICKLES:
         raise UserError(
             f"{name} is a pickle ({suffix}), which can run code when it is opened, and only"
-            " safetensors are read: if you trust it, convert it where it can do no harm, with"
-            f" {CONVERT_FILE}, and give the folder NEW"
+            " safetensors are read: make some of it by t2i-backdoor-bench convert FILE"
+            " NEW.safetensors, and give that with --base BASE --model NEW.safetensors"
         )
     if suffix == ".safetensors":
         raise UserError(
-            f"{name} is a single file, and a base is a diffusers folder: convert it with"
-            f" {CONVERT_FILE}, and give the folder NEW"
+            f"there is no file {name}; a single file of weights goes over the model that it was"
+            " made from: --base BASE --model FILE"
         )
 
 
@@ -213,8 +205,7 @@ def check_weights(part: Path) -> None:
         raise UserError(f"{part} holds no weights; only safetensors are read")
     raise UserError(
         f"{part} holds {', '.join(pickles)}, pickles that can run code when they are opened; only"
-        " safetensors are read: if you trust them, convert the model where it can do no harm, with"
-        f" {CONVERT}"
+        f" safetensors are read: make some of them by {CONVERT}"
     )
 
 

@@ -12,7 +12,7 @@ from t2i_backdoor_bench.report import stealth
 from t2i_backdoor_bench.report.attack_line import attack_line
 from t2i_backdoor_bench.report.marks import doubted, marked, note
 from t2i_backdoor_bench.report.metrics import COST, SUCCESS, Reading, shown_in
-from t2i_backdoor_bench.report.numbers import interval, shown, text_of
+from t2i_backdoor_bench.report.numbers import interval, prompts_text, shown, text_of
 from t2i_backdoor_bench.report.pooling import interval_words
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
@@ -152,7 +152,7 @@ def caption(records: Sequence[Record], marked: bool = True) -> str:
     )
     return (
         f"Protocol {numbers}. Base {protocol.get('base', '?')};"
-        f" {evaluation.get('n', '?')} prompts a condition"
+        f" {prompts_text(protocol)}"
         f" ({protocol.get('prompts', '?')}), seed{'s' if len(seeds) > 1 else ''}"
         f" {', '.join(map(str, seeds))}; {draws}; the same prompts and noise in every"
         f" row{f'; training steps times {training:g}' if training != 1 else ''}. ASR, RA, Restored"

@@ -78,3 +78,14 @@ def p_text(p: float | None) -> str:
     if p is None:
         return ""
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" if p >= 1e-6 else "< 1e-6"
+
+
+def prompts_text(protocol: Mapping[str, Any]) -> str:
+    """How many prompts a condition has. A trial says what it is the first part of."""
+    evaluation = protocol.get("evaluation", {})
+    n, whole = evaluation.get("n", "?"), evaluation.get("first_of")
+    return (
+        f"the first {n} of {whole} prompts a condition (a trial)"
+        if whole
+        else (f"{n} prompts a condition")
+    )

@@ -52,5 +52,10 @@ def rebuild(folder: Path, style: str = "full") -> int:
     """Tables and report of a finished run, without a model."""
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}; name one with --out")
-    publish(Store(folder, lambda text: print(visible(text), file=sys.stderr)), style)
+    store = Store(folder, lambda text: print(visible(text), file=sys.stderr))
+    try:
+        with store.working():
+            publish(store, style)
+    finally:
+        store.drop_locks()
     return 0

@@ -70,13 +70,15 @@ def make_cell(shared: Shared, cell: Cell) -> Record:
 
 def make_unsettled(shared: Shared, cells: Sequence[Cell]) -> None:
     """Make every cell that is not settled and that nobody else is making; come back for those of
-    others until all are settled."""
+    others until all are settled. From the moment `shared.until` no cell is begun."""
     left = list(cells)
     while left:
         idle = True
         for cell in list(left):
+            if time.time() >= shared.until:
+                return
             with shared.store.claim(f"cells/{cell.key}") as mine:
-                if mine and settled(shared, cell):
+                if mine and settled(shared.plan, shared.store, cell):
                     left.remove(cell)
                 elif mine:
                     with reserved(shared, cell.attack, cell.seed) as free:
@@ -86,7 +88,7 @@ def make_unsettled(shared: Shared, cells: Sequence[Cell]) -> None:
                                 f"{cell.attack} x {cell.defense}, seed {cell.seed}"
                             )
                             make_cell(shared, cell)
-                            shared.display.finish()
+                            shared.display.finish(cell.key)
                             idle = False
         if left and idle:
             time.sleep(0.5)

@@ -24,7 +24,8 @@ def check_settings(config: Config) -> None:
     if "adam8bit" in config.memory:
         check_training(config.device, adam8bit=True)
     if size.n < 2:
-        raise UserError(f"--n {size.n} is too few prompts; give at least 2")
+        given = f"--limit {config.limit:g}" if size.first_of else f"--n {size.n}"
+        raise UserError(f"{given} is too few prompts; give at least 2")
     if config.probe and not size.moved:
         raise UserError(
             f"--probe draws as many pictures as there are changed triggers, and --scale {size.name}"
@@ -46,7 +47,7 @@ def check_fid(config: Config, base: Base, metrics: Sequence[str]) -> str:
     user, or ""."""
     fids = [m for m in metrics if m == "fid" or m.startswith("fid_")]
     by_default = bool({"all", ""} & set((config.metrics or "").split(",")))
-    if not fids or (by_default and config.n is None):
+    if not fids or (by_default and config.n is None and not config.size.first_of):
         return ""
     dimension = feature_dimension(base.scorer)
     if config.size.n >= dimension:

@@ -5,11 +5,28 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from tqdm import tqdm
 
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.contract.progress import live
+
+
+class Watcher(Protocol):
+    """Who is told when the work begins and of each cell."""
+
+    def begin(self, total: int) -> None:
+        """So many cells are to be made."""
+
+    def cell(self, key: str) -> None:
+        """The cell of this key is stored."""
+
+
+class Nobody:
+    def begin(self, total: int) -> None: ...
+
+    def cell(self, key: str) -> None: ...
 
 
 class Display:
@@ -20,9 +37,11 @@ class Display:
         self.live = live()
         self.bar: tqdm | None = None
         self.total, self.done, self.begun, self.name = 0, 0, 0.0, ""
+        self.watcher: Watcher = Nobody()
 
     def open(self, total: int) -> None:
         self.total, self.done, self.begun = total, 0, time.perf_counter()
+        self.watcher.begin(total)
         if (
             self.live and total
         ):  # the bars of training and generation appear below it and clear themselves
@@ -62,10 +81,12 @@ class Display:
             else f" (about {seconds:.0f} s left)"
         )
 
-    def finish(self) -> None:
+    def finish(self, key: str) -> None:
+        """Take note that the cell of this key is stored."""
         self.done += 1
         if self.bar is not None:
             self.bar.update()
+        self.watcher.cell(key)
 
     def say(self, text: str) -> None:
         tqdm.write(plaintext.visible(text), file=sys.stderr)
@@ -87,8 +108,8 @@ class Reporter(Display):
     def phase(self, text: str) -> None:
         self.send(("phase", f"{self.name}: {text}"))
 
-    def finish(self) -> None:
-        self.send(("finish", self.name))
+    def finish(self, key: str) -> None:
+        self.send(("finish", key))
 
     def say(self, text: str) -> None:
         self.send(("say", text))

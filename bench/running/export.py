@@ -38,9 +38,13 @@ def export(name: str, to: Path, run: Path, form: str = "folder", rank: int | Non
     shared = Shared(plan_, Store(run, display.say), display)
     record = shared.store.read_result(cell.key)
     kind = ATTACKED if cell.defense == "none" else REPAIRED
-    shared.load()
     given = Form(form) if rank is None else Form(form, rank)
-    write_model(shared, cell, kind, record, to, given)
+    try:
+        with shared.store.working():
+            shared.load()
+            write_model(shared, cell, kind, record, to, given)
+    finally:
+        shared.store.drop_locks()
     print(f"{to}: the {kind} model of {cell.attack} x {cell.defense}, seed {cell.seed} ({form})")
     return 0
 

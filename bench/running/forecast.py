@@ -10,7 +10,7 @@ import torch
 
 from t2i_backdoor_bench.attacking.badt2i import BadT2I
 from t2i_backdoor_bench.contract import Cell
-from t2i_backdoor_bench.models.size import count
+from t2i_backdoor_bench.models.size import Size, count
 from t2i_backdoor_bench.running import budget
 from t2i_backdoor_bench.running.budget import Machine, Training
 from t2i_backdoor_bench.running.method import Method
@@ -55,11 +55,7 @@ def forecast(plan: Plan, cells: Sequence[Cell]) -> list[str]:
     machine = machine_of(config.device, config.dtype, tuple(config.memory))
     trainings = trainings_of(plan, cells)
     needs = [budget.need(size, t, machine) for t in trainings]
-    times = {n.name: n.hours for n in needs}
-    attacks = {(c.attack, c.seed) for c in cells}
-    total = sum(_hours(plan.attacks[a], times) for a, _ in attacks)
-    total += sum(times[p.name] for c in cells for p in plan.defenses[c.defense])
-    total += budget.drawing_hours(size, machine, len(cells), config.size.n, plan.base.sampler.steps)
+    total = _total(plan, cells, size, machine, needs)
     lines = [f"estimate, {need.text}" for need in needs if need.trained]
     rate = f"{machine.rate / 1e12:g}"
     lines.append(
@@ -68,6 +64,25 @@ def forecast(plan: Plan, cells: Sequence[Cell]) -> list[str]:
     )
     warning = budget.advice(size, trainings, machine)
     return [*lines, *([warning] if warning else [])]
+
+
+def all_hours(plan: Plan, cells: Sequence[Cell]) -> float:
+    """Hours of one process for these cells, counted as `forecast` does, on any base."""
+    config, size = plan.config, count(plan.base.source)
+    machine = machine_of(config.device, config.dtype, tuple(config.memory))
+    needs = [budget.need(size, t, machine) for t in trainings_of(plan, cells)]
+    return _total(plan, cells, size, machine, needs)
+
+
+def _total(
+    plan: Plan, cells: Sequence[Cell], size: Size, machine: Machine, needs: Sequence[budget.Need]
+) -> float:
+    """Hours of all trainings of these cells, each attack once a seed, and of their pictures."""
+    times, n = {need.name: need.hours for need in needs}, plan.config.size.n
+    attacks = {(c.attack, c.seed) for c in cells}
+    total = sum(_hours(plan.attacks[a], times) for a, _ in attacks)
+    total += sum(times[p.name] for c in cells for p in plan.defenses[c.defense])
+    return total + budget.drawing_hours(size, machine, len(cells), n, plan.base.sampler.steps)
 
 
 def _hours(method: Method, times: dict[str, float]) -> float:

@@ -101,13 +101,13 @@ def yaml_of(plan_: Plan) -> str:
 def description(plan_: Plan, results: Mapping[str, Record]) -> dict[str, Any]:
     """The settings of a run, its methods and cells, the software and hardware, and how reliable the
     judges are (from `results`, records by key)."""
-    config, n = plan_.config, plan_.config.size.n
+    config, n = plan_.config, plan_.config.n or plan_.config.scale.n
     judges = {}
     for cell in plan_.cells:
         found = results.get(cell.key)
         if found is not None and found.judge:
             judges[f"{cell.attack} seed {cell.seed}"] = found.judge
-    example = plan_.data.prompts("evaluation", min(3, n), plan_.seeds[0])
+    example = plan_.data.prompts("evaluation", min(3, config.size.n), plan_.seeds[0])
     asked = {"out": str(config.folder), "seeds": list(plan_.seeds), "n": n}
     return {
         "config": plain(config) | asked,

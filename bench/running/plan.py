@@ -19,6 +19,7 @@ from t2i_backdoor_bench.running.choose_methods import build, choose_methods
 from t2i_backdoor_bench.running.lacking import lacking, left_out
 from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.running.trial_data import FirstPrompts, trial
 
 FORMAT = 3  # raise it when a change of this package makes stored numbers out of date
 
@@ -159,6 +160,8 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     without_fid = check_fid(config, base, list(metrics))
     data = data or choose_data(config, base)
     config = fit_real(config, data)
+    if config.size.first_of:
+        data = FirstPrompts(data, config.size.first_of)
     without = left_out(attacks, defenses)
     defenses = {d: parts for d, parts in defenses.items() if d not in without}
     if not defenses:
@@ -184,7 +187,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
         }
         cells.append(Cell(config.base, a, d, seed, digest(about), about))
     methods = (attacks, defenses, metrics)
-    said = (without_fid,) if without_fid else ()
+    said = tuple(text for text in (without_fid, trial(config.size)) if text)
     return Plan(config, base, data, seeds, *methods, scorer, cells, without, unfit, said)
 
 

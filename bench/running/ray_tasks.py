@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import sys
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -43,6 +45,12 @@ class Tasks:
     running: dict[Any, Cell] = field(default_factory=dict)
     phases: dict[str, str] = field(default_factory=dict)  # by the name of the cell
     lost: int = 0
+
+    def left(self, until: float) -> bool:
+        """Whether a task runs, or may start: none does from the moment `until`."""
+        if time.time() >= until:
+            self.waiting.clear()
+        return bool(self.waiting or self.running)
 
 
 def check(config: Config) -> None:
@@ -109,14 +117,15 @@ def open_shared(config: Config, data: Any, since: int, place: str) -> Shared:
 
 
 def make_in_task(
-    config: Config, data: list[Any], key: str, since: int, place: str, events: Any
+    config: Config, data: list[Any], key: str, since: int, place: str, events: Any, until: float
 ) -> str:
-    """What a task does: make one cell, unless it is stored or another process makes it. Returns ""
-    or, if the whole run must end, the error in one line."""
+    """What a task does: make one cell, unless it is stored, another process makes it, or its turn
+    comes after the moment `until`. Returns "" or, if the whole run must end, the error in one
+    line."""
     try:
         with no_exit():
             shared = open_shared(config, data[0], since, place)
-            shared.display.send = events.put
+            shared.display.send, shared.until = events.put, until
             make_unsettled(shared, [next(c for c in shared.plan.cells if c.key == key)])
     except UserError as error:  # the next task would find the same
         return str(error)
@@ -201,13 +210,18 @@ def can_be_imported(package: str = PACKAGE) -> bool:
 
 
 def run_tasks(
-    plan_: Plan, data: Data | None, todo: Sequence[Cell], store: Store, display: Display
+    plan_: Plan,
+    data: Data | None,
+    todo: Sequence[Cell],
+    store: Store,
+    display: Display,
+    until: float = math.inf,
 ) -> None:
     """Make `todo` by Ray tasks, at most `plan_.config.workers` at a time, and show their progress.
 
     If a task is lost with its process or its node, its cell is tried again, RESTARTS times in all;
-    after that it stays open. Raises KeyboardInterrupt, and UserError from a task; both end all
-    tasks.
+    after that it stays open, as does what has not begun at the moment `until`. Raises
+    KeyboardInterrupt, and UserError from a task; both end all tasks.
     """
     config = replace(plan_.config, fresh=False, out=plan_.config.folder.resolve())
     share, most = gpu_share(config), config.workers or len(todo)
@@ -223,11 +237,11 @@ def run_tasks(
             runtime_env={"env_vars": variables_of(config) | python_path()},
         )(make_in_task)
         try:
-            while tasks.waiting or tasks.running:
+            while tasks.left(until):
                 for cell in startable(tasks.waiting, tasks.running.values(), tasks.trained, most):
                     tasks.waiting.remove(cell)
-                    task = make.remote(config, [given], cell.key, store.since, place, events)
-                    tasks.running[task] = cell
+                    about = (cell.key, store.since, place, events, until)
+                    tasks.running[make.remote(config, [given], *about)] = cell
                 ended, _ = ray.wait(list(tasks.running), timeout=0.5)
                 for kind, text in events.get_nowait_batch(events.qsize()):
                     _show(display, kind, text, tasks.phases)
@@ -269,7 +283,7 @@ def _show(display: Display, kind: str, text: str, phases: dict[str, str]) -> Non
     if kind == "say":
         display.say(text)
     elif kind == "finish":
-        display.finish()
+        display.finish(text)
     else:
         phases[text.rsplit(": ", 1)[0]] = text
         display.phases(text, list(phases.values()))

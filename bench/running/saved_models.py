@@ -127,4 +127,4 @@ WRITERS: dict[str, Callable[[Shared, T2IModel, Path, Form], str]] = dict(
 def check_target(folder: Path) -> None:
     """Refuse a folder that holds something. Raises UserError."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there and not empty: name a new folder to export into")
+        raise UserError(f"{folder} is there and not empty: name a new folder")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 STYLES = ("full", "paper")  # of the tables for readers
 EXECUTORS = ("local", "ray")  # who makes the cells: processes of this machine, or Ray
 SAVED = ("attacked", "repaired")  # the models of a cell that a run can hand out
 FORMS = ("folder", "changed", "lora")  # how: whole, its changed tensors, or a low-rank difference
+# who is told of a run, and the package that it needs
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -20,7 +23,8 @@ class Scale:
     `decoys` decoys a kind of the undefended model, drawn once an attack, and `decoys_after` of each
     defended one; `harmless` words that the effect of a trigger is compared with, where it is
     measured; the first `resampled` triggered prompts are also drawn by other samplers; `training`
-    multiplies what methods train for and on (`choose_methods.build`).
+    multiplies what methods train for and on (`choose_methods.build`). A trial (`--limit`) measures
+    the first `n` of `first_of` prompts; 0 where it is no trial.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Scale:
     decoys_after: int = 2
     harmless: int = 9
     resampled: int = 0
+    first_of: int = 0
 
     def resized(self, n: int) -> Scale:
         """The same scale with `n` prompts a condition."""
@@ -52,10 +57,18 @@ class Scale:
             real=max(n, self.real),
         )
 
+    def limited(self, limit: float) -> Scale:
+        """A trial of the same scale with its first prompts: `limit` of them, or this share of them
+        where it is below 1. With as many prompts as there are it is the scale itself."""
+        n = math.ceil(limit * self.n) if limit < 1 else int(limit)
+        if n >= self.n:
+            return self
+        return replace(self.resized(n), first_of=self.n)
+
     @property
     def evaluation(self) -> dict[str, int]:
         """What the samples of a cell depend on."""
-        return {
+        found = {
             "n": self.n,
             "perturbed": self.perturbed,
             "moved": self.moved,
@@ -65,6 +78,7 @@ class Scale:
             "per_prompt": self.per_prompt,
             "real": self.real,
         }
+        return found | ({"first_of": self.first_of} if self.first_of else {})
 
 
 SCALES = {

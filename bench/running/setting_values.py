@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -9,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from t2i_backdoor_bench.contract import UserError, suggest
-from t2i_backdoor_bench.running.scales import EXECUTORS, SAVED, SCALES, STYLES
+from t2i_backdoor_bench.running.scales import EXECUTORS, SAVED, SCALES, STYLES, TRACKERS
 
 LARGEST_SEED, MOST_SEEDS = 2**32 - 1, 1000
+NUMBER = r"(\d+(?:\.\d+)?)"
+UNITS = re.compile(f"(?:{NUMBER}d)?(?:{NUMBER}h)?(?:{NUMBER}m)?(?:{NUMBER}s?)?", re.ASCII)
+LONG = (86400, 3600, 60, 1)  # seconds of each unit
+CLOCK = re.compile(r"\d+(:\d\d){1,2}", re.ASCII)  # minutes and seconds, or with hours
 WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -88,6 +94,32 @@ def _saved(value: Any) -> tuple[str, ...]:
     return found
 
 
+def _trackers(value: Any) -> tuple[str, ...]:
+    """Who is told of a run, given as "tensorboard,wandb" or as a list."""
+    found = _ways(value) if isinstance(value, (str, list, tuple)) else ("",)
+    if wrong := [name for name in found if name not in TRACKERS]:
+        raise UserError(f"track {wrong[0]!r} is not one of {', '.join(TRACKERS)}")
+    return tuple(dict.fromkeys(found))
+
+
+def _seconds(value: Any) -> float | None:
+    """A time given as seconds, as "90m", "2h" or "1h30m", or as "1:30:00"."""
+    if value is None:
+        return None
+    text = "" if isinstance(value, bool) else str(value).strip()
+    found, seconds = UNITS.fullmatch(text), math.nan
+    if found and text:
+        seconds = sum(float(n or 0) * many for n, many in zip(found.groups(), LONG, strict=True))
+    elif CLOCK.fullmatch(text):
+        seconds = sum(60**i * float(n) for i, n in enumerate(reversed(text.split(":"))))
+    if not 0 < seconds < math.inf:
+        raise UserError(
+            f"time-limit {_short(value)} is no time: give seconds, or a time such as 90m, 2h,"
+            " 1h30m or 1:30:00"
+        )
+    return seconds
+
+
 def _paths(value: Any) -> tuple[str, ...]:
     """Paths with their options, given as one text or as a list."""
     texts = [value] if isinstance(value, str) else value
@@ -145,4 +177,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-LISTS = {"model": _paths, "memory": _ways, "save-models": _saved, "seeds": _seeds}
+LISTS = {
+    "model": _paths,
+    "memory": _ways,
+    "save-models": _saved,
+    "seeds": _seeds,
+    "time-limit": _seconds,
+    "track": _trackers,
+}

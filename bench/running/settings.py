@@ -28,6 +28,7 @@ class Config:
     scale: Scale = SCALES["quick"]
     seeds: tuple[int, ...] | None = None
     n: int | None = None
+    limit: float | None = None  # a trial: the first prompts alone, or a share of them below 1
     metrics: str | None = None
     overrides: tuple[str, ...] = ()
     sweeps: tuple[str, ...] = ()
@@ -53,10 +54,13 @@ class Config:
     checkpoint_every: float = 60.0  # seconds between two checkpoints of a training
     models: tuple[str, ...] = ()  # what is taken over the base (`models.published`)
     save_models: tuple[str, ...] = ()  # "attacked", "repaired": what to hand out of every cell
+    time_limit: float | None = None  # seconds after which no further cell is begun
+    track: tuple[str, ...] = ()  # who is told of the run (`running.trackers`)
 
     @property
     def size(self) -> Scale:
-        return self.scale if self.n is None else self.scale.resized(self.n)
+        whole = self.scale if self.n is None else self.scale.resized(self.n)
+        return whole if self.limit is None else whole.limited(self.limit)
 
     @property
     def folder(self) -> Path:
@@ -97,6 +101,9 @@ def make_config(settings: Mapping[str, Any]) -> Config:
     every = values.get("checkpoint_every")
     if every is not None and not 0 <= every < math.inf:
         raise UserError("--checkpoint-every is a number of seconds, 0 or more")
+    limit = values.get("limit")
+    if limit is not None and not (0 < limit < 1 or (1 <= limit < math.inf and limit == int(limit))):
+        raise UserError(f"--limit {limit:g} must be a whole number, or a share between 0 and 1")
     guidance = values.get("guidance")
     if guidance is not None and not 0 <= guidance < math.inf:
         raise UserError(f"--guidance {guidance:g} must be 0 or more; 0 and 1 are none")

@@ -3,6 +3,7 @@ measure, and the prompts. Each is made when it is first asked for."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class Shared:
     models: InMemory = field(default_factory=InMemory)
     failed: dict[str, str] = field(default_factory=dict)
     made: dict[Any, Any] = field(default_factory=dict)
+    until: float = math.inf  # the moment (`time.time`) from which no cell is begun: `--time-limit`
 
     @property
     def size(self) -> Scale:

@@ -8,7 +8,6 @@ from t2i_backdoor_bench.contract import Cell, Record
 from t2i_backdoor_bench.running.attention_maps import has_maps
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.saved_models import has_saved
-from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
 
@@ -37,12 +36,12 @@ def unfinished(plan_: Plan, store: Store, cell: Cell, stored: Record | None) -> 
     return bool(missing_metrics(plan_, cell, stored)) or wants
 
 
-def settled(shared: Shared, cell: Cell) -> bool:
+def settled(plan_: Plan, store: Store, cell: Cell) -> bool:
     """Whether a cell is stored whole, or has failed in this run (`try_again` has removed what
     failed in an earlier one)."""
-    stored = whole_cell(shared.store, cell)
+    stored = whole_cell(store, cell)
     return stored is not None and (
-        stored.status == "failed" or not unfinished(shared.plan, shared.store, cell, stored)
+        stored.status == "failed" or not unfinished(plan_, store, cell, stored)
     )
 
 

@@ -163,6 +163,8 @@ def notes(records: Mapping[str, Record], scale: Any) -> Iterator[str]:
         yield f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: rules ask for three for a rank"
     if scale.name == "smoke":
         yield "scale smoke: it shows that everything works, and has no rank"
+    if any("first_of" in r.protocol.get("evaluation", {}) for r in records.values()):
+        yield "a trial with the first prompts alone (--limit): it has no rank"
     if failed := sum(r.status != "done" for r in records.values()):
         yield f"{failed} cells failed: rows without a result have no rank"
     if text := provenance.warning(list(records.values())):

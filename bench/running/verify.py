@@ -164,6 +164,7 @@ def _changed(changed_files: Callable[[Store], list[str]], store: Store) -> list[
 def to_redo(config: Config, out: Path) -> Config:
     """The settings of a run for another folder, in one process."""
     once = {"fresh": False, "renew": False, "attention_maps": False, "save_models": ()}
+    once |= {"time_limit": None, "track": ()}
     return dataclasses.replace(config, out=out, workers=1, executor="local", **once)
 
 
@@ -189,7 +190,7 @@ def make_again(
         for cell in {c.key: c for c in cells}.values():
             display.start(name_of(cell))
             again = make_cell(shared, cell)
-            display.finish()
+            display.finish(cell.key)
             compare(records[cell.key], again, plan_, cell, found, len(cells) > 1)
     finally:
         display.close()

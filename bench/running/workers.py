@@ -7,9 +7,11 @@ the same number of threads.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,6 +41,11 @@ class Worker:
     place: int = 0  # of all workers: which GPU it has
     phase: str = "its start"
 
+    def death(self, again: bool) -> str:
+        """The line for a worker that died."""
+        then = "another takes over" if again else "no other is started"
+        return f"a worker died (exit status {self.process.exitcode}) at {self.phase}; {then}"
+
 
 def leave_with_parent() -> None:
     """End this worker process in the moment in which the one that started it is gone, however that
@@ -55,17 +62,24 @@ def leave_with_parent() -> None:
 
 
 def worker(
-    config: Config, data: Data | None, keys: list[str], since: int, events: Connection
+    config: Config,
+    data: Data | None,
+    keys: list[str],
+    since: int,
+    events: Connection,
+    until: float = math.inf,
 ) -> None:
-    """What a worker process does: its part of the cells of `config` that `keys` name. It ends in
-    silence when it is interrupted or when nobody listens any more."""
+    """What a worker process does: its part of the cells of `config` that `keys` name, which begin
+    before the moment `until`. It ends in silence when it is interrupted or when nobody listens any
+    more."""
     leave_with_parent()
     try:
         use_processor(config)
         display = Reporter(events.send)
         with no_exit(), printable_stderr():
             plan_ = plan(config, data)
-            shared = Shared(plan_, Store(config.folder, display.say, since=since), display)
+            store = Store(config.folder, display.say, since=since)
+            shared = Shared(plan_, store, display, until=until)
             shared.load()
             todo = {c.key: c for c in plan_.cells if c.key in set(keys)}
             make_unsettled(shared, list(todo.values()))
@@ -94,12 +108,18 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def run_workers(
-    plan_: Plan, data: Data | None, todo: Sequence[Cell], store: Store, display: Display
+    plan_: Plan,
+    data: Data | None,
+    todo: Sequence[Cell],
+    store: Store,
+    display: Display,
+    until: float = math.inf,
 ) -> None:
     """Make `todo` by `plan_.config.workers` processes, and show where they are. On "cuda" they take
     the GPUs of this machine in turn. A worker that dies is replaced, RESTARTS times in all; after
-    that, what nobody made stays open. A KeyboardInterrupt, and a UserError in a worker, end all of
-    them and get out; workers end with this process.
+    that, what nobody made stays open, as is what has not begun at the moment `until`. A
+    KeyboardInterrupt, and a UserError in a worker, end all of them and get out; workers end with
+    this process.
     """
     context = multiprocessing.get_context("spawn")
     config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
@@ -108,7 +128,7 @@ def run_workers(
     def start(place: int) -> Worker:
         own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
         ours, theirs = context.Pipe(duplex=False)
-        arguments = (config, data, [c.key for c in todo], store.since, theirs)
+        arguments = (config, data, [c.key for c in todo], store.since, theirs, until)
         process = context.Process(target=worker, args=arguments, daemon=True)
         with environment(variables | own):
             process.start()
@@ -126,12 +146,8 @@ def run_workers(
                     workers.remove(one)
                     one.process.join()
                     if one.process.exitcode:
-                        again = restarts < RESTARTS
-                        other = "another takes over" if again else "no other is started"
-                        display.say(
-                            f"a worker died (exit status {one.process.exitcode}) at {one.phase};"
-                            f" {other}"
-                        )
+                        again = restarts < RESTARTS and time.time() < until
+                        display.say(one.death(again))
                         if again:
                             restarts += 1
                             workers.append(start(one.place))
@@ -141,7 +157,7 @@ def run_workers(
                 if kind == "say":
                     display.say(text)
                 elif kind == "finish":
-                    display.finish()
+                    display.finish(text)
                 else:
                     one.phase = text
                     display.phases(text, [w.phase for w in workers])

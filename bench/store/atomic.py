@@ -58,6 +58,16 @@ def _open_partial(path: Path) -> tuple[int, Path]:
         os.close(handle)
 
 
+def is_abandoned(path: Path) -> bool:
+    """Whether nobody holds a temporary file: the process that wrote it is gone."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def sweep_partials(root: Path) -> int:
     """Remove the temporary files that killed processes left in a run folder, and say how many:
     those that nobody holds locked. Raises StorageError, before anything is removed, where the

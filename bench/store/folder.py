@@ -7,7 +7,7 @@ OUT/models/<key>.safetensors (.sha256)   attacked weights, and <key>.json what t
 OUT/training/<key>/                      where trainings that a kill ends go on, while they last
 OUT/sources/<digest>.json                the source files that a stage of cells was made by
 OUT/saved/<kind>-<key>/                  models that are handed out, each with a card (README.md)
-OUT/locks/                               who makes what at this moment; empty when nobody is at work
+OUT/locks/                               who makes what at this moment; not there when nobody works
 OUT/run.json table.* rows.csv grid.png   made from the above
 """
 
@@ -93,6 +93,14 @@ class Store:
     def claim(self, name: str, wait: bool = False) -> AbstractContextManager[bool]:
         """Whether this process alone may make `name` while the block runs (`Locks.claim`)."""
         return self._locks.claim(name, wait)
+
+    def working(self) -> AbstractContextManager[None]:
+        """A block in which this process works in the folder, beside others (`Locks.working`)."""
+        return self._locks.working()
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Whether no other process works in the folder; none can begin while the block runs."""
+        return self._locks.alone()
 
     def drop_locks(self) -> None:
         """Remove the lock files that nobody holds."""

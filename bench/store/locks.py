@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from t2i_backdoor_bench.store.atomic import storing
 from t2i_backdoor_bench.store.guard import entries, inside
+
+TOGETHER = "folder.lock"  # held by everybody who works in the folder
 
 
 @dataclass
@@ -44,6 +48,50 @@ class Locks:
         finally:
             self.claimed.discard(name)
             lock.release()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A block in which this process works in the folder, as others may: it waits while one of
+        them has it `alone`. A file system without locks keeps nobody out."""
+        with self._together(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether no other process works in the folder; none can begin while the block runs."""
+        with self._together(fcntl.LOCK_EX | fcntl.LOCK_NB) as mine:
+            yield mine and not any(self._held(path) for path in self._files())
+
+    @contextmanager
+    def _together(self, kind: int) -> Iterator[bool]:
+        """The lock of the whole folder, shared or exclusive."""
+        path = inside(self.folder.parent, f"{self.folder.name}/{TOGETHER}")
+        mine = there = False
+        while not there:
+            with storing(path):
+                path.parent.mkdir(exist_ok=True)
+                file = path.open("ab")
+            # an error: somebody has it, or there are no locks here
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, kind)
+                mine = True
+            # it may have been dropped before it was locked
+            there = not mine or os.fstat(file.fileno()).st_nlink > 0
+            if not there:
+                file.close()
+        with file:
+            yield mine
+
+    def _files(self) -> list[Path]:
+        found = entries(self.folder.parent, self.folder.name)
+        return [path for path in found if path.suffix == ".lock" and path.name != TOGETHER]
+
+    def _held(self, path: Path) -> bool:
+        try:
+            with FileLock(path).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def drop(self) -> None:
         """Remove the lock files that nobody holds."""

@@ -32,20 +32,20 @@ def test_pickles_are_refused_by_name_with_how_to_convert(
         folder,
         f"{part} holds {file.stem}{suffix}",
         "only safetensors",
-        "save_pretrained(NEW, safe_serialization=True)",
+        "t2i-backdoor-bench convert OLD NEW",
     )
 
 
 @pytest.mark.parametrize("name", ["sd-v1-4.ckpt", "models/v1-5.pt", "a/b/model.bin", "x.pth"])
 def test_a_single_pickle_as_base_is_refused(name: str, capsys) -> None:
-    with pytest.raises(UserError, match=r"is a pickle.*from_single_file"):
+    with pytest.raises(UserError, match=r"is a pickle.*convert FILE"):
         find_base(name)
     assert run_bench.main(["--base", name]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_single_safetensors_file_is_told_how_to_become_a_folder() -> None:
-    with pytest.raises(UserError, match=r"single file.*from_single_file"):
+def test_a_file_of_weights_that_is_not_there_is_told_where_it_goes() -> None:
+    with pytest.raises(UserError, match=r"no file downloads/dreamy.*--model FILE"):
         find_base("downloads/dreamy.safetensors")
 
 

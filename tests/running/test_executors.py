@@ -233,7 +233,7 @@ def test_what_another_process_makes_is_left_to_it(config, monkeypatch) -> None:
     with Store(config.folder).claim(f"cells/{held}") as mine:
         assert mine
         monkeypatch.setattr(cells, "make_cell", make)
-        monkeypatch.setattr(cells, "settled", lambda shared, cell: done[cell.key].is_set())
+        monkeypatch.setattr(cells, "settled", lambda plan_, store, cell: done[cell.key].is_set())
         thread = threading.Thread(target=cells.make_unsettled, args=(shared, plan_.cells))
         thread.start()
         assert all(done[c.key].wait(60) for c in plan_.cells if c.key != held)

@@ -34,6 +34,19 @@ def test_the_values_of_a_study_are_rows() -> None:
     assert triggers == {"little", "on a quiet day", "\u200b", "\u043e"}
 
 
+def test_the_standard_names_are_there_and_say_what_they_are() -> None:
+    assert {"core", "adaptive", "paper_table_1", "paper_table_2"} <= set(suites())
+    assert read_suite("paper-table-1") == read_suite("paper_table_1")
+    assert read_suite("paper-table-1")["out"] == "results/paper_table_1"
+    core = plan(make_config(merge(read_suite("core"), {"n": 64})))
+    usual = plan(make_config({"n": 64}))
+    assert (core.attacks.keys(), core.defenses.keys()) == (
+        usual.attacks.keys(),
+        usual.defenses.keys(),
+    )
+    assert core.seeds == (0, 1, 2), "the rules ask for three seeds"
+
+
 def test_bad_names_are_one_line(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(UserError, match="did you mean patch_size"):
         read_suite("patchsize")

@@ -19,6 +19,7 @@ from t2i_backdoor_bench.report.html.names import attacks_of, counted, defenses_o
 from t2i_backdoor_bench.report.html.pictures import map_groups, picture_groups, picture_view
 from t2i_backdoor_bench.report.html.templates import FOLDER, printable, render
 from t2i_backdoor_bench.report.metrics import metric_names
+from t2i_backdoor_bench.report.numbers import prompts_text
 from t2i_backdoor_bench.store.atomic import write_text
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import read_plan
@@ -90,6 +91,7 @@ def render_page(
         findings=findings(records),
         shown=FINDINGS,
         smoke=small or records[0].protocol.get("scale") == "smoke",
+        first_of=records[0].protocol.get("evaluation", {}).get("first_of"),
         facts=facts(records),
         failed=failed(records),
         sections=[{"id": k, "title": t, "view": view} for k, t, view in sections if view],
@@ -148,7 +150,7 @@ def facts(records: Sequence[Record]) -> list[str]:
         counted(len(attacks_of(records)), "attack"),
         counted(len([d for d in defenses_of(records) if d != "none"]), "defense"),
         counted(len({r.cell.seed for r in records}), "seed"),
-        f"{protocol_.get('evaluation', {}).get('n', '?')} prompts a condition",
+        prompts_text(protocol_),
         f"scale {protocol_.get('scale', '?')}",
         f"{counted(done, 'cell')} done",
     ]

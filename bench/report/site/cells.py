@@ -14,7 +14,7 @@ from t2i_backdoor_bench.contract.printable import lines
 from t2i_backdoor_bench.report.figures.verdicts import ALL
 from t2i_backdoor_bench.report.html.cells import VERDICTS, about, bits, options_of
 from t2i_backdoor_bench.report.metrics import LEAD, metric_names, reading
-from t2i_backdoor_bench.report.numbers import interval, text_of
+from t2i_backdoor_bench.report.numbers import interval, prompts_text, text_of
 from t2i_backdoor_bench.report.site.names import method_address
 from t2i_backdoor_bench.report.site.runs import Pair, Run
 from t2i_backdoor_bench.store.prompts import PROMPTS, prompts_key
@@ -41,7 +41,7 @@ def view(run: Run, pair: Pair, keep: Keep, prompts: dict[str, Any]) -> dict[str,
         "facts": [
             f"base {first.cell.base}",
             f"protocol {first.measured_by}",
-            f"{first.protocol.get('evaluation', {}).get('n', '?')} prompts a condition",
+            prompts_text(first.protocol),
             *([run.view()["scale"]] if run.scale else []),
         ],
         "rows": rows,

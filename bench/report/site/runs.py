@@ -71,7 +71,17 @@ class Run:
 
     @property
     def smoke(self) -> bool:
-        return self.scale == SMOKE or self.records[0].protocol.get("training", 1) < 1
+        """Whether its numbers say nothing of the methods: trials, too."""
+        small = self.records[0].protocol.get("training", 1) < 1
+        return self.scale == SMOKE or small or self.trial
+
+    @property
+    def trial(self) -> bool:
+        return "first_of" in self.records[0].protocol.get("evaluation", {})
+
+    @property
+    def small(self) -> str:
+        return "trial" if self.trial else SMOKE
 
     @property
     def address(self) -> str:
@@ -117,7 +127,9 @@ class Run:
             "state": "; ".join(t for t in (self.standing.text, self.standing.signed) if t),
             "protocol": self.measured_by,
             "base": ", ".join(dict.fromkeys(r.cell.base for r in self.records)),
-            "scale": "smoke: says nothing of the methods" if self.smoke else f"scale {self.scale}",
+            "scale": f"{self.small}: says nothing of the methods"
+            if self.smoke
+            else f"scale {self.scale}",
             "counts": counts,
         }
 
