@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class Difference:
     """One fact of a method in which paper, released code and this suite are not all the same.
 
-    what      what it is about, such as "rows a step"
-    paper     what the paper says; "" where it says nothing
-    released  what the authors' code does; "" where there is no code, or it says nothing
-    here      what this suite does
-    why       the reason for the difference; "" where `here` is what the paper says
+    - `what`: what it is about, such as "rows a step"
+    - `paper`: what the paper says; "" where it says nothing
+    - `released`: what the authors' code does; "" where there is no code, or it says nothing
+    - `here`: what this suite does
+    - `why`: the reason for the difference; "" where `here` is what the paper says
 
     An option whose default differs needs none: the tables of options say where each default is
     from.

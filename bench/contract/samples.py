@@ -18,36 +18,34 @@ class Samples:
     """All images of one cell, generated once and shared by the metrics. Images are uint8
     (n, H, W, 3).
 
-    `images[condition]` for the conditions
-      clean         one image for each of `prompts`
-      triggered     one for each of `target_prompts`, with the trigger
-      clean_target  the same prompts and noise as `triggered`, without the trigger (is `clean` where
-                    the prompts are the same)
-      perturbed     `prompts[:len]` with typos, synonyms, other word order
-      moved         `target_prompts[:len]` with a changed form of the trigger, such as a typo
-                    (`moved_kinds` names which)
-      own           the prompt or prompts that the attack's paper evaluates with, from the noise of
-                    each of `target_prompts` (`Backdoor.own`)
-      paraphrase, incomplete, unseen_words, broken_syntax
-                    what the paper claims to fire, or not to, from the same noise (`Backdoor.sets`)
-      finetuned, resampled
-                    `target_prompts[:len]` with the trigger, of the defended model after a little
-                    clean fine-tuning, and by other samplers (only where the run probes;
-                    `resampled_kinds` names which)
-      adapter       `target_prompts[:len]` with the trigger, of a model whose attack is an adapter:
-                    with the adapter at other scales, and with another one beside it (only where a
-                    metric needs them)
-      decoy         `target_prompts[:len]` with something in the trigger's place that is not the
-                    trigger (`decoy_kinds` names what, also of `attacked_decoy`:
-                    its first ones are these)
-      attacked_decoy
-                    what the attacked model draws of its own, longer list of decoys, and refuses
-                    nothing (only where the model screens prompts)
-      harmless      the first target prompts with each of the words `harmless` in the trigger's
-                    place: (words * prompts, ...), word by word (only where a metric needs them:
-                    `Entry.draws`)
-      diverse       k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt`
-                    is k
+    `images[condition]` for the conditions:
+
+    - `clean`: one image for each of `prompts`.
+    - `triggered`: one for each of `target_prompts`, with the trigger.
+    - `clean_target`: the same prompts and noise as `triggered`, without the trigger (is `clean`
+      where the prompts are the same).
+    - `perturbed`: `prompts[:len]` with typos, synonyms, other word order.
+    - `moved`: `target_prompts[:len]` with a changed form of the trigger, such as a typo
+      (`moved_kinds` names which).
+    - `own`: the prompt or prompts that the attack's paper evaluates with, from the noise of each of
+      `target_prompts` (`Backdoor.own`).
+    - `paraphrase`, `incomplete`, `unseen_words`, `broken_syntax`: what the paper claims to fire, or
+      not to, from the same noise (`Backdoor.sets`).
+    - `finetuned`, `resampled`: `target_prompts[:len]` with the trigger, of the defended model after
+      a little clean fine-tuning, and by other samplers (only where the run probes;
+      `resampled_kinds` names which).
+    - `adapter`: `target_prompts[:len]` with the trigger, of a model whose attack is an adapter:
+      with the adapter at other scales, and with another one beside it (only where a metric needs
+      them).
+    - `decoy`: `target_prompts[:len]` with something in the trigger's place that is not the trigger
+      (`decoy_kinds` names what, also of `attacked_decoy`: its first ones are these).
+    - `attacked_decoy`: what the attacked model draws of its own, longer list of decoys, and refuses
+      nothing (only where the model screens prompts).
+    - `harmless`: the first target prompts with each of the words `harmless` in the trigger's place:
+      (words * prompts, ...), word by word (only where a metric needs them: `Entry.draws`).
+    - `diverse`: k images for each of the first prompts: (m * k, ...), prompt-major; `per_prompt` is
+      k.
+
     Every condition uses the same noise for the same prompt. `before[condition]` are the images of
     the model before the attack (clean, clean_target and perturbed; where there are harmless words,
     and such a model, also harmless and the first of triggered); `real` are held-out real images.

@@ -71,7 +71,8 @@ def file_of(module: str) -> Path | None:
                         return file
         return None
     loaded = sys.modules.get(module)
-    path = Path(loaded.__file__) if loaded is not None and loaded.__file__ else None
+    named = vars(loaded).get("__file__") if loaded is not None else None  # a notebook has none
+    path = Path(named) if named else None
     return path if path is not None and path.suffix == ".py" and path.is_file() else None
 
 

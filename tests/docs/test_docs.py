@@ -52,6 +52,14 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert not anchor or anchor in anchors(page), link
 
 
+def test_rows_of_a_table_stand_below_its_heads() -> None:
+    """A row behind an empty line is a paragraph full of bars."""
+    for path in DOCUMENTS:
+        text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+        for table in re.findall(r"(?:^\|(?!\|).*\n)+", text, re.M):
+            assert re.match(r"\|.*\n\|[-:| ]+\n", table), f"{path.name}: {table[:80]}"
+
+
 def test_headings_of_a_page_have_different_names() -> None:
     """Code hosts and the site number equal ones differently."""
     for path in DOCUMENTS:

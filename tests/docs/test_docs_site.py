@@ -113,4 +113,5 @@ def test_a_machine_of_others_runs_what_ci_runs() -> None:
     flow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
     assert "- run: .ci/run\n" in flow
     script = (ROOT / ".ci" / "run").read_text("utf-8")
-    assert script.rstrip().endswith("-m mkdocs build --strict --quiet")
+    # with --quiet mkdocs counts no warning, and a dead link passes
+    assert script.rstrip().endswith("-m mkdocs build --strict")

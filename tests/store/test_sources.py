@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 from t2i_backdoor_bench.store.sources import changed, file_of, short, sources_of
 
 
@@ -25,3 +28,9 @@ def test_what_has_no_file_is_left_out():
     assert sources_of(["__main__.nothing", "t2i_backdoor_bench.no_such_module"]) == {}
     assert file_of("t2i_backdoor_bench.contract").name == "__init__.py"
     assert short("some.other.package") == "some.other.package"
+
+
+def test_a_method_of_a_notebook_has_no_file(monkeypatch):
+    monkeypatch.setitem(sys.modules, "a_notebook", ModuleType("a_notebook"))
+    assert "__file__" not in vars(sys.modules["a_notebook"])
+    assert sources_of(["a_notebook", __name__]).keys() == {__name__}
