@@ -102,7 +102,9 @@ def _row(
     row: dict[str, Any] = {"base": base, "attack": attack, "defense": defense}
     needs = " ".join(cells[0].needs)
     row |= {"needs": needs, "given": needs_text(needs, known_by(done)), "seeds": len(done)}
-    row["n"] = protocol.get("evaluation", {}).get("n")
+    evaluation = protocol.get("evaluation", {})
+    row["n"] = evaluation.get("n")
+    row |= {k: evaluation[k] for k in ("first_of",) if k in evaluation}  # of a trial alone
     for name in names:
         scores = [r.scores[name] for r in done if name in r.scores]
         found = pool(scores, reading(cells, name).share)

@@ -193,6 +193,9 @@ def card(
     protocol, cells = manifest["protocol"], manifest["cells"]
     done = sum(r.status == "done" for r in records.values())
     about = {k: protocol[k] for k in ("base", "scale", "data", "protocol") if k in protocol}
+    evaluation = protocol.get("evaluation", {})
+    about |= {"prompts a condition": evaluation["n"]} if "n" in evaluation else {}
+    about |= {"a trial with the first of": whole} if (whole := evaluation.get("first_of")) else {}
     lines = [
         f"# {visible(name)}",
         "Results of t2i-backdoor-bench: backdoor attacks on a text-to-image model, and defenses.",

@@ -67,7 +67,7 @@ def test_a_trial_shares_no_cell_and_every_reader_is_told(config, capsys) -> None
     found = records(trial)["fake_attack", "none", 0]
     assert found.protocol["evaluation"]["first_of"] == 10
     assert found.scores["asr"].n == 4
-    assert {row["n"] for row in table(trial)} == {"4"}
+    assert {(row["n"], row["first_of"]) for row in table(trial)} == {("4", "10")}
     assert prompts_text(found.protocol).startswith("the first 4 of 10 prompts")
     page = (config.folder / "report.html").read_text()
     assert "This is a trial with the first of 10 prompts" in page
