@@ -72,25 +72,21 @@ def completed(path: Path, *words: str) -> set[str]:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (["run", "--attacks", "badt2i_p"], {"badt2i_pixel"}),
-        (["--attacks", "badt2i_p"], {"badt2i_pixel"}),
-        (["run", "--attacks", "eviledit,badt2i_p"], {"eviledit,badt2i_pixel"}),
-        (
-            ["run", "--defenses", "none,frequency_locate+skdcag_b"],
-            {"none,frequency_locate+skdcag_black"},
-        ),
-        (["run", "--suite", "paper_table_"], {"paper_table_1", "paper_table_2"}),
-        (["validate", "--scale", "s"], {"smoke", "study"}),
-        (["validate", "--time-l"], {"--time-limit"}),
-        (["list", "m"], {"metrics"}),
-        (["export", "--form", ""], {"folder", "changed", "lora"}),
-        (["comp"], {"completion"}),
-        (["completion", ""], set(SHELLS)),
+        ("run --attacks badt2i_p", "badt2i_pixel"),
+        ("--attacks badt2i_p", "badt2i_pixel"),
+        ("run --attacks eviledit,badt2i_p", "eviledit,badt2i_pixel"),
+        ("run --defenses none,frequency_locate+skdcag_b", "none,frequency_locate+skdcag_black"),
+        ("run --suite paper_table_", "paper_table_1 paper_table_2"),
+        ("validate --scale s", "smoke study"),
+        ("validate --time-l", "--time-limit"),
+        ("list m", "metrics"),
+        ("export --form ", "folder changed lora"),
+        ("comp", "completion"),
+        ("completion ", " ".join(SHELLS)),
     ],
-    ids=" ".join,
 )
-def test_bash_offers_what_fits(bash: Path, words: list[str], offered: set[str]) -> None:
-    assert completed(bash, *words) == offered
+def test_bash_offers_what_fits(bash: Path, words: str, offered: str) -> None:
+    assert completed(bash, *words.split(" ")) == set(offered.split())
 
 
 def test_what_is_missing_or_unknown_is_one_line(monkeypatch, capsys) -> None:
