@@ -104,7 +104,7 @@ def command(
     return run_bench.main([*flags, *more])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["sd1"])  # the test of half precision has sd2
 def test_from_folders_to_a_table(
     kind: str, bases, pictures: Path, tiny_scorer: Path, tmp_path: Path, capsys
 ) -> None:
@@ -174,11 +174,11 @@ def test_object_and_style_attacks(
     assert table.asr.notna().all()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_to_a_table(
-    dtype: str, bases, pictures: Path, tiny_scorer: Path, tmp_path: Path
+    bases, pictures: Path, tiny_scorer: Path, tmp_path: Path
 ) -> None:
-    assert command(bases["sd2"], pictures, tiny_scorer, tmp_path / "run", "--dtype", dtype) == 0
+    half = ("--dtype", "bfloat16")
+    assert command(bases["sd2"], pictures, tiny_scorer, tmp_path / "run", *half) == 0
     assert pd.read_csv(tmp_path / "run" / "table.csv").asr.notna().all()
 
 

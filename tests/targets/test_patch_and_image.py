@@ -86,5 +86,5 @@ def test_patch_errors(images):
         show(images, Target("patch", patch=checkerboard(), box=(60, 0)))
     with pytest.raises(UserError, match="no patch"):
         make_judge(backdoor(kind="patch"), FakeEncoder())
-    with pytest.raises(UserError, match="known: patch, image, style, object, prompt"):
+    with pytest.raises(UserError, match="known: image, object, patch, prompt, style"):
         make_judge(backdoor(kind="sound"), FakeEncoder())
