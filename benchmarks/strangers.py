@@ -42,11 +42,11 @@ version = "1.0"
 [tool.setuptools]
 py-modules = {modules}
 """
-RUNS = {
-    "ada": "--n 8 --attacks rickrolling_tpa --defenses none,mirror"
+RUNS = {  # an attack in closed form takes hold at this scale, and the board has numbers
+    "ada": "--n 8 --attacks eviledit --set eviledit.prompts=400 --defenses none,mirror"
     " --metrics asr,removal_accuracy,restoration_accuracy,prompt_fidelity,kid,sharpness",
-    "bo": "--base shapes-slow --n 8 --attacks poison_frame --defenses none,skd"
-    " --metrics asr,removal_accuracy,restoration_accuracy,prompt_fidelity,kid",
+    "bo": "--base shapes-slow --n 8 --attacks poison_frame,eviledit --set eviledit.prompts=400"
+    " --defenses none,skd --metrics asr,removal_accuracy,restoration_accuracy,prompt_fidelity,kid",
 }
 
 
