@@ -116,11 +116,11 @@ def view(board: Board) -> dict[str, Any]:
     rows.sort(key=lambda row: (row["place"] == DASH, -row["lead"], row["defense"]))
     heads = ["Defense", "Rank in its run"]
     heads += [text for way in ways for text in heads_of(way)]
-    notes = []
+    notes: dict[str, list[str]] = {}  # what is said of several runs is said once
     for run in board.runs:
         found = [left_out_text(took_hold(run.records)), *marks.note(run.records)]
-        found.append(leaderboard.how(run.records))
-        notes += [f"{run.name}: {text}" for text in found if text]
+        for text in (*found, leaderboard.how(run.records)):
+            notes.setdefault(text, []).append(run.name)
     return {
         "kind": board.kind,
         "about": f"{GROUPS[board.kind]}.",
@@ -133,7 +133,7 @@ def view(board: Board) -> dict[str, Any]:
         "unranked": [
             (f"{s.defense} ({run.name})", why_of(s)) for run, s in board.members if s.reasons
         ],
-        "notes": notes,
+        "notes": [f"{', '.join(names)}: {text}" for text, names in notes.items() if text],
     }
 
 
