@@ -4,8 +4,7 @@ Verbs, and the flag that does the same (each also takes `--help`):
   run                    make the cells that are not stored, then tables and report (the default)
   validate               --validate: what `run` with these flags would make and need, and what is
                          refused; makes nothing
-  list [KIND]            --list: attacks, defenses, metrics, bases, suites, or all of
-                         them
+  list [KIND]            --list: attacks, defenses, metrics, bases, suites, or all of them
   tables [FOLDER]        --tables-only: rebuild tables and report of a finished run
   score FOLDER           metrics of pictures that another tool drew (score --help)
   verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
@@ -16,7 +15,7 @@ Verbs, and the flag that does the same (each also takes `--help`):
   clean FOLDER           say what a run folder may lose and how much that frees; --delete deletes
   site OUT FOLDER...     a static site of these run folders: boards, and a page for each run, method
                          and cell
-
+  convert OLD NEW        make safetensors of pickled weights, without running what is in them
   push FOLDER_OR_CELL REPO
                          a model or the results of a run to a hub, or into a folder
   completion SHELL       what bash, zsh or fish needs to complete all this
