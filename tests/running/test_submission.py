@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -58,6 +59,7 @@ def test_what_is_submitted_is_whole_and_names_no_path(finished, tmp_path, capsys
     assert command.main(["submit", str(finished.folder), "--by", "Ada"]) == 2, "not overwritten"
 
 
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs OpenSSH, which signs")
 def test_an_honest_run_is_accepted_and_shown_as_verified(finished, tmp_path, capsys) -> None:
     key = tmp_path / "key"
     words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
