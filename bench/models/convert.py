@@ -71,14 +71,11 @@ def convert(source: Path, target: Path, say: Callable[[str], None] = print) -> i
         raise UserError(f"{source} is neither a pickle ({', '.join(PICKLES)}) nor a folder of them")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converted-") as place:
-        done = list(_written(jobs, copies, Path(place)))
-        made = Path(place) if source.is_dir() else Path(place) / target.name
+        made = Path(place) / target.name
+        done = list(_written(jobs, copies, made if source.is_dir() else Path(place)))
         for found in done:
             say(found.text.replace(str(made), str(target)))
-        if source.is_dir():
-            shutil.copytree(made, target)
-        else:
-            shutil.move(made, target)
+        made.rename(target)
     if behind:
         say(f"not taken over, as a model needs none of it: {_some(behind)}")
     if not all(found.network for found in done):

@@ -30,7 +30,8 @@ def cut_network() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None, use_errno=True)
-    return 0 in (libc.unshare(CLONE_NEWUSER | CLONE_NEWNET), libc.unshare(CLONE_NEWNET))
+    # root keeps its rights on files in the first way; others need the second
+    return any(libc.unshare(flags) == 0 for flags in (CLONE_NEWNET, CLONE_NEWUSER | CLONE_NEWNET))
 
 
 def weights_of(found: Any, is_tensor: Callable[[Any], bool]) -> tuple[Mapping[str, Any], str]:

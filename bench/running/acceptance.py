@@ -29,7 +29,7 @@ from t2i_backdoor_bench.running.verify import (
 from t2i_backdoor_bench.store.archives import unpack
 from t2i_backdoor_bench.store.claims import CLAIM, records_digest
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.store.signatures import check_key, sign
+from t2i_backdoor_bench.store.signatures import check, check_key, sign
 
 SAMPLE = 3  # cells that are made again, if nothing else is asked for
 
@@ -57,6 +57,9 @@ def accept(
     claim = store.read_record("claim", CLAIM)
     if claim is None or claim["records"] != records_digest(store):
         raise UserError(f"{archive} has no claim.json that is of its records: submit writes it")
+    signature = check(store.path("claim.json"))
+    if signature and not signature.valid and not signature.trouble:
+        raise UserError(f"{archive} has a claim.json that was changed: {signature.text}")
     with tempfile.TemporaryDirectory() as elsewhere:
         plan_ = plan(to_redo(config, Path(elsewhere)))
         records = stored_by_key(plan_, store, manifest)
@@ -76,7 +79,8 @@ def accept(
         sign(store.path("accepted.json"), key)
     head = f"{folder}: {agreed} of {len(chosen)} cells, made again, have the same numbers"
     why = reasons(manifest, [records[c.key] for c in chosen], config) if texts else []
-    _print(head, [*(name_of(c) for c in chosen), *texts[:MOST], *why])
+    said = [f"claim.json: {signature.text}"] if signature else []
+    _print(head, [*said, *(name_of(c) for c in chosen), *texts[:MOST], *why])
     return int(agreed < len(chosen))
 
 

@@ -58,6 +58,12 @@ def check_key(key: Path | None) -> None:
         )
 
 
+def check_list(known: Path | None) -> None:
+    """Raise UserError where a list of known keys is asked for that is no file."""
+    if known and not known.is_file():
+        raise UserError(f"there is no list of known keys {known}: one `NAME KEYTYPE KEY` a line")
+
+
 def beside(path: Path) -> Path:
     return path.with_name(path.name + ENDING)
 
@@ -84,8 +90,7 @@ def check(path: Path, known: Path | None = None) -> Signature | None:
 
 def _name(mark: Path, data: bytes, known: Path) -> str:
     """Who has the key of a signature, of a list of known ones, or nothing."""
-    if not known.is_file():
-        raise UserError(f"there is no list of known keys {known}: one `NAME KEYTYPE KEY` a line")
+    check_list(known)
     asked = ["-Y", "find-principals", "-s", str(mark), "-f", str(known)]
     found = _keygen(asked, b"").stdout.decode(errors="replace").split("\n")[0].strip()
     if not found:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from untrusted import folder, refused  # noqa: F401 - a fixture
 
 from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.models.convert import convert
+from t2i_backdoor_bench.models.convert import PROGRAM, convert
 from t2i_backdoor_bench.models.loading import load_pipeline
 
 
@@ -124,14 +126,22 @@ def test_bad_places_are_refused_before_anything_is_read(tmp_path: Path) -> None:
             convert(tmp_path / source, tmp_path / target)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a namespace is Linux's")
-def test_the_process_that_reads_has_no_network(tmp_path: Path) -> None:
-    torch.save({"w": torch.ones(1)}, tmp_path / "x.pt")
-    lines = told(tmp_path / "x.pt", tmp_path / "y.safetensors")
-    cut = not any("network could not be taken away" in line for line in lines)
-    try:
-        os.stat("/proc/self/ns/net")
-    except OSError:
-        pytest.skip("no namespaces here")
-    if os.geteuid() == 0:
-        assert cut, "root may always take the network away"
+CALL = """
+import importlib.util, socket, sys
+spec = importlib.util.spec_from_file_location("unpickle", sys.argv[1])
+unpickle = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(unpickle)
+cut = unpickle.cut_network()
+try:
+    socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=5).close()
+    print(cut, True)
+except OSError:
+    print(cut, False)
+"""
+
+
+def test_a_process_that_says_it_has_no_network_reaches_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        words = [sys.executable, "-c", CALL, str(PROGRAM), str(server.getsockname()[1])]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() in (["True", "False"], ["False", "True"])

@@ -17,8 +17,8 @@ from t2i_backdoor_bench import command
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.store import provenance
-from t2i_backdoor_bench.store.archives import unpack
-from t2i_backdoor_bench.store.claims import standing
+from t2i_backdoor_bench.store.archives import pack, unpack
+from t2i_backdoor_bench.store.claims import CLAIM, standing
 from t2i_backdoor_bench.store.folder import Store
 
 
@@ -71,7 +71,10 @@ def test_an_honest_run_is_accepted_and_shown_as_verified(finished, tmp_path, cap
     arguments = ["accept", str(archive), "--by", "Bo", "--out", str(place), "--sample", "2"]
     arguments += ["--sign", str(key)]
     assert command.main(arguments) == 0, capsys.readouterr()
-    assert "2 of 2 cells, made again, have the same numbers" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 of 2 cells, made again, have the same numbers" in said
+    assert "claim.json: signed with the key SHA256:" in said
+    assert command.main(["site", str(tmp_path / "s"), str(place), "--signers", "absent"]) == 2
     found = standing(Store(place))
     assert (found.by, found.title, found.status) == ("Ada", "Ours", "verified")
     assert "by Bo on 20" in found.text
@@ -84,6 +87,21 @@ def test_an_honest_run_is_accepted_and_shown_as_verified(finished, tmp_path, cap
     key = plan(finished).cells[0].key
     forge(place, key, lambda payload: payload["scores"]["kid"].update(value=0.0))
     assert standing(Store(place)).status == "reported", "records that changed since are not those"
+
+
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs OpenSSH, which signs")
+def test_a_signed_claim_that_was_changed_is_refused(finished, tmp_path, capsys) -> None:
+    key = tmp_path / "key"
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
+    subprocess.run(words, check=True)
+    unpack(submitted(finished.folder, "--sign", str(key)), tmp_path / "changed")
+    changed = Store(tmp_path / "changed")
+    changed.write_record("claim", changed.read_record("claim", CLAIM) | {"by": "Eve"})
+    pack(changed.root, tmp_path / "eve.tar.gz", "run")
+    place = tmp_path / "theirs"
+    arguments = ["accept", str(tmp_path / "eve.tar.gz"), "--by", "Bo", "--out", str(place)]
+    assert command.main(arguments) == 2
+    assert "a claim.json that was changed" in capsys.readouterr().err
 
 
 def test_a_forged_number_is_found_where_its_cell_is_made_again(finished, tmp_path, capsys) -> None:

@@ -15,6 +15,7 @@ from t2i_backdoor_bench.report.site import boards, cells, methods
 from t2i_backdoor_bench.report.site.names import around, method_address, slug
 from t2i_backdoor_bench.report.site.runs import Run, read_runs
 from t2i_backdoor_bench.store.atomic import write_atomic, write_text
+from t2i_backdoor_bench.store.signatures import check_list
 
 MARK = "site.json"  # lists the files of a site: a folder without it that holds files is not ours
 Say = Callable[[str], None]
@@ -82,6 +83,7 @@ def write_site(
     holds no finished cell, or `out` other files than a site."""
     if not folders:
         raise UserError("site OUT FOLDER...: name the run folders that it shall show")
+    check_list(known)
     output, runs = Output(out), read_runs(folders, known)
     found = boards.boards_of(runs)
     _index(output, runs, found)
