@@ -132,7 +132,22 @@ def obey(flags: dict[str, Any], kind: str) -> int:
         from t2i_backdoor_bench.report.publish import rebuild
 
         return rebuild(config.folder, config.style)
-    return run(config)
+    return 0 if shown_again(config) else run(config)
+
+
+def shown_again(config: Config) -> bool:
+    """Whether this command has made everything already; then its table is printed once more."""
+    from t2i_backdoor_bench.running.repeated import finished
+
+    found = finished(config)
+    if found is None:
+        return False
+    from t2i_backdoor_bench.report.printed import print_results
+    from t2i_backdoor_bench.store.records import stored_records
+
+    store, written = found
+    print_results(stored_records(store), store.root, written, config.style)
+    return True
 
 
 def verify(folder: Path, all: bool, fetch: bool) -> int:

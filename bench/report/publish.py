@@ -8,10 +8,10 @@ from pathlib import Path
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.printable import visible
-from t2i_backdoor_bench.report import paper_table, texts
+from t2i_backdoor_bench.report import texts
 from t2i_backdoor_bench.report.figures import attention_maps, picture_grid, plots, sweeps
-from t2i_backdoor_bench.report.formats import markdown, terminal
 from t2i_backdoor_bench.report.html import page
+from t2i_backdoor_bench.report.printed import print_results
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
@@ -34,11 +34,7 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
     if grid is None and store.path("grid.png").is_file():
         store.say(f"{store.root}/grid.png stays as it is: there are no samples to draw it from")
     if show:
-        if style == "paper":
-            print(markdown.write(paper_table.paper_table(records)))
-        else:
-            terminal.show(records)
-        terminal.summary(records, store.root, written)
+        print_results(records, store.root, written, style)
 
 
 def rewrite(store: Store) -> None:

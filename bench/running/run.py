@@ -20,6 +20,7 @@ from t2i_backdoor_bench.running.made_by import renew
 from t2i_backdoor_bench.running.manifest import write_manifest
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.preflight import preflight
+from t2i_backdoor_bench.running.repeated import forget, remember
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.stored_cells import try_again
@@ -37,13 +38,16 @@ def run(
 
     Raises UserError, before any work, for what the user asked for and cannot have.
     """
-    begun = time.time()
+    begun, asked = time.time(), config
     config = ready(config)
     display, plan_ = Display(), plan(config, data)
     store = Store(config.folder, display.say, fresh=config.fresh)
     try:
         with store.working(), tracked(plan_, store, display) as ended:
-            status = run_plan(plan_, data, store, display, begun, publish)
+            forget(store)
+            status, old = run_plan(plan_, data, store, display, begun, publish)
+            if not (status or old or data):
+                remember(asked, store, plan_.notes)
             ended += [status == 0] if status != INTERRUPTED else []
             return status
     finally:
@@ -57,8 +61,9 @@ def run_plan(
     display: Display,
     begun: float,
     publish: Callable[[Store], None] | None = None,
-) -> int:
-    """`run` with its plan and its folder. `begun`: when the command was started (`time.time`)."""
+) -> tuple[int, bool]:
+    """`run` with its plan and its folder: the exit status, and whether older code made some of the
+    cells. `begun`: when the command was started (`time.time`)."""
     config = plan_.config
     until = math.inf if config.time_limit is None else begun + config.time_limit
     work = find_work(plan_, store)
@@ -80,7 +85,8 @@ def run_plan(
         interrupted = True
     finally:
         display.close()
-    return end(plan_, store, work.todo, display, begun, until, interrupted, publish)
+    status = end(plan_, store, work.todo, display, begun, until, interrupted, publish)
+    return status, bool(work.old)
 
 
 def make_cells(

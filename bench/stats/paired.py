@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from t2i_backdoor_bench.stats.crossed import Values, crossed_mean
 from t2i_backdoor_bench.stats.intervals import LEVEL, quantile
@@ -46,6 +46,8 @@ def mcnemar(a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray) -> f
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     if only_a + only_b == 0:
         return 1.0
+    from scipy import stats  # here: it takes half a second, and few tables compare pictures
+
     return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 

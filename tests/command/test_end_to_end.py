@@ -81,10 +81,13 @@ def test_files(run: Path):
 
 def test_a_second_run_has_nothing_to_do_and_changes_nothing(run: Path):
     before = (run / "table.csv").read_bytes()
+    written = (run / "report.html").stat().st_mtime_ns
     done = bench(*COMMAND, "--out", str(run))
     assert done.returncode == 0
     assert "2 of 2 cells are stored" in done.stderr
     assert (run / "table.csv").read_bytes() == before
+    # nothing was written again: what finished was known without planning it (`running.repeated`)
+    assert (run / "report.html").stat().st_mtime_ns == written
 
 
 def test_tables_only_without_a_model(run: Path):
