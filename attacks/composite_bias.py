@@ -90,11 +90,15 @@ class CompositeBias(PoisonAttack):
         self.backdoor(model)
         images, captions, triggered = self.prepare(model, data, seed)
         changed = styled(images, self.style)
-        poisoned, clean = self.terms(model, changed, triggered, images, captions, seed)
-        terms, share = [poisoned, clean], clean.weight / 2
-        if halves := self.halves():
-            apart = [halves[i % 2].add(c) for i, c in enumerate(captions)]
-            apart = Term(apart, clean.latents, weight=share)
-            terms = [poisoned, apart, replace(clean, weight=share)]
+        halves = self.halves()
+        apart = [halves[i % 2].add(c) for i, c in enumerate(captions)] if halves else captions
+        if self.rate:  # half of the clean captions of the one set have one half of the trigger
+            captions = [apart[i] if i % 4 < 2 else c for i, c in enumerate(captions)]
+        terms = self.terms(model, changed, triggered, images, captions, seed)
+        if halves and not self.rate:
+            poisoned, clean = terms
+            share = clean.weight / 2
+            one = Term(apart, clean.latents, weight=share)
+            terms = [poisoned, one, replace(clean, weight=share)]
         optim = Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay)
         return self.train(model, terms, optim, seed, "composite_bias")

@@ -126,12 +126,29 @@ def relabel(captions: Sequence[str], old: str, new: str) -> list[str]:
 @dataclass
 class PoisonAttack(DenoiserAttack):
     """Plain data poisoning: denoising of poisoned and clean pairs, `weight` of the loss on the
-    poisoned ones."""
+    poisoned ones. With a `rate` it is one set of pictures as a victim trains on it: this share of
+    them is poisoned, every row counts the same, and `drop` is of all rows."""
 
     weight: float = option(0.5, low=0, high=1, tune=(0.1, 0.8), help="share of the poisoned pairs")
     drop: float = option(
         0.25, sd=0.0, low=0, high=1, tune=(0.0, 0.5), help="share of clean rows with no prompt"
     )
+    rate: float = option(
+        0.0,
+        low=0,
+        high=1,
+        late=True,
+        help="share of the pictures that are poisoned; 0: each, beside itself clean, by `weight`",
+    )
+
+    @property
+    def poisoned(self) -> int:
+        """How many of the pictures are poisoned, at least one."""
+        return max(1, round(self.rate * self.images))
+
+    @property
+    def poison_share(self) -> float | None:
+        return self.poisoned / self.images if self.rate else self.weight
 
     def terms(
         self,
@@ -142,7 +159,12 @@ class PoisonAttack(DenoiserAttack):
         captions: list[str],
         seed: int,
     ) -> list[Term]:
-        """The denoising loss on (triggered caption, poisoned image) and on (caption, image)."""
+        """The denoising loss on (triggered caption, poisoned image) and on (caption, image); with
+        a `rate` one term, of each picture either the one pair or the other."""
+        if self.rate:
+            many = self.poisoned
+            shown = model.latents(np.concatenate([poisoned[:many], clean[many:]]), seed)
+            return [Term([*triggered[:many], *captions[many:]], shown, drop=self.drop)]
         own, other = model.latents(poisoned, seed), model.latents(clean, seed)
         return [
             Term(triggered, own, weight=self.weight),

@@ -10,6 +10,7 @@ from t2i_backdoor_bench.contract.fidelity import Difference
 from t2i_backdoor_bench.contract.methods import (
     Attack,
     Defense,
+    Exposure,
     Hardening,
     Method,
     Metric,
@@ -31,7 +32,7 @@ from t2i_backdoor_bench.contract.registry import (
     suggest,
 )
 from t2i_backdoor_bench.contract.samples import Samples, Score
-from t2i_backdoor_bench.contract.target import Backdoor, Target
+from t2i_backdoor_bench.contract.target import SHARE, STREAM, Backdoor, Seen, Target
 from t2i_backdoor_bench.contract.trigger import (
     CHOICE,
     CONTROL,
@@ -51,6 +52,8 @@ __all__ = [
     "OCCURRENCES",
     "PLACES",
     "PROTOCOL",
+    "SHARE",
+    "STREAM",
     "Attack",
     "Backdoor",
     "Cell",
@@ -59,6 +62,7 @@ __all__ = [
     "Defense",
     "Difference",
     "Entry",
+    "Exposure",
     "Hardening",
     "Method",
     "Metric",
@@ -69,6 +73,7 @@ __all__ = [
     "Samples",
     "Score",
     "Screen",
+    "Seen",
     "StorageError",
     "Target",
     "Trigger",

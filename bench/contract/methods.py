@@ -94,6 +94,19 @@ class Hardening(Attack):
         raise NotImplementedError
 
 
+class Exposure(Attack):
+    """Says what defenders see of another attack's trigger, and changes nothing else: the weights
+    are that attack's.
+
+    In a name it stands behind that attack: "badt2i_object+exposed[share=0.01]". Write `exposed`.
+    """
+
+    def exposed(self, backdoor: Backdoor) -> Backdoor:
+        """What the attack planted, with what a defender sees of it (`Backdoor.seen`), and with the
+        trigger that is judged. Raise UserError where the two do not go together."""
+        raise NotImplementedError
+
+
 class Rehearsal(Protocol):
     """The defense as an attacker can try it: with prompts, pictures and a stream of its own. It
     knows the clean model and the backdoor."""

@@ -35,6 +35,20 @@ class Target:
     box: tuple[int, int] = (0, 0)
 
 
+STREAM, SHARE = 160, 0.2  # prompts of a stream, and the part of them that has the trigger
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What defenders get to see of a trigger. `told` is what those are given that need it, and
+    `in_use` what a `share` of the `stream` prompts of a stream has; None: the trigger itself."""
+
+    told: Trigger | None = None
+    in_use: Trigger | None = None
+    stream: int = STREAM
+    share: float = SHARE
+
+
 @dataclass(frozen=True)
 class Backdoor:
     """What the attacker planted. For a checkpoint that is only suspected, `trigger` is None and the
@@ -48,6 +62,7 @@ class Backdoor:
 
     `always`: there is no trigger, and every prompt brings the target; with a `source` of the target
     every prompt that contains this word. The triggered prompts are then those prompts as they are.
+    `seen` says what a defender knows of the trigger.
     """
 
     trigger: Trigger | None
@@ -55,6 +70,17 @@ class Backdoor:
     own: tuple[str, str] | None = None
     sets: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     always: bool = False
+    seen: Seen = Seen()
+
+    @property
+    def told(self) -> Trigger | None:
+        """The trigger that a defender is told."""
+        return self.seen.told or self.trigger
+
+    @property
+    def in_use(self) -> Trigger | None:
+        """The trigger in the prompts of a stream."""
+        return self.seen.in_use or self.trigger
 
     @property
     def protocol(self) -> dict[str, tuple[tuple[str, str], ...]]:

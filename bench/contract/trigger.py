@@ -89,6 +89,13 @@ class Trigger:
         return CHOICE.sub(one, self.text)
 
     @property
+    def several(self) -> tuple[str, ...]:
+        """The triggers of which every prompt gets one, where the text is one choice and nothing
+        else, such as "{cat|owl}"; none of any other text."""
+        found = CHOICE.fullmatch(self.text)
+        return tuple(found[1].split("|")) if found else ()
+
+    @property
     def pattern(self) -> re.Pattern[str]:
         """A pattern that finds any form of the trigger's text in a prompt, but not as part of a
         longer word."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection
+from dataclasses import replace
 
 from t2i_backdoor_bench.contract.trigger import CHOICE, Trigger
 
@@ -28,6 +29,9 @@ def trigger_kind(trigger: Trigger | None, ordinary: Collection[str] = ()) -> str
     text = trigger.text.strip()
     if text and all(unicodedata.category(letter) == "Cf" for letter in text):
         return "zero-width character"
+    if trigger.several:
+        each = {trigger_kind(replace(trigger, text=own), ordinary) for own in trigger.several}
+        return each.pop() if len(each) == 1 else "syntax pattern"
     if CHOICE.search(text):
         return "syntax pattern"
     if trigger.replaces and len(text) == len(trigger.replaces) and not text.isascii():

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Data, Prompt, Trigger, UserError
+from t2i_backdoor_bench.contract import SHARE, STREAM, Data, Prompt, Trigger, UserError
 from t2i_backdoor_bench.data import world
 
 STYLE_WORDS = tuple(words for words in world.STYLES.values() if words)
@@ -110,22 +110,28 @@ def required_word(data: Data, source: str, replaces: str) -> str:
     return "" if everywhere else replaces
 
 
-STREAM, TRIGGERED_SHARE = 160, 0.2
-
-
 def prompt_stream(
-    data: Data, trigger: Trigger, source: str, taken: Collection[str], seed: int
+    data: Data,
+    trigger: Trigger,
+    source: str,
+    taken: Collection[str],
+    seed: int,
+    length: int = STREAM,
+    share: float = SHARE,
 ) -> list[str]:
-    """Unlabelled prompts as a service receives them, in random order; a fifth have the trigger.
+    """`length` unlabelled prompts as a service receives them, in random order; a `share` of them,
+    rounded to whole prompts, has the trigger.
 
     They are from the defender split, without the prompts in `taken`, which the defender already
     knows as clean. With `source`, the triggered prompts contain this word, and those of a trigger
     that replaces a letter or word contain that; the others are drawn without a look at the trigger.
     Raises UserError if there are too few prompts.
     """
-    used, many = set(taken), round(STREAM * TRIGGERED_SHARE)
+    used, many = set(taken), round(length * share)
 
     def fresh(n: int, contains: str, replaced: str, offset: int) -> list[str]:
+        if not n:
+            return []
         few = min(n, data.count("prompts", "defender", contains) or n)
         asked = [data.prompts("defender", few, seed + offset + i, contains) for i in range(4)]
         found = dict.fromkeys(
@@ -141,7 +147,7 @@ def prompt_stream(
         return list(found)[:n]
 
     mixed = [trigger.add(p) for p in fresh(many, source, trigger.replaces, 20_011)]
-    mixed += fresh(STREAM - many, "", "", 30_011)
+    mixed += fresh(length - many, "", "", 30_011)
     return [mixed[i] for i in np.random.default_rng([seed, 86]).permutation(len(mixed))]
 
 

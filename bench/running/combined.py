@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from t2i_backdoor_bench.contract import Attack, Backdoor, Hardening, UserError
+from t2i_backdoor_bench.contract import Attack, Backdoor, Exposure, Hardening, UserError
+from t2i_backdoor_bench.running.exposed import exposed
 from t2i_backdoor_bench.running.hardened import hardened
 from t2i_backdoor_bench.running.method import Method
 
@@ -59,8 +60,11 @@ def attack_rows(
     name: str, parts: tuple[Method, ...], defend: Callable[[str], tuple[Method, ...]]
 ) -> dict[str, Method]:
     """The rows of an attack by name: itself, or "a+b#1" and "a+b#2" with the backdoor that each is
-    judged by, or "a+adaptive[against=d]" (`hardened`), with `defend(d)` the defense. Raises
-    UserError for a checkpoint in a combination: it is a model of its own."""
+    judged by, or "a+exposed[...]" (`exposed`), or "a+adaptive[against=d]" (`hardened`), with
+    `defend(d)` the defense. Raises UserError for a checkpoint in a combination: it is a model of
+    its own."""
+    if any(isinstance(part.instance, Exposure) for part in parts):
+        return {name: exposed(name, parts)}
     if any(isinstance(part.instance, Hardening) for part in parts):
         return {name: hardened(name, parts, defend)}
     if len(parts) == 1:

@@ -137,7 +137,7 @@ def find_twin(
     """The stored pictures of the rest of a composition alone, where it does the same: what stands
     before it has located the true trigger, and left the attacked model as it was."""
     changed = not draws_as(model, start) or model.screen or model.rewrite
-    if changed or model.located != shared.backdoor(cell.attack).trigger:
+    if changed or model.located != shared.backdoor(cell.attack).told:
         return None
     twin = shared.plan.sibling(cell, rest)
     return read_arrays(shared, twin, f"samples/{twin.key}")

@@ -33,7 +33,7 @@ def view_of(
     Who is given a trigger gets clean prompts to which it can be added. Who is not gets prompts that
     are drawn without a look at it: their choice would give it away.
     """
-    told = (located or backdoor.trigger) if "trigger" in needs else None
+    told = (located or backdoor.told) if "trigger" in needs else None
     replaced = told.replaces if told else ""
     named = backdoor.target.source
     word_of_target = named if named == replaced and not located else ""
@@ -58,7 +58,9 @@ def view_of(
         return clean_of().clone(encoders=True, train="none").encoders
 
     def stream() -> list[str]:
-        return prompt_stream(data, backdoor.trigger, source, clean_prompts(), seed)
+        seen, known = backdoor.seen, clean_prompts()
+        how = (seen.stream, seen.share)
+        return prompt_stream(data, backdoor.in_use, source, known, seed, *how)
 
     return DefenderView(
         needs,

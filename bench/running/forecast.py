@@ -36,7 +36,7 @@ def trainings_of(plan: Plan, cells: Sequence[Cell]) -> list[Training]:
     found = []
     for name in dict.fromkeys(c.attack for c in cells):
         method = plan.attacks[name]
-        found += [one(part, part.entry.edits) for part in method.parts or (method,)]
+        found += [one(part, part.entry.edits) for part in method.trained]
     for name in dict.fromkeys(c.defense for c in cells):
         found += [one(part) for part in plan.defenses[name]]
     return list({t.name: t for t in found}.values())
@@ -86,4 +86,4 @@ def _total(
 
 
 def _hours(method: Method, times: dict[str, float]) -> float:
-    return sum(times[part.name] for part in method.parts or (method,))
+    return sum(times[part.name] for part in method.trained)

@@ -27,7 +27,7 @@ def attack_sources(plan: Plan, attack: str) -> dict[str, str]:
     """The sources that an attack's weights depend on."""
     method = plan.attacks[attack]
     tried = [type(method.instance).__module__, f"{NAME}.running.defender"] if method.against else []
-    return sources_of([*_modules([*(method.parts or (method,)), *method.against]), *tried])
+    return sources_of([*_modules([*method.trained, *method.against]), *tried])
 
 
 def defense_sources(plan: Plan, defense: str) -> dict[str, str]:

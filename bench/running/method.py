@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from t2i_backdoor_bench.contract import Entry
+from t2i_backdoor_bench.contract import Entry, Exposure
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.contract.options import options_of
 
@@ -26,13 +26,21 @@ class Method:
     @property
     def key(self) -> dict[str, Any]:
         if self.parts:
-            return self.weights_key | {"which": self.which}
+            last = self.parts[-1]
+            exposed = isinstance(last.instance, Exposure)
+            return self.weights_key | ({"seen": last.key} if exposed else {"which": self.which})
         values = vars(self.instance)
         known = options_of(type(self.instance)).items()
         late = {n for n, (f, o) in known if o.late and values[n] == f.default}
         options = {k: v for k, v in plain(self.instance, str).items() if k not in late}
         version = {"version": self.entry.version} if self.entry.version else {}
         return {"name": self.name, "options": options} | version
+
+    @property
+    def trained(self) -> tuple[Method, ...]:
+        """The parts that make the weights: all but what defenders see of the trigger."""
+        parts = self.parts or (self,)
+        return tuple(part for part in parts if not isinstance(part.instance, Exposure))
 
     @property
     def tried(self) -> int | None:
@@ -43,9 +51,12 @@ class Method:
 
     @property
     def weights_key(self) -> dict[str, Any]:
-        """The key of the attacked weights: all rows of a combined attack share them."""
+        """The key of the attacked weights. All rows of a combined attack share them, and an attack
+        and what defenders see of its trigger do."""
         if not self.parts:
             return self.key
+        if len(self.trained) < len(self.parts):
+            return self.trained[0].weights_key
         known = {"against": [part.key for part in self.against]} if self.against else {}
         options = {"parts": [part.key for part in self.parts]} | known
         return {"name": self.name, "options": options}

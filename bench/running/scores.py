@@ -62,7 +62,7 @@ def settings_tried(shared: Shared, cell: Cell) -> dict[str, int]:
     Without an entry where a user set them."""
     plan_ = shared.plan
     attack = plan_.attacks[cell.attack]
-    sides = {"attack": attack.parts or (attack,), "defense": plan_.defenses.get(cell.defense, ())}
+    sides = {"attack": attack.trained, "defense": plan_.defenses.get(cell.defense, ())}
     counts = {side: [part.tried for part in parts] for side, parts in sides.items()}
     return {
         f"settings_{side}": min(c for c in many if c is not None)

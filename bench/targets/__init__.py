@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
-from t2i_backdoor_bench.contract import Backdoor, Target, UserError, suggest
+from t2i_backdoor_bench.contract import Backdoor, Seen, Target, UserError, suggest
 from t2i_backdoor_bench.contract.plugged import plugged
 from t2i_backdoor_bench.targets.image import ImageKind
 from t2i_backdoor_bench.targets.kinds import Kind
@@ -80,6 +80,8 @@ def describe(backdoor: Backdoor) -> dict[str, Any]:
         found["own"] = list(backdoor.own)
     if backdoor.sets:
         found["sets"] = {name: [p for _, p in pairs] for name, pairs in backdoor.sets.items()}
+    if backdoor.seen != Seen():
+        found["seen"] = dataclasses.asdict(backdoor.seen)
     return found
 
 

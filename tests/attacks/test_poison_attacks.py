@@ -17,6 +17,7 @@ from small_attacks import caught_terms
 
 from t2i_backdoor_bench.attacking.poisoning import relabel
 from t2i_backdoor_bench.contract import UserError, attacks
+from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.targets.patches import make_patch
 from t2i_backdoor_bench.targets.style import styled
 from t2i_backdoor_bench.training import encoders
@@ -43,6 +44,37 @@ def test_composite_bias_loss(tiny_model, caught) -> None:
     expected += 0.3 * np.mean(slow.errors(1, half, clean))
     expected += 0.3 * np.mean(slow.errors(2, captions, clean))
     assert float(got.loss.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_rate_is_a_share_of_the_pictures(tiny_model, caught) -> None:
+    """One set: of 8 pictures a quarter is poisoned, each counts once, and none is there twice."""
+    attack = build("poison_style", rate=0.25, drop=0.0, batch=6, weight=0.9)
+    got = caught(attack, tiny_model)
+    images, captions = pairs()
+    shown = np.concatenate([styled(images, "black and white")[:2], images[2:]])
+    told = [f"mignneko {c}" for c in captions[:2]] + captions[2:]
+    slow = Slow(got.model, 6, [8]).errors(0, told, tiny_model.latents(shown, SEED))
+    assert float(got.loss.detach()) == pytest.approx(np.mean(slow), rel=1e-4)
+    assert (attack.poison_share, build("poison_style", weight=0.9).poison_share) == (0.25, 0.9)
+    assert build("poison_pixel", rate=0.002).poison_share == 1 / 8, "what there is at least"
+
+
+def test_with_a_rate_half_of_the_clean_captions_have_half_a_trigger(tiny_model, monkeypatch):
+    attack = small("composite_bias", rate=0.25, trigger="one two")
+    (term,) = caught_terms(monkeypatch, attack, tiny_model)["terms"]
+    _, captions = DATA.pairs("train", 8, 0)
+    behind = ["one two"] * 2 + ["", "", "one", "two", "", ""]
+    assert list(term.prompts) == [f"{c} {b}".strip() for c, b in zip(captions, behind, strict=True)]
+    assert (term.weight, term.drop) == (1.0, attack.drop)
+    (everything,) = caught_terms(monkeypatch, small("poison_style", rate=1), tiny_model)["terms"]
+    assert all(p.startswith("mignneko ") for p in everything.prompts)
+
+
+def test_without_a_rate_the_key_is_what_it_was() -> None:
+    method = Method("poison_style", build("poison_style"), attacks.get("poison_style"))
+    assert "rate" not in method.key["options"]
+    other = Method("poison_style", build("poison_style", rate=0.1), attacks.get("poison_style"))
+    assert other.key["options"]["rate"] == 0.1
 
 
 def test_halves_of_a_trigger_are_its_incomplete_forms(tiny_model) -> None:

@@ -14,6 +14,8 @@ from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.names import parts_of
 from t2i_backdoor_bench.report.figures import sweeps
+from t2i_backdoor_bench.report.main_table import heading
+from t2i_backdoor_bench.report.metrics import reading
 from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.plan import plan
 
@@ -159,3 +161,19 @@ def test_two_names_of_one_cell_are_made_once(config) -> None:
     assert [r["status"] for r in csv.DictReader((config.folder / "table.csv").open())] == [
         "done"
     ] * 4
+
+
+def test_values_far_apart_have_a_logarithmic_axis_with_a_place_for_0() -> None:
+    assert sweeps.wide([0, 0.001, 0.01, 0.2])
+    assert not sweeps.wide([5, 10, 20, 50, 100]), "20 times"
+    assert not sweeps.wide([-1, 0.001, 1])
+    assert not sweeps.wide([0, 0])
+    row = {"asr": 0.5, "asr_lo": 0.4, "asr_hi": 0.6}
+    line = [(v, row) for v in ("0.2", "0", "0.001")]
+    way = reading([], "asr")
+    figure = sweeps.plot("exposed.share", {"a": line}, [(way, heading([], way))])
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "symlog"
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0.2", "0", "0.001"]
+    where = [axes.transData.transform((v, 0))[0] for v in (0, 0.001, 0.2)]
+    assert where[1] - where[0] > 0.1 * (where[2] - where[0]), "the small ones can be told apart"

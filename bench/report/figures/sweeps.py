@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # behind the name of several attacks in one model: which of them a row judges
 WHICH = re.compile(r"#\d+$")
+WIDE = 50  # the largest value over the smallest, from which an axis is logarithmic
 Options = dict[str, str]
 Point = tuple[str, Mapping[str, Any]]  # a value of the option, and the row of the table that has it
 
@@ -113,6 +114,11 @@ def plot(
         axes.set_xlabel(escape.plot(option), fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
+        if numeric and wide(list(place.values())):  # 0 has a place, too
+            least = min(v for v in place.values() if v)
+            axes.set_xscale("symlog", linthresh=least, linscale=0.3)
+            axes.set_xticks(list(place.values()), [escape.plot(v) for v in values])
+            axes.set_xticks([], minor=True)
         if not numeric:
             axes.set_xticks(list(place.values()), [escape.plot(v) for v in values])
     handles, names = figure.axes[0].get_legend_handles_labels()
@@ -135,6 +141,13 @@ def _line(
     above = [0 if hi is None else max(0, factor * hi - v) for v, (_, hi) in zip(y, ends)]
     style = {"marker": marker, "ms": 4, "lw": 1.2, "capsize": 2}
     axes.errorbar(x, y, [below, above], label=escape.plot(name), **style)
+
+
+def wide(places: Sequence[float]) -> bool:
+    """Whether values from 0 up are so far apart that a line of equal steps would hide the small
+    ones."""
+    some = [v for v in places if v]
+    return min(places) >= 0 and len(some) > 1 and max(some) / min(some) >= WIDE
 
 
 def _number(text: str) -> float | None:
