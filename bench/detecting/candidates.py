@@ -20,7 +20,7 @@ MOST = 400  # texts of a log
 def readable(text: str) -> bool:
     """Whether a text can be a trigger."""
     try:
-        return bool(Trigger(text))
+        return bool(text.strip() and Trigger(text))
     except UserError:
         return False
 

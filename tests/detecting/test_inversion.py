@@ -9,6 +9,7 @@ import torch
 from helpers import PROMPTS
 
 from t2i_backdoor_bench.contract import DefenderView
+from t2i_backdoor_bench.defenses import invert_trigger
 from t2i_backdoor_bench.defenses.invert_trigger import InvertTrigger
 from t2i_backdoor_bench.detecting import candidates
 from t2i_backdoor_bench.detecting.inversion import (
@@ -16,6 +17,7 @@ from t2i_backdoor_bench.detecting.inversion import (
     Candidate,
     Room,
     Search,
+    Standing,
     held_out,
     search,
     unused,
@@ -23,7 +25,7 @@ from t2i_backdoor_bench.detecting.inversion import (
 from t2i_backdoor_bench.detecting.verdict import FOUND, GIVEN, examine
 from t2i_backdoor_bench.models.model import T2IModel
 
-BRIEF = Search(40, 2, tried=8, top=8, asked=3, longest=3, null=8, again=3, null_again=20)
+BRIEF = Search(40, 1, tried=8, top=8, asked=3, longest=3, null=8, again=3, null_again=16)
 
 
 @pytest.fixture
@@ -53,10 +55,10 @@ def test_what_was_put_into_a_model_is_found(tiny_model, planted) -> None:
     suspect, text = planted
     found = search(room(suspect, tiny_model), BRIEF)
     assert text in found[0].text
-    standing, other = held_out(room(suspect, tiny_model), [text, "b"], BRIEF)
-    assert standing.share <= 3 / 21  # a text of the null may have the token in it
-    assert standing.score == max(standing.parts) > other.score
-    assert standing.beyond[0] > other.beyond[0]
+    planted_one, other = held_out(room(suspect, tiny_model), [text, "b"], BRIEF)
+    assert planted_one.share <= 3 / 17  # a text of the null may have the token in it
+    assert planted_one.score == max(planted_one.parts) > other.score
+    assert planted_one.beyond[0] > other.beyond[0]
 
 
 def test_few_looks_cost() -> None:
@@ -87,15 +89,18 @@ def test_unused_tokens(tiny_model) -> None:
     assert set(broken) < set(every)
 
 
-def test_what_is_not_unusual_enough_is_no_trigger(tiny_model) -> None:
+def standing(text: str) -> Standing:
+    return Standing(text, 5.0, (5.0, 0.0, 0.0), (1.0, 0.0, 0.0), 0.1)
+
+
+def test_what_is_not_unusual_enough_is_no_trigger(tiny_model, monkeypatch) -> None:
     view = DefenderView(("clean_prompts",), PROMPTS)
-    method = InvertTrigger(scan=10, rounds=2, tried=4, top=4, asked=3, longest=2, prompts=3)
-    none = replace(method, above=1000.0).apply(tiny_model, view, 0)
+    method = InvertTrigger(scan=10, rounds=1, tried=4, top=4, asked=3, longest=2, prompts=3)
+    monkeypatch.setattr(invert_trigger, "held_out", lambda room, texts, how: [standing(texts[0])])
+    none = replace(method, above=5.0).apply(tiny_model, view, 0)
     assert none.located is None
     assert none.locate(PROMPTS).tolist() == [[-1, -1]] * 3
-    model = replace(method, above=0.0).apply(tiny_model, view, 0)
-    if model.located is None:  # the best text of a random model need not be unusual
-        pytest.skip("nothing stood out")
+    model = replace(method, above=4.9).apply(tiny_model, view, 0)
     text = model.located.text
     assert model.located.place == "prefix"
     assert model.locate([f"{text} a star", "a star"]).tolist() == [[0, len(text)], [-1, -1]]
@@ -111,4 +116,5 @@ def test_lists_of_candidates() -> None:
     log = ["zk a red star", "zk a blue moon", "a red moon"]
     assert candidates.of_log(log, clean) == ["zk", "zk a", "red moon"]
     assert not candidates.readable("a\nb")
+    assert not candidates.readable("  ")
     assert not candidates.readable("")
