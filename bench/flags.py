@@ -90,8 +90,8 @@ PATHS = {
 }
 SWITCHES = {
     "attention-maps": "also draw each model's cross-attention maps: attention-ATTACK.png",
-    "probe": "also see whether the backdoor comes back: after clean fine-tuning, under other"
-    " samplers",
+    "probe": "also see whether the backdoor comes back: after clean fine-tuning, with a"
+    " benign adapter, under other samplers (--scale study and full do without this flag)",
     "fresh": "make everything anew, whatever the folder holds",
     "renew": "make those stored cells anew whose source files have changed since",
     "suspect": "the base may hold a backdoor: defend it as it is, without an attack",

@@ -31,9 +31,9 @@ class Samples:
       `target_prompts` (`Backdoor.own`).
     - `paraphrase`, `incomplete`, `unseen_words`, `broken_syntax`: what the paper claims to fire, or
       not to, from the same noise (`Backdoor.sets`).
-    - `finetuned`, `resampled`: `target_prompts[:len]` with the trigger, of the defended model after
-      a little clean fine-tuning, and by other samplers (only where the run probes;
-      `resampled_kinds` names which).
+    - `finetuned`, `benign_lora`, `resampled`: `target_prompts[:len]` with the trigger, of the
+      defended model after a little clean fine-tuning, with a benign adapter, and by other samplers
+      (only where the run probes; `resampled_kinds` names which).
     - `adapter`: `target_prompts[:len]` with the trigger, of a model whose attack is an adapter:
       with the adapter at other scales, and with another one beside it (only where a metric needs
       them).

@@ -36,6 +36,16 @@ def adapter_pictures(
 def benign_adapter(shared: Shared, seed: int) -> Adapter:
     """An adapter that a user may have beside the attacker's: it makes pictures black and white,
     and was trained from the model before the attack, on another draw of captioned pictures."""
-    many = min(DEFENDER_PAIRS, shared.data.count("pairs", "train") or DEFENDER_PAIRS)
-    images, captions = shared.data.pairs("train", many, seed + OFFSET)
+    images, captions = _pairs(shared, seed)
     return company.trained(shared.model, styled(images, TOLD[0]), captions, seed)
+
+
+def plain_adapter(shared: Shared, seed: int) -> Adapter:
+    """An adapter that a user may add to a repaired model: trained as `benign_adapter`, on the
+    pictures as they are, so that every judge can still tell what it looks for."""
+    return company.trained(shared.model, *_pairs(shared, seed), seed)
+
+
+def _pairs(shared: Shared, seed: int) -> tuple[np.ndarray, list[str]]:
+    many = min(DEFENDER_PAIRS, shared.data.count("pairs", "train") or DEFENDER_PAIRS)
+    return shared.data.pairs("train", many, seed + OFFSET)

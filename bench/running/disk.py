@@ -10,10 +10,9 @@ from pathlib import Path
 
 from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.adapter_pictures import adapter_prompts
 from t2i_backdoor_bench.running.asked import cell_prompts
 from t2i_backdoor_bench.running.harmless_pictures import PROMPTS, wants_harmless
-from t2i_backdoor_bench.running.probe_pictures import resampled_prompts
+from t2i_backdoor_bench.running.probe_pictures import probe_prompts
 from t2i_backdoor_bench.running.saved_models import kinds_of, saved_name
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.two_models import development
@@ -73,9 +72,7 @@ def pictures_of(shared: Shared, cell: Cell) -> int:
         return many
     config = shared.plan.config
     many += config.size.harmless * PROMPTS if wants_harmless(shared) else 0
-    many += resampled_prompts(config)
-    many += config.size.moved if config.probe else 0
-    return many + adapter_prompts(shared.plan, cell)
+    return many + sum(probe_prompts(shared.plan, cell).values())
 
 
 def clean_pictures(shared: Shared, cells: Sequence[Cell]) -> int:

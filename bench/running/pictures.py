@@ -8,14 +8,13 @@ from typing import Any
 from t2i_backdoor_bench.contract import Cell
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.detecting.screening import answers
-from t2i_backdoor_bench.running.adapter_pictures import adapter_prompts
 from t2i_backdoor_bench.running.asked import ATTACKED_DECOY, cell_prompts
 from t2i_backdoor_bench.running.attacked import attacked
 from t2i_backdoor_bench.running.defended import Defended, defended
 from t2i_backdoor_bench.running.drawing_time import drawing_time
 from t2i_backdoor_bench.running.harmless_pictures import wants_harmless
 from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw, draws_as, known_from
-from t2i_backdoor_bench.running.probe_pictures import resampled_prompts
+from t2i_backdoor_bench.running.probe_pictures import probe_prompts
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.stored_pictures import Arrays, origin, read_arrays
 from t2i_backdoor_bench.store import provenance
@@ -39,9 +38,8 @@ def pictures(shared: Shared, cell: Cell) -> Arrays:
 
 def _draw(shared: Shared, cell: Cell) -> Arrays:
     config = shared.plan.config
-    keep = config.attention_maps or config.probe or wants_harmless(shared)
-    keep = keep or "repaired" in config.save_models
-    keep = keep or max(resampled_prompts(config), adapter_prompts(shared.plan, cell)) > 0
+    keep = config.attention_maps or "repaired" in config.save_models or wants_harmless(shared)
+    keep = keep or max(probe_prompts(shared.plan, cell).values()) > 0
     made = defended(shared, cell, whole=keep)
     model, prompts = made.model, cell_prompts(shared, cell)
     asked = prompts.drawn

@@ -56,13 +56,15 @@ class Plan:
 
     def metrics_of(self, attack: str, defense: str) -> list[str]:
         """The metrics that a cell is measured by: those registered with `only="flag"` serve attacks
-        or defenses with that flag, such as "screens", or runs that "probe" or draw "resampled"
-        pictures, or machines that have their "weights", and leave other stored records whole.
+        or defenses with that flag, such as "screens", or runs that draw "resampled" pictures or
+        see what is "recovered", or machines that have their "weights", and leave other stored
+        records whole.
         """
         parts = (self.attacks[attack], *self.defenses.get(defense, ()))  # "none" may be in no plan
         flags = {flag for part in parts for flag in part.entry.flags}
-        flags |= {"probe"} if self.config.probe else set()
-        flags |= {"resampled"} if self.config.size.resampled or self.config.probe else set()
+        size, probe = self.config.size, self.config.probe
+        flags |= {"resampled"} if size.resampled or probe else set()
+        flags |= {"probe"} if size.recovered or probe else set()
         if "clean_model" in self.attacks[attack].instance.withheld:
             flags -= {"undefended"}  # what an attack did to a model that nobody has
 

@@ -22,9 +22,10 @@ class Scale:
     names; `per_prompt` images of each of the first `diverse` prompts; `real` reference images;
     `decoys` decoys a kind of the undefended model, drawn once an attack, and `decoys_after` of each
     defended one; `harmless` words that the effect of a trigger is compared with, where it is
-    measured; the first `resampled` triggered prompts are also drawn by other samplers; `training`
-    multiplies what methods train for and on (`choose_methods.build`). A trial (`--limit`) measures
-    the first `n` of `first_of` prompts; 0 where it is no trial.
+    measured; the first `resampled` triggered prompts are also drawn by other samplers, the first
+    `recovered` after clean fine-tuning and with a benign adapter; `training` multiplies what
+    methods train for and on (`choose_methods.build`). A trial (`--limit`) measures the first `n` of
+    `first_of` prompts; 0 where it is no trial.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Scale:
     decoys_after: int = 2
     harmless: int = 9
     resampled: int = 0
+    recovered: int = 0
     first_of: int = 0
 
     def resized(self, n: int) -> Scale:
@@ -53,6 +55,7 @@ class Scale:
             decoys=min(n, self.decoys),
             decoys_after=min(n, self.decoys_after),
             resampled=min(n, self.resampled),
+            recovered=min(n, self.recovered),
             diverse=min(n, self.diverse),
             real=max(n, self.real),
         )
@@ -101,6 +104,7 @@ SCALES = {
         decoys_after=0,
         harmless=39,
         resampled=60,
+        recovered=60,
     ),
     "full": Scale(
         "full",
@@ -115,5 +119,6 @@ SCALES = {
         decoys=48,
         decoys_after=25,
         resampled=60,
+        recovered=60,
     ),
 }

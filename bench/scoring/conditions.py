@@ -14,6 +14,7 @@ OF_TARGETS = (
     "clean_target",
     "moved",
     "finetuned",
+    "benign_lora",
     "resampled",
     "adapter",
     "decoy",

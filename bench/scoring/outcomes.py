@@ -78,11 +78,14 @@ class Outcomes:
         return ", ".join(f"{words} {100 * share:.0f} %" for words, share in shares.items())
 
 
+PROBES = ("finetuned", "benign_lora", "resampled", "adapter")  # of the first triggered prompts
+
+
 def references_of(samples: Samples, condition: str) -> np.ndarray:
     """The pictures uint8 (n, H, W, 3) that the model before the attack draws of the same clean
     prompts and noise as the pictures of a condition. Raises ValueError for a condition that it has
     no such pictures of."""
-    target = ("triggered", "clean_target", "moved", "finetuned", "resampled", "adapter")
+    target = ("triggered", "clean_target", "moved", *PROBES)
     name = "clean_target" if condition in target else condition
     n, found = len(samples.images[condition]), samples.before.get(name)
     if found is None or len(found) < n:

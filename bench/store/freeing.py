@@ -24,7 +24,8 @@ KINDS = {
     "verdicts": "what was learned of picture files, which are then decoded again",
     "temporary": "what processes that are gone left behind",
 }
-DRAWN = ("samples", "harmless", "finetuned", "resampled", "adapter")  # folders of pictures
+# folders of pictures
+DRAWN = ("samples", "harmless", "finetuned", "benign_lora", "resampled", "adapter")
 TRAINED, VERDICTS = "training", "pictures.json"
 
 

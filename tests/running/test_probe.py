@@ -17,6 +17,7 @@ from t2i_backdoor_bench.contract import DefenderView, Trigger, defenses, registr
 from t2i_backdoor_bench.defenses import sau
 from t2i_backdoor_bench.models.screens import PromptScreen
 from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.running.probe_pictures import probe_prompts
 from t2i_backdoor_bench.running.scales import SCALES
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
@@ -96,7 +97,7 @@ def config(tmp_path, tiny, clean_registry):
         "fake_defense",
         tiny,
         SCALE,
-        metrics=f"{METRICS},asr_finetuned,asr_resampled",
+        metrics=f"{METRICS},asr_finetuned,asr_benign_lora,asr_resampled",
         out=tmp_path / "run",
         workers=1,
     )
@@ -105,7 +106,7 @@ def config(tmp_path, tiny, clean_registry):
 def test_probes_add_columns_and_leave_the_rest(config) -> None:
     assert runner.run(config) == 0
     (plain,) = table(config)
-    assert plain["asr_finetuned"] == plain["asr_resampled"] == ""
+    assert plain["asr_finetuned"] == plain["asr_benign_lora"] == plain["asr_resampled"] == ""
     probing = change(config, probe=True)
     assert [c.key for c in plan(probing).cells] == [c.key for c in plan(config).cells]
     assert runner.run(probing) == 0
@@ -114,12 +115,13 @@ def test_probes_add_columns_and_leave_the_rest(config) -> None:
     )
     (row,) = table(probing)
     assert row["asr_finetuned"] != ""
+    assert row["asr_benign_lora"] != ""
     assert all(
         row[k] == plain[k]
         for k in plain
         if not k.startswith("asr_") and not k.startswith("seconds")
     )
-    for kind in ("finetuned", "resampled"):
+    for kind in ("finetuned", "benign_lora", "resampled"):
         arrays, _ = Store(config.folder).read_arrays(f"{kind}/{plan(config).cells[0].key}")
         assert {k: len(v) for k, v in arrays.items()} == {kind: SCALE.moved}
     (result,) = records(probing).values()
@@ -139,6 +141,24 @@ def test_scales_that_resample_need_no_probe(config) -> None:
     assert CALLS == ["attack 0", "defense -0.25 0"], "drawn from the model at hand"
     (result,) = records(resampling).values()
     assert result.scores["asr_resampled"].n == 3
+
+
+def test_study_and_full_see_whether_a_backdoor_comes_back(config) -> None:
+    """A removal that a next owner undoes by chance is none."""
+    assert all(SCALES[name].recovered for name in ("study", "full"))
+    asked = change(config, scale=replace(SCALE, recovered=2, moved=0))
+    cell = plan(asked).cells[0]
+    assert {"asr_finetuned", "asr_benign_lora"} <= set(
+        plan(asked).metrics_of("fake_attack", "none")
+    )
+    assert probe_prompts(plan(asked), cell) == {
+        "finetuned": 2,
+        "benign_lora": 2,
+        "resampled": 0,
+        "adapter": 0,
+    }
+    unasked = change(asked, metrics=METRICS)
+    assert set(probe_prompts(plan(unasked), cell).values()) == {0}, "nothing is drawn in vain"
 
 
 # ---------------------------------------------------------------------------------------------- sau
