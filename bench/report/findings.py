@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.report.beyond_deletion import beyond_deletion
 from t2i_backdoor_bench.report.metrics import LEAD, RELATIVE
 from t2i_backdoor_bench.report.numbers import shown
 from t2i_backdoor_bench.report.paired import of_two_metrics
@@ -47,12 +48,14 @@ def given(needs: str) -> str:
 
 def findings(records: Sequence[Record]) -> list[str]:
     """What the run shows, in a sentence each: who wins, whether the backdoors work, who is first
-    among those that are given the same, and whose removal is no repair."""
+    among those that are given the same, what removal adds over deleting the trigger, and whose
+    removal is no repair."""
     table = summaries(records)
     named = winner(records, table)
     out = [first_of(named)] if any(map(_defended, records)) else []
     out += _success(records)
     out += [first_of(group) for group in leaders(table).values() if group.rows != named.rows]
+    out += beyond_deletion(table, records)
     effect = any(s.defense == "none" and "trigger_effect" in s.means for s in table)
     out += [_effect(table)] if effect else []
     return [*out, *_no_repair(table, records)]
