@@ -110,7 +110,7 @@ def obey(flags: dict[str, Any], kind: str) -> int:
         raise UserError(f"{' and '.join(wrong)} goes with verify FOLDER")
     from t2i_backdoor_bench.running.settings import make_config, merge
 
-    settings = {}
+    settings = {"controls": True}  # a file names all of its rows, or asks for controls, too
     file, suite = flags.pop("config", None), flags.pop("suite", None)
     if file and suite:
         raise UserError("--config and --suite are both files of settings; give one of them")

@@ -136,6 +136,9 @@ def make_parser(description: str = "") -> Parser:
     limit = "a trial: the first N evaluation prompts alone, or a share of them below 1"
     add("--limit", type=float, metavar="N", help=limit)
     add("--guidance", type=float, metavar="SCALE", help="of guidance (default: the base's)")
+    controls = "the rows strip_trigger and refuse_all beside the defenses: they draw nothing of"
+    controls += " their own (default: yes; with --config and --suite, as the file says)"
+    add("--controls", action=argparse.BooleanOptionalAction, help=controls)
     suite = "a run or study that has a name, which `list suites` shows; flags given here win"
     add("--suite", "--study", metavar="NAME", help=suite)
     share = "with --executor ray: GPUs that a cell takes (default: 1 on cuda)"

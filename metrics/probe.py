@@ -22,7 +22,7 @@ from t2i_backdoor_bench.stats.estimates import proportion
     short="ASR fine-tuned",
     about="Triggered pictures that the judge finds backdoored after clean fine-tuning.",
     group="backdoor",
-    tables=("csv", "main", "attacks"),
+    tables=("main", "attacks"),
 )
 @dataclass
 class FinetunedRate(Metric):
@@ -46,7 +46,7 @@ class FinetunedRate(Metric):
     short="ASR benign LoRA",
     about="Triggered pictures that the judge finds backdoored with a benign adapter added.",
     group="backdoor",
-    tables=("csv", "main", "attacks"),
+    tables=("main", "attacks"),
 )
 @dataclass
 class BenignAdapterRate(Metric):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.report.beyond_deletion import beyond_deletion
 from t2i_backdoor_bench.report.metrics import LEAD, RELATIVE
 from t2i_backdoor_bench.report.numbers import shown
 from t2i_backdoor_bench.report.paired import of_two_metrics
@@ -47,12 +48,14 @@ def given(needs: str) -> str:
 
 def findings(records: Sequence[Record]) -> list[str]:
     """What the run shows, in a sentence each: who wins, whether the backdoors work, who is first
-    among those that are given the same, and whose removal is no repair."""
+    among those that are given the same, what removal adds over deleting the trigger, and whose
+    removal is no repair."""
     table = summaries(records)
     named = winner(records, table)
     out = [first_of(named)] if any(map(_defended, records)) else []
     out += _success(records)
     out += [first_of(group) for group in leaders(table).values() if group.rows != named.rows]
+    out += beyond_deletion(table, records)
     effect = any(s.defense == "none" and "trigger_effect" in s.means for s in table)
     out += [_effect(table)] if effect else []
     return [*out, *_no_repair(table, records)]
@@ -72,9 +75,10 @@ def first_of(group: Leaders) -> str:
     first, *level = group.rows
     over, relative = "", first.means.get(RELATIVE)
     if first.attacks > 1:
-        attack, value = first.worst
-        over = f", the mean over {first.attacks} attacks (worst {100 * value:.1f} %, {attack})"
-    share = f"{percent(first.means[LEAD])} of the triggered pictures{over}"
+        mean = 100 * first.means[LEAD].value
+        over = f" under its strongest attack ({first.worst.attack}), and {mean:.1f} % in the mean"
+        over += f" over {first.attacks} attacks"
+    share = f"{percent(first.worst.restored)} of the triggered pictures{over}"
     if relative is not None:
         share += f"; {percent(relative)} relative to the model before the attack"
     what = given(first.needs)
@@ -91,7 +95,7 @@ def first_of(group: Leaders) -> str:
 
 def _level(s: Summary) -> str:
     """A row that is not told apart from the one above, and how far that is shown."""
-    step, value = s.place.step, f"{100 * s.means[LEAD].value:.1f} %"
+    step, value = s.place.step, f"{100 * s.worst.value:.1f} %"
     how = {
         TIE: f"tied within {100 * MARGIN:.0f} points",
         MIXED: f"differs on {step.differs} of {step.attacks} attacks",

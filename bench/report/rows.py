@@ -31,7 +31,7 @@ NO_SCORE = {"done": "not measured", "failed": "the cell failed", "missing": "the
 ONLY = {
     "screens": "not available: this defense has no detector",
     "locates": "not available: this defense locates no trigger",
-    "probe": "not measured: --scale study, --scale full and --probe train what was defended on",
+    "probe": "not measured: run with --probe",
     "resampled": "not measured: --scale study, --scale full and --probe draw by other samplers",
     "weights": "not available: the weights of its network are not here",
     "undefended": "not measured: it says what an attack does, and is of undefended rows",

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from t2i_backdoor_bench.contract import printable as plaintext
 from t2i_backdoor_bench.contract.progress import live
+from t2i_backdoor_bench.running.phases import IDLE, Clock
 
 
 class Watcher(Protocol):
@@ -38,8 +39,10 @@ class Display:
         self.bar: tqdm | None = None
         self.total, self.done, self.begun, self.name = 0, 0, 0.0, ""
         self.watcher: Watcher = Nobody()
+        self.clock = Clock()
 
     def open(self, total: int) -> None:
+        self.clock.turn(IDLE)
         self.total, self.done, self.begun = total, 0, time.perf_counter()
         self.watcher.begin(total)
         if (
@@ -52,6 +55,7 @@ class Display:
         self.name = name
 
     def phase(self, text: str) -> None:
+        self.clock.turn(text)
         if self.bar is not None:
             self.bar.set_description_str(plaintext.visible(f"{self.name}: {text}"))
         else:
@@ -84,6 +88,7 @@ class Display:
     def finish(self, key: str) -> None:
         """Take note that the cell of this key is stored."""
         self.done += 1
+        self.clock.turn(IDLE)
         if self.bar is not None:
             self.bar.update()
         self.watcher.cell(key)

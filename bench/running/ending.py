@@ -45,6 +45,7 @@ def end(
         "cells_made": display.done,
         "cells": len(plan_.cells),
         "workers": plan_.config.workers,
+        "phases": display.clock.seconds,
         "unix_time": int(time.time()),
     }
     write_manifest(plan_, store, results, command)

@@ -9,6 +9,7 @@ from t2i_backdoor_bench.contract.names import names_of, parts_of, read
 from t2i_backdoor_bench.models.catalog import Base
 from t2i_backdoor_bench.models.families.folders import Layout
 from t2i_backdoor_bench.models.trust import layout_of, locate
+from t2i_backdoor_bench.running.controls import chosen_defenses
 from t2i_backdoor_bench.running.settings import Config
 
 
@@ -21,7 +22,7 @@ def fitting(
     kept, unfit = [], {}
     selected = (
         (registry.attacks, config.attacks, attacks),
-        (registry.defenses, config.defenses, registry.defenses.select(config.defenses)),
+        (registry.defenses, config.defenses, chosen_defenses(config)),
     )
     for kind, text, names in selected:
         why = {name: reason for name in names if (reason := reason_against(kind, name, base))}

@@ -15,6 +15,7 @@ from t2i_backdoor_bench.contract import PROTOCOL, Record, citations, registry
 from t2i_backdoor_bench.contract.hashing import plain
 from t2i_backdoor_bench.models.catalog import scheduler_class
 from t2i_backdoor_bench.models.sampler import NAMES
+from t2i_backdoor_bench.running.controls import chosen_defenses
 from t2i_backdoor_bench.running.cost import machine
 from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.yaml_file import to_yaml
@@ -93,7 +94,7 @@ def yaml_of(plan_: Plan) -> str:
     config = plan_.config
     names = {
         "attacks": registry.attacks.select(config.attacks),
-        "defenses": registry.defenses.select(config.defenses),
+        "defenses": chosen_defenses(config),
     }
     return to_yaml(config, names | {"seeds": list(plan_.seeds), "out": str(config.folder)})
 

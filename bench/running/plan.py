@@ -16,6 +16,7 @@ from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprin
 from t2i_backdoor_bench.running.checks import check_fid, check_settings, precision
 from t2i_backdoor_bench.running.choose_data import choose_data, fit_real
 from t2i_backdoor_bench.running.choose_methods import build, choose_methods
+from t2i_backdoor_bench.running.controls import is_control
 from t2i_backdoor_bench.running.lacking import lacking, left_out
 from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.settings import Config
@@ -60,11 +61,14 @@ class Plan:
         see what is "recovered", or machines that have their "weights", and leave other stored
         records whole.
         """
-        parts = (self.attacks[attack], *self.defenses.get(defense, ()))  # "none" may be in no plan
+        own = self.defenses.get(defense, ())  # "none" may be in no plan
+        parts = (self.attacks[attack], *own)
         flags = {flag for part in parts for flag in part.entry.flags}
         size, probe = self.config.size, self.config.probe
         flags |= {"resampled"} if size.resampled or probe else set()
         flags |= {"probe"} if size.recovered or probe else set()
+        if own and all(is_control(part.entry) for part in own):
+            flags -= {"probe", "resampled"}  # a control repairs nothing that could come back
         if "clean_model" in self.attacks[attack].instance.withheld:
             flags -= {"undefended"}  # what an attack did to a model that nobody has
 

@@ -56,6 +56,7 @@ class Config:
     save_models: tuple[str, ...] = ()  # "attacked", "repaired": what to hand out of every cell
     time_limit: float | None = None  # seconds after which no further cell is begun
     track: tuple[str, ...] = ()  # who is told of the run (`running.trackers`)
+    controls: bool = False  # beside the defenses, those that cost nothing (`running.controls`)
 
     @property
     def size(self) -> Scale:

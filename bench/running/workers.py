@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -23,6 +23,7 @@ from t2i_backdoor_bench.contract.printable import printable_stderr
 from t2i_backdoor_bench.running.cell import make_unsettled
 from t2i_backdoor_bench.running.devices import gpus_of, use_processor
 from t2i_backdoor_bench.running.display import Display, Reporter
+from t2i_backdoor_bench.running.phases import IDLE, Clock
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
@@ -40,6 +41,7 @@ class Worker:
     events: Connection
     place: int = 0  # of all workers: which GPU it has
     phase: str = "its start"
+    clock: Clock = field(default_factory=Clock)
 
     def death(self, again: bool) -> str:
         """The line for a worker that died."""
@@ -136,6 +138,7 @@ def run_workers(
         return Worker(process, ours, place)
 
     workers, restarts = [start(place) for place in range(config.workers)], 0
+    clocks = [one.clock for one in workers]
     try:
         while workers:
             for events in wait([w.events for w in workers]):
@@ -151,18 +154,29 @@ def run_workers(
                         if again:
                             restarts += 1
                             workers.append(start(one.place))
+                            clocks.append(workers[-1].clock)
                     continue
                 if kind == "fatal":
                     raise UserError(text)
                 if kind == "say":
                     display.say(text)
                 elif kind == "finish":
+                    one.clock.turn(IDLE)
                     display.finish(text)
                 else:
                     one.phase = text
+                    one.clock.turn(text.rpartition(": ")[2])
                     display.phases(text, [w.phase for w in workers])
     finally:
-        for one in workers:
-            one.process.terminate()
-        for one in workers:
-            one.process.join()
+        end_workers(workers, clocks, display)
+
+
+def end_workers(workers: Sequence[Worker], clocks: Sequence[Clock], display: Display) -> None:
+    """End those that still run, and tell the display what all of them took."""
+    for one in workers:
+        one.process.terminate()
+    for one in workers:
+        one.process.join()
+    for clock in clocks:
+        clock.turn(IDLE)
+        display.clock.add(clock.spent)

@@ -11,7 +11,8 @@ import yaml
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.running.settings import FIELDS, Config
 
-ONCE = ("fresh", "renew", "time-limit", "track")  # not a part of what repeats a run
+# not a part of what repeats a run, which names its controls among its defenses
+ONCE = ("fresh", "renew", "time-limit", "track", "controls")
 
 
 MOST_BYTES, DEEPEST = 1_000_000, 20  # of a file of settings, and levels in it

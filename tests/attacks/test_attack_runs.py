@@ -64,6 +64,7 @@ def command(
         ",".join(names),
         "--defenses",
         defenses,
+        "--no-controls",
         "--workers",
         "1",
     ]

@@ -15,6 +15,7 @@ COMMAND = [
     "badt2i_pixel",
     "--defenses",
     "none,skdcag",
+    "--no-controls",
     "--scale",
     "smoke",
     "--set",

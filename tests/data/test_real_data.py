@@ -85,6 +85,7 @@ def command(
         METRICS,
     ]
     flags += ["--out", str(out), "--attacks", attacks, "--defenses", defenses, "--device", "cpu"]
+    flags += ["--no-controls"]
     for name in attacks.split(","):
         options = [
             "images=3",

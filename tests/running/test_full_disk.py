@@ -64,6 +64,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_keeps_what_was_finished(
         config.attacks,
         "--defenses",
         config.defenses,
+        "--no-controls",
         "--base",
         tiny,
         "--scale",

@@ -159,7 +159,9 @@ def test_no_such_file(tmp_path: Path, capsys):
 
 
 def test_every_flag_is_a_setting():
-    actions = {a.option_strings[-1].removeprefix("--") for a in make_parser()._actions}
+    actions = {
+        a.option_strings[-1].removeprefix("--").removeprefix("no-") for a in make_parser()._actions
+    }
     verbs = {"help", "list", "tables-only", "verify", "validate", "all", "fetch", "version"}
     verbs |= {"config", "study"}  # files of settings; --study is --suite
     assert actions - verbs == set(settings.KEYS)
