@@ -36,18 +36,15 @@ Examples, with `python run_bench.py` from a clone or `t2i-backdoor-bench` where 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr, visible
 from t2i_backdoor_bench.flags import KINDS, make_parser
-from t2i_backdoor_bench.verbs import APART
+from t2i_backdoor_bench.verbs import APART, shown_again, verify
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.running.settings import Config
 
@@ -134,32 +131,6 @@ def obey(flags: dict[str, Any], kind: str) -> int:
 
         return rebuild(config.folder, config.style)
     return 0 if shown_again(config) else run(config)
-
-
-def shown_again(config: Config) -> bool:
-    """Whether this command has made everything already; then its table is printed once more."""
-    from t2i_backdoor_bench.running.repeated import finished
-
-    found = finished(config)
-    if found is None:
-        return False
-    from t2i_backdoor_bench.report.printed import print_results
-    from t2i_backdoor_bench.store.records import stored_records
-
-    store, written = found
-    print_results(stored_records(store), store.root, written, config.style)
-    return True
-
-
-def verify(folder: Path, all: bool, fetch: bool) -> int:
-    """`running.verify` of a run folder. Unless it may `fetch`, nothing that a stranger's run.json
-    names is asked of the hub: the libraries read this when they are imported."""
-    if not fetch:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    from t2i_backdoor_bench.report.changed import changed_files
-    from t2i_backdoor_bench.running.verify import verify as check
-
-    return check(folder, changed_files, every=all, fetch=fetch)
 
 
 def version() -> str:

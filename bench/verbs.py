@@ -1,5 +1,6 @@
-"""The verbs whose flags are their own, and no settings of a run. Each takes the arguments after it,
-returns the exit status, and imports what it needs when it is called."""
+"""The verbs whose flags are their own, and no settings of a run; they take the arguments after them
+and return the exit status. And what `verify` and a run that is repeated do. Each imports what it
+needs when it is called."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.flags import make_parsers
 
 if TYPE_CHECKING:
+    from t2i_backdoor_bench.running.settings import Config
     from t2i_backdoor_bench.store.folder import Store
 
 
@@ -148,6 +150,32 @@ def push(arguments: list[str]) -> int:
     with no_exit():
         writers = pushing.Writers(rewrite, tables)
         return pushing.push(flags.what, flags.repo, flags.out, flags.public, writers)
+
+
+def shown_again(config: Config) -> bool:
+    """Whether this command has made everything already; then its table is printed once more."""
+    from t2i_backdoor_bench.running.repeated import finished
+
+    found = finished(config)
+    if found is None:
+        return False
+    from t2i_backdoor_bench.report.printed import print_results
+    from t2i_backdoor_bench.store.records import stored_records
+
+    store, written = found
+    print_results(stored_records(store), store.root, written, config.style)
+    return True
+
+
+def verify(folder: Path, all: bool, fetch: bool) -> int:
+    """`running.verify` of a run folder. Unless it may `fetch`, nothing that a stranger's run.json
+    names is asked of the hub: the libraries read this when they are imported."""
+    if not fetch:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from t2i_backdoor_bench.report.changed import changed_files
+    from t2i_backdoor_bench.running.verify import verify as check
+
+    return check(folder, changed_files, every=all, fetch=fetch)
 
 
 APART = {
