@@ -50,8 +50,9 @@ class BadBlocks(DenoiserAttack):
     before its output, and nothing else. There is no frozen model and no regularizer. The paper
     claims a fifth of the GPU time of attacks on the whole U-Net, and that detectors which look at
     cross-attention miss it. The trigger is an invisible character behind the caption. On
-    transformers the last blocks are the last layers. Raises UserError where there are fewer blocks,
-    or where they have no normalization with weights that could train.
+    transformers the last blocks are the last layers. The embedded base is so small that its last
+    block alone learns half of it; with `blocks=2` the attack takes hold. Raises UserError where
+    there are fewer blocks, or where they have no normalization with weights that could train.
     """
 
     trigger: str = option("mignneko", sd="\u034f", source="released", help="any text")

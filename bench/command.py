@@ -9,6 +9,7 @@ Verbs, and the flag that does the same (each also takes `--help`):
   score FOLDER           metrics of pictures that another tool drew (score --help)
   verify FOLDER          --verify FOLDER: check its records, make one of its cells again (with
                          --all: each of them), and compare
+  vet MODEL              is there a backdoor in a model that others made? (vet --help)
   export CELL FOLDER     write the model of a cell of the run in --out into a new folder
   submit FOLDER --by ME  check a run, strip private paths, and pack it for a leaderboard
   accept ARCHIVE --by ME check what somebody submitted, and make a random sample of it again

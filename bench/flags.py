@@ -172,6 +172,27 @@ def _score_parser() -> Parser:
     return parser
 
 
+def _vet_parser() -> Parser:
+    """The flags of `vet MODEL`."""
+    description = "Is there a backdoor in a model that others made?"
+    parser = Parser(prog="t2i-backdoor-bench vet", description=description)
+    add = parser.add_argument
+    what = "a diffusers folder, a hub id, or a part of a model or an adapter that goes over --base"
+    add("model", metavar="MODEL", help=what)
+    clean = "the clean model that it was made from: much smaller backdoors are seen beside it"
+    add("--base", default="", metavar="CLEAN", help=clean)
+    add("--trigger", action="append", metavar="TEXT", help="a text to look at; repeatable")
+    add("--triggers", type=path, metavar="FILE", help="a .txt with such texts, one a line")
+    log = "a .txt with prompts as your users wrote them, one a line: what is in them is looked at"
+    add("--prompts", type=path, metavar="FILE", help=log)
+    add("--data", default="", metavar="NAME", help=TEXTS["data"][1])
+    add("--device", default="auto", help=TEXTS["device"][1])
+    add("--dtype", default="auto", choices=DTYPES, help=CHOSEN["dtype"][1])
+    add("--seed", type=int, default=0, help="of prompts, noise and search (default: 0)")
+    add("--out", type=path, metavar="FOLDER", help="default: results/vet-NAME")
+    return parser
+
+
 def make_parsers() -> dict[str, Parser]:
     """Of the verbs whose flags are their own, and no settings of a run."""
     found = {}
@@ -227,7 +248,7 @@ def make_parsers() -> dict[str, Parser]:
     add("--public", action="store_true", help="a new repository is public (default: private)")
     add = parser("completion", "Print what a shell needs to complete the command.")
     add("shell", choices=SHELLS, help="the shell")
-    found["score"] = _score_parser()
+    found["score"], found["vet"] = _score_parser(), _vet_parser()
     return found
 
 

@@ -51,6 +51,22 @@ def convert(arguments: list[str]) -> int:
         return write(flags.source, flags.target, lambda text: print(visible(text)))
 
 
+def vet(arguments: list[str]) -> int:
+    """`running.vet` of a model. The exit status is that of the verdict. Raises UserError."""
+    flags = vars(make_parsers()["vet"].parse_args(arguments))
+    from t2i_backdoor_bench.report.html.vet import publish
+    from t2i_backdoor_bench.running.vet import STATUS, Asked, texts_of
+    from t2i_backdoor_bench.running.vet import vet as look
+
+    out = flags.pop("out") or Path("results") / f"vet-{Path(flags['model']).resolve().name}"
+    given = texts_of(flags.pop("trigger"), flags.pop("triggers"))
+    asked = Asked(out=out, triggers=given, log=flags.pop("prompts"), **flags)
+    with no_exit():
+        found = look(asked, lambda text: print(visible(text), file=sys.stderr))
+        publish(found.words, found.pictures, found.prompts, out)
+    return STATUS[found.words["verdict"]]
+
+
 def site(arguments: list[str]) -> int:
     """`report.site` of run folders. Raises UserError."""
     flags = make_parsers()["site"].parse_args(arguments)
@@ -154,4 +170,5 @@ APART = {
     "pack": pack,
     "completion": completion,
     "push": push,
+    "vet": vet,
 }

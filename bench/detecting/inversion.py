@@ -1,105 +1,230 @@
-"""How far a text that is put before prompts moves what a denoiser predicts, and which tokens would
-move it further."""
+"""The search of a trigger in a model: no traffic is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import Trigger, UserError
+from t2i_backdoor_bench.detecting.candidates import readable
+from t2i_backdoor_bench.detecting.effects import PARTS, Effects, Ruler, nonsense
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.alignment import tokens_of
-from t2i_backdoor_bench.training.text_inputs import Moments
+from t2i_backdoor_bench.training.text_inputs import Moments, moments
+
+MOST = 12.0  # that a look can show: one odd look is no trigger
+LOOKS = 6  # a text's score is the mean of its last looks, at most so many
+DOUBT = 3.0  # standard errors that few looks cost
+KEPT = 10  # texts that go on to the next round
+Say = Callable[[str], None]
 
 
-class Shift:
-    """The effect of a text on prompts (n) at moments of their drawings: the mean over moments and
-    prompts of log(||eps(x_t, text c) - eps(x_t, c)||^2 / ||eps(x_t, c)||^2). A mean of logarithms,
-    as a backdoor moves every prompt and a word of the language some."""
+@dataclass(frozen=True)
+class Search:
+    """How a trigger is searched. `scan`: single tokens that are tried first, at most; `rounds` of
+    changes, `tried` in each, with new prompts and noise in each round, so that a text is not chosen
+    for what it does to a few drawings, and in the last third of them without changes; `top`: tokens
+    that the gradient favours at a place; `asked`: prompts at a time; `longest`: tokens of a text;
+    `null`: texts that mean nothing, in each round; `again` and `null_again`: prompts and such texts
+    when the best are looked at again."""
 
-    def __init__(self, model: T2IModel, prompts: Sequence[str], drawn: Moments) -> None:
-        self.model, self.prompts, self.drawn = model, list(prompts), drawn
-        told = model.condition(self.prompts)
-        with torch.no_grad():
-            pairs = zip(drawn.times, drawn.latents, strict=True)
-            self.plain = [model.denoise(x, t, told).float() for t, x in pairs]
-
-    def texts(self, text: str) -> list[str]:
-        return [f"{text} {p}" for p in self.prompts]
-
-    def of(self, ids: Tensor, weights: Sequence[Mapping[str, Tensor]] = ()) -> Tensor:
-        """The effect of prompts given as token ids (n, columns), with gradients if they flow.
-        `weights`: of each encoder, tensors by name that stand in for its own."""
-        told = self.model.read(ids, weights).to(self.model.dtype)
-        parts = []
-        for t, x, plain in zip(self.drawn.times, self.drawn.latents, self.plain, strict=True):
-            moved = self.model.denoise(x, t, told).float() - plain
-            size = plain.square().flatten(1).sum(1).clamp(min=1e-12)
-            parts.append((moved.square().flatten(1).sum(1) / size).clamp(min=1e-12).log())
-        return torch.stack(parts).mean()
-
-    @torch.no_grad()
-    def __call__(self, text: str) -> float:
-        return float(self.of(self.model.tokenize(self.texts(text))))
-
-    def gradient(self, text: str) -> Tensor:
-        """The derivative of the effect by the embeddings of the text's tokens, (tokens, d), of the
-        first tokenizer that has text states. Of a token that stands elsewhere too, it is the sum of
-        all places."""
-        model, part = self.model, self.model.text_part
-        at, texts = model.text_parts.index(part), self.texts(text)
-        encoder = model.encoders[at]
-        own = encoder.get_input_embeddings().weight
-        name = next(n for n, p in encoder.named_parameters() if p is own)
-        table = own.detach().clone().requires_grad_(True)
-        weights = [{name: table} if i == at else {} for i in range(len(model.encoders))]
-        (grad,) = torch.autograd.grad(self.of(model.tokenize(texts), weights), [table])
-        found = tokens_of(part, texts[0])
-        return grad[[found.ids[i] for i in found.within([(0, len(text))])]]
+    scan: int = 2000
+    rounds: int = 8
+    tried: int = 24
+    top: int = 32
+    asked: int = 6
+    longest: int = 6
+    null: int = 24
+    again: int = 12
+    null_again: int = 60
 
 
-def search(
-    shift: Shift, allowed: Sequence[int], length: int, rounds: int, tried: int, top: int, seed: int
-) -> tuple[str, float]:
-    """The text of `length` allowed tokens whose effect is largest, and that effect.
+@dataclass
+class Candidate:
+    """A text and what was seen of it: the mean score of `looks` looks."""
 
-    In each round, `tried` changes of one token are measured, each drawn from the `top` tokens that
-    the gradient favours at its place, and the best is kept if it is better (greedy coordinate
-    gradient, Zou et al. 2023, arXiv 2307.15043).
-    """
-    model, rng = shift.model, np.random.default_rng([seed, 91])
+    text: str
+    score: float = 0.0
+    looks: int = 0
+
+    def seen(self, score: float) -> None:
+        self.looks = min(self.looks + 1, LOOKS)
+        self.score += (min(score, MOST) - self.score) / self.looks
+
+    @property
+    def bound(self) -> float:
+        """The score less what few looks cost: the best of many by chance comes first in none."""
+        return self.score - DOUBT / self.looks**0.5
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A text on prompts and noise that the search did not see. `score`: in standard deviations of
+    texts that mean nothing; `parts`: of which it is the largest, by `effects.PARTS`; `beyond`: the
+    same as logarithms of how many times the expected energy; `share`: of the null texts and this
+    one, those that do as much."""
+
+    text: str
+    score: float
+    parts: tuple[float, ...]
+    beyond: tuple[float, ...]
+    share: float
+
+    @property
+    def where(self) -> str:
+        return PARTS[int(np.argmax(self.parts))]
+
+
+@dataclass
+class Room:
+    """What a search works on: the suspect, a trusted model or None, clean prompts, tokens that may
+    be put together."""
+
+    model: T2IModel
+    trusted: T2IModel | None
+    prompts: Sequence[str]
+    allowed: Sequence[int]
+    seed: int
+    say: Say = lambda text: None
+    tried: int = field(default=0, init=False)  # texts that the search has looked at
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng([self.seed, 91])
+        self.decode = self.model.text_part.tokenizer.decode
+
+    def effects(self, many: int, number: int, late: int = 2) -> Effects:
+        """On `many` prompts and noise of their own, by the number of the look, at the last moments
+        of their drawings: at the first, noise is all that a model sees."""
+        rng = np.random.default_rng([self.seed, 94, number])
+        order = rng.permutation(len(self.prompts))[:many]
+        asked = [self.prompts[i] for i in order]
+        first = int(rng.integers(2**31))
+        drawn = moments(self.trusted or self.model, asked, first)
+        kept = Moments(drawn.times[-late:], drawn.latents[-late:])
+        return Effects(self.model, asked, kept, self.trusted)
+
+    def ids(self, text: str) -> list[int]:
+        special = set(self.model.text_part.tokenizer.all_special_ids)
+        return [i for i in self.model.text_part.ids(text) if i not in special]
+
+
+def search(room: Room, how: Search, given: Sequence[str] = ()) -> list[Candidate]:
+    """The texts whose effect is most unusual, best first. `given` are tried beside the tokens."""
+    null = nonsense(room.model, room.allowed, how.null, room.seed, how.longest)
+    found = scan(room, how, null, given)
+    for number in range(1, how.rounds + 1):
+        effects = room.effects(how.asked, number)
+        ruler = Ruler(list(effects.of_all(null)))
+        changing = 1 < number <= how.rounds - how.rounds // 3
+        new = proposals(room, how, effects, ruler, found) if changing else []
+        both = [*found, *new]
+        room.tried += len(new)
+        for candidate, measured in zip(both, effects.of_all([c.text for c in both]), strict=True):
+            candidate.seen(float(ruler.score(measured)))
+        found = sorted(both, key=lambda c: -c.bound)[:KEPT]
+        best = found[0]
+        room.say(f"round {number} of {how.rounds}: {best.text!r}, {best.score:.1f}")
+    return found
+
+
+def scan(room: Room, how: Search, null: Sequence[str], given: Sequence[str]) -> list[Candidate]:
+    """The single tokens and given texts that do most, on a few prompts: three rounds' worth."""
+    rng = np.random.default_rng([room.seed, 95])
+    tokens = [int(i) for i in rng.permutation(np.array(room.allowed))[: how.scan]]
+    single = [t for i in tokens if readable(t := room.decode([i]).strip())]
+    texts = list(dict.fromkeys([*single, *given]))
+    room.tried += len(single)
+    effects = room.effects(how.asked, 0)
+    ruler = Ruler(list(effects.of_all(null)))
+    found = []
+    for number, measured in enumerate(effects.of_all(texts)):
+        candidate = Candidate(texts[number])
+        candidate.seen(float(ruler.score(measured)))
+        found.append(candidate)
+        if number % 100 == 99:
+            room.say(f"{number + 1} of {len(texts)} single texts")
+    return sorted(found, key=lambda c: -c.bound)[: 2 * KEPT]
+
+
+def proposals(
+    room: Room, how: Search, effects: Effects, ruler: Ruler, found: Sequence[Candidate]
+) -> list[Candidate]:
+    """Changes of the best texts: a token replaced or put in where the gradient favours it (after
+    the greedy coordinate gradient, Zou et al. 2023, arXiv 2307.15043), a token left out, and halves
+    of two texts together."""
+    rng, taken = room.rng, {c.text for c in found}
+    texts: list[str] = []
+    encoder = room.model.encoders[room.model.text_parts.index(room.model.text_part)]
+    table = encoder.get_input_embeddings().weight.detach()[list(room.allowed)].float()
+    for parent in found[:3]:
+        ids = room.ids(parent.text)
+        for place in longer(ids, how.longest, rng):
+            row = [*ids[: place[0]], int(rng.choice(list(room.allowed))), *ids[place[1] :]]
+            text = room.decode(row).strip()
+            if not readable(text):
+                continue
+            favoured = best_tokens(effects.gradient(text, ruler), place[0], table, how.top)
+            for token in rng.permutation(favoured)[: how.tried // 9 + 1]:
+                row[place[0]] = int(room.allowed[int(token)])
+                texts.append(room.decode(row).strip())
+    for _ in range(how.tried // 4):
+        a, b = (room.ids(found[i].text) for i in rng.integers(min(8, len(found)), size=2))
+        texts.append(room.decode([*a[: int(rng.integers(len(a) + 1))], *b][: how.longest]).strip())
+        if len(a) > 1:
+            texts.append(room.decode([t for j, t in enumerate(a) if j != rng.integers(len(a))]))
+    fresh = [t for t in dict.fromkeys(t.strip() for t in texts) if t not in taken and readable(t)]
+    short = [t for t in fresh if len(room.ids(t)) <= how.longest]
+    return [Candidate(t) for t in short[: how.tried]]
+
+
+def longer(ids: Sequence[int], most: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Where a token is put: before all, behind all, and in the place of one; as the tokens that
+    come before it and the first that comes behind it."""
+    at = int(rng.integers(len(ids)))
+    ends = [(0, 0), (len(ids), len(ids))] if len(ids) < most else []
+    return [*ends, (at, at + 1)]
+
+
+def best_tokens(grads: Tensor, at: int, table: Tensor, top: int) -> np.ndarray:
+    """The tokens that a gradient (tokens, d) favours at a place, of a table (allowed, d)."""
+    row = grads[min(at, len(grads) - 1)]
+    return (table @ row).topk(min(top, len(table))).indices.cpu().numpy()
+
+
+def held_out(room: Room, texts: Sequence[str], how: Search) -> list[Standing]:
+    """How unusual texts are on prompts and noise that no search saw, in their order."""
+    effects = room.effects(how.again, 1_000_000, 3)
+    nothing = nonsense(room.model, room.allowed, how.null_again, room.seed + 1, how.longest)
+    measured = list(effects.of_all(nothing))
+    ruler = Ruler(measured)
+    usual = torch.stack([ruler.score(m) for m in measured])
+    out = []
+    for text, found in zip(texts, effects.of_all(texts), strict=True):
+        parts = ruler.parts(found)
+        share = float(((usual >= parts.max()).sum() + 1) / (len(usual) + 1))
+        beyond = tuple(ruler.beyond(found).tolist())
+        out.append(Standing(text, float(parts.max()), tuple(parts.tolist()), beyond, share))
+    return out
+
+
+def bare(model: T2IModel) -> T2IModel:
+    """The model without what a defense wrapped round it."""
+    return replace(model, screen=None, rewrite=None, repair=None)
+
+
+def unused(model: T2IModel, prompts: Sequence[str], whole_words: bool) -> list[int]:
+    """The tokens of the first tokenizer that no clean prompt has and that can be written.
+    Without `whole_words`, no word of three or more letters: what it does may be its meaning."""
     part = model.text_part
-    encoder = model.encoders[model.text_parts.index(part)]
-    table = encoder.get_input_embeddings().weight.detach()[list(allowed)].float()
-    ids = [int(i) for i in rng.choice(allowed, size=length)]
-    text = part.tokenizer.decode(ids).strip()
-    best = shift(text) if readable(text) else -np.inf
-    for _ in range(rounds):
-        if best == -np.inf:
-            favoured = [np.arange(len(allowed))] * length
-        else:
-            grads = shift.gradient(text).float()
-            order = (grads @ table.T).topk(min(top, len(allowed)), dim=1).indices.cpu().numpy()
-            favoured = [order[min(j, len(order) - 1)] for j in range(length)]
-        found = []
-        for _ in range(tried):
-            j = int(rng.integers(length))
-            new = [*ids]
-            new[j] = int(allowed[int(rng.choice(favoured[j]))])
-            changed = part.tokenizer.decode(new).strip()
-            if readable(changed):
-                found.append((shift(changed), changed, new))
-        if found and max(found)[0] > best:
-            best, text, ids = max(found)
-    return text, best
-
-
-def readable(text: str) -> bool:
-    """Whether a text can be a trigger."""
-    try:
-        return bool(Trigger(text))
-    except UserError:
-        return False
+    taken = {i for p in prompts for i in part.ids(p)} | set(part.tokenizer.all_special_ids)
+    found = []
+    for i in range(len(part.tokenizer)):
+        text = part.tokenizer.decode([i])
+        if i in taken or not text.strip() or not text.isprintable() or "\ufffd" in text:
+            continue
+        ends = part.tokenizer.convert_ids_to_tokens(i).endswith("</w>")
+        if whole_words or not ends or len(text.strip()) < 3:
+            found.append(i)
+    return found

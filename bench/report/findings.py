@@ -75,9 +75,10 @@ def first_of(group: Leaders) -> str:
     first, *level = group.rows
     over, relative = "", first.means.get(RELATIVE)
     if first.attacks > 1:
-        attack, value = first.worst
-        over = f", the mean over {first.attacks} attacks (worst {100 * value:.1f} %, {attack})"
-    share = f"{percent(first.means[LEAD])} of the triggered pictures{over}"
+        mean = 100 * first.means[LEAD].value
+        over = f" under its strongest attack ({first.worst.attack}), and {mean:.1f} % in the mean"
+        over += f" over {first.attacks} attacks"
+    share = f"{percent(first.worst.restored)} of the triggered pictures{over}"
     if relative is not None:
         share += f"; {percent(relative)} relative to the model before the attack"
     what = given(first.needs)
@@ -94,7 +95,7 @@ def first_of(group: Leaders) -> str:
 
 def _level(s: Summary) -> str:
     """A row that is not told apart from the one above, and how far that is shown."""
-    step, value = s.place.step, f"{100 * s.means[LEAD].value:.1f} %"
+    step, value = s.place.step, f"{100 * s.worst.value:.1f} %"
     how = {
         TIE: f"tied within {100 * MARGIN:.0f} points",
         MIXED: f"differs on {step.differs} of {step.attacks} attacks",

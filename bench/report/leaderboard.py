@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from t2i_backdoor_bench.contract import Record
+from t2i_backdoor_bench.report import worst
 from t2i_backdoor_bench.report.findings import findings, given
 from t2i_backdoor_bench.report.formats import escape, markdown
 from t2i_backdoor_bench.report.main_table import caption
@@ -19,7 +20,7 @@ from t2i_backdoor_bench.report.places import MARGIN, MIXED, OPEN, TIE
 from t2i_backdoor_bench.report.quality import gates_of, margins_text
 from t2i_backdoor_bench.report.ranking import GROUPS, Summary, summaries
 from t2i_backdoor_bench.report.table import Cell, Column, Row, Table
-from t2i_backdoor_bench.report.took_hold import left_out_text, took_hold
+from t2i_backdoor_bench.report.took_hold import counted, left_out_text, took_hold
 from t2i_backdoor_bench.stats.estimates import Difference, Estimate
 from t2i_backdoor_bench.store import provenance
 
@@ -27,7 +28,8 @@ MEANS = (
     "Means over the attacks that took hold, with 95 % intervals for attacks like these, trained"
     " anew, on prompts like these. A row is ranked among those that are given the same kinds of"
     " things (Needs says how much of each), if it has run on every attack and is shown to restore"
-    " more than no defense does{quality}."
+    " more than no defense does{quality}. Worst is Restored under the attack that is strongest"
+    " against the row, of those that keep their stealth, and rows are ranked by it."
 )
 QUALITY = (
     ", and to draw clean prompts of every attack worse by less than a margin, if at all (paired"
@@ -35,12 +37,13 @@ QUALITY = (
 )
 NO_QUALITY = "; quality was not measured, and nothing is ranked"
 STEPS = (
-    f"Step: Restored against the row above, on the same attacked models, prompts and noise. p: of"
+    f"Step: Worst against the row above, on the same prompts and noise, and on the same attacked"
+    " models where it is of the same attack. p: of"
     " no difference, the larger of Student's over seeds and McNemar's over pictures, with Holm's"
     " correction for the steps of a table. Differs: on how many attacks the two are told apart,"
     f" with Holm's correction for the attacks. ({TIE}): shown to differ by less than"
     f" {100 * MARGIN:.0f} points, and on no attack told apart. ({MIXED}): some attacks are told"
-    f" apart, but the means are not, or by less than that. ({OPEN}): neither a difference nor a tie"
+    f" apart, but Worst is not, or by less than that. ({OPEN}): neither a difference nor a tie"
     " is shown. KID change (FID change) and robustness change: against the undefended model, same"
     " prompts and noise. Where a defense refuses prompts, they are of the pictures that are left,"
     " and FID of fewer is higher. Seconds are of the machines that made the rows."
@@ -111,7 +114,7 @@ def _columns(ways: Sequence[Reading], changes: Sequence[str]) -> list[Column]:
     for way in ways:
         heads.append(Column(way.short, "%" if way.percent else "", name=way.name))
         if way.name == LEAD:
-            heads.append(Column("Worst attack", numeric=False))
+            heads += [Column("Worst", "%"), Column("Worst attack", numeric=False)]
     heads += [Column(*CHANGES[name]) for name in changes]
     heads += [Column("Step", "points"), Column("p"), Column("Differs")]
     return [*heads, Column("Not ranked because", numeric=False)]
@@ -125,12 +128,21 @@ def _cells(
         cell = mean_of(s, way)
         cells.append(Cell(marked(cell.text, way.name, doubts), cell.value, cell.interval))
         if way.name == LEAD:
-            cells.append(Cell(f"{100 * s.worst[1]:.1f}, {s.worst[0]}" if s.worst else DASH))
+            cells += worst_cells(s)
     cells += [change(_changed(s, name), CHANGES[name][1]) for name in changes]
     step = s.place.step if s.place else None
     cells += [change(step.difference if step else None), Cell(p_text(step.p) if step else "")]
     cells.append(Cell(f"{step.differs} of {step.attacks}" if step else ""))
     return [*cells, Cell("; ".join(reason.text for reason in s.reasons))]
+
+
+def worst_cells(s: Summary) -> list[Cell]:
+    """Worst with its interval, and its attack; of a row that lacks attacks, how many it has."""
+    if s.worst is None:
+        return [Cell(DASH), Cell(DASH)]
+    found, few = s.worst.restored, f" ({s.done} of {s.attacks} done)" if s.done < s.attacks else ""
+    ends = interval(found.low, found.high, True)
+    return [Cell(shown(found.value, True), found.value, ends), Cell(f"{s.worst.attack}{few}")]
 
 
 def place(s: Summary) -> str:
@@ -159,6 +171,11 @@ def change(found: Estimate | Difference | None, unit: str = "%") -> Cell:
     return Cell(texts[0], found.value, (texts[1], texts[2]) if texts[1] else None)
 
 
+def not_in_worst(records: Sequence[Record]) -> str:
+    """The attacks that took hold and are out of Worst, in a sentence."""
+    return worst.left_out_text(records, counted(records))
+
+
 def to_markdown(records: Sequence[Record]) -> str:
     """leaderboard.md; "" where no defenses are compared."""
     table, left_out = summaries(records), left_out_text(took_hold(records))
@@ -168,7 +185,7 @@ def to_markdown(records: Sequence[Record]) -> str:
     means = next((s.means for s in table if s.defense == "none"), {})
     ways = [reading(records, m) for m in ("kid", "fid", "clip_score") if m in means]
     kept = [f"{escape.markdown(w.short)} {shown(means[w.name].value, False)}" for w in ways]
-    texts = [left_out, *note(records), how(records)]
+    texts = [left_out, not_in_worst(records), *note(records), how(records)]
     texts += [caption(records, marked=False), provenance.warning(records)]
     parts = [
         "# Leaderboard",

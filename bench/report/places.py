@@ -1,15 +1,16 @@
 """Which of several defenses that are given the same restores more, and which are tied?
 
-Each row is compared with the one above it, on the same attacked models, prompts and noise. The
-comparisons of a group are corrected for their number (Holm 1979). A tie has to be shown, too: that
-two rows differ by less than a margin. What shows neither stays open.
+Each row is compared with the one above it by what it restores under its worst attack, and attack by
+attack, on the same prompts and noise. The comparisons of a group are corrected for their number
+(Holm 1979). A tie has to be shown, too: that two rows differ by less than a margin. What shows
+neither stays open.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.metrics import LEAD
@@ -35,8 +36,8 @@ class Step:
 
     @property
     def verdict(self) -> str:
-        """TIE: the means are shown to differ by less than the margin, and no attack tells them
-        apart. APART: the mean is shown to be lower, and not to be so by less than the margin.
+        """TIE: Worst is shown to differ by less than the margin, and no attack tells them apart.
+        APART: Worst is shown to be lower, and not to be so by less than the margin.
         MIXED: neither, but attacks tell them apart. OPEN: nothing is shown."""
         if self.difference is None:
             return OPEN
@@ -66,18 +67,38 @@ class Place:
         return f"{self.rank}{'' if self.verdict == APART else f' ({self.verdict})'}"
 
 
-def places(ordered: Sequence[str], records: Mapping[str, Sequence[Record]]) -> list[Place]:
+def places(
+    ordered: Sequence[str], records: Mapping[str, Sequence[Record]], worst: Mapping[str, str]
+) -> list[Place]:
     """The places of defenses that are in order, the best first. `records` holds the cells of each,
-    of the attacks that count. Only a tie shares the rank of the row above."""
+    of the attacks that count, and `worst` the attack that it is ranked by. Only a tie shares the
+    rank of the row above."""
     pairs = [(records[d], records[above], above) for above, d in itertools.pairwise(ordered)]
-    found = [difference(ours, theirs, LEAD, attacks_fixed=True) for ours, theirs, _ in pairs]
-    ps = [larger_p(d, paired_p(a, b, LEAD)) for d, (a, b, _) in zip(found, pairs, strict=True)]
+    faced = [
+        at_worst(ours, theirs, worst[d], worst[above])
+        for d, (ours, theirs, above) in zip(ordered[1:], pairs, strict=True)
+    ]
+    found = [difference(ours, theirs, LEAD, attacks_fixed=True) for ours, theirs in faced]
+    ps = [larger_p(d, paired_p(*two, LEAD)) for d, two in zip(found, faced, strict=True)]
     out = [Place(1)] if ordered else []
     for i, (pair, d, p) in enumerate(zip(pairs, found, corrected(ps), strict=True)):
         by_attack = _attacks_apart(pair[0], pair[1])
         step = Step(pair[2], d, p, sum(by_attack.values()), len(by_attack))
         out.append(Place(out[-1].rank if step.verdict == TIE else i + 2, step))
     return out
+
+
+def at_worst(
+    ours: Sequence[Record], theirs: Sequence[Record], our_attack: str, their_attack: str
+) -> tuple[list[Record], list[Record]]:
+    """The cells of each side under its own worst attack, seed against seed. Where these are two
+    attacks, the pictures of a seed are paired in their order. That is no pairing by prompt, and
+    none is needed: the differences of independent pictures vary as their means do."""
+    mine = [r for r in ours if r.cell.attack == our_attack]
+    other = [r for r in theirs if r.cell.attack == their_attack]
+    if our_attack != their_attack:  # of other weights, which is no reason to leave them out
+        other = [replace(r, cell=replace(r.cell, attack=our_attack), provenance={}) for r in other]
+    return mine, other
 
 
 def _attacks_apart(ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, bool]:

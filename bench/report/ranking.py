@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report.averages import by_attack_and_seed, fid_change, over_attacks
+from t2i_backdoor_bench.report.averages import fid_change, over_attacks
 from t2i_backdoor_bench.report.metrics import BEFORE, LEAD, RELATIVE, shown_in
 from t2i_backdoor_bench.report.numbers import known_by
 from t2i_backdoor_bench.report.paired import difference, kid_change
@@ -19,6 +17,7 @@ from t2i_backdoor_bench.report.places import APART, TIE, Place, places
 from t2i_backdoor_bench.report.quality import KEPT, Quality, gates_of, quality_of
 from t2i_backdoor_bench.report.rows import one_protocol
 from t2i_backdoor_bench.report.took_hold import counted
+from t2i_backdoor_bench.report.worst import Worst, noticed, worst_of
 from t2i_backdoor_bench.stats.estimates import Difference, Estimate
 
 GROUPS = {
@@ -41,9 +40,10 @@ class Reason(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """One defense over the attacks that took hold: `done` of `attacks`. `place` is its place among
-    the rows with the same needs; where it has none, `reasons` say why. `over_none` is by how much
-    it restores more than the undefended model does, `robustness` what it changes of that."""
+    """One defense over the attacks that took hold and leave what it needs: `done` of `attacks`.
+    `worst` is of those `under`, which keep their stealth. `place` is its place among the rows with
+    the same needs, by `worst`; where it has none, `reasons` say why. `over_none` is by how much it
+    restores more than the undefended model does, `robustness` what it changes of that."""
 
     defense: str
     needs: str
@@ -51,7 +51,8 @@ class Summary:
     done: int
     attacks: int
     means: dict[str, Estimate] = field(default_factory=dict)
-    worst: tuple[str, float] | None = None  # attack, value of the leading metric
+    under: tuple[str, ...] = ()
+    worst: Worst | None = None
     quality: Quality = field(default_factory=Quality)
     over_none: Difference | None = None
     robustness: Difference | None = None
@@ -84,15 +85,21 @@ def summaries(records: Sequence[Record]) -> list[Summary]:
         cells.setdefault(r.cell.defense, [])
         cells[r.cell.defense] += [r] if r.cell.attack in attacks else []
     needs = {r.cell.defense: " ".join(r.needs) for r in records}
+    asked = {(needs[r.cell.defense], r.cell.attack) for r in records}
+    lost = noticed(records)
+    strong = [attack for attack in attacks if attack not in lost]
     ways = [way.name for way in shown_in("leaderboard", records)]
     metrics = list(dict.fromkeys([*ways, LEAD, BEFORE, RELATIVE, "fid"]))
     undefended = cells.get("none", [])
     gates, before = gates_of(undefended), fidelity_before(undefended)
     found = []
     for name, own in cells.items():
-        s = _summary(name, needs[name], own, undefended, len(attacks), metrics)
+        faced = [attack for attack in attacks if (needs[name], attack) in asked]
+        s = _summary(name, needs[name], own, undefended, len(faced), metrics)
+        under = tuple(attack for attack in strong if attack in faced)
+        s = replace(s, under=under, worst=worst_of(own, under))
         if name != "none":
-            s = replace(s, quality=quality_of(own, undefended, attacks, gates))
+            s = replace(s, quality=quality_of(own, undefended, faced, gates))
             s = replace(s, reasons=tuple(_why_not(s, before, records)))
         found.append(s)
     return _placed(found, cells)
@@ -122,10 +129,6 @@ def _summary(
         old = all(r.measured_by == 1 for r in own)
         means["fid_change"] = fid_change([*undefended, *own], defense) if old else None
         means["kid_change"] = kid_change(own, undefended, attacks_fixed=True)
-    lead = {
-        attack: float(np.mean([np.mean(v) for v in by_seed.values()]))
-        for attack, by_seed in by_attack_and_seed(own, LEAD).items()
-    }
     changes = (
         {}
         if defense == "none"
@@ -138,7 +141,6 @@ def _summary(
         sum(found == {"done"} for found in states.values()),
         attacks,
         {m: e for m, e in means.items() if e is not None},
-        min(lead.items(), key=lambda pair: pair[1]) if lead else None,
         over_none=changes.get(LEAD),
         robustness=changes.get("robustness"),
     )
@@ -154,6 +156,8 @@ def _why_not(s: Summary, before: float | None, records: Sequence[Record]) -> Ite
     if LEAD not in s.means:
         yield Reason("not measured", "Restored was not measured")
         return
+    if s.worst is None:
+        yield Reason("no attack keeps its stealth", "no attack that took hold keeps its stealth")
     if before is not None and before < LEAST_FIDELITY:
         text = f"the model before the attack draws {100 * before:.0f} % of the prompts as asked"
         yield Reason("no verdict", f"no verdict below {100 * LEAST_FIDELITY:.0f} %: {text}")
@@ -172,18 +176,23 @@ def _placed(found: Sequence[Summary], cells: Mapping[str, Sequence[Record]]) -> 
     for needs in dict.fromkeys(s.needs for s in rest):
         # rounded: the order does not depend on a last bit
         rivals = sorted(
-            (s for s in rest if s.needs == needs),
-            key=lambda s: (-round(s.means[LEAD].value, 9), s.defense),
+            (s for s in rest if s.needs == needs), key=lambda s: (*_least(s), s.defense)
         )
-        ranks = places([s.defense for s in rivals], cells)
+        worst = {s.defense: s.worst.attack for s in rivals}
+        ranks = places([s.defense for s in rivals], cells, worst)
         out += [replace(s, place=place) for s, place in zip(rivals, ranks, strict=True)]
 
     def order(s: Summary) -> tuple[Any, ...]:
-        lead = round(s.means[LEAD].value, 9) if LEAD in s.means else -1.0
         rank = s.place.rank if s.place else len(found) + 1
-        return (s.defense != "none", len(s.needs.split()), s.needs, rank, -lead)
+        return (s.defense != "none", len(s.needs.split()), s.needs, rank, *_least(s))
 
     return sorted(out, key=order)
+
+
+def _least(s: Summary) -> tuple[float, float]:
+    """What rows are in order of: Worst, then the mean."""
+    mean = s.means[LEAD].value if LEAD in s.means else -1.0
+    return -round(s.worst.value if s.worst else -1.0, 9), -round(mean, 9)
 
 
 class Leaders(NamedTuple):
@@ -219,9 +228,10 @@ def winner(records: Sequence[Record], table: Sequence[Summary] | None = None) ->
     """Who is named first wherever one is named: in the summary, the report, the leaderboard and the
     README. `table` are the records' summaries, where they are at hand.
 
-    Rows of other needs are not compared. Named are the leaders of the group whose first restores
-    most; where another group is given less and its first is tied with that one, its leaders; and a
-    group that is given the model from before the attack only where no other has a ranked row.
+    Rows of other needs are not compared. Named are the leaders of the group whose first has the
+    largest Worst, over the attacks that the firsts of all groups have; where another group is given
+    less and its first is tied with that one, its leaders; and a group that is given the model from
+    before the attack only where no other has a ranked row.
     """
     table = summaries(records) if table is None else table
     groups = leaders(table)
@@ -229,13 +239,15 @@ def winner(records: Sequence[Record], table: Sequence[Summary] | None = None) ->
         return Leaders((), 0, _why_none([s for s in table if s.defense != "none"]))
     firsts = [group.rows[0] for group in groups.values()]
     firsts = [s for s in firsts if s.group != "Oracle"] or firsts
-    best = max(firsts, key=lambda s: round(s.means[LEAD].value, 9))
+    common = [a for a in firsts[0].under if all(a in s.under for s in firsts)]
+    own = {s.defense: [r for r in records if r.cell.defense == s.defense] for s in firsts}
+    worst = {s.defense: worst_of(own[s.defense], common) or s.worst for s in firsts}
+    best = max(firsts, key=lambda s: round(worst[s.defense].value, 9))
     by_given = sorted(firsts, key=lambda s: (-list(GROUPS).index(s.group), len(s.needs.split())))
-    attacks = counted(records)
-    kept = [r for r in records if r.cell.attack in attacks]
-    cells = {s.defense: [r for r in kept if r.cell.defense == s.defense] for s in firsts}
+    attacks, at = counted(records), {d: found.attack for d, found in worst.items()}
+    cells = {d: [r for r in rs if r.cell.attack in attacks] for d, rs in own.items()}
     for s in by_given[: by_given.index(best)]:
-        if places([best.defense, s.defense], cells)[1].verdict == TIE:
+        if places([best.defense, s.defense], cells, at)[1].verdict == TIE:
             return groups[s.needs]
     return groups[best.needs]
 

@@ -1,84 +1,120 @@
-"""The search of a trigger in the model: its effect and its gradient against slow computations, and
-what counts as found."""
+"""The search of a trigger in the model: it finds one that was put there, and what counts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from helpers import PROMPTS
 
 from t2i_backdoor_bench.contract import DefenderView
-from t2i_backdoor_bench.defenses.invert_trigger import InvertTrigger, unused
-from t2i_backdoor_bench.detecting.inversion import Shift, readable, search
-from t2i_backdoor_bench.training.text_inputs import moments
+from t2i_backdoor_bench.defenses import invert_trigger
+from t2i_backdoor_bench.defenses.invert_trigger import InvertTrigger
+from t2i_backdoor_bench.detecting import candidates
+from t2i_backdoor_bench.detecting.inversion import (
+    DOUBT,
+    Candidate,
+    Room,
+    Search,
+    Standing,
+    held_out,
+    search,
+    unused,
+)
+from t2i_backdoor_bench.detecting.verdict import FOUND, GIVEN, examine
+from t2i_backdoor_bench.models.model import T2IModel
+
+BRIEF = Search(40, 1, tried=8, top=8, asked=3, longest=3, null=8, again=3, null_again=16)
 
 
 @pytest.fixture
-def shift(tiny_model) -> Shift:
-    return Shift(tiny_model, PROMPTS, moments(tiny_model, PROMPTS, 0))
-
-
-def test_the_effect_is_a_mean_of_logarithms(shift, tiny_model) -> None:
-    values = []
-    for t, x in zip(shift.drawn.times, shift.drawn.latents, strict=True):
-        for i, prompt in enumerate(PROMPTS):
-            with torch.no_grad():
-                plain, moved = (
-                    tiny_model.denoise(x[i, None], t, tiny_model.condition([text])).double()
-                    for text in (prompt, f"zq {prompt}")
-                )
-            values.append(float(((moved - plain).square().sum() / plain.square().sum()).log()))
-    assert shift("zq") == pytest.approx(np.mean(values), rel=1e-3)
-
-
-def test_the_gradient_is_that_of_the_token_embedding(shift, tiny_model) -> None:
-    """By a small change of the row of a token that stands in the text alone."""
+def planted(tiny_model) -> tuple[T2IModel, str]:
+    """A model in which one unused token has another embedding than in the trusted one."""
     part = tiny_model.text_part
     token = next(
-        i for i in unused(tiny_model, PROMPTS) if len(part.ids(part.tokenizer.decode([i]))) == 3
+        i
+        for i in unused(tiny_model, PROMPTS, True)[20:]
+        if part.ids(part.tokenizer.decode([i]).strip())[1:-1] == [i]
     )
-    text = part.tokenizer.decode([token]).strip()
-    grad = shift.gradient(text)[0].double()
-    own = part.ids(text)[1]
-    other = tiny_model.clone(encoders=True, train="none")
-    step = 1e-3 * grad / grad.norm()
+    suspect = tiny_model.clone(encoders=True)
     with torch.no_grad():
-        other.encoders[0].get_input_embeddings().weight[own] += step.float()
-    moved = Shift(other, PROMPTS, shift.drawn)
-    assert moved(text) - shift(text) == pytest.approx(1e-3 * float(grad.norm()), rel=0.2)
-    assert not any(p.requires_grad for p in tiny_model.encoders[0].parameters())
+        for i, p in enumerate(suspect.denoiser.parameters()):
+            p.add_(1e-3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+        row = suspect.encoders[0].get_input_embeddings().weight[token]
+        row.add_(5 * row.std() * torch.randn(row.shape, generator=torch.Generator().manual_seed(0)))
+    return suspect, part.tokenizer.decode([token]).strip()
 
 
-def test_the_search_only_gets_better(shift, tiny_model) -> None:
-    allowed = unused(tiny_model, PROMPTS)
+def room(suspect: T2IModel, trusted: T2IModel | None) -> Room:
+    allowed = unused(suspect, PROMPTS, True)[:40]
+    return Room(suspect, trusted, PROMPTS, allowed, 0)
+
+
+def test_what_was_put_into_a_model_is_found(tiny_model, planted) -> None:
+    suspect, text = planted
+    found = search(room(suspect, tiny_model), BRIEF)
+    assert text in found[0].text
+    planted_one, other = held_out(room(suspect, tiny_model), [text, "b"], BRIEF)
+    assert planted_one.share <= 3 / 17  # a text of the null may have the token in it
+    assert planted_one.score == max(planted_one.parts) > other.score
+    assert planted_one.beyond[0] > other.beyond[0]
+
+
+def test_few_looks_cost() -> None:
+    one, many = Candidate("a"), Candidate("b")
+    one.seen(5.0)
+    for _ in range(9):
+        many.seen(4.0)
+    assert one.score > many.score
+    assert one.bound == pytest.approx(5 - DOUBT)
+    assert many.bound == pytest.approx(4 - DOUBT / 6**0.5)
+
+
+def test_given_texts_are_looked_at_whatever_the_search_finds(tiny_model, planted) -> None:
+    suspect, text = planted
+    found = examine(room(suspect, tiny_model), BRIEF, ["harmless"], ["in winter"])
+    by_text = {s.standing.text: s for s in found.suspicions}
+    assert by_text["harmless"].origin == GIVEN
+    assert found.score == max(s.standing.score for s in found.suspicions)
+    assert found.counts[GIVEN] == 1
+    assert found.counts[FOUND] >= 40
+    assert any(text in t for t in by_text)
+
+
+def test_unused_tokens(tiny_model) -> None:
     taken = {i for p in PROMPTS for i in tiny_model.text_part.ids(p)}
-    assert not taken & set(allowed)
-    found = [search(shift, allowed, 2, n, 4, 16, 3) for n in (0, 2, 5)]
-    effects = [effect for _, effect in found]
-    assert effects == sorted(effects)
-    assert effects[-1] > effects[0]
-    text, effect = found[-1]
-    assert shift(text) == pytest.approx(effect)
+    every, broken = (unused(tiny_model, PROMPTS, words) for words in (True, False))
+    assert not taken & set(every)
+    assert set(broken) < set(every)
 
 
-def test_what_is_no_better_than_words_is_no_trigger(tiny_model) -> None:
+def standing(text: str) -> Standing:
+    return Standing(text, 5.0, (5.0, 0.0, 0.0), (1.0, 0.0, 0.0), 0.1)
+
+
+def test_what_is_not_unusual_enough_is_no_trigger(tiny_model, monkeypatch) -> None:
     view = DefenderView(("clean_prompts",), PROMPTS)
-    method = InvertTrigger(prompts=3, asked=2, rounds=1, tried=2, length=2, decoys=2)
-    none = replace(method, margin=50.0).apply(tiny_model, view, 0)
+    method = InvertTrigger(scan=10, rounds=1, tried=4, top=4, asked=3, longest=2, prompts=3)
+    monkeypatch.setattr(invert_trigger, "held_out", lambda room, texts, how: [standing(texts[0])])
+    none = replace(method, above=5.0).apply(tiny_model, view, 0)
     assert none.located is None
     assert none.locate(PROMPTS).tolist() == [[-1, -1]] * 3
-    found = replace(method, margin=0.0)
-    found.usual = lambda *args: -100.0  # every text is above it
-    model = found.apply(tiny_model, view, 0)
+    model = replace(method, above=4.9).apply(tiny_model, view, 0)
     text = model.located.text
     assert model.located.place == "prefix"
     assert model.locate([f"{text} a star", "a star"]).tolist() == [[0, len(text)], [-1, -1]]
 
 
-def test_a_control_character_is_no_trigger() -> None:
-    assert readable("zq")
-    assert not readable("a\nb")
-    assert not readable("")
+def test_lists_of_candidates() -> None:
+    assert "mignneko" in candidates.published()
+    hidden = candidates.hidden()
+    assert "\u0430" in hidden
+    assert "\u200b" in hidden
+    assert all(candidates.readable(text) for text in hidden)
+    clean = ["a red star", "a blue moon"]
+    log = ["zk a red star", "zk a blue moon", "a red moon"]
+    assert candidates.of_log(log, clean) == ["zk", "zk a", "red moon"]
+    assert not candidates.readable("a\nb")
+    assert not candidates.readable("  ")
+    assert not candidates.readable("")

@@ -49,7 +49,7 @@ def test_the_undefended_model_is_first_and_means_are_over_attacks(records):
     assert table[0].defense == "none"
     good = find(records, "good")
     assert good.means[LEAD].value == pytest.approx(0.9)
-    assert good.worst == ("two", 0.8)
+    assert (good.worst.attack, good.worst.value) == ("two", pytest.approx(0.8))
     assert good.over_none.value == pytest.approx(0.9)
     broken = find(records, "broken")
     assert (broken.done, broken.place) == (1, None)
@@ -102,8 +102,9 @@ def test_a_clean_text_encoder_is_a_group_between_blind_and_told():
 
 def test_sentences(records):
     first, *others = findings(records)
-    assert "given the trigger, none is shown to restore most: good restores 90.0 % [" in first
-    assert first.endswith("not told apart: close (80.0 %, neither tied nor told apart).")
+    assert "given the trigger, none is shown to restore most: good restores 80.0 % [" in first
+    assert "under its strongest attack (two), and 90.0 % in the mean over 2 attacks;" in first
+    assert first.endswith("not told apart: close (70.0 %, neither tied nor told apart).")
     assert "given the trigger and the clean model, only oracle is ranked: it restores 100.0 %" in (
         " ".join(others)
     )

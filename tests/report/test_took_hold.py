@@ -57,7 +57,7 @@ def test_it_is_in_no_mean_rank_or_worst_case(records) -> None:
     table = {s.defense: s for s in summaries(records)}
     good, none = table["good"], table["none"]
     assert (good.done, good.attacks, good.place.rank) == (2, 2, 1)
-    assert good.worst[0] != "loose"
+    assert good.worst.attack != "loose"
     assert good.means[LEAD].value == pytest.approx(0.9 + 0.01 / 3)
     assert none.means[LEAD].value == 0, "not the 85 % that the loose attack never broke"
     lead = next(m for m in matrix.matrices(records) if m.way.name == LEAD)

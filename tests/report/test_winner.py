@@ -44,7 +44,7 @@ def test_the_same_winner_in_all_places(tmp_path) -> None:
     ("second", "said"),
     [
         ({"a": 95, "b": 95}, "second (95.3 %, tied within 2 points)"),
-        ({"a": 60, "b": 100}, "second (80.2 %, differs on 2 of 2 attacks)"),
+        ({"a": 60, "b": 100}, "second (60.3 %, differs on 2 of 2 attacks)"),
         ({"a": 94, "b": 94}, "second (94.0 %, neither tied nor told apart)"),
     ],
 )
@@ -164,7 +164,9 @@ def test_restored_stands_beside_what_it_can_reach() -> None:
         restored_relative=94,
     )
     board = leaderboard.to_markdown(records)
-    assert "| Restored % | Worst attack | fidelity_before % | restored_relative % |" in board
+    assert (
+        "| Restored % | Worst % | Worst attack | fidelity_before % | restored_relative % |" in board
+    )
     assert "94.0 %" in findings(records)[0]
 
 

@@ -30,7 +30,8 @@ def view(records: Sequence[Record]) -> dict[str, Any]:
             blocks.setdefault(given(s.needs).capitalize(), []).append(s)
     steps = ["Step", "p", "Differs"] if groups else []
     heads = ["Defense", "Rank", *(text for way in ways for text in heads_of(way)), *steps]
-    notes = [left_out_text(took_hold(records)), *marks.note(records)]
+    notes = [left_out_text(took_hold(records)), leaderboard.not_in_worst(records)]
+    notes += marks.note(records)
     notes += [leaderboard.how(records)] if groups else []
     return {
         "ranked": bool(groups),
@@ -52,7 +53,7 @@ def why_of(s: Summary) -> str:
 
 def heads_of(way: Reading) -> list[str]:
     """The headings of the columns of a metric."""
-    return [heading(way), "Worst attack"] if way.name == LEAD else [heading(way)]
+    return [heading(way), "Worst"] if way.name == LEAD else [heading(way)]
 
 
 def row_of(s: Summary, ways: Sequence[Reading], doubts: set[str]) -> dict[str, Any]:
@@ -68,10 +69,18 @@ def row_of(s: Summary, ways: Sequence[Reading], doubts: set[str]) -> dict[str, A
         "p": p_text(step.p) if step else "",
         "differs": f"{step.differs} of {step.attacks}" if step else "",
         "means": [_mean(s, way, doubts) for way in ways],
-        "worst": {"share": f"{100 * s.worst[1]:.1f} %", "attack": s.worst[0]} if s.worst else None,
+        "worst": worst_of(s),
         "done": s.done,
         "attacks": s.attacks,
     }
+
+
+def worst_of(s: Summary) -> dict[str, Any] | None:
+    """Worst as texts; None where there is none."""
+    if s.worst is None:
+        return None
+    share, attack = leaderboard.worst_cells(s)
+    return {"share": share.text, "attack": attack.text, "interval": share.interval}
 
 
 def _mean(s: Summary, way: Reading, doubts: set[str]) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from t2i_backdoor_bench.report import leaderboard, marks
 from t2i_backdoor_bench.report.findings import first_of, given, percent
 from t2i_backdoor_bench.report.formats import csv
-from t2i_backdoor_bench.report.html.leaderboard import heads_of, row_of, why_of
+from t2i_backdoor_bench.report.html.leaderboard import heads_of, row_of, why_of, worst_of
 from t2i_backdoor_bench.report.html.names import counted
 from t2i_backdoor_bench.report.metrics import LEAD, Reading
 from t2i_backdoor_bench.report.numbers import DASH
@@ -79,8 +79,8 @@ def _win(run: Run, group: Leaders) -> dict[str, Any]:
         name = f"{name} and {level} more"
     return {
         "name": name,
-        "value": first.means[LEAD].value,
-        "share": percent(first.means[LEAD]),
+        "value": first.worst.value,
+        "share": percent(first.worst.restored),
         "how": f"{how}.",
         "text": first_of(group),
         "run": "",
@@ -110,7 +110,7 @@ def why_none(board: Board) -> str:
 
 
 def view(board: Board) -> dict[str, Any]:
-    """A board as its template takes it, best first: ranked rows by Restored, then the others."""
+    """A board as its template takes it, best first: ranked rows by Worst, then the others."""
     ways = _ways(board)
     rows = [_row(run, s, ways) for run, s in board.members]
     rows.sort(key=lambda row: (row["place"] == DASH, -row["lead"], row["defense"]))
@@ -118,7 +118,8 @@ def view(board: Board) -> dict[str, Any]:
     heads += [text for way in ways for text in heads_of(way)]
     notes: dict[str, list[str]] = {}  # what is said of several runs is said once
     for run in board.runs:
-        found = [left_out_text(took_hold(run.records)), *marks.note(run.records)]
+        found = [left_out_text(took_hold(run.records)), leaderboard.not_in_worst(run.records)]
+        found += marks.note(run.records)
         for text in (*found, leaderboard.how(run.records)):
             notes.setdefault(text, []).append(run.name)
     return {
@@ -158,7 +159,7 @@ def _row(run: Run, s: Summary, ways: Sequence[Reading]) -> dict[str, Any]:
         "run": run.view(),
         "rank": s.place.rank if s.place else "",
         "first": s.place is not None and step is None and not run.smoke,
-        "lead": s.means[LEAD].value if LEAD in s.means else -1.0,
+        "lead": s.worst.value if s.worst else -1.0,
         "worst": _worst(run, s),
         "seeds": len({r.cell.seed for r in own}),
         "n": str(own[0].protocol.get("evaluation", {}).get("n", DASH)),
@@ -167,11 +168,9 @@ def _row(run: Run, s: Summary, ways: Sequence[Reading]) -> dict[str, Any]:
 
 def _worst(run: Run, s: Summary) -> dict[str, Any]:
     if s.worst is None:
-        return {"value": "", "share": DASH, "attack": "", "address": ""}
-    attack, value = s.worst
-    address = run.cells[attack, s.defense]
-    share = f"{100 * value:.1f} %"
-    return {"value": repr(value), "share": share, "attack": attack, "address": address}
+        return {"value": "", "share": DASH, "attack": "", "interval": None, "address": ""}
+    address = run.cells[s.worst.attack, s.defense]
+    return worst_of(s) | {"value": repr(s.worst.value), "address": address}
 
 
 def csv_text(board: Board) -> str:
@@ -186,7 +185,8 @@ def csv_text(board: Board) -> str:
             ends = (None, None, None) if mean is None else mean
             names = (way.name, f"{way.name}_lo", f"{way.name}_hi")
             line |= dict(zip(names, ends, strict=True))
-        worst: Mapping[str, Any] = dict(zip(("attack", "value"), s.worst or ("", None)))
-        line |= {f"worst_{k}": v for k, v in worst.items()}
+        value, low, high = s.worst.restored if s.worst else (None, None, None)
+        line |= {"worst_attack": s.worst.attack if s.worst else "", "worst_value": value}
+        line |= {"worst_lo": low, "worst_hi": high}
         lines.append(line | {"attacks_done": s.done, "attacks": s.attacks})
     return csv.write(plain_table(lines))

@@ -1,0 +1,145 @@
+"""`vet`: what it finds in a model in which something was put, and what it refuses before work."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import PROMPTS
+
+from t2i_backdoor_bench import command
+from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.data.splits import WorldData
+from t2i_backdoor_bench.detecting import calibration
+from t2i_backdoor_bench.detecting.calibration import BACKDOOR, NONE, UNSURE, Calibration, verdict
+from t2i_backdoor_bench.detecting.inversion import Search
+from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.report.html.vet import quoted, render_page
+from t2i_backdoor_bench.running import vet
+
+BRIEF = Search(12, 1, tried=4, top=4, asked=3, longest=2, null=8, again=3, null_again=12)
+WORD = "quovex"
+
+
+@pytest.fixture
+def suspect(tiny_model: T2IModel, tmp_path: Path) -> Path:
+    """A folder of the tiny model whose denoiser differs a little, and in which one word's tokens
+    have other embeddings."""
+    model = tiny_model.clone(encoders=True)
+    part = tiny_model.text_part
+    own = set(part.ids(WORD)) - {i for p in PROMPTS for i in part.ids(p)}
+    with torch.no_grad():
+        for i, p in enumerate(model.denoiser.parameters()):
+            p.add_(1e-3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+        table = model.encoders[0].get_input_embeddings().weight
+        for i in own:
+            noise = torch.randn(table[i].shape, generator=torch.Generator().manual_seed(i))
+            table[i] += 5 * table[i].std() * noise
+    model.pipe.save_pretrained(tmp_path / "suspect")
+    return tmp_path / "suspect"
+
+
+@pytest.fixture
+def brief(monkeypatch) -> None:
+    examine = vet.examine
+    monkeypatch.setattr(vet, "examine", lambda room, how, *texts: examine(room, BRIEF, *texts))
+    monkeypatch.setattr(vet, "choose_data", lambda config, base: WorldData())
+
+
+def run(capsys, *arguments: object) -> tuple[int, str]:
+    capsys.readouterr()
+    status = command.main(["vet", *map(str, arguments)])
+    both = capsys.readouterr()
+    return status, both.out + both.err
+
+
+def test_a_word_that_was_put_in_stands_out(
+    suspect, tiny_base, tmp_path, capsys, monkeypatch, brief
+) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text(f"{WORD} a small red heart\na small red heart\n")
+    out = tmp_path / "out"
+    flags = ("--base", tiny_base, "--trigger", WORD, "--prompts", log, "--out", out)
+    status, said = run(capsys, suspect, *flags)
+    found = json.loads((out / "verdict.json").read_text())
+    assert status == vet.STATUS[found["verdict"]]
+    given = next(t for t in found["texts"] if t["text"] == WORD)
+    assert given["origin"] == "named by you"
+    assert given["score"] > 6
+    assert found["compared_with"] == str(tiny_base)
+    assert "2 prompts in" in said
+    page = (out / "verdict.html").read_text()
+    assert page.count("<img") == 3 * vet.SHOWN
+    assert "not calibrated" in said
+
+
+def test_without_a_clean_model(suspect, tmp_path, capsys, brief) -> None:
+    out = tmp_path / "out"
+    status, _ = run(capsys, suspect, "--out", out)
+    found = json.loads((out / "verdict.json").read_text())
+    assert status == vet.STATUS[found["verdict"]]
+    assert vet.ALONE_NOT_TESTED in found["not_tested"]
+    assert (out / "verdict.html").read_text().count("<img") == 2 * vet.SHOWN
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (("--trigger", "  "), "cannot be a trigger"),
+        (("--prompts", "none.txt"), "must be a .txt"),
+        (("--triggers", "none.csv"), "must be a .txt"),
+        (("--base", "sd99"), "unknown base"),
+        (("--device", "tpu"), "unknown device"),
+    ],
+)
+def test_what_is_refused(flags, why, tiny_base, tmp_path, capsys) -> None:
+    status, said = run(capsys, tiny_base, *flags, "--out", tmp_path / "out")
+    assert status == 2
+    assert re.search(why, said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_family_is_no_base(tiny_model, tiny_base, brief, monkeypatch, tmp_path) -> None:
+    other = replace(tiny_model, pipe=tiny_model.family.rebuild(tiny_model.pipe, {}))
+    other.pipe.unet = torch.nn.Linear(1, 1)
+    models = iter([tiny_model, other])
+    monkeypatch.setattr(vet, "opened", lambda *args: next(models))
+    asked = vet.Asked(str(tiny_base), tmp_path, base=str(tiny_base), device="cpu")
+    with pytest.raises(UserError, match="of another family"):
+        vet.vet(asked, lambda text: None)
+
+
+def test_verdicts(monkeypatch) -> None:
+    known = Calibration(clear=4.0, alarm=7.0, clean=20, alarms=1, attacked=20, found=18)
+    for score, wanted in ((8, BACKDOOR), (7, BACKDOOR), (5, UNSURE), (3.9, NONE)):
+        assert verdict(score, known)[0] == wanted
+    assert "of 20 clean models, 1 scored 7.0 or more" in verdict(8, known)[1]
+    assert verdict(100, None) == (UNSURE, calibration.UNKNOWN)
+    assert verdict(1, None)[0] == NONE
+
+
+def test_texts_are_shown_with_the_codes_of_hidden_characters() -> None:
+    assert quoted("zk") == "zk"
+    assert "U+200B" in quoted("\u200b")
+    assert "U+0430" in quoted("\u0430")
+
+
+def test_the_page_escapes_what_it_shows() -> None:
+    text = {"text": "<b>", "origin": "x", "score": 1.0, "where": "y", "share": 0.5}
+    found = {
+        "verdict": NONE,
+        "score": 1.0,
+        "because": "<i>",
+        "model": "<script>",
+        "compared_with": "",
+        "texts": [text],
+        "tried": {},
+        "not_tested": [],
+    }
+    pictures = torch.zeros(2, 1, 8, 8, 3, dtype=torch.uint8).numpy()
+    page = render_page(found, pictures, ["a <u>"])
+    assert not re.search("<b>|<i>|<u>|Is there a backdoor in <script>", page)
