@@ -14,6 +14,7 @@ Verbs, and the flag that does the same (each also takes `--help`):
   submit FOLDER --by ME  check a run, strip private paths, and pack it for a leaderboard
   accept ARCHIVE --by ME check what somebody submitted, and make a random sample of it again
   clean FOLDER           say what a run folder may lose and how much that frees; --delete deletes
+  pack FOLDER            put its records into one compressed file, which every verb reads
   site OUT FOLDER...     a static site of these run folders: boards, and a page for each run, method
                          and cell
   convert OLD NEW        make safetensors of pickled weights, without running what is in them

@@ -12,6 +12,8 @@ from t2i_backdoor_bench.running.scales import DTYPES, EXECUTORS, FORMS, SCALES, 
 
 NAMED = "names, groups or all, separated by commas; name[option=value,...] is a variant"
 KINDS = ("attacks", "defenses", "metrics", "bases", "suites")  # what `list` can be asked for
+FORM_HELP = "a diffusers folder, the changed tensors, or a LoRA difference (default: folder)"
+COLUMNS = "what a paper reports: attack, defense, metric, value, source"
 SHELLS = ("bash", "zsh", "fish")
 TEXTS = {  # flags that take a text: metavar, help
     "attacks": ("NAMES", f"{NAMED}; a+b puts both into one model (default: core)"),
@@ -211,16 +213,14 @@ def make_parsers() -> dict[str, Parser]:
     add("folder", type=path, metavar="FOLDER", help="a new folder")
     default = Path("results/run-quick")
     add("--out", type=path, default=default, metavar="RUN", help=f"its run (default: {default})")
-    forms = "a diffusers folder, the changed tensors, or a LoRA difference (default: folder)"
-    add("--form", choices=FORMS, default="folder", help=forms)
+    add("--form", choices=FORMS, default="folder", help=FORM_HELP)
     add("--rank", type=int, help="of the LoRA difference (default: 16)")
     add = parser("submit", "Check a run, strip private paths, and pack it for a leaderboard.")
     add("folder", type=path, metavar="FOLDER", help="a finished run")
     add("--by", required=True, metavar="NAME", help="who made it, as the site shall show it")
     add("--title", default="", help="what the site shall call the run (default: its folder)")
     add("--contact", default="", help="where questions go, such as a mail address; it is shown")
-    columns = "what a paper reports: attack, defense, metric, value, source"
-    add("--reported", type=path, metavar="CSV", help=columns)
+    add("--reported", type=path, metavar="CSV", help=COLUMNS)
     add("--out", type=path, metavar="ARCHIVE", help="default: FOLDER.submission.tar.gz")
     add("--sign", type=path, metavar="KEY", help="an SSH key that signs the records")
     add = parser("accept", "Check what was submitted, and make a random sample of it again.")
@@ -234,6 +234,9 @@ def make_parsers() -> dict[str, Parser]:
     add("folder", type=path, metavar="FOLDER", help="a run folder")
     kinds = "what to delete, separated by commas, or all: the names that are listed without this"
     add("--delete", metavar="KINDS", help=kinds)
+    add = parser("pack", "Put the records of a run folder into one compressed file.")
+    add("folder", type=path, metavar="FOLDER", help="a run folder")
+    add("--undo", action="store_true", help="give each record a file of its own again")
     add = parser("push", "Push a model or the results of a run to a hub, or into a folder.")
     what = (
         "a run folder, a model that --save-models or export wrote, or a cell: ATTACK/DEFENSE/SEED"

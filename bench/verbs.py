@@ -126,6 +126,15 @@ def clean(arguments: list[str]) -> int:
     return 0
 
 
+def pack(arguments: list[str]) -> int:
+    """`store.packing`: the records of a run folder as one compressed file. Raises UserError."""
+    flags = make_parsers()["pack"].parse_args(arguments)
+    from t2i_backdoor_bench.store import packing
+
+    print(visible((packing.unpack if flags.undo else packing.pack)(flags.folder)))
+    return 0
+
+
 def completion(arguments: list[str]) -> int:
     """`completion.script` of a shell. Raises UserError."""
     shell = make_parsers()["completion"].parse_args(arguments).shell
@@ -186,6 +195,7 @@ APART = {
     "submit": submit,
     "accept": accept,
     "clean": clean,
+    "pack": pack,
     "completion": completion,
     "push": push,
     "vet": vet,

@@ -24,6 +24,7 @@ from t2i_backdoor_bench.store import provenance
 from t2i_backdoor_bench.store.commits import is_clone, source_at
 from t2i_backdoor_bench.store.folder import WRONG, Store
 from t2i_backdoor_bench.store.guard import entries
+from t2i_backdoor_bench.store.packed import PACKED, read_packed
 from t2i_backdoor_bench.store.prompts import prompts_key
 
 # of run.json: read back as settings, and what says where the cells were made
@@ -260,9 +261,19 @@ def damaged_files(store: Store) -> list[str]:
                 wrong.append(f"{name} has no checksum")
             elif store.damaged(name):
                 wrong.append(f"{name} is damaged: it does not fit its checksum")
+        elif name == PACKED:
+            wrong += _damaged_pack(store)
         elif name.endswith(".json") and "/" in name:
             wrong += _damaged_record(store, name.removesuffix(".json"))
     return wrong
+
+
+def _damaged_pack(store: Store) -> list[str]:
+    try:
+        keys = list(read_packed(store.path(PACKED)))
+    except (ValueError, OSError, RecursionError) as error:
+        return [f"{PACKED} is damaged: {error}"]
+    return [text for key in keys for text in _damaged_record(store, f"cells/{key}")]
 
 
 def _damaged_record(store: Store, name: str) -> list[str]:
@@ -278,4 +289,4 @@ def _damaged_record(store: Store, name: str) -> list[str]:
 def forgotten(plan_: Plan, store: Store) -> int:
     """How many records in the folder are of no cell of the plan, and in no table."""
     keys = {cell.key for cell in plan_.cells}
-    return sum(path.stem not in keys for path in store.files("cells", ".json"))
+    return sum(key not in keys for key in store.record_keys())

@@ -8,6 +8,7 @@ runs as always, and finds out by itself.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
@@ -110,11 +111,13 @@ def _cells(store: Store) -> str:
     """Digest of the records of the folder's plan; "" where one is not there, or its pictures are
     damaged."""
     keys = sorted({cell["key"] for cell in read_plan(store).get("cells", [])})
-    paths = {key: store.path(f"cells/{key}.json") for key in keys}
-    whole = all(path.is_file() for path in paths.values()) and not any(
+    texts = {key: store.record_bytes(key) for key in keys}
+    whole = all(texts.values()) and not any(
         store.damaged(f"samples/{key}.safetensors") for key in keys
     )
-    return digest({key: file_digest(path) for key, path in paths.items()}) if whole else ""
+    if not whole:
+        return ""
+    return digest({key: hashlib.sha256(text).hexdigest() for key, text in texts.items() if text})
 
 
 def _results(store: Store) -> list[Path]:

@@ -6,12 +6,13 @@ The second names the digest of all records: where those have changed since, it c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from t2i_backdoor_bench.contract.hashing import digest, file_digest
+from t2i_backdoor_bench.contract.hashing import digest
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.forms import each, name, obj, text, whole
 from t2i_backdoor_bench.store.signatures import check
@@ -52,7 +53,8 @@ class Standing:
 
 def records_digest(store: Store) -> str:
     """One digest of all files of records in the folder."""
-    return digest({path.name: file_digest(path) for path in store.files("cells", ".json")})
+    texts = {key: store.record_bytes(key) or b"" for key in store.record_keys()}
+    return digest({f"{key}.json": hashlib.sha256(text).hexdigest() for key, text in texts.items()})
 
 
 def standing(store: Store, known: Path | None = None) -> Standing:

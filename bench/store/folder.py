@@ -1,7 +1,7 @@
 """The run folder: records with checksums, samples and weights as safetensors, every file written
 whole or not at all.
 
-OUT/cells/<key>.json                     one record a cell
+OUT/cells/<key>.json                     one record a cell; or all of them in OUT/cells.jsonl.xz
 OUT/samples/<key>.safetensors (.sha256)  its images
 OUT/models/<key>.safetensors (.sha256)   attacked weights, and <key>.json what the attack reported
 OUT/training/<key>/                      where trainings that a kill ends go on, while they last
@@ -34,6 +34,7 @@ from t2i_backdoor_bench.store.atomic import storing, sweep_partials, write_atomi
 from t2i_backdoor_bench.store.forms import Check, WrongForm, anything
 from t2i_backdoor_bench.store.guard import check_folder, entries, inside
 from t2i_backdoor_bench.store.locks import Locks
+from t2i_backdoor_bench.store.packed import PACKED, read_packed
 from t2i_backdoor_bench.store.record_format import RECORD, as_json, parse_result
 
 WRONG = (
@@ -44,6 +45,7 @@ WRONG = (
     OverflowError,
     RecursionError,
 )  # what reading a file of others can end with
+CELLS = "cells"
 DIGEST = 80  # bytes of a file of a checksum, at most
 MOST_SAID = 200  # letters of why a file is damaged
 
@@ -66,6 +68,7 @@ class Store:
         self.root, self.say, self.since = Path(root), say, since
         self._written: set[Path] = set()
         self._reported: set[Path] = set()
+        self._packed: dict[str, bytes] | None = None
         self._locks = Locks(self.root / "locks")
         if read_only:
             check_folder(self.root)
@@ -134,7 +137,8 @@ class Store:
         if self._ignored(path):
             return None
         try:
-            record = parse(path.read_bytes())
+            found = self.record_bytes(path.stem) if path.parent.name == CELLS else None
+            record = parse(path.read_bytes() if found is None else found)
             if record["sha256"] != digest(record["payload"]):
                 return self._damaged(path)
             form(record["payload"], "")
@@ -241,8 +245,40 @@ class Store:
         payload = self.read_record(f"cells/{key}", RECORD)
         return None if payload is None else parse_result(payload)
 
+    def record_bytes(self, key: str) -> bytes | None:
+        """The text of the record of a cell, whole or not; None where there is none."""
+        path = self.path(f"{CELLS}/{key}.json")
+        return path.read_bytes() if path.is_file() else self._from_packed().get(key)
+
+    def record_keys(self) -> list[str]:
+        """The keys of all records, whole or not."""
+        return sorted({p.stem for p in self.files(CELLS, ".json")} | set(self._from_packed()))
+
+    def _from_packed(self) -> dict[str, bytes]:
+        """The texts of the records that are in one file, read once."""
+        if self._packed is None:
+            path, self._packed = self.path(PACKED), {}
+            if path.is_file() and not self._ignored(path):
+                try:
+                    self._packed = read_packed(path)
+                except (*WRONG, OSError, MemoryError) as error:
+                    self._damaged(path, str(error))
+        return self._packed
+
+    def unpack_records(self) -> None:
+        """Give each record that is in the file of all a file of its own."""
+        for key, text in self._from_packed().items():
+            path = self.path(f"{CELLS}/{key}.json")
+            if not path.is_file():
+                write_atomic(path, lambda partial, text=text: partial.write_bytes(text))
+        with storing(self.root):
+            self.path(PACKED).unlink(missing_ok=True)
+        self._packed = {}
+
     def drop_result(self, key: str) -> None:
         """Forget the record of a cell that is made again."""
+        if key in self._from_packed():
+            self.unpack_records()
         path = self.path(f"cells/{key}.json")
         with storing(path):
             path.unlink(missing_ok=True)
@@ -256,7 +292,7 @@ class Store:
 
     def all_results(self) -> list[Record]:
         """Every whole record in the folder, by attack, defense and seed."""
-        found = [self.read_result(path.stem) for path in self.files("cells", ".json")]
+        found = [self.read_result(key) for key in self.record_keys()]
         order = [r for r in found if r is not None]
         return sorted(
             order, key=lambda r: (r.cell.base, r.cell.attack, r.cell.defense, r.cell.seed)
