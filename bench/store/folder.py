@@ -31,20 +31,12 @@ from t2i_backdoor_bench.contract.strict_json import parse
 from t2i_backdoor_bench.store.array_forms import check_arrays
 from t2i_backdoor_bench.store.arrays import read, write
 from t2i_backdoor_bench.store.atomic import storing, sweep_partials, write_atomic, write_text
-from t2i_backdoor_bench.store.forms import Check, WrongForm, anything
+from t2i_backdoor_bench.store.forms import WRONG, Check, WrongForm, anything
 from t2i_backdoor_bench.store.guard import check_folder, entries, inside
 from t2i_backdoor_bench.store.locks import Locks
-from t2i_backdoor_bench.store.packed import PACKED, read_packed
+from t2i_backdoor_bench.store.packed import PackedRecords
 from t2i_backdoor_bench.store.record_format import RECORD, as_json, parse_result
 
-WRONG = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-)  # what reading a file of others can end with
 CELLS = "cells"
 DIGEST = 80  # bytes of a file of a checksum, at most
 MOST_SAID = 200  # letters of why a file is damaged
@@ -68,7 +60,7 @@ class Store:
         self.root, self.say, self.since = Path(root), say, since
         self._written: set[Path] = set()
         self._reported: set[Path] = set()
-        self._packed: dict[str, bytes] | None = None
+        self._packed = PackedRecords(self.path, self._ignored, self._damaged)
         self._locks = Locks(self.root / "locks")
         if read_only:
             check_folder(self.root)
@@ -195,15 +187,12 @@ class Store:
         if not right:
             return self._damaged(path)
         if path.suffix == ".safetensors":
-            try:
-                with safe_open(
-                    path, framework="numpy"
-                ):  # reads the header alone, and checks it against the size of the file
+            try:  # the header alone, against the size of the file
+                with safe_open(path, framework="numpy"):
                     pass
             except (SafetensorError, OSError, ValueError) as error:
-                return self._damaged(
-                    path, f"it is no safetensors file: {str(error).splitlines()[0]}"
-                )
+                why = str(error).splitlines()[0]
+                return self._damaged(path, f"it is no safetensors file: {why}")
         return path
 
     def checksum(self, name: str) -> str:
@@ -248,36 +237,19 @@ class Store:
     def record_bytes(self, key: str) -> bytes | None:
         """The text of the record of a cell, whole or not; None where there is none."""
         path = self.path(f"{CELLS}/{key}.json")
-        return path.read_bytes() if path.is_file() else self._from_packed().get(key)
+        return path.read_bytes() if path.is_file() else self._packed.texts().get(key)
 
     def record_keys(self) -> list[str]:
         """The keys of all records, whole or not."""
-        return sorted({p.stem for p in self.files(CELLS, ".json")} | set(self._from_packed()))
-
-    def _from_packed(self) -> dict[str, bytes]:
-        """The texts of the records that are in one file, read once."""
-        if self._packed is None:
-            path, self._packed = self.path(PACKED), {}
-            if path.is_file() and not self._ignored(path):
-                try:
-                    self._packed = read_packed(path)
-                except (*WRONG, OSError, MemoryError) as error:
-                    self._damaged(path, str(error))
-        return self._packed
+        return sorted({p.stem for p in self.files(CELLS, ".json")} | set(self._packed.texts()))
 
     def unpack_records(self) -> None:
         """Give each record that is in the file of all a file of its own."""
-        for key, text in self._from_packed().items():
-            path = self.path(f"{CELLS}/{key}.json")
-            if not path.is_file():
-                write_atomic(path, lambda partial, text=text: partial.write_bytes(text))
-        with storing(self.root):
-            self.path(PACKED).unlink(missing_ok=True)
-        self._packed = {}
+        self._packed.unpack(lambda key: self.path(f"{CELLS}/{key}.json"))
 
     def drop_result(self, key: str) -> None:
         """Forget the record of a cell that is made again."""
-        if key in self._from_packed():
+        if key in self._packed.texts():
             self.unpack_records()
         path = self.path(f"cells/{key}.json")
         with storing(path):
@@ -292,8 +264,7 @@ class Store:
 
     def all_results(self) -> list[Record]:
         """Every whole record in the folder, by attack, defense and seed."""
-        found = [self.read_result(key) for key in self.record_keys()]
-        order = [r for r in found if r is not None]
-        return sorted(
-            order, key=lambda r: (r.cell.base, r.cell.attack, r.cell.defense, r.cell.seed)
-        )
+        found = (self.read_result(key) for key in self.record_keys())
+        cells = ((r.cell, r) for r in found if r is not None)
+        order = sorted(cells, key=lambda c: (c[0].base, c[0].attack, c[0].defense, c[0].seed))
+        return [record for _, record in order]

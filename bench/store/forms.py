@@ -12,6 +12,8 @@ from typing import Any
 Check = Callable[[Any, str], None]
 LONGEST = 2000  # letters of a name
 LARGEST = 1e30  # of any score, cost or count; the squares of larger ones are soon infinite
+# what reading a file of others can end with
+WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class WrongForm(ValueError):

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import lzma
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from t2i_backdoor_bench.contract.strict_json import parse
-from t2i_backdoor_bench.store.atomic import write_atomic
+from t2i_backdoor_bench.store.atomic import storing, write_atomic
+from t2i_backdoor_bench.store.forms import WRONG
 
 PACKED = "cells.jsonl.xz"
 # unpacked, so that a small file cannot fill the memory; 1000 cells take 60 MB
@@ -71,3 +72,41 @@ def _unpacked(path: Path) -> bytes:
     except lzma.LZMAError as error:
         raise ValueError(f"it is not what xz writes: {error}") from None
     return b"".join(parts)
+
+
+class PackedRecords:
+    """The texts of the records of a run folder that are in one file, read once. `place` gives the
+    file of a name; `ignored`: whether a file counts as absent; `damaged` is told of one that cannot
+    be read, and why."""
+
+    def __init__(
+        self,
+        place: Callable[[str], Path],
+        ignored: Callable[[Path], bool],
+        damaged: Callable[[Path, str], None],
+    ) -> None:
+        self.place, self.ignored, self.damaged = place, ignored, damaged
+        self._texts: dict[str, bytes] | None = None
+
+    def texts(self) -> dict[str, bytes]:
+        """By key."""
+        if self._texts is None:
+            path, self._texts = self.place(PACKED), {}
+            if path.is_file() and not self.ignored(path):
+                try:
+                    self._texts = read_packed(path)
+                except (*WRONG, OSError, MemoryError) as error:
+                    self.damaged(path, str(error))
+        return self._texts
+
+    def unpack(self, file_of: Callable[[str], Path]) -> None:
+        """Write each text that has no file of its own into `file_of(key)`, and drop the file of
+        all."""
+        for key, text in self.texts().items():
+            path = file_of(key)
+            if not path.is_file():
+                write_atomic(path, lambda partial, text=text: partial.write_bytes(text))
+        whole = self.place(PACKED)
+        with storing(whole.parent):
+            whole.unlink(missing_ok=True)
+        self._texts = {}
