@@ -66,7 +66,8 @@ def test_the_summary_says_what_was_learned_what_failed_and_where(records, tmp_pa
         out,
     )
     text = " ".join(out.getvalue().split())
-    assert "good restores 90.0 %" in text
+    assert "good restores 80.0 %" in text
+    assert "90.0 % in the mean" in text
     assert "no result two x broken, seed 0" in text
     assert "11 of 12 cells done" in text
     assert "table.csv, plots/, report.html" in text
