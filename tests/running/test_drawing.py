@@ -233,7 +233,8 @@ def test_another_trigger_or_a_probe_trains_anew(composed):
     run(replace(composed, overrides=("locates.word=zebra",)))
     assert TRAINED == ["mignneko", "zebra"]
     TRAINED.clear()
-    run(replace(composed, probe=True, out=composed.folder.parent / "probed"))
+    asked = f"{METRICS},asr_finetuned"
+    run(replace(composed, probe=True, metrics=asked, out=composed.folder.parent / "probed"))
     assert TRAINED == ["mignneko"] * 2, "probes need the model itself"
 
 
