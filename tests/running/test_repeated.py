@@ -39,7 +39,7 @@ def run(tmp_path: Path, clean_registry, monkeypatch) -> tuple[Config, Store]:
         monkeypatch.delenv(variable)
     for kind in (registry.attacks, registry.defenses, registry.metrics):
         monkeypatch.setattr(kind, "entries", {})
-    config = make_config({"out": str(tmp_path / "run"), "scale": "smoke"})
+    config = make_config({"out": str(tmp_path / "run"), "scale": "smoke", "controls": True})
     store = Store(config.folder)
     records = [
         Record(
