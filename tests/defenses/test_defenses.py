@@ -36,6 +36,7 @@ SMALL = {
 }
 SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2, "grid": 3, "copies": 2}
 SMALL |= {"search": 1, "rounds": 1, "rank": 2, "attack": 1, "asked": 2, "top": 8, "length": 2}
+SMALL |= {"scan": 4, "longest": 2}
 SMALL |= {"teacher": 1, "threshold": 0.99}  # of pruning: after two steps masks are still near 1
 UNTRAINED = ("none", "uce", "uce_phrase", "concept_prune", "noise_weights")  # no steps
 OF_TEXT = (
