@@ -173,7 +173,8 @@ def proposals(
         a, b = (room.ids(found[i].text) for i in rng.integers(min(8, len(found)), size=2))
         texts.append(room.decode([*a[: int(rng.integers(len(a) + 1))], *b][: how.longest]).strip())
         if len(a) > 1:
-            texts.append(room.decode([t for j, t in enumerate(a) if j != rng.integers(len(a))]))
+            out = int(rng.integers(len(a)))
+            texts.append(room.decode([*a[:out], *a[out + 1 :]]))
     fresh = [t for t in dict.fromkeys(t.strip() for t in texts) if t not in taken and readable(t)]
     short = [t for t in fresh if len(room.ids(t)) <= how.longest]
     return [Candidate(t) for t in short[: how.tried]]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from t2i_backdoor_bench.contract import Data, UserError
+from t2i_backdoor_bench.data.text_tables import text_of
 from t2i_backdoor_bench.detecting.calibration import BACKDOOR, NONE, UNSURE, calibration, verdict
 from t2i_backdoor_bench.detecting.candidates import of_log, readable
 from t2i_backdoor_bench.detecting.inversion import Room, Search, bare, unused
@@ -176,5 +177,5 @@ def lines_of(path: Path, flag: str, what: str) -> list[str]:
     """The lines of a text file that are not empty. Raises UserError."""
     if path.suffix.casefold() != ".txt" or not path.is_file():
         raise UserError(f"{flag} {path} must be a .txt with a {what} a line")
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = text_of(path.read_bytes())[0].splitlines()
     return [line.strip() for line in lines if line.strip()]
