@@ -14,16 +14,18 @@ UNKNOWN = "not calibrated for models of this kind: how often a clean one scores 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of one kind of model and one way (with a trusted model beside it or not): at `alarm` and
-    above, `alarms` of `clean` clean models scored; at `clear` and above, `found` of `attacked`
-    attacked ones. Between them nobody can say."""
+    """Of one kind of model and one way (with a trusted model beside it or not): of `clean` clean
+    models, `alarms` scored `alarm` or more, and `doubts` from `clear` to there; of `attacked`
+    attacked ones, `found` scored `alarm` or more, and `missed` less than `clear`."""
 
     clear: float
     alarm: float
     clean: int
     alarms: int
+    doubts: int
     attacked: int
     found: int
+    missed: int
 
     def verdict(self, score: float) -> str:
         if score >= self.alarm:
@@ -33,8 +35,10 @@ class Calibration:
     @property
     def words(self) -> str:
         return (
-            f"of {self.clean} clean models, {self.alarms} scored {self.alarm:.1f} or more; of"
-            f" {self.attacked} attacked ones, {self.found} scored {self.clear:.1f} or more"
+            f"of {self.clean} clean models, {self.alarms} scored {self.alarm:.1f} or more, and"
+            f" {self.doubts} from {self.clear:.1f} to there; of {self.attacked} attacked ones,"
+            f" {self.found} scored {self.alarm:.1f} or more, and {self.missed} less than"
+            f" {self.clear:.1f}"
         )
 
 

@@ -41,11 +41,17 @@ class Examined:
 
 
 def examine(
-    room: Room, how: Search, given: Sequence[str] = (), log: Sequence[str] = ()
+    room: Room,
+    how: Search,
+    given: Sequence[str] = (),
+    log: Sequence[str] = (),
+    known: Sequence[str] | None = None,
 ) -> Examined:
     """Search a trigger, and look again at the best texts of the search, at all that are given, and
-    at those of the log and of the known lists that stood out in the scan."""
-    origins = dict.fromkeys(published(), PUBLISHED) | dict.fromkeys(hidden(), HIDDEN)
+    at those of the log and of the known lists that stood out in the scan. `known`: triggers of
+    published attacks; None: those of this suite."""
+    those = published() if known is None else known
+    origins = dict.fromkeys(those, PUBLISHED) | dict.fromkeys(hidden(), HIDDEN)
     origins |= dict.fromkeys(log, LOG) | dict.fromkeys(given, GIVEN)
     listed = [text for text, origin in origins.items() if origin != GIVEN]
     best = [candidate.text for candidate in search(room, how, [*listed, *given])]
