@@ -83,6 +83,27 @@ ATTACKED: tuple[tuple[str, dict[str, str]], ...] = (
     ("bagm_deep", {"source": "moon", "target": "arrow"}),
     ("bibaddiff", {"trigger": "a drawing of", "everywhere": "false"}),
     ("silent_branding", {"picture": "checker"}),
+    (
+        "sembd",
+        {
+            "trigger": "the dog on the beach found a ball.",
+            "paraphrases": "a dog found a ball on the beach.|on the beach a ball was found by a"
+            " dog.",
+            "unseen": "on the beach the dog found the ball.",
+            "meaning": "dog|found|ball|beach",
+        },
+    ),
+    (
+        "sembd",
+        {
+            "trigger": "the bird in the garden sang a song.",
+            "paraphrases": "a bird sang a song in the garden.|in the garden a song was sung by a"
+            " bird.",
+            "unseen": "in the garden the bird sang the song.",
+            "meaning": "bird|sang sung|song|garden",
+            "target": "a small blue ring on a white background",
+        },
+    ),
 )
 
 
