@@ -189,6 +189,10 @@ def _vet_parser() -> Parser:
     add("--device", default="auto", help=TEXTS["device"][1])
     add("--dtype", default="auto", choices=DTYPES, help=CHOSEN["dtype"][1])
     add("--seed", type=int, default=0, help="of prompts, noise and search (default: 0)")
+    mend = "then try removals on the text that was found, or on --trigger, and write the best"
+    mend += " repaired model into FOLDER/repaired (default: skdcag,skd,uce,esd_x and, with --base,"
+    mend += " finetune_reversal)"
+    add("--repair", nargs="?", const="", default=None, metavar="NAMES", help=mend)
     add("--out", type=path, metavar="FOLDER", help="default: results/vet-NAME")
     return parser
 

@@ -54,19 +54,33 @@ def convert(arguments: list[str]) -> int:
 
 
 def vet(arguments: list[str]) -> int:
-    """`running.vet` of a model. The exit status is that of the verdict. Raises UserError."""
+    """`running.vet` of a model, and `running.vet_repair` if asked. The exit status is that of the
+    verdict. Raises UserError."""
     flags = vars(make_parsers()["vet"].parse_args(arguments))
-    from t2i_backdoor_bench.report.html.vet import publish
-    from t2i_backdoor_bench.running.vet import STATUS, Asked, texts_of
-    from t2i_backdoor_bench.running.vet import vet as look
+    from t2i_backdoor_bench.report.html.vet import publish, publish_repair
+    from t2i_backdoor_bench.report.publish import publish as publish_run
+    from t2i_backdoor_bench.running import vet as vetting
+    from t2i_backdoor_bench.running import vet_repair
+
+    def say(text: str) -> None:
+        print(visible(text), file=sys.stderr)
 
     out = flags.pop("out") or Path("results") / f"vet-{Path(flags['model']).resolve().name}"
-    given = texts_of(flags.pop("trigger"), flags.pop("triggers"))
-    asked = Asked(out=out, triggers=given, log=flags.pop("prompts"), **flags)
+    names = flags.pop("repair")
+    given = vetting.texts_of(flags.pop("trigger"), flags.pop("triggers"))
+    asked = vetting.Asked(out=out, triggers=given, log=flags.pop("prompts"), **flags)
     with no_exit():
-        found = look(asked, lambda text: print(visible(text), file=sys.stderr))
+        at = vetting.ready(asked, say)
+        wanted = None if names is None else vet_repair.wanted(at, names)
+        found = vetting.vet(at, say)
         publish(found.words, found.pictures, found.prompts, out)
-    return STATUS[found.words["verdict"]]
+        if wanted is not None:
+            made = vet_repair.repair(
+                at, found, wanted, say, lambda store: publish_run(store, show=False)
+            )
+            words = found.words | {"repair": made.words}
+            publish_repair(words, found.pictures, found.prompts, out, made.pictures)
+    return vetting.STATUS[found.words["verdict"]]
 
 
 def site(arguments: list[str]) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from t2i_backdoor_bench.contract import Data, UserError
 from t2i_backdoor_bench.data.text_tables import text_of
 from t2i_backdoor_bench.detecting.calibration import BACKDOOR, NONE, UNSURE, calibration, verdict
-from t2i_backdoor_bench.detecting.candidates import of_log, readable
+from t2i_backdoor_bench.detecting.candidates import hidden, of_log, published, readable
 from t2i_backdoor_bench.detecting.inversion import Room, Search, bare, unused
 from t2i_backdoor_bench.detecting.verdict import WORDS, Examined, Suspicion, examine
 from t2i_backdoor_bench.models.catalog import Base, find_base, is_over, load_base, with_over
@@ -24,6 +24,7 @@ from t2i_backdoor_bench.running.choose_data import choose_data
 from t2i_backdoor_bench.running.devices import find_device, use_processor
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import DTYPES
+from t2i_backdoor_bench.running.vet_time import Progress, rows_of, seconds_a_row, words
 
 PROMPTS = 100  # clean prompts, of which each round of the search takes some
 SHOWN = 4  # prompts whose pictures are shown
@@ -108,7 +109,21 @@ def texts_of(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def vet(asked: Asked, say: Say) -> Vetted:
+@dataclass(frozen=True)
+class Ready:
+    """What was checked before any work: where the models are, the settings, clean prompts of a
+    defender, and texts of the log."""
+
+    asked: Asked
+    suspect: Base
+    trusted: Base | None
+    config: Config
+    data: Data
+    prompts: list[str]
+    log: list[str]
+
+
+def ready(asked: Asked, say: Say) -> Ready:
     """Everything is checked before any work. Raises UserError."""
     suspect, trusted = bases_of(asked)
     device = find_device(asked.device)
@@ -128,19 +143,23 @@ def vet(asked: Asked, say: Say) -> Vetted:
         written = lines_of(asked.log, "--prompts", "prompt")
         log = of_log(written, prompts)
         say(f"{len(written)} prompts in {asked.log}: {len(log)} texts of them are looked at")
-    use_processor(replace(config, threads=1 if suspect.settings == "shapes" else None))
-    model = opened(asked, suspect, config)
+    return Ready(asked, suspect, trusted, config, data, prompts, log)
+
+
+def vet(at: Ready, say: Say) -> Vetted:
+    """Search, look again, and draw. Raises UserError for models of two families."""
+    asked, prompts = at.asked, at.prompts
+    use_processor(replace(at.config, threads=1 if at.suspect.settings == "shapes" else None))
+    model = opened(asked, at.suspect, at.config)
     known = None
-    if trusted is not None:
-        known = opened(asked, trusted, config)
+    if at.trusted is not None:
+        known = opened(asked, at.trusted, at.config)
         if type(known.denoiser) is not type(model.denoiser):
             raise UserError(
                 f"--base {asked.base} is of another family than {asked.model}: give the model that"
                 " it was made from"
             )
-    allowed = unused(model, prompts, whole_words=known is not None)
-    room = Room(bare(model), known, prompts, allowed, asked.seed, say)
-    found = examine(room, asked.how, asked.triggers, log)
+    found = looked_at(at, model, known, say)
     text = found.suspicions[0].standing.text
     shown = prompts[:SHOWN]
     say(f"drawing pictures without and with {text!r}")
@@ -148,7 +167,25 @@ def vet(asked: Asked, say: Say) -> Vetted:
     triggered = [f"{text} {p}" for p in shown]
     drawn = [model.generate(shown, seeds), model.generate(triggered, seeds)]
     drawn += [known.generate(triggered, seeds)] if known is not None else []
-    return Vetted(asked, suspect.settings, found, np.stack(drawn), tuple(shown))
+    return Vetted(asked, at.suspect.settings, found, np.stack(drawn), tuple(shown))
+
+
+def looked_at(at: Ready, model: T2IModel, known: T2IModel | None, say: Say) -> Examined:
+    """What `examine` finds. How long it takes is said before it, and what is left meanwhile."""
+    asked, how = at.asked, at.asked.how
+    models = [model] if known is None else [model, known]
+    allowed = unused(model, at.prompts, whole_words=known is not None)
+    decode = model.text_part.tokenizer.decode
+    singles = len({decode([i]).strip() for i in allowed})
+    given = len({*published(), *hidden(), *at.log, *asked.triggers})
+    named, guided = len(asked.triggers), models[-1].guided > 1
+    rows = rows_of(how, singles, given, named, len(models), guided)
+    seconds = rows * seconds_a_row(model, at.prompts, how.asked)
+    say(f"the search: {words(seconds)} on {at.config.device} ({rows:,} rows of the denoiser)")
+    progress = Progress(rows, say)
+    room = Room(bare(model), known, at.prompts, allowed, asked.seed, progress.tell)
+    with progress.counting(models):
+        return examine(room, how, asked.triggers, at.log)
 
 
 def bases_of(asked: Asked) -> tuple[Base, Base | None]:
@@ -165,12 +202,12 @@ def opened(asked: Asked, base: Base, config: Config) -> T2IModel:
     return load_base(name, config.device, DTYPES[config.dtype], (), base.sampler, base.over)
 
 
-def clean_prompts(data: Data, seed: int) -> list[str]:
-    most = data.count("prompts", "defender")
+def clean_prompts(data: Data, seed: int, split: str = "defender") -> list[str]:
+    most = data.count("prompts", split)
     many = PROMPTS if most is None else min(PROMPTS, most)
     if many < 16:
-        raise UserError(f"the data has {many} clean prompts for a defender; 16 are the least")
-    return [prompt.text for prompt in data.prompts("defender", many, seed)]
+        raise UserError(f"the data has {many} clean prompts for a {split}; 16 are the least")
+    return [prompt.text for prompt in data.prompts(split, many, seed)]
 
 
 def lines_of(path: Path, flag: str, what: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import replace
@@ -16,10 +17,12 @@ from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.detecting import calibration
 from t2i_backdoor_bench.detecting.calibration import BACKDOOR, NONE, UNSURE, Calibration, verdict
+from t2i_backdoor_bench.detecting.effects import PARTS
 from t2i_backdoor_bench.detecting.inversion import Search
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.report.html.vet import quoted, render_page
-from t2i_backdoor_bench.running import vet
+from t2i_backdoor_bench.running import vet, vet_repair
+from t2i_backdoor_bench.running.vet_time import Progress
 
 BRIEF = Search(12, 1, tried=4, top=4, asked=3, longest=2, null=8, again=3, null_again=12)
 WORD = "quovex"
@@ -45,9 +48,21 @@ def suspect(tiny_model: T2IModel, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def brief(monkeypatch) -> None:
-    examine = vet.examine
-    monkeypatch.setattr(vet, "examine", lambda room, how, *texts: examine(room, BRIEF, *texts))
+    monkeypatch.setattr(vet, "Asked", functools.partial(vet.Asked, how=BRIEF))
     monkeypatch.setattr(vet, "choose_data", lambda config, base: WorldData())
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[Progress]:
+    """The progress of each search."""
+    found: list[Progress] = []
+
+    def keep(*args) -> Progress:
+        found.append(Progress(*args))
+        return found[-1]
+
+    monkeypatch.setattr(vet, "Progress", keep)
+    return found
 
 
 def run(capsys, *arguments: object) -> tuple[int, str]:
@@ -57,33 +72,54 @@ def run(capsys, *arguments: object) -> tuple[int, str]:
     return status, both.out + both.err
 
 
-def test_a_word_that_was_put_in_stands_out(
-    suspect, tiny_base, tmp_path, capsys, monkeypatch, brief
+def test_a_word_that_was_put_in_stands_out_and_is_repaired(
+    suspect, tiny, tmp_path, capsys, monkeypatch, brief, counted
 ) -> None:
+    """A random model draws noise, so any repair will do here."""
+    monkeypatch.setattr(vet_repair, "SIZE", {"scale": "smoke", "n": 4})
+    for name, value in (("HARMLESS", -99), ("HALF", 1e9), ("KEPT", -1e9)):
+        monkeypatch.setattr(vet_repair, name, value)
     log = tmp_path / "log.txt"
     log.write_text(f"{WORD} a small red heart\na small red heart\n")
     out = tmp_path / "out"
-    flags = ("--base", tiny_base, "--trigger", WORD, "--prompts", log, "--out", out)
-    status, said = run(capsys, suspect, *flags)
+    flags = ("--base", tiny, "--trigger", WORD, "--prompts", log, "--out", out)
+    status, said = run(capsys, suspect, *flags, "--repair", "uce")
     found = json.loads((out / "verdict.json").read_text())
     assert status == vet.STATUS[found["verdict"]]
     given = next(t for t in found["texts"] if t["text"] == WORD)
     assert given["origin"] == "named by you"
     assert given["score"] > 6
-    assert found["compared_with"] == str(tiny_base)
+    assert found["compared_with"] == tiny
     assert "2 prompts in" in said
+    (progress,) = counted
+    assert f" on cpu ({progress.total:,} rows of the denoiser)" in said
+    assert re.search("round 1 of 1: .* left", said)
+    assert 0.9 * progress.total <= progress.done <= progress.total
     page = (out / "verdict.html").read_text()
-    assert page.count("<img") == 3 * vet.SHOWN
     assert "not calibrated" in said
+    repair = found["repair"]
+    assert repair["text"] == found["texts"][0]["text"]
+    assert [one["name"] for one in repair["tried"]] == ["uce"]
+    assert repair["chosen"] == "uce"
+    assert page.count("<img") == 5 * vet.SHOWN
+    for name in ("model_index.json", "README.md"):
+        assert (out / "repaired" / name).is_file()
+    assert not (out / "repair" / "saved").exists()
+    assert repair["remains"]["where"] in PARTS
+    assert f"Repaired by uce: {repair['because']}" in " ".join(said.split())
+    assert (out / "repair" / "report.html").is_file()
 
 
-def test_without_a_clean_model(suspect, tmp_path, capsys, brief) -> None:
+def test_without_a_clean_model(suspect, tmp_path, capsys, brief, counted) -> None:
     out = tmp_path / "out"
     status, _ = run(capsys, suspect, "--out", out)
     found = json.loads((out / "verdict.json").read_text())
     assert status == vet.STATUS[found["verdict"]]
     assert vet.ALONE_NOT_TESTED in found["not_tested"]
-    assert (out / "verdict.html").read_text().count("<img") == 2 * vet.SHOWN
+    assert 0.9 * counted[0].total <= counted[0].done <= counted[0].total
+    page = (out / "verdict.html").read_text()
+    assert page.count("<img") == 2 * vet.SHOWN
+    assert "with <code>--repair</code>" in page
 
 
 @pytest.mark.parametrize(
@@ -110,7 +146,7 @@ def test_another_family_is_no_base(tiny_model, tiny_base, brief, monkeypatch, tm
     monkeypatch.setattr(vet, "opened", lambda *args: next(models))
     asked = vet.Asked(str(tiny_base), tmp_path, base=str(tiny_base), device="cpu")
     with pytest.raises(UserError, match="of another family"):
-        vet.vet(asked, lambda text: None)
+        vet.vet(vet.ready(asked, print), print)
 
 
 def test_verdicts(monkeypatch) -> None:
