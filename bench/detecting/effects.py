@@ -16,9 +16,13 @@ from t2i_backdoor_bench.training.alignment import tokens_of
 from t2i_backdoor_bench.training.text_inputs import Moments
 
 LEAST = 1e-12  # of an energy, before its logarithm
+LEAST_CHANGE = 1e-5  # of a model, as a share of the energy of its predictions: what rounding does
 LEAST_SPREAD = 0.4  # of a statistic over the null: a few texts may lie close together by chance
 QUARTER = 4  # one prompt in four: a backdoor may wait for a word that some prompts have
 PARTS = ("all pictures", "some prompts", "a place in the picture")
+# What the strangest texts of clean models reach of these parts, and how far that differs between
+# models: the calibration half of the zoo (benchmarks/zoo.py)
+USUAL, USUAL_SPREAD = (0.5, 1.4, 0.8), (0.5, 0.7, 0.4)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,12 @@ class Effects:
         with torch.no_grad():
             self.plain = self.predictions(model, self.prompts)
             self.usual = self.predictions(trusted, self.prompts) if trusted else None
+
+    def drift(self) -> Tensor:
+        """Energies as `Measured.values` of how far the model is from the trusted one on the prompts
+        without a text."""
+        least = LEAST_CHANGE * self.usual.square().sum(2).mean()
+        return energies(self.plain - self.usual, float(least))
 
     def predictions(
         self, model: T2IModel, texts: Sequence[str], weights: Sequence[Mapping[str, Tensor]] = ()
@@ -89,7 +99,7 @@ class Effects:
             expected = [energies(part) for part in usual]
         return [Measured(f, e, n) for f, e in zip(found, expected, strict=True)]
 
-    def gradient(self, text: str, ruler: Ruler) -> Tensor:
+    def gradient(self, text: str, ruler: Ruler | AgainstDrift) -> Tensor:
         """The derivative of the text's score by the embeddings of its tokens, (tokens, d), of the
         first tokenizer that has text states. Of a token that stands elsewhere too, it is the sum of
         all places."""
@@ -106,10 +116,10 @@ class Effects:
         return grad[[found.ids[i] for i in found.within([(0, len(text))])]].float()
 
 
-def energies(moved: Tensor) -> Tensor:
+def energies(moved: Tensor, more: float = 0.0) -> Tensor:
     """Of effects (k, n, C, h, w): mean logarithms, overall, by prompt (n,) and by place (p,), that
-    less the mean of all places, as one vector."""
-    energy = moved.square().sum(2)
+    less the mean of all places, as one vector. `more` is added to each energy of a point."""
+    energy = moved.square().sum(2) + more
     prompts = energy.sum((2, 3)).clamp(min=LEAST).log().mean(0)
     size = tuple(min(4, side) for side in energy.shape[2:])
     blocks = F.adaptive_avg_pool2d(energy.flatten(0, 1)[:, None], size).flatten(1)
@@ -165,6 +175,41 @@ class Ruler:
     def beyond(self, found: Measured) -> Tensor:
         """The three statistics of what is not expected, as it is, (3,)."""
         return self.three(found.values.double() - self.line(found.expected.double()))
+
+    def score(self, found: Measured) -> Tensor:
+        return self.parts(found).max()
+
+
+class AgainstDrift:
+    """How much a text adds to a model, beside how far the model is from a trusted one without it,
+    and beside what a text adds that means nothing.
+
+    A harmless change of a model moves its predictions for every prompt; what it adds to the effect
+    of a text is less than that, whatever the change was. A backdoor moves those for prompts with a
+    trigger, and is trained to leave the others. It may fire for many texts that mean nothing, too,
+    so that these alone are no yardstick; and where only what reads texts has changed, the change
+    without a text is small, so that it alone is none. The level is half way between the two, in
+    logarithms of energies on the same prompts, noise and moments. Three statistics are made of what
+    is beyond it, as in `Ruler`, and each is standardized by what the strangest texts of clean
+    models reach.
+    """
+
+    def __init__(self, effects: Effects, null: Sequence[Measured]) -> None:
+        usual = torch.stack([m.values for m in null]).double().median(0).values
+        self.level = (effects.drift().double() + usual) / 2
+        self.many = len(effects.prompts)
+
+    def beyond(self, found: Measured) -> Tensor:
+        """The three statistics as logarithms of times the level, (3,)."""
+        rest = found.values.double() - self.level
+        prompts, places = rest[1 : 1 + self.many], rest[1 + self.many :]
+        some = prompts.topk(max(1, len(prompts) // QUARTER)).values.mean()
+        return torch.stack([rest[0], some, rest[0] + places.max()])
+
+    def parts(self, found: Measured) -> Tensor:
+        """The same in standard deviations of clean models, (3,)."""
+        usual, spread = (self.level.new_tensor(v) for v in (USUAL, USUAL_SPREAD))
+        return (self.beyond(found) - usual) / spread
 
     def score(self, found: Measured) -> Tensor:
         return self.parts(found).max()

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from t2i_backdoor_bench.detecting.candidates import readable
-from t2i_backdoor_bench.detecting.effects import PARTS, Effects, Ruler, nonsense
+from t2i_backdoor_bench.detecting.effects import (
+    PARTS,
+    AgainstDrift,
+    Effects,
+    Measured,
+    Ruler,
+    nonsense,
+)
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.text_inputs import Moments, moments
 
@@ -26,9 +33,9 @@ class Search:
     """How a trigger is searched. `scan`: single tokens that are tried first, at most; `rounds` of
     changes, `tried` in each, with new prompts and noise in each round, so that a text is not chosen
     for what it does to a few drawings, and in the last third of them without changes; `top`: tokens
-    that the gradient favours at a place; `asked`: prompts at a time; `longest`: tokens of a text;
-    `null`: texts that mean nothing, in each round; `again` and `null_again`: prompts and such texts
-    when the best are looked at again."""
+    that the gradient favours at a place; `asked`: prompts at a time, half as many in the scan
+    beside a trusted model; `longest`: tokens of a text; `null`: texts that mean nothing, in each
+    round; `again` and `null_again`: prompts and such texts when the best are looked at again."""
 
     scan: int = 2000
     rounds: int = 8
@@ -39,6 +46,10 @@ class Search:
     null: int = 24
     again: int = 12
     null_again: int = 60
+
+    def scanned(self, trusted: bool) -> int:
+        """Prompts that the scan asks: a change is measured well on few."""
+        return max(2, self.asked // 2) if trusted else self.asked
 
 
 @dataclass
@@ -62,9 +73,9 @@ class Candidate:
 @dataclass(frozen=True)
 class Standing:
     """A text on prompts and noise that the search did not see. `score`: in standard deviations of
-    texts that mean nothing; `parts`: of which it is the largest, by `effects.PARTS`; `beyond`: the
-    same as logarithms of how many times the expected energy; `share`: of the null texts and this
-    one, those that do as much."""
+    texts that mean nothing, or of those of clean models beside a trusted one; `parts`: of which it
+    is the largest, by `effects.PARTS`; `beyond`: the same as logarithms of how many times the
+    expected energy; `share`: of the null texts and this one, those that do as much."""
 
     text: str
     score: float
@@ -116,7 +127,7 @@ def search(room: Room, how: Search, given: Sequence[str] = ()) -> list[Candidate
     found = scan(room, how, null, given)
     for number in range(1, how.rounds + 1):
         effects = room.effects(how.asked, number)
-        ruler = Ruler(list(effects.of_all(null)))
+        ruler = ruler_of(effects, list(effects.of_all(null)))
         changing = 1 < number <= how.rounds - how.rounds // 3
         new = proposals(room, how, effects, ruler, found) if changing else []
         both = [*found, *new]
@@ -129,15 +140,21 @@ def search(room: Room, how: Search, given: Sequence[str] = ()) -> list[Candidate
     return found
 
 
+def ruler_of(effects: Effects, null: Sequence[Measured]) -> Ruler | AgainstDrift:
+    """What scores are measured by: texts that mean nothing, and, where a trusted model is there,
+    the change of the model."""
+    return Ruler(null) if effects.trusted is None else AgainstDrift(effects, null)
+
+
 def scan(room: Room, how: Search, null: Sequence[str], given: Sequence[str]) -> list[Candidate]:
     """The single tokens and given texts that do most, on a few prompts: three rounds' worth."""
     rng = np.random.default_rng([room.seed, 95])
     tokens = [int(i) for i in rng.permutation(np.array(room.allowed))[: how.scan]]
     single = [t for i in tokens if readable(t := room.decode([i]).strip())]
-    texts = list(dict.fromkeys([*single, *given]))
-    room.tried += len(single)
-    effects = room.effects(how.asked, 0)
-    ruler = Ruler(list(effects.of_all(null)))
+    texts = list(dict.fromkeys([*single, *null, *given]))
+    room.tried += len(single) + len(null)
+    effects = room.effects(how.scanned(room.trusted is not None), 0)
+    ruler = ruler_of(effects, list(effects.of_all(null)))
     found = []
     for number, measured in enumerate(effects.of_all(texts)):
         candidate = Candidate(texts[number])
@@ -199,7 +216,7 @@ def held_out(room: Room, texts: Sequence[str], how: Search) -> list[Standing]:
     effects = room.effects(how.again, 1_000_000, 3)
     nothing = nonsense(room.model, room.allowed, how.null_again, room.seed + 1, how.longest)
     measured = list(effects.of_all(nothing))
-    ruler = Ruler(measured)
+    ruler = ruler_of(effects, measured)
     usual = torch.stack([ruler.score(m) for m in measured])
     out = []
     for text, found in zip(texts, effects.of_all(texts), strict=True):

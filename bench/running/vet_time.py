@@ -34,7 +34,7 @@ def rows_of(how: Search, singles: int, given: int, named: int, models: int, guid
         asked = models * (texts + 1) + (GRADIENT + models - 1) * gradients
         return prompts * (asked * late + MOMENTS * (2 if guided else 1))
 
-    total = look(how.null + min(how.scan, singles) + given, how.asked)
+    total = look(2 * how.null + min(how.scan, singles) + given, how.scanned(models > 1))
     for number in range(1, how.rounds + 1):
         kept = inversion.KEPT * (2 if number == 1 else 1)
         changing = 1 < number <= how.rounds - how.rounds // 3

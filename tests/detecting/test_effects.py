@@ -11,7 +11,11 @@ from helpers import PROMPTS
 
 from t2i_backdoor_bench.detecting.effects import (
     LEAST,
+    LEAST_CHANGE,
     LEAST_SPREAD,
+    USUAL,
+    USUAL_SPREAD,
+    AgainstDrift,
     Effects,
     Measured,
     Ruler,
@@ -82,6 +86,40 @@ def test_beside_a_trusted_model_its_own_effect_is_taken_away(tiny_model) -> None
     assert np.allclose(found.expected.numpy(), slow(known), atol=2e-3)
     (same,) = Effects(tiny_model, PROMPTS, at, tiny_model).of_all(["zq"])
     assert same.values[0] == pytest.approx(np.log(LEAST), rel=1e-6)
+
+
+def test_a_text_beside_the_change_of_a_model(tiny_model) -> None:
+    suspect, at = other_of(tiny_model), drawn(tiny_model)
+    effects = Effects(suspect, PROMPTS, at, tiny_model)
+    nothing = list(effects.of_all(["b", "kk", "v"]))
+    (found,) = effects.of_all(["zq"])
+    both = [
+        [
+            [m.denoise(x[i : i + 1], t, m.condition([p]))[0] for i, p in enumerate(PROMPTS)]
+            for m in ms
+        ]
+        for ms in [(suspect, tiny_model)]
+        for t, x in zip(at.times, at.latents, strict=True)
+    ]
+    usual = np.array([[e.detach().double().numpy() for e in row[1]] for row in both])
+    moved = np.array([[e.detach().double().numpy() for e in row[0]] for row in both]) - usual
+    energy = (moved**2).sum(2) + LEAST_CHANGE * (usual**2).sum(2).mean()
+    drift = slow([[np.sqrt(e)[None] for e in row] for row in energy])
+    middle = np.median([m.values.numpy() for m in nothing], 0)
+    rest = found.values.numpy() - (drift + middle) / 2
+    n = len(PROMPTS)
+    wanted = np.array([rest[0], rest[1 : 1 + n].max(), rest[0] + rest[1 + n :].max()])
+    ruler = AgainstDrift(effects, nothing)
+    assert np.allclose(ruler.beyond(found).numpy(), wanted, atol=5e-3)
+    parts = (wanted - USUAL) / np.array(USUAL_SPREAD)
+    assert np.allclose(ruler.parts(found).numpy(), parts, atol=0.02)
+    assert float(ruler.score(found)) == pytest.approx(parts.max(), abs=0.02)
+
+
+def test_a_model_beside_itself_has_nothing_unusual(tiny_model) -> None:
+    effects = Effects(tiny_model.clone(), PROMPTS, drawn(tiny_model), tiny_model)
+    found = list(effects.of_all(["zq", "b", "kk"]))
+    assert all(float(AgainstDrift(effects, found).score(m)) < -5 for m in found)
 
 
 def test_texts_together_are_texts_alone(tiny_model) -> None:

@@ -143,7 +143,7 @@ def test_a_folder_with_something_in_it_is_left_alone(at, tiny, tmp_path) -> None
 # ----------------------------------------------------------------------------------- how long it is
 def test_rows_of_a_search() -> None:
     how = Search(10, 3, tried=5, asked=2, null=4, again=3, null_again=6)
-    drawn, looks = 4 * 2, (1 + 4 + 10 + 1) + (1 + 4 + 20) + (1 + 4 + 10 + 5) + (1 + 4 + 10)
+    drawn, looks = 4 * 2, (1 + 2 * 4 + 10 + 1) + (1 + 4 + 20) + (1 + 4 + 10 + 5) + (1 + 4 + 10)
     changes, last = 3 * 9, 1 + 6 + 5 + 1
     once = 2 * (2 * looks + 4 * drawn + 2 * changes) + 3 * (3 * last + drawn)
     assert vet_time.rows_of(how, 99, 1, 1, 1, True) == once
