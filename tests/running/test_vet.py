@@ -76,7 +76,7 @@ def test_a_word_that_was_put_in_stands_out_and_is_repaired(
     suspect, tiny, tmp_path, capsys, monkeypatch, brief, counted
 ) -> None:
     """A random model draws noise, so any repair will do here."""
-    monkeypatch.setattr(vet_repair, "SIZE", {"scale": "smoke", "n": 4})
+    monkeypatch.setattr(vet_repair, "SIZE", {"scale": "smoke", "n": 2})
     for name, value in (("HARMLESS", -99), ("HALF", 1e9), ("KEPT", -1e9)):
         monkeypatch.setattr(vet_repair, name, value)
     log = tmp_path / "log.txt"
