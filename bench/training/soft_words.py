@@ -6,12 +6,13 @@ replaced by the vector while the text encoders read. The encoders themselves sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from t2i_backdoor_bench.models.checkpoints import CarriedList
 from t2i_backdoor_bench.models.families.conditioning import Conditioning, TextPart
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -77,3 +78,59 @@ def soft_word(model: T2IModel, texts: Sequence[str], seed: int) -> SoftWord:
         vector = torch.randn((1, table.shape[1]), generator=generator).to(table.device)
         rows.append(nn.Parameter(vector * size))
     return SoftWord(tuple(model.text_parts), tuple(ids), tuple(rows))
+
+
+class SoftPool:
+    """Words that are moved to bring a backdoor back, while a training removes it.
+
+    Each begins near what the trigger's tokens are, with noise of their size, and begins anew after
+    `again` steps. A step takes one of them, in turn. They are kept with the training's checkpoints.
+    """
+
+    def __init__(
+        self, model: T2IModel, text: str, texts: Sequence[str], many: int, again: int, seed: int
+    ) -> None:
+        self.model, self.many, self.again, self.seed = model, many, again, seed
+        self.word = soft_word(model, [text, *texts], seed)
+        self.begin = [
+            first_vector(encoder, part, text, row.detach())
+            for encoder, part, row in zip(
+                model.encoders, model.text_parts, self.word.rows, strict=True
+            )
+        ]
+        self.kept = CarriedList(
+            [self.fresh(i, 0)[k] for i in range(many) for k in range(len(self.begin))], model.device
+        )
+        model.checkpoints.carry(self.kept)
+
+    def fresh(self, number: int, step: int) -> list[Tensor]:
+        """New vectors, one an encoder."""
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + 1009 * step + number)
+        return [
+            row + row.std() * torch.randn(row.shape, generator=generator).to(row)
+            for row in self.begin
+        ]
+
+    def moved(
+        self, step: int, size: float, error: Callable[[list[Tensor]], Tensor]
+    ) -> list[Tensor]:
+        """The vectors of a step, after one step against the sign of the gradient of `error`, of
+        `size` standard deviations of a vector."""
+        turn, number = divmod(step, self.many)
+        at = slice(number * len(self.begin), (number + 1) * len(self.begin))
+        own = self.fresh(number, step) if turn % self.again == 0 else self.kept.tensors[at]
+        own = [v.detach().requires_grad_(True) for v in own]
+        grads = torch.autograd.grad(error(own), own, allow_unused=True)
+        self.kept.tensors[at] = [
+            (v if g is None else v - size * row.std() * g.sign()).detach()
+            for v, g, row in zip(own, grads, self.begin, strict=True)
+        ]
+        return self.kept.tensors[at]
+
+
+def first_vector(encoder: nn.Module, part: TextPart, text: str, otherwise: Tensor) -> Tensor:
+    """The mean embedding of a text's tokens, (1, dim), float32; `otherwise` where it has none."""
+    special = set(part.tokenizer.all_special_ids)
+    ids = [i for i in part.ids(text) if i not in special]
+    table = encoder.get_input_embeddings().weight.detach()
+    return table[ids].float().mean(0, keepdim=True) if ids else otherwise

@@ -37,6 +37,7 @@ SMALL = {
 SMALL |= {"suspects": 3, "calibration": 2, "decoys": 2, "tried": 2, "grid": 3, "copies": 2}
 SMALL |= {"search": 1, "rounds": 1, "rank": 2, "attack": 1, "asked": 2, "top": 8, "length": 2}
 SMALL |= {"scan": 4, "longest": 2}
+SMALL |= {"null": 4, "unusual": 1e6, "left": 1e6, "forms": 2, "soft": 0.5}  # of trace_mend
 SMALL |= {"teacher": 1, "threshold": 0.99}  # of pruning: after two steps masks are still near 1
 UNTRAINED = ("none", "uce", "uce_phrase", "concept_prune", "noise_weights")  # no steps
 OF_TEXT = (
