@@ -62,9 +62,13 @@ class TraceMend(PromptDefense):
     text_lr: float = option(
         2.5e-4, sd=1e-5, above=0, tune=(3e-5, 1e-3), help="learning rate of the text encoders"
     )
-    batch: int = option(16, sd=4, low=2, help="student rows a step, preserving rows included")
+    batch: int = option(16, sd=4, low=1, help="student rows a step, preserving rows included")
     preserve: float = option(6.0, low=0, tune=(0.5, 100.0), help="weight of the preserving term")
+    # as the search chose them for skd and for skdcag_text
     latents: str = option("noise", choices=LATENTS, tune=LATENTS, help="what x_t is")
+    text_latents: str = option(
+        "own", choices=LATENTS, help="the same where the text encoders train"
+    )
     ema: float = option(0.99, low=0, high=1, help="decay of the weight average; 0: none")
     vary: float = option(0.25, low=0, high=0.5, help="share of rows with other forms")
     soft: float = option(
@@ -128,8 +132,9 @@ class TraceMend(PromptDefense):
         self, part: str, steps: int, start: T2IModel, suspect: T2IModel, texts: "Texts", seed: int
     ) -> T2IModel:
         """A copy of `start` of which one part was trained, the attacked model being the teacher."""
-        lr = self.text_lr if part == ENCODER else self.lr
-        how = replace(self, steps=steps, lr=lr)
+        how = replace(self, steps=steps)
+        if part == ENCODER:
+            how = replace(how, lr=self.text_lr, latents=self.text_latents)
 
         def make(student: T2IModel) -> "Mending":
             return Mending(how, part, student, suspect, texts, seed)

@@ -107,10 +107,10 @@ class Tracing:
     """The measurement of a trigger on clean prompts, beside `null` texts that mean nothing.
 
     A text encoder holds a backdoor where what it makes of triggered prompts stands out and carries
-    at least a quarter of the effect. Keys and values hold it where the states are usual, and what is
-    made of them is not. If neither, and predictions stand out, it is in the rest of the denoiser;
-    keys and values are not told from that where text states change from block to block. A word that
-    means something stands out, too: this says where, not whether.
+    at least a quarter of the effect. Keys and values hold it where the states are usual, and what
+    is made of them is not. If neither, and predictions stand out, it is in the rest of the
+    denoiser; keys and values are not told from that where text states change from block to block.
+    A word that means something stands out, too: this says where, not whether.
     """
 
     def __init__(
