@@ -21,9 +21,12 @@ CLASSES = list({defenses.get(n).cls: n for n in NAMES}.values())
 KINDS = {"salun": 2, "concept_ablation": 2}  # kinds of student rows beside the preserving ones
 SMALL = {"prompts": 3, "drop": 0.5, "mask_steps": 1, "refresh": 2, "steps": 2, "lr": 1e-3}
 SMALL |= {"copies": 2, "teacher": 1, "search": 1, "rounds": 1, "rank": 2}
+# trace_mend: nothing is unusual, and one training is enough
+SMALL |= {"asked": 2, "null": 4, "unusual": 1e6, "left": 1e6, "forms": 2}
 SEED, STEP = 4, 1
-# prunes what it then trains; searches first, with the same options
-CHANGES_FIRST = ("fine_prune", "stereo")
+# prunes what it then trains; searches first, with the same options; traces first, and preserves
+# other texts too (tests/defenses/test_trace_mend.py)
+CHANGES_FIRST = ("fine_prune", "stereo", "trace_mend")
 
 
 def build(name: str, **more):
