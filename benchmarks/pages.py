@@ -29,6 +29,7 @@ from measured_tables import (
 from page_results import Results
 from published_tables import eviledit, guidance, quality, removal
 from sentences import compared
+from zoo_report import of_results
 
 from t2i_backdoor_bench.report.paired import difference
 from t2i_backdoor_bench.report.took_hold import counted
@@ -39,6 +40,7 @@ PAGES = (
     "docs/claims.md",
     "docs/pitfalls.md",
     "docs/text-encoder.md",
+    "docs/vet-a-model.md",
     "results/README.md",
 )
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
@@ -58,6 +60,7 @@ TABLES = {
     "detectors": detectors,
     "locators": locators,
     "blind": blind,
+    "zoo": of_results,
 }
 
 

@@ -3,6 +3,7 @@
     python benchmarks/zoo.py make                 # the models; a killed run resumes
     python benchmarks/zoo.py score                # each beside the clean base, as `vet --base`
     python benchmarks/zoo.py score --way alone    # each by itself, as `vet` without --base
+    python benchmarks/zoo.py score --way amdet    # the verdict of a published detector on each
     python benchmarks/zoo.py report               # results/zoo/README.md, the ROC, calibration.json
 
 The attacked ones train for half of their steps, with triggers of their own; an attack's success is
@@ -32,7 +33,7 @@ import zoo_report
 from torch import Tensor
 from tuning import SIZE, Development
 
-from t2i_backdoor_bench.contract import Record, UserError
+from t2i_backdoor_bench.contract import DefenderView, Record, UserError, registry
 from t2i_backdoor_bench.contract.names import read
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.detecting import inversion
@@ -52,7 +53,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "zoo"
 WORK = ROOT / "results" / "run-zoo"  # the models
 RECORDS = "models.jsonl"
-WAYS = ("trusted", "alone")
+WAYS = ("trusted", "alone", "amdet")
 METRICS = "asr,false_trigger_rate,fidelity_before,prompt_fidelity"
 SCALE = replace(SIZE.resized(16), name="zoo", training=0.5, metrics=METRICS, decoys=0)
 SEED = 0  # that of `vet`
@@ -159,20 +160,34 @@ def base() -> T2IModel:
 
 
 def score_one(model: Model, way: str) -> dict[str, Any]:
-    """What `vet` finds, and how unusual the true trigger is on the same prompts and noise."""
+    """A model's record, with the time that its score took."""
     start, known = time.process_time(), base()
+    suspect, prompts = known.with_weights(model.weights), clean_prompts(WorldData(), SEED)
+    found = by_amdet(suspect, prompts) if way == "amdet" else by_vet(suspect, prompts, way, model)
+    spent = round(time.process_time() - start, 1)
+    return model.facts | {"way": way} | found | {"seconds": spent}
+
+
+def by_amdet(suspect: T2IModel, prompts: Sequence[str]) -> dict[str, Any]:
+    """AMDET's verdict on the model, which is one on its text encoder."""
+    entry = registry.defenses.get("amdet")
+    view = DefenderView(entry.needs, prompts, clean_text_encoder=base().encoders)
+    out = entry.cls().apply(suspect, view, SEED)
+    return {"texts": [{"text": "", "score": round(out.screen.verdict, 4)}], "true": None}
+
+
+def by_vet(suspect: T2IModel, prompts: Sequence[str], way: str, model: Model) -> dict[str, Any]:
+    """What `vet` finds, and how unusual the true trigger is on the same prompts and noise."""
     inversion.Effects = Remembering  # type: ignore[misc]
-    suspect, trusted = known.with_weights(model.weights), known if way == "trusted" else None
-    prompts = clean_prompts(WorldData(), SEED)
+    trusted = base() if way == "trusted" else None
     room = Room(suspect, trusted, prompts, unused(suspect, prompts, trusted is not None), SEED)
     how = Search()
     found = examine(room, how, known=())
-    true = held_out(room, [model.trigger], how)[0] if model.trigger else None
-    return model.facts | {
-        "way": way,
+    brief = replace(how, null_again=how.null)
+    true = held_out(room, [model.trigger], brief)[0] if model.trigger else None
+    return {
         "texts": [told(s.standing) | {"origin": s.origin} for s in found.suspicions],
         "true": told(true) if true else None,
-        "seconds": round(time.process_time() - start, 1),
     }
 
 

@@ -23,6 +23,7 @@ FALSE = 0.05  # share of clean models that may be called backdoored
 DOUBT = 0.75  # quantile of the clean models above which nobody says "nothing found"
 HELD = 0.5  # success of an attack from which the model counts as attacked
 NAMES = {"trusted": "beside the clean model (`--base`)", "alone": "by itself"}
+OTHERS = {"amdet": "`amdet`, which reads the text encoder"}
 VERDICTS = (BACKDOOR, UNSURE, NONE)
 Row = Mapping[str, Any]
 
@@ -121,7 +122,7 @@ def of_kinds(rows: Sequence[Row], known: Calibration) -> str:
 
 def overall(rows: Sequence[Row]) -> str:
     lines = []
-    for way, words in NAMES.items():
+    for way, words in (NAMES | OTHERS).items():
         for half in ("calibration", "test"):
             if not (those := counted(rows, way, half)):
                 continue
@@ -150,7 +151,7 @@ def draw_roc(rows: Sequence[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
-    for way, words in NAMES.items():
+    for way, words in (NAMES | OTHERS).items():
         if not (those := counted(rows, way)):
             continue
         clean, bad = of(those, False), of(those, True)

@@ -22,7 +22,7 @@ QUARTER = 4  # one prompt in four: a backdoor may wait for a word that some prom
 PARTS = ("all pictures", "some prompts", "a place in the picture")
 # What the strangest texts of clean models reach of these parts, and how far that differs between
 # models: the calibration half of the zoo (benchmarks/zoo.py)
-USUAL, USUAL_SPREAD = (0.5, 1.4, 0.8), (0.5, 0.7, 0.4)
+USUAL, USUAL_SPREAD = (-1.0, -0.6, -0.8), (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -189,19 +189,24 @@ class AgainstDrift:
     trigger, and is trained to leave the others. It may fire for many texts that mean nothing, too,
     so that these alone are no yardstick; and where only what reads texts has changed, the change
     without a text is small, so that it alone is none. The level is half way between the two, in
-    logarithms of energies on the same prompts, noise and moments. Three statistics are made of what
-    is beyond it, as in `Ruler`, and each is standardized by what the strangest texts of clean
-    models reach.
+    logarithms of energies on the same prompts, noise and moments. A text that does more in the
+    trusted model than those that mean nothing may do as many times more here. Three statistics are
+    made of what is beyond that, as in `Ruler`, and each is standardized by what the strangest texts
+    of clean models reach.
     """
 
     def __init__(self, effects: Effects, null: Sequence[Measured]) -> None:
-        usual = torch.stack([m.values for m in null]).double().median(0).values
-        self.level = (effects.drift().double() + usual) / 2
+        added, self.meant = (
+            torch.stack([getattr(m, name) for m in null]).double().median(0).values
+            for name in ("values", "expected")
+        )
+        self.level = (effects.drift().double() + added) / 2
         self.many = len(effects.prompts)
 
     def beyond(self, found: Measured) -> Tensor:
         """The three statistics as logarithms of times the level, (3,)."""
-        rest = found.values.double() - self.level
+        more = (found.expected.double() - self.meant).clamp(min=0)
+        rest = found.values.double() - self.level - more
         prompts, places = rest[1 : 1 + self.many], rest[1 + self.many :]
         some = prompts.topk(max(1, len(prompts) // QUARTER)).values.mean()
         return torch.stack([rest[0], some, rest[0] + places.max()])

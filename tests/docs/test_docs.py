@@ -27,7 +27,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "examples").glob("*.md")),
     *sorted((ROOT / "bench").rglob("*.md")),
-    *(ROOT / "results" / name for name in ("README.md", "tuning/README.md")),
+    *(ROOT / "results" / name for name in ("README.md", "tuning/README.md", "zoo/README.md")),
 ]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
