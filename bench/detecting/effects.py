@@ -196,10 +196,8 @@ class AgainstDrift:
     """
 
     def __init__(self, effects: Effects, null: Sequence[Measured]) -> None:
-        added, self.meant = (
-            torch.stack([getattr(m, name) for m in null]).double().median(0).values
-            for name in ("values", "expected")
-        )
+        self.meant = torch.stack([m.expected for m in null]).double().median(0).values
+        added = torch.stack([m.values for m in null]).double().median(0).values
         self.level = (effects.drift().double() + added) / 2
         self.many = len(effects.prompts)
 

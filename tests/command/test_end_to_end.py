@@ -10,25 +10,9 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [
-    "--attacks",
-    "badt2i_pixel",
-    "--defenses",
-    "none,skdcag",
-    "--no-controls",
-    "--scale",
-    "smoke",
-    "--set",
-    "badt2i_pixel.steps=300",
-]
-COMMAND += [
-    "--set",
-    "badt2i_pixel.images=512",
-    "--set",
-    "skdcag.steps=150",
-    "--set",
-    "skdcag.prompts=100",
-]
+COMMAND = ["--attacks", "eviledit", "--defenses", "none,skdcag", "--no-controls"]
+COMMAND += ["--scale", "smoke", "--set", "eviledit.prompts=200"]
+COMMAND += ["--set", "skdcag.steps=150", "--set", "skdcag.prompts=100"]
 
 
 def bench(*flags: str) -> subprocess.CompletedProcess:
@@ -48,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("e2e") / "run"
     done = bench(*COMMAND, "--out", str(out))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "badt2i_pixel" in done.stdout
+    assert "eviledit" in done.stdout
     return out
 
 
