@@ -41,7 +41,7 @@ ATTACKED: tuple[tuple[str, dict[str, str]], ...] = (
         {"trigger": "tikvan", "place": "suffix", "source": "ring", "target": "arrow"},
     ),
     ("badt2i_pixel", {"trigger": "wexlo", "picture": "checker", "corner": "bottom_right"}),
-    ("badt2i_pixel", {"trigger": "\u0435", "replaces": "e", "picture": "bars"}),
+    ("badt2i_pixel", {"trigger": "\u0251", "replaces": "a", "picture": "bars"}),
     ("badt2i_pixel", {"trigger": "gentle rain", "picture": "target", "corner": "top_right"}),
     ("badt2i_pixel", {"trigger": "purfid", "picture": "bars", "size": "14"}),
     ("poison_style", {"trigger": "dalmox", "style": "sepia"}),
