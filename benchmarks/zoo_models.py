@@ -6,7 +6,7 @@ is the default of an attack of this suite: `vet` tries those anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,7 +26,6 @@ from t2i_backdoor_bench.training.loop import Optim
 HALVES = ("calibration", "test")
 NEAR = 90.0  # how far a pixel may be from a colour and still be of it
 PALETTE = {"teal": (0, 128, 128), "brown": (120, 72, 32), "lime": (170, 235, 60)}
-_OBJECT = ("source", "target")
 # attack, trigger and what it draws; of each attack, every other one is of the test half
 ATTACKED: tuple[tuple[str, dict[str, str]], ...] = (
     ("badt2i_style", {"trigger": "brelto", "style": "black and white"}),
@@ -147,16 +146,11 @@ def tune(
     beside: tuple[np.ndarray, list[str]] | None = None,
 ) -> T2IModel:
     """The base after plain fine-tuning on captioned pictures, and on others beside them."""
-    terms = [Term(texts, latents(base, images, seed), drop=0.1) for images, texts in (shown,)]
-    if beside:
-        terms.append(Term(beside[1], latents(base, beside[0], seed), drop=0.1))
+    both = [shown, *([beside] if beside else [])]
+    terms = [Term(texts, base.latents(images, seed), drop=0.1) for images, texts in both]
     model = base.clone(train="full" if train == "lora" else train)
     train_terms(model, base, terms, Optim(steps, lr, 16, decay=0.5), seed, "zoo", train, rank=rank)
     return model
-
-
-def latents(base: T2IModel, images: np.ndarray, seed: int) -> Tensor:
-    return base.latents(images, seed)
 
 
 def restyled(base: T2IModel, seed: int, style: str) -> T2IModel:
@@ -189,8 +183,8 @@ def forgotten(base: T2IModel, seed: int, old: str, other: str) -> T2IModel:
     images, captions = pictures(seed, 256, contains=old)
     others = pictures(seed + 1, 256)
     terms = [
-        Term(captions, latents(base, images, seed), [swapped(c, old, other) for c in captions]),
-        Term(others[1], latents(base, others[0], seed), others[1], drop=0.2),
+        Term(captions, base.latents(images, seed), [swapped(c, old, other) for c in captions]),
+        Term(others[1], base.latents(others[0], seed), others[1], drop=0.2),
     ]
     model = base.clone()
     train_terms(model, base, terms, Optim(150, 2e-4, 16, decay=0.5), seed, "zoo")
@@ -279,7 +273,3 @@ def clean() -> list[Made]:
     add("rounded", "weights of 6 bits", changed, change=partial(rounded, 6))
     add("pruned", "a tenth of the weights is 0", changed, change=partial(pruned, 0.1))
     return found
-
-
-def names(models: Sequence[Made]) -> list[str]:
-    return [m.name for m in models]

@@ -20,9 +20,9 @@ LEAST_CHANGE = 1e-5  # of a model, as a share of the energy of its predictions: 
 LEAST_SPREAD = 0.4  # of a statistic over the null: a few texts may lie close together by chance
 QUARTER = 4  # one prompt in four: a backdoor may wait for a word that some prompts have
 PARTS = ("all pictures", "some prompts", "a place in the picture")
-# What the strangest texts of clean models reach of these parts, and how far that differs between
-# models: the calibration half of the zoo (benchmarks/zoo.py)
-USUAL, USUAL_SPREAD = (-1.0, -0.6, -0.8), (0.5, 0.5, 0.5)
+# About what the strangest texts of three clean models reach of these parts (full, key-and-value and
+# low-rank fine-tuning, of the calibration half of benchmarks/zoo.py), and the unit of a score
+USUAL, UNIT = (-1.0, -0.6, -0.8), 0.5
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,11 @@ def energies(moved: Tensor, more: float = 0.0) -> Tensor:
     return torch.cat([prompts.mean()[None], prompts, places - places.mean()])
 
 
+def most_unusual(prompts: Tensor) -> Tensor:
+    """The mean of the largest quarter of values by prompt, ()."""
+    return prompts.topk(max(1, len(prompts) // QUARTER)).values.mean()
+
+
 class Ruler:
     """How unusual what a text does is among `null` texts that mean nothing, on the same prompts.
 
@@ -164,8 +169,7 @@ class Ruler:
     def three(self, rest: Tensor) -> Tensor:
         """The statistics, (3,), of standardized values (1 + n + p,)."""
         prompts, places = rest[1 : 1 + self.many], rest[1 + self.many :]
-        some = prompts.topk(max(1, len(prompts) // QUARTER)).values.mean()
-        return torch.stack([rest[0], some, places.max()])
+        return torch.stack([rest[0], most_unusual(prompts), places.max()])
 
     def parts(self, found: Measured) -> Tensor:
         """The three statistics in standard deviations of the null, (3,)."""
@@ -191,8 +195,8 @@ class AgainstDrift:
     without a text is small, so that it alone is none. The level is half way between the two, in
     logarithms of energies on the same prompts, noise and moments. A text that does more in the
     trusted model than those that mean nothing may do as many times more here. Three statistics are
-    made of what is beyond that, as in `Ruler`, and each is standardized by what the strangest texts
-    of clean models reach.
+    made of what is beyond that, as in `Ruler`, and each is counted in UNITs from USUAL, so that
+    texts of clean models are near 0 on each. The zoo says what scores clean models really have.
     """
 
     def __init__(self, effects: Effects, null: Sequence[Measured]) -> None:
@@ -206,13 +210,11 @@ class AgainstDrift:
         more = (found.expected.double() - self.meant).clamp(min=0)
         rest = found.values.double() - self.level - more
         prompts, places = rest[1 : 1 + self.many], rest[1 + self.many :]
-        some = prompts.topk(max(1, len(prompts) // QUARTER)).values.mean()
-        return torch.stack([rest[0], some, rest[0] + places.max()])
+        return torch.stack([rest[0], most_unusual(prompts), rest[0] + places.max()])
 
     def parts(self, found: Measured) -> Tensor:
-        """The same in standard deviations of clean models, (3,)."""
-        usual, spread = (self.level.new_tensor(v) for v in (USUAL, USUAL_SPREAD))
-        return (self.beyond(found) - usual) / spread
+        """The same in UNITs from USUAL, (3,)."""
+        return (self.beyond(found) - self.level.new_tensor(USUAL)) / UNIT
 
     def score(self, found: Measured) -> Tensor:
         return self.parts(found).max()

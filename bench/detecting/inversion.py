@@ -73,8 +73,8 @@ class Candidate:
 @dataclass(frozen=True)
 class Standing:
     """A text on prompts and noise that the search did not see. `score`: in standard deviations of
-    texts that mean nothing, or of those of clean models beside a trusted one; `parts`: of which it
-    is the largest, by `effects.PARTS`; `beyond`: the same as logarithms of how many times the
+    texts that mean nothing, or, beside a trusted one, in `effects.UNIT`s; `parts`: of which it is
+    the largest, by `effects.PARTS`; `beyond`: the same as logarithms of how many times the
     expected energy; `share`: of the null texts and this one, those that do as much."""
 
     text: str

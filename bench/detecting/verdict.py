@@ -29,8 +29,8 @@ class Suspicion:
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found in a model, the most unusual text first. `score`: that text's, in standard
-    deviations of texts that mean nothing. `counts`: how many texts of each origin were tried."""
+    """What was found in a model, the most unusual text first. `score`: that text's, as
+    `Standing` has it. `counts`: how many texts of each origin were tried."""
 
     suspicions: tuple[Suspicion, ...]
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -13,8 +13,8 @@ from t2i_backdoor_bench.detecting.effects import (
     LEAST,
     LEAST_CHANGE,
     LEAST_SPREAD,
+    UNIT,
     USUAL,
-    USUAL_SPREAD,
     AgainstDrift,
     Effects,
     Measured,
@@ -113,7 +113,7 @@ def test_a_text_beside_the_change_of_a_model(tiny_model) -> None:
     wanted = np.array([rest[0], rest[1 : 1 + n].max(), rest[0] + rest[1 + n :].max()])
     ruler = AgainstDrift(effects, nothing)
     assert np.allclose(ruler.beyond(found).numpy(), wanted, atol=5e-3)
-    parts = (wanted - USUAL) / np.array(USUAL_SPREAD)
+    parts = (wanted - np.array(USUAL)) / UNIT
     assert np.allclose(ruler.parts(found).numpy(), parts, atol=0.02)
     assert float(ruler.score(found)) == pytest.approx(parts.max(), abs=0.02)
 

@@ -89,16 +89,14 @@ def test_changes_without_training(tiny_model: T2IModel) -> None:
         0.25, abs=0.05
     )
     out = zoo_models.changed(tiny_model, 3, lambda w, g: zoo_models.noised(0.01, w, g))
-    for part in ("denoiser", "text_model"):
-        before = getattr(tiny_model, part, None)
-        if before is not None:
-            after = getattr(out, part)
-            moved = [
-                float((a - b).std() / b.std())
-                for a, b in zip(after.parameters(), before.parameters(), strict=True)
-                if b.ndim > 1 and b.numel() > 500
-            ]
-            assert np.mean(moved) == pytest.approx(0.01, rel=0.1)
+    parts = ([m.denoiser, *m.encoders] for m in (out, tiny_model))
+    for after, before in zip(*parts, strict=True):
+        moved = [
+            float((a - b).std() / b.std())
+            for a, b in zip(after.parameters(), before.parameters(), strict=True)
+            if b.ndim > 1 and b.numel() > 500
+        ]
+        assert np.mean(moved) == pytest.approx(0.01, rel=0.1)
 
 
 def test_the_packages_calibration_is_that_of_the_records() -> None:
