@@ -9,6 +9,7 @@ from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.metrics import COUNTS, Reading
 
 DASH = "–"
+WHOLE = (*COUNTS, "settings_tried", "settings_tried_attack")  # shown without decimals
 NEEDS_SHORT = {
     "trigger": "trigger",
     "clean_model": "clean model",
@@ -43,7 +44,7 @@ def text_of(row: Mapping[str, Any], way: Reading) -> str:
         return f"{value:.1f}"
     if way.name in ("kid", "kid_second", "kid_added") and value is not None:
         return f"{value:.3f}"
-    if way.name in COUNTS and value is not None:
+    if way.name in WHOLE and value is not None:
         return f"{value:,.0f}"
     return shown(value, way.percent)
 

@@ -43,6 +43,15 @@ def test_the_table_fits_100_columns_and_keeps_its_numbers(records, which: str):
         assert "[red]hostile[/r" in text, "names are text, not markup"
 
 
+def test_a_row_of_methods_with_usual_names_is_one_line():
+    needs = ("trigger", "clean_prompts")
+    row = record("badt2i_object", "concept_ablation", 0, 0, 9, 1.0, needs)
+    row.knowledge["clean_prompts"] = 100
+    text = shown([record("badt2i_object", "none", 0, 10, 0, 1.0), row])
+    (line,) = (line for line in text.splitlines() if "concept_ablation" in line)
+    assert "trigger, prompts" in line
+
+
 def test_colours_only_on_a_terminal(records, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -3,6 +3,7 @@ the files are."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ TOO_WIDE = (
     "fid_before",
     "fidelity_before",
     "seconds_picture",
+    "removal_accuracy",  # 100 - ASR
+    "residue",  # 100 - ASR - restored
+    "settings_tried",
 )
 ARROWS = {"higher": "↑", "lower": "↓"}
 SHORTER = {"Seconds": "Sec", "Restored": "Rest", "Parameters": "Params"}
@@ -91,7 +95,7 @@ def write(table: Table, note: str, file: IO[str] | None = None) -> None:
         if "Needs" in titles:  # a table without defenses has no such column
             needs = titles.index("Needs")
             for long, short in SHORTER_NEEDS.items():
-                cells[needs] = cells[needs].replace(long, short)
+                cells[needs] = re.sub(rf"(\d+ )?{long}", short, cells[needs])
         out.add_row(*(cells if first else ["", *cells[1:]]))
     console = make_console(file)
     console.print(out)
