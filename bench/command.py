@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 from t2i_backdoor_bench.contract.errors import UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr, visible
 from t2i_backdoor_bench.flags import KINDS, make_parser
-from t2i_backdoor_bench.verbs import APART, shown_again, verify
+from t2i_backdoor_bench.verbs import APART, several_bases, shown_again, verify
 
 if TYPE_CHECKING:
     from t2i_backdoor_bench.contract import Data
@@ -108,21 +108,20 @@ def obey(flags: dict[str, Any], kind: str) -> int:
     if wrong := [f"--{name}" for name, given in asked.items() if given]:
         raise UserError(f"{' and '.join(wrong)} goes with verify FOLDER")
     from t2i_backdoor_bench.running.settings import make_config, merge
+    from t2i_backdoor_bench.running.several_bases import each_base
+    from t2i_backdoor_bench.running.suites import read_suite
+    from t2i_backdoor_bench.running.yaml_file import read_yaml
 
-    settings = {"controls": True}  # a file names all of its rows, or asks for controls, too
     file, suite = flags.pop("config", None), flags.pop("suite", None)
     if file and suite:
         raise UserError("--config and --suite are both files of settings; give one of them")
-    if file:
-        from t2i_backdoor_bench.running.yaml_file import read_yaml
-
-        settings = read_yaml(file)
-    if suite:
-        from t2i_backdoor_bench.running.suites import read_suite
-
-        settings = read_suite(suite)
+    settings = {"controls": True}  # a file names all of its rows, or asks for controls, too
+    if file or suite:
+        settings = read_yaml(file) if file else read_suite(suite)
     tables_only, validate = (flags.pop(k, False) for k in ("tables_only", "validate"))
     config = make_config(merge(settings, flags))
+    if several := each_base(config):
+        return several_bases(several, run, validate, tables_only)
     if validate:
         from t2i_backdoor_bench.running.validate import validate as check
 

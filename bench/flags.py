@@ -19,7 +19,11 @@ TEXTS = {  # flags that take a text: metavar, help
     "attacks": ("NAMES", f"{NAMED}; a+b puts both into one model (default: core)"),
     "defenses": ("NAMES", f"{NAMED}; a+b applies a, then b (default: skdcag,baseline)"),
     "metrics": ("NAMES", "names or all, separated by commas (default: all)"),
-    "base": (None, "a name that `list bases` shows, a diffusers folder or a hub id"),
+    "base": (
+        None,
+        "a name that `list bases` shows, a diffusers folder or a hub id; A,B is the same run on"
+        " each, and a comparison",
+    ),
     "data": (
         "NAME",
         "captioned images: a hub id, a folder with metadata.csv or a .txt beside each, or parquet;"

@@ -14,6 +14,8 @@ from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.flags import make_parsers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from t2i_backdoor_bench.running.settings import Config
     from t2i_backdoor_bench.store.folder import Store
 
@@ -188,6 +190,37 @@ def shown_again(config: Config) -> bool:
     store, written = found
     print_results(stored_records(store), store.root, written, config.style)
     return True
+
+
+def several_bases(
+    configs: Mapping[str, Config], run: Callable[[Config], int], validate: bool, tables_only: bool
+) -> int:
+    """What is asked of a run, on each of several bases, and then their comparison, in the folder
+    above theirs. All bases are checked before the first run. Raises UserError."""
+    from t2i_backdoor_bench.running import several_bases as several
+
+    if validate:
+        from t2i_backdoor_bench.running.validate import validate as check
+
+        return max([check(config) for config in configs.values()])
+    if tables_only:
+        from t2i_backdoor_bench.report.publish import rebuild
+
+        status = max([rebuild(config.folder, config.style) for config in configs.values()])
+    else:
+        again = {name for name, config in configs.items() if shown_again(config)}
+        left = {name: config for name, config in configs.items() if name not in again}
+        several.check_each(left)
+        status = several.run_each(left, run)
+    if status in several.STOPPED:
+        return status
+    from t2i_backdoor_bench.report.bases import publish_bases
+    from t2i_backdoor_bench.store.folder import Store
+    from t2i_backdoor_bench.store.records import stored_records
+
+    runs = {name: stored_records(Store(c.folder, read_only=True)) for name, c in configs.items()}
+    publish_bases(runs, next(iter(configs.values())).folder.parent)
+    return status
 
 
 def verify(folder: Path, all: bool, fetch: bool) -> int:

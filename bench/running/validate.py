@@ -34,6 +34,13 @@ def validate(config: Config, data: Data | None = None) -> int:
     Returns 0, or REFUSED where a cell would be refused or the disk is too small. Raises UserError
     for what refuses the whole run.
     """
+    lines, bad = checked(config, data)
+    print("\n".join(visible(line) for line in lines))
+    return REFUSED if bad else 0
+
+
+def checked(config: Config, data: Data | None = None) -> tuple[list[str], bool]:
+    """What `validate` says, and whether something is refused. Raises UserError as it does."""
     config = ready(config)
     plan_, said = plan(config, data), list[str]()
     check_writable(config)
@@ -61,8 +68,7 @@ def validate(config: Config, data: Data | None = None) -> int:
         bad = disk.needed > disk.free
         lines += ["refused: the disk is too small"] if bad else []
     lines.append("not valid: mend what is refused" if bad else "valid")
-    print("\n".join(visible(line) for line in lines))
-    return REFUSED if bad else 0
+    return lines, bad
 
 
 def check_writable(config: Config) -> None:

@@ -27,6 +27,7 @@ from t2i_backdoor_bench.stats.pooling import (
     pool_proportion,
     pool_values,
 )
+from t2i_backdoor_bench.stats.ranks import rank_correlation, tau_b
 from t2i_backdoor_bench.stats.scores import mean, proportion
 
 __all__ = [
@@ -52,6 +53,8 @@ __all__ = [
     "pool_proportion",
     "pool_values",
     "proportion",
+    "rank_correlation",
+    "tau_b",
     "threshold_at",
     "tpr_at",
     "wilson",
