@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from t2i_backdoor_bench import command
+from t2i_backdoor_bench import command, verbs
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.running.settings import make_config
+from t2i_backdoor_bench.running.several_bases import each_base
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
@@ -31,14 +32,27 @@ def run(*, data: Data | str | None = None, show: bool = False, **settings: Any) 
     says otherwise: other processes need a main guard, and do not see methods that were registered
     in this one alone. Everything is written to the run folder as well (`out`, by default
     results/run-SCALE), and a second call resumes from there. A failed cell is a row with status
-    "failed", and one that `time_limit` left has "missing". `show` also prints the table and the
-    summary. Raises UserError for what cannot be run.
+    "failed", and one that `time_limit` left has "missing". With several bases ("shapes,shapes-xl")
+    the table has the rows of all of them, and its `attrs` the folder of their comparison. `show`
+    also prints the table and the summary. Raises UserError for what cannot be run.
     """
     named = {"data": data} if isinstance(data, str) else {}
+    own = None if named else data
     config = make_config({"workers": 1} | settings | named)
-    if command.run(config, None if named else data, show=show) == 130:
+    several = each_base(config)
+    if several:
+        status = verbs.several_bases(
+            several, lambda one: command.run(one, own, show=show), data=own, show=show
+        )
+    else:
+        status = command.run(config, own, show=show)
+    if status == 130:
         raise KeyboardInterrupt
-    return read_table(config.folder)
+    if not several:
+        return read_table(config.folder)
+    frame = pd.concat([read_table(one.folder) for one in several.values()], ignore_index=True)
+    frame.attrs = {"folder": str(next(iter(several.values())).folder.parent)}
+    return frame
 
 
 def read_table(folder: str | Path) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from t2i_backdoor_bench.flags import make_parsers
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from t2i_backdoor_bench.contract import Data
     from t2i_backdoor_bench.running.settings import Config
     from t2i_backdoor_bench.store.folder import Store
 
@@ -177,7 +178,7 @@ def push(arguments: list[str]) -> int:
         return pushing.push(flags.what, flags.repo, flags.out, flags.public, writers)
 
 
-def shown_again(config: Config) -> bool:
+def shown_again(config: Config, show: bool = True) -> bool:
     """Whether this command has made everything already; then its table is printed once more."""
     from t2i_backdoor_bench.running.repeated import finished
 
@@ -188,15 +189,22 @@ def shown_again(config: Config) -> bool:
     from t2i_backdoor_bench.store.records import stored_records
 
     store, written = found
-    print_results(stored_records(store), store.root, written, config.style)
+    if show:
+        print_results(stored_records(store), store.root, written, config.style)
     return True
 
 
 def several_bases(
-    configs: Mapping[str, Config], run: Callable[[Config], int], validate: bool, tables_only: bool
+    configs: Mapping[str, Config],
+    run: Callable[[Config], int],
+    validate: bool = False,
+    tables_only: bool = False,
+    data: Data | None = None,
+    show: bool = True,
 ) -> int:
     """What is asked of a run, on each of several bases, and then their comparison, in the folder
-    above theirs. All bases are checked before the first run. Raises UserError."""
+    above theirs. All bases are checked before the first run. `data` are what `run` takes. Raises
+    UserError."""
     from t2i_backdoor_bench.running import several_bases as several
 
     if validate:
@@ -208,9 +216,9 @@ def several_bases(
 
         status = max([rebuild(config.folder, config.style) for config in configs.values()])
     else:
-        again = {name for name, config in configs.items() if shown_again(config)}
+        again = {name for name, one in configs.items() if not data and shown_again(one, show)}
         left = {name: config for name, config in configs.items() if name not in again}
-        several.check_each(left)
+        several.check_each(left, data)
         status = several.run_each(left, run)
     if status in several.STOPPED:
         return status
@@ -219,7 +227,7 @@ def several_bases(
     from t2i_backdoor_bench.store.records import stored_records
 
     runs = {name: stored_records(Store(c.folder, read_only=True)) for name, c in configs.items()}
-    publish_bases(runs, next(iter(configs.values())).folder.parent)
+    publish_bases(runs, next(iter(configs.values())).folder.parent, show)
     return status
 
 

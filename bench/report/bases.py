@@ -29,8 +29,8 @@ CONTROLS += ("refuse_all",)
 HELD = "†"
 
 
-def publish_bases(runs: Runs, folder: Path) -> None:
-    """bases.md and bases.csv in `folder`, and the tables on the terminal. Raises UserError where
+def publish_bases(runs: Runs, folder: Path, show: bool = True) -> None:
+    """bases.md and bases.csv in `folder`; `show` also prints the tables. Raises UserError where
     the records are of several protocols, or the folder cannot be written."""
     one_protocol([record for records in runs.values() for record in records])
     if empty := [base for base, records in runs.items() if not records]:
@@ -40,9 +40,10 @@ def publish_bases(runs: Runs, folder: Path) -> None:
     with storing(folder):
         write_text(folder / "bases.md", markdown.page([title, *map(markdown.write, tables)]))
         write_text(folder / "bases.csv", csv.write(plain_table(values(runs))))
-    for table in tables:
+    for table in tables if show else ():
         terminal.write(table, table.caption)
-    print(f"{folder}: bases.md, bases.csv, and a run folder for each base")
+    if show:
+        print(f"{folder}: bases.md, bases.csv, and a run folder for each base")
 
 
 def attacks_of(runs: Runs) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract import Data, UserError
 from t2i_backdoor_bench.running.settings import Config
 
 TIME_UP, INTERRUPTED = STOPPED = (75, 130)  # of `running.ending`, whose import takes a second
@@ -30,13 +30,13 @@ def each_base(config: Config) -> dict[str, Config]:
     return {name: replace(config, base=base, out=out / name) for name, base in found.items()}
 
 
-def check_each(configs: Mapping[str, Config]) -> None:
+def check_each(configs: Mapping[str, Config], data: Data | None = None) -> None:
     """Raise UserError where the run on one of the bases would be refused: before the first."""
     from t2i_backdoor_bench.running.validate import checked  # imports torch
 
     for name, config in configs.items():
         try:
-            lines, bad = checked(config)
+            lines, bad = checked(config, data)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         if bad:

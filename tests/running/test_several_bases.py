@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakes import CALLS, change, config, fakes  # noqa: F401 - fixtures
 
-from t2i_backdoor_bench import command
+from t2i_backdoor_bench import command, run
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models import catalog
 from t2i_backdoor_bench.running import ending, several_bases
@@ -40,6 +40,14 @@ def test_a_folder_a_base_a_comparison_and_nothing_anew(config, both, capsys):
     made, page = len(CALLS), (config.folder / "bases.md").read_bytes()
     assert command.main(flags(config, both)) == 0
     assert len(CALLS) == made
+    named = {"attacks": "fake_attack", "defenses": "none,fake_defense", "base": both, "n": 2}
+    named |= {"metrics": "asr,restoration_accuracy", "scale": "smoke", "out": config.folder}
+    capsys.readouterr()
+    frame = run(**named)
+    assert len(CALLS) == made
+    assert list(frame["base"]) == ["tiny", "tiny", "tiny-b", "tiny-b"]
+    assert frame.attrs == {"folder": str(config.folder)}
+    assert not capsys.readouterr().out
     assert command.main(flags(config, both, "--tables-only")) == 0
     assert (config.folder / "bases.md").read_bytes() == page
     assert command.main(flags(config, both, "--validate")) == 0
@@ -92,11 +100,11 @@ def test_statuses_and_the_time_that_is_left(config, monkeypatch):
     monkeypatch.setattr(several_bases.time, "time", lambda: now[0])
     limits = []
 
-    def run(one: Config) -> int:
+    def make(one: Config) -> int:
         limits.append(one.time_limit)
         now[0] += 60
         return 0
 
     limited = {name: replace(c, time_limit=100.0) for name, c in configs.items()}
-    assert run_each(limited, run) == ending.TIME_UP
+    assert run_each(limited, make) == ending.TIME_UP
     assert limits == [100.0, 40.0]
