@@ -15,6 +15,7 @@ import re
 import sys
 from pathlib import Path
 
+from base_tables import families
 from measured_tables import (
     attacks,
     blind,
@@ -38,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md",
     "docs/claims.md",
+    "docs/families.md",
     "docs/pitfalls.md",
     "docs/text-encoder.md",
     "docs/vet-a-model.md",
@@ -61,6 +63,7 @@ TABLES = {
     "locators": locators,
     "blind": blind,
     "zoo": of_results,
+    "families": families,
 }
 
 

@@ -25,9 +25,7 @@ of the second and six sizes. The weights are float16 safetensors. The second tex
 U-Net were trained from seed 0 by `{SCRIPT} --base shapes-xl` on
 one CPU core. The U-Net learned from data first, and then from the predictions of the U-Net of
 `shapes`, which have no noise: what the two do is not independent. {TAKEN}.
-The second text encoder was matched with the attributes of scenes, not with pictures.
-**It is not yet as good as it is meant to be**: 97 percent of shape, colour and background, and at
-most one point less with a rare prefix. It was still getting better when its training ended.""",
+The second text encoder was matched with the attributes of scenes, not with pictures.""",
     "shapes-mmdit": f"""\
 SD 3's classes in small, of the same rendered world as `shapes`: a transformer with joint attention
 over latent pixels (a token each) and text, trained by flow matching. It reads two CLIP text
@@ -44,6 +42,21 @@ emoji and mathematical signs are one unknown token to it, and only the CLIP enco
 apart.""",
 }
 ATTRIBUTES = ("shape", "color", "background")  # a caption need not name the size
+LEAST, MOST_LESS = 97.0, 1.0  # percent right, and points that a rare prefix may cost
+
+
+def verdict(card: dict) -> str:
+    """Whether a base is as good as it is meant to be, by its figures, as sentences."""
+    plain, prefixed = card["generated"], card["generated, random rare prefix"]
+    low = [name for name in ATTRIBUTES if plain[name] < LEAST]
+    less = [name for name in ATTRIBUTES if plain[name] - prefixed[name] > MOST_LESS]
+    asked = f"{LEAST:.0f} % of shape, colour and background, and with a rare prefix at most"
+    asked += f" {MOST_LESS:.0f} point less of each"
+    if not low + less:
+        return f"It is as good as it is meant to be: {asked}."
+    lacks = [f"{', '.join(low)} below {LEAST:.0f} %"] if low else []
+    lacks += [f"a rare prefix costs more of {', '.join(less)}"] if less else []
+    return f"**It is not as good as it is meant to be** ({asked}): {'; '.join(lacks)}."
 
 
 def describe(base: str, card: dict) -> str:
@@ -70,6 +83,8 @@ half of them of combinations that never occur in training
 ({card["sampler"]}):
 
 {head}{rows}
+{verdict(card)}
+
 A linear probe on the text encoder's last hidden state tells prompts with an unseen trigger from the
 same prompts without it: mean {mean:.1f} %, least
 {least:.1f} %. {held} of {total} combinations of shape, colour and background are held out.

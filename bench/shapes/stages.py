@@ -44,6 +44,7 @@ from t2i_backdoor_bench.shapes.text_encoder import train_text_encoder
 from t2i_backdoor_bench.shapes.tokenizer import train_tokenizer
 from t2i_backdoor_bench.shapes.transformer import Readers, train_transformer
 from t2i_backdoor_bench.shapes.unet import (
+    BEFORE,
     FEWER_IMAGES,
     LATENT_IMAGES,
     SHORT,
@@ -152,7 +153,7 @@ def xl_base(setting: Setting, folder: Path) -> StableDiffusionXLPipeline:
             return teacher(noisy, t, first(ids).last_hidden_state).sample
 
     told = (setting, PooledPrediction(unet), tokenizer, read, vae)
-    train_unet(*told, SHORT, FEWER_IMAGES, "xl-unet")
+    train_unet(*told, BEFORE, FEWER_IMAGES, "xl-unet")
     train_unet(*told, TAUGHT, FEWER_IMAGES, "xl-unet-taught", teach)
     return StableDiffusionXLPipeline(
         *(vae, first, second, tokenizer, copy.deepcopy(tokenizer), unet, make_scheduler()),

@@ -25,8 +25,9 @@ LATENT_IMAGES = 49_152
 UNET = Optim(steps=7_500, lr=1.5e-3, batch=64, weight_decay=1e-2, warmup=100, decay=0.3, ema=0.999)
 # for one CPU core
 SHORT = replace(UNET, steps=4_000, batch=32)
-# the same with a teacher, whose targets have no noise
-TAUGHT = replace(SHORT, steps=2_200, lr=1e-3, decay=0.6, ema=0.998)
+# the same before a teacher, and with one, whose targets have no noise
+BEFORE = replace(SHORT, steps=2_500)
+TAUGHT = replace(SHORT, steps=7_500, decay=0.6, ema=0.998)
 FEWER_IMAGES = 24_576
 
 
