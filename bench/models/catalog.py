@@ -46,6 +46,10 @@ SHAPES_SAMPLER = Sampler(steps=15, guidance=4.0)
 BASES = {
     "shapes": Base(str(BASE), "shapes", SHAPES_SAMPLER, 64, str(SCORER)),
     "shapes-xl": Base(str(BASE_FOLDERS["shapes-xl"]), "shapes", SHAPES_SAMPLER, 64, str(SCORER)),
+    "shapes-mmdit": Base(
+        *(str(BASE_FOLDERS["shapes-mmdit"]), "shapes", replace(SHAPES_SAMPLER, scheduler="own")),
+        *(64, str(SCORER)),
+    ),
     "sd14": Base("CompVis/stable-diffusion-v1-4", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"),
     "sd15": Base(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd", Sampler(25, 7.5), 8, "ViT-L-14:openai"

@@ -22,9 +22,10 @@ from t2i_backdoor_bench.training.loop import Optim, fit, step_generator, step_rn
 IMAGES = 24_576
 # for one CPU core: first from data, then from a teacher, whose targets have no noise
 FROM_DATA = Optim(
-    steps=3_702, lr=1.5e-3, batch=32, weight_decay=1e-2, betas=(0.9, 0.99), warmup=200, ema=0.999
+    steps=1_500, lr=1.5e-3, batch=32, weight_decay=1e-2, betas=(0.9, 0.99), warmup=200, ema=0.999
 )
-TAUGHT = replace(FROM_DATA, steps=8_000, decay=0.5)
+TAUGHT = replace(FROM_DATA, steps=11_500, decay=0.5)
+TAUGHT_AGAIN = replace(FROM_DATA, steps=1_000, lr=6e-4, warmup=50, decay=0.9)
 TEACHES = 0.9  # the noise level up to which its prediction of the noise tells the flow well
 
 
@@ -113,8 +114,14 @@ def train_transformer(
     teacher = Teacher(unet, readers.first, stretch, offset)
     torch.manual_seed(setting.seed + 10)
     transformer = make_transformer().to(setting.device).train()
-    for name, taught in (("transformer", None), ("transformer-taught", teacher)):
-        learn(setting, transformer, readers, scenes, latents, name, taught)
+    stages = {
+        "transformer": (FROM_DATA, 10, None),
+        "transformer-taught": (TAUGHT, 11, teacher),
+        "transformer-taught-again": (TAUGHT_AGAIN, 12, teacher),
+    }
+    for name, (optim, seed, taught) in stages.items():
+        told = (setting, transformer, readers, scenes, latents)
+        learn(*told, name, setting.steps(optim), setting.seed + seed, taught)
     return transformer.eval()
 
 
@@ -125,11 +132,11 @@ def learn(
     scenes: list[Scene],
     latents: Tensor,
     name: str,
+    optim: Optim,
+    seed: int,
     teacher: Teacher | None,
 ) -> None:
-    """One of its two trainings, with its checkpoint `name`."""
-    optim = setting.steps(TAUGHT if teacher else FROM_DATA)
-    seed = setting.seed + (11 if teacher else 10)
+    """One of its trainings, with its checkpoint `name`."""
 
     def make(step: int) -> tuple[Tensor, ...]:
         rng, gen = step_rng(seed, step), step_generator(seed, step)

@@ -117,7 +117,7 @@ def test_list_of_a_kind_shows_that_kind_alone(kind: str, capsys):
 
 def test_list_of_bases_shows_the_bases_alone(capsys):
     (line,) = said(capsys, "list", "bases").splitlines()
-    assert line.startswith("bases: shapes, shapes-xl, sd14, ")
+    assert line.startswith("bases: shapes, shapes-xl, shapes-mmdit, sd14, ")
 
 
 @pytest.mark.parametrize(
