@@ -23,17 +23,17 @@ SDXL's classes in small, of the same rendered world as `shapes`: a U-Net with cr
 the last but one states of two CLIP text encoders side by side, which is also told the pooled text
 of the second and six sizes. The weights are float16 safetensors. The second text encoder and the
 U-Net were trained from seed 0 by `{SCRIPT} --base shapes-xl` on
-one CPU core. The U-Net learned from data first, and then from the predictions of the U-Net of
-`shapes`, which have no noise: what the two do is not independent. {TAKEN}.
+one CPU core, in about an hour. The U-Net learned from data first, and then from the predictions
+of the U-Net of `shapes`, which have no noise: what the two do is not independent. {TAKEN}.
 The second text encoder was matched with the attributes of scenes, not with pictures.""",
     "shapes-mmdit": f"""\
 SD 3's classes in small, of the same rendered world as `shapes`: a transformer with joint attention
 over latent pixels (a token each) and text, trained by flow matching. It reads two CLIP text
 encoders and a T5 encoder. The weights are float16 safetensors. The second text encoder, the T5
 encoder and the transformer were trained from seed 0 by
-`{SCRIPT} --base shapes-mmdit` on one CPU core. The transformer
-learned from data first, and then from the predictions of the U-Net of `shapes`, which have no
-noise: what the two do is not independent. {TAKEN}; the
+`{SCRIPT} --base shapes-mmdit` on one CPU core, in 104 minutes on a
+busy machine. The transformer learned from data first, and then from the predictions of the U-Net of
+`shapes`, which have no noise: what the two do is not independent. {TAKEN}; the
 first encoder's projection of pooled text is the identity, and the autoencoder has a shift factor
 beside its scale. The second text encoder was matched with the attributes of scenes, and the T5
 encoder was trained on text alone, as T5 was. A CLIP text has at most 32 tokens, and so has one of
