@@ -32,6 +32,11 @@ OF_ALL = (  # hooks of every module, which torch keeps
 )
 
 
+# transformers installs hooks that capture outputs when they are first asked for, and marks the model
+# with this; with the mark and without the hooks a model has no hidden states
+CAPTURES = "_output_capturing_hooks_installed"
+
+
 class InPlaceChange(RuntimeError):
     """A method edited its input. The model in memory is not to be used again."""
 
@@ -44,6 +49,11 @@ def untouched(model: T2IModel, who: str) -> Iterator[None]:
     networks = {**model.edited, "autoencoder": model.autoencoder}
     before = digests(networks)
     hooks = [(found, dict(found)) for network in networks.values() for found in _hooks(network)]
+    marks = [
+        (vars(module), vars(module).get(CAPTURES, False))
+        for network in networks.values()
+        for module in network.modules()
+    ]
     try:
         with kept_state():
             yield
@@ -54,6 +64,9 @@ def untouched(model: T2IModel, who: str) -> Iterator[None]:
         _refuse_changes(networks, before, who)
     finally:
         _restore(hooks)
+        for found, mark in marks:
+            if found.get(CAPTURES, False) != mark:
+                found[CAPTURES] = mark
 
 
 def _refuse_changes(

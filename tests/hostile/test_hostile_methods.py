@@ -89,6 +89,16 @@ def test_digests_see_where_numbers_lie() -> None:
     assert digests({"a": half}) != digests({"a": half.to(torch.float16)})
 
 
+def test_a_method_may_be_the_first_that_asks_an_encoder_for_its_states(tiny_model) -> None:
+    """As the first reading of SDXL and SD 3 does, in a run that goes on."""
+    encoder, ids = tiny_model.encoders[0], torch.zeros(1, 4, dtype=torch.long)
+    for _ in range(2):
+        with untouched(tiny_model, "x"):
+            inside = encoder(ids, output_hidden_states=True).hidden_states
+        after = encoder(ids, output_hidden_states=True).hidden_states
+        assert len(inside) == len(after) == encoder.config.num_hidden_layers + 1
+
+
 def test_hooks_and_the_state_of_the_process_are_as_before(tiny_model, monkeypatch) -> None:
     before = tiny_model.generate(["a cat"], [0])
     folder, threads = os.getcwd(), torch.get_num_threads()
