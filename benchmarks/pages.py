@@ -15,7 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-from base_tables import families
+from base_tables import base_agreement, base_attacks, base_defenses
 from measured_tables import (
     attacks,
     blind,
@@ -63,7 +63,9 @@ TABLES = {
     "locators": locators,
     "blind": blind,
     "zoo": of_results,
-    "families": families,
+    "base-attacks": base_attacks,
+    "base-defenses": base_defenses,
+    "base-agreement": base_agreement,
 }
 
 

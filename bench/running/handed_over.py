@@ -32,8 +32,8 @@ OF_ALL = (  # hooks of every module, which torch keeps
 )
 
 
-# transformers installs hooks that capture outputs when they are first asked for, and marks the model
-# with this; with the mark and without the hooks a model has no hidden states
+# transformers installs hooks that capture outputs when they are first asked for, and marks the
+# model with this; with the mark and without the hooks a model has no hidden states
 CAPTURES = "_output_capturing_hooks_installed"
 
 
