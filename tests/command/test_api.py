@@ -100,6 +100,7 @@ def test_notebooks_are_watched(monkeypatch):
     from t2i_backdoor_bench.contract import progress
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # of a test of notebooks
     assert not progress.live()
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert progress.live()

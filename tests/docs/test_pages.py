@@ -63,7 +63,7 @@ def test_rows_come_from_the_first_folder_that_has_them(results) -> None:
 def test_every_part_is_a_table_with_numbers(name: str, results) -> None:
     lines = pages.TABLES[name](results).splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
-    assert len(lines) > 3
+    assert len(lines) > 2, "headings, a rule, and a row"
 
 
 def test_figures_in_sentences() -> None:
