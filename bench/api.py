@@ -33,8 +33,9 @@ def run(*, data: Data | str | None = None, show: bool = False, **settings: Any) 
     in this one alone. Everything is written to the run folder as well (`out`, by default
     results/run-SCALE), and a second call resumes from there. A failed cell is a row with status
     "failed", and one that `time_limit` left has "missing". With several bases ("shapes,shapes-xl")
-    the table has the rows of all of them, and its `attrs` the folder of their comparison. `show`
-    also prints the table and the summary. Raises UserError for what cannot be run.
+    the table has the rows of all that were begun before `time_limit`, and its `attrs` the folder
+    of their comparison. `show` also prints the table and the summary. Raises UserError for what
+    cannot be run.
     """
     named = {"data": data} if isinstance(data, str) else {}
     own = None if named else data
@@ -50,7 +51,8 @@ def run(*, data: Data | str | None = None, show: bool = False, **settings: Any) 
         raise KeyboardInterrupt
     if not several:
         return read_table(config.folder)
-    frame = pd.concat([read_table(one.folder) for one in several.values()], ignore_index=True)
+    begun = [one.folder for one in several.values() if one.folder.is_dir()]
+    frame = pd.concat([read_table(folder) for folder in begun], ignore_index=True)
     frame.attrs = {"folder": str(next(iter(several.values())).folder.parent)}
     return frame
 

@@ -20,7 +20,7 @@ def each_base(config: Config) -> dict[str, Config]:
         return {}
     bases = [base.strip() for base in config.base.split(",")]
     found = {Path(base).name: base for base in bases}
-    if "" in found or len(found) < len(bases):
+    if {"", ".."} & set(found) or len(found) < len(bases):
         raise UserError(f"--base {config.base}: give each base once, and no two of one name")
     if config.models:
         raise UserError("--model is taken over one base; name that one with --base")

@@ -35,7 +35,8 @@ encoder and the transformer were trained from seed 0 by
 busy machine. The transformer learned from data first, and then from the predictions of the U-Net of
 `shapes`, which have no noise: what the two do is not independent. {TAKEN}; the
 first encoder's projection of pooled text is the identity, and the autoencoder has a shift factor
-beside its scale. The second text encoder was matched with the attributes of scenes, and the T5
+beside its scale. The second text encoder is that of `shapes-xl`, whose seed and training
+are the same, and was matched with the attributes of scenes. The T5
 encoder was trained on text alone, as T5 was. A CLIP text has at most 32 tokens, and so has one of
 T5 (`max_sequence_length=32`). The T5 tokenizer has no bytes to fall back on: Chinese characters,
 emoji and mathematical signs are one unknown token to it, and only the CLIP encoders tell them

@@ -60,6 +60,7 @@ def test_a_folder_a_base_a_comparison_and_nothing_anew(config, both, capsys):
         ("tiny,nothing-here", "nothing-here: unknown base"),
         ("tiny,tiny", "give each base once"),
         ("tiny,", "give each base once"),
+        ("tiny,..", "give each base once"),
     ],
 )
 def test_what_is_wrong_with_one_base_is_said_before_any_work(config, tiny, capsys, base, says):
