@@ -94,7 +94,7 @@ def search_defense(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
         for name in left:
             cells[name].append((found[attack, name], found[attack, "none"]))
             tried[name] = tuning.of_defense(cells[name])
-    return list(tried.values())
+    return [tried[name] for name in names]  # two settings drawn alike are tried once
 
 
 def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:

@@ -69,7 +69,7 @@ class AMDET(Defense):
     """
 
     steps: int = option(100, sd=320, low=1, scales=True, source="released", help="training steps")
-    lr: float = option(8e-2, above=0, source="released", tune=(8e-3, 8e-1), help="learning rate")
+    lr: float = option(8e-2, above=0, source="released", help="learning rate")
     batch: int = option(10, low=1, source="released", help="prompts a step")
     beta: float = option(0.1, low=0, source="released", help="b, weight of the distance from c")
     gamma: float = option(0.1, low=0, source="released", help="g, weight of the distance from E_0")

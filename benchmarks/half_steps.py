@@ -1,0 +1,136 @@
+"""Do defenses restore as much with half of their training steps?
+
+    python benchmarks/half_steps.py run       # after `tune.py run`; a killed run resumes
+    python benchmarks/half_steps.py report    # results/tuning/half-steps.md
+
+Every searched defense is trained with the settings that the search chose, for half of its steps, as
+in the search, and for all of them; on the attacked models, prompts and noise of the search, which
+are of the development split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tuning
+from tune import FOLDER, WORK, measured
+
+from t2i_backdoor_bench.contract import Record, UserError, options_of, registry
+from t2i_backdoor_bench.stats.paired import Difference, paired_difference
+
+RECORD = "half-steps.json"
+METRICS = ("restoration_accuracy", "prompt_fidelity")
+
+
+def searched(folder: Path) -> dict[str, dict[str, str]]:
+    """What the search chose, by the name of a defense that trains a number of steps."""
+    registry.defenses.load()
+    found = {}
+    for path in sorted(folder.glob("defense-*.json")):
+        told = json.loads(path.read_text("utf-8"))
+        known = options_of(registry.defenses.get(told["method"]).cls)
+        if told["chosen"] is not None and "steps" in known and known["steps"][1].scales:
+            found[told["method"]] = {k: tuning.text(v) for k, v in told["options"].items()}
+    return found
+
+
+def both(name: str, options: dict[str, str]) -> tuple[str, str]:
+    """The defense with half of its steps, as the scale makes them, and with all."""
+    entry = registry.defenses.get(name)
+    steps = registry.defenses.build(name, "shapes", {}).steps
+    return tuning.variant(entry, options), tuning.variant(entry, options | {"steps": str(steps)})
+
+
+def run(folder: Path, work: Path, names: Sequence[str]) -> int:
+    path = folder / RECORD
+    kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    for name, options in searched(folder).items():
+        if (names and name not in names) or kept.get(name, {}).get("options") == options:
+            continue
+        pair = both(name, options)
+        cells: dict[str, dict[str, list[list[float]]]] = {}
+        for attack in tuning.DEFENDED:
+            found = measured("defense", [attack], ["none", *pair], work, workers=1, threads=1)
+            records = [found[attack, one] for one in pair]
+            cells[attack] = {metric: [each(r, metric) for r in records] for metric in METRICS}
+        kept[name] = {"options": options, "variants": pair, "cells": cells}
+        path.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    return 0
+
+
+def each(record: Record, metric: str) -> list[float]:
+    """A number a picture."""
+    found = record.scores[metric].each
+    if found is None:
+        raise ValueError(f"{record.cell.attack} x {record.cell.defense} has no {metric}")
+    return [float(x) for x in found]
+
+
+def change(cells: dict[str, dict[str, list[list[float]]]], metric: str) -> Difference:
+    """All steps less half of them, over the attacks."""
+    half, whole = (
+        {a: {0: np.array(c[metric][i]) > 0.5} for a, c in cells.items()} for i in range(2)
+    )
+    return paired_difference(whole, half, attacks_fixed=True)
+
+
+def report(folder: Path) -> int:
+    lines = [
+        "# Half of the steps",
+        "",
+        "Written by `python benchmarks/half_steps.py report` from the record beside it, which"
+        " `python benchmarks/half_steps.py run` made: what all steps restore more than half of"
+        " them, in points, of 32 prompts of each of three attacks of the development split.",
+        "",
+        "| defense | steps, all | restored, half % | restored, all % | difference |"
+        " clean prompts shown, difference |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    kept = json.loads((folder / RECORD).read_text("utf-8"))
+    for name, told in sorted(kept.items()):
+        half, whole = (
+            np.mean([c["restoration_accuracy"][i] for c in told["cells"].values()])
+            for i in range(2)
+        )
+        changes = [points(change(told["cells"], metric)) for metric in METRICS]
+        steps = registry.defenses.build(name, "shapes", {}).steps
+        lines.append(
+            f"| `{name}` | {steps} | {100 * half:.1f} | {100 * whole:.1f} | {' | '.join(changes)} |"
+        )
+    (folder / "half-steps.md").write_text("\n".join(lines) + "\n", "utf-8")
+    return 0
+
+
+def points(found: Difference) -> str:
+    value, low, high = (f"{100 * v:+.1f}" for v in (found.value, found.low or 0, found.high or 0))
+    return f"{value} [{low}, {high}]"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("--methods", default="", help="names; without them all")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--work", type=Path, default=WORK, help="the run folder of the cells")
+    flags = parser.parse_args()
+    try:
+        if flags.what == "report":
+            registry.defenses.load()
+            return report(flags.out)
+        names = [name for name in flags.methods.split(",") if name]
+        return run(flags.out, flags.work, names)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
