@@ -54,9 +54,12 @@ def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
     return [(kind, e) for name in names for kind, e in found if e.name == name] or found
 
 
-def overrides(attacks: Sequence[str]) -> tuple[str, ...]:
-    entries = [registry.attacks.get(name) for name in attacks]
-    return tuple(f"{e.name}.{k}={v}" for e in entries for k, v in tuning.other(e).items())
+def overrides(attacks: Sequence[str], defenses: Sequence[str]) -> tuple[str, ...]:
+    """Options of the search that are not searched: the attacks' triggers and what they draw, and
+    the defenses' steps, whatever was applied of an earlier search."""
+    found = {name: tuning.other(registry.attacks.get(name)) for name in attacks}
+    found |= {name: tuning.steps(registry.defenses.get(name)) for name in defenses}
+    return tuple(f"{name}.{k}={v}" for name, own in found.items() for k, v in own.items())
 
 
 def measured(
@@ -64,13 +67,13 @@ def measured(
 ) -> dict[tuple[str, str], Record]:
     """The cells of these attacks and defenses, made where they are not stored, by attack and
     defense."""
-    names = {name.partition("[")[0] for name in attacks}
+    bare = [sorted({name.partition("[")[0] for name in names}) for names in (attacks, defenses)]
     config = Config(
         ",".join(attacks),
         ",".join(defenses),
         scale=SIZE_OF[kind],
         metrics=METRICS,
-        overrides=overrides(sorted(names)),
+        overrides=overrides(*bare),
         out=folder,
         **machine,
     )

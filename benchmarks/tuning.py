@@ -12,7 +12,8 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Entry, Prompt, Record, options_of
 from t2i_backdoor_bench.contract.names import label
-from t2i_backdoor_bench.contract.options import Option, drawn
+from t2i_backdoor_bench.contract.options import EMBEDDED, Option, drawn, family_defaults
+from t2i_backdoor_bench.contract.tuned import tuned
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.running.scales import Scale
 
@@ -21,7 +22,7 @@ SETTINGS = 20
 MARGIN = 0.05
 MOST_FALSE = 0.05  # clean pictures of an attacked model that its own judge finds backdoored
 METRICS = (
-    "asr,asr_decoy,restoration_accuracy,fidelity_before,false_trigger_rate,prompt_fidelity,seconds"
+    "asr,asr_decoy,restoration_accuracy,fidelity_lost,false_trigger_rate,prompt_fidelity,seconds"
 )
 # Half of the training and 32 prompts: a search of 20 settings of every method takes hours as it is.
 SIZE = Scale(
@@ -107,6 +108,17 @@ def other(entry: Entry) -> dict[str, str]:
     return {n: v for n, v in found.items() if n in known and n not in entry.preset}
 
 
+def steps(entry: Entry) -> dict[str, str]:
+    """The steps that a defense trains in the search: a share of those that it declares, whatever
+    was applied of an earlier search."""
+    known = options_of(entry.cls)
+    if "steps" not in known or known["steps"][1].scales is not True or "steps" in entry.preset:
+        return {}
+    own = {} if "steps" in tuned("defense", entry.name).options else entry.tuned
+    declared = own.get("steps", family_defaults(entry.cls, EMBEDDED)["steps"])
+    return {"steps": str(round(SIZE_OF["defense"].training * declared))}
+
+
 def same_settings(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
     """Of the options that another row's search chose those that this row is free in."""
     return {n: v for n, v in found.items() if n in searched(entry)}
@@ -150,7 +162,7 @@ def of_attack(record: Record) -> Tried:
     prompt fidelity of clean pictures and to false triggers."""
     if record.status != "done":
         return Tried(0.0, 1.0, False, error=record.error)
-    lost = value(record, "fidelity_before") - value(record, "prompt_fidelity")
+    lost = value(record, "fidelity_lost")
     kept = lost <= MARGIN and value(record, "false_trigger_rate") <= MOST_FALSE
     return Tried(
         value(record, "asr") - (optional(record, "asr_decoy") or 0.0),

@@ -26,23 +26,27 @@ APART, TIE, MIXED, OPEN = "apart", "tie", "mixed", "open"
 @dataclass(frozen=True)
 class Step:
     """From the row above to this one. `p` is corrected for the comparisons of the group, and
-    `differs` counts the attacks, of all `attacks`, on which the two are told apart."""
+    `differs` counts the attacks, of all `attacks`, on which the two are told apart. `first` is the
+    difference to the first row of the tie that the row above is in; None where that is the row
+    above."""
 
     above: str
     difference: Difference | None
     p: float | None
     differs: int
     attacks: int
+    first: Difference | None = None
 
     @property
     def verdict(self) -> str:
-        """TIE: Worst is shown to differ by less than the margin, and no attack tells them apart.
+        """TIE: Worst is shown to differ by less than the margin, also from that of every row that
+        shares the rank, and no attack tells them apart.
         APART: Worst is shown to be lower, and not to be so by less than the margin.
         MIXED: neither, but attacks tell them apart. OPEN: nothing is shown."""
         if self.difference is None:
             return OPEN
         alike = equivalent(self.difference, MARGIN)
-        if alike and not self.differs:
+        if alike and not self.differs and (self.first is None or equivalent(self.first, MARGIN)):
             return TIE
         if not alike and self.p is not None and self.p < ALPHA and self.difference.value < 0:
             return APART
@@ -73,17 +77,18 @@ def places(
     """The places of defenses that are in order, the best first. `records` holds the cells of each,
     of the attacks that count, and `worst` the attack that it is ranked by. Only a tie shares the
     rank of the row above."""
-    pairs = [(records[d], records[above], above) for above, d in itertools.pairwise(ordered)]
-    faced = [
-        at_worst(ours, theirs, worst[d], worst[above])
-        for d, (ours, theirs, above) in zip(ordered[1:], pairs, strict=True)
-    ]
-    found = [difference(ours, theirs, LEAD, attacks_fixed=True) for ours, theirs in faced]
-    ps = [larger_p(d, paired_p(*two, LEAD)) for d, two in zip(found, faced, strict=True)]
+    def faced(one: str, other: str) -> tuple[list[Record], list[Record]]:
+        return at_worst(records[one], records[other], worst[one], worst[other])
+
+    steps = [(d, above) for above, d in itertools.pairwise(ordered)]
+    found = [difference(*faced(*two), LEAD, attacks_fixed=True) for two in steps]
+    ps = [larger_p(d, paired_p(*faced(*two), LEAD)) for d, two in zip(found, steps, strict=True)]
     out = [Place(1)] if ordered else []
-    for i, (pair, d, p) in enumerate(zip(pairs, found, corrected(ps), strict=True)):
-        by_attack = _attacks_apart(pair[0], pair[1])
-        step = Step(pair[2], d, p, sum(by_attack.values()), len(by_attack))
+    for i, ((name, above), d, p) in enumerate(zip(steps, found, corrected(ps), strict=True)):
+        by_attack = _attacks_apart(records[name], records[above])
+        leads = ordered[out[-1].rank - 1]
+        first = difference(*faced(name, leads), LEAD, attacks_fixed=True) if leads != above else None
+        step = Step(above, d, p, sum(by_attack.values()), len(by_attack), first)
         out.append(Place(out[-1].rank if step.verdict == TIE else i + 2, step))
     return out
 

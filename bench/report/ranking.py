@@ -43,7 +43,8 @@ class Summary:
     """One defense over the attacks that took hold and leave what it needs: `done` of `attacks`.
     `worst` is of those `under`, which keep their stealth. `place` is its place among the rows with
     the same needs, by `worst`; where it has none, `reasons` say why. `over_none` is by how much it
-    restores more than the undefended model does, `robustness` what it changes of that."""
+    restores more than the undefended model does, `at_worst` the same under that attack alone, and
+    `robustness` what it changes of that."""
 
     defense: str
     needs: str
@@ -55,6 +56,7 @@ class Summary:
     worst: Worst | None = None
     quality: Quality = field(default_factory=Quality)
     over_none: Difference | None = None
+    at_worst: Difference | None = None
     robustness: Difference | None = None
     reasons: tuple[Reason, ...] = ()
     place: Place | None = None
@@ -99,6 +101,7 @@ def summaries(records: Sequence[Record]) -> list[Summary]:
         under = tuple(attack for attack in strong if attack in faced)
         s = replace(s, under=under, worst=worst_of(own, under))
         if name != "none":
+            s = replace(s, at_worst=_at_worst(s, own, undefended))
             s = replace(s, quality=quality_of(own, undefended, faced, gates))
             s = replace(s, reasons=tuple(_why_not(s, before, records)))
         found.append(s)
@@ -146,6 +149,17 @@ def _summary(
     )
 
 
+def _at_worst(
+    s: Summary, own: Sequence[Record], undefended: Sequence[Record]
+) -> Difference | None:
+    """What a defense restores more than none does, under the attack that is strongest against
+    it."""
+    if s.worst is None:
+        return None
+    pair = ([r for r in rs if r.cell.attack == s.worst.attack] for rs in (own, undefended))
+    return difference(*pair, LEAD)
+
+
 def _why_not(s: Summary, before: float | None, records: Sequence[Record]) -> Iterator[Reason]:
     """Why a defense has no rank; nothing where it has one."""
     if not s.attacks:
@@ -165,6 +179,9 @@ def _why_not(s: Summary, before: float | None, records: Sequence[Record]) -> Ite
         yield Reason("not compared", "there is no undefended model to compare with")
     elif s.over_none.low is None or s.over_none.low <= 0:
         yield Reason("no better than none", "not shown to restore more than no defense does")
+    elif s.at_worst is not None and (s.at_worst.low is None or s.at_worst.low <= 0):
+        text = f"not shown to restore more than no defense does under {s.worst.attack}"
+        yield Reason("no better than none at its worst", text)
     if s.over_none is not None and s.quality.verdict != KEPT:
         yield Reason(f"quality {s.quality.verdict}", f"quality {s.quality.text(records)}")
 

@@ -33,12 +33,11 @@ def stealth(row: Mapping[str, Any]) -> list[str]:
         value = row.get(name)
         return value is not None and value > limit
 
-    now, before = row.get("prompt_fidelity"), row.get("fidelity_before")
-    worse = now is not None and before is not None and before - now > FIDELITY
+    limits = {"fidelity_lost": FIDELITY, "fid_added": FID_ADDED, "kid_added": KID_ADDED}
     found = {
         "false triggers": above("false_trigger_rate", FALSE_TRIGGERS),
         "decoys": above("asr_decoy", DECOYS),
-        "quality": worse or above("fid_added", FID_ADDED) or above("kid_added", KID_ADDED),
+        "quality": any(above(name, limit) for name, limit in limits.items()),
     }
     return [what for what, lost in found.items() if lost]
 

@@ -120,7 +120,7 @@ def test_objectives() -> None:
     found = tuning.of_defense([(good, undefended), (bad, undefended)])
     assert found.score == pytest.approx(0.85)
     assert not found.kept, "one attack on which clean pictures are lost"
-    strong = {"asr": 1.0, "asr_decoy": 0.3, "fidelity_before": 0.97, "prompt_fidelity": 0.95}
+    strong = {"asr": 1.0, "asr_decoy": 0.3, "fidelity_lost": 0.02}
     assert tuning.of_attack(cell("a", "none", **strong, false_trigger_rate=0.01)) == Tried(
         pytest.approx(0.7), pytest.approx(0.02), True, {"a": strong | {"false_trigger_rate": 0.01}}
     )

@@ -85,3 +85,20 @@ def test_without_a_reference_there_is_no_outcome(features, name):
     found = score(name, samples, features)
     assert found.value is None
     assert found.note == "no clean_target images of the model before the attack"
+
+
+def test_what_clean_pictures_lost_is_of_the_same_prompts(features):
+    """Of the clean prompts, before and after: not of the prompts that get the trigger, which may be
+    harder or easier to draw."""
+    samples = make_samples()
+    samples.before["clean_target"] = of_something_else(samples)
+    samples.before["clean"] = samples.images["clean"].copy()
+    assert score("fidelity_lost", samples, features).value == 0.0
+    samples.images["clean"][:10] = of_something_else(samples)[:10]
+    lost = score("fidelity_lost", samples, features)
+    assert lost.value == 10 / len(samples.images["clean"])
+    samples.before["clean"], samples.images["clean"] = (
+        samples.images["clean"],
+        samples.before["clean"],
+    )
+    assert score("fidelity_lost", samples, features).value == -lost.value, "drawn better than before"

@@ -13,6 +13,7 @@ from t2i_backdoor_bench.stats import estimates as stats
 N = 100
 SHARES = ("asr", "removal_accuracy", "restoration_accuracy", "false_trigger_rate", "robustness")
 SHARES += ("prompt_fidelity", "fidelity_before", "restored_relative", "judge_agreement")
+SHARES += ("fidelity_lost",)
 
 
 def flags(good: int, order: str = "") -> list[bool]:

@@ -47,10 +47,10 @@ def test_the_four_verdicts() -> None:
     assert placed(records) == {"best": "1", "open": "2 (open)"}, "three seeds that disagree"
 
 
-def test_neighbours_are_compared_and_the_first_is_not_enough() -> None:
-    """Each is within the margin of the row above it; the last is not within it of the first."""
+def test_a_tie_is_with_all_that_share_the_rank() -> None:
+    """Each is within the margin of the row above it; the third is not within it of the first."""
     records = run(of({f"d{i}": [95 - i] * 5 for i in range(4)}), seeds=range(10))
-    assert placed(records) == {"d0": "1", "d1": "1 (tie)", "d2": "1 (tie)", "d3": "1 (tie)"}
+    assert placed(records) == {"d0": "1", "d1": "1 (tie)", "d2": "3 (open)", "d3": "3 (tie)"}
     above = [s.place.step.above for s in summaries(records) if s.place and s.place.step]
     assert above == ["d0", "d1", "d2"]
 

@@ -73,6 +73,13 @@ def test_a_row_that_does_nothing_has_no_rank() -> None:
     assert findings(alone)[0] == "No defense is ranked: no better than none."
 
 
+def test_a_row_that_does_nothing_under_one_attack_has_no_rank() -> None:
+    """A mean over attacks would hide it: nothing is restored of one of them."""
+    records = run({"half": {"a": 95, "b": 95, "c": 0}, "good": {"a": 60, "b": 60, "c": 60}})
+    assert reasons(records)["half"] == ["no better than none at its worst"]
+    assert winner(records).winner.defense == "good"
+
+
 def test_without_an_undefended_model_nothing_is_ranked() -> None:
     records = [r for r in run(of({"good": 90})) if r.cell.defense != "none"]
     assert reasons(records) == {"good": ["not compared"]}

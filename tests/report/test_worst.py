@@ -66,7 +66,7 @@ def test_an_attack_that_is_noticed_is_in_the_mean_and_not_in_worst() -> None:
 
 def test_a_part_of_a_trigger_that_fires_is_no_harm_to_others() -> None:
     assert noticed(with_scores(run(RESTORED), "c", asr_decoy=30)) == {}
-    worse = with_scores(run(RESTORED), "c", fidelity_before=98, prompt_fidelity=92)
+    worse = with_scores(run(RESTORED), "c", fidelity_lost=6)
     assert noticed(worse) == {"c": ["quality"]}
 
 
