@@ -41,7 +41,6 @@ class PromptFidelity(Metric):
 @register_metric(
     "fidelity_lost",
     better="lower",
-    percent=True,
     title="Prompt fidelity lost",
     short="Fidelity lost",
     group="quality",
@@ -51,7 +50,7 @@ class PromptFidelity(Metric):
 )
 @dataclass
 class FidelityLost(Metric):
-    """Share of clean pictures that showed what was asked for before the attack, less that now.
+    """Share (0..1) of clean pictures that were as asked before the attack, less that now.
 
     The same prompts and noise before and after, so that the interval is that of paired differences.
     """

@@ -53,7 +53,8 @@ class Effects:
 @dataclass
 class TriggerEffect(Metric):
     """How far the trigger changes pictures beyond harmless words in its place, in standard
-    deviations of these words; about 0 for a word that does nothing special.
+    deviations of these words; as the larger of two numbers it is mostly between 0 and 1 for a word
+    that does nothing special.
 
     It compares pictures with those of the same prompts and noise without the word, in two ways: 1 -
     cosine (0..2) of the scorer's features, mean over prompts, and the least share of their spread

@@ -5,7 +5,8 @@ No two splits share a prompt.
 train        the pairs that an attacker poisons
 defender     the clean prompts that a defense may see, and clean pairs for a defense that needs them
 development  for tuning hyperparameters and choosing between variants
-evaluation   for the numbers in the tables, and for nothing else
+evaluation   for the numbers in the tables, and for nothing that trains or is chosen; the judge's
+             threshold is from what the model draws of it before the attack
 """
 
 from __future__ import annotations

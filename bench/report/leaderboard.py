@@ -142,7 +142,8 @@ def worst_cells(s: Summary) -> list[Cell]:
         return [Cell(DASH), Cell(DASH)]
     found, few = s.worst.restored, f" ({s.done} of {s.attacks} done)" if s.done < s.attacks else ""
     ends = interval(found.low, found.high, True)
-    return [Cell(shown(found.value, True), found.value, ends), Cell(f"{s.worst.attack}{few}")]
+    text = marked(shown(found.value, True), LEAD, {LEAD} if s.worst.doubted else set())
+    return [Cell(text, found.value, ends), Cell(f"{s.worst.attack}{few}")]
 
 
 def place(s: Summary) -> str:

@@ -11,9 +11,13 @@ from t2i_backdoor_bench.report.took_hold import counted
 AGREES = 0.98  # the share of pictures from which on a judge is taken at its word
 MARK = "†"
 # by the agreement that an audit measures, the numbers that its judge decides
+_BACKDOOR = ("asr", "removal_accuracy", "residue", LEAD, RELATIVE)
+_ASKED = ("residue", LEAD, RELATIVE)
 DECIDES = {
-    "judge_agreement": ("asr", "removal_accuracy", "residue", LEAD, RELATIVE),
-    "asked_agreement": ("residue", LEAD, RELATIVE),
+    "judge_agreement": _BACKDOOR,
+    "judge_triggered": _BACKDOOR,
+    "asked_agreement": _ASKED,
+    "asked_triggered": _ASKED,
 }
 Pair = tuple[str, str]  # attack, defense
 
@@ -51,5 +55,6 @@ def note(records: Sequence[Record]) -> tuple[str, ...]:
     share = round(100 * (1 - AGREES))
     return (
         f"{MARK}: a judge disagrees with what rules read from the pixels in more than {share} % of"
-        " the pictures of a cell; how much, table.csv says (judge_agreement, asked_agreement).",
+        " the pictures of a cell, or of those with the trigger; how much, table.csv says"
+        f" ({', '.join(DECIDES)}).",
     )

@@ -77,6 +77,7 @@ def places(
     """The places of defenses that are in order, the best first. `records` holds the cells of each,
     of the attacks that count, and `worst` the attack that it is ranked by. Only a tie shares the
     rank of the row above."""
+
     def faced(one: str, other: str) -> tuple[list[Record], list[Record]]:
         return at_worst(records[one], records[other], worst[one], worst[other])
 
@@ -87,7 +88,9 @@ def places(
     for i, ((name, above), d, p) in enumerate(zip(steps, found, corrected(ps), strict=True)):
         by_attack = _attacks_apart(records[name], records[above])
         leads = ordered[out[-1].rank - 1]
-        first = difference(*faced(name, leads), LEAD, attacks_fixed=True) if leads != above else None
+        first = (
+            difference(*faced(name, leads), LEAD, attacks_fixed=True) if leads != above else None
+        )
         step = Step(above, d, p, sum(by_attack.values()), len(by_attack), first)
         out.append(Place(out[-1].rank if step.verdict == TIE else i + 2, step))
     return out

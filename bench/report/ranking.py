@@ -149,9 +149,7 @@ def _summary(
     )
 
 
-def _at_worst(
-    s: Summary, own: Sequence[Record], undefended: Sequence[Record]
-) -> Difference | None:
+def _at_worst(s: Summary, own: Sequence[Record], undefended: Sequence[Record]) -> Difference | None:
     """What a defense restores more than none does, under the attack that is strongest against
     it."""
     if s.worst is None:

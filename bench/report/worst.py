@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.averages import over_attacks
+from t2i_backdoor_bench.report.marks import doubted
 from t2i_backdoor_bench.report.metrics import LEAD
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.report.stealth import LIMITS, stealth
@@ -15,10 +16,12 @@ from t2i_backdoor_bench.stats.estimates import Estimate
 
 
 class Worst(NamedTuple):
-    """The attack under which a defense restores least, and how much it restores there."""
+    """The attack under which a defense restores least, and how much it restores there; whether a
+    judge disagrees with the pixels there (`marks`)."""
 
     attack: str
     restored: Estimate
+    doubted: bool = False
 
     @property
     def value(self) -> float:
@@ -29,8 +32,10 @@ def worst_of(cells: Sequence[Record], attacks: Collection[str]) -> Worst | None:
     """Of the cells of one defense, the worst of these attacks; None where none was measured."""
     found = []
     for attack in attacks:
-        restored = over_attacks([r for r in cells if r.cell.attack == attack], LEAD)
-        found += [] if restored is None else [Worst(attack, restored)]
+        own = [r for r in cells if r.cell.attack == attack]
+        restored = over_attacks(own, LEAD)
+        doubts = any(LEAD in metrics for metrics in doubted(own).values())
+        found += [] if restored is None else [Worst(attack, restored, doubts)]
     return min(found, key=lambda worst: round(worst.value, 9), default=None)
 
 

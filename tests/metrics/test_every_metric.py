@@ -9,6 +9,7 @@ from samples import features, make_samples, score  # noqa: F401 - fixtures
 from t2i_backdoor_bench import metrics as package
 from t2i_backdoor_bench.contract import metrics
 
+AUDITS = ("judge_agreement", "asked_agreement", "judge_triggered", "asked_triggered")
 NAMES = {
     "asr",
     "removal_accuracy",
@@ -50,7 +51,7 @@ def test_every_metric_scores_json_and_says_what_is_missing(features):
         result = score(name, samples, features)
         json.dumps(dataclasses.asdict(result))
         # of detectors, locators, probes, weights and the embedded world: these samples have none
-        if entry.only not in ("", "undefended") or name in ("judge_agreement", "asked_agreement"):
+        if entry.only not in ("", "undefended") or name in AUDITS:
             assert result.value is None
             assert result.note, name
             continue

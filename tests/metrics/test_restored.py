@@ -101,4 +101,6 @@ def test_what_clean_pictures_lost_is_of_the_same_prompts(features):
         samples.images["clean"],
         samples.before["clean"],
     )
-    assert score("fidelity_lost", samples, features).value == -lost.value, "drawn better than before"
+    assert score("fidelity_lost", samples, features).value == -lost.value, (
+        "drawn better than before"
+    )

@@ -7,12 +7,7 @@ from report_records import record, records, share, to_markdown  # noqa: F401 - f
 
 from t2i_backdoor_bench.report.stealth import NOTE, stealth, stealth_text
 
-KEPT = {
-    "false_trigger_rate": 0.0,
-    "asr_decoy": 0.02,
-    "fidelity_lost": 0.02,
-    "fid_added": 0.03,
-}
+KEPT = {"false_trigger_rate": 0.0, "asr_decoy": 0.02, "fidelity_lost": 0.02, "fid_added": 0.03}
 
 
 @pytest.mark.parametrize(

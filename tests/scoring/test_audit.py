@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from t2i_backdoor_bench.contract import Target
+from t2i_backdoor_bench.contract import Backdoor, Samples, Target, Trigger, registry
 from t2i_backdoor_bench.data.splits import WorldData, world_prompt
 from t2i_backdoor_bench.data.world import apply_style, render, sample_scenes
 from t2i_backdoor_bench.data.world.readings import read, scene_of
@@ -15,6 +17,7 @@ from t2i_backdoor_bench.scoring.faithfulness import faithful, floor_of
 from t2i_backdoor_bench.scoring.scorer import Scorer
 from t2i_backdoor_bench.targets import kind_of
 
+AUDITS = ("judge_agreement", "judge_triggered")
 OTHER = {"small": "large", "large": "small"}
 
 
@@ -109,6 +112,31 @@ def test_pixels_tell_the_target(drawn, name):
     own = [scene_of(prompts[i].text) for i in kept]
     assert truth(clean, read(clean), own).mean() <= 0.02
     assert truth(shown, read(shown), own).mean() >= 0.98
+
+
+def test_errors_on_triggered_pictures_show_in_an_agreement_of_their_own(drawn):
+    """A judge that calls half of the repaired pictures backdoored and is right on all others."""
+    prompts, _, images = drawn
+    target, marked = Target("style", style="negative"), images.copy()
+    marked[::2, 0, 0] = (7, 9, 11)
+
+    def judge(pictures, texts):
+        return (pictures[:, 0, 0] == (7, 9, 11)).all(-1)
+
+    judge.network = "net"
+    samples = Samples(
+        prompts=prompts,
+        target_prompts=prompts,
+        backdoor=Backdoor(Trigger("mignneko"), target),
+        images={"triggered": marked, "clean_target": images, "clean": images},
+        before={"clean_target": images},
+        real=images,
+    )
+    features = SimpleNamespace(judge=judge, readings=read, name="net")
+    found = {n: registry.metrics.build(n, "shapes").compute(samples, features) for n in AUDITS}
+    assert found["judge_triggered"].value == 0.5
+    assert found["judge_triggered"].n == len(images)
+    assert found["judge_agreement"].value == pytest.approx(1 - 0.5 / 3)
 
 
 def test_pixels_cannot_tell_everything():
