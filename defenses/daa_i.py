@@ -13,7 +13,7 @@ from t2i_backdoor_bench.contract import (
     option,
     register_defense,
 )
-from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches
+from t2i_backdoor_bench.detecting.attention_over_time import SIDES, attention_over_time, batches
 from t2i_backdoor_bench.detecting.screening import calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -24,6 +24,13 @@ DIFFERS = (
         here="over the tokens of the prompt",
         why="the zeros make the mean depend on the prompt's length",
     ),
+    Difference(
+        what="changes that are summed",
+        released="3 and 4 in the script that detects; 2 to 4 in `Visualization_DAA.ipynb`",
+        here="3 and 4",
+        why="the released files do not agree; the script is what detects",
+    ),
+    SIDES,
     calibrated(released="D < 0.000489"),
 )
 

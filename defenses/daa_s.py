@@ -14,7 +14,7 @@ from t2i_backdoor_bench.contract import (
     option,
     register_defense,
 )
-from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, batches
+from t2i_backdoor_bench.detecting.attention_over_time import SIDES, attention_over_time, batches
 from t2i_backdoor_bench.detecting.screening import calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -29,6 +29,13 @@ DIFFERS = (
         " has no dynamics: the mean norm of the other tokens' maps at the first step, minus that of"
         " the end token's",
     ),
+    Difference(
+        what="solver steps that are summed",
+        released="0 to 6 in the script that detects; 1 to 5 in `Visualization_DAA.ipynb`",
+        here="0 to 6",
+        why="the released files do not agree; the script is what detects",
+    ),
+    SIDES,
     calibrated(released="minus the score < 0.0015"),
 )
 

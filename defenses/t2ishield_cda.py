@@ -15,6 +15,7 @@ from t2i_backdoor_bench.contract import (
     register_defense,
 )
 from t2i_backdoor_bench.detecting.attention_over_time import (
+    SIDES,
     attention_over_time,
     batches,
     max_scaled,
@@ -48,6 +49,7 @@ DIFFERS = (
         here="raised to 1e-6 of the largest",
         why="a score has to be finite",
     ),
+    SIDES,
     calibrated(released="what the discriminant decides"),
 )
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import (
+    SIDES,
     attention_over_time,
     batches,
     max_scaled,
@@ -16,6 +17,7 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 DIFFERS = (
     calibrated(paper="F < 2.5", released="F < 2.5"),
+    SIDES,
     Difference(
         what="the mean map",
         released="the maps of the prompt's tokens and of the first padding token, as 8-bit"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import PROMPTS, different, weights
 from scipy.integrate import solve_ivp
 from scipy.linalg import logm
@@ -14,6 +15,7 @@ from t2i_backdoor_bench.defenses import daa_i, daa_s, t2ishield_cda, t2ishield_f
 from t2i_backdoor_bench.detecting.attention_over_time import attention_over_time, of_side
 from t2i_backdoor_bench.models.catalog import load_base
 from t2i_backdoor_bench.models.model import T2IModel
+from t2i_backdoor_bench.training.capture import Capture
 
 COLORS = ("red", "blue", "green", "cyan")
 SHAPES = ("star", "heart", "moon", "circle")
@@ -221,11 +223,34 @@ def test_a_defender_binds_its_own_words(tiny_model) -> None:
     assert different(before, weights(tiny_model)) == set()
 
 
-def test_maps_of_one_larger_side_are_mean_over_squares() -> None:
+def test_larger_maps_are_averaged_down() -> None:
     maps = torch.arange(2 * 16.0).view(1, 2, 4, 4)
     (small,) = of_side([maps], 2)
     assert small[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
     assert of_side([maps, maps[..., :2, :2]], 2)[0].shape[-1] == 2
-    for layers, size in (([maps], 3), ([maps], 8), ([maps, maps[..., :2, :2]], 1)):
-        with pytest.raises(UserError, match="no cross-attention layer has a side"):
-            of_side(layers, size)
+    (odd,) = of_side([maps], 3)  # squares of two, which overlap
+    assert odd[0, 0].tolist() == [[2.5, 3.5, 4.5], [6.5, 7.5, 8.5], [10.5, 11.5, 12.5]]
+    with pytest.raises(UserError, match="this model has 2, 4: give a smaller size"):
+        of_side([maps, maps[..., :2, :2]], 8)
+
+
+@pytest.mark.parametrize(("latents", "size", "side"), [(16, 4, 8), (24, 8, 12)])
+def test_a_model_without_the_side_is_read_at_the_next_one(
+    tiny_model, latents: int, size: int, side: int
+) -> None:
+    """Like SDXL, whose sides are multiples of the one asked for, and Stable Diffusion 2.1 of 768
+    px, whose sides are not; the middle block is not read."""
+    tiny_model.denoiser.register_to_config(sample_size=latents)
+    x = torch.randn((1, *tiny_model.latent_shape), generator=torch.Generator().manual_seed(0))
+    maps, _ = attention_over_time(tiny_model, PROMPTS[:1], 0, 2, size, stop=1)
+    with torch.no_grad(), Capture(tiny_model) as seen:
+        tiny_model.denoise(
+            x, tiny_model.drawing_steps(2).timesteps[0], tiny_model.condition(PROMPTS[:1])
+        )
+    layers = [
+        F.adaptive_avg_pool2d(m, size)
+        for n, m in zip(seen.probs, seen.layers(), strict=True)
+        if n.startswith(("down", "up")) and m.shape[-1] == side
+    ]
+    expected = sum(layers) / len(layers)
+    torch.testing.assert_close(maps[0], expected[:, : maps.shape[2]], rtol=1e-3, atol=1e-6)
