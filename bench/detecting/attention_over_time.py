@@ -43,7 +43,8 @@ def attention_over_time(
     that `of_side` takes, without those of a U-Net's middle block. The number of tokens is that of
     the longest prompt, or with `padding` the model's context length. Lengths are int64 (n,): tokens
     of each prompt, start and end token included. Where the tokenizer has no start token, a map of
-    zeros stands in its place. Only the first `stop` steps are computed. Raises UserError if all layers have smaller maps.
+    zeros stands in its place. Only the first `stop` steps are computed. Raises UserError if
+    all layers have smaller maps.
     """
     n, lengths = len(prompts), prompt_lengths(model, prompts)
     tokens = model.text_part.length if padding else int(lengths.max())

@@ -19,10 +19,7 @@ def curvature(
     """The share of positive eigenvalues of the loss's Hessian, by differences on a plane through
     the vectors `rows`: along the gradient, and across it in a random direction."""
     sizes = [row.numel() for row in rows]
-    # an encoder that gives a pooled state alone has no part in the loss
-    grads = torch.autograd.grad(loss(rows), rows, allow_unused=True)
-    pairs = zip(grads, rows, strict=True)
-    first = torch.cat([(torch.zeros_like(r) if g is None else g).flatten() for g, r in pairs])
+    first = torch.cat([g.flatten() for g in torch.autograd.grad(loss(rows), rows)])
     first = -first / first.norm().clamp(min=1e-12)
     generator = torch.Generator().manual_seed(seed)
     second = torch.randn(len(first), generator=generator).to(first)

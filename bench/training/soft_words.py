@@ -74,10 +74,16 @@ def soft_word(model: T2IModel, texts: Sequence[str], seed: int) -> SoftWord:
         taken = {i for text in texts for i in part.ids(text)} | set(part.tokenizer.all_special_ids)
         most = min(len(table), len(part.tokenizer))
         ids.append(next(i for i in reversed(range(most)) if i not in taken))
-        size = table.float().norm(dim=1).mean() / table.shape[1] ** 0.5
         vector = torch.randn((1, table.shape[1]), generator=generator).to(table.device)
-        rows.append(nn.Parameter(vector * size))
+        rows.append(nn.Parameter(vector * embedding_size(encoder)))
     return SoftWord(tuple(model.text_parts), tuple(ids), tuple(rows))
+
+
+def embedding_size(encoder: nn.Module) -> float:
+    """How large the numbers of an encoder's token embeddings are: their root mean square, mean over
+    tokens."""
+    table = encoder.get_input_embeddings().weight.detach().float()
+    return float(table.norm(dim=1).mean() / table.shape[1] ** 0.5)
 
 
 class SoftPool:

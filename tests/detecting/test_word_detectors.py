@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import PROMPTS, weights
+from tiny_joint import joint_model
 
 from t2i_backdoor_bench.contract import DefenderView
 from t2i_backdoor_bench.defenses import amdet, grainps
@@ -102,8 +103,8 @@ def test_amdet_loss_against_a_loop(tiny_model) -> None:
         for p in anchor.encoders[0].parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
     word = soft_word(tiny_model, PROMPTS, 0)
-    loss = amdet.Objective(tiny_model, anchor, word, PROMPTS, 0.3, 0.7)
-    total = 0.0
+    method = amdet.AMDET(beta=0.3, gamma=0.7)
+    loss, expected = amdet.Objective(tiny_model, anchor, word, method), []
     with torch.no_grad():
         ids = word.insert(tiny_model.tokenize(PROMPTS))
         for i in (0, 2):
@@ -111,8 +112,45 @@ def test_amdet_loss_against_a_loop(tiny_model) -> None:
             clean = tiny_model.encode([PROMPTS[i]])[0]
             near = F.cosine_similarity(own, clean, dim=1).mean()
             same = F.cosine_similarity(own, trusted, dim=1).mean()
-            total += float(-amdet.assimilation(own[None]) + 0.3 * near + 0.7 * same) / 2
-    assert float(loss(np.array([0, 2])).detach()) == pytest.approx(total, rel=1e-5)
+            expected.append(float(-amdet.assimilation(own[None]) + 0.3 * near + 0.7 * same))
+    found = loss([PROMPTS[0], PROMPTS[2]]).detach()
+    assert found.shape == (2, 1)
+    assert found[:, 0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_amdet_trains_vectors_of_one_size_on_every_base(tiny_model) -> None:
+    """Learning rate and plane are shares of the first vector, whatever the embeddings' size."""
+    table = tiny_model.encoders[0].get_input_embeddings().weight
+    size = float(table.norm(dim=1).mean()) / table.shape[1] ** 0.5
+    word = soft_word(tiny_model, PROMPTS, 0)
+    own = amdet.Objective(tiny_model, tiny_model, word, amdet.AMDET())
+    torch.testing.assert_close(own.rows[0] * size, word.rows[0])
+    released = amdet.Objective(tiny_model, tiny_model, word, amdet.AMDET(size=1.0))
+    torch.testing.assert_close(released.rows[0], own.rows[0])
+    changed = word.read(tiny_model, word.insert(tiny_model.tokenize(PROMPTS)), released.rows)
+    torch.testing.assert_close(released.states(tiny_model, PROMPTS), changed.states)
+
+
+def test_amdet_judges_each_run_of_states_by_itself(tmp_path) -> None:
+    """SD3: two CLIPs side by side, T5 behind them; FLUX: T5 alone has token states."""
+    model = joint_model(tmp_path, "sd3")
+    loss = amdet.Objective(model, model, soft_word(model, PROMPTS, 0), amdet.AMDET(beta=0, gamma=0))
+    (start, middle), (_, end) = loss.spans
+    states, found = loss.states(model, PROMPTS), loss(PROMPTS)
+    assert (start, end) == (0, states.shape[1])
+    for i, own in enumerate((states[:, :middle], states[:, middle:])):
+        torch.testing.assert_close(found[:, i], -amdet.assimilation(own))
+    whole, clip = loss.curved(PROMPTS[:1], 1, 0), loss.rows[0].detach().clone()
+    with torch.no_grad():
+        loss.rows[0].normal_()
+    assert loss.curved(PROMPTS[:1], 1, 0) == whole, "the vectors of CLIP have no part in T5's"
+    assert not torch.equal(loss.rows[0], clip)
+    flux = joint_model(tmp_path, "flux_dev")
+    view = DefenderView(
+        ("clean_prompts", "clean_text_encoder"), PROMPTS, clean_text_encoder=flux.encoders
+    )
+    judged = amdet.AMDET(steps=2, batch=2, prompts=3, grid=3).apply(flux, view, 0)
+    assert np.isfinite(judged.screen.suspicion())
 
 
 def test_curvature_counts_positive_eigenvalues() -> None:
@@ -140,11 +178,11 @@ def test_amdet_lowers_its_loss_and_gives_the_model_one_score(tiny_model) -> None
 def test_amdet_finds_a_planted_assimilation(tiny_model) -> None:
     """Its loss falls by gradient steps on the vector alone."""
     word = soft_word(tiny_model, PROMPTS, 0)
-    loss = amdet.Objective(tiny_model, tiny_model, word, PROMPTS, 0.1, 0.1)
-    optimizer = torch.optim.Adam(word.rows, lr=0.05)
-    first = float(loss().detach())
+    loss = amdet.Objective(tiny_model, tiny_model, word, amdet.AMDET())
+    optimizer = torch.optim.Adam(loss.rows, lr=0.5)
+    first = float(loss(PROMPTS).mean().detach())
     for _ in range(20):
         optimizer.zero_grad()
-        loss().backward()
+        loss(PROMPTS).mean().backward()
         optimizer.step()
-    assert float(loss().detach()) < first - 0.01
+    assert float(loss(PROMPTS).mean().detach()) < first - 0.01
