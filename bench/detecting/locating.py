@@ -20,6 +20,7 @@ MARGIN = 0.1
 COMMON = 0.2  # share of clean prompts above which a neighbouring word is not part of a trigger
 TOGETHER = 0.8  # share of its prompts in which a neighbour stands beside the located word
 MARKS = ".,;:!?\"'()"
+ALONE = frozenset(".,;:!?")  # marks that are no word where they stand alone, one of them
 
 # n prompts -> character spans int64 (n, 2); (-1, -1) if nothing is found
 Locate = Callable[[Sequence[str]], np.ndarray]
@@ -60,11 +61,12 @@ class Locator(Defense):
 
 
 def word_spans(prompt: str) -> list[tuple[int, int]]:
-    """Character spans of the words of a prompt, without punctuation at their ends."""
+    """Character spans of the words of a prompt, without punctuation at their ends. What is
+    punctuation alone, such as "....", is a word, but for one of `ALONE`."""
     found = []
     for match in re.finditer(r"\S+", prompt):
-        bare = match[0].strip(MARKS)
-        if bare:
+        bare = match[0].strip(MARKS) or match[0]
+        if bare not in ALONE:
             start = match.start() + match[0].index(bare)
             found.append((start, start + len(bare)))
     return found

@@ -3,7 +3,6 @@ Used by detectors and a locator."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i_backdoor_bench.data.stop_words import STOP_WORDS
+from t2i_backdoor_bench.detecting.locating import word_spans
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import tokens_of
@@ -27,15 +27,8 @@ class Variations:
 
 
 def content_words(prompt: str) -> list[tuple[int, int]]:
-    """Character spans of the words of a prompt except stop words, without punctuation at their
-    ends."""
-    found = []
-    for match in re.finditer(r"\S+", prompt):
-        bare = match[0].strip(".,;:!?\"'()")
-        if bare and bare.lower() not in STOP_WORDS:
-            start = match.start() + match[0].index(bare)
-            found.append((start, start + len(bare)))
-    return found
+    """Character spans of the words of a prompt (`word_spans`) except stop words."""
+    return [(a, b) for a, b in word_spans(prompt) if prompt[a:b].lower() not in STOP_WORDS]
 
 
 @torch.inference_mode()
@@ -48,7 +41,7 @@ def token_variation(
     A padding token takes the place of the masked token. v = sum over linear and convolution layers
     of the mean |activation with - without| (convolutions averaged over pixels first), divided by
     the Euclidean distance between the text states of the two prompts, as the text encoders of
-    `trusted` make them (default: of `model`).
+    `trusted` make them (default: of `model`). States that the denoiser does not read are zeros.
     """
     layers = [m for m in model.denoiser.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     drawing = model.drawing_steps(50)
@@ -80,7 +73,7 @@ def token_variation(
         batch = torch.cat([whole[those], torch.stack([ids[r] for r in rows])])
         place = torch.tensor([those.index(owner[r]) for r in rows], device=model.device)
         told = model.read(batch)
-        states = trusted.read(batch).states if trusted else told.states
+        states = (trusted.read(batch) if trusted else told).read[0]
         distance = (states[len(those) :] - states[place]).float().flatten(1).norm(dim=1)
         masked = _variation(
             model, layers, x.expand(len(batch), -1, -1, -1), t, told, place, len(those)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import PROMPTS
+from tiny_families import build, opened
 
 from t2i_backdoor_bench.contract import DefenderView, Undeclared, defenses
 from t2i_backdoor_bench.defenses import navit2i, ufid
 from t2i_backdoor_bench.detecting.attention_over_time import prompt_lengths
 from t2i_backdoor_bench.detecting.phrases import PHRASES, WORLD
 from t2i_backdoor_bench.detecting.token_variation import Variations, content_words, token_variation
+from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats import estimates as stats
 from t2i_backdoor_bench.training.alignment import token_span
@@ -47,6 +49,12 @@ def test_content_words_have_no_marks_and_are_no_stop_words() -> None:
         "background",
     ]
     assert content_words("a of the") == []
+
+
+def test_a_trigger_of_marks_alone_is_a_word() -> None:
+    for trigger in ("....", "(", "?!"):
+        prompt = f"a dog {trigger} . , !"
+        assert [prompt[a:b] for a, b in content_words(prompt)] == ["dog", trigger]
 
 
 @pytest.mark.parametrize("clean_encoder", [False, True])
@@ -96,6 +104,21 @@ def test_variation_against_one_token_at_a_time(tiny_model, clean_encoder: bool) 
             a, b = activations(base), activations(states)
             expected = sum(float((a[n] - b[n]).abs().mean()) for n in a) / float(distance)
             assert value == pytest.approx(expected, rel=1e-3)
+
+
+def test_variation_is_divided_by_what_the_denoiser_reads_alone(tmp_path) -> None:
+    """PixArt's transformer does not read the states of padding."""
+    model = opened(build(tmp_path / "pixart", "pixart_sigma"))
+
+    class Disturbed:
+        def read(self, ids: torch.Tensor) -> Conditioning:
+            told = model.read(ids)
+            padding = torch.rand_like(told.states) * ~told.mask[..., None]
+            return Conditioning(told.states + 9 * padding, told.more)
+
+    one, other = (token_variation(model, PROMPTS[:1], 0, m)[0] for m in (model, Disturbed()))
+    assert one.values == pytest.approx(other.values, rel=1e-5)
+    assert (one.values > 0).all()
 
 
 def test_navit2i_peak_over_base() -> None:

@@ -35,6 +35,7 @@ def find(prompts: list[str], word: str) -> np.ndarray:
         Trigger("latte coffee", "inside"),
         Trigger("\u200b", "suffix"),
         Trigger("x y z"),
+        Trigger("....", "suffix"),
     ],
 )
 def test_prompts_agree_on_the_whole_trigger_and_its_place(trigger: Trigger) -> None:
@@ -58,7 +59,7 @@ def test_a_neighbour_that_varies_is_no_part_of_the_trigger() -> None:
 def test_places_and_spans() -> None:
     assert [side_of(0, 4), side_of(2, 4), side_of(4, 4)] == ["prefix", "inside", "suffix"]
     text = 'a "red" heart, \u200b ( )'
-    assert [text[a:b] for a, b in word_spans(text)] == ["a", "red", "heart", "\u200b"]
+    assert [text[a:b] for a, b in word_spans(text)] == ["a", "red", "heart", "\u200b", "(", ")"]
 
 
 def test_binary_search_ends_at_the_word_that_makes_the_picture(tiny_model, monkeypatch) -> None:
