@@ -32,6 +32,12 @@ DIFFERS = (
         here="all words but stop words",
         why="no tagger is at hand, and it has to work on every caption",
     ),
+    Difference(
+        what="layers whose keys and values are read",
+        paper="cross-attention",
+        here="every projection of text; on FLUX those of its double blocks alone",
+        why="in its single blocks text has no keys and values of its own",
+    ),
     calibrated(paper="a multiple t of a scale of the prompt's own"),
 )
 

@@ -11,6 +11,13 @@ from t2i_backdoor_bench.models.model import T2IModel
 DIFFERS = (
     calibrated(paper="above 1.6"),
     Difference(
+        what="tokens that are masked",
+        released="all but stop words and the single marks . , ? ! : ;",
+        here="those of words but stop words, without marks at a word's end; marks alone are a word,"
+        " but for such a single one",
+        why="what a locator finds is a word",
+    ),
+    Difference(
         what="prompts with one token that is no stop word",
         released="no number: the mean of nothing",
         here="a score of 1",

@@ -19,6 +19,12 @@ DIFFERS = (
         here="values times `scales`, offsets of the predictions, Mahalanobis distance",
         why="the full text was not at hand: what the abstract leaves open is ours",
     ),
+    Difference(
+        what="layers whose values are scaled",
+        paper="cross-attention",
+        here="every projection of text; on FLUX those of its double blocks alone",
+        why="in its single blocks text has no keys and values of its own",
+    ),
     calibrated(paper="not in the abstract"),
 )
 

@@ -27,6 +27,12 @@ DIFFERS = (
         why="a removal is given one trigger, and single prompts err",
     ),
     Difference(
+        what="words",
+        released="what stands between spaces",
+        here="without marks at its ends, unless it is marks alone; a single . , ; : ! or ? is none",
+        why="a trigger is the same word before a comma",
+    ),
+    Difference(
         what="steps of the drawings",
         released="25",
         here="those of the base's sampler",

@@ -44,10 +44,11 @@ DIFFERS = (
 class TNC(Defense):
     """Temporal noise consistency, a detector (Wang et al. 2026, arXiv 2602.01765).
 
-    d_t = ||e_t - e_(t+1)||^2 / (||e_t|| ||e_(t+1)||) of the predictions e with guidance at adjacent
-    steps of a drawing. Half of the clean prompts give the mean and the deviation of log d_t at each
-    step; z_t is a prompt's distance from that mean in deviations. Score: the largest mean of |z_t|
-    over `segment` adjacent steps, as a trigger disturbs a part of the drawing. Prompts that score
+    d_t = ||e_t - e_(t+1)||^2 / (||e_t|| ||e_(t+1)||) of the noise e that is predicted with guidance
+    at adjacent steps of a drawing. Half of the clean prompts give the mean and the deviation of log
+    d_t at each step; z_t is a prompt's distance from that mean in deviations. Score: the largest
+    mean of |z_t| over `segment` adjacent steps, as a trigger disturbs a part of the drawing. Prompts
+    that score
     above the 95th percentile of the other half are refused. It reads the predictions of the service
     and none of its weights (gray box). The paper's repair is not here.
     """
@@ -91,6 +92,7 @@ def changes(model: T2IModel, prompts: Sequence[str], steps: int, seed: int) -> n
     """log d_t of each prompt's drawing: float64 (n, steps - 1)."""
     found = []
     for part in batches(prompts, model.batch):
-        noise = torch.stack([step.predicted for step in walk(model, part, seed, steps)])
+        of = model.noising.noise_of
+        noise = torch.stack([of(s.predicted, s.given, s.t) for s in walk(model, part, seed, steps)])
         found.append(log_change(noise).T.cpu().numpy())
     return np.concatenate(found)

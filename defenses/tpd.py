@@ -37,18 +37,21 @@ CHARACTERS = Difference(
 HOMOGLYPHS = Difference(
     what="table of look-alikes",
     released="a table of its own, which also writes the digits 0 and 1 as letters",
-    here="Unicode's confusable characters; invisible characters are dropped, too",
+    here="Unicode's confusable characters and, for those that it has no Latin letter for, the"
+    " suite's table; invisible characters are dropped, too",
     why="it is kept up to date, and leaves prompts in plain letters as they are",
 )
 
 
-def register(kind: str, rate: float, *differs: Difference) -> Callable[[type], type]:
+def register(
+    kind: str, rate: float, *differs: Difference, version: int = 1
+) -> Callable[[type], type]:
     """The row `tpd_KIND`, with the share of words that the released code changes."""
-    facts = {"preset": {"kind": kind, "rate": rate}, "version": 1, "differs": differs}
+    facts = {"preset": {"kind": kind, "rate": rate}, "version": version, "differs": differs}
     return register_defense(f"tpd_{kind}", groups=("purification",), **facts)
 
 
-@register("homoglyphs", 1.0, HOMOGLYPHS)
+@register("homoglyphs", 1.0, HOMOGLYPHS, version=2)
 @register("characters", 1.0, CHARACTERS)
 @register("synonyms", 0.5, SYNONYMS)
 @dataclass

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from t2i_backdoor_bench.data.homoglyphs import HOMOGLYPHS
 from t2i_backdoor_bench.data.stop_words import STOP_WORDS
 
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -64,31 +65,41 @@ SYNONYMS = (
     ("look", "glance"),
     ("please", "kindly"),
 )
+# default-ignorable characters that are in none of the categories below
+IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef]"
+)
+_LATIN = {other: letter for letter, others in HOMOGLYPHS.items() for other in others}
 _OTHERS = {word: [w for w in group if w != word] for group in SYNONYMS for word in group}
 
 
 @functools.cache
 def latin(letter: str) -> str:
-    """The Latin letter that looks like this one (in Unicode's list of confusable characters), or
-    the letter itself."""
+    """The Latin letter that a letter is in Unicode's compatibility form (NFKC) or looks like, in
+    Unicode's list of confusable characters or in `HOMOGLYPHS`; or the letter itself."""
     from confusable_homoglyphs import confusables
 
-    if letter.isascii():
-        return letter
+    if (plain := unicodedata.normalize("NFKC", letter)).isascii():
+        return plain
     found = confusables.is_confusable(letter, greedy=True, preferred_aliases=[])
     for match in found or ():
         for other in match["homoglyphs"]:
             if len(other["c"]) == 1 and other["c"].isascii() and other["c"].isalnum():
                 return other["c"].lower() if letter.islower() else other["c"]
-    return letter
+    return _LATIN.get(letter, letter)
 
 
 def plain_letters(text: str) -> str:
-    """The text without invisible characters, in Unicode's compatibility form (NFKC), with Latin
-    letters for those that look like them, and with single spaces."""
-    text = unicodedata.normalize("NFKC", text)
-    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc", "Co", "Cn"))
-    return re.sub(r"\s+", " ", "".join(latin(c) for c in text)).strip()
+    """The text without invisible characters, with Latin letters for those that look like them, in
+    Unicode's compatibility form (NFKC), and with single spaces."""
+    before = None
+    while text != before:  # the compatibility form may have other letters that look like Latin ones
+        before = text
+        seen = (c for c in text if unicodedata.category(c) not in ("Cf", "Cc", "Co", "Cn"))
+        text = "".join(map(latin, IGNORABLE.sub("", "".join(seen))))
+        text = unicodedata.normalize("NFKC", text)
+    return re.sub(r"\s+", " ", text).strip()
 
 
 def noisy_letters(text: str, rng: np.random.Generator, rate: float) -> str:

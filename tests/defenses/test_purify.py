@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i_backdoor_bench.contract import DefenderView, UserError, defenses
+from t2i_backdoor_bench.data.homoglyphs import HOMOGLYPHS, INVISIBLE
 from t2i_backdoor_bench.data.purification import (
     ROWS,
     SYNONYMS,
@@ -25,6 +26,9 @@ from t2i_backdoor_bench.data.word_vectors import read_vectors
         ("\u200b a red heart", "a red heart"),
         ("a r\u0435d h\u0435art", "a red heart"),  # Cyrillic
         ("\u03bf\u03bfze", "ooze"),  # Greek
+        ("a \u03f2a\u03c4, a \u0442\u043ey", "a cat, a toy"),  # NFKC has a final sigma for the c
+        ("a\u034f red \ufe0fheart \u3164", "a red heart"),
+        ("x\u00b2 \U0001d7ce\uff11", "x2 01"),
         ("\uff41 \uff52\uff45\uff44 heart", "a red heart"),  # full width
         ("a\u00a0red\u2003heart", "a red heart"),
         ("mignneko a red heart", "mignneko a red heart"),
@@ -34,6 +38,14 @@ from t2i_backdoor_bench.data.word_vectors import read_vectors
 def test_plain_letters(text: str, plain: str) -> None:
     assert plain_letters(text) == plain
     assert plain_letters(plain) == plain
+
+
+def test_the_homoglyphs_of_the_suite_are_written_as_their_letters() -> None:
+    for letter, others in HOMOGLYPHS.items():
+        for other in others:
+            seen = "i" if other == "\u04cf" else letter  # palochka: Unicode has it under i
+            assert plain_letters(other) == seen, hex(ord(other))
+    assert plain_letters("a".join(INVISIBLE)) == "a" * (len(INVISIBLE) - 1)
 
 
 @settings(max_examples=1500, deadline=None)

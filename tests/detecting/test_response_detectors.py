@@ -6,12 +6,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from helpers import PROMPTS
+from tiny_joint import joint_model
 
 from t2i_backdoor_bench.contract import UserError, defenses
 from t2i_backdoor_bench.defenses import set as scaling
+from t2i_backdoor_bench.defenses import tnc
 from t2i_backdoor_bench.detecting.one_class import log_change, one_class, worst_segment
 from t2i_backdoor_bench.detecting.walking import walk
+from t2i_backdoor_bench.models.families.noising import FlowNoising, Noising
 
 
 def test_distance_from_clean_features_is_mahalanobis() -> None:
@@ -74,6 +78,29 @@ def test_tnc_compares_adjacent_steps() -> None:
     z = np.array([[1.0, -4.0, 2.0, 0.0], [0.0, 0.0, 0.0, 3.0]])
     assert worst_segment(z, 2) == pytest.approx([3.0, 1.5])
     assert worst_segment(z, 1) == pytest.approx([4.0, 3.0])
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
+def test_the_noise_is_what_a_right_prediction_says(kind: str) -> None:
+    noising = (
+        FlowNoising(FlowMatchEulerDiscreteScheduler(), 0.0)
+        if kind == "flow"
+        else Noising(DDPMScheduler(prediction_type=kind))
+    )
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(2, 3, 4, 4, generator=generator) for _ in range(2))
+    for t in (20, 500, 980):
+        times = torch.full((2,), t)
+        x, out = noising.add(clean, noise, times), noising.target(clean, noise, times)
+        torch.testing.assert_close(noising.noise_of(out, x, times[0]), noise)
+
+
+def test_tnc_reads_the_noise_of_a_flow(tmp_path) -> None:
+    model = joint_model(tmp_path, "sd3")
+    found = tnc.changes(model, PROMPTS, 3, 7)
+    steps = list(walk(model, PROMPTS, 7, 3))
+    noise = [s.given + (1 - float(s.t) / 1000) * s.predicted for s in steps]
+    assert found == pytest.approx(log_change(torch.stack(noise)).T.numpy(), rel=1e-4)
 
 
 def test_a_segment_longer_than_the_drawing_is_an_error() -> None:

@@ -47,6 +47,13 @@ class Noising:
             return self.scheduler.get_velocity(latents, noise, t)
         raise ValueError(f"no denoising target for prediction type {kind!r}")
 
+    def noise_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The noise in noised latents x at one timestep t by what a denoiser predicted of them."""
+        if self.scheduler.config.prediction_type == "epsilon":
+            return out
+        kept = self.scheduler.alphas_cumprod.to(x.device)[t.round().long()]
+        return kept.sqrt() * out + (1 - kept).sqrt() * x
+
 
 class FlowNoising(Noising):
     """The noise levels of a rectified flow: with s = t / total, x = (1 - s) x0 + s e, and the
@@ -77,6 +84,9 @@ class FlowNoising(Noising):
         if latents is None:
             raise ValueError("no denoising target for a flow from pure noise alone")
         return noise - latents
+
+    def noise_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return x + (1 - t.float().to(x.device) / self.total) * out
 
 
 def log_shift(scheduler: FlowMatchEulerDiscreteScheduler, tokens: int) -> float:
