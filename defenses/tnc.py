@@ -47,10 +47,9 @@ class TNC(Defense):
     d_t = ||e_t - e_(t+1)||^2 / (||e_t|| ||e_(t+1)||) of the noise e that is predicted with guidance
     at adjacent steps of a drawing. Half of the clean prompts give the mean and the deviation of log
     d_t at each step; z_t is a prompt's distance from that mean in deviations. Score: the largest
-    mean of |z_t| over `segment` adjacent steps, as a trigger disturbs a part of the drawing. Prompts
-    that score
-    above the 95th percentile of the other half are refused. It reads the predictions of the service
-    and none of its weights (gray box). The paper's repair is not here.
+    mean of |z_t| over `segment` adjacent steps, as a trigger disturbs a part of the drawing.
+    Prompts that score above the 95th percentile of the other half are refused. It reads the
+    predictions of the service and none of its weights (gray box). The paper's repair is not here.
     """
 
     walk: int = option(10, sd=50, low=2, help="steps of the drawing")

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from report_pages import EVIL, SHOWN, make_run, read
@@ -16,8 +17,10 @@ from test_tables import record
 from t2i_backdoor_bench.command import main
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.contract.hashing import digest
+from t2i_backdoor_bench.report.site import boards
 from t2i_backdoor_bench.report.site.build import write_site
 from t2i_backdoor_bench.report.site.names import paper_link, slug
+from t2i_backdoor_bench.stats.estimates import Estimate
 from t2i_backdoor_bench.store.folder import Store
 
 PLUGIN = "their_defense"
@@ -127,6 +130,23 @@ def test_two_authors_with_different_methods_stand_in_one_board(site: Path) -> No
     }
     assert float(rows[0]["restoration_accuracy"]) == pytest.approx(0.9)
     assert all(row["status"] == "reported" for row in rows)
+
+
+def test_one_easy_attack_is_not_first_on_the_card(monkeypatch) -> None:
+    def run(name: str, attacks: int, restored: float):
+        worst = SimpleNamespace(value=restored, restored=Estimate(restored, None, None))
+        first = SimpleNamespace(under=("a",) * attacks, worst=worst, defense=name, needs="trigger")
+        leading = SimpleNamespace(rows=[first], ranked=1)
+        standing = SimpleNamespace(status="reported")
+        return SimpleNamespace(slug=name, name=name, smoke=False, standing=standing), leading
+
+    runs = (run("easy", 1, 1.0), run("whole", 7, 0.6), run("half", 7, 0.3))
+    monkeypatch.setattr(boards, "leaders", lambda own: {"trigger": own[0]})
+    monkeypatch.setattr(boards, "first_of", lambda group: "")
+    monkeypatch.setattr(boards.Board, "runs", [one for one, _ in runs])
+    found = boards.wins_of(boards.Board(2, "shapes", "Trigger known", runs))
+    assert [(w["name"], w["attacks"]) for w in found] == [("whole", 7), ("half", 7), ("easy", 1)]
+    assert "First of 1 ranked on 7 attacks" in found[0]["how"]
 
 
 def test_a_cell_has_the_pictures_of_its_own_defense(site: Path) -> None:

@@ -60,25 +60,28 @@ def boards_of(runs: Sequence[Run]) -> list[Board]:
 
 def wins_of(board: Board) -> list[dict[str, Any]]:
     """The first of each run and kind of needs: who it is, how much it restores, and whether others
-    are told apart from it. Smoke runs have no winner."""
+    are told apart from it; the runs of most attacks first, as it is easy to be first under one.
+    Smoke runs have no winner."""
     found = []
     for run in board.runs:
         if run.smoke:
             continue
         own = [s for r, s in board.members if r is run]
         found += [_win(run, group) for group in leaders(own).values()]
-    return sorted(found, key=lambda win: -win["value"])
+    return sorted(found, key=lambda win: (-win["attacks"], -win["value"]))
 
 
 def _win(run: Run, group: Leaders) -> dict[str, Any]:
     first, level = group.rows[0], len(group.rows) - 1
-    how = f"First of {group.ranked} ranked, {given(first.needs)}; run {run.name}"
+    many = counted(len(first.under), "attack")
+    how = f"First of {group.ranked} ranked on {many}, {given(first.needs)}; run {run.name}"
     name = first.defense
     if level:  # nobody is shown to be best
         how = f"Not told apart from each other; first {how.partition(' ')[2]}"
         name = f"{name} and {level} more"
     return {
         "name": name,
+        "attacks": len(first.under),
         "value": first.worst.value,
         "share": percent(first.worst.restored),
         "how": f"{how}.",
