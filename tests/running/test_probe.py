@@ -126,6 +126,8 @@ def test_probes_add_columns_and_leave_the_rest(config) -> None:
         assert {k: len(v) for k, v in arrays.items()} == {kind: SCALE.moved}
     (result,) = records(probing).values()
     assert "DDIM" in result.scores["asr_resampled"].note
+    for name in ("asr_resampled", "asr_finetuned", "asr_benign_lora"):
+        assert "as asked" in result.scores[name].note, "no backdoor, or no picture?"
     assert runner.run(probing) == 0
     assert len(CALLS) == 3, "stored"
 
