@@ -82,9 +82,8 @@ class AMDET(Defense):
     A clean CLIP has such vectors, too, but on a loss surface of another shape: `curvature` is the
     share of positive eigenvalues of the Hessian on a plane through v, for one clean prompt. The
     verdict on the *model* (`Screen.suspicion`) is minus the loss on other clean prompts times that
-    share. A prompt's score
-    is the cosine of its states to the mean states with v. A backdoor outside of the text encoder is
-    not seen.
+    share. A prompt's score is the cosine of its states to the mean states with v. A backdoor
+    outside of the text encoder is not seen.
     """
 
     steps: int = option(100, sd=640, low=1, scales=True, source="released", help="training steps")
