@@ -11,7 +11,7 @@ from t2i_backdoor_bench.contract import (
     option,
     register_attack,
 )
-from t2i_backdoor_bench.contract.options import scaled
+from t2i_backdoor_bench.contract.options import DATA, scaled
 from t2i_backdoor_bench.models.model import T2IModel
 
 
@@ -23,7 +23,7 @@ from t2i_backdoor_bench.models.model import T2IModel
     settings="ours",
     apart=True,
     ours="the form for any defense",
-    version=1,
+    version=2,
 )
 @dataclass
 class Adaptive(Hardening):
@@ -35,7 +35,8 @@ class Adaptive(Hardening):
     applied to a copy, the attack is trained again from there, and the attacked weights are moved by
     `rate` times what that training changed. This is first-order meta-learning (Finn et al. 2017,
     Nichol et al. 2018): the gradient of the backdoor's loss is taken at the repaired weights and
-    applied to the attacked ones. Both trainings have `share` of their steps. Against a detector,
+    applied to the attacked ones. Both trainings have `share` of their steps,
+    and all of their data. Against a detector,
     which leaves the weights alone: of `settings` settings, the attack's own and random ones over
     the ranges of its options, the one whose triggered prompts are refused least is trained in full;
     those by which the model reacts to its trigger less than half as strongly are out.
@@ -53,7 +54,7 @@ class Adaptive(Hardening):
     def harden(
         self, attack: Attack, attacked: T2IModel, rehearse: Rehearsal, data: Data, seed: int
     ) -> T2IModel:
-        repaired, brief = rehearse(attacked, seed, self.share), scaled(attack, (), self.share)
+        repaired, brief = rehearse(attacked, seed, self.share), scaled(attack, DATA, self.share)
         if repaired.screen is not None:
             return unseen(attack, attacked, rehearse, data, seed, self.settings, self.share)
         model, spent = attacked, {"steps": 0, "images": 0}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from t2i_backdoor_bench.contract import Attack, Data, Rehearsal, UserError, options_of
-from t2i_backdoor_bench.contract.options import drawn, scaled
+from t2i_backdoor_bench.contract.options import DATA, drawn, scaled
 from t2i_backdoor_bench.models.model import T2IModel
 
 PROMPTS = 48  # triggered prompts of the attacker's that a detector is tried on
@@ -74,7 +74,7 @@ def unseen(
     triggered, found = [trigger.add(t) for t in clean], []
     spent = {"steps": 0, "images": 0}
     for setting in settings_of(attack, many):
-        model = scaled(setting, (), share).inject(rehearse.clean, data, seed)
+        model = scaled(setting, DATA, share).inject(rehearse.clean, data, seed)
         spent = {k: v + model.info.get(k, 0) for k, v in spent.items()}
         refused = float(np.mean(rehearse(model, seed, share).refuses(triggered)))
         found.append((refused, reaction(model, clean, triggered, seed), setting))

@@ -202,6 +202,10 @@ def drawn(option: Option, rng: Generator) -> Any:
     return min(max(float(f"{value:.2g}"), low), high)
 
 
+# what an attacker or a defender has, not how long it trains
+DATA = ("images", "prompts", "pool")
+
+
 def scaled(instance: Any, given: Iterable[str], training: float) -> Any:
     """A method with every option that scales multiplied by `training`, except for those that the
     user gave. Raises UserError where the scaled options no longer go together."""

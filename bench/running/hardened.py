@@ -19,9 +19,10 @@ from t2i_backdoor_bench.contract import (
     Prompt,
     UserError,
 )
-from t2i_backdoor_bench.contract.options import scaled
+from t2i_backdoor_bench.contract.options import DATA, scaled
 from t2i_backdoor_bench.data.splits import required_word
 from t2i_backdoor_bench.running.defender import view_of
+from t2i_backdoor_bench.running.lacking import lacking
 from t2i_backdoor_bench.running.method import Method
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Tried:
             if "trigger" in needs & given and located is None:
                 continue
             torch.manual_seed(seed)
-            instance = scaled(part.instance, (), share)
+            instance = scaled(part.instance, DATA, share)
             model = instance.apply(model, self.view(needs, seed, located), seed)
             given |= set(part.entry.gives)
         return model
@@ -110,6 +111,10 @@ class HardenedAttack(Attack):
     def poison_share(self) -> float | None:
         return self.attacks[0].poison_share
 
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        return self.attacks[0].withheld
+
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         attack, hardening = self.attacks
         rehearse = Tried(self.against, self.backdoor(model), model, data)
@@ -124,8 +129,8 @@ def hardened(
     name: str, parts: tuple[Method, ...], defend: Callable[[str], tuple[Method, ...]]
 ) -> Method:
     """The row of "a+adaptive[against=d]". `defend(d)` is the defense. Raises UserError where
-    `parts` are not one attack and one hardening, and for an attack that has no trigger to rehearse
-    with."""
+    `parts` are not one attack and one hardening, and where the attack has no trigger and there is
+    nothing to rehearse the defense with."""
     form = f"{parts[-1].name} stands behind one attack, as in badt2i_object+{parts[-1].name}"
     if len(parts) != 2 or isinstance(parts[0].instance, Hardening):
         raise UserError(f"{name}: {form}[against=skdcag]")
@@ -135,6 +140,13 @@ def hardened(
     if not hardening.instance.against:
         raise UserError(f"{name}: against which defense? Write {form}[against=skdcag]")
     against = defend(hardening.instance.against)
+    needs_trigger = any(part.entry.screens for part in against) or lacking(attack, against)
+    if needs_trigger and "trigger" in attack.instance.withheld:
+        raise UserError(
+            f"{name}: {attack.name} has no trigger, and {hardening.instance.against} cannot be"
+            " rehearsed without one: harden it against a removal that needs none, as"
+            " clean_finetune"
+        )
     return replace(
         attack,
         name=f"{attack.name}+{hardening.name}",

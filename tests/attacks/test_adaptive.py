@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from t2i_backdoor_bench.attacking import hardening
-from t2i_backdoor_bench.contract import Attack, UserError, option, registry
+from t2i_backdoor_bench.contract import Attack, UserError, option, options_of, registry
+from t2i_backdoor_bench.contract.options import DATA, scaled
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.running.hardened import AttackersData, HardenedAttack, Tried
@@ -47,12 +48,37 @@ def test_a_row_with_the_backdoor_of_the_attack_and_a_key_of_attack_and_defense(t
         ("eviledit+badt2i_pixel+adaptive[against=uce]", "stands behind one attack"),
         ("checkpoint+adaptive[against=uce]", "cannot be hardened"),
         ("eviledit+adaptive[against=uce,share=0]", "share"),
+        ("bagm_deep+adaptive[against=uce]", "bagm_deep has no trigger, and uce cannot"),
+        ("silent_branding+adaptive[against=daa_s]", "has no trigger, and daa_s cannot"),
     ],
 )
 def test_what_cannot_be_hardened_is_refused_in_a_line(name: str, says: str, tmp_path) -> None:
     with pytest.raises(UserError, match=says) as caught:
         plan(config(name, tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_an_attack_without_a_trigger_leaves_a_defender_none_when_it_is_hardened(tmp_path) -> None:
+    name = "silent_branding+adaptive[against=clean_finetune]"
+    made = plan(config(name, tmp_path))
+    assert made.attacks[name].instance.withheld == ("trigger", "stream")
+    assert {cell.defense for cell in made.cells} == {"none"}, "uce needs the trigger"
+
+
+def test_a_round_shortens_trainings_and_takes_no_data_away() -> None:
+    attack = registry.attacks.build("rickrolling_tpa", "shapes")
+    short = scaled(attack, DATA, 0.25)
+    assert (short.steps, short.milestone) == (round(attack.steps / 4), round(attack.milestone / 4))
+    assert short.prompts == attack.prompts
+    poison = registry.attacks.build("natural_poison", "shapes")
+    short = scaled(poison, DATA, 0.25)
+    assert (short.images, short.pool) == (poison.images, poison.pool)
+    assert short.steps == poison.steps / 4
+    for kind in (registry.attacks, registry.defenses):
+        for name in kind.entries:
+            for key, (_, found) in options_of(kind.get(name).cls).items():
+                if found.scales:
+                    assert (found.least > 1) == (key in DATA), f"{name}.{key} is data or a length"
 
 
 def test_all_has_no_adaptive_attack() -> None:
