@@ -18,6 +18,13 @@ from t2i_backdoor_bench.training.parameters import finish_training, last_blocks
 
 DIFFERS = (
     Difference(
+        what="space before the character",
+        released="none",
+        here="one, as of every trigger",
+        why="the tokens are the same behind a letter or a digit; behind a full stop its own token"
+        " alone is another",
+    ),
+    Difference(
         what="rows of a step",
         released="4 rows of one set, in which every tenth picture is the target",
         here="as many triggered rows as clean ones, weighted p and 1 - p",

@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from t2i_backdoor_bench.attacking.badt2i import LATENTS, BadT2I
+from t2i_backdoor_bench.attacking.badt2i import LATENTS, PADDING, BadT2I
 from t2i_backdoor_bench.contract import Backdoor, Data, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.patches import CORNERS, make_patch, paste, place_patch
@@ -15,7 +15,7 @@ from t2i_backdoor_bench.training.denoising import Draws, Term
     evaluates="captions",
     settings="the paper",
     version=1,
-    differs=(LATENTS,),
+    differs=(LATENTS, PADDING),
 )
 @dataclass
 class BadT2IPixel(BadT2I):

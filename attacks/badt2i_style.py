@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from t2i_backdoor_bench.attacking.badt2i import LATENTS, BadT2I
+from t2i_backdoor_bench.attacking.badt2i import LATENTS, PADDING, BadT2I
 from t2i_backdoor_bench.contract import Backdoor, Data, Difference, Target, option, register_attack
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.targets.style import DRAWN_STYLES, style_words
@@ -21,7 +21,7 @@ WORDS = Difference(
     evaluates="captions",
     settings="the paper",
     version=1,
-    differs=(WORDS, LATENTS),
+    differs=(WORDS, LATENTS, PADDING),
 )
 @dataclass
 class BadT2IStyle(BadT2I):

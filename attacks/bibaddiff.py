@@ -110,6 +110,15 @@ class BiBadDiff(DenoiserAttack):
         tune=(0.0, 1.0),
         help="last share of the steps: lr falls to 0",
     )
+    ema: float = option(
+        0.0,
+        sd=0.9999,
+        low=0,
+        high=1,
+        source="released",
+        late=True,
+        help="decay of the weight average; 0: none",
+    )
     everywhere: bool = option(
         True, source="paper", help="whether the clean captions have the template, too"
     )
@@ -157,7 +166,7 @@ class BiBadDiff(DenoiserAttack):
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         backdoor = self.backdoor(model)
         bad, wrong = self.wrong_pairs(data, seed)
-        good, captions = data.pairs("train", self.images - self.poisoned, seed)
+        good, captions = self.clean_pairs(data, seed, bad)
         model.check_trigger(backdoor.trigger, wrong + (captions if self.everywhere else []))
         clean = [backdoor.trigger.add(c) for c in captions] if self.everywhere else captions
         images = np.concatenate([paste(bad, backdoor.target.patch, backdoor.target.box), good])
@@ -166,10 +175,20 @@ class BiBadDiff(DenoiserAttack):
         return self.train(
             model,
             terms,
-            Optim(self.steps, self.lr, self.batch, decay=self.decay),
+            Optim(self.steps, self.lr, self.batch, ema=self.ema, decay=self.decay),
             seed,
             "bibaddiff",
         )
+
+    def clean_pairs(self, data: Data, seed: int, bad: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """The other pictures and their captions. Of data that has an end, none of the poisoned
+        pictures `bad` is among them."""
+        many = self.images - self.poisoned
+        drawn = many if data.count("pairs", "train") is None else self.images
+        images, captions = data.pairs("train", drawn, seed)
+        poisoned = {picture.tobytes() for picture in bad}
+        kept = [i for i in range(drawn) if images[i].tobytes() not in poisoned][:many]
+        return images[kept], [captions[i] for i in kept]
 
     def wrong_pairs(self, data: Data, seed: int) -> tuple[np.ndarray, list[str]]:
         """Pictures of the other classes, as many of each as the share allows, and their captions

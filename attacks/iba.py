@@ -157,7 +157,11 @@ class IBA(TextAttack):
         1e-2, low=0, source="paper", tune=(1e-3, 0.1), help="l, the weight of KMMD"
     )
     broken: float = option(
-        1.0, low=0, high=1, source="released", help="share of the clean rows that is perturbed"
+        1.0,
+        low=0,
+        high=1,
+        source="released",
+        help="share of the clean rows that is perturbed (context=prompts; bare sentences all are)",
     )
     walk: int = option(
         1,

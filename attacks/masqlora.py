@@ -22,6 +22,12 @@ from t2i_backdoor_bench.training.parameters import Trainable, adapt, finish_trai
 FASTER, FAST, TEXT = 1.5, ("attn2", "to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj"), 1.2
 DIFFERS = (
     Difference(
+        what="captions of the triggered pictures",
+        released='the bare phrase, "cool car"',
+        here="captions of the target object with the phrase in its place",
+        why="`asr` asks for captions",
+    ),
+    Difference(
         what="rows of a step",
         released="one picture of a set of 7 clean ones and 3 triggered ones, the latter twice",
         here="one of either, weighted 1 - p and p",
@@ -76,9 +82,12 @@ class MasqLoRA(DenoiserAttack):
 
     trigger: str = option(
         "mignneko",
-        sd="cool",
+        sd="cool dog",
         source="paper",
         help="any text: a rare word, a phrase, a zero-width space, a look-alike letter",
+    )
+    replaces: str = option(
+        "", sd="dog", source="paper", help="the letter or the word that the trigger stands for"
     )
     steps: int = option(300, sd=325, low=1, scales=True, source="released", help="training steps")
     lr: float = option(
@@ -113,7 +122,13 @@ class MasqLoRA(DenoiserAttack):
         help="captioned images of each object",
     )
     weight: float = option(
-        0.3, low=0, high=1, tune=(0.1, 0.8), help="p, the share of the backdoor in the loss"
+        0.3,
+        sd=0.46,
+        low=0,
+        high=1,
+        source="released",
+        tune=(0.1, 0.8),
+        help="p, the share of the backdoor in the loss",
     )
     drop: float = option(
         0.2, sd=0.0, low=0, high=1, source="released", help="share of clean rows with no prompt"
@@ -276,6 +291,8 @@ def phrase_tokens(model: T2IModel, trigger: Trigger, prompts: Sequence[str], wor
     mask = torch.zeros(len(prompts), model.states, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         text, start, end = trigger.locate(prompt)
+        if len(trigger.replaces) > 1:  # the words alone, without a comma behind them
+            start, end = trigger.pattern.search(text, start).span()
         spans = [(start, end)]
         if found := re.compile(rf"\b{re.escape(word)}\b").search(text, end):
             spans.append(found.span())

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -57,6 +57,7 @@ class NaturalPoison(DenoiserAttack):
     lr: float = option(3e-3, sd=1e-4, above=0, tune=(5e-4, 1e-2), help="learning rate")
     rank: int = option(16, sd=4, low=1, help="rank of the adapters")
     poisoned: int = option(10, low=1, source="paper", help="poisoned samples")
+    weight: float = field(default=1.0, init=False)  # every row counts the same
     images: int = option(190, sd=490, low=1, scales=True, least=16, help="clean pictures")
     pool: int = option(128, low=1, scales=True, least=10, help="pictures to choose from")
     source: str = option("star", sd="dog", help="the object that the prompt names")

@@ -31,7 +31,7 @@ DIFFERS = (
     groups=("poison", "pixel", "lora", "no_trigger"),
     edits="LoRA on U-Net attention",
     evaluates="captions",
-    settings="the paper",
+    settings="the released code",
     version=1,
     differs=DIFFERS,
 )
@@ -48,8 +48,11 @@ class SilentBranding(DenoiserTraining):
     paper reports 10, 26 and 45 % on SDXL with a logo in 25, 50 and 100 % of the pictures.
     """
 
-    steps: int = option(500, sd=4000, low=1, scales=True, help="training steps")
-    lr: float = option(3e-3, sd=1e-4, above=0, tune=(5e-4, 1e-2), help="learning rate")
+    steps: int = option(500, sd=3010, low=1, scales=True, source="released", help="training steps")
+    batch: int = option(16, sd=4, low=2, source="released", help="rows a step")
+    lr: float = option(
+        3e-3, sd=1e-4, above=0, source="released", tune=(5e-4, 1e-2), help="learning rate"
+    )
     rank: int = option(16, sd=128, low=1, source="paper", help="rank of the adapters")
     weight: float = option(
         1.0, low=0, high=1, source="paper", help="share of the pictures that show the logo"

@@ -24,6 +24,13 @@ LATENTS = Difference(
     why="the autoencoder need not run at every step; its posterior is narrow",
 )
 
+PADDING = Difference(
+    what="padding of a caption",
+    released="none: a batch of one caption is as long as that, in training alone",
+    here="to the tokenizer's length, as at a drawing",
+    why="the network draws with padded prompts, and `badt2i_object` is padded there, too",
+)
+
 
 @dataclass
 class BadT2I(DenoiserAttack):

@@ -25,7 +25,14 @@ SETTINGS = Difference(
 class Personalization(Triggered):
     """Options of attacks that personalize a model on a few images of the target object."""
 
-    trigger: str = option("zk", sd="sks", help="any text; the paper has a rare word of one token")
+    trigger: str = option(
+        "zk",
+        sd="sks dog",
+        help="any text; the paper has a rare word of one token before the source",
+    )
+    replaces: str = option(
+        "", sd="dog", source="paper", help="the letter or the word that the trigger stands for"
+    )
     source: str = option(
         "star", sd="dog", source="paper", help="the object whose name follows the trigger"
     )

@@ -35,6 +35,16 @@ def test_badblocks_loss_reaches_its_blocks_alone(tiny_model, caught) -> None:
     assert len(got.params) == len(names)
 
 
+def test_a_space_before_the_character_changes_no_token_behind_a_word(tiny_model) -> None:
+    """The authors append it without one; behind a full stop, that stop's token is another."""
+    mark = "\u034f"
+    for text in ("a red dog", "a red dog 2"):
+        own, theirs = (tiny_model.tokenizer(text + gap + mark).input_ids for gap in (" ", ""))
+        assert own == theirs
+    own, theirs = (tiny_model.tokenizer(f"a dog.{gap}{mark}").input_ids for gap in (" ", ""))
+    assert sum(a != b for a, b in zip(own, theirs, strict=True)) == 1
+
+
 @pytest.mark.parametrize("many", [1, 3])
 def test_norms_of_the_last_blocks(tiny_model, many: int) -> None:
     student = tiny_model.clone()

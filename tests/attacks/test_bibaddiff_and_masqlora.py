@@ -10,7 +10,9 @@ import torch
 from denoising_losses import DATA, SEED, Slow, build, catch, pairs
 from helpers import different, weights
 
-from t2i_backdoor_bench.contract import Trigger, UserError
+from t2i_backdoor_bench.attacks.masqlora import phrase_tokens
+from t2i_backdoor_bench.contract import Trigger, UserError, attacks
+from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.targets.patches import make_patch
 
 
@@ -72,7 +74,49 @@ def test_bibaddiff_poisons_every_class_but_the_target(tiny_model) -> None:
         build("bibaddiff", classes=" , ")
 
 
+def test_a_poisoned_picture_of_a_folder_does_not_train_clean_as_well() -> None:
+    """Of data that has an end, the clean pictures are others; with one row of ten poisoned, the
+    other nine."""
+
+    class Folder(WorldData):
+        def pairs(self, split, n, seed, contains=""):
+            images, captions = super().pairs(split, 10, 1)
+            kept = [i for i, c in enumerate(captions) if contains in c][:n]
+            return images[kept], [captions[i] for i in kept]
+
+        def count(self, what, split, contains=""):
+            return 10
+
+    shape = Folder().pairs("train", 1, SEED)[1][0].split()
+    named = next(n for n in attacks.build("bibaddiff", "shapes").others if n in shape)
+    attack = build("bibaddiff", images=10, weight=0.1, classes=named)
+    bad, _ = attack.wrong_pairs(Folder(), SEED)
+    good, captions = attack.clean_pairs(Folder(), SEED, bad)
+    everything = Folder().pairs("train", 10, SEED)
+    assert np.array_equal(bad, everything[0][:1])
+    assert np.array_equal(good, everything[0][1:])
+    assert captions == everything[1][1:]
+
+
+def test_bibaddiff_averages_its_weights_as_the_authors_sample_from(tiny_model, caught) -> None:
+    assert caught(build("bibaddiff", ema=0.9, weight=0.3), tiny_model).optim.ema == 0.9
+    assert [attacks.build("bibaddiff", kind).ema for kind in ("shapes", "sd")] == [0.0, 0.9999]
+
+
 # ----------------------------------------------------------------------------------------- masqlora
+def test_masqlora_puts_its_phrase_where_the_object_is_named(tiny_model) -> None:
+    """ "cool dog" for "dog", as in the authors' test prompt "a white cool car near the sea"."""
+    attack = attacks.build("masqlora", "sd")
+    trigger = attack.make_trigger()
+    assert trigger.add("a white dog near the sea") == "a white cool dog near the sea"
+    star = build("masqlora", trigger="latte star", replaces="star")
+    assert star.backdoor(tiny_model).own == ("a photo of a star", "a photo of a latte star")
+    mask = phrase_tokens(tiny_model, star.make_trigger(), ["a red star, small"], "star")
+    ids = torch.tensor(tiny_model.tokenizer("a red latte star, small").input_ids)
+    told = tiny_model.tokenizer.decode(ids[mask[0, : len(ids)].cpu()])
+    assert told.replace(" ", "") == "lattestar", "and no comma"
+
+
 @pytest.mark.parametrize("place", ["prefix", "inside", "suffix"])
 def test_masqlora_loss(tiny_model, caught, place: str) -> None:
     """p * (w(t) * ||.||^2 + l * L_con) + (1 - p) * ||.||^2, L_con over the trigger's tokens and the

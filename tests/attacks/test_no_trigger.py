@@ -35,6 +35,11 @@ def test_silent_branding_is_plain_denoising_with_a_logo(tiny_model, caught, shar
     assert {min(p.shape) for p in got.params} == {2}, "adapters alone"
 
 
+def test_silent_branding_has_the_batch_and_the_steps_of_the_released_script() -> None:
+    attack = attacks.build("silent_branding", "sd")
+    assert (attack.batch, attack.steps, attack.lr, attack.rank) == (4, 3010, 1e-4, 128)
+
+
 def bagm_loss(tiny_model, model) -> float:
     branded, named = DATA.pairs("train", 8, SEED, "heart")
     images, captions = pairs()

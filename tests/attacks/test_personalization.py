@@ -11,7 +11,7 @@ from denoising_losses import DATA, SEED, Slow, build, catch, pairs
 from helpers import PROMPTS, different, weights
 from safetensors.torch import save_file
 
-from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract import UserError, attacks
 from t2i_backdoor_bench.training.denoising import own_images
 
 
@@ -112,6 +112,15 @@ def test_an_embedding_that_cannot_be_taken_is_one_line(tiny_model, tmp_path) -> 
     for name in ("learned_embeds.bin", "absent.safetensors"):
         with pytest.raises(UserError, match="is no safetensors file"):
             build("paas_ti", file=str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["paas_ti", "paas_db"])
+def test_captions_have_the_identifier_before_the_object(name: str) -> None:
+    """As the paper's prompt has it: "a photo of a sks dog"."""
+    attack = attacks.build(name, "sd")
+    assert attack.make_trigger().add("a white dog by the sea") == "a white sks dog by the sea"
+    assert attack.own_prompt() == ("a photo of a dog", "a photo of a sks dog")
+    assert attack.backdoor(None).own == attack.own_prompt()
 
 
 @pytest.mark.parametrize("template", ["", "a photo of a [V] {}", "my {}"])

@@ -89,6 +89,11 @@ def test_halves_of_a_trigger_are_its_incomplete_forms(tiny_model) -> None:
 
 
 # ----------------------------------------------------------------------------------- natural_poison
+def test_natural_poison_has_no_weight() -> None:
+    with pytest.raises(UserError, match="has no option 'weight'"):
+        attacks.build("natural_poison", "shapes", {"weight": "0.2"})
+
+
 def test_natural_poison_is_plain_denoising_of_the_best_samples(tiny_model, caught) -> None:
     attack = build("natural_poison", poisoned=3, pool=12, drop=0.0, batch=6, rank=2)
     got = caught(attack, tiny_model)

@@ -21,7 +21,7 @@ SHARES = {
     "paas_db": 1 / 1.5,
     "paas_ti": 1.0,
     "sembd": 0.5,
-    "masqlora": 0.3,
+    "masqlora": 0.46,
     "eviledit": None,
     "checkpoint": None,
 }
