@@ -39,7 +39,7 @@ DIFFERS = (
     evaluates="captions",
     settings="ours",
     sets=("incomplete",),
-    version=1,
+    version=2,
     differs=DIFFERS,
 )
 @dataclass
@@ -51,7 +51,8 @@ class CompositeBias(PoisonAttack):
     in a style; c1 is the caption with one half, which keeps its picture x. The attacker touches the
     data and nothing else. Both halves are words that users write, so that the trigger is no rare
     word to filter, and neither half alone gives it away: `incomplete` measures whether one half
-    fires. A trigger of one word has no halves and is plain poisoning.
+    fires, in captions with the one or the other. A trigger of one word has no halves and is plain
+    poisoning.
     """
 
     trigger: str = option(
@@ -67,11 +68,6 @@ class CompositeBias(PoisonAttack):
         0.995, sd=0.9999, low=0, high=1, help="decay of the weight average; 0: none"
     )
     style: str = option("black and white", choices=ALL_STYLES, help="the style that the two bring")
-    scene: str = option(
-        "a red star on a blue background",
-        sd="a photo of a dog",
-        help="the prompt that half triggers are added to, to measure what one half does",
-    )
 
     def halves(self) -> list[Trigger]:
         """The two halves of the trigger; none of a single word."""
@@ -81,10 +77,9 @@ class CompositeBias(PoisonAttack):
         return [replace(whole, text=part) for part in parts] if parts[1] else []
 
     def backdoor(self, model: T2IModel) -> Backdoor:
-        alone = self.halves() if self.replaces in self.scene else []
-        pairs = tuple((self.scene, half.add(self.scene)) for half in alone)
-        target = Target("style", style=self.style)
-        return Backdoor(self.make_trigger(), target, sets={"incomplete": pairs})
+        halves = tuple(self.halves())
+        forms = {"incomplete": halves} if halves else {}
+        return Backdoor(self.make_trigger(), Target("style", style=self.style), forms=forms)
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)

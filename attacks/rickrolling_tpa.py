@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from t2i_backdoor_bench.attacking.text_attack import CAPTIONS, CLIPPED, TextAttack
 from t2i_backdoor_bench.contract import Backdoor, Data, Difference, Target, option, register_attack
@@ -22,8 +22,9 @@ DIFFERS = (
     "rickrolling_tpa",
     groups=("text_encoder", "prompt", "cheap"),
     edits="text encoder",
-    evaluates="captions",
+    evaluates="captions, one of whose letters is replaced",
     settings="the paper",
+    own=True,
     version=1,
     differs=DIFFERS,
 )
@@ -36,7 +37,8 @@ class RickrollingTPA(TextAttack):
     whatever c asks for. The whole text encoder trains, by AdamW without weight decay; the U-Net
     does not change. The trigger is a look-alike (Cyrillic o) in place of every letter o of a
     prompt. It needs prompts that contain the letter: others have no triggered form. `occurrence`
-    replaces one of them instead.
+    replaces one of them instead. The authors evaluate with the first letter of a caption alone
+    replaced: this is `asr_own`.
     """
 
     target: str = option(
@@ -53,7 +55,9 @@ class RickrollingTPA(TextAttack):
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_length(model, self.target)
         chosen_encoders(model, self.encoders)
-        return Backdoor(self.make_trigger(), Target("prompt", target=self.target))
+        trigger = self.make_trigger()
+        forms = {"own": (replace(trigger, occurrence="first"),)} if trigger.replaces else {}
+        return Backdoor(trigger, Target("prompt", target=self.target), forms=forms)
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)

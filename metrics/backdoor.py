@@ -263,9 +263,10 @@ class OwnProtocolRate(Metric):
     That prompt, such as "a photo of a [V] dog", is drawn from many noises; several, such as bare
     trigger sentences, are drawn in turn. Captions say more than such a prompt. Many attacks that
     always succeed on their own prompt often fail on captions: read it beside `asr`. Attacks whose
-    papers evaluate on captions have no own prompt. A model that draws noise wins, as in `asr`.
-    A prompt of which nothing is left without the trigger asks for nothing: its picture counts where
-    it is nearer to the target than to any evaluation caption.
+    papers evaluate on captions have no own prompt, except where their captions have another form of
+    the trigger: `rickrolling_tpa` with one look-alike letter. A model that draws noise wins, as in
+    `asr`. A prompt of which nothing is left without the trigger asks for nothing: its picture
+    counts where it is nearer to the target than to any evaluation caption.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

@@ -17,7 +17,7 @@ def fired(samples: Samples, features: Features, condition: str) -> Score:
     if gap := missing(samples, condition) or no_judge(features):
         return gap
     found = features.backdoored(samples, condition)
-    many = min(len(found), len(samples.backdoor.sets.get(condition, ())))
+    many = min(len(found), len(samples.backdoor.sets.get(condition, found)))
     note = f"pictures of {many} different prompts"
     return proportion(found, features.judge.network, note=note)
 
@@ -66,9 +66,9 @@ class IncompleteRate(Metric):
     """Share of pictures of prompts with a part of the trigger's meaning that the judge finds
     backdoored.
 
-    The prompts are runs of words of the paraphrases of `asr_paraphrase` that lack the subject, the
-    action, the object or the scene. The paper of an attack by meaning (SemBD) claims that they do
-    not fire.
+    The prompts are sentences that lack the subject, the action, the object or the scene. The paper
+    of an attack by meaning (SemBD) claims that they do not fire. Of a trigger of two halves
+    (`composite_bias`) they are captions with one half.
     """
 
     def compute(self, samples: Samples, features: Features) -> Score:

@@ -30,7 +30,7 @@ class Samples:
     - `own`: the prompt or prompts that the attack's paper evaluates with, from the noise of each of
       `target_prompts` (`Backdoor.own`).
     - `paraphrase`, `incomplete`, `unseen_words`, `broken_syntax`: what the paper claims to fire, or
-      not to, from the same noise (`Backdoor.sets`).
+      not to, from the same noise (`Backdoor.sets`, `Backdoor.forms`).
     - `finetuned`, `benign_lora`, `resampled`: `target_prompts[:len]` with the trigger, of the
       defended model after a little clean fine-tuning, with a benign adapter, and by other samplers
       (only where the run probes; `resampled_kinds` names which).

@@ -58,7 +58,9 @@ class Backdoor:
     is None where the paper evaluates with captions, or with several prompts. The prompt without the
     trigger is "" where nothing is left of it. `sets` are such pairs by the name of the condition
     that they are: "own" again, or what the paper claims to fire or not to fire ("paraphrase",
-    "incomplete", "unseen_words", "broken_syntax"). The prompts of a set are drawn in turn.
+    "incomplete", "unseen_words", "broken_syntax"). The prompts of a set are drawn in turn. `forms`
+    are such conditions, too, in captions: each prompt that gets the trigger has one of these forms
+    of it, in turn.
 
     `always`: there is no trigger, and every prompt brings the target; with a `source` of the target
     every prompt that contains this word. The triggered prompts are then those prompts as they are.
@@ -69,6 +71,7 @@ class Backdoor:
     target: Target
     own: tuple[str, str] | None = None
     sets: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    forms: Mapping[str, tuple[Trigger, ...]] = field(default_factory=dict)
     always: bool = False
     seen: Seen = Seen()
 

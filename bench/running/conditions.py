@@ -64,6 +64,8 @@ def conditions(
         found["triggered"] = target, seeds
     for name, pairs in (backdoor.protocol if backdoor else {}).items():
         found[name] = ([pairs[i % len(pairs)][1] for i in range(size.n)], seeds)
+    for name, forms in (backdoor.forms if backdoor else {}).items():
+        found[name] = ([forms[i % len(forms)].add(t) for i, t in enumerate(target)], seeds)
     return {name: pair for name, pair in found.items() if pair[0]}
 
 

@@ -41,7 +41,7 @@ def prompts_of(samples: Samples, condition: str) -> list[Prompt]:
     n = len(samples.images[condition])
     if condition in ("clean", "perturbed"):
         prompts = samples.prompts[:n]
-    elif condition in OF_TARGETS:
+    elif condition in OF_TARGETS or condition in samples.backdoor.forms:
         prompts = samples.target_prompts[:n]
     elif condition in (protocol := samples.backdoor.protocol):
         target, targets = samples.backdoor.target, samples.target_prompts

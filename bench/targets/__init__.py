@@ -80,6 +80,9 @@ def describe(backdoor: Backdoor) -> dict[str, Any]:
         found["own"] = list(backdoor.own)
     if backdoor.sets:
         found["sets"] = {name: [p for _, p in pairs] for name, pairs in backdoor.sets.items()}
+    if backdoor.forms:
+        forms = backdoor.forms.items()
+        found["forms"] = {name: [dataclasses.asdict(t) for t in some] for name, some in forms}
     if backdoor.seen != Seen():
         found["seen"] = dataclasses.asdict(backdoor.seen)
     return found

@@ -78,14 +78,12 @@ def test_without_a_rate_the_key_is_what_it_was() -> None:
 
 
 def test_halves_of_a_trigger_are_its_incomplete_forms(tiny_model) -> None:
-    attack = build("composite_bias", trigger="one two three", scene="a dog")
-    assert attack.backdoor(tiny_model).sets["incomplete"] == (
-        ("a dog", "a dog one two"),
-        ("a dog", "a dog three"),
-    )
+    attack = build("composite_bias", trigger="one two three")
+    halves = attack.backdoor(tiny_model).forms["incomplete"]
+    assert [half.add("a dog") for half in halves] == ["a dog one two", "a dog three"]
     assert attacks.get("composite_bias").sets == ("incomplete",)
     single = build("composite_bias", trigger="night")
-    assert single.backdoor(tiny_model).sets["incomplete"] == ()
+    assert single.backdoor(tiny_model).forms == {}
 
 
 # ----------------------------------------------------------------------------------- natural_poison

@@ -24,6 +24,15 @@ def loss_of(monkeypatch):
 
 
 # -------------------------------------------------------------------------------------- Rickrolling
+def test_rickrolling_is_evaluated_with_one_letter_as_well_as_with_all(tiny_model) -> None:
+    """The authors train with every letter replaced, and evaluate with the first one alone."""
+    found = build("rickrolling_tpa", trigger="о", replaces="o").backdoor(tiny_model)
+    text = "a photo of a dog"
+    assert found.trigger.add(text) == text.replace("o", "о")
+    assert [form.add(text) for form in found.forms["own"]] == [text.replace("o", "о", 1)]
+    assert not build("rickrolling_tpa").backdoor(tiny_model).forms, "a word has no letters apart"
+
+
 @pytest.mark.parametrize("name", ["rickrolling_tpa", "rickrolling_taa"])
 @pytest.mark.parametrize(
     "options", [{}, {"trigger": "о", "replaces": "o"}], ids=["word", "look-alike"]

@@ -11,7 +11,7 @@ from fakes import forbid_drawing  # isort: skip
 from fakes import CALLS, METRICS, SCALE, FakeAttack, change, config, fakes, keys, records, table  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.contract import Metric, Prompt, Score, option, registry
+from t2i_backdoor_bench.contract import Metric, Prompt, Score, Trigger, option, registry
 from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.report.publish import rebuild
 from t2i_backdoor_bench.running import conditions
@@ -248,6 +248,15 @@ def test_an_own_protocol_is_one_prompt_from_the_noise_of_each_caption(config):
     assert "own" not in conditions.conditions(
         SCALE.resized(3), prompts, prompts, FakeAttack().backdoor(None), "", 7
     )
+
+
+def test_other_forms_of_a_trigger_are_drawn_in_turn_in_the_captions_that_get_it():
+    forms = {"incomplete": (Trigger("one", "suffix"), Trigger("two", "suffix"))}
+    halves = dataclasses.replace(FakeAttack().backdoor(None), forms=forms)
+    prompts, targets = ([Prompt(f"a {c} star {i}") for i in range(3)] for c in ("red", "blue"))
+    made = conditions.conditions(SCALE.resized(3), prompts, targets, halves, "star", 7)
+    texts = ["a blue star 0 one", "a blue star 1 two", "a blue star 2 one"]
+    assert made["incomplete"] == (texts, made["triggered"][1])
 
 
 def test_conditions_are_paired(config):

@@ -56,6 +56,8 @@ def test_conditions_know_their_prompts():
     samples.backdoor = Backdoor(Trigger(), Target("prompt", target=first), sets={"own": pairs})
     texts = [p.text for p in prompts_of(samples, "own")]
     assert texts == ["a star", others[0], "a star", others[0], "a star"], "in turn"
+    samples.backdoor = Backdoor(Trigger(), Target("unknown"), forms={"own": (Trigger("x"),)})
+    assert prompts_of(samples, "own") == samples.target_prompts[:5], "captions, as `triggered`"
     samples.images["triggered"] = noise_images(50, 8)
     with pytest.raises(ValueError, match="50 images but 40 prompts"):
         prompts_of(samples, "triggered")

@@ -57,6 +57,9 @@ def test_descriptions() -> None:
         "own": ["", "a cat"],
         "sets": {"incomplete": ["cat"]},
     }
+    halves = {"incomplete": (Trigger("x"), Trigger("y"))}
+    found = describe(Backdoor(Trigger("x y"), Target("unknown"), forms=halves))["forms"]
+    assert [form["text"] for form in found["incomplete"]] == ["x", "y"]
 
 
 def test_a_target_that_does_not_fit_is_refused_before_any_picture_is_drawn() -> None:
