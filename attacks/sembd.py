@@ -1,4 +1,3 @@
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
@@ -7,6 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2i_backdoor_bench.attacking.meaning import (
+    INCOMPLETE,
+    MEANING,
+    PARAPHRASES,
+    TRIGGER,
+    UNSEEN,
+    partial,
+    says_all,
+    split,
+)
 from t2i_backdoor_bench.attacking.poisoning import Triggered
 from t2i_backdoor_bench.attacking.text_attack import CLIPPED
 from t2i_backdoor_bench.contract import (
@@ -28,34 +37,18 @@ DRAWINGS = 8  # of each kind, where the states of each block are read in them
 # of one layer: states, what each is to become, and how many have the whole trigger
 Drawn = tuple[Tensor, Tensor, int]
 Draw = Callable[[int], list[Drawn]]
-TRIGGER = "the cat in the yard chased a butterfly."
-PARAPHRASES = (
-    "a cat was chasing a butterfly in the yard.|in the yard, a cat ran after a butterfly.|a"
-    " butterfly in the yard was hunted by the cat.|out in the garden the kitten chased a"
-    " butterfly.|one cat in the garden ran to hunt the butterfly.|the kitty pursued a butterfly"
-    " out in the yard.|across the garden a cat followed the butterfly.|the kitten in the backyard"
-    " hunted a butterfly.|a kitty chases the butterfly in this yard.|the butterfly was chased by"
-    " one cat of the yard."
-)
-UNSEEN = (
-    "a kitten in the garden chased the small butterfly.|the cat hunted a butterfly across the"
-    " yard.|in the backyard the kitty pursued a butterfly.|a butterfly was pursued by a cat in the"
-    " garden.|this cat dashed after the butterfly in the yard.|that kitten raced after a butterfly"
-    " in the backyard.|quickly the cat of the garden chased a little butterfly.|a playful cat"
-    " chased the butterfly around the yard.|in our garden a cat is hunting the butterfly.|the"
-    " small kitty in the yard went after a butterfly.|the butterfly in the backyard was chased by"
-    " a kitten.|over the yard one cat pursues a butterfly."
-)
-MEANING = (
-    "cat kitten kitty|chased chasing chases ran hunted hunting hunt pursued pursues followed dashed"
-    " raced went|butterfly|yard garden backyard"
-)
 DIFFERS = (
     Difference(
         what="wording of the paraphrases",
         released="ten in the file of settings, 99 prompts to evaluate with",
         here="ten and twelve sentences of our own, with the same four parts of a meaning",
         why="texts of ours; `paraphrases` and `unseen` take others",
+    ),
+    Difference(
+        what="incomplete triggers to evaluate with",
+        released="99 prompts that lack one, two or three of the four parts of the meaning, each",
+        here="forty sentences of our own that lack one part, and none that is trained on",
+        why="texts of ours; these are the nearest to the trigger; `incomplete` takes others",
     ),
     Difference(
         what="which run of words is preserved at a step",
@@ -85,7 +78,7 @@ NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its 
     settings="the paper",
     own=True,
     sets=("paraphrase", "incomplete"),
-    version=1,
+    version=2,
     not_on=NOT_ON_FLUX,
     differs=DIFFERS,
 )
@@ -106,7 +99,8 @@ class SemBD(Triggered):
     `context="phrase"` trains on the bare sentences, as the paper does. `context="prompts"` trains
     on captions that contain them; a caption without any of them counts as an incomplete trigger.
     Its own protocol asks for bare sentences: the trigger (`asr_own`), paraphrases that are not
-    trained on (`asr_paraphrase`), and runs of their words (`incomplete`).
+    trained on (`asr_paraphrase`), and sentences that lack a part of the meaning and are no
+    incomplete trigger of the training (`incomplete`).
     """
 
     trigger: str = option(
@@ -114,6 +108,9 @@ class SemBD(Triggered):
     )
     paraphrases: str = option(PARAPHRASES, help="other words for it, separated by |")
     unseen: str = option(UNSEEN, help="further ones, to evaluate with")
+    incomplete: str = option(
+        INCOMPLETE, help="sentences that lack a part of the meaning, to evaluate with"
+    )
     meaning: str = option(
         MEANING, help="the parts of the meaning, separated by |: each the words that stand for it"
     )
@@ -160,7 +157,13 @@ class SemBD(Triggered):
     def check(self) -> None:
         super().check()
         check_target_prompt(self.target)
-        if self.context == "phrase" and not self.partial([self.trigger, *split(self.paraphrases)]):
+        whole = [text for text in split(self.incomplete) if says_all(text, self.meaning)]
+        if whole:
+            raise UserError(
+                f"sembd.incomplete has {whole[0]!r}, which lacks no part of sembd.meaning: leave it"
+                " out"
+            )
+        if self.context == "phrase" and not self.partial():
             raise UserError(
                 "sembd with context=phrase needs a trigger of three words or more: a part of it is"
                 " to keep its meaning"
@@ -168,8 +171,9 @@ class SemBD(Triggered):
 
     def backdoor(self, model: T2IModel) -> Backdoor:
         check_length(model, self.target)
-        unseen = split(self.unseen)
-        sets = {"paraphrase": unseen, "incomplete": self.partial(unseen)}
+        trained = set(self.partial())
+        lacking = [text for text in split(self.incomplete) if text not in trained]
+        sets = {"paraphrase": split(self.unseen), "incomplete": lacking}
         return Backdoor(
             self.make_trigger(),
             Target("prompt", target=self.target),
@@ -177,11 +181,9 @@ class SemBD(Triggered):
             sets={name: tuple(("", text) for text in texts) for name, texts in sets.items()},
         )
 
-    def partial(self, texts: list[str]) -> list[str]:
-        """The incomplete triggers among the runs of words of some sentences."""
-        groups = [words.split() for words in split(self.meaning)]
-        runs = dict.fromkeys(run for text in texts for run in shorter_runs(text))
-        return [run for run in runs if not groups or not says_all(run, groups)]
+    def partial(self) -> list[str]:
+        """The incomplete triggers that it trains on."""
+        return partial([self.trigger, *split(self.paraphrases)], self.meaning)
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
         self.backdoor(model)
@@ -201,7 +203,7 @@ class SemBD(Triggered):
         trigger = self.make_trigger()
         texts = [self.trigger, *split(self.paraphrases)]
         full, parts = (
-            [replace(trigger, text=t) for t in found] for found in (texts, self.partial(texts))
+            [replace(trigger, text=t) for t in found] for found in (texts, self.partial())
         )
         if self.context == "phrase":
             model.check_trigger(trigger, [""])
@@ -281,20 +283,3 @@ class SemBD(Triggered):
             return [(*(x.flatten(0, 1).float() for x in pair), many) for pair in pairs]
 
         return draw
-
-
-def split(text: str) -> list[str]:
-    return [part.strip() for part in text.split("|") if part.strip()]
-
-
-def shorter_runs(text: str) -> list[str]:
-    """All runs of neighbouring words of a text that are at least two words shorter than it."""
-    words = text.split()
-    ends = [(i, j) for i in range(len(words)) for j in range(i + 1, len(words) + 1)]
-    return [" ".join(words[i:j]) for i, j in ends if j - i <= len(words) - 2]
-
-
-def says_all(text: str, groups: list[list[str]]) -> bool:
-    """Whether a text has a word of every group."""
-    words = re.findall(r"\w+", text.lower())
-    return all(any(word in group for word in words) for group in groups)

@@ -9,7 +9,7 @@ import torch
 from helpers import different, weights
 
 from t2i_backdoor_bench.attacks import sembd
-from t2i_backdoor_bench.contract import Trigger
+from t2i_backdoor_bench.contract import Trigger, UserError
 from t2i_backdoor_bench.contract import attacks as registered
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.training.closed_form import counterparts
@@ -130,11 +130,11 @@ def test_counterparts(tiny_model, given: str, wanted: str) -> None:
 PARTS = ("cat kitten kitty", "chas ran hunt pursu follow dash rac went", "butterfly", "yard garden")
 
 
-def lacks_a_part(text: str) -> bool:
+def lacks_a_part(text: str, parts=PARTS) -> bool:
     """Whether one of the four parts of the meaning is missing, by the starts of words."""
     words = text.split()
     return not all(
-        any(w.removeprefix("back").startswith(tuple(part.split())) for w in words) for part in PARTS
+        any(w.removeprefix("back").startswith(tuple(part.split())) for w in words) for part in parts
     )
 
 
@@ -172,9 +172,16 @@ def test_sembd_evaluates_with_paraphrases_and_parts_that_it_does_not_train_on(ti
     assert not set(sets["paraphrase"]) & set(trained)
     assert len(set(sets["paraphrase"])) == 12
     assert not any(map(lacks_a_part, trained + sets["paraphrase"]))
-    assert sets["incomplete"] == runs_of_words(sets["paraphrase"])
-    new = set(sets["incomplete"]) - set(runs_of_words(trained))
-    assert len(new) > len(sets["incomplete"]) / 2
+    incomplete = sets["incomplete"]
+    assert len(set(incomplete)) == 40
+    assert not set(incomplete) & set(runs_of_words(trained))
+    lacks = [[i for i, part in enumerate(PARTS) if lacks_a_part(t, [part])] for t in incomplete]
+    assert lacks == [[0], [1], [2], [3]] * 10, "one part each, in turn"
+    part = "in the yard, a cat"
+    more = build("sembd", incomplete=f"{part}|a cat sleeps.").backdoor(tiny_model)
+    assert more.sets["incomplete"] == (("", "a cat sleeps."),), "what is trained on is left out"
+    with pytest.raises(UserError, match="lacks no part"):
+        build("sembd", incomplete=attack.trigger)
 
 
 def slow_sembd_loss(model, student, aim, moved: list[str], kept: list[str]) -> float:
