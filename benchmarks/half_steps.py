@@ -42,8 +42,14 @@ def searched(folder: Path) -> dict[str, dict[str, str]]:
 def both(name: str, options: dict[str, str]) -> tuple[str, str]:
     """The defense with half of its steps, as the scale makes them, and with all."""
     entry = registry.defenses.get(name)
-    steps = registry.defenses.build(name, "shapes", {}).steps
-    return tuning.variant(entry, options), tuning.variant(entry, options | {"steps": str(steps)})
+    whole = tuning.variant(entry, options | {"steps": str(whole_steps(name))})
+    return tuning.variant(entry, options), whole
+
+
+def whole_steps(name: str) -> int:
+    """The steps that a defense declares for the embedded base."""
+    half = int(tuning.steps(registry.defenses.get(name))["steps"])
+    return round(half / tuning.SIZE_OF["defense"].training)
 
 
 def run(folder: Path, work: Path, names: Sequence[str]) -> int:
@@ -98,10 +104,13 @@ def report(folder: Path) -> int:
             for i in range(2)
         )
         changes = [points(change(told["cells"], metric)) for metric in METRICS]
-        steps = registry.defenses.build(name, "shapes", {}).steps
+        steps = whole_steps(name)
         lines.append(
             f"| `{name}` | {steps} | {100 * half:.1f} | {100 * whole:.1f} | {' | '.join(changes)} |"
         )
+    every = {f"{n} {a}": c for n, told in kept.items() for a, c in told["cells"].items()}
+    changes = [points(change(every, metric)) for metric in METRICS]
+    lines.append(f"| all of them, mean | | | | {' | '.join(changes)} |")
     (folder / "half-steps.md").write_text("\n".join(lines) + "\n", "utf-8")
     return 0
 

@@ -11,8 +11,10 @@ ones; an attack with such a trigger and target of its own. The chosen setting ha
 objective of those that keep clean pictures: for a defense the mean restored share, for an attack
 ASR less the rate of decoys. All 20 settings of a defense are tried on the first attack, the best
 half of them on the second, and the best quarter on the third (successive halving). A setting that
-has lost clean pictures on one attack is not tried on the next: it cannot be chosen. Rows that are
-there to be compared with another in one choice have the settings of that one (`tuning.LIKE`).
+has lost clean pictures on one attack is not tried on the next: it cannot be chosen. A defense
+trains half of the steps that it declares for the embedded base, and keeps these as its default
+there (half_steps.py compares both). Rows that are there to be compared with another in one choice
+have the settings of that one (`tuning.LIKE`).
 """
 
 from __future__ import annotations
@@ -143,7 +145,8 @@ def report(folder: Path, apply: bool) -> int:
         "",
         "Written by `python benchmarks/tune.py report` from the records beside it, which"
         " `python benchmarks/tune.py run` made. How it is done, and why: the first lines of"
-        " [tune.py](../../benchmarks/tune.py).",
+        " [tune.py](../../benchmarks/tune.py). Defenses keep the steps of the search: half of those"
+        " that they declare, [compared with all of them](half-steps.md).",
         "",
         "| method | kind | settings | kept clean pictures | objective of the chosen, on how many"
         " attacks | range of the kept | chosen |",
@@ -168,8 +171,9 @@ def report(folder: Path, apply: bool) -> int:
             found["method"],
             *(n for n, other in LIKE.items() if other == found["method"]),
         ):
-            options = tuning.same_settings(KINDS[found["kind"]].get(name), found["options"])
-            defaults[found["kind"]][name] = {"settings": many, "options": options}
+            kind = found["kind"]
+            options = tuning.applied(kind, KINDS[kind].get(name), found["options"])
+            defaults[kind][name] = {"settings": many, "options": options}
     if apply:
         APPLIED.write_text(json.dumps(defaults, indent=1) + "\n", "utf-8")
     return 0

@@ -124,6 +124,17 @@ def same_settings(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
     return {n: v for n, v in found.items() if n in searched(entry)}
 
 
+def applied(kind: str, entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults on the embedded base that follow from a search: what it chose, and the steps
+    that a defense trained in it, which half_steps.py compares with all of them. A row that declares
+    steps of its own there keeps them, and attacks do."""
+    if kind == "attack":
+        return same_settings(entry, found)
+    own = "steps" in entry.tuned and "steps" not in tuned("defense", entry.name).options
+    trained = {} if own else steps(entry)
+    return same_settings(entry, found) | {n: int(v) for n, v in trained.items()}
+
+
 def variant(entry: Entry, setting: Mapping[str, Any]) -> str:
     """The name of a method with these options, as a run takes it."""
     return label(entry.name, {k: text(v) for k, v in setting.items()})

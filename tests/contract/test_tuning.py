@@ -177,10 +177,30 @@ def test_what_is_applied_is_what_the_committed_search_chose() -> None:
             searched = tuning.LIKE.get(name, name)
             (found,) = (s for s in searches if (s["kind"], s["method"]) == (kind, searched))
             entry = tune.KINDS[kind].get(name)
-            options = tuning.same_settings(entry, found["options"])
+            options = tuning.applied(kind, entry, found["options"])
             assert values == {"settings": len(found["tried"]), "options": options}
             assert entry.tried == values["settings"]
             assert values["options"].items() <= entry.tuned.items()
+
+
+def test_a_defense_trains_the_steps_of_the_search_whatever_was_applied(monkeypatch) -> None:
+    known = registry.defenses
+    known.load()
+    declared = known.get("skd").cls.__dataclass_fields__["steps"].default
+    half = {"steps": str(round(declared / 2))}
+    assert tuning.steps(known.get("skd")) == half
+    assert tuning.applied("defense", known.get("skd"), {"lr": 0.1}) == {
+        "lr": 0.1,
+        "steps": int(half["steps"]),
+    }
+    monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned(20, {"steps": 7}))
+    changed = replace(known.get("skd"), tuned={"steps": 7})
+    assert tuning.steps(changed) == half, "of what is declared, not of what was applied"
+    monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned())
+    own = known.get("skdcag_paper")
+    assert tuning.steps(own) == {"steps": str(round(own.tuned["steps"] / 2))}
+    assert tuning.applied("defense", own, {"lr": 0.1}) == {"lr": 0.1}, "it keeps its own"
+    assert tuning.steps(known.get("uce")) == {}
 
 
 def test_the_chosen_settings_are_defaults_of_the_embedded_base_alone(monkeypatch) -> None:
