@@ -54,7 +54,7 @@ class Rules(Guidance):
     paper="aravindan2025sealing",
     needs=("trigger", "clean_prompts"),
     groups=("removal",),
-    version=3,
+    version=4,
     differs=DIFFERS,
 )
 @dataclass
@@ -83,7 +83,9 @@ class SKDCAGReleased(Defense):
     prompts: int = option(
         100, low=1, scales=True, least=16, source="released", help="clean prompts"
     )
-    time_weight: bool = option(False, source="released", help="weight L_attn by the timestep")
+    time_weight: bool = option(
+        True, source="released", help="weight L_attn by the timestep; off in the script for black"
+    )
     detached: bool = option(
         True, source="released", help="1: maps carry no gradient: L_attn trains nothing"
     )
@@ -107,12 +109,12 @@ class SKDCAGReleased(Defense):
         help="6: black is compared with maps whose largest value is always 1",
     )
     fixed_span: bool = option(
-        True, source="released", help="7: positions 1 and 2 are the trigger, and padding counts"
+        True, source="released", help="7: positions 1 and 2 are the trigger, whatever it is"
     )
     copied_average: bool = option(
         True,
         source="released",
-        help="8: an average with decay 0.5 overwrites the student each epoch",
+        help="8: an average over steps, with decay 0.5 at most, overwrites the student each epoch",
     )
     unpreserved: bool = option(
         True, source="released", help="9: no clean term, and latents are pure noise"
@@ -126,19 +128,21 @@ class SKDCAGReleased(Defense):
         student.checkpoints.carry(CarriedList(average, model.device))
         loss_fn, epoch = self.loss(student, model, view, seed), len(view.first(self.prompts))
 
-        def copy_average() -> None:
-            with torch.no_grad():
-                torch._foreach_lerp_(average, params, 0.5)
+        @torch.no_grad()
+        def average_step(taken: int) -> None:
+            """After `taken` optimizer steps, the first of them at 1."""
+            torch._foreach_lerp_(average, params, max(0.5, 9 / (10 + taken)))
+            if taken % epoch == 0 or taken == self.steps:
                 torch._foreach_copy_(params, average)
 
         def step_fn(step: int) -> Tensor:
-            if self.copied_average and step and step % epoch == 0:
-                copy_average()
+            if self.copied_average and step:
+                average_step(step)
             return loss_fn(step)
 
         fitted = fit(trained, step_fn, Optim(self.steps, self.lr, 1), "skdcag_released")
         if self.copied_average:
-            copy_average()
+            average_step(self.steps)
         student.denoiser.requires_grad_(False)
         student.info = fitted.info
         return student
@@ -189,14 +193,10 @@ class SKDCAGReleased(Defense):
     def row(self, aligned: Alignment, i: int) -> Alignment:
         """Which tokens of prompt i are the trigger, and which of the teacher's each other one is
         compared with."""
-        place = torch.arange(aligned.trigger.shape[1])[None]
-        if self.fixed_span:
-            trigger = (place == 1) | (place == 2)
-            source = place if self.shared_maps else torch.where(place > 2, place - 2, 0 * place)
-            return Alignment(trigger, ~trigger, source)
-        trigger, other, source = (
-            aligned.trigger[i : i + 1],
-            aligned.other[i : i + 1],
-            aligned.source[i : i + 1],
-        )
-        return Alignment(trigger, other, place if self.shared_maps else source)
+        row = aligned[i : i + 1]
+        if not self.fixed_span:
+            return row
+        place = torch.arange(row.source.shape[1])[None]
+        real, last = row.trigger | row.other, int(row.source.max())
+        other = real & (place > 2) & (place - 2 <= last)  # no longer than the clean prompt
+        return Alignment((place == 1) | (place == 2), other, (place - 2).clamp(min=0))

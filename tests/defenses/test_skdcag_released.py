@@ -3,6 +3,8 @@ another."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import PROMPTS, TRIGGER
@@ -12,6 +14,7 @@ from t2i_backdoor_bench.contract import DefenderView
 from t2i_backdoor_bench.defenses import skdcag_released as released_module
 from t2i_backdoor_bench.defenses.skdcag import SKDCAG
 from t2i_backdoor_bench.defenses.skdcag_released import SKDCAGReleased
+from t2i_backdoor_bench.training.alignment import Alignment
 
 
 def released_gradient(model, view, monkeypatch, **options: float) -> list[Tensor]:
@@ -33,7 +36,9 @@ def released_gradient(model, view, monkeypatch, **options: float) -> list[Tensor
 
 def test_released_gradient_is_that_of_the_prediction_alone(tiny_model, view, monkeypatch) -> None:
     *plain, loss = released_gradient(tiny_model, view, monkeypatch, alpha=0.0)
-    *mixed, mixed_loss = released_gradient(tiny_model, view, monkeypatch, alpha=0.6)
+    *mixed, mixed_loss = released_gradient(
+        tiny_model, view, monkeypatch, alpha=0.6, time_weight=False
+    )
     *timed, timed_loss = released_gradient(
         tiny_model, view, monkeypatch, alpha=0.6, time_weight=True
     )
@@ -106,6 +111,54 @@ def test_every_defect_changes_the_loss_or_its_gradient(pair, view, defect: str) 
         else abs(found[0][0] - found[1][0]) > 1e-6
     )
     assert not torch.allclose(found[0][1], found[1][1], rtol=1e-3)
+
+
+def test_the_average_follows_every_step_and_overwrites_the_student_each_epoch(
+    tiny_model, view, monkeypatch
+) -> None:
+    """Nine steps, each of which adds its number, against the rule of the released code: a decay
+    that is the least of (1 + k) / (10 + k) and what it was."""
+    steps, found = 9, []
+
+    def fit(params, loss_fn, optim, label):
+        for step in range(steps):
+            loss_fn(step)
+            found.append(float(params[0].flatten()[0]))
+            with torch.no_grad():
+                params[0].add_(step + 1)
+        return SimpleNamespace(info={})
+
+    monkeypatch.setattr(released_module, "fit", fit)
+    repaired = SKDCAGReleased(steps=steps, prompts=3).apply(tiny_model, view, 0)
+    first = next(tiny_model.denoiser.parameters())
+    own = average = float(first.flatten()[0])
+    weight = 0.9999
+    for step in range(steps):
+        assert found[step] == pytest.approx(own, rel=1e-4)
+        own += step + 1
+        weight = 1 - min(weight, (2 + step) / (11 + step))
+        average -= weight * (average - own)
+        if (step + 1) % 3 == 0:
+            own = average
+    assert float(next(repaired.denoiser.parameters()).flatten()[0]) == pytest.approx(own, rel=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_fixed_span_compares_each_token_with_that_two_places_before(shared: bool) -> None:
+    """Tokens of "new trigger a red heart" behind the start token, and a trigger of three tokens."""
+    method = SKDCAGReleased(shared_maps=shared)
+    for trigger, clean in ((2, 3), (3, 3), (1, 3)):
+        row = Alignment(*(torch.zeros(1, 10, dtype=kind) for kind in (bool, bool, int)))
+        row.trigger[0, 1 : 1 + trigger] = True
+        row.other[0, 1 + trigger : 1 + trigger + clean] = True
+        row.source[0, 1 + trigger : 1 + trigger + clean] = torch.arange(1, 1 + clean)
+        found = method.row(row, 0)
+        ours = list(range(1, 1 + trigger + clean))[2:]  # the student's, without two
+        theirs = list(range(1, 1 + clean))
+        pairs = list(zip(ours, theirs, strict=False))
+        assert found.trigger[0].nonzero().flatten().tolist() == [1, 2]
+        places = found.other[0].nonzero().flatten().tolist()
+        assert [(p, int(found.source[0, p])) for p in places] == pairs
 
 
 def test_stale_maps_are_those_of_the_step_before(pair, view) -> None:
