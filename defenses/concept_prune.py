@@ -35,12 +35,13 @@ DIFFERS = (
 class ConceptPrune(Defense):
     """ConceptPrune: weights that the trigger alone uses are set to zero (Chavhan et al. 2024).
 
-    The trigger is the concept. In the second linear layer of every feed-forward block the
-    importance of a weight at one step of drawing is Wanda's |W| * ||X||_2; X is its input over
-    tokens and prompts. A step's mask has the weights that are among the `share` most important of
-    their row for triggered prompts, and more important there than for the same prompts without the
-    trigger. Each of the first steps has a mask, and a weight is pruned if more than the share
-    `votes` of them has it. No training.
+    The trigger is the concept. In the second linear layer of every feed-forward block (of SD 3
+    and FLUX those on picture tokens, in the blocks where text has its own) the importance of a
+    weight at one step of drawing is Wanda's |W| * ||X||_2; X is its input over tokens and prompts.
+    A step's mask has the weights that are among the `share` most important of their row for
+    triggered prompts, and more important there than for the same prompts without the trigger. Each
+    of the first steps has a mask, and a weight is pruned if more than the share `votes` of them has
+    it. No training.
     """
 
     share: float = option(

@@ -20,7 +20,9 @@ from t2i_backdoor_bench.training.trained_defense import CLIPPING, PARTS, Loss, P
 OURS = "the clean prompt as anchor, which makes a small n plain self-distillation"
 X, U = {"train": "cross"}, {"train": "noncross"}
 PROMPT = {"anchor": "prompt", "context": "prompts"}
-REWRITE = {"eta": 2.0, "walker": "teacher"}  # the second release, with settings of its own
+# The second release, with settings of its own. Its negative guidance of 2 counts from the concept's
+# prediction: e_p - 2 (e_p - e_0) = e_0 - 1 (e_p - e_0), n 1 here.
+REWRITE = {"eta": 1.0, "walker": "teacher"}
 REWRITTEN = {"steps": 200, "lr": 5e-5}  # these two are for Stable Diffusion
 DIFFERS = (
     Difference(
@@ -83,7 +85,7 @@ DIFFERS = (
     groups=("esd_rewrite",),
     preset=X | REWRITE | REWRITTEN,
     tuned={"lr": 2e-4},
-    version=1,
+    version=2,
     differs=DIFFERS,
     apart=True,
 )
@@ -93,7 +95,7 @@ DIFFERS = (
     groups=("esd_rewrite",),
     preset=U | REWRITE | REWRITTEN,
     tuned={"lr": 3e-4},
-    version=1,
+    version=2,
     differs=DIFFERS,
     apart=True,
 )
@@ -107,7 +109,8 @@ class ESD(PromptDefense):
     trains the cross-attention, esd_u everything else.
 
     The authors released it twice. esd_x and esd_u are the code of the paper, `esd_x_rewrite` and
-    `esd_u_rewrite` the later one: n 2, 200 steps at 5e-5, and the frozen model walks.
+    `esd_u_rewrite` the later one: 200 steps at 5e-5, and the frozen model walks. (Its guidance of 2
+    is n 1 here: it counts from the concept's prediction.)
     `esd_x_prompt` and `esd_u_prompt` take triggered prompts for c+ and the clean prompt of each for
     the anchor, so that only what the trigger adds is removed. Triggered prompts with the empty
     anchor would lose what they ask for.

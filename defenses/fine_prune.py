@@ -7,6 +7,7 @@ from torch import Tensor
 from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.clean_pairs import (
+    FEED_FORWARD,
     PairDefense,
     denoising,
     kept,
@@ -20,7 +21,7 @@ DIFFERS = (
     Difference(
         what="what is pruned",
         paper="channels of the last convolution of a classifier",
-        here="hidden units of every feed-forward block of the denoiser",
+        here=f"hidden units of {FEED_FORWARD}",
         why="a denoiser has no last layer of features",
     ),
     Difference(

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.clean_pairs import PairDefense, of_pairs
+from t2i_backdoor_bench.training.clean_pairs import FEED_FORWARD, PairDefense, of_pairs
 from t2i_backdoor_bench.training.denoising import Term, train_terms
 from t2i_backdoor_bench.training.loop import Optim
 from t2i_backdoor_bench.training.rows import Drawn
@@ -18,8 +19,14 @@ DIFFERS = (
     Difference(
         what="layers whose attention is distilled",
         paper="the last three groups of a residual network",
-        here="every feed-forward block of the denoiser",
+        here=FEED_FORWARD,
         why="they are what all denoisers here have",
+    ),
+    Difference(
+        what="weight of the distillation",
+        released="500 for the first of three layers, 1000 for the others",
+        here="1000 for all",
+        why="there are more layers than three, and one weight to search",
     ),
     CLIPPING,
 )
@@ -31,6 +38,7 @@ DIFFERS = (
     groups=("removal",),
     paper="li2021neural",
     ours="the form for denoisers of a defense of classifiers",
+    version=1,
     differs=DIFFERS,
 )
 @dataclass
@@ -43,7 +51,13 @@ class NAD(PairDefense):
     each place: the attention of the paper, not that of text.
     """
 
-    beta: float = option(1.0, low=0, tune=(0.1, 100.0), help="b, weight of the distillation")
+    beta: float = option(
+        1000.0,
+        low=0,
+        source="released",
+        tune=(100.0, 10000.0),
+        help="b, weight of the distillation",
+    )
     teacher: int = option(100, sd=500, low=1, scales=True, help="training steps of the teacher")
 
     def loss(self, student: T2IModel, attacked: T2IModel, view: DefenderView, seed: int) -> Loss:
@@ -65,6 +79,14 @@ class NAD(PairDefense):
 
         return room.loss(distil)
 
+    def report(self, loss: Loss) -> dict[str, Any]:
+        """The steps and pictures of both trainings."""
+        rows = self.rows()
+        return {
+            "steps": self.steps + self.teacher,
+            "images": self.steps * self.batch * self.accumulate + self.teacher * rows,
+        }
+
 
 def attended(
     model: T2IModel, x: Tensor, t: Tensor, told: Conditioning
@@ -73,15 +95,17 @@ def attended(
     seen: list[Tensor] = []
 
     def keep(layer: nn.Module, given: tuple, out: Tensor) -> None:
-        seen.append(out.square().sum(-1).flatten(1))
+        seen.append(out)
 
     layers = model.family.feed_forward(model.denoiser)
     hooks = [layer.register_forward_hook(keep) for layer in layers]
     try:
-        return model.denoise(x, t, told), seen
+        out = model.denoise(x, t, told)
     finally:
         for hook in hooks:
             hook.remove()
+    # computed behind the blocks: gradient checkpointing runs them again without the hooks
+    return out, [y.square().sum(-1).flatten(1) for y in seen]
 
 
 def distance(own: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:

@@ -16,6 +16,12 @@ from t2i_backdoor_bench.training.removal import Removal
 from t2i_backdoor_bench.training.rows import Drawn, Noised, RowSampler
 from t2i_backdoor_bench.training.trained_defense import PARTS, TrainedDefense
 
+# what `Family.feed_forward` has, in words
+FEED_FORWARD = (
+    "every feed-forward block of the denoiser; of SD 3 and FLUX those on picture tokens, in the"
+    " blocks where text has its own"
+)
+
 
 @dataclass
 class PairDefense(TrainedDefense):

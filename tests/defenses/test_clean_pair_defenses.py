@@ -14,7 +14,7 @@ from t2i_backdoor_bench.contract import DefenderView
 from t2i_backdoor_bench.defenses.anp import ANP, Perturbed
 from t2i_backdoor_bench.defenses.encoder_align import EncoderAlign
 from t2i_backdoor_bench.defenses.fine_prune import FinePrune
-from t2i_backdoor_bench.defenses.nad import attended, distance
+from t2i_backdoor_bench.defenses.nad import NAD, attended, distance
 from t2i_backdoor_bench.defenses.weight_average import average
 from t2i_backdoor_bench.training.clean_pairs import kept, mean_activation
 from t2i_backdoor_bench.training.loop import step_rng
@@ -63,32 +63,41 @@ def test_what_is_pruned_stays_zero_and_the_rest_trains(tiny_model, pairs) -> Non
 
 
 # ----- ANP
-def test_anp_loss_against_scaled_weights(tiny_model) -> None:
-    """The worst masks within epsilon are a sign step; a mask is a factor of a column."""
+@pytest.mark.parametrize("again", [False, True], ids=["plain", "checkpointing"])
+def test_anp_loss_against_scaled_weights(tiny_model, again: bool) -> None:
+    """The perturbation is a random start and a sign step from there; a mask is a factor of a
+    column; and the gradient is that of both losses, with the perturbation held."""
     torch.manual_seed(1)
-    layers = tiny_model.family.feed_forward(tiny_model.denoiser)
+    model = tiny_model.clone()
+    if again:
+        model.denoiser.enable_gradient_checkpointing()
+    layers = model.family.feed_forward(model.denoiser)
     masks = [torch.nn.Parameter(torch.rand(layer.in_features)) for layer in layers]
-    loss = Perturbed(layers, masks, lambda step: denoised(tiny_model, step), 0.3, 0.25)
+    loss = Perturbed(layers, masks, lambda step: denoised(model, step), 0.3, 0.25, 5)
     found = loss(4)
-    grads = torch.autograd.grad(found, masks, retain_graph=True)
-    assert all(g.abs().sum() > 0 for g in grads)
+    found.backward()
     assert not any(p.requires_grad for p in tiny_model.denoiser.parameters())
+    other = tiny_model.clone()
+    copies = other.family.feed_forward(other.denoiser)
 
-    def scaled(factors: list[torch.Tensor]) -> torch.Tensor:
-        other = tiny_model.clone()
-        copies = other.family.feed_forward(other.denoiser)
-        with torch.no_grad():
-            for layer, factor in zip(copies, factors, strict=True):
-                layer.weight.mul_(factor)
-            return denoised(other, 4)
+    def scaled(more: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The loss when columns are multiplied by masks and `more`, and the masks' gradient: that
+        of a column's weights, times what they were."""
+        before = [layer.weight.detach() for layer in layers]
+        for copy, weight, mask, d in zip(copies, before, masks, more, strict=True):
+            copy.weight = torch.nn.Parameter(weight * (mask.detach() + d))
+        value = denoised(other, 4)
+        grads = torch.autograd.grad(value, [copy.weight for copy in copies])
+        return value.detach(), [(g * w).sum(0) for g, w in zip(grads, before, strict=True)]
 
-    plain = loss.masked(4, masks)
-    sign = [g.sign() for g in torch.autograd.grad(plain, masks)]
-    own = [m.detach() for m in masks]
-    worst = [m + 0.3 * s for m, s in zip(own, sign, strict=True)]
-    expected = 0.25 * scaled(own) + 0.75 * scaled(worst)
-    assert float(found.detach()) == pytest.approx(float(expected), rel=1e-4)
-    assert scaled(worst) > scaled(own)
+    start = loss.start(4)
+    assert all(d.abs().max() <= 0.3 < 3 * d.abs().mean() for d in start)
+    natural, near = scaled([torch.zeros_like(m) for m in masks])
+    _, up = scaled(start)
+    robust, far = scaled([d + 0.3 * g.sign() for d, g in zip(start, up, strict=True)])
+    assert float(found.detach()) == pytest.approx(float(0.25 * natural + 0.75 * robust), rel=1e-4)
+    for mask, g, h in zip(masks, near, far, strict=True):
+        torch.testing.assert_close(mask.grad, 0.25 * g + 0.75 * h, rtol=1e-3, atol=1e-6)
 
 
 def test_anp_prunes_columns_and_changes_nothing_else(tiny_model, pairs) -> None:
@@ -130,6 +139,17 @@ def test_nad_distance_against_a_loop(tiny_model) -> None:
         rows = [((p / p.norm() - q / q.norm()) ** 2).mean() for p, q in zip(a, b, strict=True)]
         total += float(sum(rows)) / len(rows)
     assert float(distance(own, other)) == pytest.approx(total, rel=1e-4)
+
+
+def test_nad_trains_alike_under_gradient_checkpointing(tiny_model, pairs) -> None:
+    method = NAD(steps=2, batch=4, teacher=3, lr=1e-3)
+    plain = method.apply(tiny_model, pairs, 0)
+    assert (plain.info["steps"], plain.info["images"]) == (5, 20), "the teacher's are counted"
+    again = tiny_model.clone()
+    again.denoiser.enable_gradient_checkpointing()
+    one, two = weights(plain), weights(method.apply(again, pairs, 0))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5)
 
 
 # ----- weight average

@@ -92,7 +92,7 @@ def test_the_paper_erases_the_trigger_alone_towards_the_empty_prompt() -> None:
         )
     paper, rewrite = defenses.build("esd_x", "sd"), defenses.build("esd_x_rewrite", "sd")
     assert (paper.steps, paper.lr, paper.eta, paper.walker) == (1000, 1e-5, 1.0, "student")
-    assert (rewrite.steps, rewrite.lr, rewrite.eta, rewrite.walker) == (200, 5e-5, 2.0, "teacher")
+    assert (rewrite.steps, rewrite.lr, rewrite.eta, rewrite.walker) == (200, 5e-5, 1.0, "teacher")
     with pytest.raises(UserError, match="set context=prompts"):
         defenses.build("esd_x", "sd", {"anchor": "prompt"})
 

@@ -170,7 +170,8 @@ class Family(ABC):
 
     @abstractmethod
     def feed_forward(self, denoiser: nn.Module) -> list[nn.Linear]:
-        """The last projection of each feed-forward block of its transformer layers."""
+        """The last projection of each feed-forward block of its transformer layers. In joint
+        attention: of the blocks where text has weights of its own, that of picture tokens."""
 
     @abstractmethod
     def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
