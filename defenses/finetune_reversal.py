@@ -37,12 +37,12 @@ class FinetuneReversal(PromptDefense):
     what repair of the U-Net alone can reach.
     """
 
-    steps: int = option(220, sd=7500, low=1, scales=True, source="paper", help="training steps")
+    steps: int = option(220, sd=2500, low=1, scales=True, source="released", help="training steps")
     lr: float = option(
         1e-3, sd=1e-6, above=0, source="paper", tune=(1e-4, 1e-2), help="learning rate"
     )
     batch: int = option(
-        16, sd=1, low=1, source="paper", help="student rows a step, preserving rows included"
+        16, sd=4, low=1, source="released", help="student rows a step, preserving rows included"
     )
     prompts: int = option(100, low=1, scales=True, least=16, source="paper", help="clean prompts")
     latents: str = option(

@@ -56,7 +56,8 @@ DIFFERS = (
     "skd",
     needs=("trigger", "clean_prompts"),
     groups=("baseline", "removal"),
-    preset={"alpha": 0.0},
+    preset={"alpha": 0.0, "steps": 2500, "batch": 4},  # as released: 100 epochs of 25 batches
+    tuned={"steps": 220, "batch": 16},
     ours=OURS,
     version=6,
     differs=DIFFERS,
@@ -104,7 +105,7 @@ DIFFERS = (
     groups=("removal", "skdcag_variants"),
     preset={"target": "random_words"},
     ours=OURS,
-    version=6,
+    version=7,
     differs=DIFFERS,
 )
 @register_defense(
@@ -133,7 +134,7 @@ DIFFERS = (
     preset=PAPER | {"target": "random_words"},
     tuned=CONVERGED,
     apart=True,
-    version=6,
+    version=7,
     differs=DIFFERS,
 )
 @dataclass
@@ -144,9 +145,10 @@ class SKDCAG(DistillationOptions, PromptDefense):
     is the U-Net under repair and gets c+. L = a * L_attn + (1 - a) * L_pred. L_pred =
     MSE(student(x_t, c+), teacher(x_t, c)). L_attn is the mean over tokens of the MSE between the
     student's cross-attention map and its target. For trigger tokens the target is noise
-    ("gaussian"), zeros ("black"), or the teacher's map of a random word in the trigger's place
-    ("random_words"); for every other token it is the teacher's map of the same token. Maps are the
-    mean over heads, summed over layers, and min-max normalized for each token. `alpha=0` is plain
+    ("gaussian"), zeros ("black"), or the teacher's map of random words in the trigger's place, as
+    many and drawn at each step ("random_words"); for every other token it is the teacher's map of
+    the same token. Maps are the mean over heads, summed over layers, and min-max normalized for
+    each token. `alpha=0` is plain
     self-knowledge distillation ("skd").
 
     "skdcag_paper" is the method as described, on every family: the whole U-Net, pure noise,

@@ -56,17 +56,30 @@ class DistillationOptions(Guidance):
 
 
 @dataclass(frozen=True)
+class Goals:
+    """What the first rows of a step are compared with.
+
+    taught    what the teacher is told
+    row       which of its tokens goes with which of the student's
+    span      for random words, where these are in the teacher's prompt: bool (rows, tokens)
+    """
+
+    taught: Conditioning
+    row: Alignment
+    span: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Questions:
     """What one step asks. The first rows of both models are triggered prompts and their clean ones;
     with `preserve` clean prompts follow, of the teacher only those that it is not asked already.
 
-    pick      which prompts the first rows are of, and `time` their t/T: (rows,)
+    time      t/T of the first rows: (rows,)
     student   noised latents, timesteps and which texts, by number
     teacher   noised latents, timesteps and what it is told
     new       which preserving rows the teacher is asked in addition
     """
 
-    pick: Tensor
     time: Tensor
     student: tuple[Tensor, Tensor, Tensor]
     teacher: tuple[Tensor, Tensor, Conditioning]
@@ -90,44 +103,42 @@ class GuidedDistillation(Removal):
         triggered = [self.trigger.add(p) for p in prompts]
         sampler = prompt_sampler(method.drawing, student, teacher, prompts, triggered, seed)
         super().__init__(method, student, teacher, sampler, prompts, triggered)
-        draw = np.random.default_rng([seed, 5]).integers(len(WORDS), size=len(prompts))
-        words = [WORDS[i] for i in draw]
-        stand_ins = words if method.target == "random_words" and method.alpha else None
-        self.goals = self.clean
-        if stand_ins is not None:
-            taught = [substitute(self.trigger, p, w) for p, w in zip(prompts, words, strict=True)]
-            self.goals = teacher.condition(taught)
-        self.align(stand_ins)
+        self.seed, self.random = seed, method.target == "random_words" and method.alpha > 0
+        aligned = align_states(student.text_parts, self.trigger, prompts)
+        self.aligned = aligned[:, : length_of(aligned)]
         self.noising, self.rows = student.noising, method.rows()
         # whether the teacher's prediction for a clean prompt serves both terms
-        self.shared = stand_ins is None and sampler.together
+        self.shared = not self.random and sampler.together
         self.ratio = GradientRatio(student, method.steps * method.accumulate)
 
-    def align(self, stand_ins: list[str] | None) -> None:
-        """Which tokens are compared with which, cut behind the last one: the maps of no later token
-        are read, neither a real one of the student's prompts nor what it is compared with."""
-        parts = self.student.text_parts
-        aligned = align_states(parts, self.trigger, self.prompts, stand_ins)
-        spans, real = None, (aligned.trigger | aligned.other).any(0)
-        if stand_ins is not None:
-            spans = word_spans(self.student, self.trigger, self.prompts, stand_ins)
-            real = real | spans.any(0)
-        self.length = 1 + max(int(real.nonzero().max()), int(aligned.source.max()))
-        self.aligned, self.spans = aligned, spans
+    def goals(self, step: int, pick: Tensor) -> Goals:
+        """What the rows of these prompts (rows,) are compared with: the clean prompts, or as many
+        random words in the trigger's place as the trigger has, drawn anew."""
+        if not self.random:
+            return Goals(self.clean[pick], self.aligned[pick.cpu()])
+        rng, many = np.random.default_rng([self.seed, 5, step]), len(self.trigger.text.split())
+        prompts = [self.prompts[i] for i in pick.tolist()]
+        words = [" ".join(rng.choice(WORDS, size=max(1, many))) for _ in prompts]
+        aligned = align_states(self.student.text_parts, self.trigger, prompts, words)
+        span = word_spans(self.student, self.trigger, prompts, words)
+        length = length_of(aligned, span)
+        taught = [substitute(self.trigger, p, w) for p, w in zip(prompts, words, strict=True)]
+        return Goals(self.teacher.condition(taught), aligned[:, :length], span[:, :length])
 
     def __call__(self, step: int) -> Tensor:
         drawn = self.sampler(step, self.rows)
-        asked = self.ask(drawn)
-        with torch.no_grad(), self.watch(self.teacher) as seen:
+        goals = self.goals(step, drawn.rows.pick)
+        asked, length = self.ask(drawn, goals.taught), goals.row.source.shape[1]
+        with torch.no_grad(), self.watch(self.teacher, length) as seen:
             predicted = self.teacher.denoise(*asked.teacher)
-        with self.watch(self.student) as own:
+        with self.watch(self.student, length) as own:
             x, t, which = asked.student
             out = self.student.denoise(x, t, self.read(which))
         alpha, preserve, rows = self.method.alpha, self.method.preserve, self.rows
         attention, goal = torch.zeros((), device=self.student.device), predicted[:rows]
         loss = F.mse_loss(out[:rows], goal)
         if alpha:
-            attention = self.guide(own, seen, asked, drawn.generator)
+            attention = self.guide(own, seen, asked.time, goals, drawn.generator)
             self.ratio.measure(step, alpha * attention, (1 - alpha) * loss)
         if preserve:
             keep = goal.clone()
@@ -135,43 +146,51 @@ class GuidedDistillation(Removal):
             loss = loss + preserve * F.mse_loss(out[rows:], keep)
         return alpha * attention + (1 - alpha) * loss
 
-    def ask(self, drawn: Drawn) -> Questions:
-        """What the models are asked for the rows of a step."""
+    def ask(self, drawn: Drawn, taught: Conditioning) -> Questions:
+        """What the models are asked for the rows of a step, `taught` being what the teacher is told
+        for the first ones."""
         first, kept = drawn.rows, drawn.kept
-        time, taught = first.t / self.noising.total, self.goals[first.pick]
+        time = first.t / self.noising.total
         if not self.method.preserve:
             student, teacher = (first.x, first.t, first.pick), (first.x, first.t, taught)
-            return Questions(first.pick, time, student, teacher, np.arange(0))
+            return Questions(time, student, teacher, np.arange(0))
         new = np.arange(self.rows)
         if self.shared:
             new = np.flatnonzero(drawn.gone.cpu().numpy())
         which = torch.cat([first.pick, self.number(kept, drawn.gone)])
         told = cat([taught, self.taught(kept, drawn.gone)[new]])
         return Questions(
-            first.pick,
             time,
             (torch.cat([first.x, kept.x]), torch.cat([first.t, kept.t]), which),
             (torch.cat([first.x, kept.x[new]]), torch.cat([first.t, kept.t[new]]), told),
             new,
         )
 
-    def watch(self, model: T2IModel) -> AbstractContextManager:
+    def watch(self, model: T2IModel, length: int) -> AbstractContextManager:
+        """A capture of the maps of the first rows and of this many tokens, if they are asked."""
         if not self.method.alpha:
             return nullcontext()
         text = self.method.text_weight > 0 and model is self.student
-        return Capture(model, self.rows, self.length, unfused=True, text=text)
+        return Capture(model, self.rows, length, unfused=True, text=text)
 
     def guide(
-        self, own: Capture, seen: Capture, asked: Questions, generator: torch.Generator
+        self, own: Capture, seen: Capture, time: Tensor, goals: Goals, generator: torch.Generator
     ) -> Tensor:
         """L_attn of the maps of the first rows."""
-        at, device = (asked.pick.cpu(), slice(self.length)), self.student.device
-        row = self.aligned[at].to(device)
-        span = None if self.spans is None else self.spans[at].to(device)
+        device, span = self.student.device, goals.span
+        row, span = goals.row.to(device), None if span is None else span.to(device)
         loss = self.method.attention_loss(
-            own.maps(), seen.maps(), len(own), row, asked.time, generator, span
+            own.maps(), seen.maps(), len(own), row, time, generator, span
         )
         return loss + self.method.text_weight * leak(own, row) if own.text else loss
+
+
+def length_of(aligned: Alignment, span: Tensor | None = None) -> int:
+    """How many tokens are read: up to the last real one of the student's prompts, and of what it is
+    compared with."""
+    real = (aligned.trigger | aligned.other).any(0)
+    real = real if span is None else real | span.any(0)
+    return 1 + max(int(real.nonzero().max()), int(aligned.source.max()))
 
 
 def leak(own: Capture, row: Alignment) -> Tensor:
@@ -199,8 +218,8 @@ def part_of(trigger: Trigger, known: str) -> Trigger:
 
 
 def word_spans(model: T2IModel, trigger: Trigger, prompts: list[str], words: list[str]) -> Tensor:
-    """Where the stand-in word's tokens are in the teacher's prompt: bool (n, tokens). Any number of
-    tokens a word."""
+    """Where the tokens of what stands in for the trigger are in the teacher's prompt: bool (n,
+    tokens)."""
     out = torch.zeros(len(prompts), model.states, dtype=torch.bool)
     for i, (prompt, word) in enumerate(zip(prompts, words, strict=True)):
         out[i, state_spans(model.text_parts, *substituted(trigger, prompt, word))] = True

@@ -47,7 +47,10 @@ def drawn(method: SKDCAG, teacher, step: int, seed: int, words: list[str] | None
         alphas = teacher.noising.scheduler.alphas_cumprod[t].double().view(-1, 1, 1, 1)
         x = (alphas.sqrt() * z + (1 - alphas).sqrt() * noise.double()).float()
     triggered = [TRIGGER.add(PROMPTS[i]) for i in picks]
-    taught = [substitute(TRIGGER, PROMPTS[i], words[i]) if words else PROMPTS[i] for i in picks]
+    taught = [
+        substitute(TRIGGER, PROMPTS[i], words[r]) if words else PROMPTS[i]
+        for r, i in enumerate(picks)
+    ]
     clean = ["" if g else PROMPTS[i] for i, g in zip(picks, gone, strict=True)]
     return Drawn(picks, t, x, triggered, taught, clean, generator)
 
@@ -63,7 +66,7 @@ def slow_attention(method: SKDCAG, student, teacher, at: Drawn, words: list[str]
     seen = Slow(teacher.denoiser)(at.x, at.t, teacher.encode(at.taught))
     tokenizer, rows = teacher.tokenizer, len(at.picks)
     texts = [TRIGGER.add(p) for p in PROMPTS]
-    texts += [substitute(TRIGGER, p, words[i]) for i, p in enumerate(PROMPTS)] if words else []
+    texts = at.triggered + at.taught if words else texts
     # noise is drawn for the tokens that are read
     read = 1 + max(length_of(tokenizer, text) for text in texts)
     scatter = torch.randn((rows, read, *own.shape[2:]), generator=at.generator).double()
@@ -72,7 +75,7 @@ def slow_attention(method: SKDCAG, student, teacher, at: Drawn, words: list[str]
     for r, i in enumerate(at.picks):
         split = PROMPTS[i].split(" ")
         before = length_of(tokenizer, " ".join(split[: len(split) // 2]))
-        spare = length_of(tokenizer, words[i]) if words else 0
+        spare = length_of(tokenizer, words[r]) if words else 0
         errors = []
         for token in range(1, 1 + length_of(tokenizer, at.triggered[r])):
             mine = scaled(own[r, token])
@@ -97,7 +100,8 @@ def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[f
     """(L, L_attn, L_pred) of one step, by loops over rows and tokens in float64, on what METHODS
     2.1 says."""
     random_words = method.target == "random_words" and method.alpha > 0
-    words = [guided_distillation.WORDS[i] for i in stand_in_numbers(seed)] if random_words else None
+    rows = method.batch // 2 if method.preserve else method.batch
+    words = stand_ins(step, seed, rows) if random_words else None
     at = drawn(method, teacher, step, seed, words)
 
     def predict(model, prompts: list[str]) -> Tensor:
@@ -114,9 +118,7 @@ def slow_loss(method: SKDCAG, student, teacher, step: int, seed: int) -> tuple[f
     )
 
 
-def stand_in_numbers(seed: int) -> list[int]:
-    return (
-        np.random.default_rng([seed, 5])
-        .integers(len(guided_distillation.WORDS), size=len(PROMPTS))
-        .tolist()
-    )
+def stand_ins(step: int, seed: int, rows: int) -> list[str]:
+    """What stands in the trigger's place in each row: as many words as it has."""
+    rng, many = np.random.default_rng([seed, 5, step]), len(TRIGGER.text.split())
+    return [" ".join(rng.choice(guided_distillation.WORDS, size=many)) for _ in range(rows)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import PROMPTS, TRIGGER, bare
-from slow_skdcag import slow_loss, stand_in_numbers
+from slow_skdcag import slow_loss, stand_ins
 from torch import Tensor
 
 from t2i_backdoor_bench.contract import defenses as registered
@@ -77,18 +77,18 @@ def test_losses_of_the_targets_differ(pair, view) -> None:
 
 def test_random_words_of_several_tokens(pair, view, monkeypatch) -> None:
     teacher, student = pair
-    monkeypatch.setattr(guided_distillation, "WORDS", ("extraordinary counterrevolutionary", "x"))
+    monkeypatch.setattr(guided_distillation, "WORDS", ("extraordinary", "x"))
     method = SKDCAG(prompts=3, target="random_words", latents="noise", preserve=0.5, batch=6)
     lengths = [len(teacher.tokenizer(w).input_ids) - 2 for w in guided_distillation.WORDS]
     assert lengths[0] > 3
     assert lengths[1] == 1
-    seed = next(
-        s for s in range(50) if len(set(stand_in_numbers(s))) == 2
-    )  # one that draws both words
+    seed = next(s for s in range(50) if len(set(stand_ins(0, s, 3))) == 3)
     assert float(method.loss(student, teacher, view, seed)(0)) == pytest.approx(
         slow_loss(method, student, teacher, 0, seed)[0], rel=1e-4
     )
-    words = ["extraordinary counterrevolutionary", "x", "x"]
+    goals = method.loss(student, teacher, view, seed).goals(0, torch.tensor([2, 0, 2]))
+    assert not torch.equal(goals.span[0], goals.span[2]), "each row has words of its own"
+    words = ["extraordinary", "x", "x"]
     assert word_spans(teacher, TRIGGER, PROMPTS, words).sum(1).tolist() == [lengths[0], 1, 1]
 
 

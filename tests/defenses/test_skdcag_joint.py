@@ -10,6 +10,7 @@ from tiny_joint import joint_model
 
 from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError
 from t2i_backdoor_bench.defenses.skdcag import SKDCAG
+from t2i_backdoor_bench.training.alignment import align_states
 from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.guided_distillation import GuidedDistillation, leak
 
@@ -39,8 +40,9 @@ def test_the_tokens_of_both_parts_are_compared(models, view) -> None:
     aligned, clip = loss.aligned, teacher.text_part.length
     parts = [aligned.trigger[:, :clip].any(1).all(), aligned.trigger[:, clip:].any(1).all()]
     assert parts == ([True, True] if teacher.family.name == "sd3" else [True, False])
-    last = int((aligned.trigger | aligned.other).any(0).nonzero().max())
-    assert loss.length > last
+    whole = align_states(teacher.text_parts, TRIGGER, PROMPTS)
+    last = int((whole.trigger | whole.other).any(0).nonzero().max())
+    assert whole.trigger.shape[1] > aligned.trigger.shape[1] > last, "cut behind the last token"
 
 
 def test_what_other_text_pays_to_the_trigger_is_added(models, view) -> None:
@@ -51,26 +53,31 @@ def test_what_other_text_pays_to_the_trigger_is_added(models, view) -> None:
         for w in (0.0, 5.0)
     )
     asked: list = []
-    real = weighted.ask
-    weighted.ask = lambda drawn: asked.append(real(drawn)) or asked[-1]
+    real, length = weighted.ask, weighted.aligned.source.shape[1]
+
+    def ask(drawn, taught):
+        asked.extend([drawn.rows.pick, real(drawn, taught)])
+        return asked[1]
+
+    weighted.ask = ask
     with torch.no_grad():
         before, after = plain(1), weighted(1)
-        x, t, which = asked[0].student
+        x, t, which = asked[1].student
         rows = weighted.rows
-        with Capture(student, rows, weighted.length, text=True) as own:
+        with Capture(student, rows, length, text=True) as own:
             student.denoise(x, t, weighted.read(which))
     paid = own.between().double() / len(own)
-    trigger = weighted.aligned.trigger[asked[0].pick, : weighted.length]
+    trigger = weighted.aligned.trigger[asked[0]]
     wanted = 0.0
     for r in range(rows):
         squares = [
             float(paid[r, i, j]) ** 2
             for i in range(paid.shape[1])
-            for j in range(weighted.length)
-            if trigger[r, j] and not (i < weighted.length and trigger[r, i])
+            for j in range(length)
+            if trigger[r, j] and not (i < length and trigger[r, i])
         ]
         wanted += sum(squares) / len(squares) / rows
-    row = weighted.aligned[asked[0].pick, slice(weighted.length)]
+    row = weighted.aligned[asked[0]]
     assert float(leak(own, row)) == pytest.approx(wanted, rel=1e-4)
     assert wanted > 1e-6
     alpha = SKDCAG(**OPTIONS).alpha
