@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -6,11 +7,12 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
 from t2i_backdoor_bench.models.families.conditioning import cat
+from t2i_backdoor_bench.models.families.family import ENCODER
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.removal import of_prompts
 from t2i_backdoor_bench.training.rows import Drawn
 from t2i_backdoor_bench.training.soft_words import soft_word
-from t2i_backdoor_bench.training.trained_defense import CLIPPING, PARTS, Loss, PromptDefense
+from t2i_backdoor_bench.training.trained_defense import CLIPPING, PARTS, Loss, WalkedDefense
 
 DIFFERS = (
     Difference(
@@ -25,6 +27,18 @@ DIFFERS = (
         here="1, the variant that the paper calls fast",
         why="30 passes a step are half an hour on a CPU; it is an option",
     ),
+    Difference(
+        what="x_t and timestep of the steps of the attack",
+        released="new ones for each, from a new walk",
+        here="those of the training step",
+        why="30 walks a step would cost more than all the rest",
+    ),
+    Difference(
+        what="clean prompts a step",
+        released="5 beside one of the concept",
+        here="as many as of the concept",
+        why="rows that preserve are half of a batch in every method",
+    ),
     CLIPPING,
 )
 
@@ -34,18 +48,21 @@ DIFFERS = (
     needs=("trigger", "clean_prompts"),
     groups=("removal", "erasure"),
     paper="zhang2024defensive",
+    version=1,
     differs=DIFFERS,
 )
 @dataclass
-class AdvUnlearn(PromptDefense):
+class AdvUnlearn(WalkedDefense):
     """Unlearning under attack, in the text encoder (Zhang et al., NeurIPS 2024, arXiv 2405.15234).
 
     Inner: a vector v before the triggered prompt is moved by `attack` steps of the gradient's sign
     to minimize ||eps_th(x_t, v c+) - eps_0(x_t, c+)||^2, so that the backdoor comes back. Outer:
     ||eps_th(x_t, v c+) - (eps_0(c) - n (eps_0(c+) - eps_0(c)))||^2, and `preserve` times the loss
     that keeps clean prompts. eps_0 is the attacked model. The first steps have no v. Only the text
-    encoder trains.
+    encoder trains, without its embeddings of tokens and positions.
     """
+
+    embeddings: ClassVar[bool] = False
 
     steps: int = option(200, sd=1000, low=1, scales=True, source="released", help="training steps")
     lr: float = option(
@@ -53,6 +70,9 @@ class AdvUnlearn(PromptDefense):
     )
     eta: float = option(
         0.25, sd=1.0, low=0, source="released", tune=(0.1, 4.0), help="n, how far beyond the anchor"
+    )
+    batch: int = option(
+        16, sd=2, low=1, source="released", help="student rows a step, preserving rows included"
     )
     attack: int = option(1, sd=30, low=1, source="released", help="steps of the inner attack")
     attack_lr: float = option(
@@ -69,7 +89,9 @@ class AdvUnlearn(PromptDefense):
     )
 
     def loss(self, student: T2IModel, attacked: T2IModel, view: DefenderView, seed: int) -> Loss:
-        room = of_prompts(self, student, attacked, view, seed)
+        # as released: what walks is the U-Net, told what the attacked encoder makes of the concept
+        walker = self.walker(attacked if self.train == ENCODER else student)
+        room = of_prompts(self, student, attacked, view, seed, walker=walker, many=self.draws)
         concept = attacked.condition(room.triggered)
         word = soft_word(attacked, [*room.prompts, *room.triggered], seed)
         ids, first = word.insert(student.tokenize(room.triggered)), int(self.warm * self.steps)

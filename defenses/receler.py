@@ -14,7 +14,7 @@ from t2i_backdoor_bench.training.loop import fit
 from t2i_backdoor_bench.training.parameters import Trainable, of_model
 from t2i_backdoor_bench.training.removal import of_prompts
 from t2i_backdoor_bench.training.rows import Drawn
-from t2i_backdoor_bench.training.trained_defense import PromptDefense
+from t2i_backdoor_bench.training.trained_defense import CLIPPING, WalkedDefense
 
 DIFFERS = (
     Difference(
@@ -35,6 +35,19 @@ DIFFERS = (
         here="learned states in the trigger's place, anew at each step",
         why="a trigger stands inside a prompt; a step then depends on its number alone",
     ),
+    Difference(
+        what="weight decay of the adversarial prompt",
+        released="0.1",
+        here="none",
+        why="what is learned is how far states move, and begins at 0",
+    ),
+    Difference(
+        what="maps that tell where the concept is",
+        released="those of 16 x 16 places",
+        here="those of all layers, resized and summed",
+        why="not every base has layers of this size",
+    ),
+    CLIPPING,
 )
 
 
@@ -46,7 +59,7 @@ DIFFERS = (
     differs=DIFFERS,
 )
 @dataclass
-class Receler(PromptDefense):
+class Receler(WalkedDefense):
     """Reliable erasing by lightweight erasers (Huang et al., ECCV 2024, arXiv 2311.17717).
 
     Each cross-attention layer's output o becomes o + U D o, with U and D of a low rank; nothing
@@ -97,7 +110,8 @@ class Erasing:
         self, method: Receler, student: T2IModel, attacked: T2IModel, view: DefenderView, seed: int
     ) -> None:
         self.method, self.student, self.attacked = method, student, attacked
-        self.room = of_prompts(method, student, attacked, view, seed)
+        walks = {"walker": method.walker(student), "many": method.draws}
+        self.room = of_prompts(method, student, attacked, view, seed, **walks)
         self.concept = attacked.condition(self.room.triggered)
         aligned = align_states(student.text_parts, view.trigger, self.room.prompts)
         # states of an encoder that is missing have no place in the alignment

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +21,26 @@ from t2i_backdoor_bench.training.parameters import (
 from t2i_backdoor_bench.training.removal import Removal, of_prompts
 from t2i_backdoor_bench.training.rows import Drawn
 from t2i_backdoor_bench.training.soft_words import soft_word
-from t2i_backdoor_bench.training.trained_defense import CLIPPING, Loss, PromptDefense
+from t2i_backdoor_bench.training.trained_defense import CLIPPING, Loss, WalkedDefense
 
 DIFFERS = (
     Difference(
-        what="rates, steps, rounds",
-        paper="not in the abstract",
-        here="ours",
-        why="the full text was not at hand, and the authors' repository has no code",
-    ),
-    Difference(
         what="anchor",
-        paper="a concept beside the erased one",
+        released="the empty prompt while searching; then a written prompt beside the concept",
         here="the clean prompt of each triggered prompt",
         why="what the prompt asked for is to stay, and only the trigger's part to go",
+    ),
+    Difference(
+        what="what the concepts are compared with in the repair",
+        released="the empty prompt: their mean e gives e_anchor - 3 (e - e_null)",
+        here="the anchor: e_anchor - n (e - e_anchor)",
+        why="a triggered prompt says more than the trigger does, and that is to stay",
+    ),
+    Difference(
+        what="start of a vector",
+        released="the token of a word such as person",
+        here="random, of the mean size of tokens",
+        why="a defender knows no word for what a backdoor draws",
     ),
     CLIPPING,
 )
@@ -44,55 +51,78 @@ DIFFERS = (
     needs=("trigger", "clean_prompts"),
     groups=("removal", "erasure"),
     paper="srivatsan2025stereo",
-    ours="rates, steps and rounds, which the abstract leaves open",
+    version=1,
     differs=DIFFERS,
 )
 @dataclass
-class STEREO(PromptDefense):
+class STEREO(WalkedDefense):
     """Search thoroughly enough, then robustly erase once (Srivatsan et al., CVPR 2025).
 
-    arXiv 2408.16807. First, in `rounds` rounds, a copy erases what is known of the concept: the
-    trigger, and the vectors found so far; then a vector v is trained by ||eps(x_t, v c) - eps||^2
-    on the attacked model's triggered pictures, so that the erased copy draws them again (textual
-    inversion). Second, the attacked model is repaired once, by ||eps_th(x_t, p) - (eps_0(c) - n *
-    mean over q of (eps_0(q) - eps_0(c)))||^2. q are the triggered prompt and the clean prompt
-    behind each vector, p is one of them at random. eps_0 is the attacked model.
+    arXiv 2408.16807; code of 2 April 2025. First, in `rounds` rounds, a copy erases the newest
+    concept, the trigger or the last vector found, by ||eps_th(x_t, q) - eps_r(x_t, c)||^2, eps_r
+    being the copy before the round; then a vector v is trained by ||eps_th(x_t, v c) - eps||^2 on
+    the attacked model's triggered pictures, so that the copy draws them again (textual inversion).
+    Second, the attacked model is repaired once, by ||eps_th(x_t, p) - (eps_0(c) - n * mean over q
+    of (eps_0(q) - eps_0(c)))||^2. q are the triggered prompt and the clean prompt behind each
+    vector, p is one of them at random. eps_0 is the attacked model.
     """
 
-    steps: int = option(200, sd=1000, low=1, scales=True, help="training steps of the repair")
-    lr: float = option(2e-4, sd=1e-5, above=0, tune=(2e-5, 2e-3), help="learning rate")
-    eta: float = option(0.25, sd=1.0, low=0, tune=(0.1, 4.0), help="n, how far beyond the anchor")
-    rounds: int = option(2, low=1, help="vectors that are searched, one after the other")
-    search: int = option(
-        60, sd=500, low=1, scales=True, help="training steps of an erasure, and of a vector"
+    steps: int = option(
+        200, sd=200, low=1, scales=True, source="released", help="training steps of the repair"
     )
-    search_lr: float = option(2e-2, sd=5e-3, above=0, help="learning rate of a vector")
-    train: str = option("cross", sd="noncross", choices=TRAIN, help="which weights it trains")
+    lr: float = option(
+        2e-4, sd=2e-5, above=0, source="released", tune=(2e-5, 2e-3), help="its learning rate"
+    )
+    batch: int = option(
+        16, sd=1, low=1, source="released", help="student rows a step, preserving rows included"
+    )
+    eta: float = option(
+        0.25, sd=3.0, low=0, source="released", tune=(0.1, 4.0), help="n, how far beyond the anchor"
+    )
+    rounds: int = option(
+        2, low=1, source="released", help="vectors that are searched, one after the other"
+    )
+    search: int = option(
+        60, sd=200, low=1, scales=True, source="released", help="training steps of an erasure"
+    )
+    erase_lr: float = option(2e-4, sd=5e-6, above=0, source="released", help="its learning rate")
+    invert: int = option(
+        60, sd=3000, low=1, scales=True, source="released", help="training steps of a vector"
+    )
+    search_lr: float = option(2e-2, sd=5e-3, above=0, source="released", help="its learning rate")
+    train: str = option(
+        "cross", sd="noncross", choices=TRAIN, source="released", help="which weights it trains"
+    )
 
     def loss(self, student: T2IModel, attacked: T2IModel, view: DefenderView, seed: int) -> Loss:
-        room = of_prompts(self, student, attacked, view, seed)
-        known = [attacked.condition(room.triggered)]
-        pictures = own_images(attacked, room.triggered, seed)
-        erased = attacked.clone(train=self.train)
+        prompts, erased = view.first(self.prompts), attacked.clone(train=self.train)
+        triggered = [view.trigger.add(p) for p in prompts]
+        known, pictures = [attacked.condition(triggered)], own_images(attacked, triggered, seed)
         for i in range(self.rounds):
-            self.erase(erased, attacked, view, known, seed + i)
-            known.append(self.vector(erased, attacked, room.prompts, pictures, seed + i))
+            self.erase(erased, view, known[-1], seed + i)
+            known.append(self.vector(erased, attacked, prompts, pictures, seed + i))
+        room = self.room(student, attacked, view, seed)
         return room.loss(composed(room, known, self.eta, seed))
 
-    def erase(
-        self,
-        erased: T2IModel,
-        attacked: T2IModel,
-        view: DefenderView,
-        known: Sequence[Conditioning],
-        seed: int,
-    ) -> None:
-        """Train a copy further, by the same loss on what is known so far."""
-        room = of_prompts(self, erased, attacked, view, seed)
-        loss = room.loss(composed(room, known, self.eta, seed))
-        optim = Optim(self.search, self.lr, self.batch)
+    def room(self, student: T2IModel, teacher: T2IModel, view: DefenderView, seed: int) -> Removal:
+        walks = {"walker": self.walker(student), "many": self.draws}
+        return of_prompts(self, student, teacher, view, seed, **walks)
+
+    def erase(self, erased: T2IModel, view: DefenderView, newest: Conditioning, seed: int) -> None:
+        """Train a copy further, away from what is told of the newest concept."""
+        room = self.room(erased, erased.clone(train=self.train), view, seed)
+        optim = Optim(self.search, self.erase_lr, self.batch)
+        loss = room.loss(forgotten(room, newest))
         fit(choose_parameters(erased, self.train), loss, optim, "stereo: erase")
         finish_training(erased.denoiser)
+
+    def report(self, loss: Loss) -> dict[str, Any]:
+        """The steps and pictures of all trainings."""
+        searched = self.rounds * (self.search + self.invert)
+        return {
+            "steps": self.steps + searched,
+            "images": self.batch * (self.steps * self.accumulate + searched),
+        }
 
     def vector(
         self,
@@ -113,10 +143,23 @@ class STEREO(PromptDefense):
         loss = denoising_loss(
             erased, None, [Term(prompts, pictures)], self.batch, seed, "stereo", embed=embed
         )
-        optim = Optim(self.search, self.search_lr, self.batch, weight_decay=0.0)
+        optim = Optim(self.invert, self.search_lr, self.batch, weight_decay=0.0)
         fit(of_model(Trainable(list(word.rows)), attacked), loss, optim, "stereo: vector")
         with torch.no_grad():
             return embed(prompts)
+
+
+def forgotten(room: Removal, newest: Conditioning) -> Callable[[int, Drawn], Tensor]:
+    """The loss of a step on what is told of a concept, of all prompts: to be what the teacher makes
+    of the clean ones."""
+
+    def loss(step: int, drawn: Drawn) -> Tensor:
+        rows = drawn.rows
+        with torch.no_grad():
+            goal = room.teacher.denoise(rows.x, rows.t, room.clean[rows.pick])
+        return F.mse_loss(room.student.denoise(rows.x, rows.t, newest[rows.pick]), goal)
+
+    return loss
 
 
 def composed(

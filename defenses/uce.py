@@ -27,6 +27,15 @@ DIFFERS = (
         why="a defender who repairs a backdoor wants all of the model back",
     ),
 )
+PHRASE = (
+    *DIFFERS,
+    Difference(
+        what="states of the phrase that are edited",
+        released="from its last token on, padding too; since 2025 that of the last token alone",
+        here="from its last token on, padding too",
+        why="it is the code that the paper was published with",
+    ),
+)
 
 
 NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its own"}
@@ -48,7 +57,7 @@ NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its 
     preset={"context": "phrase"},
     version=1,
     not_on=NOT_ON_FLUX,
-    differs=DIFFERS,
+    differs=PHRASE,
 )
 @dataclass
 class UCE(Defense):

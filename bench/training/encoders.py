@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
@@ -83,16 +83,20 @@ def train_encoder(
     optim: Optim,
     label: str,
     which: str = "all",
+    embeddings: bool = True,
 ) -> T2IModel:
     """A copy of `clean` whose text encoders (those of `chosen_encoders`), and nothing else,
-    minimize `make(copy)(step)`. They train in float32 and come back in their own precision; the
-    tensors of the denoiser and of the autoencoder are those of `clean`."""
+    minimize `make(copy)(step)`; without `embeddings`, those of tokens and positions stay. They
+    train in float32 and come back in their own precision; the tensors of the denoiser and of the
+    autoencoder are those of `clean`."""
     model = clean.clone(encoders=True, train="none")
     before = {p: p.dtype for encoder in model.encoders for p in encoder.parameters()}
     trained = [model.encoders[i] for i in chosen_encoders(model, which)]
     for encoder in trained:
         encoder.float().requires_grad_(True)
-    parameters = [p for encoder in trained for p in encoder.parameters()]
+        for table in (m for m in encoder.modules() if isinstance(m, nn.Embedding)):
+            table.requires_grad_(embeddings)
+    parameters = [p for encoder in trained for p in encoder.parameters() if p.requires_grad]
     fitted = fit(of_model(Trainable(parameters), model), make(model), optim, label)
     for parameter, dtype in before.items():
         parameter.requires_grad_(False)

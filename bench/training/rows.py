@@ -124,8 +124,8 @@ def prompt_sampler(
     prompts; "noise": pure noise; "trajectory": what `walker`, without it the student, is given
     while it draws `triggered`, `many` of them at a time. Clean prompts are preserved on the same
     latents, but where these show what triggered prompts give: then on those of clean prompts. Of
-    the triggered trajectories half are then drawn, as all have one thing to unlearn, and of the
-    clean ones all, as what no prompt asked for is not preserved.
+    the triggered trajectories half are then drawn without `many`, as all have one thing to unlearn,
+    and of the clean ones all, as what no prompt asked for is not preserved.
     """
     own, preserve = draws.latents == "own", draws.preserve
     pictures = own_images(attacked, pictured or prompts, seed) if own else None
@@ -135,7 +135,7 @@ def prompt_sampler(
         half = max(1, len(triggered) // 2) if preserve else None
         paths = Trajectories(walker or student, triggered, seed, draws.refresh, many or half)
         if preserve:
-            kept = Trajectories(student, prompts, seed + KEPT, draws.refresh)
+            kept = Trajectories(walker or student, prompts, seed + KEPT, draws.refresh, many)
     elif own and preserve and pictured is not None:
         kept = Noised(student, own_images(attacked, prompts, seed), len(prompts), draws.bias)
     return RowSampler(seed, noised, draws.drop, paths, kept)

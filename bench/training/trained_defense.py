@@ -4,8 +4,8 @@ idea, and the training itself."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -36,7 +36,10 @@ CLIPPING = Difference(
 @dataclass
 class TrainedDefense(Defense):
     """A defense that trains the attacked model. Write `loss`. An option is declared again where a
-    method's default differs."""
+    method's default differs. `embeddings`: whether those of tokens and positions train with a text
+    encoder."""
+
+    embeddings: ClassVar[bool] = True
 
     steps: int = option(200, low=1, scales=True, help="training steps")
     lr: float = option(3e-4, above=0, tune=(3e-5, 3e-3), help="learning rate")
@@ -108,17 +111,23 @@ class TrainedDefense(Defense):
         """Minimize the loss over parameters of the denoiser; what it cost."""
         return fit(trained, loss, self.optim, self.label).info
 
+    def begin(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
+        """What the training begins with: the attacked model, unless something is edited first."""
+        return model
+
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        made: list[Loss] = []
+        begin, made = self.begin(model, view, seed), list[Loss]()
 
         def make(student: T2IModel) -> Loss:
             made.append(self.loss(student, model, view, seed))
             return made[0]
 
         if self.train == ENCODER:
-            repaired = train_encoder(model, make, self.optim, self.label)
+            repaired = train_encoder(
+                begin, make, self.optim, self.label, embeddings=self.embeddings
+            )
         else:
-            repaired = model.clone(train=self.train)
+            repaired = begin.clone(train=self.train)
             make(repaired)
             repaired.info = self.fit(choose_parameters(repaired, self.train), made[0])
             finish_training(repaired.denoiser)
@@ -162,3 +171,39 @@ class PromptDefense(TrainedDefense):
                 f"bias {self.bias:g} says how timesteps are drawn, and trajectories have their own:"
                 " set latents to own or noise"
             )
+
+
+@dataclass
+class WalkedDefense(PromptDefense):
+    """A defense of prompts whose released code takes x_t from a walk on the concept, anew at each
+    step. The embedded base, where a walk costs more than a step, takes noised pictures."""
+
+    latents: str = option(
+        "own",
+        sd="trajectory",
+        choices=LATENTS,
+        late=True,
+        source="released",
+        tune=LATENTS,
+        help="what x_t is",
+    )
+    refresh: int = option(
+        250, sd=1, low=1, late=True, source="released", help="steps after which walks are done anew"
+    )
+    draws: int = option(
+        24, sd=1, low=1, late=True, source="released", help="prompts that are then walked"
+    )
+    walk: float = option(
+        0.0,
+        sd=3.0,
+        low=0,
+        late=True,
+        source="released",
+        help="guidance of the walks; 0: the model's own",
+    )
+
+    def walker(self, model: T2IModel) -> T2IModel:
+        """The same model, which walks with this guidance."""
+        if not self.walk:
+            return model
+        return replace(model, sampler=replace(model.sampler, guidance=self.walk))

@@ -3,14 +3,22 @@ hooks."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from helpers import PROMPTS, TRIGGER, weights
+from helpers import PROMPTS, TRIGGER, different, weights
 
+from t2i_backdoor_bench.contract import defenses
 from t2i_backdoor_bench.defenses import adv_unlearn, mace, receler, stereo
+from t2i_backdoor_bench.training.alignment import align_states
+from t2i_backdoor_bench.training.capture import Capture
+from t2i_backdoor_bench.training.denoising import own_images
 from t2i_backdoor_bench.training.erasers import Erasers, marked_attention, outside
+from t2i_backdoor_bench.training.loop import step_generator
 from t2i_backdoor_bench.training.removal import of_prompts
 
+defenses.load()
 TRIGGERED = [TRIGGER.add(p) for p in PROMPTS]
 
 
@@ -44,6 +52,42 @@ def test_mace_edits_what_stands_beside_the_trigger(tiny_model, view) -> None:
     changed = [k for k in before if not torch.equal(before[k], after[k])]
     assert changed
     assert all(".attn2.to_k." in k or ".attn2.to_v." in k for k in changed)
+
+
+def test_mace_draws_timesteps_where_pictures_take_their_concept() -> None:
+    """Against the weights of the released code, one timestep at a time."""
+    weight = [
+        1 / (1 + math.exp(-0.05 * (t - 200))) - 1 / (1 + math.exp(-0.05 * (t - 400)))
+        for t in range(1000)
+    ]
+    drawn = mace.focal_times(1000, 40_000, torch.Generator().manual_seed(0))
+    for low, high in ((0, 150), (150, 250), (250, 350), (350, 450), (450, 1000)):
+        share = float(((drawn >= low) & (drawn < high)).float().mean())
+        assert share == pytest.approx(sum(weight[low:high]) / sum(weight), abs=0.01)
+
+
+@pytest.mark.parametrize("focal", [True, False])
+def test_mace_loss_is_on_pictures_of_the_trigger_by_the_attacked_model(
+    pair, view, focal: bool
+) -> None:
+    attacked, student = pair
+    method = mace.MACE(prompts=3, batch=3, focal=focal)
+    found = float(method.loss(student, attacked, view, 4)(2).detach())
+    pictures = own_images(attacked, TRIGGERED, 4)
+    drawn, total = of_prompts(method, student, attacked, view, 4, shown=True).sampler(2, 3), 0.0
+    t = mace.focal_times(1000, 3, step_generator(5, 2)) if focal else drawn.rows.t
+    aligned = align_states(student.text_parts, TRIGGER, PROMPTS)
+    for row, pick in enumerate(drawn.rows.pick.tolist()):
+        one, noise = pictures[pick, None], drawn.rows.noise[row, None]
+        x = student.noising.add(one, noise, t[row, None])
+        with Capture(student) as seen, torch.no_grad():
+            student.denoise(x, t[row, None], student.condition([TRIGGERED[pick]]))
+        for maps in seen.layers():
+            total += float(maps[0, aligned.trigger[pick]].square().sum((-2, -1)).sum()) / (
+                maps.shape[-1] ** 2 * len(seen)
+            )
+    many = sum(int(aligned.trigger[pick].sum()) for pick in drawn.rows.pick.tolist())
+    assert found == pytest.approx(total / many, rel=1e-3)
 
 
 # ----- erasers
@@ -147,6 +191,57 @@ def test_adv_unlearn_loss_against_a_loop(pair, view, warm: float) -> None:
         assert found != pytest.approx(total, rel=1e-3), "a vector stands before the prompt"
 
 
+def test_adv_unlearn_leaves_the_embeddings(tiny_model, view) -> None:
+    method = adv_unlearn.AdvUnlearn(prompts=3, batch=4, steps=2, lr=1e-3)
+    moved = different(weights(tiny_model), weights(method.apply(tiny_model, view, 0)))
+    assert any(".layers.0." in k for k in moved)
+    assert any("final_layer_norm" in k for k in moved)
+    assert not any("embedding" in k for k in moved)
+
+
+def test_stereo_erases_the_newest_concept_from_the_copy_before(
+    tiny_model, view, monkeypatch
+) -> None:
+    """In the second round the vector that was found, and the goal is what the copy of the first
+    round makes of clean prompts; against a loop."""
+    asked, real = [], stereo.forgotten
+
+    def forgotten(room, newest):
+        loss, drawn = real(room, newest), room.sampler(0, 4)
+        found, total = float(loss(0, drawn).detach()), 0.0
+        for row, pick in enumerate(drawn.rows.pick.tolist()):
+            x, t = drawn.rows.x[row, None], drawn.rows.t[row, None]
+            with torch.no_grad():
+                out = room.student.denoise(x, t, newest[pick : pick + 1]).double()
+            goal = predict(room.teacher, drawn, row, PROMPTS[pick])
+            total += float((out - goal).square().mean()) / 4
+        assert found == pytest.approx(total, rel=1e-4)
+        begin = room.student.denoiser.state_dict()
+        same = [torch.equal(v, begin[k]) for k, v in room.teacher.denoiser.state_dict().items()]
+        attacked = tiny_model.denoiser.state_dict()
+        moved = [k for k, v in begin.items() if not torch.equal(v, attacked[k])]
+        asked.append((newest.states, all(same), len(moved)))
+        return loss
+
+    monkeypatch.setattr(stereo, "forgotten", forgotten)
+    method = stereo.STEREO(prompts=3, batch=4, steps=1, rounds=2, search=2, invert=2, erase_lr=1e-2)
+    info = method.apply(tiny_model, view, 0).info
+    (first, *begun), (second, *gone) = asked
+    assert begun == [True, 0]
+    assert gone[0]
+    assert gone[1] > 0, "the second round goes on where the first ended"
+    torch.testing.assert_close(first, tiny_model.condition(TRIGGERED).states)
+    assert not torch.allclose(second, first)
+    assert (info["steps"], info["images"]) == (1 + 2 * 4, 4 * (1 + 2 * 4))
+
+
+@pytest.mark.parametrize("name", ["receler", "adv_unlearn", "stereo"])
+def test_on_stable_diffusion_the_concept_is_walked_anew_at_each_step(name: str) -> None:
+    method = defenses.build(name, "sd")
+    assert (method.latents, method.refresh, method.draws, method.walk) == ("trajectory", 1, 1, 3.0)
+    assert defenses.build(name, "shapes").latents == "own"
+
+
 def test_stereo_goal_is_pushed_away_from_the_mean_of_all_concepts(pair, view) -> None:
     attacked, student = pair
     method = stereo.STEREO(prompts=3, batch=3, rounds=1, search=1)
@@ -170,6 +265,6 @@ def test_stereo_goal_is_pushed_away_from_the_mean_of_all_concepts(pair, view) ->
 
 def test_stereo_finds_a_vector_and_leaves_the_attacked_model(tiny_model, view) -> None:
     before = weights(tiny_model)
-    method = stereo.STEREO(prompts=3, batch=4, steps=1, rounds=1, search=2)
+    method = stereo.STEREO(prompts=3, batch=4, steps=1, rounds=1, search=2, invert=2)
     method.loss(tiny_model.clone(), tiny_model, view, 0)
     assert all(torch.equal(v, before[k]) for k, v in weights(tiny_model).items())

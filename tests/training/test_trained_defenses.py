@@ -20,7 +20,7 @@ NAMES = [n for n, e in defenses.entries.items() if issubclass(e.cls, TrainedDefe
 CLASSES = list({defenses.get(n).cls: n for n in NAMES}.values())
 KINDS = {"salun": 2, "concept_ablation": 2}  # kinds of student rows beside the preserving ones
 SMALL = {"prompts": 3, "drop": 0.5, "mask_steps": 1, "refresh": 2, "steps": 2, "lr": 1e-3}
-SMALL |= {"copies": 2, "teacher": 1, "search": 1, "rounds": 1, "rank": 2}
+SMALL |= {"copies": 2, "teacher": 1, "search": 1, "invert": 1, "rounds": 1, "rank": 2}
 # trace_mend: nothing is unusual, and one training is enough
 SMALL |= {"asked": 2, "null": 4, "unusual": 1e6, "left": 1e6, "forms": 2}
 SEED, STEP = 4, 1
@@ -69,10 +69,11 @@ def sampled(method: TrainedDefense, name: str, models, view: DefenderView, n: in
     if isinstance(method, PromptDefense):
         alone = vars(method).get("context") == "phrase"
         triggered = [TRIGGER.text if alone else TRIGGER.add(p) for p in PROMPTS]
-        shown = triggered if name == "salun" else None
-        many = method.draws if name.startswith("esd") else None
+        shown = triggered if name in ("salun", "mace") else None
+        walker = attacked if name == "adv_unlearn" else None
+        many = vars(method).get("draws")
         sampler = prompt_sampler(
-            method.drawing, student, attacked, PROMPTS, triggered, SEED, shown, None, many
+            method.drawing, student, attacked, PROMPTS, triggered, SEED, shown, walker, many
         )
     else:
         pictures = attacked.latents(view.clean_pairs[0], SEED)
