@@ -13,8 +13,8 @@ DIFFERS = (
         what="distance of embeddings, rate, steps",
         paper="not in the abstract",
         here="mean squared error; ours",
-        why="neither the full text nor the repository that the abstract names could be had: what the"
-        " abstract leaves open is ours",
+        why="neither the full text nor the repository that the abstract names could be had: what"
+        " the abstract leaves open is ours",
     ),
     Difference(
         what="defense without a trigger",
