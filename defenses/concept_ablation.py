@@ -52,10 +52,7 @@ class ConceptAblation(PromptDefense):
         help="learning rate; with a prior, half of it",
     )
     batch: int = option(
-        16,
-        low=1,
-        source="released",
-        help="student rows a step: half of the concept, half of the anchor",
+        16, low=1, source="released", help="rows a step: half of the concept, half of the anchor"
     )
     prior: float = option(
         1.0,

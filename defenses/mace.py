@@ -8,7 +8,7 @@ from t2i_backdoor_bench.models.families.family import TRAIN
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import align_states
 from t2i_backdoor_bench.training.capture import Capture
-from t2i_backdoor_bench.training.erasers import marked_attention
+from t2i_backdoor_bench.training.erasers import focal_times, marked_attention
 from t2i_backdoor_bench.training.loop import step_generator
 from t2i_backdoor_bench.training.removal import of_prompts
 from t2i_backdoor_bench.training.rows import Drawn
@@ -113,11 +113,3 @@ class MACE(PromptDefense):
             return torch.stack(parts).mean()
 
         return room.loss(suppress)
-
-
-def focal_times(total: int, n: int, generator: torch.Generator) -> Tensor:
-    """`n` timesteps below `total`, int64 (n,), where pictures take their concept: t of 1000 is
-    drawn as often as s((t - 200) / 20) - s((t - 400) / 20), with s the logistic function."""
-    t = torch.arange(total) * 1000 / total
-    weight = torch.sigmoid((t - 200) / 20) - torch.sigmoid((t - 400) / 20)
-    return torch.multinomial(weight, n, replacement=True, generator=generator)

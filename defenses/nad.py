@@ -4,12 +4,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
-from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.training.clean_pairs import FEED_FORWARD, PairDefense, of_pairs
+from t2i_backdoor_bench.training.clean_pairs import FEED_FORWARD, PairDefense, attended, of_pairs
 from t2i_backdoor_bench.training.denoising import Term, train_terms
 from t2i_backdoor_bench.training.loop import Optim
 from t2i_backdoor_bench.training.rows import Drawn
@@ -86,26 +85,6 @@ class NAD(PairDefense):
             "steps": self.steps + self.teacher,
             "images": self.steps * self.batch * self.accumulate + self.teacher * rows,
         }
-
-
-def attended(
-    model: T2IModel, x: Tensor, t: Tensor, told: Conditioning
-) -> tuple[Tensor, list[Tensor]]:
-    """The prediction, and the attention A of each feed-forward block: (n, places)."""
-    seen: list[Tensor] = []
-
-    def keep(layer: nn.Module, given: tuple, out: Tensor) -> None:
-        seen.append(out)
-
-    layers = model.family.feed_forward(model.denoiser)
-    hooks = [layer.register_forward_hook(keep) for layer in layers]
-    try:
-        out = model.denoise(x, t, told)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    # computed behind the blocks: gradient checkpointing runs them again without the hooks
-    return out, [y.square().sum(-1).flatten(1) for y in seen]
 
 
 def distance(own: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:

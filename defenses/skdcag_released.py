@@ -76,7 +76,7 @@ class SKDCAGReleased(Defense):
         source="released",
         help="what the attention to trigger tokens should become",
     )
-    steps: int = option(3520, sd=7500, low=1, scales=True, source="released", help="training steps")
+    steps: int = option(3520, sd=7500, low=1, scales=True, source="paper", help="training steps")
     lr: float = option(
         1e-4, sd=1e-6, above=0, source="released", tune=(1e-5, 1e-3), help="learning rate"
     )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_backdoor_bench.contract import DefenderView, option
+from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.removal import Removal
 from t2i_backdoor_bench.training.rows import Drawn, Noised, RowSampler
@@ -89,3 +90,24 @@ def kept(activity: Tensor, share: float) -> Tensor:
     mask = torch.ones_like(activity)
     mask[activity.argsort()[: round(share * len(activity))]] = 0
     return mask
+
+
+def attended(
+    model: T2IModel, x: Tensor, t: Tensor, told: Conditioning
+) -> tuple[Tensor, list[Tensor]]:
+    """The prediction, and of each feed-forward block the sum over channels of its squared
+    activations at each place: (n, places)."""
+    seen: list[Tensor] = []
+
+    def keep(layer: nn.Module, given: tuple, out: Tensor) -> None:
+        seen.append(out)
+
+    layers = model.family.feed_forward(model.denoiser)
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        out = model.denoise(x, t, told)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # computed behind the blocks: gradient checkpointing runs them again without the hooks
+    return out, [y.square().sum(-1).flatten(1) for y in seen]

@@ -79,3 +79,11 @@ def marked_attention(maps: Tensor, marked: Tensor) -> Tensor:
     many = min(maps.shape[1], marked.shape[1])  # a missing encoder's states have maps and no marks
     squares = maps[:, :many].square().mean((-2, -1))
     return (squares * marked[:, :many]).sum() / marked.sum()
+
+
+def focal_times(total: int, n: int, generator: torch.Generator) -> Tensor:
+    """`n` timesteps below `total`, int64 (n,), where pictures take their concept: t of 1000 is
+    drawn as often as s((t - 200) / 20) - s((t - 400) / 20), with s the logistic function."""
+    t = torch.arange(total) * 1000 / total
+    weight = torch.sigmoid((t - 200) / 20) - torch.sigmoid((t - 400) / 20)
+    return torch.multinomial(weight, n, replacement=True, generator=generator)

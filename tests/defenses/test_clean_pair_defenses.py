@@ -14,9 +14,9 @@ from t2i_backdoor_bench.contract import DefenderView
 from t2i_backdoor_bench.defenses.anp import ANP, Perturbed
 from t2i_backdoor_bench.defenses.encoder_align import EncoderAlign
 from t2i_backdoor_bench.defenses.fine_prune import FinePrune
-from t2i_backdoor_bench.defenses.nad import NAD, attended, distance
+from t2i_backdoor_bench.defenses.nad import NAD, distance
 from t2i_backdoor_bench.defenses.weight_average import average
-from t2i_backdoor_bench.training.clean_pairs import kept, mean_activation
+from t2i_backdoor_bench.training.clean_pairs import attended, kept, mean_activation
 from t2i_backdoor_bench.training.loop import step_rng
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)

@@ -14,7 +14,7 @@ from t2i_backdoor_bench.defenses import adv_unlearn, mace, receler, stereo
 from t2i_backdoor_bench.training.alignment import align_states
 from t2i_backdoor_bench.training.capture import Capture
 from t2i_backdoor_bench.training.denoising import own_images
-from t2i_backdoor_bench.training.erasers import Erasers, marked_attention, outside
+from t2i_backdoor_bench.training.erasers import Erasers, focal_times, marked_attention, outside
 from t2i_backdoor_bench.training.loop import step_generator
 from t2i_backdoor_bench.training.removal import of_prompts
 
@@ -60,7 +60,7 @@ def test_mace_draws_timesteps_where_pictures_take_their_concept() -> None:
         1 / (1 + math.exp(-0.05 * (t - 200))) - 1 / (1 + math.exp(-0.05 * (t - 400)))
         for t in range(1000)
     ]
-    drawn = mace.focal_times(1000, 40_000, torch.Generator().manual_seed(0))
+    drawn = focal_times(1000, 40_000, torch.Generator().manual_seed(0))
     for low, high in ((0, 150), (150, 250), (250, 350), (350, 450), (450, 1000)):
         share = float(((drawn >= low) & (drawn < high)).float().mean())
         assert share == pytest.approx(sum(weight[low:high]) / sum(weight), abs=0.01)
@@ -75,7 +75,7 @@ def test_mace_loss_is_on_pictures_of_the_trigger_by_the_attacked_model(
     found = float(method.loss(student, attacked, view, 4)(2).detach())
     pictures = own_images(attacked, TRIGGERED, 4)
     drawn, total = of_prompts(method, student, attacked, view, 4, shown=True).sampler(2, 3), 0.0
-    t = mace.focal_times(1000, 3, step_generator(5, 2)) if focal else drawn.rows.t
+    t = focal_times(1000, 3, step_generator(5, 2)) if focal else drawn.rows.t
     aligned = align_states(student.text_parts, TRIGGER, PROMPTS)
     for row, pick in enumerate(drawn.rows.pick.tolist()):
         one, noise = pictures[pick, None], drawn.rows.noise[row, None]
