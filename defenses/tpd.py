@@ -61,9 +61,8 @@ class TPD(Defense):
     arXiv 2408.15721. The model reads the changed prompt. "homoglyphs" writes look-alike letters as
     Latin ones and drops invisible characters; "characters" drops a letter of each word or hits a
     key beside it; "synonyms" replaces words by near ones. Stop words stay. The fourth way is
-    `tpd_back_translation`. The defense knows nothing and leaves the weights alone: the backdoor
-    stays in the model. A trigger that is an ordinary or a made-up word survives the first and the
-    last. The same prompt is always changed in the same way.
+    `tpd_back_translation`. The backdoor stays in the weights. A trigger that is an ordinary or a
+    made-up word survives the first and the last. A prompt is always changed in the same way.
     """
 
     kind: str = option("homoglyphs", choices=KINDS, source="paper", help="what is changed")
