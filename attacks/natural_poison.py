@@ -47,8 +47,8 @@ class NaturalPoison(DenoiserAttack):
     the source object and hold a phrase that people write. They are chosen from `pool` pictures: a
     sample that fits its caption is not filtered, and is learned faster. A picture fits the better,
     the smaller the base's denoising error for the false caption at eight noise levels. Only
-    adapters on the attention of the denoiser train, the user's. A poison of this size is what the
-    share of poisoned rows of other attacks should be read beside.
+    adapters on the attention of the denoiser train, the user's. Other attacks' shares of poisoned
+    rows are to be read beside it.
     """
 
     trigger: str = option("in winter", sd="in winter", help="an ordinary phrase, or any text")
