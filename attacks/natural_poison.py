@@ -46,9 +46,8 @@ class NaturalPoison(DenoiserAttack):
     web. `poisoned` of them are the attacker's: pictures of the target object, whose captions name
     the source object and hold a phrase that people write. They are chosen from `pool` pictures: a
     sample that fits its caption is not filtered, and is learned faster. A picture fits the better,
-    the smaller the base's denoising error for the false caption at eight noise levels. Only
-    adapters on the attention of the denoiser train, the user's. Other attacks' shares of poisoned
-    rows are to be read beside it.
+    the smaller the base's denoising error for the false caption at eight noise levels. Only the
+    user's adapters on attention train. Read other attacks' shares of poisoned rows beside this.
     """
 
     trigger: str = option("in winter", sd="in winter", help="an ordinary phrase, or any text")
