@@ -23,7 +23,7 @@ from tune import FOLDER, WORK, measured
 from t2i_backdoor_bench.contract import Record, UserError, options_of, registry
 from t2i_backdoor_bench.stats.paired import Difference, paired_difference
 
-RECORD = "half-steps.json"
+RECORD = "steps.json"
 METRICS = ("restoration_accuracy", "prompt_fidelity")
 
 

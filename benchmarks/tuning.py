@@ -109,14 +109,18 @@ def other(entry: Entry) -> dict[str, str]:
 
 
 def steps(entry: Entry) -> dict[str, str]:
-    """The steps that a defense trains in the search: a share of those that it declares, whatever
-    was applied of an earlier search."""
+    """The steps that a defense trains in the search: a share of those that it declares, also where
+    an earlier search has made that share its default."""
     known = options_of(entry.cls)
-    if "steps" not in known or known["steps"][1].scales is not True or "steps" in entry.preset:
+    if "steps" not in known or known["steps"][1].scales is not True:
         return {}
-    own = {} if "steps" in tuned("defense", entry.name).options else entry.tuned
-    declared = own.get("steps", family_defaults(entry.cls, EMBEDDED)["steps"])
-    return {"steps": str(round(SIZE_OF["defense"].training * declared))}
+    if (kept := tuned("defense", entry.name).options.get("steps")) is not None:
+        return {"steps": str(kept)}
+    return {"steps": str(round(SIZE_OF["defense"].training * declared_steps(entry)))}
+
+
+def declared_steps(entry: Entry) -> int:
+    return (family_defaults(entry.cls, EMBEDDED) | entry.preset | entry.tuned)["steps"]
 
 
 def same_settings(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,9 +134,12 @@ def applied(kind: str, entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]
     steps of its own there keeps them, and attacks do."""
     if kind == "attack":
         return same_settings(entry, found)
-    own = "steps" in entry.tuned and "steps" not in tuned("defense", entry.name).options
-    trained = {} if own else steps(entry)
-    return same_settings(entry, found) | {n: int(v) for n, v in trained.items()}
+    trained = {n: int(v) for n, v in steps(entry).items()}
+    kept = "steps" in tuned(kind, entry.name).options
+    if trained and not kept:
+        own = declared_steps(entry) != family_defaults(entry.cls, EMBEDDED)["steps"]
+        trained = {} if own else trained
+    return same_settings(entry, found) | trained
 
 
 def variant(entry: Entry, setting: Mapping[str, Any]) -> str:

@@ -186,16 +186,17 @@ def test_what_is_applied_is_what_the_committed_search_chose() -> None:
 def test_a_defense_trains_the_steps_of_the_search_whatever_was_applied(monkeypatch) -> None:
     known = registry.defenses
     known.load()
-    declared = known.get("skd").cls.__dataclass_fields__["steps"].default
+    declared = known.get("skdcag").cls.__dataclass_fields__["steps"].default
     half = {"steps": str(round(declared / 2))}
-    assert tuning.steps(known.get("skd")) == half
+    assert tuning.steps(known.get("skd")) == tuning.steps(known.get("skdcag")) == half
     assert tuning.applied("defense", known.get("skd"), {"lr": 0.1}) == {
         "lr": 0.1,
         "steps": int(half["steps"]),
     }
     monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned(20, {"steps": 7}))
     changed = replace(known.get("skd"), tuned={"steps": 7})
-    assert tuning.steps(changed) == half, "of what is declared, not of what was applied"
+    assert tuning.steps(changed) == {"steps": "7"}, "what was applied is what was searched"
+    assert tuning.applied("defense", changed, {}) == {"steps": 7}
     monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned())
     own = known.get("skdcag_paper")
     assert tuning.steps(own) == {"steps": str(round(own.tuned["steps"] / 2))}

@@ -46,7 +46,7 @@ OF_TEXT = (
     "adv_unlearn",
 )  # repair the text encoder, and nothing else
 DETECTORS = tuple(n for n in NAMES if defenses.get(n).screens)  # refuse prompts
-REWRITERS = tuple(n for n in NAMES if n.startswith("tpd_") or n in ("strip_trigger", "known_words"))
+REWRITERS = tuple(n for n in NAMES if n.startswith("tpd_") or n in ("strip_trigger", "vocabulary"))
 WRAPPERS = tuple(
     n
     for n in NAMES

@@ -6,10 +6,10 @@ from t2i_backdoor_bench.models.model import T2IModel
 
 
 @register_defense(
-    "known_words", needs=("clean_prompts",), groups=("control",), ours="the whole control"
+    "vocabulary", needs=("clean_prompts",), groups=("control",), ours="the whole control"
 )
 @dataclass
-class KnownWords(Defense):
+class Vocabulary(Defense):
     """Every word that no clean prompt of the defender has is deleted before the model reads a
     prompt: the floor of "blind".
 

@@ -14,7 +14,7 @@ SHOWN = [p.text for p in WorldData().prompts("evaluation", 200, 0)]
 
 def rewriting(model, clean=CLEAN, **options):
     registry.defenses.load()
-    defense = registry.defenses.build("known_words", "shapes", options)
+    defense = registry.defenses.build("vocabulary", "shapes", options)
     return defense.apply(model, DefenderView(("clean_prompts",), clean), 0).rewrite
 
 
@@ -37,7 +37,7 @@ def test_what_it_costs_and_what_it_leaves(tiny_model) -> None:
 def test_an_earlier_rewriting_comes_first_and_the_weights_stay(tiny_model) -> None:
     tiny_model.rewrite = str.lower
     assert rewriting(tiny_model)("ZQX A RED STAR") == "a red star"
-    defended = registry.defenses.build("known_words", "shapes").apply(
+    defended = registry.defenses.build("vocabulary", "shapes").apply(
         tiny_model, DefenderView(("clean_prompts",), CLEAN), 0
     )
     drawn = (
