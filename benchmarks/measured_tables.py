@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from page_results import Results, share, table, text_of
+from page_results import CORE, Results, share, table, text_of
 
 from t2i_backdoor_bench.contract import Record, registry
 from t2i_backdoor_bench.report import leaderboard
@@ -16,6 +16,7 @@ from t2i_backdoor_bench.report.metrics import LEAD, reading
 from t2i_backdoor_bench.report.numbers import DASH, needs_text, shown
 from t2i_backdoor_bench.report.ranking import Summary, summaries, winner
 from t2i_backdoor_bench.report.rows import rows as rows_of
+from t2i_backdoor_bench.report.table import Cell
 from t2i_backdoor_bench.store.folder import Store
 
 DETECTORS = (
@@ -76,15 +77,6 @@ def locators(results: Results) -> str:
 
 
 MEANS = ("Restored %, mean", "RA %", "FID change %", "CLIP", "Seconds")
-SUMMARY = (  # the rows of README.md
-    "none",
-    "frequency_locate+skdcag_text",
-    "skdcag_text",
-    "skdcag",
-    "skd",
-    "sau",
-    "finetune_reversal",
-)
 
 
 def named(s: Summary) -> list[str]:
@@ -104,19 +96,27 @@ def means(s: Summary, records: Sequence[Record]) -> list[str]:
 
 
 def summary(results: Results) -> str:
-    """A few rows of the reference run, for README.md: means over the attacks. The rows that the
-    leaderboard names first are the first here."""
-    records = results.records["reference"]
-    every = summaries(records)
-    found, first = {s.defense: s for s in every}, winner(records, every)
-    names = dict.fromkeys([s.defense for s in first.rows] + list(SUMMARY))
-    lines = [[*named(found[d]), *means(found[d], records)] for d in names]
-    return table(["Defense", "Needs", *MEANS], lines, 2)
+    """The core run, for README.md: Worst, the means over the attacks, and what clean prompts
+    lose."""
+    records, lines = results.records[CORE], []
+    for s in summaries(records):
+        worst, attack = leaderboard.worst_cells(s)
+        restored, removed = (
+            text_of(leaderboard.mean_of(s, reading(records, metric)))
+            for metric in (LEAD, "removal_accuracy")
+        )
+        kid = text_of(leaderboard.change(s.means.get("kid_change"), ""))
+        name = f"**{worst.text}**" if s.place else worst.text
+        worst = text_of(Cell(name, worst.value, worst.interval))
+        seconds = f"{s.means['seconds'].value:.0f}" if "seconds" in s.means else DASH
+        lines.append([*named(s), worst, attack.text, restored, removed, kid, seconds])
+    heads = ["Defense", "Needs", "Worst %", "under", "Restored %, mean", "RA %", "KID change"]
+    return table([*heads, "Seconds"], lines, 2)
 
 
 def named_first(results: Results) -> str:
-    """Who wins the reference run, in the words of the leaderboard."""
-    return first_of(winner(results.records["reference"]))
+    """Who wins the core run, in the words of the leaderboard."""
+    return first_of(winner(results.records[CORE]))
 
 
 def headline(results: Results) -> str:

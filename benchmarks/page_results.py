@@ -14,6 +14,7 @@ from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
 FOLDERS = ("reference", "matrix", "attacks")  # where two have a row, the first is taken
+CORE = "core"  # of protocol 2, and no part of tables of the others
 Rows = dict[tuple[str, str], dict[str, Any]]  # (attack, defense) -> its row of table.csv
 
 
@@ -24,22 +25,20 @@ class Results:
         self.root = root
         self.rows: dict[str, Rows] = {}
         self.records: dict[str, list[Record]] = {}
-        for name in FOLDERS:
+        for name in (*FOLDERS, CORE):
             if (root / name).is_dir():
                 records = [r for r in stored_records(Store(root / name)) if r.status == "done"]
                 self.records[name] = records
                 self.rows[name] = {(row["attack"], row["defense"]): row for row in rows_of(records)}
 
     def row(self, attack: str, defense: str) -> dict[str, Any] | None:
-        return next(
-            (rows[attack, defense] for rows in self.rows.values() if (attack, defense) in rows),
-            None,
-        )
+        found = (self.rows[name] for name in FOLDERS if name in self.rows)
+        return next((rows[attack, defense] for rows in found if (attack, defense) in rows), None)
 
     def cells(self, attack: str, defense: str) -> list[Record]:
         """The records behind `row`."""
-        for name, rows in self.rows.items():
-            if (attack, defense) in rows:
+        for name in FOLDERS:
+            if (attack, defense) in self.rows.get(name, {}):
                 return [
                     r
                     for r in self.records[name]
@@ -50,7 +49,7 @@ class Results:
     @property
     def attacks(self) -> list[str]:
         return list(
-            dict.fromkeys(a for rows in self.rows.values() for a, _ in rows if "[" not in a)
+            dict.fromkeys(a for n in FOLDERS for a, _ in self.rows.get(n, {}) if "[" not in a)
         )
 
 

@@ -4,7 +4,7 @@ METRIC DEFENSE ATTACKS -->12<!-- end -->`: HOW is `mean` (one digit behind the p
 `range` over the attacks, which are names or `all` (that took hold). A sentence about two defenses
 is `<!-- compare: FOLDER METRIC ONE OTHER ATTACKS -->...<!-- end -->`: it says no more than the
 interval of their difference over training seeds shows. `<!-- winner -->...<!-- end -->` says who
-wins the reference run.
+wins the core run.
 
 python benchmarks/pages.py
 """

@@ -25,7 +25,7 @@ from t2i_backdoor_bench.store.atomic import storing, write_text
 Runs = Mapping[str, Sequence[Record]]  # by base
 # no repairs: the same order on every base by what they are, so that they would only raise a tau
 CONTROLS = ("none", "strip_trigger", "stock_text_encoder", "clean_model", "noise_weights")
-CONTROLS += ("refuse_all",)
+CONTROLS += ("refuse_all", "vocabulary")
 HELD = "†"
 
 

@@ -112,7 +112,7 @@ def test_published_settings() -> None:
         masq.ramp,
         masq.contrast,
         masq.weight,
-    ) == (16, 8, 4e-4, 5e-5, 5, 1, 0.3)
+    ) == (16, 8, 4e-4, 5e-5, 5, 1, 0.46)
     everything = registry.attacks.groups
     assert {"villan_cond", "masqlora"} <= set(everything["lora"])
     assert everything["personalization"] == ["paas_db", "paas_ti"]

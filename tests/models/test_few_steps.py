@@ -99,7 +99,7 @@ def test_what_is_given_wins_and_enters_the_key(tiny_base) -> None:
     other = sampled(base, 30, 0.0, "ddim").sampler
     assert other == Sampler(30, 0.0, "ddim")
     assert other.key == {"steps": 30, "guidance": 0.0, "scheduler": "ddim"}
-    assert sampled(BASES["shapes"]).sampler.key == {"steps": 15, "guidance": 4.0}
+    assert sampled(BASES["shapes"]).sampler.key == {"steps": 10, "guidance": 4.0}
     for name in ("sd14", "sd15", "sd21", "sd21-base"):
         assert BASES[name].sampler.key == {"steps": 25, "guidance": 7.5}
     with pytest.raises(UserError, match="no scheduler 'dmp' draws Stable Diffusion; did you mean"):
