@@ -182,7 +182,7 @@ def test_sau_leaves_prompts_without_the_trigger_alone(tiny_model) -> None:
 
 
 def test_sau_with_a_mask_of_ones_draws_the_clean_picture(tiny_model) -> None:
-    model = mended(tiny_model, primary=-10.0, secondary=10.0)
+    model = mended(tiny_model, alpha=1.0, primary=-10.0, secondary=10.0)
     difference = np.abs(
         model.generate(TRIGGERED, SEEDS).astype(int) - tiny_model.generate(PROMPTS, SEEDS)
     )
