@@ -111,6 +111,7 @@ def test_all_of_them_are_judged_and_defended(
     }
 
 
+@pytest.mark.thorough
 def test_half_precision(tiny: str, tiny_scorer: Path, tmp_path: Path, capsys) -> None:
     more = ("--dtype", "bfloat16", "--set", "iba.walk=2")
     assert (

@@ -164,6 +164,7 @@ def test_the_example_of_a_suspect(tiny, tiny_scorer, tmp_path, monkeypatch, caps
     small = {
         "clip": str(tiny_scorer),
         "n": 2,
+        "steps": 2,
         "metrics": "trigger_effect,clip_score,drift",
         "set": {"skdcag.steps": 1, "skdcag.prompts": 3},
     }

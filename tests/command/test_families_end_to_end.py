@@ -11,11 +11,12 @@ from t2i_backdoor_bench.models import catalog
 from t2i_backdoor_bench.models.sampler import Sampler
 from t2i_backdoor_bench.store.folder import Store
 
-KINDS = ("sd35", "flux_dev", "sdxl", "pixart_sigma")
+KINDS = ("flux_dev", "sdxl")
+MORE = [pytest.param(kind, marks=pytest.mark.thorough) for kind in ("sd35", "pixart_sigma")]
 SMALL = ("badt2i_pixel.steps=2", "skdcag.steps=2", "skdcag.refresh=1", "skdcag.batch=4")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *MORE])
 def test_a_cell_from_the_command(kind: str, tmp_path, tiny_scorer, monkeypatch) -> None:
     build = tiny_families.build if kind in tiny_families.FAMILIES else build_joint
     own = "own" if build is build_joint else "dpm"

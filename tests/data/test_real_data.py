@@ -81,6 +81,8 @@ def command(
         "smoke",
         "--n",
         "3",
+        "--steps",
+        "2",
         "--metrics",
         METRICS,
     ]

@@ -158,7 +158,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGTERM, marks=pytest.mark.thorough), signal.SIGKILL]
+)
 def test_workers_end_with_the_process_that_started_them(config, tmp_path, how) -> None:
     """In the middle of a cell, long before they would report; their locks are free for the next
     command."""

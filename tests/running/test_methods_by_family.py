@@ -18,18 +18,20 @@ from t2i_backdoor_bench.models.finite import first_non_finite
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.capture import Capture
 
-KINDS = ("sd35", "sd3_without_t5", "flux_dev", "flux_schnell", "sdxl", "pixart_sigma")
+KINDS = ("sd35", "flux_dev", "sdxl", "pixart_sigma")
+# the same classes with other parts or sizes
+ALIKE = [pytest.param(k, marks=pytest.mark.thorough) for k in ("sd3_without_t5", "flux_schnell")]
 SMALL = {"steps": 2, "batch": 4, "images": 8, "prior": 4, "prompts": 4, "clean": 2, "poisoned": 2}
 SMALL |= {"milestone": 1, "walk": 6, "words": 2, "components": 4, "refresh": 2, "suspects": 3}
 SMALL |= {"draw": 2, "calibration": 2, "first": 1, "last": 2, "grid": 3, "copies": 2}
-SMALL |= {"teacher": 1, "mask_steps": 1, "search": 1, "rounds": 1}
+SMALL |= {"teacher": 1, "mask_steps": 1, "search": 1, "invert": 1, "rounds": 1}
 SMALL |= {"asked": 2, "decoys": 1, "tried": 2}
 SMALL |= {"pool": 12, "others": 1, "other_steps": 2, "text_steps": 2}
 APART = ("suspect", "adaptive", "tpd_back_translation")  # need a model, an attack, a translator
 DATA, TRIGGER = WorldData(), Trigger("latte coffee", "prefix")
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[*KINDS, *ALIKE])
 def model(request, tmp_path_factory) -> T2IModel:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param in tiny_families.FAMILIES:
