@@ -17,6 +17,7 @@ from t2i_backdoor_bench.report.numbers import DASH, needs_text, shown
 from t2i_backdoor_bench.report.ranking import Summary, summaries, winner
 from t2i_backdoor_bench.report.rows import rows as rows_of
 from t2i_backdoor_bench.report.table import Cell
+from t2i_backdoor_bench.running.controls import is_control
 from t2i_backdoor_bench.store.folder import Store
 
 DETECTORS = (
@@ -115,8 +116,12 @@ def summary(results: Results) -> str:
 
 
 def named_first(results: Results) -> str:
-    """Who wins the core run, in the words of the leaderboard."""
-    return first_of(winner(results.records[CORE]))
+    """Who wins the core run, in the words of the leaderboard. What a control reaches stands beside
+    it: it repairs nothing."""
+    registry.defenses.load()
+    known = registry.defenses.entries
+    repairs = [r for r in results.records[CORE] if not is_control(known[r.cell.defense])]
+    return first_of(winner(repairs))
 
 
 def headline(results: Results) -> str:
