@@ -37,7 +37,7 @@ def test_every_page_is_in_the_navigation_once(path: Path) -> None:
 def test_the_site_has_what_its_pages_link_to(tmp_path: Path, monkeypatch) -> None:
     found = {path.relative_to(ROOT).as_posix() for path in docs_site.published()}
     assert {"README.md", "CHANGELOG.md", "docs/manual.md", "docs/rooms.svg"} <= found
-    assert "results/reference/leaderboard.md" in found, "also of pages outside of docs/"
+    assert "results/core/leaderboard.md" in found, "also of pages outside of docs/"
     assert not [name for name in found if name.startswith(("tests/docs", "results/run-"))]
 
     monkeypatch.setattr(docs_site, "ROOT", tmp_path / "own")

@@ -86,3 +86,9 @@ def test_nothing_took_hold(records) -> None:
     assert second.startswith("Not taken hold")
     assert np.isnan(matrix.matrices(records)[0].means).all()
     assert first in leaderboard.to_markdown(records)
+
+
+def test_a_mean_that_is_the_limit_took_hold() -> None:
+    """0.98 and 0.82 have a mean of 0.9, and as floats one below it."""
+    records = [cell("a", "none", seed, asr=asr) for seed, asr in enumerate((98, 82))]
+    assert took_hold(records) == {"a": ""}
