@@ -29,6 +29,7 @@ AXES = {
     "fid": "FID of clean prompts",
     "seconds": "seconds of the defense",
 }
+WIDE = 36  # letters of a text of the key, up to which three columns fit
 NOT_DRAWN = f"Not drawn, as at most {100 * MARGIN:.0f} points better than no defense"
 SIGNED = ("kid_change", "fid_change")  # the second is of the first protocol
 EVEN = 10  # percent of change, up to which an axis of large changes is even
@@ -150,12 +151,15 @@ def _key(figure: Figure, table: Sequence[Summary], groups: Sequence[str], note: 
             for i, s in enumerate(table)
             if s.needs == needs
         ]
+    columns = 3 if max(len(handle.get_label()) for handle in handles) <= WIDE else 2
     for _ in heads:  # no head stands alone at the foot of a column
-        feet = np.cumsum([len(column) for column in np.array_split(range(len(handles)), 3)]) - 1
+        feet = (
+            np.cumsum([len(column) for column in np.array_split(range(len(handles)), columns)]) - 1
+        )
         alone = next((i for i in feet[:-1] if i >= 0 and handles[i] in heads), None)
         if alone is not None:
             handles.insert(alone, Line2D([], [], **blank))
-    place = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+    place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     more = {"handletextpad": 0.2, "labelspacing": 0.25, "alignment": "left"}
     legend = figure.legend(handles=handles, title=note or None, title_fontsize=7, **place, **more)
     for handle, text in zip(handles, legend.get_texts(), strict=True):
