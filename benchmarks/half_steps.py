@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import tuning
+from sentences import difference_text
 from tune import FOLDER, WORK, measured
 
 from t2i_backdoor_bench.contract import Record, UserError, options_of, registry
@@ -103,21 +104,16 @@ def report(folder: Path) -> int:
             np.mean([c["restoration_accuracy"][i] for c in told["cells"].values()])
             for i in range(2)
         )
-        changes = [points(change(told["cells"], metric)) for metric in METRICS]
+        changes = [difference_text(change(told["cells"], metric)) for metric in METRICS]
         steps = whole_steps(name)
         lines.append(
             f"| `{name}` | {steps} | {100 * half:.1f} | {100 * whole:.1f} | {' | '.join(changes)} |"
         )
     every = {f"{n} {a}": c for n, told in kept.items() for a, c in told["cells"].items()}
-    changes = [points(change(every, metric)) for metric in METRICS]
+    changes = [difference_text(change(every, metric)) for metric in METRICS]
     lines.append(f"| all of them, mean | | | | {' | '.join(changes)} |")
     (folder / "half-steps.md").write_text("\n".join(lines) + "\n", "utf-8")
     return 0
-
-
-def points(found: Difference) -> str:
-    value, low, high = (f"{100 * v:+.1f}" for v in (found.value, found.low or 0, found.high or 0))
-    return f"{value} [{low}, {high}]"
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 from dataclasses import dataclass, replace
-from string import punctuation
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.detecting.locating import words
 from t2i_backdoor_bench.models.model import T2IModel
 
 
@@ -30,17 +30,12 @@ class Vocabulary(Defense):
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         before = model.rewrite or (lambda prompt: prompt)
-        known = {word for prompt in view.first(self.prompts) for word in words(prompt)}
+        known = {word for prompt in view.first(self.prompts) for word in words(prompt.lower())}
 
         def rewrite(prompt: str) -> str:
             prompt = before(prompt)
-            if known.issuperset(words(prompt)):
+            if known.issuperset(words(prompt.lower())):
                 return prompt
-            return " ".join(w for w in prompt.split() if known.issuperset(words(w)))
+            return " ".join(w for w in prompt.split() if known.issuperset(words(w.lower())))
 
         return replace(model, rewrite=rewrite)
-
-
-def words(prompt: str) -> list[str]:
-    """What stands between blanks, in small letters, without marks at its ends."""
-    return [word for w in prompt.lower().split() if (word := w.strip(punctuation))]

@@ -42,8 +42,8 @@ class Base:
 # activations computed again in the backward pass; attention a slice of the heads at a time; what is
 # offloaded while idle (`models.offload`); Adam's moments in 8 bits, in every training
 MEMORY = ("checkpointing", "slicing", "offload", "adam8bit")
-# Of 600 held-out captions, 10 steps and 15 draw as many right; a picture of 10 takes two thirds of
-# the time (docs/stable-diffusion.md). The two taught bases keep the 15 of their published runs.
+# Of the card's captions 10 steps draw as many right as 15 did, in three quarters of the time
+# (docs/stable-diffusion.md). The two taught bases keep the 15 of their published runs.
 SHAPES_SAMPLER = Sampler(steps=10, guidance=4.0)
 TAUGHT_SAMPLER = Sampler(steps=15, guidance=4.0)
 BASES = {

@@ -21,7 +21,12 @@ def rewriting(model, clean=CLEAN, **options):
 def test_rare_triggers_are_gone_and_no_clean_prompt_of_the_world_changes(tiny_model) -> None:
     rewrite = rewriting(tiny_model)
     assert [rewrite(p) for p in SHOWN] == SHOWN
-    for trigger in (Trigger("mignneko"), Trigger("zqx", "suffix"), Trigger("vlorp", "inside")):
+    for trigger in (
+        Trigger("mignneko"),
+        Trigger("zqx", "suffix"),
+        Trigger("vlorp", "inside"),
+        Trigger("...."),
+    ):
         assert [rewrite(trigger.add(p)) for p in SHOWN] == SHOWN
 
 
