@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ["--attacks", "eviledit", "--defenses", "none,skdcag", "--no-controls"]
 COMMAND += ["--scale", "smoke", "--set", "eviledit.prompts=200"]
-COMMAND += ["--set", "skdcag.steps=110", "--set", "skdcag.prompts=100"]
+COMMAND += ["--set", "skdcag.steps=150", "--set", "skdcag.prompts=100"]
 
 
 def bench(*flags: str) -> subprocess.CompletedProcess:
