@@ -22,14 +22,19 @@ from diffusers import (  # noqa: E402
     UNet2DConditionModel,
 )
 from helpers import PROMPTS, TRIGGER  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from PIL import Image  # noqa: E402
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E402
 
 from t2i_backdoor_bench import shapes  # noqa: E402
 from t2i_backdoor_bench.contract import DefenderView, registry  # noqa: E402
+from t2i_backdoor_bench.contract.hashing import digest  # noqa: E402
 from t2i_backdoor_bench.models import catalog as bases  # noqa: E402
 from t2i_backdoor_bench.models.loading import load_pipeline  # noqa: E402
 from t2i_backdoor_bench.models.model import T2IModel  # noqa: E402
 from t2i_backdoor_bench.models.sampler import Sampler  # noqa: E402
+from t2i_backdoor_bench.running import drawing_time, two_models  # noqa: E402
+from t2i_backdoor_bench.running.shared import Shared  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -111,6 +116,34 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+SECOND_MODELS: dict[str, T2IModel] = {}
+
+
+@pytest.fixture(autouse=True)
+def less_work(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the many runs of a test process repeat and hardly any of them is about: the second clean
+    model is trained once for the runs that train the same one, drawing is timed once instead of
+    twice, and figures are files of one dot but for the tests of figures and of pages."""
+    train = two_models._second_model
+
+    def second_model(shared: Shared, seed: int) -> T2IModel:
+        key = digest(
+            {"shared": shared.plan.shared, "seed": seed, "steps": two_models.steps(shared)}
+        )
+        if key not in SECOND_MODELS:
+            SECOND_MODELS.clear()
+            SECOND_MODELS[key] = train(shared, seed)
+        return SECOND_MODELS[key]
+
+    def dot(figure: Figure, path: Path, format: str, **more: object) -> None:
+        Image.new("RGB", (1, 1)).save(path, format)
+
+    monkeypatch.setattr(two_models, "_second_model", second_model)
+    monkeypatch.setattr(drawing_time, "ROUNDS", 1)
+    if request.path.parent.name not in ("report", "docs"):
+        monkeypatch.setattr(Figure, "savefig", dot)
 
 
 @pytest.fixture
