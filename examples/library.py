@@ -11,7 +11,8 @@ SETTINGS = {
     "attacks": "badt2i_pixel",
     "defenses": "none,skdcag,noise_weights",
     "scale": "smoke",
-    "set": {"badt2i_pixel.steps": 400, "skdcag.steps": 250},
+    "n": 20,  # prompts a condition
+    "set": {"badt2i_pixel.steps": 400, "badt2i_pixel.images": 36, "skdcag.steps": 250},
     "out": "results/run-library",
 }
 

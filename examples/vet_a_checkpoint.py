@@ -19,6 +19,7 @@ SETTINGS = {
     "suspect": True,
     "defenses": "none,skdcag",
     "scale": "smoke",
+    "n": 20,  # prompts a condition
     "set": {"skdcag.steps": 250},
 }
 

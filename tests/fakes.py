@@ -134,7 +134,7 @@ def forbid_drawing(monkeypatch):
     """Fail where a picture of a cell, or of the model before the attack, is drawn."""
     for module in ("pictures", "clean"):
         monkeypatch.setattr(
-            f"t2i_backdoor_bench.running.{module}.draw",
+            f"t2i_backdoor_bench.running.{module}.draw_all",
             lambda *args: pytest.fail("generated again"),
         )
 

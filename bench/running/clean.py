@@ -8,7 +8,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.running.conditions import conditions, noise_seeds
-from t2i_backdoor_bench.running.known_pictures import draw
+from t2i_backdoor_bench.running.known_pictures import draw, draw_all
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.two_models import calibrate_trace
 from t2i_backdoor_bench.targets import kind_of, make_judge
@@ -35,11 +35,8 @@ def _stored(shared: Shared, seed: int, source: str, wanted: Sequence[str]) -> di
             shared.size, shared.prompts(seed), shared.prompts(seed, source), None, source, seed
         )
         shared.display.phase("generate before the attack")
-        return {
-            c: draw(shared.store.root, shared.model, c, *pair)
-            for c, pair in asked.items()
-            if c in wanted
-        }
+        asked = {condition: pairs for condition, pairs in asked.items() if condition in wanted}
+        return draw_all(shared.store.root, shared.model, asked, {})
 
     name = f"samples/{shared.plan.before_key(seed, source)}"
     meta = {"what": "before the attack", "seed": seed, "source": source}

@@ -15,7 +15,9 @@ from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.stored_pictures import read_arrays
 
 PICTURES = 2  # drawn together and timed: more would cost too much of a cell's time
-ROUNDS = 2  # the models take turns, so that a busy machine hits all of them; the best round counts
+# the models take turns, so that a busy machine hits all of them; the best round counts
+ROUNDS = 2
+MANY = 20  # a run of fewer prompts shows that everything works: one round
 BEFORE, AFTER, CLEAN = "seconds_picture_before", "seconds_picture", "seconds_picture_clean"
 
 
@@ -47,7 +49,7 @@ def drawing_time(
     if words_matter and "triggered" in asked:
         timed |= {CLEAN: (model, "clean"), AFTER: (model, "triggered")}
     found = dict.fromkeys(timed, float("inf"))
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if shared.size.n >= MANY else 1):
         for name, (drawing, condition) in timed.items():
             found[name] = min(found[name], _seconds(drawing, *asked[condition]))
     found.setdefault(AFTER, found[BEFORE])

@@ -17,29 +17,39 @@ Asked = Mapping[str, tuple[list[str], list[int]]]  # condition -> prompts and no
 
 
 def draw(
-    root: Path,
-    model: T2IModel,
-    label: str,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    known: Known | None = None,
+    root: Path, model: T2IModel, label: str, prompts: Sequence[str], seeds: Sequence[int]
 ) -> np.ndarray:
-    """Pictures uint8 (n, H, W, 3) of prompts, in a file below `root` that goes with them. A picture
-    that `known` has for the words that the model is given is taken from it; a prompt that the model
-    refuses is black all the same."""
+    """Pictures uint8 (n, H, W, 3) of prompts, in a file below `root` that goes with them."""
     with storing(root):
         out = scratch(root, (len(prompts), model.resolution, model.resolution, 3))
-    if not known:
-        return model.generate(prompts, seeds, label=label, out=out)
-    texts = [model.rewrite(p) if model.rewrite else p for p in prompts]
-    served = [int(i) for i in np.flatnonzero(~model.refuses(prompts))]
-    for i in served:
-        if (texts[i], seeds[i]) in known:
-            out[i] = known[texts[i], seeds[i]]
-    new = [i for i in served if (texts[i], seeds[i]) not in known]
-    if new:
-        out[new] = draw(root, model, label, [prompts[i] for i in new], [seeds[i] for i in new])
-    return out
+    return model.generate(prompts, seeds, label=label, out=out)
+
+
+def draw_all(root: Path, model: T2IModel, asked: Asked, known: Known) -> dict[str, np.ndarray]:
+    """The pictures of each condition, as `draw` gives them. What `known` has for the words that the
+    model is given is taken from it; the rest is drawn together, so that few batches are small, and
+    the same words from the same noise once. A prompt that the model refuses is black all the
+    same."""
+    every = {p for prompts, _ in asked.values() for p in prompts}
+    words = {p: model.rewrite(p) if model.rewrite else p for p in every}
+    served = {c: ~model.refuses(prompts) for c, (prompts, _) in asked.items()}
+    new: dict[tuple[str, int], tuple[str, int]] = {}
+    for condition, pairs in asked.items():
+        for prompt, seed, may in zip(*pairs, served[condition], strict=True):
+            if may and (words[prompt], seed) not in known:
+                new.setdefault((words[prompt], seed), (prompt, seed))
+    first = [p for p, _ in new.values()], [s for _, s in new.values()]
+    pictures = dict(zip(new, draw(root, model, "generate", *first) if new else [], strict=True))
+    found = {}
+    for condition, pairs in asked.items():
+        with storing(root):
+            out = scratch(root, (len(pairs[0]), model.resolution, model.resolution, 3))
+        for i, (prompt, seed, may) in enumerate(zip(*pairs, served[condition], strict=True)):
+            if may:
+                pair = words[prompt], seed
+                out[i] = known[pair] if pair in known else pictures[pair]
+        found[condition] = out
+    return found
 
 
 def draws_as(model: T2IModel, other: T2IModel) -> bool:

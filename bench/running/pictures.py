@@ -13,7 +13,7 @@ from t2i_backdoor_bench.running.attacked import attacked
 from t2i_backdoor_bench.running.defended import Defended, defended
 from t2i_backdoor_bench.running.drawing_time import drawing_time
 from t2i_backdoor_bench.running.harmless_pictures import wants_harmless
-from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw, draws_as, known_from
+from t2i_backdoor_bench.running.known_pictures import Asked, Known, draw_all, draws_as, known_from
 from t2i_backdoor_bench.running.probe_pictures import probe_prompts
 from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.running.stored_pictures import Arrays, origin, read_arrays
@@ -51,8 +51,7 @@ def _draw(shared: Shared, cell: Cell) -> Arrays:
     arrays.pop(f"refused/{ATTACKED_DECOY}", None)  # the attacked model refuses nothing
     shared.display.phase("generate")
     seconds = drawing_time(shared, cell, made, asked, milliseconds)
-    for condition, pair in asked.items():
-        arrays[condition] = draw(shared.store.root, model, condition, *pair, known)
+    arrays |= draw_all(shared.store.root, model, asked, known)
     if f"score/{ATTACKED_DECOY}" in arrays:  # which of them fire says what the scores should be
         arrays[ATTACKED_DECOY] = pictures(shared, shared.plan.undefended(cell))[0]["decoy"]
     source = shared.source(cell.attack)

@@ -85,7 +85,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale("smoke", 20, 6, 6, 2, 2, 200, 0.07, (0,)),
+    "smoke": Scale("smoke", 4, 2, 1, 2, 2, 100, 0.01, (0,), decoys=1, decoys_after=1),
     "quick": Scale(
         "quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,), decoys=8, decoys_after=4, harmless=39
     ),

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ["--attacks", "eviledit", "--defenses", "none,skdcag", "--no-controls"]
-COMMAND += ["--scale", "smoke", "--set", "eviledit.prompts=200"]
+COMMAND += ["--scale", "smoke", "--n", "20", "--set", "eviledit.prompts=200"]
 COMMAND += ["--set", "skdcag.steps=150", "--set", "skdcag.prompts=100"]
 
 

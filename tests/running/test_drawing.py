@@ -14,7 +14,7 @@ from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Defense, Trigger, registry
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.models.sampler import Sampler
-from t2i_backdoor_bench.running.known_pictures import draw, draws_as, known_from
+from t2i_backdoor_bench.running.known_pictures import draw, draw_all, draws_as, known_from
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
@@ -141,12 +141,24 @@ def test_the_same_prompt_with_other_noise_is_another_picture(tiny_model, tmp_pat
     prompts, seeds = ["a red ball", "a blue box"], [1, 2]
     pictures = draw(tmp_path, tiny_model, "", prompts, seeds)
     known = known_from({"clean": (prompts, seeds)}, {"clean": pictures})
-    again = draw(
-        tmp_path, tiny_model, "", ["a red ball", "a red ball", "a blue box"], [2, 1, 2], known
-    )
+    wanted = ["a red ball", "a red ball", "a blue box"], [2, 1, 2]
+    again = draw_all(tmp_path, tiny_model, {"clean": wanted}, known)["clean"]
     assert np.array_equal(again[1:], pictures)
     assert not np.array_equal(again[0], pictures[0])
     assert np.abs(again[0].astype(int) - tiny_model.generate(["a red ball"], [2])[0]).max() <= 1
+
+
+def test_conditions_are_drawn_together_and_the_same_request_once(tiny_model, tmp_path, asked):
+    """Their pictures are those of each condition alone."""
+    conditions = {
+        "clean": (["a red ball", "a blue box", "a red ball"], [1, 2, 1]),
+        "diverse": (["a red ball", "a red ball"], [1, 3]),
+    }
+    found = draw_all(tmp_path, tiny_model, conditions, {})
+    assert asked == ["a red ball", "a blue box", "a red ball"]
+    for name, (prompts, seeds) in conditions.items():
+        alone = tiny_model.generate(prompts, seeds).astype(int)
+        assert np.abs(found[name] - alone).max() <= 1
 
 
 # --------------------------------------------------------------- what a composition does not repeat

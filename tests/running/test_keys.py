@@ -108,7 +108,8 @@ def test_probes_need_a_scale_that_draws_changed_triggers(tmp_path):
 
 
 def test_training_scales_pictures_and_prompts_down_to_a_few(tmp_path):
-    small = Config("badt2i_pixel", "skdcag", scale=SCALES["smoke"], out=tmp_path)
+    size = dataclasses.replace(SCALES["smoke"], training=0.07)
+    small = Config("badt2i_pixel", "skdcag", scale=size, out=tmp_path)
     made = plan(small)
     assert (
         made.attacks["badt2i_pixel"].instance.images,
