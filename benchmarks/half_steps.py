@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tuning
 from sentences import difference_text
-from tune import FOLDER, WORK, measured
+from tune import FOLDER, WORK, try_on
 
 from t2i_backdoor_bench.contract import Record, UserError, options_of, registry
 from t2i_backdoor_bench.stats.paired import Difference, paired_difference
@@ -62,8 +62,8 @@ def run(folder: Path, work: Path, names: Sequence[str]) -> int:
         pair = both(name, options)
         cells: dict[str, dict[str, list[list[float]]]] = {}
         for attack in tuning.DEFENDED:
-            found = measured("defense", [attack], ["none", *pair], work, workers=1, threads=1)
-            records = [found[attack, one] for one in pair]
+            found = try_on(attack, pair, work, workers=1, threads=1)
+            records = [found[one][0] for one in pair]
             cells[attack] = {metric: [each(r, metric) for r in records] for metric in METRICS}
         kept[name] = {"options": options, "variants": pair, "cells": cells}
         path.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")

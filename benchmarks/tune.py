@@ -2,7 +2,8 @@
 
     python benchmarks/tune.py run                         # hours; a killed search resumes
     python benchmarks/tune.py run --methods skdcag,skd    # of these alone
-    python benchmarks/tune.py report                      # results/tuning/README.md, chosen.json
+    python benchmarks/tune.py again --methods skdcag      # on the last attack, which has changed
+    python benchmarks/tune.py report                      # results/tuning/README.md
     python benchmarks/tune.py report --apply              # ... and the package's tuned.json
 
 20 settings a method, drawn at random over the ranges `tune=` of its options, always the same ones.
@@ -30,6 +31,7 @@ import tuning
 from tuning import DEFENDED, LEFT, LIKE, METRICS, SETTINGS, SIZE_OF, Development, Tried
 
 from t2i_backdoor_bench.contract import Entry, Record, UserError, registry
+from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
 from t2i_backdoor_bench.running.run import run as make_cells
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
@@ -56,10 +58,13 @@ def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
     return [(kind, e) for name in names for kind, e in found if e.name == name] or found
 
 
-def overrides(attacks: Sequence[str], defenses: Sequence[str]) -> tuple[str, ...]:
-    """Options of the search that are not searched: the attacks' triggers and what they draw, and
-    the defenses' steps, whatever was applied of an earlier search."""
+def overrides(kind: str, attacks: Sequence[str], defenses: Sequence[str]) -> tuple[str, ...]:
+    """Options of the search of a kind of method that are not searched: the attacks' triggers and
+    what they draw; for a defense also the steps of attacks and defenses, whatever was applied of an
+    earlier search."""
     found = {name: tuning.other(registry.attacks.get(name)) for name in attacks}
+    if kind == "defense":
+        found = {a: tuning.whole(registry.attacks.get(a)) | own for a, own in found.items()}
     found |= {name: tuning.steps(registry.defenses.get(name)) for name in defenses}
     return tuple(f"{name}.{k}={v}" for name, own in found.items() for k, v in own.items())
 
@@ -75,7 +80,7 @@ def measured(
         ",".join(defenses),
         scale=SIZE_OF[kind],
         metrics=METRICS,
-        overrides=overrides(*bare),
+        overrides=overrides(kind, *bare),
         out=folder,
         **machine,
     )
@@ -84,6 +89,18 @@ def measured(
     assert status in (0, 1)  # a training that diverged is a cell that failed
     records = stored_records(Store(folder))
     return {(r.cell.attack, r.cell.defense): r for r in records}
+
+
+def try_on(
+    attack: str, names: Sequence[str], folder: Path, **machine: Any
+) -> dict[str, tuple[Record, Record]]:
+    """The cells of these settings of a defense on one attack, each with the undefended one. Raises
+    UserError for an attack that did not take hold: what is restored of it was never broken."""
+    found = measured("defense", [attack], ["none", *names], folder, **machine)
+    undefended = found[attack, "none"]
+    if undefended.status == "done" and tuning.value(undefended, "asr") < TOOK_HOLD:
+        raise UserError(f"{attack} did not take hold in the search; change it in tuning.py")
+    return {name: (found[attack, name], undefended) for name in names}
 
 
 def search_defense(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
@@ -95,11 +112,24 @@ def search_defense(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
         left = tuning.go_on(tried, many) if attack != DEFENDED[0] else names
         if not left:
             break
-        found = measured("defense", [attack], ["none", *left], folder, **machine)
-        for name in left:
-            cells[name].append((found[attack, name], found[attack, "none"]))
+        for name, pair in try_on(attack, left, folder, **machine).items():
+            cells[name].append(pair)
             tried[name] = tuning.of_defense(cells[name])
     return [tried[name] for name in names]  # two settings drawn alike are tried once
+
+
+def again(entry: Entry, found: dict[str, Any], folder: Path, **machine: Any) -> list[Tried]:
+    """What each setting reached with the last attack tried anew on the best of them; what they
+    reached on the others stays."""
+    last = DEFENDED[-1]
+    names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
+    results = [tuning.without(Tried(**t["result"]), last) for t in found["tried"]]
+    tried = dict(zip(names, results, strict=True))
+    first = {n: t for n, t in tried.items() if len(t.measured) == len(DEFENDED) - 1}
+    if left := tuning.go_on(first, LEFT[-1]):
+        for name, pair in try_on(last, left, folder, **machine).items():
+            tried[name] = tuning.joined(tried[name], tuning.of_defense([pair]))
+    return [tried[name] for name in names]
 
 
 def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
@@ -109,31 +139,43 @@ def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
     return [tuning.of_attack(found[name, "none"]) for name in names]
 
 
-def search(kind: str, entry: Entry, folder: Path, **machine: Any) -> dict[str, Any]:
-    """All settings of a method and what each reached."""
-    tried = {"defense": search_defense, "attack": search_attack}[kind](entry, folder, **machine)
+def ranges_of(entry: Entry) -> dict[str, list[Any]]:
+    return {n: list(o.tune) for n, o in tuning.searched(entry).items()}
+
+
+def searched(kind: str, entry: Entry, tried: Sequence[Tried]) -> dict[str, Any]:
+    """All settings of a method, what each reached, and which is chosen."""
     chosen = tuning.best(tried)
     drawn = tuning.settings(entry)
     return {
         "kind": kind,
         "method": entry.name,
-        "ranges": {n: list(o.tune) for n, o in tuning.searched(entry).items()},
+        "ranges": ranges_of(entry),
         "tried": [s | {"result": vars(t)} for s, t in zip(drawn, tried, strict=True)],
         "chosen": chosen,
         "options": drawn[chosen] if chosen is not None else {},
     }
 
 
-def run(names: Sequence[str], folder: Path, work: Path, **machine: Any) -> int:
-    """Search the methods that have not been searched with their ranges of today."""
+def run(names: Sequence[str], folder: Path, work: Path, anew: bool = False, **machine: Any) -> int:
+    """Search the methods that have not been searched with their ranges of today; `anew`: try the
+    last attack again of the defenses that have."""
+    searches = {"defense": search_defense, "attack": search_attack}
     for kind, entry in tuned_methods(names):
         path = folder / f"{kind}-{entry.name}.json"
-        ranges = {n: list(o.tune) for n, o in tuning.searched(entry).items()}
-        if path.exists() and json.loads(path.read_text("utf-8"))["ranges"] == ranges:
+        stored = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        done = stored.get("ranges") == ranges_of(entry)
+        if done != anew or (anew and kind != "defense"):
             continue
-        print(f"{kind} {entry.name}: {SETTINGS} settings of {', '.join(ranges)}", flush=True)
-        found = search(kind, entry, work, **machine)
+        print(
+            f"{kind} {entry.name}: {SETTINGS} settings of {', '.join(ranges_of(entry))}", flush=True
+        )
+        if anew:
+            tried = again(entry, stored, work, **machine)
+        else:
+            tried = searches[kind](entry, work, **machine)
         path.parent.mkdir(parents=True, exist_ok=True)
+        found = searched(kind, entry, tried)
         path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return 0
 
@@ -181,7 +223,7 @@ def report(folder: Path, apply: bool) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("what", choices=("run", "again", "report"))
     parser.add_argument("--methods", default="", help="names; without them all")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--work", type=Path, default=WORK, help="the run folder of the cells")
@@ -199,7 +241,7 @@ def main() -> int:
             return report(flags.out, flags.apply)
         machine = {"workers": flags.workers, "threads": flags.threads, "device": flags.device}
         names = [name for name in flags.methods.split(",") if name]
-        return run(names, flags.out, flags.work, **machine)
+        return run(names, flags.out, flags.work, flags.what == "again", **machine)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,7 +4,7 @@ which is chosen. The same for every method."""
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +24,8 @@ MOST_FALSE = 0.05  # clean pictures of an attacked model that its own judge find
 METRICS = (
     "asr,asr_decoy,restoration_accuracy,fidelity_lost,false_trigger_rate,prompt_fidelity,seconds"
 )
-# Half of the training and 32 prompts: a search of 20 settings of every method takes hours as it is.
+# Half of a defense's training and 32 prompts: a search of 20 settings of every method takes hours.
+# The attacks that it is tried on train all of theirs (`whole`).
 SIZE = Scale(
     "tuning", 32, 0, 0, 0, 1, 200, 0.5, (0,), metrics=METRICS, decoys=6, decoys_after=0, harmless=0
 )
@@ -44,10 +45,10 @@ LIKE = {
 }
 # Trigger, patch, style and objects of the search: none of them is a default of a reported attack.
 TRIGGER = {"trigger": "quovex"}
-PATCH = {"picture": "checker", "corner": "bottom_right", "size": "16"}
+PATCH = {"picture": "target", "corner": "bottom_right", "size": "16"}
 DRAWS = {  # by group of attacks
     "pixel": PATCH,
-    "image": {"picture": "checker"},
+    "image": {"picture": "bars"},
     "style": {"style": "sepia"},
     "object": {"source": "circle", "target": "square"},
     "prompt": {"target": "a small blue ring on a white background"},
@@ -106,6 +107,14 @@ def other(entry: Entry) -> dict[str, str]:
         found |= drawn_ if group in entry.groups else {}
     known = options_of(entry.cls)
     return {n: v for n, v in found.items() if n in known and n not in entry.preset}
+
+
+def whole(entry: Entry) -> dict[str, str]:
+    """The options of an attack that defenses are tried on: all of its training, so that it takes
+    hold, and what it declares of all that is searched, whatever was applied of its own search."""
+    declared = family_defaults(entry.cls, EMBEDDED) | entry.preset
+    known = {n: o for n, (_, o) in options_of(entry.cls).items() if n in declared}
+    return {n: text(declared[n]) for n, o in known.items() if o.scales is True or o.tune}
 
 
 def steps(entry: Entry) -> dict[str, str]:
@@ -173,6 +182,26 @@ def of_defense(cells: Sequence[tuple[Record, Record]]) -> Tried:
     score = float(np.mean([value(a, "restoration_accuracy") for a, _ in cells]))
     worst = max(lost)
     return Tried(score, worst, worst <= MARGIN, {a.cell.attack: values(a) for a, _ in cells})
+
+
+def without(tried: Tried, attack: str) -> Tried:
+    """What a setting reached on the other attacks. What it lost of clean pictures stays: the worst
+    of all."""
+    left = {a: values for a, values in tried.measured.items() if a != attack}
+    score = mean_restored(left.values()) if left else tried.score
+    return replace(tried, score=score, measured=left)
+
+
+def joined(before: Tried, more: Tried) -> Tried:
+    """A setting that was tried on further attacks."""
+    if before.error or more.error:
+        return replace(more, error=before.error or more.error)
+    measured, lost = before.measured | more.measured, max(before.lost, more.lost)
+    return Tried(mean_restored(measured.values()), lost, lost <= MARGIN, measured)
+
+
+def mean_restored(cells: Iterable[Mapping[str, float]]) -> float:
+    return float(np.mean([values["restoration_accuracy"] for values in cells]))
 
 
 def of_attack(record: Record) -> Tried:

@@ -146,6 +146,7 @@ def test_the_best_half_is_tried_on_and_none_that_lost_clean_pictures(monkeypatch
             (a, d): cell(
                 a,
                 d,
+                asr=1.0,
                 prompt_fidelity=fidelity.get(d, 0.98),
                 restoration_accuracy=names.index(d) / 20 if d in names else 0.0,
             )
@@ -166,6 +167,69 @@ def test_the_best_half_is_tried_on_and_none_that_lost_clean_pictures(monkeypatch
     assert [t.kept for t in found] == [i in kept for i in range(20)]
     assert [len(found[i].measured) for i in (4, 1, 0, 18)] == [0, 1, 2, 3]
     assert tuning.best(found) == 18
+
+
+def test_an_attack_that_did_not_take_hold_ends_the_search(monkeypatch, tmp_path) -> None:
+    """Otherwise what is left of it would count as restored."""
+
+    def measured(kind, attacks, defenses, folder, **machine):
+        values = {"asr": 0.125, "prompt_fidelity": 1.0, "restoration_accuracy": 0.7}
+        return {(attacks[0], d): cell(attacks[0], d, **values) for d in defenses}
+
+    monkeypatch.setattr(tune, "measured", measured)
+    with pytest.raises(UserError, match="badt2i_style did not take hold in the search"):
+        tune.search_defense(ENTRY, tmp_path)
+
+
+def test_attacks_that_defenses_are_tried_on_train_all_of_it_whatever_was_searched(
+    monkeypatch,
+) -> None:
+    registry.attacks.load()
+    registry.defenses.load()
+    declared = registry.attacks.build("badt2i_style", "shapes")
+    known = registry.attacks.get("badt2i_style")
+    monkeypatch.setitem(
+        registry.attacks.entries, "badt2i_style", replace(known, tuned={"lr": 0.5, "steps": 3})
+    )
+    given = tune.overrides("defense", ["badt2i_style"], ["skd"])
+    for name in ("steps", "images", "lr", "weight", "drop"):
+        assert f"badt2i_style.{name}={tuning.text(vars(declared)[name])}" in given
+    assert "badt2i_style.trigger=quovex" in given
+    assert not any("steps" in g for g in tune.overrides("attack", ["badt2i_style"], ["none"]))
+
+
+def test_the_last_attack_is_tried_again_and_the_rest_of_a_search_stays(
+    monkeypatch, tmp_path
+) -> None:
+    first, second, last = tuning.DEFENDED
+    names = [tuning.variant(ENTRY, s) for s in tuning.settings(ENTRY)]
+
+    def tried(number: int) -> dict:
+        measured = {first: {"restoration_accuracy": 0.5}}
+        if number >= 10:
+            measured[second] = {"restoration_accuracy": number / 20}
+        if number >= 15:
+            measured[last] = {"restoration_accuracy": 1.0}
+        return {"result": vars(Tried(0.5 + number / 100, 0.0, True, measured))}
+
+    asked = []
+
+    def measured(kind, attacks, defenses, folder, **machine):
+        asked.append((attacks, defenses[1:]))
+        values = {d: (names.index(d) - 14) / 5 if d in names else 0.0 for d in defenses}
+        return {
+            (last, d): cell(last, d, asr=1.0, prompt_fidelity=0.9, restoration_accuracy=v)
+            for d, v in values.items()
+        }
+
+    monkeypatch.setattr(tune, "measured", measured)
+    found = tune.again(ENTRY, {"tried": [tried(i) for i in range(20)]}, tmp_path)
+    assert asked == [([last], names[19:14:-1])], "the best five of the ten"
+    assert [len(t.measured) for t in found] == [1] * 10 + [2] * 5 + [3] * 5
+    assert found[15].measured[last]["restoration_accuracy"] == pytest.approx(0.2)
+    assert found[15].score == pytest.approx((0.5 + 0.75 + 0.2) / 3)
+    assert found[12].score == pytest.approx((0.5 + 0.6) / 2)
+    assert tuning.best(found) == 19
 
 
 def test_what_is_applied_is_what_the_committed_search_chose() -> None:
