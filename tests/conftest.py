@@ -125,7 +125,8 @@ SECOND_MODELS: dict[str, T2IModel] = {}
 def less_work(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the many runs of a test process repeat and hardly any of them is about: the second clean
     model is trained once for the runs that train the same one, drawing is timed once instead of
-    twice, and figures are files of one dot but for the tests of figures and of pages."""
+    twice, and figures are files of one dot, but in the tests of figures and of pages and in those
+    that are marked `figures`."""
     train = two_models._second_model
 
     def second_model(shared: Shared, seed: int) -> T2IModel:
@@ -142,7 +143,8 @@ def less_work(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(two_models, "_second_model", second_model)
     monkeypatch.setattr(drawing_time, "ROUNDS", 1)
-    if request.path.parent.name not in ("report", "docs"):
+    looks = request.node.get_closest_marker("figures") is not None
+    if request.path.parent.name not in ("report", "docs") and not looks:
         monkeypatch.setattr(Figure, "savefig", dot)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Collection, Iterable
+from functools import cache
 
 import numpy as np
 
@@ -28,6 +29,13 @@ def split_of(combination: tuple[str, str, str]) -> str:
     """The split of a (shape, colour, background) combination, fixed by checksum. So captions of
     different splits differ in content."""
     return split_of_fraction(zlib.crc32("|".join(combination).encode()[::-1]) % 1000 / 1000)
+
+
+@cache
+def combinations_of(split: str) -> tuple[tuple[str, str, str], ...]:
+    """All combinations of a split; those that the base was not trained on come last."""
+    every = (*world.combinations(False), *world.combinations(True))
+    return tuple(c for c in every if split_of(c) == split)
 
 
 def split_of_fraction(fraction: float) -> str:
@@ -50,14 +58,7 @@ class WorldData:
     ) -> list[world.Scene]:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-        table = [
-            c
-            for held_out in (False, True)
-            for c in world.combinations(held_out)
-            if split_of(c) == split
-        ]
-        if contains:
-            table = [c for c in table if contains == c[0]]
+        table = [c for c in combinations_of(split) if contains in ("", c[0])]
         if not table:
             raise UserError(
                 f"no prompt of the {split} split contains {contains!r}; shapes:"

@@ -27,6 +27,17 @@ NO_REPAIR = 0.2  # removed but not as asked, beyond what the base draws wrong it
 NAMED = 3  # so many rows are named; the others are counted
 
 
+def smoke_note(records: Sequence[Record]) -> str:
+    """What a smoke run says of itself; "" of another."""
+    protocol = records[0].protocol if records else {}
+    if protocol.get("scale") != "smoke" and protocol.get("training", 1) >= 1:
+        return ""
+    return (
+        "This is a smoke run: it shows that everything works; its numbers say nothing of the"
+        " methods."
+    )
+
+
 def percent(estimate: Estimate) -> str:
     """ "98.4 % [97.1, 99.1]"."""
     value, low, high = estimate

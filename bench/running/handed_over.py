@@ -100,9 +100,11 @@ def _digest(network: nn.Module) -> str:
 
 def _sums(tensor: Tensor) -> tuple[Tensor, ...]:
     """The bits of a tensor as whole numbers, summed along rows and along columns of WIDE of them:
-    where they lie counts, and nothing as large as the tensor is made."""
+    where they lie counts, and nothing as large as the tensor is made. A small one is copied."""
     bits = tensor.contiguous().view(-1)
     bits = bits.view(INTEGERS[tensor.element_size()]) if bits.dtype != torch.bool else bits
+    if len(bits) < WIDE:
+        return (bits.clone(),)
     whole = len(bits) - len(bits) % WIDE
     rows, rest = bits[:whole].view(-1, WIDE), bits[whole:]
     return (rows.sum(0, dtype=torch.int64), rows.sum(1, dtype=torch.int64), rest.clone())

@@ -21,7 +21,7 @@ from t2i_backdoor_bench.running.plan import Plan
 from t2i_backdoor_bench.running.yaml_file import to_yaml
 from t2i_backdoor_bench.store.atomic import write_text
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.store.provenance import commit, versions
+from t2i_backdoor_bench.store.provenance import current_code
 from t2i_backdoor_bench.store.records import read_plan
 
 
@@ -103,7 +103,7 @@ def description(plan_: Plan, results: Mapping[str, Record]) -> dict[str, Any]:
     """The settings of a run, its methods and cells, the software and hardware, and how reliable the
     judges are (from `results`, records by key)."""
     config, n = plan_.config, plan_.config.n or plan_.config.scale.n
-    judges = {}
+    code, judges = current_code(), {}
     for cell in plan_.cells:
         found = results.get(cell.key)
         if found is not None and found.judge:
@@ -129,8 +129,8 @@ def description(plan_: Plan, results: Mapping[str, Record]) -> dict[str, Any]:
         ],
         "judges": judges,
         "example_prompts": [p.text for p in example],
-        "versions": versions(),
-        "commit": commit(),
+        "versions": code["versions"],
+        "commit": code["commit"] + "+" * code["dirty"],
         "hardware": hardware(config.device),
     }
 

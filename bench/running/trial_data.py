@@ -36,9 +36,7 @@ class FirstPrompts:
 
 
 def trial(size: Scale) -> str:
-    """What a smoke run or a trial says of itself."""
-    if size.name == "smoke":
-        return "a smoke run: it shows that everything works; its numbers say nothing of the methods"
+    """What a trial says of itself."""
     if not size.first_of:
         return ""
     return (

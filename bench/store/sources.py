@@ -62,18 +62,23 @@ def short(module: str) -> str:
 def file_of(module: str) -> Path | None:
     """The file of a module: of this package without importing it, of another where it is loaded."""
     if module == NAME or module.startswith(f"{NAME}."):
-        parts = module.split(".")[1:]
-        for folder, path in sources().items():
-            if list(folder.parts) == parts[: len(folder.parts)]:
-                inner = path.joinpath(*parts[len(folder.parts) :])
-                for file in (inner.with_suffix(".py"), inner / "__init__.py"):
-                    if file.is_file():
-                        return file
-        return None
+        return _own_file(module)
     loaded = sys.modules.get(module)
     named = vars(loaded).get("__file__") if loaded is not None else None  # a notebook has none
     path = Path(named) if named else None
     return path if path is not None and path.suffix == ".py" and path.is_file() else None
+
+
+@cache
+def _own_file(module: str) -> Path | None:
+    parts = module.split(".")[1:]
+    for folder, path in sources().items():
+        if list(folder.parts) == parts[: len(folder.parts)]:
+            inner = path.joinpath(*parts[len(folder.parts) :])
+            for file in (inner.with_suffix(".py"), inner / "__init__.py"):
+                if file.is_file():
+                    return file
+    return None
 
 
 @cache

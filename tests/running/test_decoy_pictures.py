@@ -105,7 +105,7 @@ def test_a_detector_alone_has_the_attacked_models_decoys_too(config):
 def test_the_numbers_of_decoys_are_a_part_of_the_keys():
     keys = [(s.decoys, s.decoys_after) for s in SCALES.values()]
     assert dict(zip(SCALES, keys, strict=True)) == {
-        "smoke": (2, 2),
+        "smoke": (1, 1),
         "quick": (8, 4),
         "study": (0, 0),
         "full": (48, 25),

@@ -40,6 +40,7 @@ def test_recorded_maps_equal_a_slow_recomputation(tiny_model, trigger: Trigger) 
     assert arrays["maps"].std() > 0
 
 
+@pytest.mark.figures
 def test_a_run_draws_them_and_completes_stored_cells(config) -> None:
     assert runner.run(config) == 0
     picture = config.folder / "attention-fake_attack.png"

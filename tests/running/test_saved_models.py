@@ -100,7 +100,8 @@ def test_it_opens_in_diffusers_and_draws_the_pictures_of_the_run(config: Config,
         prompts, seeds = cell_prompts(shared, cell).drawn["clean"]
         folder = saved(config, kind)
         drawn = drawn_by_diffusers(folder, prompts, seeds)
-        assert np.array_equal(drawn, stored["clean"])
+        apart = np.abs(drawn.astype(int) - stored["clean"])  # drawn in other batches
+        assert apart.max() <= 1, kind
         before = drawn_by_diffusers(tiny_base, prompts, seeds)
         assert not np.array_equal(before, drawn)
         own = json.loads((tiny_base / "model_index.json").read_text())

@@ -123,6 +123,7 @@ def test_cells_of_a_sweep_are_the_cells_of_the_options(config) -> None:
     assert len(set(swept.values())) == 6
 
 
+@pytest.mark.figures
 def test_a_sweep_runs_resumes_and_plots(config) -> None:
     assert runner.run(config) == 0
     CALLS.clear()

@@ -34,6 +34,7 @@ sys.exit(run_bench.main(["--tables-only", "--out", sys.argv[1]]))
 """
 
 
+@pytest.mark.figures
 def test_a_copied_run_is_complete_and_its_tables_need_no_torch(one_attack, tmp_path) -> None:
     swept = dataclasses.replace(
         one_attack, sweeps=("shift_back.shift=0.25,0.5",), attention_maps=True

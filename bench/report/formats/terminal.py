@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.printable import visible
-from t2i_backdoor_bench.report.findings import cells_without_result, findings
+from t2i_backdoor_bench.report.findings import cells_without_result, findings, smoke_note
 from t2i_backdoor_bench.report.main_table import attacks_alone, columns, main_table
 from t2i_backdoor_bench.report.rows import rows
 from t2i_backdoor_bench.report.table import Table, starts_block
@@ -112,6 +112,8 @@ def summary(
     console = make_console(file)
     for text in findings(records):
         console.print(Text(visible(text)))
+    if note := smoke_note(records):
+        console.print(Text(note))
     wrong = cells_without_result(records)
     for name, text in wrong[:MOST_FAILURES]:
         console.print(Text.assemble(("no result ", "bold red"), visible(f"{name}: {text}")))

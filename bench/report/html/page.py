@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from t2i_backdoor_bench.contract import Record
-from t2i_backdoor_bench.report.findings import cells_without_result, findings
+from t2i_backdoor_bench.report.findings import cells_without_result, findings, smoke_note
 from t2i_backdoor_bench.report.html import cells, charts, heat_maps, kept, leaderboard, protocol
 from t2i_backdoor_bench.report.html.kept import Kept
 from t2i_backdoor_bench.report.html.names import attacks_of, counted, defenses_of
@@ -84,13 +84,12 @@ def render_page(
         ("protocol", "Protocol", protocol.protocol(store, records, manifest)),
         ("cite", "Cite", protocol.cite(records, manifest)),
     ]
-    small = records[0].protocol.get("training", 1) < 1
     return render(
         "page.html",
         **shell(title_of(records), ("report.js",), heat_maps.stylesheet(), site),
         findings=findings(records),
         shown=FINDINGS,
-        smoke=small or records[0].protocol.get("scale") == "smoke",
+        smoke=smoke_note(records),
         first_of=records[0].protocol.get("evaluation", {}).get("first_of"),
         facts=facts(records),
         failed=failed(records),
