@@ -5,34 +5,32 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pytest
 from sources import FILES, METHODS, ROOT, SOURCES, roots, tree, where
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=where)
-def test_the_package_has_one_name(path: Path) -> None:
+def test_the_package_has_one_name() -> None:
     """`import bench` or `import attacks` would work in the repository and not when installed."""
-    assert not roots(path) & {"bench", *METHODS, "run_bench", "tests"}
+    other = {"bench", *METHODS, "run_bench", "tests"}
+    assert not [where(path) for path in SOURCES if roots(path) & other]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=where)
-def test_only_commands_parse_arguments(path: Path) -> None:
-    parsers = {"argparse", "click", "typer", "fire", "optparse", "getopt"} & roots(path)
-    command = where(path) in ("run_bench.py", "bench/command.py", "bench/flags.py")
-    script = where(path).startswith(("bench/shapes/", "benchmarks/", "examples/"))
-    assert not parsers or command or (script and "__main__" in path.read_text("utf-8")), parsers
+def test_only_commands_parse_arguments() -> None:
+    parsers = {"argparse", "click", "typer", "fire", "optparse", "getopt"}
+    for path in SOURCES:
+        command = where(path) in ("run_bench.py", "bench/command.py", "bench/flags.py")
+        script = where(path).startswith(("bench/shapes/", "benchmarks/", "examples/"))
+        script = script and "__main__" in path.read_text("utf-8")
+        assert not parsers & roots(path) or command or script, where(path)
 
 
-@pytest.mark.parametrize("path", FILES, ids=where)
-def test_no_pickle_is_written_or_read(path: Path) -> None:
+def test_no_pickle_is_written_or_read() -> None:
     pickles = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-    assert not roots(path) & pickles
-    for node in ast.walk(tree(path)):
-        if not isinstance(node, ast.Call):
-            continue
-        name, line = ast.unparse(node.func), f"line {node.lineno}"
+    assert not [where(path) for path in FILES if roots(path) & pickles]
+    for path, node in calls(FILES):
+        name, line = ast.unparse(node.func), f"{where(path)}, line {node.lineno}"
         if name in ("torch.load", "load_checkpoint") or name.endswith(".load_state_dict_from_url"):
             safe = [k.value for k in node.keywords if k.arg == "weights_only"]
             assert safe, f"{line}: {name} without weights_only"
@@ -44,13 +42,18 @@ def test_no_pickle_is_written_or_read(path: Path) -> None:
                 assert k.arg != "allow_pickle" or literal, line
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=where)
-def test_no_global_seed_and_no_eval(path: Path) -> None:
+def test_no_global_seed_and_no_eval() -> None:
     """A method that reads global random state would make tables depend on what ran before."""
     forbidden = ("eval", "exec", "np.random.seed", "numpy.random.seed", "random.seed")
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Call):
-            assert ast.unparse(node.func) not in forbidden, f"line {node.lineno}"
+    for path, node in calls(SOURCES):
+        assert ast.unparse(node.func) not in forbidden, f"{where(path)}, line {node.lineno}"
+
+
+def calls(paths: Sequence[Path]) -> Iterator[tuple[Path, ast.Call]]:
+    for path in paths:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call):
+                yield path, node
 
 
 def test_nothing_that_is_published_names_a_folder_of_a_machine() -> None:
