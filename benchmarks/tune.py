@@ -175,9 +175,22 @@ def run(names: Sequence[str], folder: Path, work: Path, anew: bool = False, **ma
         else:
             tried = searches[kind](entry, work, **machine)
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = searched(kind, entry, tried)
+        found = searched(kind, entry, tried) | ({"again": DEFENDED[-1]} if anew else {})
         path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return 0
+
+
+def tried_again(searches: Sequence[dict[str, Any]]) -> list[str]:
+    """The searches whose last attack was tried anew, as lines of the page."""
+    names = [f"`{s['method']}`" for s in searches if s.get("again")]
+    if not names:
+        return []
+    return [
+        f"Of {', '.join(names)} the last attack was tried anew (`tune.py again`): no attack had"
+        " learnt the patch that the search had first, so that most of what was restored had never"
+        " been broken. Their first two attacks, which had taken hold, trained half of their steps.",
+        "",
+    ]
 
 
 def report(folder: Path, apply: bool) -> int:
@@ -190,6 +203,7 @@ def report(folder: Path, apply: bool) -> int:
         " [tune.py](../../benchmarks/tune.py). Defenses keep the steps of the search: half of those"
         " that they declare, [compared with all of them](half-steps.md).",
         "",
+        *tried_again(searches),
         "| method | kind | settings | kept clean pictures | objective of the chosen, on how many"
         " attacks | range of the kept | chosen |",
         "|---|---|---|---|---|---|---|",
