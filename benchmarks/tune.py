@@ -4,7 +4,7 @@
     python benchmarks/tune.py run --methods skdcag,skd    # of these alone
     python benchmarks/tune.py again --methods skdcag      # on the last attack, which has changed
     python benchmarks/tune.py report                      # results/tuning/README.md
-    python benchmarks/tune.py report --apply              # ... and the package's tuned.json
+    python benchmarks/tune.py report --apply defense      # ... and in the package's tuned.json
 
 20 settings a method, drawn at random over the ranges `tune=` of its options, always the same ones.
 A defense is tried on attacks whose trigger, patch, style and objects are not those of the reported
@@ -193,7 +193,18 @@ def tried_again(searches: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def report(folder: Path, apply: bool) -> int:
+def not_applied(searches: Sequence[dict[str, Any]], apply: Sequence[str]) -> list[str]:
+    """What is chosen and no default yet, as lines of the page."""
+    known = json.loads(APPLIED.read_text("utf-8"))
+    kinds = {s["kind"] for s in searches if s["kind"] not in apply and not known.get(s["kind"])}
+    return [
+        line
+        for kind in sorted(kinds)
+        for line in (f"What was chosen of each {kind} is not its default yet.", "")
+    ]
+
+
+def report(folder: Path, apply: Sequence[str]) -> int:
     searches = [json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*-*.json"))]
     lines = [
         "# The search of settings",
@@ -204,6 +215,7 @@ def report(folder: Path, apply: bool) -> int:
         " that they declare, [compared with all of them](half-steps.md).",
         "",
         *tried_again(searches),
+        *not_applied(searches, apply),
         "| method | kind | settings | kept clean pictures | objective of the chosen, on how many"
         " attacks | range of the kept | chosen |",
         "|---|---|---|---|---|---|---|",
@@ -220,19 +232,22 @@ def report(folder: Path, apply: bool) -> int:
             f" {spread} | {options} |"
         )
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
-    defaults: dict[str, dict[str, Any]] = {"attack": {}, "defense": {}}
-    for found in searches:
-        many = len(found["tried"])
-        for name in (
-            found["method"],
-            *(n for n, other in LIKE.items() if other == found["method"]),
-        ):
-            kind = found["kind"]
-            options = tuning.applied(kind, KINDS[kind].get(name), found["options"])
-            defaults[kind][name] = {"settings": many, "options": options}
     if apply:
+        defaults = json.loads(APPLIED.read_text("utf-8"))
+        defaults |= {kind: defaults_of(kind, searches) for kind in apply}
         APPLIED.write_text(json.dumps(defaults, indent=1) + "\n", "utf-8")
     return 0
+
+
+def defaults_of(kind: str, searches: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the package keeps of the searches of a kind, by the name of a method."""
+    found: dict[str, dict[str, Any]] = {}
+    for s in (s for s in searches if s["kind"] == kind):
+        like = [name for name, other in LIKE.items() if other == s["method"]]
+        for name in (s["method"], *like):
+            options = tuning.applied(kind, KINDS[kind].get(name), s["options"])
+            found[name] = {"settings": len(s["tried"]), "options": options}
+    return found
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -244,7 +259,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--apply", action="store_true", help="make what was chosen the defaults")
+    parser.add_argument(
+        "--apply",
+        nargs="+",
+        default=(),
+        choices=tuple(KINDS),
+        help="make what was chosen of these kinds the defaults",
+    )
     return parser
 
 
