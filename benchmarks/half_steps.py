@@ -87,18 +87,22 @@ def change(cells: dict[str, dict[str, list[list[float]]]], metric: str) -> Diffe
 
 
 def report(folder: Path) -> int:
+    kept = json.loads((folder / RECORD).read_text("utf-8"))
+    now = searched(folder)
+    other = [f"`{name}`" for name, told in sorted(kept.items()) if told["options"] != now.get(name)]
+    many = len({attack for told in kept.values() for attack in told["cells"]})
     lines = [
         "# Half of the steps",
         "",
         "Written by `python benchmarks/half_steps.py report` from the record beside it, which"
         " `python benchmarks/half_steps.py run` made: what all steps restore more than half of"
-        " them, in points, of 32 prompts of each of three attacks of the development split.",
+        f" them, in points, of 32 prompts of each of {many} attacks of the development split.",
+        *([f"The search has chosen other settings of {', '.join(other)} since."] if other else []),
         "",
         "| defense | steps, all | restored, half % | restored, all % | difference |"
         " clean prompts shown, difference |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    kept = json.loads((folder / RECORD).read_text("utf-8"))
     for name, told in sorted(kept.items()):
         half, whole = (
             np.mean([c["restoration_accuracy"][i] for c in told["cells"].values()])
