@@ -23,7 +23,7 @@ from t2i_backdoor_bench.training.denoising import Term, train_terms
 from t2i_backdoor_bench.training.loop import Optim, fit
 from t2i_backdoor_bench.training.parameters import choose_parameters
 
-HALVES = [torch.bfloat16, torch.float16]
+HALVES = [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.thorough)]
 TOLERANCE = {torch.bfloat16: 4e-2, torch.float16: 5e-3}
 
 

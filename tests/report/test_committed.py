@@ -18,7 +18,9 @@ PICTURES = {"reference": 231, "matrix": 555}
 TABLES = ("table.csv", "rows.csv", "table.md", "table.tex", "leaderboard.md", "matrix.md")
 
 
-@pytest.fixture(scope="module", params=list(PICTURES))
+@pytest.fixture(
+    scope="module", params=["reference", pytest.param("matrix", marks=pytest.mark.thorough)]
+)
 def copied(request, tmp_path_factory):
     """A copy of a committed run: its store, its records and its name."""
     folder = tmp_path_factory.mktemp("runs") / request.param

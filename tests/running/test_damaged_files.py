@@ -14,10 +14,10 @@ from t2i_backdoor_bench.contract.hashing import file_digest
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.store.folder import Store
 
-ALIKE = [pytest.param(what, marks=pytest.mark.thorough) for what in ("before", "attack")]
+ALIKE = [pytest.param(what, marks=pytest.mark.thorough) for what in ("before", "attack", "plan")]
 
 
-@pytest.mark.parametrize("what", ["cell", "images", "weights", "checksum", "plan", *ALIKE])
+@pytest.mark.parametrize("what", ["cell", "images", "weights", "checksum", *ALIKE])
 def test_a_flipped_byte_is_found_named_and_made_again(config, tmp_path, what, capsys) -> None:
     config = dataclasses.replace(config, attacks="shift_attack")
     assert runner.run(config) == 0

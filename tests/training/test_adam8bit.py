@@ -79,6 +79,7 @@ def test_methods_hand_the_options_to_the_optimizer(
         )
 
 
+@pytest.mark.thorough
 def test_the_benchmark_measures_every_mode_on_a_small_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -94,14 +94,25 @@ def slow_preserving(drawn: Drawn, student: T2IModel, teacher: T2IModel) -> Tenso
     return total
 
 
-@pytest.mark.parametrize("latents", LATENTS)
-@pytest.mark.parametrize(
-    "name",
-    [*(n for n in CLASSES if n not in CHANGES_FIRST), "skd", "skdcag_random_words", "esd_x_prompt"],
-)
+# of all latents these; the others, which draw them by the same code, before a release
+EACH_LATENTS = ("skd", "finetune_reversal", "salun", "concept_ablation")
+CHOICE = [n for n in NAMES if "latents" in options_of(defenses.get(n).cls)]  # others: pictures
+PRESERVING = [
+    pytest.param(
+        name,
+        latents,
+        marks=pytest.mark.thorough
+        if name in CHOICE and latents != "noise" and name not in EACH_LATENTS
+        else (),
+    )
+    for name in dict.fromkeys([*CLASSES, "skd", "skdcag_random_words", "esd_x_prompt"])
+    for latents in (LATENTS if name in CHOICE else ("own",))
+    if name not in CHANGES_FIRST
+]
+
+
+@pytest.mark.parametrize(("name", "latents"), PRESERVING)
 def test_preserving_changes_the_gradient_by_its_term_alone(double, name: str, latents: str) -> None:
-    if "latents" not in options_of(defenses.get(name).cls) and latents != "own":
-        pytest.skip("it learns from pictures")
     attacked, student = double
     student.denoiser.requires_grad_(True)
     clean = attacked.clone()
