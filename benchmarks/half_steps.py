@@ -57,7 +57,9 @@ def run(folder: Path, work: Path, names: Sequence[str]) -> int:
     path = folder / RECORD
     kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for name, options in searched(folder).items():
-        if (names and name not in names) or kept.get(name, {}).get("options") == options:
+        told = kept.get(name, {})
+        done = told.get("options") == options and set(told["cells"]) == set(tuning.DEFENDED)
+        if (names and name not in names) or done:
             continue
         pair = both(name, options)
         cells: dict[str, dict[str, list[list[float]]]] = {}
@@ -90,13 +92,19 @@ def report(folder: Path) -> int:
     kept = json.loads((folder / RECORD).read_text("utf-8"))
     now = searched(folder)
     other = [f"`{name}`" for name, told in sorted(kept.items()) if told["options"] != now.get(name)]
-    many = len({attack for told in kept.values() for attack in told["cells"]})
+    attacks = {attack for told in kept.values() for attack in told["cells"]}
     lines = [
         "# Half of the steps",
         "",
         "Written by `python benchmarks/half_steps.py report` from the record beside it, which"
         " `python benchmarks/half_steps.py run` made: what all steps restore more than half of"
-        f" them, in points, of 32 prompts of each of {many} attacks of the development split.",
+        f" them, in points, of 32 prompts of each of {len(attacks)} attacks of the development"
+        " split.",
+        *(
+            [f"Attacks that had not taken hold are left out: {', '.join(sorted(out))}."]
+            if (out := set(tuning.DEFENDED) - attacks)
+            else []
+        ),
         *([f"The search has chosen other settings of {', '.join(other)} since."] if other else []),
         "",
         "| defense | steps, all | restored, half % | restored, all % | difference |"

@@ -186,9 +186,11 @@ def tried_again(searches: Sequence[dict[str, Any]]) -> list[str]:
     if not names:
         return []
     return [
-        f"Of {', '.join(names)} the last attack was tried anew (`tune.py again`): no attack had"
-        " learnt the patch that the search had first, so that most of what was restored had never"
-        " been broken. Their first two attacks, which had taken hold, trained half of their steps.",
+        f"Of {', '.join(names)} the last attack was tried anew (`tune.py again`): `badt2i_pixel`"
+        " had not learnt the patch that the search had first (12.5 %), so that most of what was"
+        " restored had never been broken. Their first two attacks trained half of their steps, and"
+        " succeeded on all pictures; but of `trace_mend`, where pictures were drawn in 10 steps,"
+        " `badt2i_style` on 66 %, of which nothing was restored without a defense.",
         "",
     ]
 

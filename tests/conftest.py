@@ -34,7 +34,7 @@ from t2i_backdoor_bench.models import catalog as bases  # noqa: E402
 from t2i_backdoor_bench.models.loading import load_pipeline  # noqa: E402
 from t2i_backdoor_bench.models.model import T2IModel  # noqa: E402
 from t2i_backdoor_bench.models.sampler import Sampler  # noqa: E402
-from t2i_backdoor_bench.running import drawing_time, two_models  # noqa: E402
+from t2i_backdoor_bench.running import two_models  # noqa: E402
 from t2i_backdoor_bench.running.shared import Shared  # noqa: E402
 
 torch.set_num_threads(1)
@@ -133,9 +133,8 @@ SECOND_MODELS: dict[str, T2IModel] = {}
 @pytest.fixture(autouse=True)
 def less_work(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the many runs of a test process repeat and hardly any of them is about: the second clean
-    model is trained once for the runs that train the same one, drawing is timed once instead of
-    twice, and figures are files of one dot, but in the tests of figures and of pages and in those
-    that are marked `figures`."""
+    model is trained once for the runs that train the same one, and figures are files of one dot,
+    but in the tests of figures and of pages and in those that are marked `figures`."""
     train = two_models._second_model
 
     def second_model(shared: Shared, seed: int) -> T2IModel:
@@ -151,7 +150,6 @@ def less_work(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         Image.new("RGB", (1, 1)).save(path, format)
 
     monkeypatch.setattr(two_models, "_second_model", second_model)
-    monkeypatch.setattr(drawing_time, "ROUNDS", 1)
     looks = request.node.get_closest_marker("figures") is not None
     if request.path.parent.name not in ("report", "docs") and not looks:
         monkeypatch.setattr(Figure, "savefig", dot)
