@@ -11,7 +11,7 @@ import pytest
 from t2i_backdoor_bench.report.html import kept, page
 from t2i_backdoor_bench.report.texts import texts
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.store.records import stored_records
+from t2i_backdoor_bench.store.records import read_plan, stored_records
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 PICTURES = {"reference": 231, "matrix": 555}
@@ -47,3 +47,13 @@ def test_a_report_that_is_made_anew_keeps_its_pictures(copied) -> None:
     assert (after.pictures, after.maps, after.unread) == (before.pictures, before.maps, 0)
     assert f"{PICTURES[name]} pictures kept from the earlier report" in said[-1]
     assert "unsafe" not in path.read_text(encoding="utf-8")[:2000]
+
+
+def test_the_plan_of_each_committed_run_is_whole_and_names_its_records() -> None:
+    """A changed plan counts as absent, and then what an earlier plan left stands in the tables."""
+    for path in sorted((Path(__file__).resolve().parents[2] / "results").glob("*/run.json")):
+        if path.parent.name.startswith("run-"):
+            continue  # a run of somebody's own
+        plan = read_plan(Store(path.parent))
+        assert plan, path
+        assert len(plan["cells"]) == len(Store(path.parent).all_results()), path
