@@ -3,6 +3,7 @@
     python benchmarks/tune.py run                         # hours; a killed search resumes
     python benchmarks/tune.py run --methods skdcag,skd    # of these alone
     python benchmarks/tune.py again --methods skdcag      # on the last attack, which has changed
+    python benchmarks/tune.py lengths                     # after `run`: how long attacks train
     python benchmarks/tune.py report                      # results/tuning/README.md
     python benchmarks/tune.py report --apply defense      # ... and in the package's tuned.json
 
@@ -14,8 +15,11 @@ ASR less the rate of decoys. All 20 settings of a defense are tried on the first
 half of them on the second, and the best quarter on the third (successive halving). A setting that
 has lost clean pictures on one attack is not tried on the next: it cannot be chosen. A defense
 trains half of the steps that it declares for the embedded base, and keeps these as its default
-there (half_steps.py compares both). Rows that are there to be compared with another in one choice
-have the settings of that one (`tuning.LIKE`).
+there (half_steps.py compares both). An attack trains a quarter of its steps in its search. With the
+chosen setting it then trains a quarter, half and all of them, until it takes hold: until it
+succeeds on 90 % of 32 prompts of the development split. Those steps are its default on the embedded
+base; all of them, where it never does. Rows that are there to be compared with another in one
+choice have the settings of that one (`tuning.LIKE`).
 """
 
 from __future__ import annotations
@@ -28,20 +32,29 @@ from pathlib import Path
 from typing import Any
 
 import tuning
-from tuning import DEFENDED, LEFT, LIKE, METRICS, SETTINGS, SIZE_OF, Development, Tried
+from tune_page import FOLDER, KINDS, report
+from tuning import (
+    DEFENDED,
+    LEFT,
+    LENGTH,
+    LENGTHS,
+    LIKE,
+    METRICS,
+    SETTINGS,
+    SIZE_OF,
+    Development,
+    Tried,
+)
 
 from t2i_backdoor_bench.contract import Entry, Record, UserError, registry
 from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
 from t2i_backdoor_bench.running.run import run as make_cells
+from t2i_backdoor_bench.running.scales import Scale
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "results" / "tuning"
-WORK = ROOT / "results" / "run-tuning"  # models, pictures and records of the cells
-APPLIED = ROOT / "bench" / "contract" / "tuned.json"
-KINDS = {"defense": registry.defenses, "attack": registry.attacks}
+WORK = FOLDER.parent / "run-tuning"  # models, pictures and records of the cells
 
 
 def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
@@ -63,22 +76,29 @@ def overrides(kind: str, attacks: Sequence[str], defenses: Sequence[str]) -> tup
     what they draw; for a defense also the steps of attacks and defenses, whatever was applied of an
     earlier search."""
     found = {name: tuning.other(registry.attacks.get(name)) for name in attacks}
-    if kind == "defense":
+    if kind == "attack":
+        found = {a: own | tuning.quarter(registry.attacks.get(a)) for a, own in found.items()}
+    else:
         found = {a: tuning.whole(registry.attacks.get(a)) | own for a, own in found.items()}
     found |= {name: tuning.steps(registry.defenses.get(name)) for name in defenses}
     return tuple(f"{name}.{k}={v}" for name, own in found.items() for k, v in own.items())
 
 
 def measured(
-    kind: str, attacks: Sequence[str], defenses: Sequence[str], folder: Path, **machine: Any
+    kind: str,
+    attacks: Sequence[str],
+    defenses: Sequence[str],
+    folder: Path,
+    size: Scale | None = None,
+    **machine: Any,
 ) -> dict[tuple[str, str], Record]:
     """The cells of these attacks and defenses, made where they are not stored, by attack and
-    defense."""
+    defense. `size`: how much is measured, if not what the search of this kind measures."""
     bare = [sorted({name.partition("[")[0] for name in names}) for names in (attacks, defenses)]
     config = Config(
         ",".join(attacks),
         ",".join(defenses),
-        scale=SIZE_OF[kind],
+        scale=size or SIZE_OF[kind],
         metrics=METRICS,
         overrides=overrides(kind, *bare),
         out=folder,
@@ -139,6 +159,38 @@ def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
     return [tuning.of_attack(found[name, "none"]) for name in names]
 
 
+def length(entry: Entry, options: dict[str, Any], folder: Path, **machine: Any) -> dict[str, Any]:
+    """The least share of its steps with which an attack takes hold (all of them, where it does with
+    none), and what each share reached that was tried."""
+    shares = LENGTHS if tuning.shortened(entry, 1.0) else LENGTHS[-1:]
+    reached: dict[str, dict[str, Any]] = {}
+    for share in shares:
+        name = tuning.variant(entry, options | tuning.shortened(entry, share))
+        record = measured("attack", [name], ["none"], folder, LENGTH, **machine)[name, "none"]
+        done = record.status == "done"
+        reached[f"{share:g}"] = tuning.values(record) if done else {"error": record.error}
+        if done and tuning.value(record, "asr") >= TOOK_HOLD:
+            break
+    return {"share": share, "reached": reached}
+
+
+def lengths(names: Sequence[str], folder: Path, work: Path, **machine: Any) -> int:
+    """Find how long the attacks train that have been searched, where it is not known."""
+    for kind, entry in tuned_methods(names):
+        path = folder / f"{kind}-{entry.name}.json"
+        found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if kind != "attack" or found.get("chosen") is None or "length" in found:
+            continue
+        print(f"attack {entry.name}: how long it trains until it takes hold", flush=True)
+        store(path, found | {"length": length(entry, found["options"], work, **machine)})
+    return 0
+
+
+def store(path: Path, found: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
 def ranges_of(entry: Entry) -> dict[str, list[Any]]:
     return {n: list(o.tune) for n, o in tuning.searched(entry).items()}
 
@@ -174,87 +226,13 @@ def run(names: Sequence[str], folder: Path, work: Path, anew: bool = False, **ma
             tried = again(entry, stored, work, **machine)
         else:
             tried = searches[kind](entry, work, **machine)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = searched(kind, entry, tried) | ({"again": DEFENDED[-1]} if anew else {})
-        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        store(path, searched(kind, entry, tried) | ({"again": DEFENDED[-1]} if anew else {}))
     return 0
-
-
-def tried_again(searches: Sequence[dict[str, Any]]) -> list[str]:
-    """The searches whose last attack was tried anew, as lines of the page."""
-    names = [f"`{s['method']}`" for s in searches if s.get("again")]
-    if not names:
-        return []
-    return [
-        f"Of {', '.join(names)} the last attack was tried anew (`tune.py again`): `badt2i_pixel`"
-        " had not learnt the patch that the search had first (12.5 %), so that most of what was"
-        " restored had never been broken. Their first two attacks trained half of their steps, and"
-        " succeeded on all pictures; but of `trace_mend`, where pictures were drawn in 10 steps,"
-        " `badt2i_style` on 66 %, of which nothing was restored without a defense.",
-        "",
-    ]
-
-
-def not_applied(searches: Sequence[dict[str, Any]], apply: Sequence[str]) -> list[str]:
-    """What is chosen and no default yet, as lines of the page."""
-    known = json.loads(APPLIED.read_text("utf-8"))
-    kinds = {s["kind"] for s in searches if s["kind"] not in apply and not known.get(s["kind"])}
-    return [
-        line
-        for kind in sorted(kinds)
-        for line in (f"What was chosen of each {kind} is not its default yet.", "")
-    ]
-
-
-def report(folder: Path, apply: Sequence[str]) -> int:
-    searches = [json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*-*.json"))]
-    lines = [
-        "# The search of settings",
-        "",
-        "Written by `python benchmarks/tune.py report` from the records beside it, which"
-        " `python benchmarks/tune.py run` made. How it is done, and why: the first lines of"
-        " [tune.py](../../benchmarks/tune.py). Defenses keep the steps of the search: half of those"
-        " that they declare, [compared with all of them](half-steps.md).",
-        "",
-        *tried_again(searches),
-        *not_applied(searches, apply),
-        "| method | kind | settings | kept clean pictures | objective of the chosen, on how many"
-        " attacks | range of the kept | chosen |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for found in searches:
-        results = [t["result"] for t in found["tried"]]
-        kept = [t["score"] for t in results if t["kept"]]
-        chosen = results[found["chosen"]] if found["chosen"] is not None else None
-        best = f"{100 * chosen['score']:.1f} %, {len(chosen['measured'])}" if chosen else "-"
-        spread = f"{100 * min(kept):.1f} to {100 * max(kept):.1f} %" if kept else "-"
-        options = ", ".join(f"{k} {v}" for k, v in found["options"].items()) or "none kept them"
-        lines.append(
-            f"| `{found['method']}` | {found['kind']} | {len(results)} | {len(kept)} | {best} |"
-            f" {spread} | {options} |"
-        )
-    (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
-    if apply:
-        defaults = json.loads(APPLIED.read_text("utf-8"))
-        defaults |= {kind: defaults_of(kind, searches) for kind in apply}
-        APPLIED.write_text(json.dumps(defaults, indent=1) + "\n", "utf-8")
-    return 0
-
-
-def defaults_of(kind: str, searches: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What the package keeps of the searches of a kind, by the name of a method."""
-    found: dict[str, dict[str, Any]] = {}
-    for s in (s for s in searches if s["kind"] == kind):
-        like = [name for name, other in LIKE.items() if other == s["method"]]
-        for name in (s["method"], *like):
-            options = tuning.applied(kind, KINDS[kind].get(name), s["options"])
-            found[name] = {"settings": len(s["tried"]), "options": options}
-    return found
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("run", "again", "report"))
+    parser.add_argument("what", choices=("run", "again", "lengths", "report"))
     parser.add_argument("--methods", default="", help="names; without them all")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--work", type=Path, default=WORK, help="the run folder of the cells")
@@ -278,6 +256,8 @@ def main() -> int:
             return report(flags.out, flags.apply)
         machine = {"workers": flags.workers, "threads": flags.threads, "device": flags.device}
         names = [name for name in flags.methods.split(",") if name]
+        if flags.what == "lengths":
+            return lengths(names, flags.out, flags.work, **machine)
         return run(names, flags.out, flags.work, flags.what == "again", **machine)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -31,6 +31,9 @@ SIZE = Scale(
 )
 # An attack trains anew for each of its settings: a quarter of its training and 16 prompts.
 SIZE_OF = {"defense": SIZE, "attack": replace(SIZE.resized(16), training=0.25, decoys=4)}
+# How much of its steps an attack trains with its chosen setting: tried until it takes hold
+LENGTHS = (0.25, 0.5, 1.0)
+LENGTH = replace(SIZE, training=1.0)  # all of its pictures, and more prompts than in its search
 # Rows that are there to be compared with another in one choice, and so have its settings.
 LIKE = {
     "skdcag_black": "skdcag",
@@ -128,6 +131,22 @@ def steps(entry: Entry) -> dict[str, str]:
     return {"steps": str(round(SIZE_OF["defense"].training * declared_steps(entry)))}
 
 
+def shortened(entry: Entry, share: float) -> dict[str, int]:
+    """The training steps of an attack with a share of those that it declares for the embedded base,
+    whatever was applied of an earlier search. Empty where it trains no steps."""
+    declared = family_defaults(entry.cls, EMBEDDED) | entry.preset
+    known = {n for n, (_, o) in options_of(entry.cls).items() if o.scales is True}
+    names = [n for n in declared if n in known and n.rpartition("_")[2] == "steps"]
+    return {n: max(1, round(share * declared[n])) for n in names}
+
+
+def quarter(entry: Entry) -> dict[str, str]:
+    """The steps of an attack in its search, where others than it declares are its default."""
+    if not shortened(entry, 1.0).keys() & tuned("attack", entry.name).options.keys():
+        return {}
+    return {n: str(v) for n, v in shortened(entry, SIZE_OF["attack"].training).items()}
+
+
 def declared_steps(entry: Entry) -> int:
     return (family_defaults(entry.cls, EMBEDDED) | entry.preset | entry.tuned)["steps"]
 
@@ -137,12 +156,15 @@ def same_settings(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
     return {n: v for n, v in found.items() if n in searched(entry)}
 
 
-def applied(kind: str, entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults on the embedded base that follow from a search: what it chose, and the steps
-    that a defense trained in it, which half_steps.py compares with all of them. A row that declares
-    steps of its own there keeps them, and attacks do."""
+def applied(
+    kind: str, entry: Entry, found: Mapping[str, Any], share: float = 1.0
+) -> dict[str, Any]:
+    """The defaults on the embedded base that follow from a search: what it chose, and the steps: of
+    an attack the `share` with which it took hold; of a defense those that it trained in the search,
+    which half_steps.py compares with all of them. A row that declares steps of its own there keeps
+    them."""
     if kind == "attack":
-        return same_settings(entry, found)
+        return same_settings(entry, found) | (shortened(entry, share) if share < 1 else {})
     trained = {n: int(v) for n, v in steps(entry).items()}
     kept = "steps" in tuned(kind, entry.name).options
     if trained and not kept:

@@ -1,0 +1,120 @@
+"""The page of the search of settings (results/tuning/README.md), and what of it is a default."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tuning
+from tuning import LIKE
+
+from t2i_backdoor_bench.contract import registry
+from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "results" / "tuning"
+APPLIED = ROOT / "bench" / "contract" / "tuned.json"
+KINDS = {"defense": registry.defenses, "attack": registry.attacks}
+
+
+def tried_again(searches: Sequence[dict[str, Any]]) -> list[str]:
+    """The searches whose last attack was tried anew, as lines of the page."""
+    names = [f"`{s['method']}`" for s in searches if s.get("again")]
+    if not names:
+        return []
+    return [
+        f"Of {', '.join(names)} the last attack was tried anew (`tune.py again`): `badt2i_pixel`"
+        " had not learnt the patch that the search had first (12.5 %), so that most of what was"
+        " restored had never been broken. Their first two attacks trained half of their steps, and"
+        " succeeded on all pictures; but of `trace_mend`, where pictures were drawn in 10 steps,"
+        " `badt2i_style` on 66 %, of which nothing was restored without a defense.",
+        "",
+    ]
+
+
+def not_applied(searches: Sequence[dict[str, Any]], apply: Sequence[str]) -> list[str]:
+    """What is chosen and no default yet, as lines of the page."""
+    known = json.loads(APPLIED.read_text("utf-8"))
+    kinds = {s["kind"] for s in searches if s["kind"] not in apply and not known.get(s["kind"])}
+    return [
+        line
+        for kind in sorted(kinds)
+        for line in (f"What was chosen of each {kind} is not its default yet.", "")
+    ]
+
+
+def report(folder: Path, apply: Sequence[str]) -> int:
+    searches = [json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*-*.json"))]
+    lines = [
+        "# The search of settings",
+        "",
+        "Written by `python benchmarks/tune.py report` from the records beside it, which"
+        " `python benchmarks/tune.py run` made. How it is done, and why: the first lines of"
+        " [tune.py](../../benchmarks/tune.py). Defenses keep the steps of the search: half of those"
+        " that they declare, [compared with all of them](half-steps.md).",
+        "",
+        *tried_again(searches),
+        *not_applied(searches, apply),
+        "| method | kind | settings | kept clean pictures | objective of the chosen, on how many"
+        " attacks | range of the kept | chosen |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in searches:
+        results = [t["result"] for t in found["tried"]]
+        kept = [t["score"] for t in results if t["kept"]]
+        chosen = results[found["chosen"]] if found["chosen"] is not None else None
+        best = f"{100 * chosen['score']:.1f} %, {len(chosen['measured'])}" if chosen else "-"
+        spread = f"{100 * min(kept):.1f} to {100 * max(kept):.1f} %" if kept else "-"
+        options = ", ".join(f"{k} {v}" for k, v in found["options"].items()) or "none kept them"
+        lines.append(
+            f"| `{found['method']}` | {found['kind']} | {len(results)} | {len(kept)} | {best} |"
+            f" {spread} | {options} |"
+        )
+    lines += lengths(searches)
+    (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
+    if apply:
+        defaults = json.loads(APPLIED.read_text("utf-8"))
+        defaults |= {kind: defaults_of(kind, searches) for kind in apply}
+        APPLIED.write_text(json.dumps(defaults, indent=1) + "\n", "utf-8")
+    return 0
+
+
+def lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
+    """How long attacks train, as lines of the page."""
+    found = [s for s in searches if "length" in s]
+    if not found:
+        return []
+    shares = [f"{share:g}" for share in tuning.LENGTHS]
+    lines = [
+        "",
+        "## How long attacks train",
+        "",
+        "`python benchmarks/tune.py lengths`: with its chosen setting an attack trains a quarter,"
+        " half and all of the steps that it declares, until it succeeds on"
+        f" {TOOK_HOLD:.0%} of 32 prompts of the development split. Where it never does, it trains"
+        " all of them. `eviledit` and others that solve for their weights train no steps.",
+        "",
+        "| attack | a quarter, ASR % | half, ASR % | all, ASR % | steps |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for s in found:
+        reached = [s["length"]["reached"].get(share, {}).get("asr") for share in shares]
+        asr = " | ".join("-" if a is None else f"{100 * a:.1f}" for a in reached)
+        entry = KINDS["attack"].get(s["method"])
+        steps = ", ".join(map(str, tuning.shortened(entry, s["length"]["share"]).values())) or "-"
+        lines.append(f"| `{s['method']}` | {asr} | {steps} |")
+    return lines
+
+
+def defaults_of(kind: str, searches: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the package keeps of the searches of a kind, by the name of a method."""
+    found: dict[str, dict[str, Any]] = {}
+    for s in (s for s in searches if s["kind"] == kind):
+        like = [name for name, other in LIKE.items() if other == s["method"]]
+        for name in (s["method"], *like):
+            share = s.get("length", {}).get("share", 1.0)
+            options = tuning.applied(kind, KINDS[kind].get(name), s["options"], share)
+            found[name] = {"settings": len(s["tried"]), "options": options}
+    return found
