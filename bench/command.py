@@ -78,6 +78,18 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
         return make_cells(config, data, lambda store: publish(store, config.style, show))
 
 
+def start_early(config: Config) -> None:
+    """Where workers will have a thread each, let what they are copies of import its modules while
+    this process does."""
+    from t2i_backdoor_bench.models.catalog import bases
+    from t2i_backdoor_bench.running.fork_server import begin
+
+    known = bases().get(config.base)
+    small = known is not None and known.settings == "shapes"
+    if config.executor == "local" and config.workers != 1 and (small or config.threads):
+        begin(config.device, config.threads or 1)
+
+
 def execute(arguments: list[str]) -> int:
     """What the command does. Raises UserError."""
     if arguments[:1] and arguments[0] in APART:
@@ -130,7 +142,10 @@ def obey(flags: dict[str, Any], kind: str) -> int:
         from t2i_backdoor_bench.report.publish import rebuild
 
         return rebuild(config.folder, config.style)
-    return 0 if shown_again(config) else run(config)
+    if shown_again(config):
+        return 0
+    start_early(config)
+    return run(config)
 
 
 def version() -> str:

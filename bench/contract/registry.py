@@ -166,10 +166,14 @@ class Registry:
         if self._loaded:
             return
         self._loaded = True
+        self.load_own()
+        plugged(f"{self.kind}s")
+
+    def load_own(self) -> None:
+        """Import every module of the kind's package."""
         package = importlib.import_module(self.package)
         for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
             importlib.import_module(f"{package.__name__}.{module}")
-        plugged(f"{self.kind}s")
 
     @property
     def groups(self) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.running.fork_server import cores
 from t2i_backdoor_bench.running.settings import Config
 
 MEMORY_GB = 2.0  # that a worker on the embedded base takes at most
@@ -76,14 +77,6 @@ def share(config: Config, family: str, cells: int) -> tuple[int, int | None]:
         return 1, threads
     memory = int(psutil.virtual_memory().available / 2**30 // MEMORY_GB)
     return max(1, min(cores() // threads, memory, cells)), threads
-
-
-def cores() -> int:
-    """The cores that this process may use, as far as the system tells."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # there is none on macOS
-        return os.cpu_count() or 1
 
 
 def gpus_of(device: str) -> list[str]:

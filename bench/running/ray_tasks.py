@@ -25,10 +25,11 @@ from t2i_backdoor_bench.contract import Cell, Data, UserError, no_exit
 from t2i_backdoor_bench.running.cell import make_unsettled
 from t2i_backdoor_bench.running.devices import use_processor
 from t2i_backdoor_bench.running.display import Display, Reporter
+from t2i_backdoor_bench.running.fork_server import variables_of
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.running.shared import Shared
-from t2i_backdoor_bench.running.workers import RESTARTS, variables_of
+from t2i_backdoor_bench.running.workers import RESTARTS
 from t2i_backdoor_bench.store.folder import Store
 
 PACKAGE = __name__.split(".")[0]
@@ -234,7 +235,7 @@ def run_tasks(
             num_cpus=config.threads or 1,
             num_gpus=share,
             max_retries=0,
-            runtime_env={"env_vars": variables_of(config) | python_path()},
+            runtime_env={"env_vars": variables_of(config.threads) | python_path()},
         )(make_in_task)
         try:
             while tasks.left(until):

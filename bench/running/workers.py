@@ -12,17 +12,24 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+
+from tqdm.std import tqdm
 
 from t2i_backdoor_bench.contract import Cell, Data, UserError, no_exit
 from t2i_backdoor_bench.contract.printable import printable_stderr
 from t2i_backdoor_bench.running.cell import make_unsettled
 from t2i_backdoor_bench.running.devices import gpus_of, use_processor
 from t2i_backdoor_bench.running.display import Display, Reporter
+from t2i_backdoor_bench.running.fork_server import (
+    environment,
+    hear_interrupts,
+    start_method,
+    variables_of,
+)
 from t2i_backdoor_bench.running.phases import IDLE, Clock
 from t2i_backdoor_bench.running.plan import Plan, plan
 from t2i_backdoor_bench.running.settings import Config
@@ -30,7 +37,6 @@ from t2i_backdoor_bench.running.shared import Shared
 from t2i_backdoor_bench.store.folder import Store
 
 RESTARTS = 3
-QUIET = {"TQDM_DISABLE": "1"}  # the bars of several processes would tear each other
 
 
 @dataclass
@@ -70,10 +76,14 @@ def worker(
     since: int,
     events: Connection,
     until: float = math.inf,
+    variables: Mapping[str, str] | None = None,
 ) -> None:
     """What a worker process does: its part of the cells of `config` that `keys` name, which begin
-    before the moment `until`. It ends in silence when it is interrupted or when nobody listens any
-    more."""
+    before the moment `until`, with the environment `variables`. It ends in silence when it is
+    interrupted or when nobody listens any more."""
+    os.environ.update(variables or {})  # a copy of another process has that one's
+    hear_interrupts()
+    tqdm.set_lock(threading.RLock())  # its own is the system's: who is ended leaves it behind
     leave_with_parent()
     try:
         use_processor(config)
@@ -92,23 +102,6 @@ def worker(
         os._exit(130)
 
 
-def variables_of(config: Config) -> dict[str, str]:
-    """The environment that a worker's process adds to this one's."""
-    return QUIET | ({"OMP_NUM_THREADS": str(config.threads)} if config.threads else {})
-
-
-@contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    """What processes that start in the block find in their environment."""
-    before = {k: os.environ.get(k) for k in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
-
-
 def run_workers(
     plan_: Plan,
     data: Data | None,
@@ -123,16 +116,17 @@ def run_workers(
     KeyboardInterrupt, and a UserError in a worker, end all of them and get out; workers end with
     this process.
     """
-    context = multiprocessing.get_context("spawn")
     config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
-    variables, gpus = variables_of(config), gpus_of(config.device)
+    variables, gpus = variables_of(config.threads), gpus_of(config.device)
+    context = start_method(config.device, config.threads)
 
     def start(place: int) -> Worker:
         own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
         ours, theirs = context.Pipe(duplex=False)
-        arguments = (config, data, [c.key for c in todo], store.since, theirs, until)
-        process = context.Process(target=worker, args=arguments, daemon=True)
         with environment(variables | own):
+            keys, all_ = [c.key for c in todo], dict(os.environ)
+            arguments = (config, data, keys, store.since, theirs, until, all_)
+            process = context.Process(target=worker, args=arguments, daemon=True)
             process.start()
         theirs.close()
         return Worker(process, ours, place)

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,7 @@ from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.models import catalog as bases
 from t2i_backdoor_bench.report.metrics import COST
 from t2i_backdoor_bench.running import cell as cells
-from t2i_backdoor_bench.running import devices
+from t2i_backdoor_bench.running import devices, fork_server
 from t2i_backdoor_bench.running import workers as executors
 from t2i_backdoor_bench.running.attacked import reserved
 from t2i_backdoor_bench.running.display import Display
@@ -167,6 +168,8 @@ def test_workers_end_with_the_process_that_started_them(config, tmp_path, how) -
     config = dataclasses.replace(config, defenses="sleeps")
 
     def run() -> None:
+        forkserver._forkserver.__init__()  # the one of the process that forked is not ours
+        fork_server._begun.clear()
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), 2)
             runner.run(config, show=False)
@@ -205,7 +208,7 @@ def test_workers_take_the_gpus_in_turn(config, monkeypatch) -> None:
             os._exit(1)
 
     monkeypatch.setattr(executors, "worker", fake)
-    monkeypatch.setattr(executors.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(executors, "start_method", lambda device, threads: context)
     monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 7")
     plan_ = plan(dataclasses.replace(config, workers=3))

@@ -114,7 +114,7 @@ def test_a_worker_that_finds_the_disk_full_ends_the_run(config, monkeypatch) -> 
     monkeypatch.setattr(
         executors, "worker", lambda *args: args[4].send(("fatal", "the disk is full"))
     )
-    monkeypatch.setattr(executors.multiprocessing, "get_context", lambda kind: FORK)
+    monkeypatch.setattr(executors, "start_method", lambda device, threads: FORK)
     with pytest.raises(UserError, match="the disk is full"):
         executors.run_workers(
             plan(dataclasses.replace(config, workers=2)), None, [], Store(config.folder), Display()

@@ -133,8 +133,9 @@ def test_workers_begin_nothing_after_the_limit(config, monkeypatch) -> None:
         exitcode = 1
 
         def __init__(self, target, args, daemon) -> None:
-            seen.append(args[-1])
-            args[-2].close()
+            events, until = args[4:6]
+            seen.append(until)
+            events.close()
 
         def start(self) -> None: ...
 
@@ -143,7 +144,7 @@ def test_workers_begin_nothing_after_the_limit(config, monkeypatch) -> None:
         def terminate(self) -> None: ...
 
     context = type("Context", (), {"Pipe": workers.multiprocessing.Pipe, "Process": Process})
-    monkeypatch.setattr(workers.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(workers, "start_method", lambda device, threads: context)
     workers.run_workers(plan_, None, plan_.cells, Store(config.folder), Display(), 1.0)
     assert seen == [1.0, 1.0]
     seen.clear()
