@@ -114,18 +114,16 @@ def run_workers(
     the GPUs of this machine in turn. A worker that dies is replaced, RESTARTS times in all; after
     that, what nobody made stays open, as is what has not begun at the moment `until`. A
     KeyboardInterrupt, and a UserError in a worker, end all of them and get out; workers end with
-    this process.
-    """
+    this process."""
     config = replace(plan_.config, fresh=False)  # what is not to be read is told by `since`
     variables, gpus = variables_of(config.threads), gpus_of(config.device)
-    context = start_method(config.device, config.threads)
+    context, keys = start_method(config.device, config.threads), [c.key for c in todo]
 
     def start(place: int) -> Worker:
         own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
         ours, theirs = context.Pipe(duplex=False)
         with environment(variables | own):
-            keys, all_ = [c.key for c in todo], dict(os.environ)
-            arguments = (config, data, keys, store.since, theirs, until, all_)
+            arguments = (config, data, keys, store.since, theirs, until, dict(os.environ))
             process = context.Process(target=worker, args=arguments, daemon=True)
             process.start()
         theirs.close()

@@ -233,45 +233,6 @@ def test_the_last_attack_is_tried_again_and_the_rest_of_a_search_stays(
     assert tuning.best(found) == 19
 
 
-@pytest.mark.parametrize(
-    ("holds", "share", "tried"), [(125, 0.25, 1), (250, 0.5, 2), (500, 1.0, 3), (501, 1.0, 3)]
-)
-def test_an_attack_trains_until_it_takes_hold(
-    monkeypatch, tmp_path, holds: int, share: float, tried: int
-) -> None:
-    registry.attacks.load()
-    entry = registry.attacks.get("badt2i_style")
-    asked = []
-
-    def measured(kind, attacks, defenses, folder, size, **machine):
-        assert (kind, defenses, size.training) == ("attack", ["none"], 1)
-        steps = int(attacks[0].partition("steps=")[2].rstrip("]").partition(",")[0])
-        asked.append(steps)
-        return {(attacks[0], "none"): cell(attacks[0], "none", asr=0.9 if steps >= holds else 0.89)}
-
-    monkeypatch.setattr(tune, "measured", measured)
-    path = tmp_path / "attack-badt2i_style.json"
-    tune.store(path, {"chosen": 3, "options": {"lr": 0.1}})
-    for _ in range(2):
-        tune.lengths(["badt2i_style"], tmp_path, tmp_path)
-    assert asked == [125, 250, 500][:tried], "and once"
-    found = json.loads(path.read_text("utf-8"))["length"]
-    assert (found["share"], len(found["reached"])) == (share, tried)
-    steps = {} if share == 1 else {"steps": 500 * share}
-    assert tuning.applied("attack", entry, {"lr": 0.1}, share) == {"lr": 0.1} | steps
-
-
-def test_the_search_of_an_attack_trains_a_quarter_whatever_was_applied(monkeypatch) -> None:
-    registry.attacks.load()
-    entry = registry.attacks.get("split")
-    assert tuning.shortened(entry, 0.5) == {"steps": 200, "text_steps": 75}
-    assert tuning.shortened(registry.attacks.get("eviledit"), 0.5) == {}
-    monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned(20, {"lr": 0.1}))
-    assert tuning.quarter(entry) == {}, "the scale makes it"
-    monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned(20, {"steps": 7}))
-    assert tuning.quarter(entry) == {"steps": "100", "text_steps": "38"}
-
-
 def test_what_is_applied_is_what_the_committed_search_chose() -> None:
     """Same options, and within the ranges that the methods declare now."""
     searches = [json.loads(p.read_text("utf-8")) for p in sorted(tune.FOLDER.glob("*-*.json"))]
