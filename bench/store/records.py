@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from t2i_backdoor_bench.contract import PROTOCOL, Cell, Record
+from t2i_backdoor_bench.contract import PROTOCOL, Cell, Record, UserError
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.record_format import PLAN
 
@@ -18,8 +19,12 @@ def read_plan(store: Store) -> dict[str, Any]:
 def stored_records(store: Store) -> list[Record]:
     """The records of the folder's last plan, in its order, with a stand-in for each cell that has
     not run; without a plan, all records. Only those of the newest protocol among them: numbers of
-    two protocols never stand in one table."""
-    return _of_one_protocol(store, _planned(store))
+    two protocols never stand in one table. Raises UserError where no plan says which of several
+    records of a cell are of one run."""
+    manifest = read_plan(store)
+    if manifest:
+        return _of_one_protocol(store, _planned(store, manifest))
+    return _once_each(store, _of_one_protocol(store, store.all_results()))
 
 
 def _of_one_protocol(store: Store, records: list[Record]) -> list[Record]:
@@ -39,10 +44,22 @@ def _of_one_protocol(store: Store, records: list[Record]) -> list[Record]:
     return [r for r in records if r.measured_by >= newest]
 
 
-def _planned(store: Store) -> list[Record]:
-    manifest = read_plan(store)
-    if not manifest:
-        return store.all_results()
+def _once_each(store: Store, records: list[Record]) -> list[Record]:
+    """The records, where there are no two of one cell, as of two settings of a defense."""
+    cells = Counter((r.cell.base, r.cell.attack, r.cell.defense, r.cell.seed) for r in records)
+    twice = [
+        f"{attack} x {defense}, seed {s}" for (_, attack, defense, s), n in cells.items() if n > 1
+    ]
+    if twice:
+        raise UserError(
+            f"{store.root} has several records of {twice[0]}{', and others' if twice[1:] else ''},"
+            " and no plan (run.json) that is whole says which are of one run: give that run's"
+            " command again; what is stored stays"
+        )
+    return records
+
+
+def _planned(store: Store, manifest: dict[str, Any]) -> list[Record]:
     extra = {"directions": manifest["directions"], "protocol": manifest["protocol"]}
     records = []
     for found in manifest["cells"]:

@@ -1,10 +1,10 @@
-"""Numbers of two protocols never stand in one table."""
+"""Numbers of two protocols, or of two runs, never stand in one table."""
 
 from __future__ import annotations
 
 import pytest
 
-from t2i_backdoor_bench.contract import PROTOCOL, Cell, Record, Score
+from t2i_backdoor_bench.contract import PROTOCOL, Cell, Record, Score, UserError
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
@@ -46,3 +46,13 @@ def test_a_new_folder_says_nothing(store):
 
 def test_what_a_stranger_wrote_there_is_protocol_one():
     assert record("a", "two").measured_by == 1
+
+
+def test_two_records_of_a_cell_without_a_plan_are_refused(store):
+    """As of two settings of one defense: their mean would be of neither."""
+    folder, _ = store
+    for key in "ab":
+        folder.write_result(record(key, PROTOCOL))
+    (folder.root / "run.json").write_text('{"payload": {}, "sha256": ""}')
+    with pytest.raises(UserError, match="several records of an_attack x none, seed 0, and no plan"):
+        stored_records(folder)
