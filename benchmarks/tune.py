@@ -115,10 +115,12 @@ def try_on(
     attack: str, names: Sequence[str], folder: Path, **machine: Any
 ) -> dict[str, tuple[Record, Record]]:
     """The cells of these settings of a defense on one attack, each with the undefended one. Raises
-    UserError for an attack that did not take hold: what is restored of it was never broken."""
+    UserError for an attack that did not take hold: whose pictures count as restored without a
+    defense."""
     found = measured("defense", [attack], ["none", *names], folder, **machine)
     undefended = found[attack, "none"]
-    if undefended.status == "done" and tuning.value(undefended, "asr") < TOOK_HOLD:
+    whole = undefended.status == "done"
+    if whole and tuning.value(undefended, "restoration_accuracy") > 1 - TOOK_HOLD:
         raise UserError(f"{attack} did not take hold in the search; change it in tuning.py")
     return {name: (found[attack, name], undefended) for name in names}
 
