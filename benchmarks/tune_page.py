@@ -93,7 +93,7 @@ def lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
         "",
         "`python benchmarks/tune.py lengths`: with its chosen setting an attack trains a quarter,"
         " half and all of the steps that it declares, until it succeeds on"
-        f" {TOOK_HOLD:.0%} of 32 prompts of the development split. Where it never does, it trains"
+        f" {100 * TOOK_HOLD:.0f} % of 32 prompts of the development split. Where it never does, it trains"
         " all of them. `eviledit` and others that solve for their weights train no steps.",
         "",
         "| attack | a quarter, ASR % | half, ASR % | all, ASR % | steps |",
