@@ -92,9 +92,9 @@ def lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
         "## How long attacks train",
         "",
         "`python benchmarks/tune.py lengths`: with its chosen setting an attack trains a quarter,"
-        " half and all of the steps that it declares, until it succeeds on"
-        f" {100 * TOOK_HOLD:.0f} % of 32 prompts of the development split. Where it never does, it trains"
-        " all of them. `eviledit` and others that solve for their weights train no steps.",
+        f" half and all of the steps that it declares, until it succeeds on {100 * TOOK_HOLD:.0f} %"
+        " of 32 prompts of the development split. Where it never does, it trains all of them."
+        " `eviledit` and others that solve for their weights train no steps.",
         "",
         "| attack | a quarter, ASR % | half, ASR % | all, ASR % | steps |",
         "|---|---:|---:|---:|---:|",
