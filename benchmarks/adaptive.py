@@ -1,0 +1,217 @@
+"""Does a removal survive an attacker who knows it?
+
+    python benchmarks/adaptive.py search            # settings, on the development split; hours
+    python benchmarks/adaptive.py run               # the chosen ones on the evaluation split
+    python benchmarks/adaptive.py report            # results/adaptive/README.md
+
+For every ranked removal `badt2i_object` is hardened against it (`+adaptive[against=...]`). The
+attacker tries the settings below in their order, with a trigger and objects of their own, until the
+removal restores 40 points less than of the plain attack, and keeps the setting under which it
+restores least, of those that take hold and keep their stealth. Each is a cell of the development
+split, so that the evaluation split is seen once. A killed command resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tuning
+from sentences import difference_text
+
+from t2i_backdoor_bench.contract import Record, UserError, registry
+from t2i_backdoor_bench.contract.names import label
+from t2i_backdoor_bench.report.stealth import stealth
+from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
+from t2i_backdoor_bench.running.run import run as make_cells
+from t2i_backdoor_bench.running.settings import Config
+from t2i_backdoor_bench.stats.paired import paired_difference
+from t2i_backdoor_bench.store.folder import Store
+from t2i_backdoor_bench.store.records import stored_records
+
+RESULTS = Path("results")
+RANKED = (
+    "skdcag",
+    "skd",
+    "skdcag_text",
+    "uce",
+    "esd_x",
+    "concept_ablation",
+    "finetune_reversal",
+    "encoder_align",
+    "trace_mend",
+)
+PLAIN = "badt2i_object"
+# The form's own values first; then further and harder rehearsals.
+SETTINGS: tuple[dict[str, Any], ...] = ({}, {"rate": 3}, {"rate": 2, "share": 0.5}, {"rounds": 16})
+ENOUGH = 0.4  # of the restored share: the search ends where that much is lost
+SEEDS = (0, 1)
+FILE = "search.json"
+
+
+def hardened(defense: str, setting: dict[str, Any]) -> str:
+    """The attack as a run takes it."""
+    options = {"against": defense} | {k: tuning.text(v) for k, v in setting.items()}
+    return f"{PLAIN}+{label('adaptive', options)}"
+
+
+def cells(config: Config, data: tuning.Development | None = None) -> dict[tuple[str, str], Record]:
+    """The cells of a run, made where they are not stored, by attack and defense; of one seed."""
+    if make_cells(config, data) == 130:
+        raise KeyboardInterrupt
+    found = stored_records(Store(config.folder))
+    return {(r.cell.attack, r.cell.defense): r for r in found}
+
+
+def try_setting(defense: str, setting: dict[str, Any], config: Config) -> dict[str, Any]:
+    """What a setting reaches on the development split: of the attack without a defense, and what is
+    restored of it and of the plain attack."""
+    name = hardened(defense, setting)
+    own = tuning.other(registry.attacks.get(PLAIN))
+    found = cells(
+        replace(
+            config,
+            attacks=f"{PLAIN},{name}",
+            defenses=f"none,{defense}",
+            scale=tuning.LENGTH,
+            metrics=tuning.METRICS,
+            overrides=tuple(f"{PLAIN}.{k}={v}" for k, v in own.items()),
+        ),
+        tuning.Development(),
+    )
+    if error := next((r.error for r in found.values() if r.status != "done"), ""):
+        return {"setting": setting, "error": error}
+    attacked, repaired = found[name, "none"], found[name, defense]
+    took_hold = tuning.value(attacked, "asr") >= TOOK_HOLD
+    return {
+        "setting": setting,
+        "attack": tuning.values(attacked),
+        "kept": took_hold and tuning.of_attack(attacked).kept,
+        "restored": tuning.value(repaired, "restoration_accuracy"),
+        "plain": tuning.value(found[PLAIN, defense], "restoration_accuracy"),
+    }
+
+
+def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The setting under which least is restored, of those that take hold and keep their stealth; of
+    all, where none does."""
+    done = [t for t in tried if "error" not in t]
+    kept = [t for t in done if t["kept"]] or done
+    return min(kept, key=lambda t: t["restored"])["setting"] if kept else {}
+
+
+def search(names: Sequence[str], folder: Path, config: Config) -> int:
+    """Try the settings against each removal that has not been searched."""
+    path = folder / FILE
+    for name in names:
+        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        tried = known.get(name, {}).get("tried", [])
+        while len(tried) < len(SETTINGS) and not enough(tried):
+            print(f"{name}: setting {len(tried) + 1} of {len(SETTINGS)}", flush=True)
+            tried.append(try_setting(name, SETTINGS[len(tried)], config))
+            known[name] = {"tried": tried, "chosen": best(tried)}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+    return 0
+
+
+def enough(tried: Sequence[dict[str, Any]]) -> bool:
+    return any(t.get("kept") and t["plain"] - t["restored"] >= ENOUGH for t in tried)
+
+
+def run(names: Sequence[str], folder: Path, config: Config) -> int:
+    """Evaluate the chosen attacks, each removal in a run folder of its own."""
+    known = json.loads((folder / FILE).read_text("utf-8"))
+    for name in names:
+        attacks = f"{PLAIN},{hardened(name, known[name]['chosen'])}"
+        cells(
+            replace(
+                config, attacks=attacks, defenses=f"none,{name}", seeds=SEEDS, out=folder / name
+            )
+        )
+    return 0
+
+
+def line(name: str, told: dict[str, Any], records: Sequence[Record]) -> str:
+    """A removal's row of the page."""
+    chosen = hardened(name, told["chosen"])
+    restored = {
+        attack: {
+            r.cell.seed: np.array(r.scores["restoration_accuracy"].each)
+            for r in records
+            if (r.cell.attack, r.cell.defense) == (attack, name)
+        }
+        for attack in (PLAIN, chosen)
+    }
+    plain, hard = ({"attack": by_seed} for by_seed in restored.values())
+    share = [100 * np.mean(list(by_seed.values())) for by_seed in restored.values()]
+    lost = paired_difference(hard, plain, attacks_fixed=True)
+    bare = [r for r in records if (r.cell.attack, r.cell.defense) == (chosen, "none")]
+    names = ("asr", "false_trigger_rate", "fidelity_lost", "fid_added", "kid_added", "asr_decoy")
+    row = {m: mean(bare, m) for m in names}
+    setting = ", ".join(f"{k} {tuning.text(v)}" for k, v in told["chosen"].items()) or "its own"
+    kept = f"lost: {', '.join(stealth(row))}" if stealth(row) else "kept"
+    return (
+        f"| `{name}` | {len(told['tried'])} | {setting} | {100 * row['asr']:.1f} | {kept} |"
+        f" {share[0]:.1f} | {share[1]:.1f} | {difference_text(lost)} |"
+    )
+
+
+def mean(records: Sequence[Record], metric: str) -> float | None:
+    found = [r.scores[metric].value for r in records if metric in r.scores]
+    values = [v for v in found if v is not None]
+    return float(np.mean(values)) if values else None
+
+
+def report(folder: Path) -> int:
+    known = json.loads((folder / FILE).read_text("utf-8"))
+    lines = [
+        "# Attackers who know the removal",
+        "",
+        "Written by `python benchmarks/adaptive.py report` from the records beside it, which"
+        " `python benchmarks/adaptive.py search` and `run` made. How it is done: the first lines of"
+        f" [adaptive.py](../../benchmarks/adaptive.py). At most {len(SETTINGS)} settings of"
+        f" `+adaptive` were tried against each removal. {len(SEEDS)} seeds, scale `quick`; the"
+        " interval is over seeds. *Stealth* is of the hardened attack without a defense.",
+        "",
+        "| removal | settings | chosen | ASR % | stealth | restored, plain % | restored, hardened %"
+        " | difference, points |",
+        "|---|---:|---|---:|---|---:|---:|---:|",
+    ]
+    for name in (n for n in RANKED if (folder / n).is_dir()):
+        lines.append(line(name, known[name], stored_records(Store(folder / name, read_only=True))))
+    (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("search", "run", "report"))
+    parser.add_argument("--methods", default=",".join(RANKED), help="the removals")
+    parser.add_argument("--out", type=Path, default=RESULTS / "adaptive")
+    parser.add_argument("--work", type=Path, default=RESULTS / "run-adaptive")
+    parser.add_argument("--workers", type=int)
+    flags = parser.parse_args()
+    registry.attacks.load()
+    config = Config(workers=flags.workers, threads=1, out=flags.work)
+    try:
+        if flags.what == "report":
+            return report(flags.out)
+        names = [name for name in flags.methods.split(",") if name]
+        return {"search": search, "run": run}[flags.what](names, flags.out, config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
