@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +22,10 @@ from typing import Any
 
 import numpy as np
 import tuning
+from ended import ended
 from sentences import difference_text
 
-from t2i_backdoor_bench.contract import Record, UserError, registry
+from t2i_backdoor_bench.contract import Record, registry
 from t2i_backdoor_bench.contract.names import label
 from t2i_backdoor_bench.report.stealth import stealth
 from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
@@ -200,18 +200,11 @@ def main() -> int:
     flags = parser.parse_args()
     registry.attacks.load()
     config = Config(workers=flags.workers, threads=1, out=flags.work)
-    try:
-        if flags.what == "report":
-            return report(flags.out)
-        names = [name for name in flags.methods.split(",") if name]
-        return {"search": search, "run": run}[flags.what](names, flags.out, config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
+    if flags.what == "report":
+        return report(flags.out)
+    names = [name for name in flags.methods.split(",") if name]
+    return {"search": search, "run": run}[flags.what](names, flags.out, config)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(ended(main))

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tuning
+from ended import ended
 from sentences import difference_text
 from tune import FOLDER, WORK, try_on
 
-from t2i_backdoor_bench.contract import Record, UserError, options_of, registry
+from t2i_backdoor_bench.contract import Record, options_of, registry
 from t2i_backdoor_bench.stats.paired import Difference, paired_difference
 
 RECORD = "steps.json"
@@ -135,19 +135,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--work", type=Path, default=WORK, help="the run folder of the cells")
     flags = parser.parse_args()
-    try:
-        if flags.what == "report":
-            registry.defenses.load()
-            return report(flags.out)
-        names = [name for name in flags.methods.split(",") if name]
-        return run(flags.out, flags.work, names)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
+    if flags.what == "report":
+        registry.defenses.load()
+        return report(flags.out)
+    names = [name for name in flags.methods.split(",") if name]
+    return run(flags.out, flags.work, names)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(ended(main))

@@ -26,12 +26,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tuning
+from ended import ended
 from tune_page import FOLDER, KINDS, report
 from tuning import (
     DEFENDED,
@@ -253,21 +253,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     flags = make_parser().parse_args()
-    try:
-        if flags.what == "report":
-            return report(flags.out, flags.apply)
-        machine = {"workers": flags.workers, "threads": flags.threads, "device": flags.device}
-        names = [name for name in flags.methods.split(",") if name]
-        if flags.what == "lengths":
-            return lengths(names, flags.out, flags.work, **machine)
-        return run(names, flags.out, flags.work, flags.what == "again", **machine)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
+    if flags.what == "report":
+        return report(flags.out, flags.apply)
+    machine = {"workers": flags.workers, "threads": flags.threads, "device": flags.device}
+    names = [name for name in flags.methods.split(",") if name]
+    if flags.what == "lengths":
+        return lengths(names, flags.out, flags.work, **machine)
+    return run(names, flags.out, flags.work, flags.what == "again", **machine)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(ended(main))

@@ -33,7 +33,7 @@ import zoo_report
 from torch import Tensor
 from tuning import SIZE, Development
 
-from t2i_backdoor_bench.contract import DefenderView, Record, UserError, registry
+from t2i_backdoor_bench.contract import DefenderView, Record, registry
 from t2i_backdoor_bench.contract.names import read
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.detecting import inversion
@@ -241,18 +241,11 @@ def main() -> int:
     parser.add_argument("--apply", action="store_true", help="make it the package's calibration")
     flags = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        if flags.what == "make":
-            return make(flags.work, flags.workers)
-        if flags.what == "score":
-            return score(flags.out, flags.work, flags.way, flags.workers)
-        return zoo_report.report(flags.out, records(flags.out / RECORDS), flags.apply)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
+    if flags.what == "make":
+        return make(flags.work, flags.workers)
+    if flags.what == "score":
+        return score(flags.out, flags.work, flags.way, flags.workers)
+    return zoo_report.report(flags.out, records(flags.out / RECORDS), flags.apply)
 
 
 if __name__ == "__main__":
