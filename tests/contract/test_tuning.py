@@ -13,7 +13,7 @@ import tuning
 from tuning import Tried
 
 from t2i_backdoor_bench.contract import Cell, Record, Score, UserError, option, options_of, registry
-from t2i_backdoor_bench.contract.options import drawn
+from t2i_backdoor_bench.contract.options import drawn, family_defaults
 from t2i_backdoor_bench.contract.registry import Entry
 from t2i_backdoor_bench.contract.tuned import Tuned
 from t2i_backdoor_bench.data.splits import WorldData
@@ -187,14 +187,14 @@ def test_attacks_that_defenses_are_tried_on_train_all_of_it_whatever_was_searche
 ) -> None:
     registry.attacks.load()
     registry.defenses.load()
-    declared = registry.attacks.build("badt2i_style", "shapes")
     known = registry.attacks.get("badt2i_style")
+    declared = family_defaults(known.cls, "shapes")
     monkeypatch.setitem(
         registry.attacks.entries, "badt2i_style", replace(known, tuned={"lr": 0.5, "steps": 3})
     )
     given = tune.overrides("defense", ["badt2i_style"], ["skd"])
     for name in ("steps", "images", "lr", "weight", "drop"):
-        assert f"badt2i_style.{name}={tuning.text(vars(declared)[name])}" in given
+        assert f"badt2i_style.{name}={tuning.text(declared[name])}" in given
     assert "badt2i_style.trigger=quovex" in given
     assert "badt2i_style.steps=125" in tune.overrides("attack", ["badt2i_style"], ["none"])
 
