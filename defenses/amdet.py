@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import batches
 from t2i_backdoor_bench.detecting.curvature import curvature
-from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.screening import Detector, calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.loop import Optim, fit, step_rng
 from t2i_backdoor_bench.training.parameters import Trainable, of_model
@@ -71,7 +71,7 @@ DIFFERS = (
     differs=DIFFERS,
 )
 @dataclass
-class AMDET(Defense):
+class AMDET(Detector):
     """AMDET: is there a backdoor in this text encoder? (Wang et al. 2025, arXiv 2512.00343).
 
     With a backdoor, some vector in a token's place makes the states of all tokens alike
@@ -107,11 +107,6 @@ class AMDET(Defense):
     prompts: int = option(
         100, sd=4000, low=1, scales=True, least=16, source="released", help="clean prompts"
     )
-    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
-
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         prompts, anchor = view.first(self.prompts), model.with_encoders(view.clean_text_encoder)

@@ -7,14 +7,13 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import (
     DefenderView,
-    Defense,
     Difference,
     UserError,
     option,
     register_defense,
 )
 from t2i_backdoor_bench.detecting.attention_over_time import SIDES, attention_over_time, batches
-from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.screening import Detector, calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
 
 DIFFERS = (
@@ -44,7 +43,7 @@ DIFFERS = (
     differs=DIFFERS,
 )
 @dataclass
-class DAAI(Defense):
+class DAAI(Detector):
     """Dynamic attention analysis of single tokens: a detector (Wang et al., TPAMI 2025).
 
     arXiv 2504.20518. D = sum over early steps t of ||M_end(t+1) - M_end(t)||_F - mean_i ||M_i(t+1)
@@ -63,10 +62,6 @@ class DAAI(Defense):
     )
     last: int = option(4, low=0, source="released", help="the last change that counts")
     size: int = option(8, sd=16, low=1, source="released", help="side of the maps")
-    prompts: int = option(
-        100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
-    )
-    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
 
     def check(self) -> None:
         if not self.first <= self.last <= self.walk - 2:
@@ -74,10 +69,6 @@ class DAAI(Defense):
                 f"daa_i reads the changes {self.first} to {self.last} of a drawing of {self.walk}"
                 " steps: give first at most last, and last at most walk - 2"
             )
-
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         scoring = partial(

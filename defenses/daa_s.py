@@ -8,14 +8,13 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import (
     DefenderView,
-    Defense,
     Difference,
     UserError,
     option,
     register_defense,
 )
 from t2i_backdoor_bench.detecting.attention_over_time import SIDES, attention_over_time, batches
-from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.screening import Detector, calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
 
 SOLVED = 7  # steps of the solver that the released code sums
@@ -50,7 +49,7 @@ DIFFERS = (
     differs=DIFFERS,
 )
 @dataclass
-class DAAS(Defense):
+class DAAS(Detector):
     """Dynamic attention analysis by a state equation: a detector (Wang et al., TPAMI 2025).
 
     arXiv 2504.20518. Every token but the start token is a node with state x_i(0) = ||M_i(0)||_F, M
@@ -83,10 +82,6 @@ class DAAS(Defense):
     )
     coupling: float = option(1.0, low=0, source="released", help="c")
     size: int = option(8, sd=16, low=1, source="released", help="side of the maps")
-    prompts: int = option(
-        100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
-    )
-    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
 
     def check(self) -> None:
         if self.stop == "horizon" and self.horizon > self.walk:
@@ -94,10 +89,6 @@ class DAAS(Defense):
                 f"daa_s horizon {self.horizon:g} is beyond the {self.walk} steps of the drawing:"
                 " give a smaller horizon, or a longer walk"
             )
-
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         return screened(

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Difference, register_defense
 from t2i_backdoor_bench.detecting.locating import NOTHING
-from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.screening import Detector, calibrated, screened
 from t2i_backdoor_bench.detecting.token_variation import content_words
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.alignment import state_span
@@ -53,7 +53,7 @@ DIFFERS = (
     differs=DIFFERS,
 )
 @dataclass
-class GrainPS(Defense):
+class GrainPS(Detector):
     """Fine-grained prompt screening: a detector that also locates (Xu et al., IJCAI 2025).
 
     A trigger bends what the other words project to in the cross-attention (semantics misalignment).
@@ -64,15 +64,6 @@ class GrainPS(Defense):
     defender's clean prompts are refused. A trigger that changes the picture and not the projections
     of other words, as one in the rest of the U-Net, is not seen.
     """
-
-    prompts: int = option(
-        100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
-    )
-    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
-
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         read = partial(impacts, replace(model, screen=None), seed=seed)

@@ -3,8 +3,8 @@ from functools import partial
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
-from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.contract import DefenderView, Difference, register_defense
+from t2i_backdoor_bench.detecting.screening import Detector, calibrated, screened
 from t2i_backdoor_bench.detecting.token_variation import token_variation
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -35,7 +35,7 @@ DIFFERS = (
     differs=DIFFERS,
 )
 @dataclass
-class NaviT2I(Defense):
+class NaviT2I(Detector):
     """NaviT2I, neuron activation variation: a detector (Zhai et al., ICCV 2025).
 
     arXiv 2503.06453. Each token that belongs to no stop word is masked in turn. Its variation is
@@ -46,15 +46,6 @@ class NaviT2I(Defense):
     defends a copy of Stable Diffusion has the stock CLIP. Against a backdoor in the text encoder it
     is most of the answer: the suspect's states move with the trigger and the trusted ones do not.
     """
-
-    prompts: int = option(
-        100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
-    )
-    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
-
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
 
     def trusted(self, model: T2IModel, view: DefenderView) -> T2IModel | None:
         """The model with text encoders that the defender trusts; None where these are its own."""

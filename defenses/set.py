@@ -5,10 +5,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import batches
 from t2i_backdoor_bench.detecting.one_class import offset, one_class
-from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.screening import Detector, calibrated, screened
 from t2i_backdoor_bench.detecting.walking import walk, with_values_scaled
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -39,7 +39,7 @@ DIFFERS = (
     differs=DIFFERS,
 )
 @dataclass
-class SET(Defense):
+class SET(Detector):
     """SET: responses to scaled cross-attention, a detector (Li et al. 2026).
 
     arXiv 2604.12446. What text adds to the picture is scaled: the values of every projection of
@@ -61,11 +61,6 @@ class SET(Defense):
         least=16,
         help="clean prompts: half give the clean features, half set the threshold",
     )
-    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
-
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         prompts = view.first(self.prompts)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from t2i_backdoor_bench.contract import (
     DefenderView,
-    Defense,
     Difference,
     Trigger,
     UserError,
@@ -20,7 +19,7 @@ from t2i_backdoor_bench.detecting.attention_over_time import (
     batches,
     max_scaled,
 )
-from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.screening import Detector, calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.text_edits import TextEdit
 
@@ -67,7 +66,7 @@ NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its 
     differs=DIFFERS,
 )
 @dataclass
-class T2IShieldCDA(Defense):
+class T2IShieldCDA(Detector):
     """T2IShield, covariance discriminant analysis: a detector (Wang et al., ECCV 2024).
 
     arXiv 2407.04215. The cross-attention maps of all tokens behind the begin token, padding
@@ -102,11 +101,6 @@ class T2IShieldCDA(Defense):
         least=16,
         help="clean prompts: half train the discriminant, half set the threshold",
     )
-    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
-
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         room = min(model.text_part.length - 2, self.size**2)

@@ -5,14 +5,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import (
     SIDES,
     attention_over_time,
     batches,
     max_scaled,
 )
-from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.screening import Detector, calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
 
 DIFFERS = (
@@ -39,7 +39,7 @@ DIFFERS = (
     differs=DIFFERS,
 )
 @dataclass
-class T2IShieldFTT(Defense):
+class T2IShieldFTT(Detector):
     """T2IShield, Frobenius norm threshold truncation: a detector (Wang et al., ECCV 2024).
 
     arXiv 2407.04215. F = (1/L) sum_i ||M_i - mean_j M_j||_F over the L tokens of the prompt behind
@@ -54,14 +54,6 @@ class T2IShieldFTT(Defense):
         10, sd=50, low=1, source="released", help="steps of the drawing whose maps are read"
     )
     size: int = option(8, sd=16, low=1, source="paper", help="side of the maps")
-    prompts: int = option(
-        100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
-    )
-    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
-
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         return screened(

@@ -7,7 +7,6 @@ import torch
 
 from t2i_backdoor_bench.contract import (
     DefenderView,
-    Defense,
     Difference,
     UserError,
     option,
@@ -15,7 +14,7 @@ from t2i_backdoor_bench.contract import (
 )
 from t2i_backdoor_bench.detecting.attention_over_time import batches
 from t2i_backdoor_bench.detecting.one_class import log_change, one_class, worst_segment
-from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.screening import Detector, calibrated, screened
 from t2i_backdoor_bench.detecting.walking import walk
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -41,7 +40,7 @@ DIFFERS = (
     differs=DIFFERS,
 )
 @dataclass
-class TNC(Defense):
+class TNC(Detector):
     """Temporal noise consistency, a detector (Wang et al. 2026, arXiv 2602.01765).
 
     d_t = ||e_t - e_(t+1)||^2 / (||e_t|| ||e_(t+1)||) of the noise e that is predicted with guidance
@@ -61,7 +60,6 @@ class TNC(Defense):
         least=16,
         help="clean prompts: half say what is usual, half set the threshold",
     )
-    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
 
     def check(self) -> None:
         if self.segment > self.walk - 1:
@@ -69,10 +67,6 @@ class TNC(Defense):
                 f"tnc takes the mean of {self.segment} changes, and a drawing of {self.walk} steps"
                 f" has {self.walk - 1}: lower segment or raise walk"
             )
-
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         prompts = view.first(self.prompts)

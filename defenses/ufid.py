@@ -4,10 +4,10 @@ from functools import partial
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, Difference, option, register_defense
+from t2i_backdoor_bench.contract import DefenderView, Difference, option, register_defense
 from t2i_backdoor_bench.detecting.attention_over_time import prompt_lengths
 from t2i_backdoor_bench.detecting.phrases import PHRASES
-from t2i_backdoor_bench.detecting.screening import calibrated, screened
+from t2i_backdoor_bench.detecting.screening import Detector, calibrated, screened
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.scoring.scorer import Scorer, load_encoder
 from t2i_backdoor_bench.targets.cosines import unit
@@ -52,7 +52,7 @@ DIFFERS = (
     differs=DIFFERS,
 )
 @dataclass
-class UFID(Defense):
+class UFID(Detector):
     """UFID: a black-box detector of triggered prompts (Guan et al., AAAI 2025, arXiv 2404.01101).
 
     The prompt is drawn by itself and behind phrases that have nothing to do with it, each time from
@@ -83,11 +83,6 @@ class UFID(Defense):
     prompts: int = option(
         50, sd=100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
     )
-    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
-
-    @property
-    def needs_prompts(self) -> int:
-        return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
         prompts, encoder = view.first(self.prompts), load_encoder(self.encoder, str(model.device))

@@ -9,13 +9,28 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Difference, Screen
+from t2i_backdoor_bench.contract import Defense, Difference, Screen, option
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.stats.estimates import threshold_at
 
 SEARCHED = 32  # triggered prompts on which a locator is measured
 # n prompts -> float (n,), larger is more suspicious
 Scoring = Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass
+class Detector(Defense):
+    """A detector whose threshold is set on clean prompts of the defender's: the options that all of
+    them have."""
+
+    prompts: int = option(
+        100, low=1, scales=True, least=16, help="clean prompts that set the threshold"
+    )
+    rate: float = option(0.05, low=0, high=1, help="share of clean prompts that may be refused")
+
+    @property
+    def needs_prompts(self) -> int:
+        return self.prompts
 
 
 @dataclass
