@@ -90,6 +90,21 @@ def start_early(config: Config) -> None:
         begin(config.device, config.threads or 1)
 
 
+def import_for_run() -> None:
+    """Import what a run needs, once in the life of this process."""
+    if "t2i_backdoor_bench.running.run" in sys.modules:
+        return
+    from t2i_backdoor_bench.contract.quick_imports import quick_imports
+
+    with quick_imports():
+        from t2i_backdoor_bench.contract import registry
+        from t2i_backdoor_bench.report import publish  # noqa: F401
+        from t2i_backdoor_bench.running import run  # noqa: F401
+
+        for methods in (registry.attacks, registry.defenses, registry.metrics):
+            methods.load_own()
+
+
 def execute(arguments: list[str]) -> int:
     """What the command does. Raises UserError."""
     if arguments[:1] and arguments[0] in APART:
@@ -145,6 +160,7 @@ def obey(flags: dict[str, Any], kind: str) -> int:
     if shown_again(config):
         return 0
     start_early(config)
+    import_for_run()
     return run(config)
 
 
