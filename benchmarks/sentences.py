@@ -24,7 +24,7 @@ def compared(one: str, other: str, found: Difference | None) -> str:
 
 
 def points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # no "-0.0"
 
 
 def difference_text(found: Difference | None) -> str:
