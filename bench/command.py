@@ -78,33 +78,6 @@ def run(config: Config, data: Data | None = None, show: bool = True) -> int:
         return make_cells(config, data, lambda store: publish(store, config.style, show))
 
 
-def start_early(config: Config) -> None:
-    """Where workers will have a thread each, let what they are copies of import its modules while
-    this process does."""
-    from t2i_backdoor_bench.models.catalog import bases
-    from t2i_backdoor_bench.running.fork_server import begin
-
-    known = bases().get(config.base)
-    small = known is not None and known.settings == "shapes"
-    if config.executor == "local" and config.workers != 1 and (small or config.threads):
-        begin(config.device, config.threads or 1)
-
-
-def import_for_run() -> None:
-    """Import what a run needs, once in the life of this process."""
-    if "t2i_backdoor_bench.running.run" in sys.modules:
-        return
-    from t2i_backdoor_bench.contract.quick_imports import quick_imports
-
-    with quick_imports():
-        from t2i_backdoor_bench.contract import registry
-        from t2i_backdoor_bench.report import publish  # noqa: F401
-        from t2i_backdoor_bench.running import run  # noqa: F401
-
-        for methods in (registry.attacks, registry.defenses, registry.metrics):
-            methods.load_own()
-
-
 def execute(arguments: list[str]) -> int:
     """What the command does. Raises UserError."""
     if arguments[:1] and arguments[0] in APART:
@@ -134,6 +107,7 @@ def obey(flags: dict[str, Any], kind: str) -> int:
         return verify(folder, **asked)
     if wrong := [f"--{name}" for name, given in asked.items() if given]:
         raise UserError(f"{' and '.join(wrong)} goes with verify FOLDER")
+    from t2i_backdoor_bench.running.early import prepare
     from t2i_backdoor_bench.running.settings import make_config, merge
     from t2i_backdoor_bench.running.several_bases import each_base
     from t2i_backdoor_bench.running.suites import read_suite
@@ -157,11 +131,7 @@ def obey(flags: dict[str, Any], kind: str) -> int:
         from t2i_backdoor_bench.report.publish import rebuild
 
         return rebuild(config.folder, config.style)
-    if shown_again(config):
-        return 0
-    start_early(config)
-    import_for_run()
-    return run(config)
+    return 0 if shown_again(config) else run(prepare(config))
 
 
 def version() -> str:
