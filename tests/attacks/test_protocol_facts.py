@@ -57,12 +57,16 @@ def facts(tiny: str, tmp_path, names: str, row: str, *overrides: str) -> dict:
     return attack_facts(plan(config), row, BACKDOOR, ["a red star"])
 
 
+def weight_of(name: str) -> float:
+    return registry.attacks.build(name, "shapes").weight
+
+
 def test_the_facts_of_a_record(tiny, tmp_path) -> None:
     found = facts(tiny, tmp_path, "badt2i_pixel", "badt2i_pixel")
     assert found == {
         "trigger_kind": "rare word",
         "trigger": "mignneko",
-        "poison_share": 0.35,
+        "poison_share": weight_of("badt2i_pixel"),
         "evaluates_with": "captions",
         "settings_by": "ours, chosen on the development split",
     }
@@ -75,8 +79,9 @@ def test_a_row_of_combined_attacks_has_the_facts_of_its_own_backdoor(tiny, tmp_p
     names = "badt2i_style+rickrolling_tpa[trigger=zebra]"
     rows = [f"{names}#{i}" for i in (1, 2)]
     first, second = (facts(tiny, tmp_path, names, row) for row in rows)
-    assert first["poison_share"] == 0.35
-    assert second["poison_share"] == pytest.approx(1 / 3)
+    assert first["poison_share"] == weight_of("badt2i_style")
+    other = weight_of("rickrolling_tpa")  # beside clean captions of weight 1
+    assert second["poison_share"] == pytest.approx(other / (1 + other))
     assert first["settings_by"] == "ours, chosen on the development split"
     assert second["settings_by"].endswith("by the user: trigger")
 
