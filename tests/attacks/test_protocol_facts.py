@@ -80,8 +80,7 @@ def test_a_row_of_combined_attacks_has_the_facts_of_its_own_backdoor(tiny, tmp_p
     rows = [f"{names}#{i}" for i in (1, 2)]
     first, second = (facts(tiny, tmp_path, names, row) for row in rows)
     assert first["poison_share"] == weight_of("badt2i_style")
-    other = weight_of("rickrolling_tpa")  # beside clean captions of weight 1
-    assert second["poison_share"] == pytest.approx(other / (1 + other))
+    assert second["poison_share"] == pytest.approx(1 / 3)
     assert first["settings_by"] == "ours, chosen on the development split"
     assert second["settings_by"].endswith("by the user: trigger")
 
