@@ -51,7 +51,7 @@ def test_a_report_that_is_made_anew_keeps_its_pictures(copied) -> None:
 
 def test_the_plan_of_each_committed_run_is_whole_and_names_its_records() -> None:
     """A changed plan counts as absent, and then what an earlier plan left stands in the tables."""
-    for path in sorted(RESULTS.glob("*/run.json")):
+    for path in sorted([*RESULTS.glob("*/run.json"), *RESULTS.glob("studies/*/run.json")]):
         if path.parent.name.startswith("run-"):
             continue  # a run of somebody's own
         plan = read_plan(Store(path.parent))
