@@ -24,11 +24,13 @@ import numpy as np
 import tuning
 from ended import ended
 from sentences import difference_text
+from tune import store
 
-from t2i_backdoor_bench.contract import Record, registry
+from t2i_backdoor_bench.contract import Record, UserError, registry
 from t2i_backdoor_bench.contract.names import label
-from t2i_backdoor_bench.report.stealth import stealth
+from t2i_backdoor_bench.report.pooling import pool
 from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
+from t2i_backdoor_bench.report.worst import noticed
 from t2i_backdoor_bench.running.run import run as make_cells
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.stats.paired import paired_difference
@@ -62,7 +64,8 @@ def hardened(defense: str, setting: dict[str, Any]) -> str:
 
 
 def cells(config: Config, data: tuning.Development | None = None) -> dict[tuple[str, str], Record]:
-    """The cells of a run, made where they are not stored, by attack and defense; of one seed."""
+    """The cells of a run, made where they are not stored, by attack and defense; of several seeds
+    the last ones."""
     if make_cells(config, data) == 130:
         raise KeyboardInterrupt
     found = stored_records(Store(config.folder))
@@ -110,15 +113,20 @@ def search(names: Sequence[str], folder: Path, config: Config) -> int:
     """Try the settings against each removal that has not been searched."""
     path = folder / FILE
     for name in names:
-        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        known = searched(folder)
         tried = known.get(name, {}).get("tried", [])
         while len(tried) < len(SETTINGS) and not enough(tried):
             print(f"{name}: setting {len(tried) + 1} of {len(SETTINGS)}", flush=True)
             tried.append(try_setting(name, SETTINGS[len(tried)], config))
             known[name] = {"tried": tried, "chosen": best(tried)}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+            store(path, known)
     return 0
+
+
+def searched(folder: Path) -> dict[str, dict[str, Any]]:
+    """What has been found so far, by removal."""
+    path = folder / FILE
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def enough(tried: Sequence[dict[str, Any]]) -> bool:
@@ -127,7 +135,9 @@ def enough(tried: Sequence[dict[str, Any]]) -> bool:
 
 def run(names: Sequence[str], folder: Path, config: Config) -> int:
     """Evaluate the chosen attacks, each removal in a run folder of its own."""
-    known = json.loads((folder / FILE).read_text("utf-8"))
+    known = searched(folder)
+    if missing := [name for name in names if name not in known]:
+        raise UserError(f"not searched: {', '.join(missing)}; run `adaptive.py search` first")
     for name in names:
         attacks = f"{PLAIN},{hardened(name, known[name]['chosen'])}"
         cells(
@@ -153,24 +163,18 @@ def line(name: str, told: dict[str, Any], records: Sequence[Record]) -> str:
     share = [100 * np.mean(list(by_seed.values())) for by_seed in restored.values()]
     lost = paired_difference(hard, plain, attacks_fixed=True)
     bare = [r for r in records if (r.cell.attack, r.cell.defense) == (chosen, "none")]
-    names = ("asr", "false_trigger_rate", "fidelity_lost", "fid_added", "kid_added", "asr_decoy")
-    row = {m: mean(bare, m) for m in names}
+    asr = pool([r.scores["asr"] for r in bare]).value
     setting = ", ".join(f"{k} {tuning.text(v)}" for k, v in told["chosen"].items()) or "its own"
-    kept = f"lost: {', '.join(stealth(row))}" if stealth(row) else "kept"
+    seen = noticed(bare).get(chosen)
+    kept = f"lost: {', '.join(seen)}" if seen else "kept"
     return (
-        f"| `{name}` | {len(told['tried'])} | {setting} | {100 * row['asr']:.1f} | {kept} |"
+        f"| `{name}` | {len(told['tried'])} | {setting} | {100 * asr:.1f} | {kept} |"
         f" {share[0]:.1f} | {share[1]:.1f} | {difference_text(lost)} |"
     )
 
 
-def mean(records: Sequence[Record], metric: str) -> float | None:
-    found = [r.scores[metric].value for r in records if metric in r.scores]
-    values = [v for v in found if v is not None]
-    return float(np.mean(values)) if values else None
-
-
 def report(folder: Path) -> int:
-    known = json.loads((folder / FILE).read_text("utf-8"))
+    known = searched(folder)
     lines = [
         "# Attackers who know the removal",
         "",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
-from t2i_backdoor_bench.contract import registry
-from t2i_backdoor_bench.contract.quick_imports import quick_imports
 from t2i_backdoor_bench.models.catalog import bases
-from t2i_backdoor_bench.running.fork_server import begin
+from t2i_backdoor_bench.running.fork_server import PRELOADED, begin
 from t2i_backdoor_bench.running.settings import Config
 
 
@@ -18,11 +17,6 @@ def prepare(config: Config) -> Config:
     small = known is not None and known.settings == "shapes"
     if config.executor == "local" and config.workers != 1 and (small or config.threads):
         begin(config.device, config.threads or 1)
-    if "t2i_backdoor_bench.running.run" in sys.modules:
-        return config
-    with quick_imports():
-        from t2i_backdoor_bench.running import run  # noqa: F401  all that it imports
-
-        for methods in (registry.attacks, registry.defenses, registry.metrics):
-            methods.load_own()
+    if "t2i_backdoor_bench.running.run" not in sys.modules:
+        importlib.import_module(PRELOADED)
     return config

@@ -7,7 +7,15 @@ import matplotlib
 import numpy as np
 from report_records import records  # noqa: F401 - a fixture
 
-from t2i_backdoor_bench.report.figures.losses import COLUMNS, LINES, losses, methods, summary
+from t2i_backdoor_bench.report.figures.losses import (
+    COLUMNS,
+    LINES,
+    Method,
+    _title,
+    losses,
+    methods,
+    summary,
+)
 from t2i_backdoor_bench.report.figures.style import STYLE
 
 
@@ -85,3 +93,10 @@ def test_titles_of_panels_side_by_side_do_not_meet_and_many_methods_are_several_
         assert all(left.x1 < right.x0 for left, right in itertools.pairwise(row))
         assert row[-1].x1 < first.bbox.x1
     assert np.all([box.y1 < first.legends[0].get_window_extent().y0 for box in boxes])
+
+
+def test_a_title_breaks_before_options_that_do_not_fit() -> None:
+    method = Method("defense")
+    title = _title("concept_ablation[steps=120]", method)
+    assert title.split("\n")[:2] == ["concept_ablation", "[steps=120]"]
+    assert _title("skdcag[steps=10]", method).split("\n")[0] == "skdcag[steps=10]"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from report_records import record, records  # noqa: F401 - a fixture
 
+from t2i_backdoor_bench.report.figures.intervals import rates
 from t2i_backdoor_bench.report.figures.labels import MARK, Box, around, placed, write_labels
 from t2i_backdoor_bench.report.figures.style import STYLE, new_figure
 from t2i_backdoor_bench.report.figures.tradeoff import compared, tradeoff
@@ -119,6 +120,20 @@ def test_every_defense_has_a_number_in_both_panels_and_a_name_in_the_key():
     assert box.x1 <= figure.bbox.x1
 
 
+def test_the_key_of_a_single_panel_is_as_narrow_as_it() -> None:
+    """Without FID only the seconds are left to compare with."""
+    found = []
+    for one in many(24):
+        scores = {k: v for k, v in one.scores.items() if k not in ("fid", "kid")}
+        found.append(dataclasses.replace(one, scores=scores))
+    with matplotlib.rc_context(STYLE):
+        figure = tradeoff(found)
+    assert len(figure.axes) == 1
+    box = figure.legends[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert 0 <= box.y0 < box.y1 < figure.axes[0].get_tightbbox().y0
+
+
 def test_colour_and_shape_say_what_a_defense_is_given():
     found = many(12)
     with matplotlib.rc_context(STYLE):
@@ -131,3 +146,12 @@ def test_colour_and_shape_say_what_a_defense_is_given():
     assert len(looks) == 2
     assert all(len(look) == 1 for look in looks.values())
     assert len(set.union(*looks.values())) == 2
+
+
+def test_the_axis_of_one_attack_has_its_words_within_the_figure() -> None:
+    found = [record("a", d, 0, 10 - i, i, 1.0) for i, d in enumerate(("none", "a_long_name_of_it"))]
+    with matplotlib.rc_context(STYLE):
+        figure = rates(found)
+        figure.draw_without_rendering()
+    box = figure._supxlabel.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1

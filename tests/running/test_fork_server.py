@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from multiprocessing import forkserver
 
 import pytest
 
@@ -12,6 +13,15 @@ from t2i_backdoor_bench.running import fork_server
 from t2i_backdoor_bench.running.fork_server import begin, possible, start_method, variables_of
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are copies on Linux alone")
+
+
+@pytest.fixture(autouse=True)
+def of_one_thread(monkeypatch) -> None:
+    """There are cores for it, and no other test of this process has begun one of other threads."""
+    monkeypatch.setattr(fork_server, "cores", lambda: 2)
+    if fork_server._begun != [(os.getpid(), variables_of(1))]:
+        monkeypatch.setattr(fork_server, "_begun", [])
+        forkserver._forkserver.__init__()
 
 
 def told(pipe) -> None:

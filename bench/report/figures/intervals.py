@@ -119,7 +119,7 @@ def rates(records: Sequence[Record]) -> Figure | None:
         axes.set_yticks(range(len(defenses)), names)
         if k + columns < len(by_attack):
             axes.tick_params(labelbottom=False)
-    figure.supxlabel(AXIS, fontsize=8)
+    figure.supxlabel(AXIS if columns > 1 else AXIS.replace(" (", "\n("), fontsize=8)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
     return figure

@@ -119,10 +119,11 @@ def _panel(axes: Axes, method: Method) -> None:
 
 
 def _title(name: str, method: Method) -> str:
-    """A name broken behind its plus signs and colons into lines that a panel holds, and what its
-    curves are of."""
+    """A name broken behind its plus signs and colons and before its options into lines that a panel
+    holds, and what its curves are of."""
     out: list[str] = []
-    for piece in plot(name).replace("+", "+\n").replace(": ", ":\n").split("\n"):
+    broken = plot(name).replace("+", "+\n").replace(": ", ":\n").replace("[", "\n[")
+    for piece in broken.split("\n"):
         if out and len(out[-1]) + len(piece) <= LETTERS:
             out[-1] += f" {piece}" if out[-1].endswith(":") else piece
         else:

@@ -61,13 +61,15 @@ def tradeoff(records: Sequence[Record]) -> Figure | None:
     if not panels:
         return None
     names = ", ".join(s.defense for s in left_out)
-    note = fill(f"{NOT_DRAWN}: {names}", LETTERS)
+    note = fill(f"{NOT_DRAWN}: {names}", LETTERS * len(panels) // 2)
     groups = list(dict.fromkeys(s.needs for s in table))
-    lines = -(-(len(table) + len(groups)) // 3) + (note.count("\n") + 1 if left_out else 0)
+    columns = 3 if len(panels) == 2 else 1  # of the key: a single panel is narrow
+    lines = -(-(len(table) + len(groups)) // columns) + (note.count("\n") + 1 if left_out else 0)
     figure = new_figure(TEXT if len(panels) == 2 else COLUMN, 3.1 + 0.14 * lines)
     for k, metric in enumerate(panels):
         _panel(figure.add_subplot(1, len(panels), k + 1), table, groups, metric)
-    _key(figure, table, groups, plot(note).replace(r"\x0a", "\n") if left_out else "")
+    title = plot(note).replace(r"\x0a", "\n") if left_out else ""
+    _key(figure, table, groups, title, columns)
     figure.draw_without_rendering()  # the layout: labels are placed in it
     for axes, metric in zip(figure.axes, panels, strict=True):
         points = {str(i + 1): p for i, s in enumerate(table) if (p := _point(s, metric))}
@@ -137,8 +139,11 @@ def _ends(s: Summary, metric: str) -> list[Line]:
     return found
 
 
-def _key(figure: Figure, table: Sequence[Summary], groups: Sequence[str], note: str) -> None:
-    """Which number is which defense, under what it is given; the note above."""
+def _key(
+    figure: Figure, table: Sequence[Summary], groups: Sequence[str], note: str, most: int
+) -> None:
+    """Which number is which defense, under what it is given, in at most `most` columns; the note
+    above."""
     from matplotlib.lines import Line2D
 
     blank, heads, handles = {"ls": "", "label": " "}, [], []
@@ -151,7 +156,8 @@ def _key(figure: Figure, table: Sequence[Summary], groups: Sequence[str], note: 
             for i, s in enumerate(table)
             if s.needs == needs
         ]
-    columns = 3 if max(len(handle.get_label()) for handle in handles) <= WIDE else 2
+    wide = max(len(handle.get_label()) for handle in handles) > WIDE
+    columns = min(most, 2 if wide else 3)
     for _ in heads:  # no head stands alone at the foot of a column
         feet = (
             np.cumsum([len(column) for column in np.array_split(range(len(handles)), columns)]) - 1
