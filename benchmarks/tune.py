@@ -3,7 +3,7 @@
     python benchmarks/tune.py run                         # hours; a killed search resumes
     python benchmarks/tune.py run --methods skdcag,skd    # of these alone
     python benchmarks/tune.py again --methods skdcag      # on the last attack, which has changed
-    python benchmarks/tune.py lengths                     # after `run`: how long attacks train
+    python benchmarks/tune.py lengths                     # after `run`: how long methods train
     python benchmarks/tune.py report                      # results/tuning/README.md
     python benchmarks/tune.py report --apply defense      # ... and in the package's tuned.json
 
@@ -13,13 +13,15 @@ ones; an attack with such a trigger and target of its own. The chosen setting ha
 objective of those that keep clean pictures: for a defense the mean restored share, for an attack
 ASR less the rate of decoys. All 20 settings of a defense are tried on the first attack, the best
 half of them on the second, and the best quarter on the third (successive halving). A setting that
-has lost clean pictures on one attack is not tried on the next: it cannot be chosen. A defense
-trains half of the steps that it declares for the embedded base, and keeps these as its default
-there (half_steps.py compares both). An attack trains a quarter of its steps in its search. With the
-chosen setting it then trains a quarter, half and all of them, until it takes hold: until it
-succeeds on 90 % of 32 prompts of the development split. Those steps are its default on the embedded
-base; all of them, where it never does. Rows that are there to be compared with another in one
-choice have the settings of that one (`tuning.LIKE`).
+has lost clean pictures on one attack is not tried on the next: it cannot be chosen.
+
+In its search a defense trains half of the steps that it declares for the embedded base, an attack a
+quarter. How long they train with the chosen setting is found behind the search, and is their
+default there. A defense trains an eighth, a quarter and half of its steps against the same three
+attacks: the least with which it restores at most 2 points less than with half, and keeps clean
+pictures. An attack trains a quarter, half and all of them until it takes hold: until it succeeds on
+90 % of 32 prompts of the development split; all of them, where it never does. Rows that are there
+to be compared with another in one choice have the settings of that one (`tuning.LIKE`).
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from tuning import (
     LEFT,
     LENGTH,
     LENGTHS,
+    LESS,
     LIKE,
     METRICS,
     SETTINGS,
@@ -161,10 +164,13 @@ def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
     return [tuning.of_attack(found[name, "none"]) for name in names]
 
 
-def length(entry: Entry, options: dict[str, Any], folder: Path, **machine: Any) -> dict[str, Any]:
+def attack_length(
+    entry: Entry, options: dict[str, Any], folder: Path, **machine: Any
+) -> dict[str, Any]:
     """The least share of its steps with which an attack takes hold (all of them, where it does with
     none), and what each share reached that was tried."""
-    shares = LENGTHS if tuning.shortened(entry, 1.0) else LENGTHS[-1:]
+    every = LENGTHS["attack"]
+    shares = every if tuning.shortened(entry, 1.0) else every[-1:]
     reached: dict[str, dict[str, Any]] = {}
     for share in shares:
         name = tuning.variant(entry, options | tuning.shortened(entry, share))
@@ -176,15 +182,36 @@ def length(entry: Entry, options: dict[str, Any], folder: Path, **machine: Any) 
     return {"share": share, "reached": reached}
 
 
+def defense_length(
+    entry: Entry, options: dict[str, Any], folder: Path, **machine: Any
+) -> dict[str, Any]:
+    """The least share of its steps with which a defense restores about what it does with those of
+    its search, and what each share reached."""
+    shares = LENGTHS["defense"]
+    names = {s: tuning.variant(entry, options | tuning.steps(entry, s)) for s in shares}
+    cells: dict[float, list[tuple[Record, Record]]] = {share: [] for share in shares}
+    for attack in DEFENDED:
+        found = try_on(attack, list(names.values()), folder, **machine)
+        for share, name in names.items():
+            cells[share].append(found[name])
+    tried = {share: tuning.of_defense(pairs) for share, pairs in cells.items()}
+    enough = tried[shares[-1]].score - LESS
+    share = next((s for s, t in tried.items() if t.kept and t.score >= enough), shares[-1])
+    return {"share": share, "reached": {f"{s:g}": vars(t) for s, t in tried.items()}}
+
+
 def lengths(names: Sequence[str], folder: Path, work: Path, **machine: Any) -> int:
-    """Find how long the attacks train that have been searched, where it is not known."""
+    """Find how long the methods train that have been searched, where it is not known."""
+    length = {"attack": attack_length, "defense": defense_length}
     for kind, entry in tuned_methods(names):
         path = folder / f"{kind}-{entry.name}.json"
         found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        if kind != "attack" or found.get("chosen") is None or "length" in found:
+        if found.get("chosen") is None or "length" in found:
             continue
-        print(f"attack {entry.name}: how long it trains until it takes hold", flush=True)
-        store(path, found | {"length": length(entry, found["options"], work, **machine)})
+        if kind == "defense" and tuning.keeps_steps(entry):
+            continue
+        print(f"{kind} {entry.name}: how long it trains", flush=True)
+        store(path, found | {"length": length[kind](entry, found["options"], work, **machine)})
     return 0
 
 

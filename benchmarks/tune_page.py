@@ -52,8 +52,7 @@ def report(folder: Path, apply: Sequence[str]) -> int:
         "",
         "Written by `python benchmarks/tune.py report` from the records beside it, which"
         " `python benchmarks/tune.py run` made. How it is done, and why: the first lines of"
-        " [tune.py](../../benchmarks/tune.py). Defenses keep the steps of the search: half of those"
-        " that they declare, [compared with all of them](half-steps.md).",
+        " [tune.py](../../benchmarks/tune.py).",
         "",
         *tried_again(searches),
         *not_applied(searches, apply),
@@ -72,7 +71,7 @@ def report(folder: Path, apply: Sequence[str]) -> int:
             f"| `{found['method']}` | {found['kind']} | {len(results)} | {len(kept)} | {best} |"
             f" {spread} | {options} |"
         )
-    lines += lengths(searches)
+    lines += attack_lengths(searches) + defense_lengths(searches)
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
     if apply:
         defaults = json.loads(APPLIED.read_text("utf-8"))
@@ -81,12 +80,12 @@ def report(folder: Path, apply: Sequence[str]) -> int:
     return 0
 
 
-def lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
+def attack_lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
     """How long attacks train, as lines of the page."""
-    found = [s for s in searches if "length" in s]
+    found = [s for s in searches if s["kind"] == "attack" and "length" in s]
     if not found:
         return []
-    shares = [f"{share:g}" for share in tuning.LENGTHS]
+    shares = [f"{share:g}" for share in tuning.LENGTHS["attack"]]
     lines = [
         "",
         "## How long attacks train",
@@ -108,13 +107,44 @@ def lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def defense_lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
+    """How long defenses train, as lines of the page."""
+    found = [s for s in searches if s["kind"] == "defense" and "length" in s]
+    if not found:
+        return []
+    shares = [f"{share:g}" for share in tuning.LENGTHS["defense"]]
+    lines = [
+        "",
+        "## How long defenses train",
+        "",
+        "`python benchmarks/tune.py lengths`: with its chosen setting a defense trains an eighth, a"
+        " quarter and half of the steps that it declares, against the three attacks of the search,"
+        " 32 prompts each. Its default is the least with which it restores at most"
+        f" {100 * tuning.LESS:.0f} points less, in the mean, than with half, and keeps clean"
+        " pictures. [The study of training steps](../README.md#studies) tries up to all of them"
+        " for four defenses.",
+        "",
+        "| defense | an eighth, restored % | a quarter, restored % | half, restored % | steps |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for s in found:
+        reached = [s["length"]["reached"][share] for share in shares]
+        cells = [f"{100 * t['score']:.1f}" + ("" if t["kept"] else " (loses)") for t in reached]
+        entry = KINDS["defense"].get(s["method"])
+        steps = tuning.steps(entry, s["length"]["share"])["steps"]
+        lines.append(f"| `{s['method']}` | {' | '.join(cells)} | {steps} |")
+    if any("(loses)" in line for line in lines):
+        lines += ["", "*loses*: clean pictures lose more than the margin of the search."]
+    return lines
+
+
 def defaults_of(kind: str, searches: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What the package keeps of the searches of a kind, by the name of a method."""
     found: dict[str, dict[str, Any]] = {}
     for s in (s for s in searches if s["kind"] == kind):
         like = [name for name, other in LIKE.items() if other == s["method"]]
         for name in (s["method"], *like):
-            share = s.get("length", {}).get("share", 1.0)
+            share = s.get("length", {}).get("share")
             options = tuning.applied(kind, KINDS[kind].get(name), s["options"], share)
             found[name] = {"settings": len(s["tried"]), "options": options}
     return found

@@ -31,8 +31,10 @@ SIZE = Scale(
 )
 # An attack trains anew for each of its settings: a quarter of its training and 16 prompts.
 SIZE_OF = {"defense": SIZE, "attack": replace(SIZE.resized(16), training=0.25, decoys=4)}
-# How much of its steps an attack trains with its chosen setting: tried until it takes hold
-LENGTHS = (0.25, 0.5, 1.0)
+# How much of its steps a method trains with its chosen setting: an attack until it takes hold, a
+# defense the least with which it restores at most `LESS` below what the last share restores
+LENGTHS = {"attack": (0.25, 0.5, 1.0), "defense": (0.125, 0.25, SIZE.training)}
+LESS = 0.02
 LENGTH = replace(SIZE, training=1.0)  # all of its pictures, and more prompts than in its search
 # Rows that are there to be compared with another in one choice, and so have its settings.
 LIKE = {
@@ -120,15 +122,13 @@ def whole(entry: Entry) -> dict[str, str]:
     return {n: text(declared[n]) for n, o in known.items() if o.scales is True or o.tune}
 
 
-def steps(entry: Entry) -> dict[str, str]:
-    """The steps that a defense trains in the search: a share of those that it declares, also where
-    an earlier search has made that share its default."""
+def steps(entry: Entry, share: float = SIZE.training) -> dict[str, str]:
+    """The steps that a defense trains: a share of those that it declares for the embedded base,
+    whatever was applied of an earlier search; without another share that of the search."""
     known = options_of(entry.cls)
     if "steps" not in known or known["steps"][1].scales is not True:
         return {}
-    if (kept := tuned("defense", entry.name).options.get("steps")) is not None:
-        return {"steps": str(kept)}
-    return {"steps": str(round(SIZE_OF["defense"].training * declared_steps(entry)))}
+    return {"steps": str(round(share * declared_steps(entry)))}
 
 
 def shortened(entry: Entry, share: float) -> dict[str, int]:
@@ -148,7 +148,14 @@ def quarter(entry: Entry) -> dict[str, str]:
 
 
 def declared_steps(entry: Entry) -> int:
-    return (family_defaults(entry.cls, EMBEDDED) | entry.preset | entry.tuned)["steps"]
+    return (family_defaults(entry.cls, EMBEDDED) | entry.preset | entry.declared)["steps"]
+
+
+def keeps_steps(entry: Entry) -> bool:
+    """A defense's row that declares steps of its own for the embedded base keeps them; so does a
+    defense that trains none."""
+    own = bool(steps(entry)) and declared_steps(entry)
+    return not own or own != family_defaults(entry.cls, EMBEDDED)["steps"]
 
 
 def same_settings(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,20 +164,18 @@ def same_settings(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def applied(
-    kind: str, entry: Entry, found: Mapping[str, Any], share: float = 1.0
+    kind: str, entry: Entry, found: Mapping[str, Any], share: float | None
 ) -> dict[str, Any]:
-    """The defaults on the embedded base that follow from a search: what it chose, and the steps: of
-    an attack the `share` with which it took hold; of a defense those that it trained in the search,
-    which half_steps.py compares with all of them. A row that declares steps of its own there keeps
-    them."""
+    """The defaults on the embedded base that follow from a search: what it chose, and the `share`
+    of its steps (None: not measured, so that an attack keeps all of them and a defense those of its
+    search). A row that declares steps of its own there keeps them."""
     if kind == "attack":
-        return same_settings(entry, found) | (shortened(entry, share) if share < 1 else {})
-    trained = {n: int(v) for n, v in steps(entry).items()}
-    kept = "steps" in tuned(kind, entry.name).options
-    if trained and not kept:
-        own = declared_steps(entry) != family_defaults(entry.cls, EMBEDDED)["steps"]
-        trained = {} if own else trained
-    return same_settings(entry, found) | trained
+        shorter = shortened(entry, share) if share is not None and share < 1 else {}
+    elif keeps_steps(entry):
+        shorter = {}
+    else:
+        shorter = {n: int(v) for n, v in steps(entry, share or SIZE.training).items()}
+    return same_settings(entry, found) | shorter
 
 
 def variant(entry: Entry, setting: Mapping[str, Any]) -> str:

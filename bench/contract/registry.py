@@ -47,6 +47,7 @@ class Entry:
     groups: tuple[str, ...] = ()
     preset: dict[str, Any] = field(default_factory=dict)  # option values that this name fixes
     tuned: dict[str, Any] = field(default_factory=dict)  # its own defaults on the embedded base
+    declared: dict[str, Any] = field(default_factory=dict)  # those before the search of settings
     tried: int = 0  # of how many settings these were chosen (`contract.tuned`)
     version: int = 0  # a part of the keys of cells; 0: no part
     paper: str = ""  # keys of contract/references.bib, or a BibTeX entry
@@ -150,7 +151,8 @@ class Registry:
                 )
             chosen = tuned(self.kind, name) if cls.__module__.startswith(self.package) else Tuned()
             entry = Entry(name, cls, tuple(groups), **facts, tried=chosen.settings)
-            self.entries[name] = replace(entry, tuned={**entry.tuned, **chosen.options})
+            defaults = {**entry.tuned, **chosen.options}
+            self.entries[name] = replace(entry, tuned=defaults, declared=entry.tuned)
             return cls
 
         return add

@@ -242,31 +242,28 @@ def test_what_is_applied_is_what_the_committed_search_chose() -> None:
             searched = tuning.LIKE.get(name, name)
             (found,) = (s for s in searches if (s["kind"], s["method"]) == (kind, searched))
             entry = tune.KINDS[kind].get(name)
-            share = found.get("length", {}).get("share", 1.0)
+            share = found.get("length", {}).get("share")
             options = tuning.applied(kind, entry, found["options"], share)
             assert values == {"settings": len(found["tried"]), "options": options}
             assert entry.tried == values["settings"]
             assert values["options"].items() <= entry.tuned.items()
 
 
-def test_a_defense_trains_the_steps_of_the_search_whatever_was_applied(monkeypatch) -> None:
+def test_a_defense_trains_a_share_of_what_it_declares_whatever_was_applied(monkeypatch) -> None:
     known = registry.defenses
     known.load()
     declared = known.get("skdcag").cls.__dataclass_fields__["steps"].default
     half = {"steps": str(round(declared / 2))}
     assert tuning.steps(known.get("skd")) == tuning.steps(known.get("skdcag")) == half
-    assert tuning.applied("defense", known.get("skd"), {"lr": 0.1}) == {
-        "lr": 0.1,
-        "steps": int(half["steps"]),
-    }
-    monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned(20, {"steps": 7}))
-    changed = replace(known.get("skd"), tuned={"steps": 7})
-    assert tuning.steps(changed) == {"steps": "7"}, "what was applied is what was searched"
-    assert tuning.applied("defense", changed, {}) == {"steps": 7}
-    monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned())
+    applied = replace(known.get("skd"), tuned={"steps": 7})
+    assert tuning.steps(applied) == half
+    for share, steps in ((None, declared / 2), (0.5, declared / 2), (0.125, declared / 8)):
+        found = tuning.applied("defense", applied, {"lr": 0.1}, share)
+        assert found == {"lr": 0.1, "steps": round(steps)}
     own = known.get("skdcag_paper")
-    assert tuning.steps(own) == {"steps": str(round(own.tuned["steps"] / 2))}
-    assert tuning.applied("defense", own, {"lr": 0.1}) == {"lr": 0.1}, "it keeps its own"
+    assert tuning.steps(own) == {"steps": str(round(own.declared["steps"] / 2))}
+    assert tuning.applied("defense", own, {"lr": 0.1}, 0.125) == {"lr": 0.1}, "it keeps its own"
+    assert tuning.keeps_steps(known.get("uce")), "it trains none"
     assert tuning.steps(known.get("uce")) == {}
 
 

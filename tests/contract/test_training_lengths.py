@@ -1,8 +1,9 @@
-"""How long attacks train: until they take hold."""
+"""How long methods train: attacks until they take hold, defenses until they restore."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import tune
@@ -54,3 +55,38 @@ def test_the_search_of_an_attack_trains_a_quarter_whatever_was_applied(monkeypat
     assert tuning.quarter(entry) == {}, "the scale makes it"
     monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned(20, {"steps": 7}))
     assert tuning.quarter(entry) == {"steps": "100", "text_steps": "38"}
+
+
+@pytest.mark.parametrize(
+    ("restored", "fidelity", "share"),
+    [
+        ((0.9, 0.95, 0.9), (0.98, 0.98, 0.98), 0.125),
+        ((0.87, 0.89, 0.9), (0.98, 0.98, 0.98), 0.25),
+        ((0.87, 0.87, 0.9), (0.98, 0.98, 0.98), 0.5),
+        ((0.9, 0.9, 0.9), (0.9, 0.98, 0.98), 0.25),
+    ],
+    ids=["an eighth restores as much", "a quarter", "neither", "an eighth loses clean pictures"],
+)
+def test_a_defense_trains_the_least_that_restores_about_as_much(
+    restored, fidelity, share, monkeypatch, tmp_path
+) -> None:
+    registry.defenses.load()
+    entry = replace(registry.defenses.get("skd"), tuned={"steps": 7})
+    steps = [int(tuning.steps(entry, s)["steps"]) for s in tuning.LENGTHS["defense"]]
+    names = [f"skd[lr=0.1,steps={n}]" for n in steps]
+
+    def measured(kind, attacks, defenses, folder, **machine):
+        assert (kind, defenses) == ("defense", ["none", *names])
+        found = {"none": (0.0, 0.98)} | dict(
+            zip(names, zip(restored, fidelity, strict=True), strict=True)
+        )
+        return {
+            (attacks[0], d): cell(attacks[0], d, restoration_accuracy=r, prompt_fidelity=f)
+            for d, (r, f) in found.items()
+        }
+
+    monkeypatch.setattr(tune, "measured", measured)
+    found = tune.defense_length(entry, {"lr": 0.1}, tmp_path)
+    assert found["share"] == share
+    assert list(found["reached"]) == ["0.125", "0.25", "0.5"]
+    assert list(found["reached"]["0.5"]["measured"]) == list(tuning.DEFENDED)
