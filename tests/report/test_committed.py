@@ -4,6 +4,7 @@ made anew keep their pictures, which no samples are there to draw."""
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,14 @@ def test_the_plan_of_each_committed_run_is_whole_and_names_its_records() -> None
         plan = read_plan(Store(path.parent))
         assert plan, path
         assert len(plan["cells"]) == len(Store(path.parent).all_results()), path
+
+
+def test_committed_runs_are_packed_and_small() -> None:
+    """Records are one compressed file a folder, and all results together have at most 60 MB."""
+    asked = ["git", "ls-files", "-z", "--", str(RESULTS)]
+    told = subprocess.run(asked, capture_output=True, cwd=RESULTS, check=False).stdout.decode()
+    paths = [RESULTS / name for name in told.split("\0") if name and (RESULTS / name).exists()]
+    if not paths:
+        pytest.skip("not a clone: nothing says which results are committed")
+    assert not [p for p in paths if p.parent.name == "cells"], "run_bench.py pack FOLDER"
+    assert sum(p.stat().st_size for p in paths) <= 60e6

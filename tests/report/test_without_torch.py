@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from t2i_backdoor_bench.store.packed import PACKED, read_packed, write_packed
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = """
@@ -37,11 +38,9 @@ def run(code: str, blocked: tuple[str, ...], *words: str) -> str:
 
 
 def test_a_run_folder_is_published_without_models(tmp_path: Path) -> None:
-    source, folder = ROOT / "results" / "reference", tmp_path / "run"
+    records, folder = read_packed(ROOT / "results" / "reference" / PACKED), tmp_path / "run"
     folder.mkdir()
-    for path in sorted((source / "cells").glob("*.json"))[:6]:
-        (folder / "cells").mkdir(exist_ok=True)
-        shutil.copy(path, folder / "cells")
+    write_packed(folder / PACKED, dict(list(records.items())[:6]))
     code = (
         "from pathlib import Path\n"
         "from t2i_backdoor_bench.report.publish import rebuild\n"
