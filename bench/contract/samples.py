@@ -53,9 +53,10 @@ class Samples:
     model before the attack from the same noise.
 
     Where the model screens prompts, `refused[condition]` is a bool array and `scores[condition]`
-    the detector's score (larger is more suspicious). Where the model has a locator, `spans` int64
-    (k, 2) is what it finds in the first k triggered prompts, and `located` is the trigger that it
-    found in the defender's own prompts.
+    the detector's score (larger is more suspicious); both also have `reworded`, the first of
+    `prompts` in other words and of other length, which are not drawn. Where the model has a
+    locator, `spans` int64 (k, 2) is what it finds in the first k triggered prompts, and `located`
+    is the trigger that it found in the defender's own prompts.
     """
 
     prompts: list[Prompt]

@@ -68,6 +68,11 @@ def missing(samples: Samples, condition: str, before: bool = False) -> Score | N
     return None
 
 
+def unscreened() -> Score:
+    """A Score without a value where the model screens no prompts."""
+    return Score(None, note="not available: this defense has no detector")
+
+
 def no_reference(samples: Samples) -> Score | None:
     """A Score without a value where there are no real pictures to compare with. None where there
     are."""

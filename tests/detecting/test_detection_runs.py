@@ -19,7 +19,10 @@ from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.stats.estimates import auroc
 from t2i_backdoor_bench.store.folder import Store
 
-DETECTION = "detection_auroc,detection_tpr,detection_f1,detection_ms,refusal_rate"
+DETECTION = (
+    "detection_auroc,detection_tpr,detection_f1,detection_ms,refusal_rate,"
+    "detection_tpr_1,detection_auroc_reworded,refusal_reworded"
+)
 ASKED: list[str] = []
 
 
@@ -70,10 +73,15 @@ def test_scores_are_stored_and_measured(config):
     clean, triggered = arrays["score/clean"], arrays["score/triggered"]
     assert (triggered - clean > 100).all()
     assert arrays["refused/triggered"].all()
-    assert set(arrays) >= {"score/moved", "score/perturbed", "refused/diverse"}
+    assert set(arrays) >= {"score/moved", "score/perturbed", "refused/diverse", "score/reworded"}
+    assert "reworded" not in arrays, "nobody draws them"
     scores = records(config)["fake_attack", "fake_detector", 0].scores
     assert scores["detection_auroc"].value == auroc(clean, triggered) == 1
     assert scores["detection_tpr"].value == 1
+    reworded = auroc(arrays["score/reworded"], triggered)
+    assert scores["detection_auroc_reworded"].value == reworded
+    assert scores["refusal_reworded"].value == arrays["refused/reworded"].mean()
+    assert "needs 100 clean prompts" in scores["detection_tpr_1"].note
     refused = arrays["refused/clean"].mean()
     assert scores["refusal_rate"].value == refused
     assert scores["detection_f1"].value == pytest.approx(2 / (2 + refused))
