@@ -1,14 +1,15 @@
-"""Does a removal survive an attacker who knows it?
+"""Does a removal, a locator or a detector survive an attacker who knows it?
 
     python benchmarks/adaptive.py search            # settings, on the development split; hours
     python benchmarks/adaptive.py run               # the chosen ones on the evaluation split
     python benchmarks/adaptive.py report            # results/adaptive/README.md
 
-For every ranked removal `badt2i_object` is hardened against it (`+adaptive[against=...]`). The
+For every ranked defense `badt2i_object` is hardened against it (`+adaptive[against=...]`). The
 attacker tries the settings below in their order, with a trigger and objects of their own, until the
-removal restores 40 points less than of the plain attack, and keeps the setting under which it
-restores least, of those that take hold and keep their stealth. Each is a cell of the development
-split, so that the evaluation split is seen once. A killed command resumes.
+defense restores 40 points less than of the plain attack (a detector: finds 40 points less of the
+triggered prompts), and keeps the setting under which it restores or finds least, of those that take
+hold and keep their stealth. Each is a cell of the development split, so that the evaluation split
+is seen once. A killed command resumes.
 """
 
 from __future__ import annotations
@@ -48,11 +49,26 @@ RANKED = (
     "finetune_reversal",
     "encoder_align",
     "trace_mend",
+    "frequency_locate+skdcag",
+)
+DETECTORS = (
+    "t2ishield_ftt",
+    "t2ishield_cda",
+    "navit2i_untrusted",
+    "ufid",
+    "daa_i",
+    "daa_s",
+    "grainps",
+    "set",
+    "tnc",
+    "amdet",
 )
 PLAIN = "badt2i_object"
 # The form's own values first; then further and harder rehearsals.
 SETTINGS: tuple[dict[str, Any], ...] = ({}, {"rate": 3}, {"rate": 2, "share": 0.5}, {"rounds": 16})
-ENOUGH = 0.4  # of the restored share: the search ends where that much is lost
+UNSEEN: tuple[dict[str, Any], ...] = ({}, {"settings": 12}, {"settings": 12, "share": 0.5})
+RESTORED, FOUND = "restoration_accuracy", "detection_tpr"  # what is lost of removals and detectors
+ENOUGH = 0.4  # of what is restored or found: the search ends where that much is lost
 SEEDS = (0, 1)
 FILE = "search.json"
 
@@ -74,7 +90,7 @@ def cells(config: Config, data: tuning.Development | None = None) -> dict[tuple[
 
 def try_setting(defense: str, setting: dict[str, Any], config: Config) -> dict[str, Any]:
     """What a setting reaches on the development split: of the attack without a defense, and what is
-    restored of it and of the plain attack."""
+    restored or found of it and of the plain attack."""
     name = hardened(defense, setting)
     own = tuning.other(registry.attacks.get(PLAIN))
     found = cells(
@@ -83,7 +99,7 @@ def try_setting(defense: str, setting: dict[str, Any], config: Config) -> dict[s
             attacks=f"{PLAIN},{name}",
             defenses=f"none,{defense}",
             scale=tuning.LENGTH,
-            metrics=tuning.METRICS,
+            metrics=f"{tuning.METRICS},{FOUND}",
             overrides=tuple(f"{PLAIN}.{k}={v}" for k, v in own.items()),
         ),
         tuning.Development(),
@@ -96,45 +112,51 @@ def try_setting(defense: str, setting: dict[str, Any], config: Config) -> dict[s
         "setting": setting,
         "attack": tuning.values(attacked),
         "kept": took_hold and tuning.of_attack(attacked).kept,
-        "restored": tuning.value(repaired, "restoration_accuracy"),
-        "plain": tuning.value(found[PLAIN, defense], "restoration_accuracy"),
+        "left": tuning.value(repaired, measure(defense)),
+        "plain": tuning.value(found[PLAIN, defense], measure(defense)),
     }
 
 
 def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The setting under which least is restored, of those that take hold and keep their stealth; of
-    all, where none does."""
+    """The setting under which least is left of what the defense restores or finds, of those that
+    take hold and keep their stealth; of all, where none does."""
     done = [t for t in tried if "error" not in t]
     kept = [t for t in done if t["kept"]] or done
-    return min(kept, key=lambda t: t["restored"])["setting"] if kept else {}
+    return min(kept, key=lambda t: t["left"])["setting"] if kept else {}
 
 
 def search(names: Sequence[str], folder: Path, config: Config) -> int:
-    """Try the settings against each removal that has not been searched."""
+    """Try the settings against each defense that has not been searched."""
     path = folder / FILE
     for name in names:
         known = searched(folder)
         tried = known.get(name, {}).get("tried", [])
-        while len(tried) < len(SETTINGS) and not enough(tried):
-            print(f"{name}: setting {len(tried) + 1} of {len(SETTINGS)}", flush=True)
-            tried.append(try_setting(name, SETTINGS[len(tried)], config))
+        every = UNSEEN if name in DETECTORS else SETTINGS
+        while len(tried) < len(every) and not enough(tried):
+            print(f"{name}: setting {len(tried) + 1} of {len(every)}", flush=True)
+            tried.append(try_setting(name, every[len(tried)], config))
             known[name] = {"tried": tried, "chosen": best(tried)}
             store(path, known)
     return 0
 
 
 def searched(folder: Path) -> dict[str, dict[str, Any]]:
-    """What has been found so far, by removal."""
+    """What has been found so far, by defense."""
     path = folder / FILE
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def enough(tried: Sequence[dict[str, Any]]) -> bool:
-    return any(t.get("kept") and t["plain"] - t["restored"] >= ENOUGH for t in tried)
+    return any(t.get("kept") and t["plain"] - t["left"] >= ENOUGH for t in tried)
+
+
+def measure(name: str) -> str:
+    """The metric of which the attacker takes as much as possible."""
+    return FOUND if name in DETECTORS else RESTORED
 
 
 def run(names: Sequence[str], folder: Path, config: Config) -> int:
-    """Evaluate the chosen attacks, each removal in a run folder of its own."""
+    """Evaluate the chosen attacks, each defense in a run folder of its own."""
     known = searched(folder)
     if missing := [name for name in names if name not in known]:
         raise UserError(f"not searched: {', '.join(missing)}; run `adaptive.py search` first")
@@ -149,11 +171,11 @@ def run(names: Sequence[str], folder: Path, config: Config) -> int:
 
 
 def line(name: str, told: dict[str, Any], records: Sequence[Record]) -> str:
-    """A removal's row of the page."""
+    """A defense's row of the page."""
     chosen = hardened(name, told["chosen"])
     restored = {
         attack: {
-            r.cell.seed: np.array(r.scores["restoration_accuracy"].each)
+            r.cell.seed: np.array(r.scores[measure(name)].each)
             for r in records
             if (r.cell.attack, r.cell.defense) == (attack, name)
         }
@@ -176,20 +198,26 @@ def line(name: str, told: dict[str, Any], records: Sequence[Record]) -> str:
 def report(folder: Path) -> int:
     known = searched(folder)
     lines = [
-        "# Attackers who know the removal",
+        "# Attackers who know the defense",
         "",
         "Written by `python benchmarks/adaptive.py report` from the records beside it, which"
         " `python benchmarks/adaptive.py search` and `run` made. How it is done: the first lines of"
         f" [adaptive.py](../../benchmarks/adaptive.py). At most {len(SETTINGS)} settings of"
-        f" `+adaptive` were tried against each removal. {len(SEEDS)} seeds, scale `quick`; the"
-        " interval is over seeds. *Stealth* is of the hardened attack without a defense.",
-        "",
-        "| removal | settings | chosen | ASR % | stealth | restored, plain % | restored, hardened %"
-        " | difference, points |",
-        "|---|---:|---|---:|---|---:|---:|---:|",
+        f" `+adaptive` were tried against each removal, and {len(UNSEEN)} against each detector,"
+        f" which tries further ones of the attack by itself. {len(SEEDS)} seeds, scale `quick`; the"
+        " interval is over seeds. *Stealth* is of the hardened attack without a defense. *Found* is"
+        " the share of triggered prompts that a detector finds at 5 % of clean ones refused.",
     ]
-    for name in (n for n in RANKED if (folder / n).is_dir()):
-        lines.append(line(name, known[name], stored_records(Store(folder / name, read_only=True))))
+    for kind, names, what in (("removal", RANKED, "restored"), ("detector", DETECTORS, "found")):
+        lines += [
+            "",
+            f"| {kind} | settings | chosen | ASR % | stealth | {what}, plain % |"
+            f" {what}, hardened % | difference, points |",
+            "|---|---:|---|---:|---|---:|---:|---:|",
+        ]
+        for name in (n for n in names if (folder / n).is_dir()):
+            found = stored_records(Store(folder / name, read_only=True))
+            lines.append(line(name, known[name], found))
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
     return 0
 
@@ -197,7 +225,7 @@ def report(folder: Path) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("search", "run", "report"))
-    parser.add_argument("--methods", default=",".join(RANKED), help="the removals")
+    parser.add_argument("--methods", default=",".join(RANKED + DETECTORS), help="the defenses")
     parser.add_argument("--out", type=Path, default=RESULTS / "adaptive")
     parser.add_argument("--work", type=Path, default=RESULTS / "run-adaptive")
     parser.add_argument("--workers", type=int)

@@ -12,8 +12,8 @@ from t2i_backdoor_bench.contract.options import options_of
 from t2i_backdoor_bench.running.settings import Config
 
 
-def tried(restored: float, kept: bool = True, **setting: float) -> dict:
-    return {"setting": setting, "kept": kept, "restored": restored, "plain": 0.9}
+def tried(left: float, kept: bool = True, **setting: float) -> dict:
+    return {"setting": setting, "kept": kept, "left": left, "plain": 0.9}
 
 
 def test_least_restored_of_those_that_keep_their_stealth() -> None:
@@ -28,11 +28,23 @@ def test_least_restored_of_those_that_keep_their_stealth() -> None:
 def test_settings_are_options_of_the_form() -> None:
     registry.attacks.load()
     known = options_of(registry.attacks.get("adaptive").cls)
-    for setting in adaptive.SETTINGS:
+    for setting in adaptive.SETTINGS + adaptive.UNSEEN:
         assert setting.keys() <= known.keys()
     assert adaptive.hardened("skd", {"rate": 2, "share": 0.5}) == (
         "badt2i_object+adaptive[against=skd,rate=2,share=0.5]"
     )
+
+
+def test_detectors_lose_what_they_find_and_removals_what_they_restore() -> None:
+    registry.defenses.load()
+    detection = set(registry.defenses.groups["detection"])
+    for name in adaptive.RANKED + adaptive.DETECTORS:
+        assert registry.defenses.select(name) == [name]
+        found = adaptive.measure(name) == "detection_tpr"
+        assert found == (name in detection)
+    chosen = f"badt2i_object+adaptive[against={adaptive.RANKED[-1]}]"
+    assert registry.attacks.select(chosen) == [chosen]
+    assert len(adaptive.DETECTORS) >= len(detection) - 1, "one of the two NaviT2I"
 
 
 def test_the_search_ends_where_enough_is_lost_and_goes_on_where_it_stopped(
