@@ -155,6 +155,29 @@ def test_a_sweep_runs_resumes_and_plots(config) -> None:
     assert CALLS == []
 
 
+def test_an_option_that_several_defenses_have_has_one_figure_for_each_attack() -> None:
+    table = [
+        {"attack": attack, "defense": f"{defense}[steps={steps}]"}
+        for attack in ("a", "b[lr=1]")
+        for defense in ("c", "d")
+        for steps in (5, 10)
+    ]
+    table += [{"attack": "a", "defense": f"c[alpha={v}]"} for v in (0, 1)]
+    table += [{"attack": f"b[steps={v}]", "defense": "none"} for v in (7, 8)]
+    found = sweeps.figures_of(table)
+    both = {"c": ["5", "10"], "d": ["5", "10"]}
+    assert {
+        name: (axis, {n: [v for v, _ in points] for n, points in lines.items()})
+        for name, (axis, lines) in found.items()
+        if name != "b.lr"  # one value, of which `write_plots` draws nothing
+    } == {
+        "steps-a": ("steps, against a", both),
+        "steps-b[lr=1]": ("steps, against b[lr=1]", both),
+        "c.alpha": ("c.alpha", {"a × c": ["0", "1"]}),
+        "b.steps": ("b.steps", {"b × none": ["7", "8"]}),
+    }
+
+
 def test_two_names_of_one_cell_are_made_once(config) -> None:
     twice = change(config, defenses="fake_defense,none", sweeps=("fake_attack.shift=0.5,0.50",))
     assert runner.run(twice) == 0

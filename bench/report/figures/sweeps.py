@@ -69,20 +69,38 @@ def without(name: str, method: str, key: str) -> str:
     return "+".join(parts) + (mark[0] if mark else "")
 
 
-def write_plots(store: Store, records: Sequence[Record]) -> list[Path]:
-    """One figure for each swept option, sweep-NAME.OPTION.png: every metric against its values,
-    with 95 % intervals."""
-    table = rows(records)
+def figures_of(table: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, dict[str, list[Point]]]]:
+    """The figures of a table: what stands on the horizontal axis and the lines, by the end of the
+    file's name. Each swept option has one; but one that several defenses have, such as "steps", has
+    one for each attack, with a line for each defense."""
     options = dict.fromkeys(o for r in table for o in swept(r["attack"]) | swept(r["defense"]))
-    ways, paths = shown_in("sweep", records), []
+    keys = [
+        o.rsplit(".", 1)[1] for o in dict.fromkeys(o for r in table for o in swept(r["defense"]))
+    ]
+    found, shared = {}, {key for key in keys if keys.count(key) > 1}
     for option in options:
-        series = lines_of(table, option)
+        key = option.rsplit(".", 1)[1]
+        lines = lines_of(table, option)
+        if key not in shared or any(option in swept(r["attack"]) for r in table):
+            found[option] = option, lines
+            continue
+        for name, line in lines.items():
+            attack, _, defense = name.partition(" × ")
+            found.setdefault(f"{key}-{attack}", (f"{key}, against {attack}", {}))[1][defense] = line
+    return found
+
+
+def write_plots(store: Store, records: Sequence[Record]) -> list[Path]:
+    """The figures of a run's sweeps, sweep-NAME.png (`figures_of`): every metric against the values
+    of an option, with 95 % intervals."""
+    ways, paths = shown_in("sweep", records), []
+    for name, (option, series) in figures_of(rows(records)).items():
         points = [point for line in series.values() for point in line]
         measured = [w for w in ways if any(row.get(w.name) is not None for _, row in points)]
         if not measured or len({v for v, _ in points}) < 2:
             continue
         figure = plot(option, series, [(way, heading(records, way)) for way in measured])
-        path = store.path(f"sweep-{escape.filename(option)}.png")
+        path = store.path(f"sweep-{escape.filename(name)}.png")
         write_atomic(
             path, lambda partial, figure=figure: figure.savefig(partial, dpi=150, format="png")
         )
@@ -107,7 +125,8 @@ def plot(
         for i, (name, line) in enumerate(series.items()):
             points = [(place[v], row) for v, row in line if row.get(way.name) is not None]
             if points:
-                _line(axes, sorted(points, key=lambda p: p[0]), way, MARKERS[i % 8], name)
+                beside = 3.5 * (i - (len(series) - 1) / 2)
+                _line(axes, sorted(points, key=lambda p: p[0]), way, MARKERS[i % 8], name, beside)
         unit = f" {column.unit}" if column.unit else ""
         arrow = {"higher": " ↑", "lower": " ↓"}.get(column.better, "")
         axes.set_title(f"{escape.plot(column.title)}{unit}{arrow}", fontsize=10)
@@ -133,14 +152,22 @@ def _line(
     way: Reading,
     marker: str,
     name: str,
+    beside: float,
 ) -> None:
+    """One line with its intervals, `beside` points to the right, so that lines do not cover each
+    other's intervals."""
+    from matplotlib.transforms import ScaledTranslation
+
     factor = 100 if way.percent else 1
     x, y = [p for p, _ in points], [factor * row[way.name] for _, row in points]
     ends = [(row.get(f"{way.name}_lo"), row.get(f"{way.name}_hi")) for _, row in points]
     below = [0 if lo is None else max(0, v - factor * lo) for v, (lo, _) in zip(y, ends)]
     above = [0 if hi is None else max(0, factor * hi - v) for v, (_, hi) in zip(y, ends)]
     style = {"marker": marker, "ms": 4, "lw": 1.2, "capsize": 2}
-    axes.errorbar(x, y, [below, above], label=escape.plot(name), **style)
+    drawn = axes.errorbar(x, y, [below, above], label=escape.plot(name), **style)
+    shift = ScaledTranslation(beside / 72, 0, axes.figure.dpi_scale_trans)
+    for part in (drawn[0], *drawn[1], *drawn[2]):
+        part.set_transform(axes.transData + shift)
 
 
 def wide(places: Sequence[float]) -> bool:
