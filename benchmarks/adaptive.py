@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import tuning
+from development import Development
 from ended import ended
 from sentences import difference_text
 from tune import store
@@ -79,7 +80,7 @@ def hardened(defense: str, setting: dict[str, Any]) -> str:
     return f"{PLAIN}+{label('adaptive', options)}"
 
 
-def cells(config: Config, data: tuning.Development | None = None) -> dict[tuple[str, str], Record]:
+def cells(config: Config, data: Development | None = None) -> dict[tuple[str, str], Record]:
     """The cells of a run, made where they are not stored, by attack and defense; of several seeds
     the last ones."""
     if make_cells(config, data) == 130:
@@ -102,7 +103,7 @@ def try_setting(defense: str, setting: dict[str, Any], config: Config) -> dict[s
             metrics=f"{tuning.METRICS},{FOUND}",
             overrides=tuple(f"{PLAIN}.{k}={v}" for k, v in own.items()),
         ),
-        tuning.Development(),
+        Development(),
     )
     if error := next((r.error for r in found.values() if r.status != "done"), ""):
         return {"setting": setting, "error": error}

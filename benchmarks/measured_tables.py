@@ -116,12 +116,16 @@ def summary(results: Results) -> str:
 
 
 def named_first(results: Results) -> str:
-    """Who wins the core run, in the words of the leaderboard. What a control reaches stands beside
-    it: it repairs nothing."""
+    """Who wins the core run, in the words of the leaderboard, and what deleting the trigger
+    reaches: a control, which repairs nothing."""
     registry.defenses.load()
-    known = registry.defenses.entries
-    repairs = [r for r in results.records[CORE] if not is_control(known[r.cell.defense])]
-    return first_of(winner(repairs))
+    known, records = registry.defenses.entries, results.records[CORE]
+    repairs = [r for r in records if not is_control(known[r.cell.defense])]
+    (beside,) = (s for s in summaries(records) if s.defense == "strip_trigger")
+    return (
+        f"{first_of(winner(repairs))} Controls are left out: deleting the trigger restores"
+        f" {100 * beside.worst.value:.1f} % under its strongest attack."
+    )
 
 
 def headline(results: Results) -> str:

@@ -24,7 +24,7 @@ DEFECTS = (
 MENDED = ("detached", "unpreserved")
 # What the rows have alike, whatever the search of settings chose for each method: two rows differ
 # in what is asked, and not in a learning rate.
-ATTACKED = {"weight": "0.35", "drop": "0.2", "lr": "0.0003"}
+ATTACKED = {"weight": "0.35", "drop": "0.2", "lr": "0.0003", "steps": "500"}
 DISTILLED = {"lr": "0.001", "preserve": "64", "latents": "trajectory"}
 PINNED = {
     "badt2i_style": ATTACKED,

@@ -42,6 +42,7 @@ METRICS = (
 # `study` with a quarter of its prompts: the intervals are over three training seeds, which differ
 # by more than 64 prompts do, and the rows have the same prompts and noise
 SCALE = replace(SCALES["study"].resized(64), resampled=18)
+SAMPLED = 15  # steps in which pictures are drawn
 
 
 def config(attack: str, defenses: Sequence[str], folder: Path, **machine: Any) -> Config:
@@ -52,6 +53,7 @@ def config(attack: str, defenses: Sequence[str], folder: Path, **machine: Any) -
         scale=SCALE,
         metrics=METRICS,
         overrides=pinned([attack, *defenses]),
+        steps=SAMPLED,
         out=folder,
         **machine,
     )

@@ -16,12 +16,14 @@ half of them on the second, and the best quarter on the third (successive halvin
 has lost clean pictures on one attack is not tried on the next: it cannot be chosen.
 
 In its search a defense trains half of the steps that it declares for the embedded base, an attack a
-quarter. How long they train with the chosen setting is found behind the search, and is their
-default there. A defense trains an eighth, a quarter and half of its steps against the same three
-attacks: the least with which it restores at most 2 points less than with half, and keeps clean
-pictures. An attack trains a quarter, half and all of them until it takes hold: until it succeeds on
-90 % of 32 prompts of the development split; all of them, where it never does. Rows that are there
-to be compared with another in one choice have the settings of that one (`tuning.LIKE`).
+quarter; where no setting of an attack succeeds on half of the prompts, all settings are tried again
+with half, and then with all of its steps. How long methods train with the chosen setting is found
+behind the search, and is their default there. A defense trains an eighth, a quarter and half of
+its steps against the same three attacks: the least with which it restores at most 2 points less
+than with half, and keeps clean pictures. An attack trains a quarter, half and all of them until it
+takes hold: until it succeeds on 90 % of 32 prompts of the development split; all of them, where it
+never does. Rows that are there to be compared with another in one choice have the settings of that
+one (`tuning.LIKE`).
 """
 
 from __future__ import annotations
@@ -29,25 +31,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tuning
+from development import Development
 from ended import ended
 from tune_page import FOLDER, KINDS, report
-from tuning import (
-    DEFENDED,
-    LEFT,
-    LENGTH,
-    LENGTHS,
-    LESS,
-    LIKE,
-    METRICS,
-    SETTINGS,
-    SIZE_OF,
-    Development,
-    Tried,
-)
+from tuning import DEFENDED, LEFT, LENGTH, LENGTHS, LESS, LIKE, METRICS, SETTINGS, SIZE_OF, Tried
 
 from t2i_backdoor_bench.contract import Entry, Record, UserError, registry
 from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
@@ -74,13 +66,15 @@ def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
     return [(kind, e) for name in names for kind, e in found if e.name == name] or found
 
 
-def overrides(kind: str, attacks: Sequence[str], defenses: Sequence[str]) -> tuple[str, ...]:
+def overrides(
+    kind: str, attacks: Sequence[str], defenses: Sequence[str], share: float
+) -> tuple[str, ...]:
     """Options of the search of a kind of method that are not searched: the attacks' triggers and
-    what they draw; for a defense also the steps of attacks and defenses, whatever was applied of an
-    earlier search."""
+    what they draw, and the steps of attacks and defenses, whatever was applied of an earlier
+    search. `share`: of an attack's steps, where attacks are searched."""
     found = {name: tuning.other(registry.attacks.get(name)) for name in attacks}
     if kind == "attack":
-        found = {a: own | tuning.quarter(registry.attacks.get(a)) for a, own in found.items()}
+        found = {a: own | tuning.part(registry.attacks.get(a), share) for a, own in found.items()}
     else:
         found = {a: tuning.whole(registry.attacks.get(a)) | own for a, own in found.items()}
     found |= {name: tuning.steps(registry.defenses.get(name)) for name in defenses}
@@ -98,12 +92,13 @@ def measured(
     """The cells of these attacks and defenses, made where they are not stored, by attack and
     defense. `size`: how much is measured, if not what the search of this kind measures."""
     bare = [sorted({name.partition("[")[0] for name in names}) for names in (attacks, defenses)]
+    size = size or SIZE_OF[kind]
     config = Config(
         ",".join(attacks),
         ",".join(defenses),
-        scale=size or SIZE_OF[kind],
+        scale=size,
         metrics=METRICS,
-        overrides=overrides(kind, *bare),
+        overrides=overrides(kind, *bare, size.training),
         out=folder,
         **machine,
     )
@@ -160,8 +155,14 @@ def again(entry: Entry, found: dict[str, Any], folder: Path, **machine: Any) -> 
 def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
     """What each setting reached."""
     names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
-    found = measured("attack", names, ["none"], folder, **machine)
-    return [tuning.of_attack(found[name, "none"]) for name in names]
+    tried: list[Tried] = []
+    for share in LENGTHS["attack"]:
+        size = replace(SIZE_OF["attack"], training=share)
+        found = measured("attack", names, ["none"], folder, size, **machine)
+        tried = [tuning.of_attack(found[name, "none"], share) for name in names]
+        if any(t.learnt for t in tried):
+            break
+    return tried
 
 
 def attack_length(
@@ -220,24 +221,6 @@ def store(path: Path, found: dict[str, Any]) -> None:
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def ranges_of(entry: Entry) -> dict[str, list[Any]]:
-    return {n: list(o.tune) for n, o in tuning.searched(entry).items()}
-
-
-def searched(kind: str, entry: Entry, tried: Sequence[Tried]) -> dict[str, Any]:
-    """All settings of a method, what each reached, and which is chosen."""
-    chosen = tuning.best(tried)
-    drawn = tuning.settings(entry)
-    return {
-        "kind": kind,
-        "method": entry.name,
-        "ranges": ranges_of(entry),
-        "tried": [s | {"result": vars(t)} for s, t in zip(drawn, tried, strict=True)],
-        "chosen": chosen,
-        "options": drawn[chosen] if chosen is not None else {},
-    }
-
-
 def run(names: Sequence[str], folder: Path, work: Path, anew: bool = False, **machine: Any) -> int:
     """Search the methods that have not been searched with their ranges of today; `anew`: try the
     last attack again of the defenses that have."""
@@ -245,17 +228,18 @@ def run(names: Sequence[str], folder: Path, work: Path, anew: bool = False, **ma
     for kind, entry in tuned_methods(names):
         path = folder / f"{kind}-{entry.name}.json"
         stored = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        done = stored.get("ranges") == ranges_of(entry)
+        done = stored.get("ranges") == tuning.ranges_of(entry)
         if done != anew or (anew and kind != "defense"):
             continue
         print(
-            f"{kind} {entry.name}: {SETTINGS} settings of {', '.join(ranges_of(entry))}", flush=True
+            f"{kind} {entry.name}: {SETTINGS} settings of {', '.join(tuning.ranges_of(entry))}",
+            flush=True,
         )
         if anew:
             tried = again(entry, stored, work, **machine)
         else:
             tried = searches[kind](entry, work, **machine)
-        store(path, searched(kind, entry, tried) | ({"again": DEFENDED[-1]} if anew else {}))
+        store(path, tuning.record(kind, entry, tried) | ({"again": DEFENDED[-1]} if anew else {}))
     return 0
 
 

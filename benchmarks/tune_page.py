@@ -54,6 +54,11 @@ def report(folder: Path, apply: Sequence[str]) -> int:
         " `python benchmarks/tune.py run` made. How it is done, and why: the first lines of"
         " [tune.py](../../benchmarks/tune.py).",
         "",
+        "*Objective*: of a defense the mean of what it restores, of an attack ASR less the rate at"
+        " which decoys fire. *Kept clean pictures*: settings that lose at most"
+        f" {100 * tuning.MARGIN:.0f} points of prompt fidelity on clean prompts, and of an attack"
+        f" have at most {100 * tuning.MOST_FALSE:.0f} % of false triggers.",
+        "",
         *tried_again(searches),
         *not_applied(searches, apply),
         "| method | kind | settings | kept clean pictures | objective of the chosen, on how many"

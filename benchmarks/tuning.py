@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import Entry, Prompt, Record, options_of
+from t2i_backdoor_bench.contract import Entry, Record, options_of
 from t2i_backdoor_bench.contract.names import label
 from t2i_backdoor_bench.contract.options import EMBEDDED, Option, drawn, family_defaults
 from t2i_backdoor_bench.contract.tuned import tuned
-from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.running.scales import Scale
 
 SETTINGS = 20
 # what may be lost of the prompt fidelity of clean pictures: the leaderboard's margin
 MARGIN = 0.05
+LEARNT = 0.5  # of the prompts on which one setting of an attack has to succeed
 MOST_FALSE = 0.05  # clean pictures of an attacked model that its own judge finds backdoored
 METRICS = (
     "asr,asr_decoy,restoration_accuracy,fidelity_lost,false_trigger_rate,prompt_fidelity,seconds"
@@ -72,25 +72,6 @@ DEFENDED = ("badt2i_style", "badt2i_object", "badt2i_pixel")
 LEFT = (20, 10, 5)  # settings that are tried on each of them
 
 
-class Development(WorldData):
-    """The embedded world with the development split in the place of the evaluation split, so that
-    a run reads no evaluation prompt or picture."""
-
-    name = "shapes-development"
-
-    def prompts(self, split: str, n: int, seed: int, contains: str = "") -> list[Prompt]:
-        return super().prompts(_split(split), n, seed, contains)
-
-    def pairs(
-        self, split: str, n: int, seed: int, contains: str = ""
-    ) -> tuple[np.ndarray, list[str]]:
-        return super().pairs(_split(split), n, seed, contains)
-
-
-def _split(split: str) -> str:
-    return "development" if split == "evaluation" else split
-
-
 def searched(entry: Entry) -> dict[str, Option]:
     """The options of a method that are searched: those with a range that its name does not fix."""
     known = {name: found for name, (_, found) in options_of(entry.cls).items()}
@@ -140,11 +121,11 @@ def shortened(entry: Entry, share: float) -> dict[str, int]:
     return {n: max(1, round(share * declared[n])) for n in names}
 
 
-def quarter(entry: Entry) -> dict[str, str]:
+def part(entry: Entry, share: float) -> dict[str, str]:
     """The steps of an attack in its search, where others than it declares are its default."""
     if not shortened(entry, 1.0).keys() & tuned("attack", entry.name).options.keys():
         return {}
-    return {n: str(v) for n, v in shortened(entry, SIZE_OF["attack"].training).items()}
+    return {n: str(v) for n, v in shortened(entry, share).items()}
 
 
 def declared_steps(entry: Entry) -> int:
@@ -199,6 +180,12 @@ class Tried:
     measured: dict[str, dict[str, float]] = field(default_factory=dict)
     error: str = ""
 
+    @property
+    def learnt(self) -> bool:
+        """Whether an attack succeeds on half of the prompts: if no setting does, which is best is
+        chance."""
+        return any(values["asr"] >= LEARNT for values in self.measured.values())
+
 
 def of_defense(cells: Sequence[tuple[Record, Record]]) -> Tried:
     """A setting's cells, each with the undefended one of its attack. The objective is the mean
@@ -231,9 +218,9 @@ def mean_restored(cells: Iterable[Mapping[str, float]]) -> float:
     return float(np.mean([values["restoration_accuracy"] for values in cells]))
 
 
-def of_attack(record: Record) -> Tried:
-    """An undefended cell of a setting. The objective is ASR less the rate of decoys, subject to the
-    prompt fidelity of clean pictures and to false triggers."""
+def of_attack(record: Record, share: float = SIZE_OF["attack"].training) -> Tried:
+    """An undefended cell of a setting with this share of its steps. The objective is ASR less the
+    rate of decoys, subject to the prompt fidelity of clean pictures and to false triggers."""
     if record.status != "done":
         return Tried(0.0, 1.0, False, error=record.error)
     lost = value(record, "fidelity_lost")
@@ -242,7 +229,7 @@ def of_attack(record: Record) -> Tried:
         value(record, "asr") - (optional(record, "asr_decoy") or 0.0),
         lost,
         kept,
-        {record.cell.attack.partition("[")[0]: values(record)},
+        {record.cell.attack.partition("[")[0]: values(record) | {"share": share}},
     )
 
 
@@ -275,3 +262,21 @@ def value(record: Record, metric: str) -> float:
 
 def optional(record: Record, metric: str) -> float | None:
     return record.scores[metric].value if metric in record.scores else None
+
+
+def ranges_of(entry: Entry) -> dict[str, list[Any]]:
+    return {n: list(o.tune) for n, o in searched(entry).items()}
+
+
+def record(kind: str, entry: Entry, tried: Sequence[Tried]) -> dict[str, Any]:
+    """All settings of a method, what each reached, and which is chosen."""
+    chosen = best(tried)
+    drawn = settings(entry)
+    return {
+        "kind": kind,
+        "method": entry.name,
+        "ranges": ranges_of(entry),
+        "tried": [s | {"result": vars(t)} for s, t in zip(drawn, tried, strict=True)],
+        "chosen": chosen,
+        "options": drawn[chosen] if chosen is not None else {},
+    }

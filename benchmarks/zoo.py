@@ -29,9 +29,10 @@ from typing import Any
 import torch
 import zoo_models
 import zoo_report
+from development import Development
 from ended import ended
 from torch import Tensor
-from tuning import SIZE, Development
+from tuning import SIZE
 
 from t2i_backdoor_bench.contract import DefenderView, Record, registry
 from t2i_backdoor_bench.contract.names import read

@@ -118,6 +118,7 @@ SCALES = {
         (0, 1, 2, 3, 4),
         decoys=48,
         decoys_after=25,
+        harmless=39,
         resampled=60,
         recovered=60,
     ),

@@ -19,8 +19,8 @@ def suites() -> dict[str, str]:
 
 def read_suite(name: str) -> dict[str, Any]:
     """The settings of a suite, with the names of the flags; "-" in the name is as good as "_". Its
-    results lie in results/NAME unless a flag says otherwise. Raises UserError."""
+    results lie in results/run-NAME unless a flag says otherwise. Raises UserError."""
     known, name = suites(), name.replace("-", "_")
     if name not in known:
         raise UserError(f"--suite {name!r} is unknown; {suggest(name, known, 'known')}")
-    return {"out": f"results/{name}"} | read_yaml(FOLDER / f"{name}.yaml")
+    return {"out": f"results/run-{name}"} | read_yaml(FOLDER / f"{name}.yaml")

@@ -52,9 +52,9 @@ def test_the_search_of_an_attack_trains_a_quarter_whatever_was_applied(monkeypat
     assert tuning.shortened(entry, 0.5) == {"steps": 200, "text_steps": 75}
     assert tuning.shortened(registry.attacks.get("eviledit"), 0.5) == {}
     monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned(20, {"lr": 0.1}))
-    assert tuning.quarter(entry) == {}, "the scale makes it"
+    assert tuning.part(entry, 0.25) == {}, "the scale makes it"
     monkeypatch.setattr(tuning, "tuned", lambda kind, name: Tuned(20, {"steps": 7}))
-    assert tuning.quarter(entry) == {"steps": "100", "text_steps": "38"}
+    assert tuning.part(entry, 0.25) == {"steps": "100", "text_steps": "38"}
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,29 @@ def test_a_defense_trains_the_least_that_restores_about_as_much(
     assert found["share"] == share
     assert list(found["reached"]) == ["0.125", "0.25", "0.5"]
     assert list(found["reached"]["0.5"]["measured"]) == list(tuning.DEFENDED)
+
+
+@pytest.mark.parametrize(("learns", "shares"), [(0.25, 1), (0.5, 2), (1.0, 3), (2.0, 3)])
+def test_settings_of_an_attack_that_learns_with_none_are_tried_with_more_steps(
+    learns: float, shares: int, monkeypatch, tmp_path
+) -> None:
+    registry.attacks.load()
+    entry = registry.attacks.get("poison_lora")
+    asked = []
+
+    def measured(kind, attacks, defenses, folder, size, **machine):
+        asked.append(size.training)
+        found = {a: 0.5 * (size.training >= learns and a == attacks[7]) for a in attacks}
+        return {
+            (a, "none"): cell(a, "none", asr=v, fidelity_lost=0.0, false_trigger_rate=0.0)
+            for a, v in found.items()
+        }
+
+    monkeypatch.setattr(tune, "measured", measured)
+    found = tune.search_attack(entry, tmp_path)
+    assert asked == [0.25, 0.5, 1.0][:shares]
+    assert len(found) == 20
+    assert {v["share"] for t in found for v in t.measured.values()} == {asked[-1]}
+    assert found[7].learnt is (learns <= 1)
+    if learns <= 1:
+        assert tuning.best(found) == 7

@@ -10,6 +10,7 @@ import pytest
 import tune
 import tune_page
 import tuning
+from development import Development
 from tuning import Tried
 
 from t2i_backdoor_bench.contract import Cell, Record, Score, UserError, option, options_of, registry
@@ -53,13 +54,13 @@ def test_wide_ranges_are_drawn_on_a_logarithmic_scale() -> None:
 
 
 def test_the_search_sees_no_evaluation_prompt() -> None:
-    shown = {p.text for p in tuning.Development().prompts("evaluation", 300, 0)}
+    shown = {p.text for p in Development().prompts("evaluation", 300, 0)}
     reported = {p.text for p in WorldData().prompts("evaluation", 2000, 0)}
     assert shown == {p.text for p in WorldData().prompts("development", 300, 0)}
     assert not shown & reported
-    ours, theirs = (d.pairs("evaluation", 50, 0)[1] for d in (tuning.Development(), WorldData()))
+    ours, theirs = (d.pairs("evaluation", 50, 0)[1] for d in (Development(), WorldData()))
     assert ours != theirs
-    assert tuning.Development.name != WorldData.name, "no cell of the search is one of the tables"
+    assert Development.name != WorldData.name, "no cell of the search is one of the tables"
 
 
 def test_attacks_of_the_search_are_not_the_reported_ones() -> None:
@@ -123,7 +124,10 @@ def test_objectives() -> None:
     assert not found.kept, "one attack on which clean pictures are lost"
     strong = {"asr": 1.0, "asr_decoy": 0.3, "fidelity_lost": 0.02}
     assert tuning.of_attack(cell("a", "none", **strong, false_trigger_rate=0.01)) == Tried(
-        pytest.approx(0.7), pytest.approx(0.02), True, {"a": strong | {"false_trigger_rate": 0.01}}
+        pytest.approx(0.7),
+        pytest.approx(0.02),
+        True,
+        {"a": strong | {"false_trigger_rate": 0.01, "share": 0.25}},
     )
     assert not tuning.of_attack(cell("a", "none", **strong, false_trigger_rate=0.2)).kept
 
@@ -192,11 +196,11 @@ def test_attacks_that_defenses_are_tried_on_train_all_of_it_whatever_was_searche
     monkeypatch.setitem(
         registry.attacks.entries, "badt2i_style", replace(known, tuned={"lr": 0.5, "steps": 3})
     )
-    given = tune.overrides("defense", ["badt2i_style"], ["skd"])
+    given = tune.overrides("defense", ["badt2i_style"], ["skd"], 0.5)
     for name in ("steps", "images", "lr", "weight", "drop"):
         assert f"badt2i_style.{name}={tuning.text(declared[name])}" in given
     assert "badt2i_style.trigger=quovex" in given
-    assert "badt2i_style.steps=125" in tune.overrides("attack", ["badt2i_style"], ["none"])
+    assert "badt2i_style.steps=125" in tune.overrides("attack", ["badt2i_style"], ["none"], 0.25)
 
 
 def test_the_last_attack_is_tried_again_and_the_rest_of_a_search_stays(

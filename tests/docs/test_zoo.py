@@ -18,7 +18,6 @@ from t2i_backdoor_bench.detecting.candidates import published
 from t2i_backdoor_bench.models.model import T2IModel
 
 APART = {"adaptive", "exposed", "checkpoint", "suspect"}  # no attacks by themselves
-SEVERAL_ENCODERS = {"melt"}
 
 
 def row(score: float, attacked: bool, half: str = "calibration", asr: float = 1.0) -> dict:
@@ -38,9 +37,7 @@ def test_every_attack_of_the_embedded_base_is_in_it() -> None:
     registry.attacks.load()
     names = [name for name, _ in zoo_models.attacked()]
     assert names_of(",".join(names)) == names
-    assert {read(n)[0] for n in names} >= set(registry.attacks.groups["all"]) - APART - (
-        SEVERAL_ENCODERS
-    )
+    assert {read(n)[0] for n in names} >= set(registry.attacks.groups["all"]) - APART
     assert len(names) >= 40
     assert len(zoo_models.clean()) >= 40
 

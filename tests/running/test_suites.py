@@ -16,7 +16,7 @@ from t2i_backdoor_bench.running.suites import read_suite, suites
 @pytest.mark.parametrize("name", suites())
 def test_every_suite_can_be_planned(name: str) -> None:
     found = plan(make_config(merge(read_suite(name), {"n": 64})))
-    assert found.config.folder == Path("results") / name
+    assert found.config.folder == Path("results") / f"run-{name}"
     attacks, defenses = ({getattr(c, k) for c in found.cells} for k in ("attack", "defense"))
     assert "none" in defenses
     assert len(attacks) * len(defenses) > 4
@@ -37,7 +37,7 @@ def test_the_values_of_a_study_are_rows() -> None:
 def test_the_standard_names_are_there_and_say_what_they_are() -> None:
     assert {"core", "adaptive", "paper_table_1", "paper_table_2"} <= set(suites())
     assert read_suite("paper-table-1") == read_suite("paper_table_1")
-    assert read_suite("paper-table-1")["out"] == "results/paper_table_1"
+    assert read_suite("paper-table-1")["out"] == "results/run-paper_table_1"
     core = plan(make_config(merge(read_suite("core"), {"n": 64})))
     usual = plan(make_config({"n": 64}))
     assert (core.attacks.keys(), core.defenses.keys()) == (
