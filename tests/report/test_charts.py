@@ -105,3 +105,33 @@ def test_bands_are_within_the_frame_around_their_median_and_log_where_they_span_
     steep = render(charts.bands("t", [0, 0.5, 1], [[100.0, 10.0, 1.0]] * 5, 1, ("x", "y")))
     a, b, c = ys(steep.find("polyline"))
     assert b - a == pytest.approx(c - b, abs=0.2)
+
+
+def test_curves_stand_beside_each_other_and_join_their_points():
+    lines = [
+        [Point("", x, y, ys=(y - 5, y + 5), group=k, tip=f"{k} {x}") for x, y in ((0, 10), (1, 20))]
+        for k in range(2)
+    ]
+    chart = charts.curves("title", lines, ("steps", "ASR, %"), {0: "5", 1: EVIL})
+    root = render(chart)
+    first, second = ([e for e in root if f"c{k}" in (e.get("class") or "").split()] for k in (0, 1))
+    kinds = [e.get("class").split()[0] for e in (*first, *second)]
+    assert kinds.count("line") == 2
+    assert kinds.count("bar") == kinds.count("mark") == 4
+    (path,) = [e.get("points") for e in first if e.tag == "polyline"]
+    circles = [(e.get("cx"), e.get("cy")) for e in first if e.tag == "circle"]
+    assert path == " ".join(f"{x},{y}" for x, y in circles)
+    (beside,) = [e.get("points") for e in second if e.tag == "polyline"]
+    apart = float(beside.split(",")[0]) - float(path.split(",")[0])
+    assert apart == pytest.approx(3.5, abs=0.11)
+    ticks = [t.text for t in root.findall("text") if t.get("class") == "tick"]
+    assert {"5", EVIL} <= set(ticks)
+
+
+def test_a_tick_that_would_touch_the_one_before_is_left_out():
+    line = [Point("", x, 1.0, group=0) for x in (5, 6, 100)]
+    root = render(charts.curves("t", [line], ("x", "y"), {5: "five", 6: "six", 100: "hundred"}))
+    ticks = {t.text for t in root.findall("text") if t.get("class") == "tick"}
+    assert {"five", "hundred"} <= ticks
+    assert "six" not in ticks
+    assert len(root.findall("circle")) == 3

@@ -150,6 +150,10 @@ def test_a_sweep_runs_resumes_and_plots(config) -> None:
     assert [v for v, _ in line["fake_attack × fake_defense"]] == ["-0.25", "-0.4", "-0.1"]
     picture = np.asarray(Image.open(config.folder / "sweep-fake_defense.shift.png").convert("RGB"))
     assert picture.std() > 5  # something is drawn
+    page = (config.folder / "report.html").read_text("utf-8")
+    curves = page[page.index('<section id="curves">') :].partition("</section>")[0]
+    assert "<h3>fake_defense.shift</h3>" in curves
+    assert "fake_attack × fake_defense, -0.4:" in curves, "a mark says its numbers"
     CALLS.clear()
     assert runner.run(both) == 0
     assert CALLS == []
@@ -176,6 +180,12 @@ def test_an_option_that_several_defenses_have_has_one_figure_for_each_attack() -
         "c.alpha": ("c.alpha", {"a × c": ["0", "1"]}),
         "b.steps": ("b.steps", {"b × none": ["7", "8"]}),
     }
+
+
+def test_places_of_values() -> None:
+    assert sweeps.places(["5", "10", "20"]) == {"5": 5, "10": 10, "20": 20}
+    assert sweeps.places(["0", "0.001", "0.2"]) == {"0": 0, "0.001": 1, "0.2": 2}, "far apart"
+    assert sweeps.places(["a", "7"]) == {"a": 0, "7": 1}
 
 
 def test_two_names_of_one_cell_are_made_once(config) -> None:

@@ -90,16 +90,33 @@ def figures_of(table: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, dict[
     return found
 
 
-def write_plots(store: Store, records: Sequence[Record]) -> list[Path]:
-    """The figures of a run's sweeps, sweep-NAME.png (`figures_of`): every metric against the values
-    of an option, with 95 % intervals."""
-    ways, paths = shown_in("sweep", records), []
+def drawn_of(
+    records: Sequence[Record],
+) -> dict[str, tuple[str, dict[str, list[Point]], list[Reading]]]:
+    """Of `figures_of` those with two values or more, each with the metrics that it has."""
+    ways, found = shown_in("sweep", records), {}
     for name, (option, series) in figures_of(rows(records)).items():
         points = [point for line in series.values() for point in line]
         measured = [w for w in ways if any(row.get(w.name) is not None for _, row in points)]
-        if not measured or len({v for v, _ in points}) < 2:
-            continue
-        figure = plot(option, series, [(way, heading(records, way)) for way in measured])
+        if measured and len({v for v, _ in points}) > 1:
+            found[name] = option, series, measured
+    return found
+
+
+def places(values: Sequence[str]) -> dict[str, float]:
+    """Where each value stands: numbers at themselves, unless they are far apart; else in a row."""
+    found = [_number(v) for v in values]
+    if None in found or wide(found):
+        return {v: i for i, v in enumerate(values)}
+    return dict(zip(values, found, strict=True))
+
+
+def write_plots(store: Store, records: Sequence[Record]) -> list[Path]:
+    """The figures of a run's sweeps, sweep-NAME.png (`figures_of`): every metric against the values
+    of an option, with 95 % intervals."""
+    paths = []
+    for name, (option, series, ways) in drawn_of(records).items():
+        figure = plot(option, series, [(way, heading(records, way)) for way in ways])
         path = store.path(f"sweep-{escape.filename(name)}.png")
         write_atomic(
             path, lambda partial, figure=figure: figure.savefig(partial, dpi=150, format="png")

@@ -1,4 +1,4 @@
-"""The sections Trade-off and Training."""
+"""The sections Trade-off, Curves and Training."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.figures.losses import methods, summary
+from t2i_backdoor_bench.report.figures.sweeps import drawn_of, places
 from t2i_backdoor_bench.report.figures.tradeoff import EVEN, NOT_DRAWN, SIGNED, axes_of, compared
 from t2i_backdoor_bench.report.findings import given, percent
-from t2i_backdoor_bench.report.html.svg import Point, bands, sample, scatter
-from t2i_backdoor_bench.report.metrics import LEAD
+from t2i_backdoor_bench.report.html.svg import Point, bands, curves, sample, scatter
+from t2i_backdoor_bench.report.main_table import heading
+from t2i_backdoor_bench.report.metrics import LEAD, Reading
 from t2i_backdoor_bench.report.numbers import shown
 from t2i_backdoor_bench.report.ranking import Summary, summaries
 
@@ -69,6 +71,50 @@ def _point(s: Summary, metric: str, i: int, group: int) -> Point | None:
         for f, ends in ((factor, x[1:]), (100, y[1:]))
     )
     return Point(str(i + 1), factor * x.value, 100 * y.value, xs, ys, group, tip)
+
+
+def swept(records: Sequence[Record]) -> dict[str, Any] | None:
+    """What each value of a swept option changes: a group for each figure (`figures.sweeps`), with a
+    panel for each metric and a key of its lines."""
+    groups = []
+    for option, series, ways in drawn_of(records).values():
+        values = sorted({v for line in series.values() for v, _ in line}, key=_by_number)
+        at = places(values)
+        names = {at[v]: v for v in values}
+        panels = []
+        for way in ways:
+            column = heading(records, way)
+            unit = f"{column.title}, {column.unit}" if column.unit else column.title
+            lines = [_curve(n, line, way, at, i) for i, (n, line) in enumerate(series.items())]
+            if any(lines):
+                title = f"{column.title} by {option}"
+                chart = curves(title, [line for line in lines if line], (option, unit), names)
+                panels.append({"title": column.title, "chart": chart})
+        key = [(name, sample(name, i)) for i, name in enumerate(series)]
+        groups.append({"title": option, "panels": panels, "key": key})
+    return {"groups": groups} if groups else None
+
+
+def _by_number(text: str) -> tuple[bool, float, str]:
+    """Numbers by their size, then what is none by its letters."""
+    try:
+        return False, float(text), text
+    except ValueError:
+        return True, 0.0, text
+
+
+def _curve(
+    name: str, line: Sequence[Any], way: Reading, at: dict[str, float], group: int
+) -> list[Point]:
+    """The points of a line that have this metric, in the order of their places."""
+    factor, found = 100 if way.percent else 1, []
+    for value, row in line:
+        if (y := row.get(way.name)) is not None:
+            ends = (row.get(f"{way.name}_lo"), row.get(f"{way.name}_hi"))
+            ys = tuple(None if e is None else factor * e for e in ends)
+            tip = f"{name}, {value}: {shown(y, way.percent)}"
+            found.append(Point("", at[value], factor * y, ys=ys, group=group, tip=tip))
+    return sorted(found, key=lambda p: p.x)
 
 
 def training(records: Sequence[Record]) -> dict[str, Any] | None:

@@ -75,6 +75,7 @@ def render_page(
         ("leaderboard", "Leaderboard", leaderboard.view(records)),
         ("matrix", "Matrix", heat_maps.view(records, links)),
         ("trade-off", "Trade-off", charts.tradeoff(records)),
+        ("curves", "Curves", charts.swept(records)),
         ("pictures", "Pictures", picture_view(pictures)),
         ("attention", "Attention", {"groups": maps} if maps else None),
         ("training", "Training", charts.training(records)),

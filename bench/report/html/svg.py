@@ -4,7 +4,7 @@ stay sharp, and are read out by their title."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,15 +135,24 @@ def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> Sh
     return Shape("text", place | ({} if anchor == "start" else {"text-anchor": anchor}), text)
 
 
-def _frame(title: str, x: Axis, y: Axis, xlabel: str, ylabel: str, marks: Sequence[Shape]) -> Chart:
-    """Axes, grid and labels around the marks."""
+def _frame(
+    title: str,
+    x: Axis,
+    y: Axis,
+    xlabel: str,
+    ylabel: str,
+    marks: Sequence[Shape],
+    names: Mapping[float, str] | None = None,
+) -> Chart:
+    """Axes, grid and labels around the marks. `names` are the ticks across, where they are no round
+    numbers."""
     shapes = []
     for v in y.ticks():
         shapes.append(_line("grid", LEFT, y(v), WIDTH - RIGHT, y(v)))
         shapes.append(_text("tick", LEFT - 5, y(v) + 3.5, brief(v), "end"))
-    for v in x.ticks():
+    for v, name in (names or {v: brief(v) for v in x.ticks()}).items():
         shapes.append(_line("grid", x(v), TOP, x(v), HEIGHT - BOTTOM))
-        shapes.append(_text("tick", x(v), HEIGHT - BOTTOM + 14, brief(v), "middle"))
+        shapes.append(_text("tick", x(v), HEIGHT - BOTTOM + 14, name, "middle"))
     center, middle = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
     shapes.append(_text("axis", center, HEIGHT - 8, xlabel, "middle"))
     turned = _text("axis", 11, middle, ylabel, "middle")
@@ -222,6 +231,33 @@ def _labelled(points: Sequence[Point], x: Axis, y: Axis, bars: Sequence[Line]) -
         text = _text("name", UNIT * a, UNIT * b + 3.5, label, "middle")
         shapes.append(text)
     return shapes
+
+
+def curves(
+    title: str, lines: Sequence[Sequence[Point]], labels: Labels, names: Mapping[float, str]
+) -> Chart:
+    """Lines through their points, with intervals up and down. Lines stand a little beside each
+    other, so that none covers another's intervals. `names`: the ticks across, by place."""
+    points = [p for line in lines for p in line]
+    x = make_axis([*names], LEFT, WIDTH - RIGHT)
+    ends = [v for p in points for v in (p.y, *p.ys) if v is not None]
+    y = make_axis(ends, HEIGHT - BOTTOM, TOP)
+    paths, bars, marks = [], [], []
+    for i, line in enumerate(lines):
+        beside = 3.5 * (i - (len(lines) - 1) / 2)
+        at = [(x(p.x) + beside, y(p.y)) for p in line]
+        color, path = f"c{line[0].group % 6}", " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
+        paths.append(Shape("polyline", {"class": f"line {color}", "points": path}))
+        for p, (a, b) in zip(line, at, strict=True):
+            bars += (
+                [_line(f"bar {color}", a, y(p.ys[0]), a, y(p.ys[1]))] if None not in p.ys else []
+            )
+            marks.append(mark(a, b, p.group, p.tip))
+    kept: dict[float, str] = {}
+    for place, name in sorted(names.items()):  # a name that would touch the one before is left out
+        if not kept or x(place) - x(max(kept)) > 4 * (len(name) + len(kept[max(kept)])):
+            kept[place] = name
+    return _frame(title, x, y, *labels, [*paths, *bars, *marks], kept)
 
 
 def bands(
