@@ -13,6 +13,7 @@ from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.contract.hashing import file_digest
 from t2i_backdoor_bench.report.figures import picture_grid, plots, sweeps
 from t2i_backdoor_bench.report.html import kept, page
+from t2i_backdoor_bench.report.rows import remembering
 from t2i_backdoor_bench.report.texts import texts
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
@@ -23,7 +24,12 @@ AGAIN = "--tables-only writes it anew"
 def changed_files(store: Store) -> list[str]:
     """One line for each table, page and figure in the folder that is not what its records give, and
     for each picture that is not whole."""
-    records, wrong = stored_records(store), []
+    with remembering():
+        return _changed_files(store, stored_records(store))
+
+
+def _changed_files(store: Store, records: Sequence[Record]) -> list[str]:
+    wrong = []
     report = store.path("report.html")
     given = texts(records, "paper")
     if report.is_file():

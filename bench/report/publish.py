@@ -4,14 +4,16 @@ files, without a model: torch is not imported."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.contract import Record, UserError
 from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.report import texts
 from t2i_backdoor_bench.report.figures import attention_maps, picture_grid, plots, sweeps
 from t2i_backdoor_bench.report.html import page
 from t2i_backdoor_bench.report.printed import print_results
+from t2i_backdoor_bench.report.rows import remembering
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
@@ -24,6 +26,11 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
             f"{store.root} holds no finished cell: run the benchmark first, or name its folder with"
             " --out"
         )
+    with remembering():
+        _write(store, records, style, show)
+
+
+def _write(store: Store, records: Sequence[Record], style: str, show: bool) -> None:
     written = texts.write(records, store.root, style)
     grid = picture_grid.write_grid(store, records)
     written += [grid] if grid else []
@@ -40,8 +47,9 @@ def publish(store: Store, style: str = "full", show: bool = True) -> None:
 def rewrite(store: Store) -> None:
     """Tables and report of a copy of a run, without figures: those it has stay."""
     records = stored_records(store)
-    texts.write(records, store.root)
-    page.write(store, records)
+    with remembering():
+        texts.write(records, store.root)
+        page.write(store, records)
 
 
 def rebuild(folder: Path, style: str = "full") -> int:

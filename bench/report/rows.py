@@ -3,7 +3,9 @@ over seeds) and rows.csv (one row a cell and metric)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,23 @@ def one_protocol(records: Sequence[Record]) -> None:
         raise UserError(f"records of the protocols {names} cannot stand in one table")
 
 
+# within `remembering`: records (kept, so that their ids stay theirs) and their rows, by those ids
+_KNOWN: ContextVar[dict[tuple[int, ...], tuple[Sequence[Record], list[dict[str, Any]]]] | None] = (
+    ContextVar("known", default=None)
+)
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Within it `rows` of the same records is computed once: every part of a report asks for it.
+    Nothing may change records meanwhile."""
+    token = _KNOWN.set({})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One row an attack x defense: the columns of table.csv, numbers as numbers, None where there
     is none.
@@ -74,6 +93,15 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     `status` is "done", "failed", "missing" (not run yet), or "partial" where only some seeds are
     done: the numbers are then of those. Raises UserError for records of several protocols.
     """
+    if (known := _KNOWN.get()) is None:
+        return _rows(records)
+    key = tuple(map(id, records))
+    if key not in known:
+        known[key] = list(records), _rows(records)
+    return [dict(row) for row in known[key][1]]
+
+
+def _rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     one_protocol(records)
     names, versus, split = metric_names(records), reference(records), by_row(records)
     table = [_row(key, split, names, versus) for key in split]

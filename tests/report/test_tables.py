@@ -20,10 +20,11 @@ from report_records import (  # noqa: F401 - a fixture
 )
 
 from t2i_backdoor_bench.contract import Score
+from t2i_backdoor_bench.report import rows as rows_module
 from t2i_backdoor_bench.report.main_table import columns, heading
 from t2i_backdoor_bench.report.metrics import reading
 from t2i_backdoor_bench.report.pooling import pool
-from t2i_backdoor_bench.report.rows import long_rows
+from t2i_backdoor_bench.report.rows import long_rows, remembering
 from t2i_backdoor_bench.report.rows import rows as rows_of
 from t2i_backdoor_bench.stats import estimates as stats
 
@@ -175,3 +176,17 @@ def test_a_network_that_is_not_here_has_no_column(records):
     assert "kid_second" not in [way.name for way in columns(records, rows_of(records))]
     records[0].scores["kid_second"] = Score(0.01, n=10, network="other/64-d")
     assert "kid_second" in [way.name for way in columns(records, rows_of(records))]
+
+
+def test_within_a_report_rows_are_computed_once(records, monkeypatch):
+    made = rows_of(records)
+    calls = []
+    monkeypatch.setattr(rows_module, "one_protocol", lambda found: calls.append(len(found)))
+    with remembering():
+        first = rows_of(records)
+        first[0]["asr"] = "changed by who asked"
+        assert rows_of([*records]) == made, "of the same records, in another list"
+        assert rows_of(records[:2]) != made
+        assert calls == [len(records), 2]
+    rows_of(records)
+    assert calls == [len(records), 2, len(records)]
