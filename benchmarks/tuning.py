@@ -220,11 +220,12 @@ def mean_restored(cells: Iterable[Mapping[str, float]]) -> float:
 
 def of_attack(record: Record, share: float = SIZE_OF["attack"].training) -> Tried:
     """An undefended cell of a setting with this share of its steps. The objective is ASR less the
-    rate of decoys, subject to the prompt fidelity of clean pictures and to false triggers."""
+    rate of decoys, subject to the prompt fidelity of clean pictures and to false triggers; an
+    attack without a trigger has no decoys and no false triggers."""
     if record.status != "done":
         return Tried(0.0, 1.0, False, error=record.error)
     lost = value(record, "fidelity_lost")
-    kept = lost <= MARGIN and value(record, "false_trigger_rate") <= MOST_FALSE
+    kept = lost <= MARGIN and (optional(record, "false_trigger_rate") or 0.0) <= MOST_FALSE
     return Tried(
         value(record, "asr") - (optional(record, "asr_decoy") or 0.0),
         lost,

@@ -130,6 +130,8 @@ def test_objectives() -> None:
         {"a": strong | {"false_trigger_rate": 0.01, "share": 0.25}},
     )
     assert not tuning.of_attack(cell("a", "none", **strong, false_trigger_rate=0.2)).kept
+    without = tuning.of_attack(cell("a", "none", asr=0.9, fidelity_lost=0.0))
+    assert (without.score, without.kept) == (0.9, True), "an attack without a trigger"
 
 
 def test_a_setting_that_ended_in_an_error_says_so_and_is_not_chosen() -> None:
