@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def report(folder: Path, apply: Sequence[str]) -> int:
         " [tune.py](../../benchmarks/tune.py).",
         "",
         "*Objective*: of a defense the mean of what it restores, of an attack ASR less the rate at"
-        " which decoys fire. *Kept clean pictures*: settings that lose at most"
+        " which decoys fire, after a quarter of its steps unless the table says how many."
+        " *Kept clean pictures*: settings that lose at most"
         f" {100 * tuning.MARGIN:.0f} points of prompt fidelity on clean prompts, and of an attack"
         f" have at most {100 * tuning.MOST_FALSE:.0f} % of false triggers.",
         "",
@@ -70,6 +71,7 @@ def report(folder: Path, apply: Sequence[str]) -> int:
         kept = [t["score"] for t in results if t["kept"]]
         chosen = results[found["chosen"]] if found["chosen"] is not None else None
         best = f"{100 * chosen['score']:.1f} %, {len(chosen['measured'])}" if chosen else "-"
+        best += more_steps(chosen["measured"]) if chosen else ""
         spread = f"{100 * min(kept):.1f} to {100 * max(kept):.1f} %" if kept else "-"
         options = ", ".join(f"{k} {v}" for k, v in found["options"].items()) or "none kept them"
         lines.append(
@@ -83,6 +85,13 @@ def report(folder: Path, apply: Sequence[str]) -> int:
         defaults |= {kind: defaults_of(kind, searches) for kind in apply}
         APPLIED.write_text(json.dumps(defaults, indent=1) + "\n", "utf-8")
     return 0
+
+
+def more_steps(measured: Mapping[str, Mapping[str, float]]) -> str:
+    """With which share of its steps an attack was searched, where that was not the usual one."""
+    usual = tuning.SIZE_OF["attack"].training
+    shares = [v["share"] for v in measured.values() if v.get("share", usual) != usual]
+    return f" ({', '.join(f'{100 * s:.0f} %' for s in shares)} of its steps)" if shares else ""
 
 
 def attack_lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
