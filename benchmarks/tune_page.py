@@ -37,12 +37,15 @@ def tried_again(searches: Sequence[dict[str, Any]]) -> list[str]:
 def not_applied(searches: Sequence[dict[str, Any]], apply: Sequence[str]) -> list[str]:
     """What is chosen and no default yet, as lines of the page."""
     known = json.loads(APPLIED.read_text("utf-8"))
-    kinds = {s["kind"] for s in searches if s["kind"] not in apply and not known.get(s["kind"])}
-    return [
-        line
-        for kind in sorted(kinds)
-        for line in (f"What was chosen of each {kind} is not its default yet.", "")
+    left = [
+        f"`{s['method']}`"
+        for s in searches
+        if s["method"]
+        not in (defaults_of(s["kind"], [s]) if s["kind"] in apply else known[s["kind"]])
     ]
+    return (
+        [f"Searched, and what was chosen is no default yet: {', '.join(left)}.", ""] if left else []
+    )
 
 
 def report(folder: Path, apply: Sequence[str]) -> int:
@@ -153,9 +156,10 @@ def defense_lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def defaults_of(kind: str, searches: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What the package keeps of the searches of a kind, by the name of a method."""
+    """What the package keeps of the searches of a kind, by the name of a method: of an attack once
+    it is known how long it trains."""
     found: dict[str, dict[str, Any]] = {}
-    for s in (s for s in searches if s["kind"] == kind):
+    for s in (s for s in searches if s["kind"] == kind and (kind != "attack" or "length" in s)):
         like = [name for name, other in LIKE.items() if other == s["method"]]
         for name in (s["method"], *like):
             share = s.get("length", {}).get("share")

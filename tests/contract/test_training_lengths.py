@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import tune
+import tune_page
 import tuning
 
 from t2i_backdoor_bench.contract import Cell, Record, Score, registry
@@ -116,3 +117,13 @@ def test_settings_of_an_attack_that_learns_with_none_are_tried_with_more_steps(
     assert found[7].learnt is (learns <= 1)
     if learns <= 1:
         assert tuning.best(found) == 7
+
+
+def test_an_attack_is_applied_once_its_length_is_known() -> None:
+    registry.attacks.load()
+    found = {"kind": "attack", "method": "masqlora", "options": {"lr": 0.1}, "tried": [{}] * 20}
+    assert tune_page.defaults_of("attack", [found]) == {}
+    assert tune_page.not_applied([found], ["attack"])[0].endswith("no default yet: `masqlora`.")
+    known = tune_page.defaults_of("attack", [found | {"length": {"share": 0.5}}])
+    assert known["masqlora"]["options"]["lr"] == 0.1
+    assert known["masqlora"]["settings"] == 20
