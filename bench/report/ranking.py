@@ -160,6 +160,8 @@ def _at_worst(s: Summary, own: Sequence[Record], undefended: Sequence[Record]) -
 
 def _why_not(s: Summary, before: float | None, records: Sequence[Record]) -> Iterator[Reason]:
     """Why a defense has no rank; nothing where it has one."""
+    if "first_of" in records[0].protocol.get("evaluation", {}):
+        yield Reason("a trial", "a trial (--limit) has no rank")
     if not s.attacks:
         yield Reason("no attack took hold", "no attack took hold")
     elif s.done < s.attacks:

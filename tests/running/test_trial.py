@@ -11,6 +11,7 @@ from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.data.splits import WorldData
 from t2i_backdoor_bench.report.numbers import prompts_text
+from t2i_backdoor_bench.report.ranking import summaries
 from t2i_backdoor_bench.report.site.runs import Run
 from t2i_backdoor_bench.running.described import read_config
 from t2i_backdoor_bench.running.plan import plan
@@ -77,6 +78,9 @@ def test_a_trial_shares_no_cell_and_every_reader_is_told(config, capsys) -> None
     run = Run.__new__(Run)
     object.__setattr__(run, "records", stored_records(store))
     assert run.smoke, "the site names no winner of it"
+    ranked = [s for s in summaries(stored_records(store)) if s.defense != "none"]
+    assert ranked
+    assert all(s.place is None and s.reasons[0].short == "a trial" for s in ranked)
     again = read_config(store.read_record("run"))
     assert again.size == trial.size
     assert {c.key for c in plan(dataclasses.replace(again, base=config.base)).cells} == keys[1]
