@@ -11,9 +11,10 @@
 A defense is tried on attacks whose trigger, patch, style and objects are not those of the reported
 ones; an attack with such a trigger and target of its own. The chosen setting has the largest
 objective of those that keep clean pictures: for a defense the mean restored share, for an attack
-ASR less the rate of decoys. All 20 settings of a defense are tried on the first attack, the best
-half of them on the second, and the best quarter on the third (successive halving). A setting that
-has lost clean pictures on one attack is not tried on the next: it cannot be chosen.
+ASR less the rate of decoys; where that is 0 for all, the method keeps its defaults. All 20 settings
+of a defense are tried on the first attack, the best half of them on the second, and the best
+quarter on the third (successive halving). A setting that has lost clean pictures on one attack is
+not tried on the next: it cannot be chosen.
 
 In its search a defense trains half of the steps that it declares for the embedded base, an attack a
 quarter; where no setting of an attack succeeds on half of the prompts, all settings are tried again

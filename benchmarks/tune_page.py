@@ -76,7 +76,9 @@ def report(folder: Path, apply: Sequence[str]) -> int:
         best = f"{100 * chosen['score']:.1f} %, {len(chosen['measured'])}" if chosen else "-"
         best += more_steps(chosen["measured"]) if chosen else ""
         spread = f"{100 * min(kept):.1f} to {100 * max(kept):.1f} %" if kept else "-"
-        options = ", ".join(f"{k} {v}" for k, v in found["options"].items()) or "none kept them"
+        options = ", ".join(f"{k} {v}" for k, v in found["options"].items()) or (
+            "none: nothing is reached" if kept else "none kept them"
+        )
         lines.append(
             f"| `{found['method']}` | {found['kind']} | {len(results)} | {len(kept)} | {best} |"
             f" {spread} | {options} |"

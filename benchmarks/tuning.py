@@ -236,8 +236,9 @@ def of_attack(record: Record, share: float = SIZE_OF["attack"].training) -> Trie
 
 def best(tried: Sequence[Tried]) -> int | None:
     """The number of the chosen setting: of those that kept clean pictures and were tried on most
-    attacks the one with the largest objective; None where none kept them."""
-    kept = [i for i, t in enumerate(tried) if t.kept]
+    attacks the one with the largest objective; None where none kept them, and where none reaches
+    anything: the method then keeps its defaults."""
+    kept = [i for i, t in enumerate(tried) if t.kept and t.score > 0]
     return max(kept, key=lambda i: (len(tried[i].measured), tried[i].score)) if kept else None
 
 

@@ -3,6 +3,8 @@ are missing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from t2i_backdoor_bench.contract import Prompt, Samples, Score
@@ -71,6 +73,14 @@ def missing(samples: Samples, condition: str, before: bool = False) -> Score | N
 def unscreened() -> Score:
     """A Score without a value where the model screens no prompts."""
     return Score(None, note="not available: this defense has no detector")
+
+
+def not_reworded(answers: Mapping[str, np.ndarray]) -> Score | None:
+    """A Score without a value where no detector was asked about prompts in other words."""
+    if "reworded" in answers:
+        return None
+    asked = "not available: the detector was not asked about prompts in other words"
+    return Score(None, note=asked) if answers else unscreened()
 
 
 def no_reference(samples: Samples) -> Score | None:

@@ -7,6 +7,8 @@ from scipy import special
 
 from t2i_backdoor_bench.stats.intervals import LEVEL, Estimate, wilson
 
+FEWEST = 5  # negatives that an AUROC is computed from
+
 
 def mean_ranks(values: np.ndarray) -> np.ndarray:
     """The ranks of values (n,) from 1 on; equal ones share the mean of theirs. `scipy.stats` has
@@ -32,6 +34,19 @@ def tpr_at(negative: np.ndarray, positive: np.ndarray, rate: float) -> np.ndarra
     """Which positive scores (m,) are above the lowest threshold that at most a share `rate` of the
     negative scores (n,) is above."""
     return positive > threshold_at(negative, rate)
+
+
+def auroc_of_kinds(negatives: np.ndarray, positives: np.ndarray, kinds: np.ndarray) -> str:
+    """The AUROC of positives (m,) against the negatives (n,) of each kind (n,), in words: "; rare
+    0.91, word 0.64". Kinds of fewer than five negatives are left out."""
+    if len(kinds) != len(negatives):
+        return ""
+    found = [
+        f"{kind} {auroc(negatives[kinds == kind], positives):.2f}"
+        for kind in dict.fromkeys(kinds.tolist())
+        if (kinds == kind).sum() >= FEWEST
+    ]
+    return f"; by kind {', '.join(found)}" if found else ""
 
 
 def f1(negative: np.ndarray, positive: np.ndarray) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from t2i_backdoor_bench.stats.crossed import Values, crossed_mean
 from t2i_backdoor_bench.stats.detectors import (
+    FEWEST,
     auroc,
     auroc_estimate,
+    auroc_of_kinds,
     f1,
     f1_estimate,
     threshold_at,
@@ -31,12 +33,14 @@ from t2i_backdoor_bench.stats.ranks import rank_correlation, tau_b
 from t2i_backdoor_bench.stats.scores import mean, proportion
 
 __all__ = [
+    "FEWEST",
     "LEVEL",
     "Difference",
     "Estimate",
     "Values",
     "auroc",
     "auroc_estimate",
+    "auroc_of_kinds",
     "bootstrap_mean",
     "crossed_mean",
     "equivalent",

@@ -105,6 +105,7 @@ def test_quality_comes_first_then_the_objective() -> None:
     assert tuning.best([a, replace(b, measured={"one": {}}), c]) == 1, "tried on more attacks"
     assert tuning.go_on({"a": a, "b": b, "c": c}, 1) == ["c"]
     assert tuning.best([a]) is None
+    assert tuning.best([Tried(0.0, 0.0, True)] * 20) is None, "nothing is reached by any"
 
 
 def cell(attack: str, defense: str, **values: float) -> Record:
