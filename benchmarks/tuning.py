@@ -135,8 +135,9 @@ def declared_steps(entry: Entry) -> int:
 def keeps_steps(entry: Entry) -> bool:
     """A defense's row that declares steps of its own for the embedded base keeps them; so does a
     defense that trains none."""
-    own = bool(steps(entry)) and declared_steps(entry)
-    return not own or own != family_defaults(entry.cls, EMBEDDED)["steps"]
+    if not steps(entry):
+        return True
+    return declared_steps(entry) != family_defaults(entry.cls, EMBEDDED)["steps"]
 
 
 def same_settings(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from t2i_backdoor_bench.contract.names import parts_of
 from t2i_backdoor_bench.report.figures import sweeps
 from t2i_backdoor_bench.report.main_table import heading
 from t2i_backdoor_bench.report.metrics import reading
+from t2i_backdoor_bench.report.publish import publish
 from t2i_backdoor_bench.running import sweep
 from t2i_backdoor_bench.running.plan import plan
+from t2i_backdoor_bench.store.folder import Store
 
 
 def test_parse_and_expand() -> None:
@@ -155,8 +157,13 @@ def test_a_sweep_runs_resumes_and_plots(config) -> None:
     assert "<h3>fake_defense.shift</h3>" in curves
     assert "fake_attack × fake_defense, -0.4:" in curves, "a mark says its numbers"
     CALLS.clear()
+    stale = config.folder / "sweep-older.name.png"
+    stale.write_bytes(b"of an earlier plan")
     assert runner.run(both) == 0
     assert CALLS == []
+    publish(Store(config.folder), show=False)
+    assert not stale.exists()
+    assert (config.folder / "sweep-fake_defense.shift.png").exists()
 
 
 def test_an_option_that_several_defenses_have_has_one_figure_for_each_attack() -> None:

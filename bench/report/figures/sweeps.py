@@ -105,7 +105,7 @@ def drawn_of(
 
 def places(values: Sequence[str]) -> dict[str, float]:
     """Where each value stands: numbers at themselves, unless they are far apart; else in a row."""
-    found = [_number(v) for v in values]
+    found = [number(v) for v in values]
     if None in found or wide(found):
         return {v: i for i, v in enumerate(values)}
     return dict(zip(values, found, strict=True))
@@ -122,6 +122,9 @@ def write_plots(store: Store, records: Sequence[Record]) -> list[Path]:
             path, lambda partial, figure=figure: figure.savefig(partial, dpi=150, format="png")
         )
         paths.append(path)
+    for path in store.files("", ".png"):  # of what the records have nothing for any more
+        if path.name.startswith("sweep-") and path not in paths:
+            path.unlink(missing_ok=True)
     return paths
 
 
@@ -135,8 +138,8 @@ def plot(
     height = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.0 * height + 0.5), layout="constrained")
     values = list(dict.fromkeys(v for line in series.values() for v, _ in line))
-    numeric = all(_number(v) is not None for v in values)
-    place = {v: _number(v) if numeric else i for i, v in enumerate(values)}
+    numeric = all(number(v) is not None for v in values)
+    place = {v: number(v) if numeric else i for i, v in enumerate(values)}
     for k, (way, column) in enumerate(panels):
         axes = figure.add_subplot(height, columns, k + 1)
         for i, (name, line) in enumerate(series.items()):
@@ -194,7 +197,8 @@ def wide(places: Sequence[float]) -> bool:
     return min(places) >= 0 and len(some) > 1 and max(some) / min(some) >= WIDE
 
 
-def _number(text: str) -> float | None:
+def number(text: str) -> float | None:
+    """The number that a value of an option is, if it is one."""
     try:
         return float(text)
     except ValueError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from t2i_backdoor_bench.contract import Record
 from t2i_backdoor_bench.report.figures.losses import methods, summary
-from t2i_backdoor_bench.report.figures.sweeps import drawn_of, places
+from t2i_backdoor_bench.report.figures.sweeps import drawn_of, number, places
 from t2i_backdoor_bench.report.figures.tradeoff import EVEN, NOT_DRAWN, SIGNED, axes_of, compared
 from t2i_backdoor_bench.report.findings import given, percent
 from t2i_backdoor_bench.report.html.svg import Point, bands, curves, sample, scatter
@@ -78,7 +78,10 @@ def swept(records: Sequence[Record]) -> dict[str, Any] | None:
     panel for each metric and a key of its lines."""
     groups = []
     for option, series, ways in drawn_of(records).values():
-        values = sorted({v for line in series.values() for v, _ in line}, key=_by_number)
+        values = sorted(
+            {v for line in series.values() for v, _ in line},
+            key=lambda v: (number(v) is None, number(v) or 0.0, v),
+        )
         at = places(values)
         names = {at[v]: v for v in values}
         panels = []
@@ -93,14 +96,6 @@ def swept(records: Sequence[Record]) -> dict[str, Any] | None:
         key = [(name, sample(name, i)) for i, name in enumerate(series)]
         groups.append({"title": option, "panels": panels, "key": key})
     return {"groups": groups} if groups else None
-
-
-def _by_number(text: str) -> tuple[bool, float, str]:
-    """Numbers by their size, then what is none by its letters."""
-    try:
-        return False, float(text), text
-    except ValueError:
-        return True, 0.0, text
 
 
 def _curve(
