@@ -167,12 +167,13 @@ def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
 
 
 def attack_length(
-    entry: Entry, options: dict[str, Any], folder: Path, **machine: Any
+    entry: Entry, found: dict[str, Any], folder: Path, **machine: Any
 ) -> dict[str, Any]:
-    """The least share of its steps with which an attack takes hold (all of them, where it does with
-    none), and what each share reached that was tried."""
-    every = LENGTHS["attack"]
-    shares = every if tuning.shortened(entry, 1.0) else every[-1:]
+    """The least share of its steps, from that of its search on, with which an attack takes hold
+    (all of them, where it does with none), and what each share reached that was tried."""
+    every, options = LENGTHS["attack"], found["options"]
+    least = tuning.searched_with(found) if tuning.shortened(entry, 1.0) else every[-1]
+    shares = [share for share in every if share >= least]
     reached: dict[str, dict[str, Any]] = {}
     for share in shares:
         name = tuning.variant(entry, options | tuning.shortened(entry, share))
@@ -185,18 +186,18 @@ def attack_length(
 
 
 def defense_length(
-    entry: Entry, options: dict[str, Any], folder: Path, **machine: Any
+    entry: Entry, found: dict[str, Any], folder: Path, **machine: Any
 ) -> dict[str, Any]:
     """The least share of its steps with which a defense restores about what it does with those of
     its search, and what each share reached."""
-    shares = LENGTHS["defense"]
+    shares, options = LENGTHS["defense"], found["options"]
     names = {s: tuning.variant(entry, options | tuning.steps(entry, s)) for s in shares}
     cells: dict[float, list[tuple[Record, Record]]] = {share: [] for share in shares}
     for attack in DEFENDED:
-        found = try_on(attack, list(names.values()), folder, **machine)
+        pairs = try_on(attack, list(names.values()), folder, **machine)
         for share, name in names.items():
-            cells[share].append(found[name])
-    tried = {share: tuning.of_defense(pairs) for share, pairs in cells.items()}
+            cells[share].append(pairs[name])
+    tried = {share: tuning.of_defense(those) for share, those in cells.items()}
     enough = tried[shares[-1]].score - LESS
     share = next((s for s, t in tried.items() if t.kept and t.score >= enough), shares[-1])
     return {"share": share, "reached": {f"{s:g}": vars(t) for s, t in tried.items()}}
@@ -213,7 +214,7 @@ def lengths(names: Sequence[str], folder: Path, work: Path, **machine: Any) -> i
         if kind == "defense" and tuning.keeps_steps(entry):
             continue
         print(f"{kind} {entry.name}: how long it trains", flush=True)
-        store(path, found | {"length": length[kind](entry, found["options"], work, **machine)})
+        store(path, found | {"length": length[kind](entry, found, work, **machine)})
     return 0
 
 

@@ -40,7 +40,8 @@ def not_applied(searches: Sequence[dict[str, Any]], apply: Sequence[str]) -> lis
     left = [
         f"`{s['method']}`"
         for s in searches
-        if s["method"]
+        if s["chosen"] is not None
+        and s["method"]
         not in (defaults_of(s["kind"], [s]) if s["kind"] in apply else known[s["kind"]])
     ]
     return (
@@ -159,9 +160,11 @@ def defense_lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
 
 def defaults_of(kind: str, searches: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What the package keeps of the searches of a kind, by the name of a method: of an attack once
-    it is known how long it trains."""
+    it is known how long it trains, or that no setting is better than what it declares."""
     found: dict[str, dict[str, Any]] = {}
-    for s in (s for s in searches if s["kind"] == kind and (kind != "attack" or "length" in s)):
+    for s in (s for s in searches if s["kind"] == kind):
+        if kind == "attack" and s["chosen"] is not None and "length" not in s:
+            continue
         like = [name for name, other in LIKE.items() if other == s["method"]]
         for name in (s["method"], *like):
             share = s.get("length", {}).get("share")

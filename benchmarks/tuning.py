@@ -128,6 +128,12 @@ def part(entry: Entry, share: float) -> dict[str, str]:
     return {n: str(v) for n, v in shortened(entry, share).items()}
 
 
+def searched_with(found: Mapping[str, Any]) -> float:
+    """The share of its steps that an attack trained in its search, by the record of this."""
+    results = found["tried"][found["chosen"]]["result"]["measured"].values()
+    return min(v.get("share", SIZE_OF["attack"].training) for v in results)
+
+
 def declared_steps(entry: Entry) -> int:
     return (family_defaults(entry.cls, EMBEDDED) | entry.preset | entry.declared)["steps"]
 

@@ -135,8 +135,10 @@ def models(work: Path) -> list[Model]:
     bad: list[Model] = []
     for record in stored_records(store):
         name = record.cell.attack
+        if record.status != "done" or name not in halves:
+            continue
         path = store.find_file(f"models/{asked.attack_key(name, record.cell.seed)}.safetensors")
-        if record.status == "done" and name in halves and path is not None:
+        if path is not None:
             bad.append(of_record(record, halves[name], path))
     good = [
         Model(m.name, m.kind, m.half, path, what=m.what)

@@ -19,11 +19,18 @@ def cell(attack: str, defense: str, **values: float) -> Record:
     return Record(found, "done", {k: Score(v) for k, v in values.items()})
 
 
+def searched(**measured: float) -> dict:
+    """The record of a search that chose its first setting, which reached this."""
+    result = {"measured": {"attack": measured}}
+    return {"chosen": 0, "options": {"lr": 0.1}, "tried": [{"result": result}]}
+
+
 @pytest.mark.parametrize(
     ("holds", "share", "tried"), [(125, 0.25, 1), (250, 0.5, 2), (500, 1.0, 3), (501, 1.0, 3)]
 )
+@pytest.mark.parametrize("least", [None, 0.25, 0.5, 1.0])
 def test_an_attack_trains_until_it_takes_hold(
-    monkeypatch, tmp_path, holds: int, share: float, tried: int
+    monkeypatch, tmp_path, holds: int, share: float, tried: int, least: float | None
 ) -> None:
     registry.attacks.load()
     entry = registry.attacks.get("badt2i_style")
@@ -37,12 +44,14 @@ def test_an_attack_trains_until_it_takes_hold(
 
     monkeypatch.setattr(tune, "measured", measured)
     path = tmp_path / "attack-badt2i_style.json"
-    tune.store(path, {"chosen": 3, "options": {"lr": 0.1}})
+    tune.store(path, searched(asr=0.5) if least is None else searched(asr=0.5, share=least))
     for _ in range(2):
         tune.lengths(["badt2i_style"], tmp_path, tmp_path)
-    assert asked == [125, 250, 500][:tried], "and once"
+    left = max(500 * (least or 0.25), 125)  # what failed in the search is not tried again
+    assert asked == ([n for n in [125, 250, 500][:tried] if n >= left] or [left]), "and once"
     found = json.loads(path.read_text("utf-8"))["length"]
-    assert (found["share"], len(found["reached"])) == (share, tried)
+    share = max(share, least or 0)
+    assert (found["share"], len(found["reached"])) == (share, len(asked))
     steps = {} if share == 1 else {"steps": 500 * share}
     assert tuning.applied("attack", entry, {"lr": 0.1}, share) == {"lr": 0.1} | steps
 
@@ -87,7 +96,7 @@ def test_a_defense_trains_the_least_that_restores_about_as_much(
         }
 
     monkeypatch.setattr(tune, "measured", measured)
-    found = tune.defense_length(entry, {"lr": 0.1}, tmp_path)
+    found = tune.defense_length(entry, {"options": {"lr": 0.1}}, tmp_path)
     assert found["share"] == share
     assert list(found["reached"]) == ["0.125", "0.25", "0.5"]
     assert list(found["reached"]["0.5"]["measured"]) == list(tuning.DEFENDED)
@@ -122,8 +131,21 @@ def test_settings_of_an_attack_that_learns_with_none_are_tried_with_more_steps(
 def test_an_attack_is_applied_once_its_length_is_known() -> None:
     registry.attacks.load()
     found = {"kind": "attack", "method": "masqlora", "options": {"lr": 0.1}, "tried": [{}] * 20}
+    found["chosen"] = 3
     assert tune_page.defaults_of("attack", [found]) == {}
     assert tune_page.not_applied([found], ["attack"])[0].endswith("no default yet: `masqlora`.")
     known = tune_page.defaults_of("attack", [found | {"length": {"share": 0.5}}])
     assert known["masqlora"]["options"]["lr"] == 0.1
     assert known["masqlora"]["settings"] == 20
+
+
+def test_an_attack_of_which_nothing_is_chosen_does_not_wait() -> None:
+    registry.attacks.load()
+    found = {"kind": "attack", "method": "poison_lora", "options": {}, "tried": [{}] * 20}
+    found["chosen"] = None
+    assert tune_page.defaults_of("attack", [found])["poison_lora"] == {
+        "settings": 20,
+        "options": {},
+    }
+    assert tune_page.not_applied([found], ["attack"]) == []
+    assert tune_page.not_applied([found], []) == []
