@@ -1,15 +1,20 @@
-"""A zoo of attacked and clean models of the embedded base, and what `vet` makes of each.
+"""A zoo of attacked and clean models of the embedded base, and what `vet` and detectors make of
+each.
 
-    python benchmarks/zoo.py make                 # the models; a killed run resumes
-    python benchmarks/zoo.py score                # each beside the clean base, as `vet --base`
-    python benchmarks/zoo.py score --way alone    # each by itself, as `vet` without --base
-    python benchmarks/zoo.py score --way amdet    # the verdict of a published detector on each
-    python benchmarks/zoo.py report               # results/zoo/README.md, the ROC, calibration.json
+    python benchmarks/zoo.py make                  # the models; a killed run resumes
+    python benchmarks/zoo.py score                 # each beside the clean base, as `vet --base`
+    python benchmarks/zoo.py score --way alone     # each by itself, as `vet` without --base
+    python benchmarks/zoo.py score --way amdet tnc # by detectors, after `alone` (zoo_ways.py)
+    python benchmarks/zoo.py report                # results/zoo/README.md, ROC, calibration.json
 
-The attacked ones train for half of their steps, with triggers of their own; an attack's success is
-measured on 16 prompts of the development split. How each model is made: zoo_models.py. The scores
-are in results/zoo/models.jsonl; the weights are made again by the command and not kept. `vet` also
-tries the default triggers of this suite's attacks; the zoo does not, as none of its models has one.
+The attacked ones have triggers of their own and else the defaults of the embedded base, so that
+they are what the suite's attacks are: of searched settings, and as long as they need to take hold.
+An attack's success is measured on 16 prompts of the development split. How each model is made:
+zoo_models.py. The scores are in results/zoo/models.jsonl, each with the key of its model's making
+(zoo_recipe.py): where a new search of settings changes an attack, its models are made and scored
+again by the same commands, and until then the report leaves their records out. The weights are made
+again by the command and not kept. `vet` also tries the default triggers of this suite's attacks;
+the zoo does not, as none of its models has one.
 """
 
 from __future__ import annotations
@@ -17,105 +22,46 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import zoo_models
+import zoo_recipe
 import zoo_report
 from development import Development
 from ended import ended
-from torch import Tensor
-from tuning import SIZE
+from zoo_ways import DETECTORS, PROPOSES, SEED, WAYS, Model, base, proposals, score_one
 
-from t2i_backdoor_bench.contract import DefenderView, Record, registry
+from t2i_backdoor_bench.contract import Record, UserError
 from t2i_backdoor_bench.contract.names import read
-from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.detecting import inversion
-from t2i_backdoor_bench.detecting.effects import Effects
-from t2i_backdoor_bench.detecting.inversion import Room, Search, Standing, held_out, unused
-from t2i_backdoor_bench.detecting.verdict import examine
-from t2i_backdoor_bench.models.catalog import load_base
-from t2i_backdoor_bench.models.model import T2IModel
-from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.run import run
-from t2i_backdoor_bench.running.settings import Config
-from t2i_backdoor_bench.running.vet import clean_prompts
 from t2i_backdoor_bench.store.folder import Store
-from t2i_backdoor_bench.store.records import stored_records
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "zoo"
 WORK = ROOT / "results" / "run-zoo"  # the models
 RECORDS = "models.jsonl"
-WAYS = ("trusted", "alone", "amdet")
-METRICS = "asr,false_trigger_rate,fidelity_before,prompt_fidelity"
-SCALE = replace(SIZE.resized(16), name="zoo", training=0.5, metrics=METRICS, decoys=0)
-SEED = 0  # that of `vet`
-MOST_KEPT = 1500  # batches of the base's predictions that are kept for the next model
-
-
-@dataclass(frozen=True)
-class Model:
-    """One of the zoo: its weights, whether it is attacked, with which trigger and how well."""
-
-    name: str
-    kind: str
-    half: str
-    weights: Path
-    trigger: str = ""
-    asr: float | None = None
-    what: str = ""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        known = {"model": self.name, "kind": self.kind, "half": self.half, "what": self.what}
-        return known | {"attacked": self.asr is not None, "asr": self.asr, "trigger": self.trigger}
-
-
-class Remembering(Effects):
-    """Effects that keep what the base predicts: it is the same beside every model."""
-
-    kept: dict[Any, Tensor] = {}
-
-    def predictions(
-        self, model: T2IModel, texts: Sequence[str], weights: Sequence[Any] = ()
-    ) -> Tensor:
-        if model is not self.trusted:
-            return super().predictions(model, texts, weights)
-        place = (tuple(texts), float(self.drawn.latents.double().sum()))
-        if (found := self.kept.get(place)) is None:
-            found = super().predictions(model, texts)
-            if len(self.kept) < MOST_KEPT:
-                self.kept[place] = found
-        return found
-
-
-def config(work: Path, **machine: Any) -> Config:
-    names = ",".join(name for name, _ in zoo_models.attacked())
-    return Config(names, "none", scale=SCALE, out=work / "attacked", **machine)
 
 
 def make(work: Path, workers: int) -> int:
     """The models that are not there. An attack that fails is no model, and is said."""
-    status = run(config(work, workers=workers, threads=1, device="cpu"), Development())
-    if status == 130:
+    asked = zoo_recipe.config(work / "attacked", workers=workers, threads=1, device="cpu")
+    if run(asked, Development()) == 130:
         raise KeyboardInterrupt
     (work / "clean").mkdir(parents=True, exist_ok=True)
     todo = [m.name for m in zoo_models.clean() if not clean_weights(work, m.name).exists()]
     for done, _ in enumerate(spread(make_clean, [(work, name) for name in todo], workers), 1):
         print(f"{done} of {len(todo)} clean models", flush=True)
+    models(work)  # says which are missing
     return 0
 
 
 def clean_weights(work: Path, name: str) -> Path:
-    return work / "clean" / f"{name}.safetensors"
+    return work / "clean" / f"{name}-{zoo_recipe.today()[name][:16]}.safetensors"
 
 
 def make_clean(work: Path, name: str) -> str:
@@ -129,98 +75,79 @@ def make_clean(work: Path, name: str) -> str:
 
 
 def models(work: Path) -> list[Model]:
-    """The models that are there, an attacked and a clean one by turns."""
-    halves = dict(zoo_models.attacked())
-    store, asked = Store(work / "attacked"), plan(config(work, device="cpu"), Development())
+    """The models that are there as they are made today, an attacked and a clean one by turns. Those
+    that are not are said."""
+    keys, halves = zoo_recipe.today(), dict(zoo_models.attacked())
+    store = Store(work / "attacked")
     bad: list[Model] = []
-    for record in stored_records(store):
-        name = record.cell.attack
-        if record.status != "done" or name not in halves:
-            continue
-        path = store.find_file(f"models/{asked.attack_key(name, record.cell.seed)}.safetensors")
-        if path is not None:
-            bad.append(of_record(record, halves[name], path))
+    for cell in zoo_recipe.planned(work / "attacked").cells:
+        record, key = store.read_result(cell.key), keys[cell.attack]
+        path = store.find_file(f"models/{key}.safetensors")
+        if record is not None and record.status == "done" and path is not None:
+            bad.append(of_record(record, halves[cell.attack], key, path))
     good = [
-        Model(m.name, m.kind, m.half, path, what=m.what)
+        Model(m.name, m.kind, m.half, keys[m.name], path, what=m.what)
         for m in zoo_models.clean()
         if (path := clean_weights(work, m.name)).exists()
     ]
+    if missing := keys.keys() - {m.name for m in (*bad, *good)}:
+        said = "\n  ".join(sorted(missing))
+        print(f"{len(missing)} of {len(keys)} models are not there (`make`):\n  {said}", flush=True)
     both = [m for pair in zip(bad, good, strict=False) for m in pair]
     return both + bad[len(good) :] + good[len(bad) :]
 
 
-def of_record(record: Record, half: str, path: Path) -> Model:
+def of_record(record: Record, half: str, key: str, path: Path) -> Model:
     attack, options = read(record.cell.attack)
     trigger = options.get("trigger", options.get("source", ""))
     asr = record.scores["asr"].value
-    return Model(record.cell.attack, attack, half, path, trigger, asr)
-
-
-@cache
-def base() -> T2IModel:
-    torch.set_num_threads(1)
-    return load_base("shapes", "cpu", torch.float32)
-
-
-def score_one(model: Model, way: str) -> dict[str, Any]:
-    """A model's record, with the time that its score took."""
-    start, known = time.process_time(), base()
-    suspect, prompts = known.with_weights(model.weights), clean_prompts(WorldData(), SEED)
-    found = by_amdet(suspect, prompts) if way == "amdet" else by_vet(suspect, prompts, way, model)
-    spent = round(time.process_time() - start, 1)
-    return model.facts | {"way": way} | found | {"seconds": spent}
-
-
-def by_amdet(suspect: T2IModel, prompts: Sequence[str]) -> dict[str, Any]:
-    """AMDET's verdict on the model, which is one on its text encoder."""
-    entry = registry.defenses.get("amdet")
-    view = DefenderView(entry.needs, prompts, clean_text_encoder=base().encoders)
-    out = entry.cls().apply(suspect, view, SEED)
-    return {"texts": [{"text": "", "score": round(out.screen.verdict, 4)}], "true": None}
-
-
-def by_vet(suspect: T2IModel, prompts: Sequence[str], way: str, model: Model) -> dict[str, Any]:
-    """What `vet` finds, and how unusual the true trigger is on the same prompts and noise."""
-    inversion.Effects = Remembering  # type: ignore[misc]
-    trusted = base() if way == "trusted" else None
-    room = Room(suspect, trusted, prompts, unused(suspect, prompts, trusted is not None), SEED)
-    how = Search()
-    found = examine(room, how, known=())
-    brief = replace(how, null_again=how.null)
-    true = held_out(room, [model.trigger], brief)[0] if model.trigger else None
-    return {
-        "texts": [told(s.standing) | {"origin": s.origin} for s in found.suspicions],
-        "true": told(true) if true else None,
-    }
-
-
-def told(found: Standing) -> dict[str, Any]:
-    """A text's standing, two decimals each."""
-    return {
-        "text": found.text,
-        "score": round(found.score, 2),
-        "parts": [round(p, 2) for p in found.parts],
-        "beyond": [round(b, 2) for b in found.beyond],
-    }
+    return Model(record.cell.attack, attack, half, key, path, trigger, asr)
 
 
 def score(folder: Path, work: Path, way: str, workers: int) -> int:
-    """Score the models that have no record of this way. Each record is written at once."""
-    path = folder / RECORDS
-    known = {(r["model"], r["way"]) for r in records(path)}
-    todo = [m for m in models(work) if (m.name, way) not in known]
+    """Score the models that have no record of this way and of their key. Each record is written at
+    once, in the place of one of the same model by an older recipe. Raises UserError for a detector
+    where no search has proposed texts."""
+    path, there = folder / RECORDS, models(work)
+    rows = records(path)
+    known = {(r.get("key"), r["way"]) for r in rows}
+    todo = [m for m in there if (m.key, way) not in known]
+    texts = proposals(rows)
+    if way in DETECTORS:
+        without = [m for m in todo if m.key not in texts]
+        if todo and len(without) == len(todo):
+            raise UserError(
+                f"{way} is asked about the texts that `score --way {PROPOSES}` finds, and no model"
+                " left to score has such a record: score that way first"
+            )
+        if without:
+            print(f"{len(without)} models wait for `score --way {PROPOSES}`", flush=True)
+        todo = [m for m in todo if m.key in texts]
     folder.mkdir(parents=True, exist_ok=True)
-    for done, found in enumerate(spread(score_one, [(m, way) for m in todo], workers), 1):
+    replaced = {(m.name, way) for m in todo}
+    write(path, [r for r in rows if (r["model"], r["way"]) not in replaced])
+    tasks = [(m, way, texts.get(m.key, [])) for m in todo]
+    for done, found in enumerate(spread(score_one, tasks, workers), 1):
         with path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(found, ensure_ascii=False) + "\n")
+            out.write(line(found))
         best = found["texts"][0]
         said = f"{found['model']}: {best['text']!r} {best['score']}, {found['seconds']} s"
-        print(f"{done} of {len(todo)}  {said}", flush=True)
+        print(f"{way}: {done} of {len(todo)}  {said}", flush=True)
     return 0
 
 
+def line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    whole = path.with_suffix(".partial")
+    whole.write_text("".join(map(line, rows)), "utf-8")
+    whole.replace(path)
+
+
 def records(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(x) for x in path.read_text("utf-8").splitlines()] if path.exists() else []
+    return zoo_report.read_rows(path) if path.exists() else []
 
 
 def spread(work: Any, tasks: Sequence[tuple], workers: int) -> Iterator[Any]:
@@ -235,9 +162,9 @@ def spread(work: Any, tasks: Sequence[tuple], workers: int) -> Iterator[Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=("make", "score", "report"))
-    parser.add_argument("--way", choices=WAYS, default=WAYS[0])
+    parser.add_argument("--way", nargs="+", choices=WAYS, default=WAYS[:1])
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--workers", type=int, default=2)
@@ -247,7 +174,7 @@ def main() -> int:
     if flags.what == "make":
         return make(flags.work, flags.workers)
     if flags.what == "score":
-        return score(flags.out, flags.work, flags.way, flags.workers)
+        return max(score(flags.out, flags.work, way, flags.workers) for way in flags.way)
     return zoo_report.report(flags.out, records(flags.out / RECORDS), flags.apply)
 
 
