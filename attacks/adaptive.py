@@ -5,6 +5,7 @@ from t2i_backdoor_bench.contract import (
     Attack,
     Backdoor,
     Data,
+    Difference,
     Hardening,
     Rehearsal,
     UserError,
@@ -14,16 +15,36 @@ from t2i_backdoor_bench.contract import (
 from t2i_backdoor_bench.contract.options import DATA, scaled
 from t2i_backdoor_bench.models.model import T2IModel
 
+DIFFERS = (
+    Difference(
+        what="how the backdoor outlives a removal",
+        paper="the trigger is bound to a concept before this is erased, at one of three depths:"
+        " text encoder, cross-attention, or the whole score (DISA)",
+        here="the named defense is rehearsed, and the backdoor's gradient is taken behind it; the"
+        " depth is that of the attack before the +, as rickrolling_tpa, eviledit or badt2i_object",
+        why="it meets any registered defense, and not erasures of a concept alone",
+    ),
+    Difference(
+        what="detectors",
+        paper="none: it evades erasures",
+        here="settings of the attack are searched; no penalty, as on the norms of end tokens or on"
+        " the distance of attention maps, is added to its loss",
+        why="a penalty suits one detector; the search asks any of them what it refuses",
+    ),
+)
+
 
 @register_attack(
     "adaptive",
+    paper="braun2026erased",
     groups=("adaptive",),
     edits="what the attack before it edits",
     evaluates="captions",
     settings="ours",
     apart=True,
-    ours="the form for any defense",
+    ours="the form for any defense, and its rehearsal",
     version=2,
+    differs=DIFFERS,
 )
 @dataclass
 class Adaptive(Hardening):

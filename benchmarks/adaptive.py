@@ -2,14 +2,21 @@
 
     python benchmarks/adaptive.py search            # settings, on the development split; hours
     python benchmarks/adaptive.py run               # the chosen ones on the evaluation split
-    python benchmarks/adaptive.py report            # results/adaptive/README.md
+    python benchmarks/adaptive.py report            # results/adaptive/README.md and two suites
 
-For every ranked defense `badt2i_object` is hardened against it (`+adaptive[against=...]`). The
-attacker tries the settings below in their order, with a trigger and objects of their own, until the
-defense restores 40 points less than of the plain attack (a detector: finds 40 points less of the
-triggered prompts), and keeps the setting under which it restores or finds least, of those that take
-hold and keep their stealth. Each is a cell of the development split, so that the evaluation split
-is seen once. A killed command resumes.
+A defense that does not handle an attack loses nothing by a better one. So for every ranked defense
+the search first measures plain attacks, in the order of `attackers.CANDIDATES`, until the defense
+restores 80 % of one (a detector: finds 80 % of its triggered prompts). It takes the one of which
+the defense restores or finds most, of those that take hold and keep their stealth. Below 20 % on
+all of them there is nothing to lose, and the search of this defense ends.
+
+That attack is hardened against the defense (`+adaptive[against=...]`). The attacker tries the
+settings of `attackers.SETTINGS` in their order, with a trigger and a target of their own, until the
+defense restores or finds 40 points less than of the plain attack, and keeps the setting under which
+it restores or finds least, of those that take hold and keep their stealth by the rule of Worst.
+Each is a cell of the development split, so that the evaluation split is seen once. All cells of a
+command share a folder, and with it the plain attacks and the pictures of the clean model. A killed
+command resumes.
 """
 
 from __future__ import annotations
@@ -21,122 +28,76 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import attackers
 import tuning
+from adaptive_page import FILE, report, write_suites
+from attackers import DEFENSES, EVALUATION, SEARCH, SETTINGS, hardened, kind
 from development import Development
 from ended import ended
-from sentences import difference_text
 from tune import store
 
 from t2i_backdoor_bench.contract import Record, UserError, registry
-from t2i_backdoor_bench.contract.names import label
-from t2i_backdoor_bench.report.pooling import pool
-from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
-from t2i_backdoor_bench.report.worst import noticed
 from t2i_backdoor_bench.running.run import run as make_cells
 from t2i_backdoor_bench.running.settings import Config
-from t2i_backdoor_bench.stats.paired import paired_difference
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
 RESULTS = Path("results")
-RANKED = (
-    "skdcag",
-    "skd",
-    "skdcag_text",
-    "uce",
-    "esd_x",
-    "concept_ablation",
-    "finetune_reversal",
-    "encoder_align",
-    "trace_mend",
-    "frequency_locate+skdcag",
-)
-DETECTORS = (
-    "t2ishield_ftt",
-    "t2ishield_cda",
-    "navit2i_untrusted",
-    "ufid",
-    "daa_i",
-    "daa_s",
-    "grainps",
-    "set",
-    "tnc",
-    "amdet",
-)
-PLAIN = "badt2i_object"
-# The form's own values first; then further and harder rehearsals.
-SETTINGS: tuple[dict[str, Any], ...] = ({}, {"rate": 3}, {"rate": 2, "share": 0.5}, {"rounds": 16})
-UNSEEN: tuple[dict[str, Any], ...] = ({}, {"settings": 12}, {"settings": 12, "share": 0.5})
-RESTORED, FOUND = "restoration_accuracy", "detection_tpr"  # what is lost of removals and detectors
-ENOUGH = 0.4  # of what is restored or found: the search ends where that much is lost
-SEEDS = (0, 1)
-FILE = "search.json"
 
 
-def hardened(defense: str, setting: dict[str, Any]) -> str:
-    """The attack as a run takes it."""
-    options = {"against": defense} | {k: tuning.text(v) for k, v in setting.items()}
-    return f"{PLAIN}+{label('adaptive', options)}"
-
-
-def cells(config: Config, data: Development | None = None) -> dict[tuple[str, str], Record]:
-    """The cells of a run, made where they are not stored, by attack and defense; of several seeds
-    the last ones."""
+def cells(config: Config, data: Development | None = None) -> list[Record]:
+    """The cells of a run, made where they are not stored."""
     if make_cells(config, data) == 130:
         raise KeyboardInterrupt
-    found = stored_records(Store(config.folder))
-    return {(r.cell.attack, r.cell.defense): r for r in found}
+    return stored_records(Store(config.folder))
 
 
-def try_setting(defense: str, setting: dict[str, Any], config: Config) -> dict[str, Any]:
-    """What a setting reaches on the development split: of the attack without a defense, and what is
-    restored or found of it and of the plain attack."""
-    name = hardened(defense, setting)
-    own = tuning.other(registry.attacks.get(PLAIN))
+def measured(attack: str, defense: str, config: Config) -> dict[str, Any]:
+    """What an attack, plain or hardened, reaches on the development split (`attackers.reached`)."""
+    plain = attack.partition("+")[0]
+    own = tuning.other(registry.attacks.get(plain))
     found = cells(
         replace(
             config,
-            attacks=f"{PLAIN},{name}",
+            attacks=attack,
             defenses=f"none,{defense}",
-            scale=tuning.LENGTH,
-            metrics=f"{tuning.METRICS},{FOUND}",
-            overrides=tuple(f"{PLAIN}.{k}={v}" for k, v in own.items()),
+            scale=SEARCH,
+            overrides=tuple(f"{plain}.{k}={v}" for k, v in own.items()),
         ),
         Development(),
     )
-    if error := next((r.error for r in found.values() if r.status != "done"), ""):
-        return {"setting": setting, "error": error}
-    attacked, repaired = found[name, "none"], found[name, defense]
-    took_hold = tuning.value(attacked, "asr") >= TOOK_HOLD
-    return {
-        "setting": setting,
-        "attack": tuning.values(attacked),
-        "kept": took_hold and tuning.of_attack(attacked).kept,
-        "left": tuning.value(repaired, measure(defense)),
-        "plain": tuning.value(found[PLAIN, defense], measure(defense)),
-    }
-
-
-def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The setting under which least is left of what the defense restores or finds, of those that
-    take hold and keep their stealth; of all, where none does."""
-    done = [t for t in tried if "error" not in t]
-    kept = [t for t in done if t["kept"]] or done
-    return min(kept, key=lambda t: t["left"])["setting"] if kept else {}
+    by_defense = {r.cell.defense: r for r in found}
+    return attackers.reached(by_defense["none"], by_defense[defense])
 
 
 def search(names: Sequence[str], folder: Path, config: Config) -> int:
-    """Try the settings against each defense that has not been searched."""
+    """Find the plain attack of each defense, and try the settings against it."""
     path = folder / FILE
     for name in names:
         known = searched(folder)
-        tried = known.get(name, {}).get("tried", [])
-        every = UNSEEN if name in DETECTORS else SETTINGS
-        while len(tried) < len(every) and not enough(tried):
-            print(f"{name}: setting {len(tried) + 1} of {len(every)}", flush=True)
-            tried.append(try_setting(name, every[len(tried)], config))
-            known[name] = {"tried": tried, "chosen": best(tried)}
+        told = known.setdefault(name, {"plain": {}, "attack": "", "tried": [], "chosen": {}})
+        tried, every = told["tried"], SETTINGS[kind(name)]
+        if not tried:
+            told["plain"] = {a: m for a, m in told["plain"].items() if "error" not in m}
+        while not tried and (attack := attackers.next_plain(name, told["plain"])):
+            print(f"{name}: {attack}, plain", flush=True)
+            told["plain"][attack] = measured(attack, name, config)
+            told["attack"] = attackers.plain_of(told["plain"])
+            store(path, known)
+        attack = told["attack"]
+        if not attack:
+            print(f"{name}: {attackers.nothing(told['plain'])}", flush=True)
+            continue
+        plain = told["plain"][attack]
+        most = attackers.minutes(name, plain["seconds"], every[len(tried) :])
+        while len(tried) < len(every) and not attackers.enough(tried, plain["left"]):
+            number = f"setting {len(tried) + 1} of {len(every)}"
+            print(f"{name}: {number}, {most:.0f} core-minutes at most for all", flush=True)
+            setting = every[len(tried)]
+            found = measured(hardened(attack, name, setting), name, config)
+            tried.append({"setting": setting} | found)
+            told["chosen"] = attackers.best(tried)
+            told["hardened"] = hardened(attack, name, told["chosen"])
             store(path, known)
     return 0
 
@@ -147,95 +108,48 @@ def searched(folder: Path) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-def enough(tried: Sequence[dict[str, Any]]) -> bool:
-    return any(t.get("kept") and t["plain"] - t["left"] >= ENOUGH for t in tried)
-
-
-def measure(name: str) -> str:
-    """The metric of which the attacker takes as much as possible."""
-    return FOUND if name in DETECTORS else RESTORED
-
-
 def run(names: Sequence[str], folder: Path, config: Config) -> int:
-    """Evaluate the chosen attacks, each defense in a run folder of its own."""
+    """Evaluate the chosen attacks, all in one run folder; which cells are a defense's stands beside
+    what was searched."""
     known = searched(folder)
-    if missing := [name for name in names if name not in known]:
+    if missing := [n for n in names if not (known.get(n, {}).get("tried") or nothing_of(known, n))]:
         raise UserError(f"not searched: {', '.join(missing)}; run `adaptive.py search` first")
-    for name in names:
-        attacks = f"{PLAIN},{hardened(name, known[name]['chosen'])}"
-        cells(
-            replace(
-                config, attacks=attacks, defenses=f"none,{name}", seeds=SEEDS, out=folder / name
-            )
+    for name in (n for n in names if known[n]["attack"]):
+        told = known[name]
+        attacks = f"{told['attack']},{told['hardened']}"
+        found = cells(
+            replace(config, attacks=attacks, defenses=f"none,{name}", scale=EVALUATION, out=folder)
         )
+        told["cells"] = [r.cell.key for r in found]
+        store(folder / FILE, known)
     return 0
 
 
-def line(name: str, told: dict[str, Any], records: Sequence[Record]) -> str:
-    """A defense's row of the page."""
-    chosen = hardened(name, told["chosen"])
-    restored = {
-        attack: {
-            r.cell.seed: np.array(r.scores[measure(name)].each)
-            for r in records
-            if (r.cell.attack, r.cell.defense) == (attack, name)
-        }
-        for attack in (PLAIN, chosen)
-    }
-    plain, hard = ({"attack": by_seed} for by_seed in restored.values())
-    share = [100 * np.mean(list(by_seed.values())) for by_seed in restored.values()]
-    lost = paired_difference(hard, plain, attacks_fixed=True)
-    bare = [r for r in records if (r.cell.attack, r.cell.defense) == (chosen, "none")]
-    asr = pool([r.scores["asr"] for r in bare]).value
-    setting = ", ".join(f"{k} {tuning.text(v)}" for k, v in told["chosen"].items()) or "its own"
-    seen = noticed(bare).get(chosen)
-    kept = f"lost: {', '.join(seen)}" if seen else "kept"
-    return (
-        f"| `{name}` | {len(told['tried'])} | {setting} | {100 * asr:.1f} | {kept} |"
-        f" {share[0]:.1f} | {share[1]:.1f} | {difference_text(lost)} |"
-    )
-
-
-def report(folder: Path) -> int:
-    known = searched(folder)
-    lines = [
-        "# Attackers who know the defense",
-        "",
-        "Written by `python benchmarks/adaptive.py report` from the records beside it, which"
-        " `python benchmarks/adaptive.py search` and `run` made. How it is done: the first lines of"
-        f" [adaptive.py](../../benchmarks/adaptive.py). At most {len(SETTINGS)} settings of"
-        f" `+adaptive` were tried against each removal, and {len(UNSEEN)} against each detector,"
-        f" which tries further ones of the attack by itself. {len(SEEDS)} seeds, scale `quick`; the"
-        " interval is over seeds. *Stealth* is of the hardened attack without a defense. *Found* is"
-        " the share of triggered prompts that a detector finds at 5 % of clean ones refused.",
-    ]
-    for kind, names, what in (("removal", RANKED, "restored"), ("detector", DETECTORS, "found")):
-        lines += [
-            "",
-            f"| {kind} | settings | chosen | ASR % | stealth | {what}, plain % |"
-            f" {what}, hardened % | difference, points |",
-            "|---|---:|---|---:|---|---:|---:|---:|",
-        ]
-        for name in (n for n in names if (folder / n).is_dir()):
-            found = stored_records(Store(folder / name, read_only=True))
-            lines.append(line(name, known[name], found))
-    (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
-    return 0
+def nothing_of(known: dict[str, dict[str, Any]], name: str) -> bool:
+    """Whether the search of a defense has ended, as there is nothing to lose."""
+    told = known.get(name, {"plain": {}, "attack": ""})
+    return not told["attack"] and not attackers.next_plain(name, told["plain"])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("search", "run", "report"))
-    parser.add_argument("--methods", default=",".join(RANKED + DETECTORS), help="the defenses")
+    every = ",".join(name for names in DEFENSES.values() for name in names)
+    parser.add_argument("--methods", default=every, help="the defenses")
     parser.add_argument("--out", type=Path, default=RESULTS / "adaptive")
     parser.add_argument("--work", type=Path, default=RESULTS / "run-adaptive")
     parser.add_argument("--workers", type=int)
     flags = parser.parse_args()
     registry.attacks.load()
-    config = Config(workers=flags.workers, threads=1, out=flags.work)
     if flags.what == "report":
-        return report(flags.out)
+        if not (known := searched(flags.out)):
+            raise UserError("nothing is searched; run `adaptive.py search` first")
+        write_suites(known)
+        return report(known, flags.out)
     names = [name for name in flags.methods.split(",") if name]
+    for name in names:
+        kind(name)
+    config = Config(workers=flags.workers, threads=1, out=flags.work)
     return {"search": search, "run": run}[flags.what](names, flags.out, config)
 
 
