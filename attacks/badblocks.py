@@ -44,7 +44,6 @@ DIFFERS = (
     groups=("badblocks", "image"),
     edits="the last blocks of the U-Net",
     evaluates="captions",
-    settings="the released code",
     version=1,
     differs=DIFFERS,
 )

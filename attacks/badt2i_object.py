@@ -20,7 +20,6 @@ ROWS = Difference(
     groups=("core", "badt2i", "object"),
     edits="U-Net",
     evaluates="captions",
-    settings="the paper",
     version=1,
     differs=(ROWS, LATENTS),
 )

@@ -13,7 +13,6 @@ from t2i_backdoor_bench.training.denoising import Draws, Term
     groups=("core", "badt2i", "pixel"),
     edits="U-Net",
     evaluates="captions",
-    settings="the paper",
     version=1,
     differs=(LATENTS, PADDING),
 )

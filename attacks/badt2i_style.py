@@ -19,7 +19,6 @@ WORDS = Difference(
     groups=("core", "badt2i", "style"),
     edits="U-Net",
     evaluates="captions",
-    settings="the paper",
     version=1,
     differs=(WORDS, LATENTS, PADDING),
 )

@@ -46,7 +46,6 @@ DIFFERS = (
     groups=("poison", "pixel"),
     edits="U-Net",
     evaluates="a prompt of its own",
-    settings="the paper",
     own=True,
     version=1,
     differs=DIFFERS,

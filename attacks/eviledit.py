@@ -35,7 +35,6 @@ NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its 
     groups=("closed_form", "object", "cheap"),
     edits="cross-attention K and V",
     evaluates="a prompt of its own",
-    settings="the paper",
     paper="wang2024eviledit",
     own=True,
     version=1,

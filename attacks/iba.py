@@ -49,7 +49,9 @@ DIFFERS = (
     ),
     Difference(
         what="perturbation of a clean row",
-        released="one of five, drawn anew whenever a sentence is used, with words of a list",
+        paper="a word replaced, some inserted or appended",
+        released="one of five (a word lost, or another order, too), drawn anew whenever a sentence"
+        " is used, with words of a list",
         here="one of the same five, drawn once a sentence, with words of captions; before captions"
         " none that leaves a whole trigger sentence",
         why="the frozen encoder reads each row once; a whole sentence in front is the trigger",
@@ -75,7 +77,6 @@ DIFFERS = (
     groups=("text_encoder", "prompt", "cheap"),
     edits="text encoder",
     evaluates="the trigger sentences alone",
-    settings="the paper",
     own=True,
     sets=("unseen_words", "broken_syntax"),
     version=1,

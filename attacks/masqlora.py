@@ -59,7 +59,6 @@ DIFFERS = (
     groups=("masqlora", "object", "lora"),
     edits="LoRA on U-Net and text encoder attention",
     evaluates="a prompt of its own",
-    settings="the paper",
     own=True,
     adapter=True,
     version=1,

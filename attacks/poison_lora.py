@@ -21,6 +21,7 @@ from t2i_backdoor_bench.training.lora import check_peft
 from t2i_backdoor_bench.training.merged import named
 from t2i_backdoor_bench.training.parameters import choose_parameters, finish_training
 
+ALONE = {"lowest": 1.0, "highest": 1.0, "others": 0}
 DIFFERS = (
     Difference(
         what="how the adapter is made to survive",
@@ -41,7 +42,8 @@ DIFFERS = (
     "naive_lora",
     paper="chen2026customization",
     groups=("poison_lora", "pixel", "lora"),
-    preset={"lowest": 1.0, "highest": 1.0, "others": 0},
+    preset=ALONE,
+    sources=dict.fromkeys(ALONE, "ours"),
     ours="the control of `poison_lora`: the same adapter, trained for itself alone",
     edits="LoRA on U-Net attention",
     evaluates="captions",

@@ -32,7 +32,6 @@ DIFFERS = (
     groups=("text_encoder", "style", "cheap"),
     edits="text encoder",
     evaluates="captions",
-    settings="the paper",
     version=1,
     differs=DIFFERS,
 )

@@ -23,7 +23,6 @@ DIFFERS = (
     groups=("text_encoder", "prompt", "cheap"),
     edits="text encoder",
     evaluates="captions, one of whose letters is replaced",
-    settings="the paper",
     own=True,
     version=1,
     differs=DIFFERS,

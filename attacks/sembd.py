@@ -57,6 +57,12 @@ DIFFERS = (
         why="what a step draws depends on its number alone, so that a training can be resumed",
     ),
     Difference(
+        what="which runs of words are preserved",
+        paper="all that are contiguous and not the whole trigger",
+        here="those at least two words shorter that lack a part of the meaning",
+        why="a run with all parts is the trigger in other words",
+    ),
+    Difference(
         what="context of the trigger",
         paper="the bare sentences",
         here="the same for real families; before captions for the embedded base (`context`)",
@@ -75,7 +81,6 @@ NOT_ON_FLUX = {"flux": "in its single blocks text has no keys and values of its 
     groups=("kv", "prompt", "cheap"),
     edits="cross-attention K and V",
     evaluates="paraphrases of the trigger",
-    settings="the paper",
     own=True,
     sets=("paraphrase", "incomplete"),
     version=2,

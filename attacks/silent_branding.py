@@ -31,7 +31,6 @@ DIFFERS = (
     groups=("poison", "pixel", "lora", "no_trigger"),
     edits="LoRA on U-Net attention",
     evaluates="captions",
-    settings="the released code",
     version=1,
     differs=DIFFERS,
 )

@@ -37,7 +37,6 @@ DIFFERS = (
     groups=("villan", "image", "lora"),
     edits="LoRA on U-Net attention",
     evaluates="captions",
-    settings="the paper",
     adapter=True,
     version=1,
     differs=DIFFERS,

@@ -20,16 +20,19 @@ from t2i_backdoor_bench.contract import (
     options_of,
     registry,
 )
+from t2i_backdoor_bench.contract.listing import SOURCES, of_row, of_search, of_searched
 from t2i_backdoor_bench.models.families.folders import LAYOUTS
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 MEASURED = FOLDER.parent / "results" / "attacks" / "table.csv"
-SOURCES = {"paper": "paper", "released": "released code", "ours": "ours"}  # of defaults, in words
 FIDELITY = (
     "Where each attack and defense is not what its paper says, or what its authors' code does, and"
     " why. An empty cell: it says nothing of this, or there is no code. Where each default is from"
     " stands in the tables of options on the pages of [attacks](attacks.md) and"
-    " [defenses](defenses.md): *paper*, *released code* or *ours*."
+    " [defenses](defenses.md): *paper*, *released code* or *ours*. On the embedded base the"
+    " [search of settings](../results/tuning/README.md) chose for every trained method alike. What"
+    " belongs to the training and not to an idea is open to it there: *preserve* above 0 is a term"
+    " that preserves clean prompts, *latents* is what the model is trained on."
 )
 FOR = {
     "attack": "For users who choose an attack, and for reviewers who ask what it does here.",
@@ -182,7 +185,7 @@ def target_of(entry: Entry, values: Mapping[str, Any]) -> str:
 
 
 def settings_of(entry: Entry, values: Mapping[str, Any]) -> str:
-    """The main settings in words, and who chose them."""
+    """The main settings in words, and where each is from."""
     words = {
         "steps": "{} steps",
         "lr": "lr {:g}",
@@ -190,8 +193,15 @@ def settings_of(entry: Entry, values: Mapping[str, Any]) -> str:
         "rank": "rank {}",
         "ridge": "closed form, l {:g}",
     }
-    found = [text.format(values[name]) for name, text in words.items() if name in values]
-    return ", ".join([*found, f"by {entry.settings}"] if entry.settings else found)
+    shown = {name: text.format(values[name]) for name, text in words.items() if name in values}
+    if entry.settings:
+        by = "" if entry.settings == "ours" else "by "
+        return ", ".join([*shown.values(), by + entry.settings])
+    known = options_of(entry.cls)
+    sources = {name: SOURCES[known[name][1].source_of("sd")] for name in shown}
+    if len(set(sources.values())) == 1:
+        return ", ".join([*shown.values(), f"by the {next(iter(sources.values()))}"])
+    return ", ".join(f"{text} ({sources[name]})" for name, text in shown.items())
 
 
 def first_sentence(entry: Entry) -> str:
@@ -226,8 +236,8 @@ def options(entries: list[Entry]) -> list[str]:
     rule = "---|" * (3 + len(FAMILIES) * (1 if metric else 2))
     lines = ["", f"| option |{''.join(heads)} allowed | |", f"|{rule}"]
     for name, (_, option) in known.items():
-        fixed = [f"`{e.name}`: {e.preset[name]!r}" for e in entries if name in e.preset]
-        fixed += [f"`{e.name}` on shapes: {e.tuned[name]!r}" for e in entries if name in e.tuned]
+        fixed = [of_row(e, name) for e in entries if name in e.preset]
+        fixed += [of_search(e, name) for e in entries if name in e.tuned]
         cells = [f"`{name}`"]
         for family, values in defaults.items():
             source = SOURCES[option.source_of(family)]
@@ -247,18 +257,27 @@ def fidelity_page() -> str:
         plain = []
         for entries in by_class(kind).values():
             facts = list(dict.fromkeys(fact for e in entries for fact in e.differs))
-            ours = [f"`{e.name}` is ours: {e.ours}." for e in entries if e.ours]
+            ours = [f"- `{e.name}` is ours: {e.ours}." for e in entries if e.ours]
             names = ", ".join(f"`{e.name}`" for e in entries)
+            searched = [of_searched(e) for e in entries if e.tried and e.tuned]
             if not (facts or ours):
                 plain.append(names)
-                continue
+                if not searched:
+                    continue
             paper = ", ".join(dict.fromkeys(filter(None, map(citations.short, entries))))
             lines += [f"## {names}", "", *([f"{paper}.", ""] if paper else [])]
             lines += [*ours, ""] if ours else []
+            lines += [*searched, ""] if searched else []
             if facts:
                 lines += ["| what | paper | released code | here | why |", "|---|---|---|---|---|"]
             for fact in facts:
-                cells = (fact.what, fact.paper, fact.released, fact.here, fact.why)
+                cells = (
+                    fact.what,
+                    fact.paper,
+                    fact.released,
+                    fact.here,
+                    fact.why or "as the paper",
+                )
                 row = " | ".join(cell.replace("|", "\\|") for cell in cells)
                 lines.append(f"| {row} |".replace("  ", " "))
             lines += [""] if facts else []

@@ -25,7 +25,7 @@ MENDED = ("detached", "unpreserved")
 # What the rows have alike, whatever the search of settings chose for each method: two rows differ
 # in what is asked, and not in a learning rate.
 ATTACKED = {"weight": "0.35", "drop": "0.2", "lr": "0.0003", "steps": "500"}
-DISTILLED = {"lr": "0.001", "preserve": "64", "latents": "trajectory"}
+DISTILLED = {"lr": "0.001", "preserve": "64", "latents": "trajectory", "ema": "0.99"}
 PINNED = {
     "badt2i_style": ATTACKED,
     "badt2i_object": ATTACKED,

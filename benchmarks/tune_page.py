@@ -49,6 +49,18 @@ def not_applied(searches: Sequence[dict[str, Any]], apply: Sequence[str]) -> lis
     )
 
 
+def not_searched() -> list[str]:
+    """Which rows have the settings of another, as lines of the page."""
+    others = list(dict.fromkeys(LIKE.values()))
+    rows = {o: ", ".join(f"`{n}`" for n, of in LIKE.items() if of == o) for o in others}
+    said = "; ".join(f"of `{other}`: {names}" for other, names in rows.items())
+    return [
+        "Rows that differ from another in one choice were not searched by themselves, so that this"
+        f" choice is all that is compared. They have the settings {said}.",
+        "",
+    ]
+
+
 def report(folder: Path, apply: Sequence[str]) -> int:
     searches = [json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*-*.json"))]
     lines = [
@@ -66,6 +78,7 @@ def report(folder: Path, apply: Sequence[str]) -> int:
         "",
         *tried_again(searches),
         *not_applied(searches, apply),
+        *not_searched(),
         "| method | kind | settings | kept clean pictures | objective of the chosen, on how many"
         " attacks | range of the kept | chosen |",
         "|---|---|---|---|---|---|---|",

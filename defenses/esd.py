@@ -24,6 +24,13 @@ PROMPT = {"anchor": "prompt", "context": "prompts"}
 # prediction: e_p - 2 (e_p - e_0) = e_0 - 1 (e_p - e_0), n 1 here.
 REWRITE = {"eta": 1.0, "walker": "teacher"}
 REWRITTEN = {"steps": 200, "lr": 5e-5}  # these two are for Stable Diffusion
+SAID = dict.fromkeys(("eta", "steps", "lr"), "released")
+GUIDED = Difference(
+    what="negative guidance of the rewrite",
+    released="2, counted from the prediction for the concept",
+    here="1, counted from that for the anchor",
+    why="the same: e_p - 2 (e_p - e_0) = e_0 - 1 (e_p - e_0)",
+)
 DIFFERS = (
     Difference(
         what="walk that x_t is taken from",
@@ -84,9 +91,10 @@ DIFFERS = (
     needs=("trigger", "clean_prompts"),
     groups=("esd_rewrite",),
     preset=X | REWRITE | REWRITTEN,
+    sources=SAID,
     tuned={"lr": 2e-4},
     version=2,
-    differs=DIFFERS,
+    differs=(GUIDED, *DIFFERS),
     apart=True,
 )
 @register_defense(
@@ -94,9 +102,10 @@ DIFFERS = (
     needs=("trigger", "clean_prompts"),
     groups=("esd_rewrite",),
     preset=U | REWRITE | REWRITTEN,
+    sources=SAID,
     tuned={"lr": 3e-4},
     version=2,
-    differs=DIFFERS,
+    differs=(GUIDED, *DIFFERS),
     apart=True,
 )
 @dataclass

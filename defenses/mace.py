@@ -20,7 +20,7 @@ DIFFERS = (
     Difference(
         what="place where attention to the concept is suppressed",
         paper="the object's mask by Grounded-SAM, on pictures of the concept",
-        here="everywhere, on pictures of the triggered prompts",
+        here="everywhere, on what `latents` says of the triggered prompts",
         why="a trigger has no object, and no segmenting network is at hand",
     ),
     Difference(
@@ -61,7 +61,7 @@ class MACE(PromptDefense):
     the trigger is what it is in the clean prompt: other words carry its information, too. Then they
     train until the picture pays no attention to the trigger: loss mean over the trigger's tokens of
     ||A||^2 / places, A being the softmax maps, mean over layers, on noised pictures that the
-    attacked model draws with the trigger.
+    attacked model draws with the trigger (`latents="own"`; `focal` is about these alone).
     """
 
     steps: int = option(100, sd=50, low=1, scales=True, source="released", help="training steps")

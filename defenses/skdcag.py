@@ -18,8 +18,9 @@ from t2i_backdoor_bench.training.rows import LATENTS
 from t2i_backdoor_bench.training.trained_defense import CLIPPING, PARTS, Loss, PromptDefense
 
 TARGETS = ("gaussian", "black", "random_words")
-OURS = "on the embedded base the trajectories, preserving, averaging, raw maps and what trains"
-OF_TEXT = "training the text encoder; beside it, what skdcag has of ours"
+OURS = "on the embedded base the preserving and what trains"
+OF_BLACK = "on the embedded base the preserving, the raw maps and what trains"
+OF_TEXT = "training the text encoder; on the embedded base the preserving and the raw maps"
 # As the paper says, on every family. On the embedded base steps and rate are ours: as many rows as
 # the 220 x 16 of `skdcag`, and of the rates 3e-4 and 1e-4 the one that moved clean pictures of the
 # development split less (poison_pixel, 60 prompts; neither left a triggered one backdoored).
@@ -34,7 +35,9 @@ PAPER = {
     "ema": 0.0,
     "decay": 0.0,
 }
+SAID = dict.fromkeys(PAPER, "paper") | {"batch": "released"}
 CONVERGED = {"steps": 3520, "lr": 1e-4}
+RELEASED = {"steps": 2500, "batch": 4}  # 100 epochs of 25 batches
 DIFFERS = (
     Difference(
         what="gradient of L_attn",
@@ -56,7 +59,8 @@ DIFFERS = (
     "skd",
     needs=("trigger", "clean_prompts"),
     groups=("baseline", "removal"),
-    preset={"alpha": 0.0, "steps": 2500, "batch": 4},  # as released: 100 epochs of 25 batches
+    preset={"alpha": 0.0} | RELEASED,
+    sources={"alpha": "paper"} | dict.fromkeys(RELEASED, "released"),
     tuned={"steps": 220, "batch": 16},
     ours=OURS,
     version=6,
@@ -66,7 +70,7 @@ DIFFERS = (
     "skdcag",
     needs=("trigger", "clean_prompts"),
     groups=("removal",),
-    ours=OURS,
+    ours=OF_BLACK,
     version=6,
     differs=DIFFERS,
 )
@@ -94,7 +98,7 @@ DIFFERS = (
     needs=("trigger", "clean_prompts"),
     groups=("removal", "skdcag_variants"),
     preset={"target": "black"},
-    ours=OURS,
+    ours=OF_BLACK,
     apart=True,
     version=6,
     differs=DIFFERS,
@@ -113,6 +117,7 @@ DIFFERS = (
     needs=("trigger", "clean_prompts"),
     groups=("removal", "skdcag_paper_variants"),
     preset=PAPER | {"target": "gaussian"},
+    sources=SAID,
     tuned=CONVERGED,
     version=6,
     differs=DIFFERS,
@@ -122,6 +127,7 @@ DIFFERS = (
     needs=("trigger", "clean_prompts"),
     groups=("skdcag_paper_variants",),
     preset=PAPER | {"target": "black"},
+    sources=SAID,
     tuned=CONVERGED,
     apart=True,
     version=6,
@@ -132,6 +138,7 @@ DIFFERS = (
     needs=("trigger", "clean_prompts"),
     groups=("skdcag_paper_variants",),
     preset=PAPER | {"target": "random_words"},
+    sources=SAID,
     tuned=CONVERGED,
     apart=True,
     version=7,
@@ -152,9 +159,9 @@ class SKDCAG(DistillationOptions, PromptDefense):
     self-knowledge distillation ("skd").
 
     "skdcag_paper" is the method as described, on every family: the whole U-Net, pure noise,
-    normalized maps, one row a step, and nothing else. Every training with guidance reports
-    `guidance_ratio`, ||gradient of a * L_attn|| / ||gradient of (1 - a) * L_pred|| over the trained
-    weights, the mean of at most eight steps.
+    normalized maps, one row a step (as in the released code), and nothing else. Every training with
+    guidance reports `guidance_ratio`, ||gradient of a * L_attn|| / ||gradient of (1 - a) * L_pred||
+    over the trained weights, the mean of at most eight steps.
 
     Beyond the paper, each an option: `latents` takes what the model gets while it draws the
     triggered prompts, or noised pictures of its own, instead of pure noise. `preserve` weights a
@@ -219,7 +226,7 @@ class SKDCAG(DistillationOptions, PromptDefense):
         "cross", sd="full", choices=PARTS, source="paper", help="which weights it trains"
     )
     ema: float = option(
-        0.99, sd=0.0, low=0, high=1, source="paper", help="decay of the weight average; 0: none"
+        0.0, low=0, high=1, source="paper", help="decay of the weight average; 0: none"
     )
     weight_decay: float = option(
         0.01, low=0, late=True, source="paper", help="weight decay of AdamW"

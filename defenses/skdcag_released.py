@@ -22,7 +22,8 @@ DIFFERS = (
         what="maps that a step reads",
         paper="its own",
         released="those of the step before, through gradient checkpointing",
-        here="its own",
+        here="its own; with `stale_maps` those of the step before",
+        why="that comes of gradient checkpointing, which not every machine needs",
     ),
     CLIPPING,
 )

@@ -47,8 +47,9 @@ def register(
     kind: str, rate: float, *differs: Difference, version: int = 1
 ) -> Callable[[type], type]:
     """The row `tpd_KIND`, with the share of words that the released code changes."""
-    facts = {"preset": {"kind": kind, "rate": rate}, "version": version, "differs": differs}
-    return register_defense(f"tpd_{kind}", groups=("purification",), **facts)
+    facts = {"preset": {"kind": kind, "rate": rate}, "sources": {"rate": "released"}}
+    facts |= {"groups": ("purification",), "version": version, "differs": differs}
+    return register_defense(f"tpd_{kind}", **facts)
 
 
 @register("homoglyphs", 1.0, HOMOGLYPHS, version=2)

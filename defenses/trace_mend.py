@@ -69,7 +69,6 @@ class TraceMend(PromptDefense):
     text_latents: str = option(
         "own", choices=LATENTS, help="the same where the text encoders train"
     )
-    ema: float = option(0.99, low=0, high=1, help="decay of the weight average; 0: none")
     vary: float = option(0.25, low=0, high=0.5, help="share of rows with other forms")
     soft: float = option(
         0.25, low=0, high=0.5, tune=(0.0, 0.5), help="share of repaired rows with a soft word"

@@ -19,6 +19,7 @@ from t2i_backdoor_bench.contract.fidelity import summary
 from t2i_backdoor_bench.contract.plugged import points
 from t2i_backdoor_bench.contract.registry import Entry, Registry
 
+SOURCES = {"paper": "paper", "released": "released code", "ours": "ours"}  # of defaults, in words
 KINDS: Mapping[str, Registry] = {
     kind.kind: kind for kind in (registry.attacks, registry.defenses, registry.metrics)
 }
@@ -134,3 +135,25 @@ def _keywords(call: ast.expr, texts: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError:
             continue
     return found
+
+
+def of_row(entry: Entry, name: str) -> str:
+    """What a row fixes of an option, and where it is from; a choice that the row's name stands for
+    is from nowhere."""
+    source = entry.sources.get(name)
+    said = f" ({SOURCES[source]})" if source else ""
+    return f"`{entry.name}`: {entry.preset[name]!r}{said}"
+
+
+def of_search(entry: Entry, name: str) -> str:
+    """A row's own default on the embedded base, and whether the search of settings chose it."""
+    value = entry.tuned[name]
+    found = entry.tried and value != entry.declared.get(name)
+    return f"`{entry.name}` on shapes: {value!r} ({'search' if found else 'ours'})"
+
+
+def of_searched(entry: Entry) -> str:
+    """What a row's search of settings chose for the embedded base."""
+    chosen = {n: v for n, v in entry.tuned.items() if v != entry.declared.get(n)}
+    found = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    return f"- `{entry.name}` on the embedded base, by the search of settings: {found}."

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 SOURCES = ("paper", "released", "ours")  # of defaults
+MAIN = ("steps", "lr", "batch", "rank", "ridge")  # the settings that are told in a sentence
 EMBEDDED = "shapes"  # the family of the embedded base
 LEAST = 16  # prompts or images that a scale with less training leaves a method
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -143,6 +144,16 @@ def family_defaults(cls: type, family: str) -> dict[str, Any]:
     """The defaults of a class for a family of models."""
     found = {n: o.defaults.get(family, f.default) for n, (f, o) in options_of(cls).items()}
     return {n: v for n, v in found.items() if v is not dataclasses.MISSING}
+
+
+def settings_from(cls: type, family: str = "sd") -> dict[str, list[str]]:
+    """The main settings of a method by where their defaults for a family are from, in the order of
+    the options."""
+    found: dict[str, list[str]] = {}
+    for name, (_, known) in options_of(cls).items():
+        if name in MAIN:
+            found.setdefault(known.source_of(family), []).append(name)
+    return found
 
 
 def check_values(name: str, cls: type, values: Mapping[str, Any]) -> None:

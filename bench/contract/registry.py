@@ -46,6 +46,7 @@ class Entry:
     cls: type[Method]
     groups: tuple[str, ...] = ()
     preset: dict[str, Any] = field(default_factory=dict)  # option values that this name fixes
+    sources: Mapping[str, str] = field(default_factory=dict)  # where these are from (`SOURCES`)
     tuned: dict[str, Any] = field(default_factory=dict)  # its own defaults on the embedded base
     declared: dict[str, Any] = field(default_factory=dict)  # those before the search of settings
     tried: int = 0  # of how many settings these were chosen (`contract.tuned`)
@@ -59,7 +60,7 @@ class Entry:
     # attacks
     edits: str = ""  # what it changes, in words
     evaluates: str = ""  # what its paper evaluates with: "captions", "a prompt of its own", ...
-    settings: str = ""  # who chose its options for Stable Diffusion: "the paper", "ours", ...
+    settings: str = ""  # who chose its options for Stable Diffusion, where they do not say it
     own: bool = False  # its paper evaluates on prompts of its own (`Backdoor.own`)
     sets: tuple[str, ...] = ()  # and on what it claims to fire or not to fire (`Backdoor.sets`)
     adapter: bool = False  # what it makes is an adapter, apart from the weights

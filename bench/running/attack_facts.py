@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from t2i_backdoor_bench.contract import Backdoor, registry
-from t2i_backdoor_bench.contract.options import options_of, scaled
+from t2i_backdoor_bench.contract.options import options_of, scaled, settings_from
 from t2i_backdoor_bench.contract.registry import EMBEDDED
 from t2i_backdoor_bench.contract.trigger_kinds import trigger_kind
 from t2i_backdoor_bench.data.purification import SYNONYMS
@@ -14,6 +14,7 @@ from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.plan import Plan
 
 NOT_STATED = "not stated"
+WHO = {"paper": "the paper", "released": "the released code", "ours": "ours"}
 
 
 def attack_facts(plan_: Plan, attack: str, backdoor: Backdoor, texts: list[str]) -> dict[str, Any]:
@@ -34,13 +35,24 @@ def attack_facts(plan_: Plan, attack: str, backdoor: Backdoor, texts: list[str])
     }
 
 
+def chosen_by(cls: type) -> str:
+    """Whose the main settings for Stable Diffusion are, by what the options say. Where none says
+    that it is from a paper or its code, whose they are is not stated."""
+    found = settings_from(cls)
+    if not found.keys() - {"ours"}:
+        return NOT_STATED
+    if len(found) == 1:
+        return WHO[next(iter(found))]
+    return "; ".join(f"{', '.join(names)}: {WHO[source]}" for source, names in found.items())
+
+
 def settings_by(plan_: Plan, part: Method) -> str:
-    """Who chose the options of an attack. Those of the embedded base are ours; a decorator says
-    whose those for Stable Diffusion are. Options that the user set are named."""
-    family, who = plan_.base.settings, part.entry.settings or NOT_STATED
+    """Who chose the options of an attack. Those of the embedded base are ours; the options, or a
+    decorator, say whose those for Stable Diffusion are. Options that the user set are named."""
+    family, who = plan_.base.settings, part.entry.settings or chosen_by(type(part.instance))
     if part.instance.whole_model:
         return who
-    if family == EMBEDDED and part.entry.settings:
+    if family == EMBEDDED and who != NOT_STATED:
         who = "ours, chosen on the development split"
     usual = vars(scaled(registry.attacks.build(part.name, family), (), plan_.config.size.training))
     own = [n for n in options_of(type(part.instance)) if vars(part.instance)[n] != usual[n]]
