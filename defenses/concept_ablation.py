@@ -38,9 +38,8 @@ class ConceptAblation(PromptDefense):
     This is the model-based variant; the clean prompt is the anchor. Loss: ||eps_th(x_t, c+) -
     sg(eps_th(x_t, c))||^2 + prior * ||eps_th(x_t, c) - eps||^2 on pictures x that the model draws
     for the anchor prompt c; with other `latents` than "own" only the second term is on them. sg
-    stops the gradient: the student itself is the teacher. The released
-    code multiplies its rate of 2e-6 with 4 pictures and 2 devices; with a prior it doubles the
-    rate, as here.
+    stops the gradient: the student itself is the teacher. The released code multiplies its rate of
+    2e-6 with 4 pictures and 2 devices; with a prior it doubles the rate, as here.
     """
 
     steps: int = option(200, sd=100, low=1, scales=True, source="released", help="training steps")

@@ -37,8 +37,7 @@ CHARACTERS = Difference(
 HOMOGLYPHS = Difference(
     what="table of look-alikes",
     released="a table of its own, which also writes the digits 0 and 1 as letters",
-    here="Unicode's confusable characters and, for those that it has no Latin letter for, the"
-    " suite's table; invisible characters are dropped, too",
+    here="Unicode's confusable characters, beside them a table; invisible ones are dropped, too",
     why="it is kept up to date, and leaves prompts in plain letters as they are",
 )
 
@@ -47,8 +46,8 @@ def register(
     kind: str, rate: float, *differs: Difference, version: int = 1
 ) -> Callable[[type], type]:
     """The row `tpd_KIND`, with the share of words that the released code changes."""
-    facts = {"preset": {"kind": kind, "rate": rate}, "sources": {"rate": "released"}}
-    facts |= {"groups": ("purification",), "version": version, "differs": differs}
+    facts = {"preset": {"kind": kind, "rate": rate}, "version": version, "differs": differs}
+    facts |= {"groups": ("purification",), "sources": {"rate": "released"}}
     return register_defense(f"tpd_{kind}", **facts)
 
 
