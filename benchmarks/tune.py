@@ -17,8 +17,9 @@ quarter on the third (successive halving). A setting that has lost clean picture
 not tried on the next: it cannot be chosen.
 
 In its search a defense trains half of the steps that it declares for the embedded base, an attack a
-quarter; where no setting of an attack succeeds on half of the prompts, all settings are tried again
-with half, and then with all of its steps. How long methods train with the chosen setting is found
+quarter; where no setting of an attack succeeds on half of the prompts, the best half of them are
+tried again with half, and then the best quarter with all of its steps (of `badblocks` and
+`silent_branding` all were). How long methods train with the chosen setting is found
 behind the search, and is their default there. A defense trains an eighth, a quarter and half of
 its steps against the same three attacks: the least with which it restores at most 2 points less
 than with half, and keeps clean pictures. An attack trains a quarter, half and all of them until it
@@ -156,14 +157,15 @@ def again(entry: Entry, found: dict[str, Any], folder: Path, **machine: Any) -> 
 def search_attack(entry: Entry, folder: Path, **machine: Any) -> list[Tried]:
     """What each setting reached."""
     names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
-    tried: list[Tried] = []
-    for share in LENGTHS["attack"]:
-        size = replace(SIZE_OF["attack"], training=share)
-        found = measured("attack", names, ["none"], folder, size, **machine)
-        tried = [tuning.of_attack(found[name, "none"], share) for name in names]
-        if any(t.learnt for t in tried):
+    tried: dict[str, Tried] = {}
+    for share, many in zip(LENGTHS["attack"], LEFT, strict=True):
+        left = tuning.go_on(tried, many) if tried else names
+        if not left or any(t.learnt for t in tried.values()):
             break
-    return tried
+        size = replace(SIZE_OF["attack"], training=share)
+        found = measured("attack", left, ["none"], folder, size, **machine)
+        tried |= {name: tuning.of_attack(found[name, "none"], share) for name in left}
+    return [tried[name] for name in names]
 
 
 def attack_length(

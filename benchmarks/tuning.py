@@ -243,10 +243,15 @@ def of_attack(record: Record, share: float = SIZE_OF["attack"].training) -> Trie
 
 def best(tried: Sequence[Tried]) -> int | None:
     """The number of the chosen setting: of those that kept clean pictures and were tried on most
-    attacks the one with the largest objective; None where none kept them, and where none reaches
-    anything: the method then keeps its defaults."""
+    attacks, or as an attack with most of its steps, the one with the largest objective. None where
+    none kept them, and where none reaches anything: the method then keeps its defaults."""
     kept = [i for i, t in enumerate(tried) if t.kept and t.score > 0]
-    return max(kept, key=lambda i: (len(tried[i].measured), tried[i].score)) if kept else None
+
+    def most(i: int) -> tuple[int, float, float]:
+        shares = [v.get("share", 0.0) for v in tried[i].measured.values()]
+        return len(shares), max(shares, default=0.0), tried[i].score
+
+    return max(kept, key=most) if kept else None
 
 
 def go_on(tried: Mapping[str, Tried], many: int) -> list[str]:

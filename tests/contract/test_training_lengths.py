@@ -108,11 +108,14 @@ def test_settings_of_an_attack_that_learns_with_none_are_tried_with_more_steps(
 ) -> None:
     registry.attacks.load()
     entry = registry.attacks.get("poison_lora")
-    asked = []
+    names = [tuning.variant(entry, s) for s in tuning.settings(entry)]
+    asked, many = [], []
 
     def measured(kind, attacks, defenses, folder, size, **machine):
         asked.append(size.training)
-        found = {a: 0.5 * (size.training >= learns and a == attacks[7]) for a in attacks}
+        many.append(len(attacks))
+        found = {a: 0.1 * (a == names[7]) for a in attacks}
+        found[names[7]] += 0.4 * (size.training >= learns)
         return {
             (a, "none"): cell(a, "none", asr=v, fidelity_lost=0.0, false_trigger_rate=0.0)
             for a, v in found.items()
@@ -122,7 +125,9 @@ def test_settings_of_an_attack_that_learns_with_none_are_tried_with_more_steps(
     found = tune.search_attack(entry, tmp_path)
     assert asked == [0.25, 0.5, 1.0][:shares]
     assert len(found) == 20
-    assert {v["share"] for t in found for v in t.measured.values()} == {asked[-1]}
+    assert many == [20, 10, 5][:shares], "successive halving"
+    assert found[7].measured["poison_lora"]["share"] == asked[-1]
+    assert sum(t.measured["poison_lora"]["share"] == asked[-1] for t in found) == many[-1]
     assert found[7].learnt is (learns <= 1)
     if learns <= 1:
         assert tuning.best(found) == 7
