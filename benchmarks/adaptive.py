@@ -3,6 +3,7 @@
     python benchmarks/adaptive.py search            # settings, on the development split; hours
     python benchmarks/adaptive.py run               # the chosen ones on the evaluation split
     python benchmarks/adaptive.py report            # results/adaptive/README.md and two suites
+    python run_bench.py --suite adaptive --out results/adaptive     # Worst; `run` made a part of it
 
 A defense that does not handle an attack loses nothing by a better one. So for every ranked defense
 the search first measures plain attacks, in the order of `attackers.CANDIDATES`, until the defense

@@ -16,8 +16,8 @@ from ranked_records import N, cell
 from t2i_backdoor_bench.contract import Record, UserError, registry
 from t2i_backdoor_bench.contract.options import options_of
 from t2i_backdoor_bench.report.stealth import KID_ADDED
-from t2i_backdoor_bench.running.settings import Config
-from t2i_backdoor_bench.running.suites import FOLDER
+from t2i_backdoor_bench.running.settings import Config, make_config
+from t2i_backdoor_bench.running.suites import FOLDER, read_suite
 from t2i_backdoor_bench.store.folder import Store
 
 SECONDS = {"attack": 40.0, "defense": 20.0, "screening": 5.0, "drawing": 10.0}
@@ -264,5 +264,10 @@ def test_suites_have_what_the_search_chose(tmp_path) -> None:
     for of, (name, *_) in adaptive_page.SUITES.items():
         committed = (FOLDER / f"{name}.yaml").read_text("utf-8")
         assert committed == adaptive_page.suite(of, known), "run `adaptive.py report`"
+        config = make_config(read_suite(name))
+        found = (config.size.evaluation, config.seeds)
+        assert found == (attackers.EVALUATION.evaluation, attackers.EVALUATION.seeds), (
+            "a suite takes the cells that `run` has made in its folder"
+        )
     adaptive_page.write_suites(known, tmp_path)
     assert len(list(tmp_path.iterdir())) == len(adaptive_page.SUITES)
