@@ -16,6 +16,11 @@ from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "tuning"
 APPLIED = ROOT / "bench" / "contract" / "tuned.json"
+AVERAGED = (
+    "When `skdcag`, `skd`, `skdcag_text` and `trace_mend` were searched, they averaged their weights"
+    " (`ema` 0.99). They do not any more, as no other method does.",
+    "",
+)
 KINDS = {"defense": registry.defenses, "attack": registry.attacks}
 
 
@@ -79,6 +84,7 @@ def report(folder: Path, apply: Sequence[str]) -> int:
         *tried_again(searches),
         *not_applied(searches, apply),
         *not_searched(),
+        *AVERAGED,
         "| method | kind | settings | kept clean pictures | objective of the chosen, on how many"
         " attacks | range of the kept | chosen |",
         "|---|---|---|---|---|---|---|",
