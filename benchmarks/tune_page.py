@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "tuning"
 APPLIED = ROOT / "bench" / "contract" / "tuned.json"
 AVERAGED = (
-    "When `skdcag`, `skd`, `skdcag_text` and `trace_mend` were searched, they averaged their weights"
-    " (`ema` 0.99). They do not any more, as no other method does.",
+    "When `skdcag`, `skd`, `skdcag_text` and `trace_mend` were searched, they averaged their"
+    " weights (`ema` 0.99). They do not any more, as no other method does.",
     "",
 )
 KINDS = {"defense": registry.defenses, "attack": registry.attacks}
