@@ -61,7 +61,7 @@ def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
     for kind, known in KINDS.items():
         known.load()
         entries = [e for name, e in sorted(known.entries.items()) if name not in LIKE]
-        found += [(kind, e) for e in entries if tuning.searched(e)]
+        found += [(kind, e) for e in entries if tuning.searched(e) and tuning.on_base(e)]
     if strange := [n for n in names if n not in {e.name for _, e in found}]:
         known = ", ".join(e.name for _, e in found)
         raise UserError(f"{', '.join(strange)}: no method with a search of its own; known: {known}")

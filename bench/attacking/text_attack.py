@@ -87,15 +87,22 @@ class TextAttack(Triggered):
     def poison_share(self) -> float | None:
         return self.poisoned / (self.clean + self.poisoned)
 
-    def captions(self, model: T2IModel, data: Data, seed: int) -> tuple[list[str], list[str]]:
+    def captions(
+        self, model: T2IModel, data: Data, seed: int, contains: str = ""
+    ) -> tuple[list[str], list[str]]:
         """The attacker's captions, and the captions to which the trigger can be added. These are
-        all captions, or those that contain the letter that the trigger replaces. Raises UserError
+        all captions, or those that contain the letter that the trigger replaces. With a word in
+        `contains` there are as many captions with it, which alone get the trigger. Raises UserError
         if there are none, or if tokenization loses the trigger in one of them."""
         captions, trigger = (
             [p.text for p in data.prompts("train", self.prompts, seed)],
             self.make_trigger(),
         )
-        apt = [c for c in captions if trigger.replaces in c]
+        about = captions
+        if contains:
+            about = [p.text for p in data.prompts("train", self.prompts, seed, contains)]
+            captions = [*captions, *about]
+        apt = [c for c in about if trigger.replaces in c]
         if not apt:
             raise UserError(
                 f"the trigger replaces {trigger.replaces!r}, which is not in the prompts of the"
@@ -118,9 +125,12 @@ class TextAttack(Triggered):
         goals: Sequence[str],
         seed: int,
         label: str,
+        encoders: str = "",
+        rank: int = 0,
     ) -> T2IModel:
         """Train a clone on  -cos(E(c), E_0(c)) - b cos(E(c+), E_0(c*)):  `goals[i]` is c* of the
-        caption `apt[i]`, and b is `weight`."""
+        caption `apt[i]`, and b is `weight`. `encoders`: if not those of the option; `rank`: as in
+        `train_encoder`."""
         keep, move = (
             prompt_bank(model, captions, captions),
             prompt_bank(model, [self.make_trigger().add(c) for c in apt], goals),
@@ -135,5 +145,6 @@ class TextAttack(Triggered):
 
             return loss_fn
 
-        attacked = train_encoder(model, make, self.optim(), label, self.encoders)
+        which = encoders or self.encoders
+        attacked = train_encoder(model, make, self.optim(), label, which, rank=rank)
         return dataclasses.replace(attacked, info=attacked.info | {"images": 0})

@@ -95,7 +95,7 @@ def training_of(name: str, options: dict[str, Any], edits: str = "") -> Training
 def _part(edits: str) -> str:
     """The part that an attack trains, of what it says that it edits."""
     if "LoRA" in edits:
-        return "lora"
+        return "lora" if "U-Net" in edits else "text_lora"
     if "text encoder" in edits or "embedding" in edits:
         return "text_encoder"
     return "kv" if "K and V" in edits else "full" if "U-Net" in edits else ""
@@ -104,16 +104,20 @@ def _part(edits: str) -> str:
 def need(size: Size, training: Training, machine: Machine) -> Need:
     """Memory and hours of one method."""
     low, ways = BYTES[machine.dtype], machine.ways
-    idle = 0.0 if "offload" in ways and training.part != "text_encoder" else low * size.encoders
+    idle = (
+        0.0 if "offload" in ways and not training.part.startswith("text_") else low * size.encoders
+    )
     idle += 0.0 if "offload" in ways else 4 * size.autoencoder + SCORERS
     weights = low * size.denoiser + idle
     if not training.part:
         return Need(training.name, weights, 0.0, 0.0, 0.0)
-    encoder = training.part == "text_encoder"
+    encoder = training.part.startswith("text_")
     numbers = size.encoders if encoder else size.trained[training.part]
     moments = 2 if training.adam8bit or "adam8bit" in ways else 8
     # master weights, gradients, moments, average; the frozen copy is among the weights
     trained = float(numbers * (4 + 4 + moments + 4 * training.ema))
+    if training.part == "text_lora":  # the adapters are few, and the weights are in float32
+        trained = 4.0 * numbers
     share = CHECKPOINTED if "checkpointing" in ways else 1.0
     rows = training.rows
     activations = 0.0 if encoder else share * size.kept * low * rows

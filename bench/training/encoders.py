@@ -14,7 +14,9 @@ from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.families.conditioning import Conditioning
 from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.loop import Optim, fit
-from t2i_backdoor_bench.training.parameters import Trainable, of_model
+from t2i_backdoor_bench.training.lora import add_lora
+from t2i_backdoor_bench.training.merged import named
+from t2i_backdoor_bench.training.parameters import Trainable, finish_training, of_model
 
 
 @dataclass(frozen=True)
@@ -84,22 +86,27 @@ def train_encoder(
     label: str,
     which: str = "all",
     embeddings: bool = True,
+    rank: int = 0,
 ) -> T2IModel:
     """A copy of `clean` whose text encoders (those of `chosen_encoders`), and nothing else,
-    minimize `make(copy)(step)`; without `embeddings`, those of tokens and positions stay. They
-    train in float32 and come back in their own precision; the tensors of the denoiser and of the
-    autoencoder are those of `clean`."""
+    minimize `make(copy)(step)`; without `embeddings`, those of tokens and positions stay. With a
+    `rank`, adapters on their attention train instead, which are merged and are the adapter of the
+    copy. They train in float32 and come back in their own precision; the tensors of the denoiser
+    and of the autoencoder are those of `clean`."""
     model = clean.clone(encoders=True, train="none")
-    before = {p: p.dtype for encoder in model.encoders for p in encoder.parameters()}
-    trained = [model.encoders[i] for i in chosen_encoders(model, which)]
-    for encoder in trained:
+    before = [{n: p.dtype for n, p in e.named_parameters()} for e in model.encoders]
+    parameters: list[nn.Parameter] = []
+    for encoder in (model.encoders[i] for i in chosen_encoders(model, which)):
         encoder.float().requires_grad_(True)
+        if rank:
+            add_lora(encoder, model.family.encoder_lora_targets, rank)
         for table in (m for m in encoder.modules() if isinstance(m, nn.Embedding)):
-            table.requires_grad_(embeddings)
-    parameters = [p for encoder in trained for p in encoder.parameters() if p.requires_grad]
+            table.requires_grad_(embeddings and not rank)
+        parameters += [p for p in encoder.parameters() if p.requires_grad]
     fitted = fit(of_model(Trainable(parameters), model), make(model), optim, label)
-    for parameter, dtype in before.items():
-        parameter.requires_grad_(False)
-        parameter.data = parameter.data.to(dtype)
+    factors = finish_training(*model.encoders)
+    for encoder, dtypes in zip(model.encoders, before, strict=True):
+        for name, p in encoder.named_parameters():
+            p.data = p.data.to(dtypes[name])
     model.info = fitted.info
-    return model
+    return named(model, [{}, *factors]) if rank else model

@@ -7,6 +7,7 @@ import pytest
 import t2i_backdoor_bench.attacking.poisoning
 from t2i_backdoor_bench.contract import Hardening, attacks
 from t2i_backdoor_bench.data.splits import WorldData
+from t2i_backdoor_bench.models.families.folders import STABLE_DIFFUSION
 from t2i_backdoor_bench.models.model import T2IModel
 
 attacks.load()
@@ -14,8 +15,10 @@ NAMES = attacks.groups["core"]
 EVERY = [
     name
     for name, entry in attacks.entries.items()
-    if entry.edits != "nothing" and not issubclass(entry.cls, Hardening)
-]  # the others: test_own_checkpoint.py, test_adaptive.py
+    if entry.edits != "nothing"
+    and not issubclass(entry.cls, Hardening)
+    and STABLE_DIFFUSION.name not in entry.not_on
+]  # the others: test_own_checkpoint.py, test_adaptive.py, test_melt.py
 # the others: test_no_trigger.py
 TRIGGERED = [name for name in EVERY if "no_trigger" not in attacks.get(name).groups]
 SMALL = {
