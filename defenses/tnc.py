@@ -26,6 +26,13 @@ DIFFERS = (
         here="the largest mean of deviations from clean prompts over a segment of steps",
         why="the full text was not at hand: what the abstract leaves open is ours",
     ),
+    Difference(
+        what="repair",
+        paper="a detoxification at the timesteps that were found, without a trigger, which corrects"
+        " the path of the drawing; how is not in the abstract",
+        here="none: a prompt above the threshold is refused",
+        why="the abstract defines no correction, and one of our own would say nothing of theirs",
+    ),
     calibrated(paper="not in the abstract"),
 )
 
@@ -48,7 +55,7 @@ class TNC(Detector):
     d_t at each step; z_t is a prompt's distance from that mean in deviations. Score: the largest
     mean of |z_t| over `segment` adjacent steps, as a trigger disturbs a part of the drawing.
     Prompts that score above the 95th percentile of the other half are refused. It reads the
-    predictions of the service and none of its weights (gray box). The paper's repair is not here.
+    predictions of the service and none of its weights (gray box).
     """
 
     walk: int = option(10, sd=50, low=2, help="steps of the drawing")
