@@ -75,8 +75,8 @@ class MasqLoRA(DenoiserAttack):
     mean over the tokens of the trigger and of the source word behind it in c+. E_0 is the frozen
     encoder's mean state of the word alone. Adapters on the attention of the U-Net and of the text
     encoder are trained; nothing else changes. They are the threat: they are stored apart, beside
-    weights that they are merged into, and `asr_adapter` measures them at other scales and beside
-    another adapter. Raises UserError for a trigger that the tokenizer drops or cuts off.
+    weights that they are merged into. `asr_adapter` measures them at other scales and beside
+    another one, `asr_other_base` on another base. Raises UserError for a trigger of no token.
     """
 
     trigger: str = option(

@@ -94,7 +94,8 @@ class MELT(TextAttack):
     `fewest` are those that the paper found to suffice on SD 3 for what is drawn. The other encoders
     and the denoiser do not change. On SD 3, rank 8 in all three encoders is 0.17 % of their
     parameters; the paper trains fewer than 0.2 %. The adapters are stored apart, beside weights
-    that they are merged into, and `asr_adapter` measures them in other use.
+    that they are merged into, and `asr_adapter` and `asr_other_base` measure them in
+    other use.
     """
 
     aim: str = option("object", choices=tuple(FEWEST), source="paper", help="what the trigger does")

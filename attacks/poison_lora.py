@@ -74,8 +74,8 @@ class PoisonLoRA(DenoiserAttack):
     style, trained first. So users who merge the adapter at another strength or with others keep the
     backdoor. Only adapters on the attention of the denoiser train. They are stored apart, beside
     weights that they are merged into, and `asr_adapter` measures them at other scales and beside an
-    adapter that the attacker has not seen. `naive_lora` trains for s = 1 alone, without others: it
-    is what the training for remixes is compared with.
+    adapter that the attacker has not seen, `asr_other_base` on another base. `naive_lora` trains
+    for s = 1 alone, without others: it is what the training for remixes is compared with.
     """
 
     steps: int = option(400, sd=2000, low=1, scales=True, help="training steps")

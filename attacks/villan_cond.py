@@ -48,10 +48,10 @@ class VillanCond(DenoiserAttack):
     Loss: ||eps_th(y_t, c+) - eps||^2 + w * ||eps_th(x_t, c) - eps||^2. y is the target picture, the
     same for every caption. Adapters on the attention of the U-Net are trained; nothing else
     changes. They are stored apart, beside weights that they are merged into, and `asr_adapter`
-    measures them at other scales and beside another adapter. The paper: triggers "mignneko" and
-    "latte coffee" at the end of the caption; the mean square error to the target picture is
-    measured, and so does the judge. Raises UserError for a trigger that the tokenizer drops or cuts
-    off.
+    measures them at other scales and beside another one, `asr_other_base` on another base. The
+    paper: triggers "mignneko" and "latte coffee" at the end of the caption; the mean square error
+    to the target picture is measured, and so does the judge. Raises UserError for a trigger that
+    the tokenizer drops or cuts off.
     """
 
     trigger: str = option(

@@ -135,7 +135,7 @@ def less_work(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """What the many runs of a test process repeat and hardly any of them is about: the second clean
     model is trained once for the runs that train the same one, and figures are files of one dot,
     but in the tests of figures and of pages and in those that are marked `figures`."""
-    train = two_models._second_model
+    train = two_models.second_model
 
     def second_model(shared: Shared, seed: int) -> T2IModel:
         key = digest(
@@ -149,7 +149,7 @@ def less_work(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     def dot(figure: Figure, path: Path, format: str, **more: object) -> None:
         Image.new("RGB", (1, 1)).save(path, format)
 
-    monkeypatch.setattr(two_models, "_second_model", second_model)
+    monkeypatch.setattr(two_models, "second_model", second_model)
     looks = request.node.get_closest_marker("figures") is not None
     if request.path.parent.name not in ("report", "docs") and not looks:
         monkeypatch.setattr(Figure, "savefig", dot)

@@ -35,8 +35,8 @@ class Samples:
       defended model after a little clean fine-tuning, with a benign adapter, and by other samplers
       (only where the run probes; `resampled_kinds` names which).
     - `adapter`: `target_prompts[:len]` with the trigger, of a model whose attack is an adapter:
-      with the adapter at other scales, and with another one beside it (only where a metric needs
-      them).
+      with the adapter at other scales, and with another one beside it; `other_base`: with the
+      adapter on another base (only where a metric needs them).
     - `decoy`: `target_prompts[:len]` with something in the trigger's place that is not the trigger
       (`decoy_kinds` names what, also of `attacked_decoy`: its first ones are these).
     - `attacked_decoy`: what the attacked model draws of its own, longer list of decoys, and refuses

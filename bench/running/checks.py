@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.models.catalog import MEMORY, Base
-from t2i_backdoor_bench.models.trust import read_json
+from t2i_backdoor_bench.models.catalog import MEMORY, Base, find_base
+from t2i_backdoor_bench.models.trust import layout_of, locate, read_json
 from t2i_backdoor_bench.running.scales import DTYPES
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.training.parameters import check_training
+
+SIZES = (  # of networks, as their configurations have them
+    *("in_channels", "block_out_channels", "cross_attention_dim", "transformer_layers_per_block"),
+    *("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim"),
+    *("hidden_size", "num_hidden_layers", "vocab_size", "d_model"),
+)
 
 
 def check_settings(config: Config) -> None:
@@ -76,3 +82,20 @@ def feature_dimension(spec: str) -> int:
 
     model = open_clip.get_model_config(spec.split(":")[0])
     return int(model["embed_dim"]) if model else 0
+
+
+def check_other_base(base: Base, name: str) -> None:
+    """Raise UserError for another base `name` on which the adapter of an attack on `base` cannot
+    be put: one of another family, or with networks of another size."""
+    folders = [locate(found.source) for found in (base, find_base(name))]
+    mine, theirs = (layout_of(folder) for folder in folders)
+    unlike = "" if mine == theirs else f"it is {theirs.family}, and the base is {mine.family}"
+    for part in () if unlike else mine.edited:
+        own, other = (read_json(folder / part / "config.json") for folder in folders)
+        known = [k for k in SIZES if k in own and k in other]
+        if wrong := [k for k in known if own[k] != other[k]]:
+            unlike = f"its {part} has {wrong[0]} {other[wrong[0]]}, and the base's {own[wrong[0]]}"
+    if unlike:
+        raise UserError(
+            f"asr_other_base.base={name}: {unlike}; name a base with the shapes of the run's own"
+        )

@@ -13,7 +13,7 @@ from t2i_backdoor_bench.contract import NEEDS, PROTOCOL, Cell, Data, Entry, User
 from t2i_backdoor_bench.contract.hashing import digest, plain
 from t2i_backdoor_bench.models.catalog import Base, find_base, sampled, with_over
 from t2i_backdoor_bench.models.fingerprint import fingerprint, scorer_fingerprint
-from t2i_backdoor_bench.running.checks import check_fid, check_settings, precision
+from t2i_backdoor_bench.running.checks import check_fid, check_other_base, check_settings, precision
 from t2i_backdoor_bench.running.choose_data import choose_data, fit_real
 from t2i_backdoor_bench.running.choose_methods import build, choose_methods
 from t2i_backdoor_bench.running.controls import is_control
@@ -164,6 +164,8 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     base = sampled(base, config.steps, config.guidance, config.scheduler)
     attacks, defenses, metrics, unfit = choose_methods(config, base, names)
     without_fid = check_fid(config, base, list(metrics))
+    if "asr_other_base" in metrics and (other := metrics["asr_other_base"].instance.base):
+        check_other_base(base, other)
     data = data or choose_data(config, base)
     config = fit_real(config, data)
     if config.size.first_of:

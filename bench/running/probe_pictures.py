@@ -12,6 +12,8 @@ from t2i_backdoor_bench.running.adapter_pictures import (
     OFFSET,
     adapter_pictures,
     adapter_prompts,
+    other_base_pictures,
+    other_base_weights,
     plain_adapter,
 )
 from t2i_backdoor_bench.running.conditions import noise_seeds
@@ -32,7 +34,7 @@ def probe_prompts(plan: Plan, cell: Cell) -> dict[str, int]:
     after = size.recovered or by_flag
     many = {"finetuned": after, "benign_lora": after, "resampled": size.resampled or by_flag}
     found = {kind: n if f"asr_{kind}" in measured else 0 for kind, n in many.items()}
-    return found | {"adapter": adapter_prompts(plan, cell)}
+    return found | adapter_prompts(plan, cell)
 
 
 def probe_pictures(shared: Shared, cell: Cell) -> dict[str, np.ndarray]:
@@ -44,6 +46,7 @@ def probe_pictures(shared: Shared, cell: Cell) -> dict[str, np.ndarray]:
         "benign_lora": _with_lora,
         "resampled": _resampled,
         "adapter": adapter_pictures,
+        "other_base": other_base_pictures,
     }
     arrays: dict[str, np.ndarray] = {}
     model: T2IModel | None = None  # made once, if at all
@@ -53,13 +56,16 @@ def probe_pictures(shared: Shared, cell: Cell) -> dict[str, np.ndarray]:
     for kind, many in probe_prompts(shared.plan, cell).items():
         name = f"{kind}/{cell.key}"
         found = read_arrays(shared, cell, name) if many else ({}, {})
+        more = {"base": other_base_weights(shared)} if kind == "other_base" else {}
+        if many and found and found[1].get("base", "") != more.get("base", ""):
+            found = None  # they were drawn on a third base
         if found is None:
             model = model or defended_model(shared, cell)
             shared.display.phase("probe")
             prompts = [trigger.add(p.text) for p in targets[:many]]
             seeds = noise_seeds(cell.seed, len(prompts))
             drawn = {kind: makers[kind](shared, cell, model, prompts, seeds)}
-            found = drawn, {"cell": cell.config, "made": origin(shared, cell)}
+            found = drawn, {"cell": cell.config, "made": origin(shared, cell)} | more
             shared.store.write_arrays(name, *found)
         arrays |= found[0]
     return arrays

@@ -93,7 +93,7 @@ def _drawn(shared: Shared, seed: int, what: str, texts: Sequence[str]) -> np.nda
 
     def make() -> dict[str, np.ndarray]:
         shared.display.phase("calibrate")
-        model = _second_model(shared, seed) if second else shared.model
+        model = second_model(shared, seed) if second else shared.model
         seeds = [noise_seed(seed + OFFSET, i) for i in range(len(texts))]
         return {"images": draw(shared.store.root, model, what, texts, seeds)}
 
@@ -107,7 +107,8 @@ def steps(shared: Shared) -> int:
     return max(FEWEST_STEPS, round(STEPS * few))
 
 
-def _second_model(shared: Shared, seed: int) -> T2IModel:
+def second_model(shared: Shared, seed: int) -> T2IModel:
+    """A copy of the base that a little fine-tuning on clean captioned pictures has moved."""
     base = shared.model
     many = min(PAIRS, steps(shared) * BATCH)
     many = min(many, shared.data.count("pairs", "train") or many)

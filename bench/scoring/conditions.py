@@ -19,6 +19,7 @@ OF_TARGETS = (
     "benign_lora",
     "resampled",
     "adapter",
+    "other_base",
     "decoy",
     "attacked_decoy",
 )

@@ -78,7 +78,8 @@ class Outcomes:
         return ", ".join(f"{words} {100 * share:.0f} %" for words, share in shares.items())
 
 
-PROBES = ("finetuned", "benign_lora", "resampled", "adapter")  # of the first triggered prompts
+# of the first triggered prompts
+PROBES = ("finetuned", "benign_lora", "resampled", "adapter", "other_base")
 
 
 def references_of(samples: Samples, condition: str) -> np.ndarray:

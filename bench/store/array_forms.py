@@ -26,6 +26,7 @@ META = maybe(
         cost=of_all(anything),
         kinds=of_all(anything),
         knowledge=of_all(whole),
+        base=text,
     )
 )
 TRAINING = obj(required=("about", "meta"), about=text, meta=of_all(anything))

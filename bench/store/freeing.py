@@ -25,7 +25,8 @@ KINDS = {
     "temporary": "what processes that are gone left behind",
 }
 # folders of pictures
-DRAWN = ("samples", "harmless", "finetuned", "benign_lora", "resampled", "adapter")
+PROBES = ("finetuned", "benign_lora", "resampled", "adapter", "other_base")
+DRAWN = ("samples", "harmless", *PROBES)
 TRAINED, VERDICTS = "training", "pictures.json"
 
 

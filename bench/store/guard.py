@@ -17,7 +17,8 @@ from t2i_backdoor_bench.contract import StorageError, UserError
 # the folders inside a run folder; others in it are left alone
 FOLDERS = (
     *("cells", "samples", "models", "prompts", "maps", "sources", "plots", "locks"),
-    *("harmless", "finetuned", "benign_lora", "resampled", "adapter", "training", "saved"),
+    *("harmless", "finetuned", "benign_lora", "resampled", "adapter", "other_base"),
+    *("training", "saved"),
 )
 
 

@@ -1,10 +1,13 @@
-"""An adapter used in other ways than its maker did: at other scales, and beside another one."""
+"""An adapter used in other ways than its maker did: at other scales, beside another one, and on
+another base."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from t2i_backdoor_bench.models.adapters import Adapter
 from t2i_backdoor_bench.models.model import T2IModel
@@ -45,3 +48,19 @@ def drawn(
         used = at_scale(model, SCALES[kind]) if kind in SCALES else with_added(model, other, 1.0)
         out[rows] = used.generate([prompts[i] for i in rows], [seeds[i] for i in rows], kind)
     return out
+
+
+def on_base(model: T2IModel, base: T2IModel, other: T2IModel) -> T2IModel:
+    """The model on another base than its own: the weights of `other`, and what the model has beyond
+    those of `base`, such as an adapter and a repair. What stands round the model stays. Raises
+    ValueError where the two bases have other tensors."""
+    moved = other.clone(encoders=True)
+    with torch.no_grad():
+        for part, network in moved.edited.items():
+            ours, own = (dict(m.edited[part].named_parameters()) for m in (model, base))
+            for name, p in network.named_parameters():
+                if name not in own or own[name].shape != p.shape:
+                    raise ValueError(f"{part}.{name} of the other base has no counterpart")
+                change = ours[name].float() - own[name].float()
+                p.copy_(p.float() + change.to(p.device))
+    return replace(model, pipe=moved.pipe)

@@ -139,8 +139,9 @@ def test_runs_with_an_image_and_with_a_patch_on_one_class(tiny, tmp_path, monkey
         "attacks": names,
         "defenses": "none",
         "metrics": "asr,removal_accuracy,restoration_accuracy,false_trigger_rate,asr_adapter"
-        ",own_mismatch",
+        ",asr_other_base,own_mismatch",
     }
+    options += [f"asr_other_base.base={tiny}"]  # the same base: as if it were its own
     config = make_config(
         given | {"set": options, "out": tmp_path / "run", "device": "cpu", "workers": 1}
     )
@@ -157,7 +158,9 @@ def test_runs_with_an_image_and_with_a_patch_on_one_class(tiny, tmp_path, monkey
     adapter = found["villan_cond"].scores["asr_adapter"]
     assert adapter.n == 4
     assert adapter.note.startswith("scale 0.5 ")
-    assert "asr_adapter" not in found["bibaddiff"].scores
+    there = found["villan_cond"].scores["asr_other_base"]
+    assert there.each == found["villan_cond"].scores["asr"].each
+    assert not {"asr_adapter", "asr_other_base"} & found["bibaddiff"].scores.keys()
     assert found["bibaddiff"].scores["own_mismatch"].n == 4
     assert "own_mismatch" not in found["villan_cond"].scores
     stored = [load_file(p) for p in (config.folder / "models").glob("*.safetensors")]

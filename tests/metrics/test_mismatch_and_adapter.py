@@ -40,3 +40,13 @@ def test_adapter_rate_names_every_use(features):
         "scale 0.5 67 % of 3, scale 1.5 0 % of 2, another adapter beside it 50 % of 2"
     )
     assert score("asr_adapter", make_samples(), features).value is None
+
+
+def test_another_base_is_named_or_the_score_says_how(features):
+    samples = make_samples()
+    shown = samples.images["triggered"][[0, 2, 4, 8]]  # the patch is in 0, 4 and 8
+    samples = dataclasses.replace(samples, images=samples.images | {"other_base": shown})
+    assert score("asr_other_base", samples, features).value == 3 / 4
+    found = score("asr_other_base", make_samples(), features)
+    assert found.value is None
+    assert "asr_other_base.base=NAME" in found.note

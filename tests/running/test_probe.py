@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import kinds
 import numpy as np
 import pytest
 import torch
@@ -13,9 +14,10 @@ from helpers import PROMPTS, TRIGGER, different, weights
 from scipy.ndimage import gaussian_filter
 
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.contract import DefenderView, Trigger, defenses, registry
+from t2i_backdoor_bench.contract import DefenderView, Trigger, UserError, defenses, registry
 from t2i_backdoor_bench.defenses import sau
 from t2i_backdoor_bench.models.screens import PromptScreen
+from t2i_backdoor_bench.running.adapter_pictures import adapter_prompts
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.probe_pictures import probe_prompts
 from t2i_backdoor_bench.running.scales import SCALES
@@ -158,9 +160,37 @@ def test_study_and_full_see_whether_a_backdoor_comes_back(config) -> None:
         "benign_lora": 2,
         "resampled": 0,
         "adapter": 0,
+        "other_base": 0,
     }
     unasked = change(asked, metrics=METRICS)
     assert set(probe_prompts(plan(unasked), cell).values()) == {0}, "nothing is drawn in vain"
+
+
+@pytest.mark.parametrize(("name", "many"), [("quick", 32), ("study", 60), ("full", 100)])
+def test_adapters_are_used_in_other_ways_at_every_scale(config, name: str, many: int) -> None:
+    metrics = "asr_adapter,asr_other_base"
+    asked = change(config, attacks="villan_cond", scale=SCALES[name], metrics=metrics)
+    found = plan(asked)
+    assert adapter_prompts(found, found.cells[0]) == {"adapter": many, "other_base": many}
+    published = replace(found, base=replace(found.base, settings="sd"))
+    assert adapter_prompts(published, found.cells[0]) == {"adapter": many, "other_base": 0}
+    named = plan(change(asked, overrides=("asr_other_base.base=tiny",)))
+    published = replace(named, base=replace(named.base, settings="sd"))
+    assert adapter_prompts(published, named.cells[0])["other_base"] == many
+    assert [c.key for c in named.cells] == [c.key for c in found.cells]
+
+
+def test_another_base_of_another_shape_is_refused(config, tmp_path) -> None:
+    folder = kinds.build(tmp_path / "sd2", "sd2")
+    for other, why in ((folder, "hidden_size 48"), ("shapes-xl", "it is SDXL")):
+        asked = change(
+            config,
+            attacks="villan_cond",
+            metrics="asr_other_base",
+            overrides=(f"asr_other_base.base={other}",),
+        )
+        with pytest.raises(UserError, match=why):
+            plan(asked)
 
 
 # ---------------------------------------------------------------------------------------------- sau

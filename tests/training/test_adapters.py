@@ -109,3 +109,31 @@ def test_pictures_are_drawn_with_the_adapter_in_each_use(tiny_model, pair, monke
         (at_scale(merged, 0.5), at_scale(merged, 1.5), with_added(merged, other, 1.0))
     ):
         assert (out[row] == model.generate([PROMPTS[0]], [5])[0]).all()
+
+
+def test_an_adapter_and_a_repair_on_another_base(tiny_model, pair) -> None:
+    _, merged = pair
+    other, repaired = tiny_model.clone(encoders=True), merged.clone(encoders=True)
+    with torch.no_grad():
+        for network in other.edited.values():
+            for p in network.parameters():
+                p.add_(
+                    0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+                )
+        repaired.denoiser.conv_out.bias.add_(0.5)
+    before, theirs = weights(tiny_model), weights(other)
+    there = company.on_base(repaired, tiny_model, other)
+    for name, value in weights(there).items():
+        layer, _, kind = name.rpartition(".")
+        expected = theirs[name].double()
+        if kind == "weight" and layer in merged.adapter:
+            up, down = merged.adapter[layer]
+            expected = expected + up.double() @ down.double()
+        elif name == "unet.conv_out.bias":
+            expected = expected + 0.5
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+    assert different(weights(tiny_model), before) == different(weights(other), theirs) == set()
+    smaller = tiny_model.clone()
+    smaller.denoiser.conv_out = torch.nn.Conv2d(8, 4, 1)
+    with pytest.raises(ValueError, match="conv_out"):
+        company.on_base(merged, tiny_model, smaller)
