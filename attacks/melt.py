@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 from t2i_backdoor_bench.attacking.text_attack import TextAttack
 from t2i_backdoor_bench.contract import (
+    OCCURRENCES,
     Backdoor,
     Data,
     Difference,
@@ -104,6 +105,14 @@ class MELT(TextAttack):
         source="paper",
         help="which text encoders train: fewest (those that suffice for the aim), all, or numbers"
         " such as 1+2",
+    )
+    occurrence: str = option(
+        "every", choices=OCCURRENCES, help="which of the letters a look-alike replaces"
+    )
+    clean: int = option(32, sd=128, low=1, help="clean rows a step")
+    poisoned: int = option(16, sd=32, low=1, help="triggered rows a step")
+    weight: float = option(
+        0.5, sd=0.1, low=0, help="weight of the triggered rows; the clean rows have 1"
     )
     rank: int = option(8, low=1, help="rank of the adapters")
     steps: int = option(200, low=1, scales=True, help="training steps")
