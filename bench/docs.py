@@ -45,9 +45,6 @@ INTRODUCTION = {
         "An attack trains a copy of the clean model. `--attacks` takes these names and groups."
         " `a+b` injects a, then b, into one model, each with a trigger of its own, as in"
         " `a+b[trigger=WORD]`. The rows `a+b#1` and `a+b#2` then judge its backdoors one by one."
-        " Triggers in the noise (BadDiffusion, TrojDiff, unconditional VillanDiffusion; against"
-        " them Elijah and TERD) are out of scope: there the attacker chooses the noise that a"
-        " picture is drawn from, and here the words of a prompt."
     ),
     "defense": (
         "A defense gets the attacked model and what its `needs` lists, nothing else. `--defenses`"

@@ -44,6 +44,7 @@ from tune_page import FOLDER, KINDS, report
 from tuning import DEFENDED, LEFT, LENGTH, LENGTHS, LESS, LIKE, METRICS, SETTINGS, SIZE_OF, Tried
 
 from t2i_backdoor_bench.contract import Entry, Record, UserError, registry
+from t2i_backdoor_bench.models.families.folders import STABLE_DIFFUSION
 from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
 from t2i_backdoor_bench.running.run import run as make_cells
 from t2i_backdoor_bench.running.scales import Scale
@@ -51,6 +52,7 @@ from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
+FAMILY = STABLE_DIFFUSION.name  # of the base of the search
 WORK = FOLDER.parent / "run-tuning"  # models, pictures and records of the cells
 
 
@@ -61,7 +63,7 @@ def tuned_methods(names: Sequence[str] = ()) -> list[tuple[str, Entry]]:
     for kind, known in KINDS.items():
         known.load()
         entries = [e for name, e in sorted(known.entries.items()) if name not in LIKE]
-        found += [(kind, e) for e in entries if tuning.searched(e) and tuning.on_base(e)]
+        found += [(kind, e) for e in entries if tuning.searched(e) and FAMILY not in e.not_on]
     if strange := [n for n in names if n not in {e.name for _, e in found}]:
         known = ", ".join(e.name for _, e in found)
         raise UserError(f"{', '.join(strange)}: no method with a search of its own; known: {known}")

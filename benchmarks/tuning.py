@@ -14,7 +14,6 @@ from t2i_backdoor_bench.contract import Entry, Record, options_of
 from t2i_backdoor_bench.contract.names import label
 from t2i_backdoor_bench.contract.options import EMBEDDED, Option, drawn, family_defaults
 from t2i_backdoor_bench.contract.tuned import tuned
-from t2i_backdoor_bench.models.families.folders import STABLE_DIFFUSION
 from t2i_backdoor_bench.running.scales import Scale
 
 SETTINGS = 20
@@ -77,11 +76,6 @@ def searched(entry: Entry) -> dict[str, Option]:
     """The options of a method that are searched: those with a range that its name does not fix."""
     known = {name: found for name, (_, found) in options_of(entry.cls).items()}
     return {n: o for n, o in known.items() if o.tune and n not in entry.preset}
-
-
-def on_base(entry: Entry) -> bool:
-    """Whether a method works on the family of the base of the search."""
-    return STABLE_DIFFUSION.name not in entry.not_on
 
 
 def settings(entry: Entry, many: int = SETTINGS) -> list[dict[str, Any]]:
