@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import UserError
 from t2i_backdoor_bench.models.catalog import MEMORY, Base, find_base
 from t2i_backdoor_bench.models.trust import layout_of, locate, read_json
+from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.scales import DTYPES
 from t2i_backdoor_bench.running.settings import Config
 from t2i_backdoor_bench.training.parameters import check_training
@@ -84,9 +85,12 @@ def feature_dimension(spec: str) -> int:
     return int(model["embed_dim"]) if model else 0
 
 
-def check_other_base(base: Base, name: str) -> None:
-    """Raise UserError for another base `name` on which the adapter of an attack on `base` cannot
-    be put: one of another family, or with networks of another size."""
+def check_other_base(base: Base, metrics: Mapping[str, Method]) -> None:
+    """Raise UserError for another base, named by an option of a metric, on which the adapter of an
+    attack on `base` cannot be put: one of another family, or with networks of another size."""
+    name = metrics["asr_other_base"].instance.base if "asr_other_base" in metrics else ""
+    if not name:
+        return
     folders = [locate(found.source) for found in (base, find_base(name))]
     mine, theirs = (layout_of(folder) for folder in folders)
     unlike = "" if mine == theirs else f"it is {theirs.family}, and the base is {mine.family}"

@@ -164,8 +164,7 @@ def plan(config: Config, data: Data | None = None) -> Plan:
     base = sampled(base, config.steps, config.guidance, config.scheduler)
     attacks, defenses, metrics, unfit = choose_methods(config, base, names)
     without_fid = check_fid(config, base, list(metrics))
-    if "asr_other_base" in metrics and (other := metrics["asr_other_base"].instance.base):
-        check_other_base(base, other)
+    check_other_base(base, metrics)
     data = data or choose_data(config, base)
     config = fit_real(config, data)
     if config.size.first_of:
