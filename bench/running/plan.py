@@ -82,7 +82,9 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What is taken over the base, and what of the request has no cell, and why."""
-        unfit = [f"{n} does not work on this family of models: {w}" for n, w in self.unfit.items()]
+        reasons = dict.fromkeys(self.unfit.values())
+        names = {w: ", ".join(n for n, why in self.unfit.items() if why == w) for w in reasons}
+        unfit = [f"{n}, not for this family of models: {w}" for w, n in names.items()]
         lacks = self.left_out.items()
         needs = [f"{d} needs {', '.join(n)}, which nobody has here" for d, n in lacks]
         over = self.base.over.notes if self.base.over else []
