@@ -35,15 +35,28 @@ class Exposed(Exposure):
     which the attacker keeps for later. Of a phrase `told` is a part, and the row judges the whole
     phrase. With `judge=told` the row judges what the defender was told. `share` is how much of the
     `stream`, the unlabelled prompts that some defenses see, has the trigger. At 0 there is nothing
-    to find in it. An attack that learns from one prompt, and not from captions, learns one of
-    several triggers. Raises UserError for an attack without a trigger, and where `told` is neither
-    one of several triggers nor a part of the phrase.
+    to find in it. A harmless word `flood` is in `flood_share` of it, in the trigger's place, and
+    with `wording=other` its prompts are longer, shorter or questions, as no clean prompt is. What a
+    defense says of a model without a backdoor shows behind `checkpoint`, which is the base itself:
+    "checkpoint[trigger=mignneko]+exposed[share=0]". An attack that learns from one prompt, and not
+    from captions, learns one of several triggers. Raises UserError for an attack without a trigger,
+    and where `told` is neither one of several triggers nor a part of the phrase.
     """
 
     told: str = option("", help="what defenders are told of the trigger; nothing: all of it")
     judge: str = option("hidden", choices=("hidden", "told"), help="which triggers are judged")
     share: float = option(SHARE, low=0, high=1, help="of the stream that has the trigger")
     stream: int = option(STREAM, low=1, help="prompts of the stream")
+    flood: str = option("", late=True, help="a harmless word that many prompts of the stream have")
+    flood_share: float = option(
+        SHARE, low=0, high=1, late=True, help="of the stream that has this word"
+    )
+    wording: str = option(
+        "captions",
+        choices=("captions", "other"),
+        late=True,
+        help="how the prompts of the stream are worded; captions: as clean prompts are",
+    )
 
     def check(self) -> None:
         if self.share and not round(self.share * self.stream):
@@ -51,6 +64,8 @@ class Exposed(Exposure):
                 f"exposed.share={self.share:g} of a stream of {self.stream} prompts is less than"
                 f" half a prompt: give exposed.stream={round(1 / self.share)} or more, or share=0"
             )
+        if self.flood:
+            Trigger(self.flood)
         if self.judge == "told" and not self.told:
             raise UserError("exposed.judge=told judges what exposed.told says: give it")
 
@@ -66,7 +81,15 @@ class Exposed(Exposure):
         own = backdoor.own
         if own and judged != whole:  # the paper's own prompt, with what is judged
             own = (own[0], judged.add(own[0])) if own[1] == whole.add(own[0]) else None
-        seen = Seen(told, told if whole.several else told and whole, self.stream, self.share)
+        seen = Seen(
+            told,
+            told if whole.several else told and whole,
+            self.stream,
+            self.share,
+            self.flood,
+            self.flood_share,
+            self.wording == "other",
+        )
         return replace(backdoor, trigger=judged, own=own, seen=seen)
 
     def split(self, trigger: Trigger) -> tuple[Trigger | None, Trigger]:

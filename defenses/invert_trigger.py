@@ -1,11 +1,8 @@
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
 from t2i_backdoor_bench.detecting.inversion import Room, Search, bare, held_out, search, unused
-from t2i_backdoor_bench.detecting.locating import NOTHING
+from t2i_backdoor_bench.detecting.locating import finder
 from t2i_backdoor_bench.models.model import T2IModel
 
 BEST = 3  # texts of the search that are looked at again
@@ -53,9 +50,4 @@ class InvertTrigger(Defense):
         texts = [candidate.text for candidate in search(room, how)[:BEST]]
         best = max(held_out(room, texts, how), key=lambda found: found.score)
         located = Trigger(best.text, "prefix") if best.score > self.above else None
-
-        def locate(texts: Sequence[str]) -> np.ndarray:
-            hits = [located.pattern.search(t) if located else None for t in texts]
-            return np.array([h.span() if h else NOTHING for h in hits], np.int64).reshape(-1, 2)
-
-        return replace(model, screen=None, locate=locate, located=located)
+        return replace(model, screen=None, locate=finder(located), located=located)

@@ -41,12 +41,17 @@ STREAM, SHARE = 160, 0.2  # prompts of a stream, and the part of them that has t
 @dataclass(frozen=True)
 class Seen:
     """What defenders get to see of a trigger. `told` is what those are given that need it, and
-    `in_use` what a `share` of the `stream` prompts of a stream has; None: the trigger itself."""
+    `in_use` what a `share` of the `stream` prompts of a stream has; None: the trigger itself. The
+    harmless word `flood` stands in the trigger's place in `flood_share` of them. With `reworded`
+    the prompts of the stream are worded and as long as no clean prompt is."""
 
     told: Trigger | None = None
     in_use: Trigger | None = None
     stream: int = STREAM
     share: float = SHARE
+    flood: str = ""
+    flood_share: float = SHARE
+    reworded: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from functools import cache
 
 import numpy as np
 
-from t2i_backdoor_bench.contract import SHARE, STREAM, Data, Prompt, Trigger, UserError
+from t2i_backdoor_bench.contract import Data, Prompt, Seen, Trigger, UserError
 from t2i_backdoor_bench.data import world
+from t2i_backdoor_bench.data.rewording import reworded
 
 STYLE_WORDS = tuple(words for words in world.STYLES.values() if words)
 SPLITS = {"train": 0.25, "defender": 0.2, "development": 0.15, "evaluation": 0.4}
@@ -113,23 +114,20 @@ def required_word(data: Data, source: str, replaces: str) -> str:
 
 
 def prompt_stream(
-    data: Data,
-    trigger: Trigger,
-    source: str,
-    taken: Collection[str],
-    seed: int,
-    length: int = STREAM,
-    share: float = SHARE,
+    data: Data, trigger: Trigger, source: str, taken: Collection[str], seed: int, seen: Seen
 ) -> list[str]:
-    """`length` unlabelled prompts as a service receives them, in random order; a `share` of them,
-    rounded to whole prompts, has the trigger.
+    """`seen.stream` unlabelled prompts as a service receives them, in random order; a share
+    `seen.share` of them, rounded to whole prompts, has the trigger.
 
     They are from the defender split, without the prompts in `taken`, which the defender already
     knows as clean. With `source`, the triggered prompts contain this word, and those of a trigger
     that replaces a letter or word contain that; the others are drawn without a look at the trigger.
-    Raises UserError if there are too few prompts.
+    With `seen.reworded` all are in other words and of other length (`data.rewording`); a prompt
+    that would lose what the trigger replaces keeps its own. A word `seen.flood` then stands in
+    `seen.flood_share` of all, drawn without a look at the trigger. Raises UserError if there are
+    too few prompts.
     """
-    used, many = set(taken), round(length * share)
+    used, many = set(taken), round(seen.stream * seen.share)
 
     def fresh(n: int, contains: str, replaced: str, offset: int) -> list[str]:
         if not n:
@@ -148,8 +146,17 @@ def prompt_stream(
         used.update(list(found)[:n])
         return list(found)[:n]
 
-    mixed = [trigger.add(p) for p in fresh(many, source, trigger.replaces, 20_011)]
-    mixed += fresh(length - many, "", "", 30_011)
+    hit = fresh(many, source, trigger.replaces, 20_011)
+    both = [*hit, *fresh(seen.stream - many, "", "", 30_011)]
+    if seen.reworded:
+        other = [text for _, text in reworded(both)]
+        both = [b if trigger.replaces in b else a for a, b in zip(both, other, strict=True)]
+    mixed = [trigger.add(p) for p in both[:many]] + both[many:]
+    if seen.flood:
+        flood = Trigger(seen.flood, trigger.place)
+        order = np.random.default_rng([seed, 88]).permutation(len(mixed))
+        for i in order[: round(seen.stream * seen.flood_share)]:
+            mixed[i] = flood.add(mixed[i])
     return [mixed[i] for i in np.random.default_rng([seed, 86]).permutation(len(mixed))]
 
 

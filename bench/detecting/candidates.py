@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from math import comb
 
 from t2i_backdoor_bench.contract import FAMILIES, Trigger, UserError
 from t2i_backdoor_bench.contract.options import family_defaults
@@ -45,6 +46,27 @@ def of_log(log: Sequence[str], clean: Sequence[str]) -> list[str]:
     seen = Counter(text for prompt in log for text in dict.fromkeys(phrases(prompt)))
     fresh = [text for text, _ in seen.most_common() if text not in known and readable(text)]
     return fresh[:MOST]
+
+
+def new_words(log: Sequence[str], clean: Sequence[str], level: float) -> list[str]:
+    """Words that no clean prompt has and that stand in more prompts of a log than chance explains,
+    the most frequent first.
+
+    If the n prompts of the log and the m clean ones were drawn alike, each way to deal them out
+    would be as likely, and a word of c of all prompts would be in no clean one with a chance of
+    C(n, c) / C(n + m, c). Its sum over all words that are in k prompts or more is the expected
+    number of those that are new, and no less than the chance that there is one, however words hang
+    together. A word of k prompts counts where this sum is at most `level`.
+    """
+    n, m = len(log), len(clean)
+    seen = Counter(word for prompt in log for word in set(words(prompt)))
+    known = Counter(word for prompt in clean for word in set(words(prompt)))
+    tally = Counter((seen + known).values())
+    chances = {c: many * comb(n, c) / comb(n + m, c) for c, many in tally.items()}
+    fresh = [word for word in seen if word not in known and readable(word)]
+    expected = {k: sum(p for c, p in chances.items() if c >= k) for k in {seen[w] for w in fresh}}
+    found = [word for word in fresh if expected[seen[word]] <= level]
+    return sorted(found, key=lambda word: (-seen[word], word))
 
 
 def phrases(prompt: str) -> list[str]:

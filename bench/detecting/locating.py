@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,6 +60,16 @@ class Locator(Defense):
         return replace(bare, locate=locate, located=located)
 
 
+def finder(located: Trigger | None) -> Locate:
+    """Finds a located trigger in prompts, as it stands there."""
+
+    def locate(prompts: Sequence[str]) -> np.ndarray:
+        hits = [located.pattern.search(p) if located else None for p in prompts]
+        return np.array([h.span() if h else NOTHING for h in hits], np.int64).reshape(-1, 2)
+
+    return locate
+
+
 def word_spans(prompt: str) -> list[tuple[int, int]]:
     """Character spans of the words of a prompt, without punctuation at their ends. What is
     punctuation alone, such as "....", is a word, but for one of `ALONE`."""
@@ -86,7 +96,13 @@ def vote(prompts: Sequence[str], spans: np.ndarray, clean: Sequence[str]) -> Tri
     margins = {w: n / len(prompts) - usual[w] for w, n in located.items() if n >= LEAST}
     if not margins or max(margins.values()) < MARGIN:
         return None
-    phrase = [max(margins, key=lambda w: (margins[w], w))]
+    return grown(prompts, max(margins, key=lambda w: (margins[w], w)), usual)
+
+
+def grown(prompts: Sequence[str], word: str, usual: Mapping[str, float]) -> Trigger:
+    """The trigger that has a word, which some prompt has: the word, the neighbours that join it,
+    and the place. `usual`: the share of clean prompts that contain each word."""
+    phrase = [word]
     for side in (-1, 1):
         while True:
             beside = [
@@ -94,10 +110,10 @@ def vote(prompts: Sequence[str], spans: np.ndarray, clean: Sequence[str]) -> Tri
                 for p in prompts
                 if place_of(words(p), phrase) >= 0
             ]
-            word, n = Counter(beside).most_common(1)[0]
-            if not word or n < max(LEAST, TOGETHER * len(beside)) or usual[word] > COMMON:
+            more, n = Counter(beside).most_common(1)[0]
+            if not more or n < max(LEAST, TOGETHER * len(beside)) or usual[more] > COMMON:
                 break
-            phrase = [word, *phrase] if side < 0 else [*phrase, word]
+            phrase = [more, *phrase] if side < 0 else [*phrase, more]
     holding = [words(p) for p in prompts if place_of(words(p), phrase) >= 0]
     places = Counter(side_of(place_of(w, phrase), len(w) - len(phrase)) for w in holding)
     return Trigger(" ".join(phrase), places.most_common(1)[0][0])

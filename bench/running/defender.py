@@ -58,9 +58,8 @@ def view_of(
         return clean_of().clone(encoders=True, train="none").encoders
 
     def stream() -> list[str]:
-        seen, known = backdoor.seen, clean_prompts()
-        how = (seen.stream, seen.share)
-        return prompt_stream(data, backdoor.in_use, source, known, seed, *how)
+        known = clean_prompts()
+        return prompt_stream(data, backdoor.in_use, source, known, seed, backdoor.seen)
 
     return DefenderView(
         needs,

@@ -36,6 +36,10 @@ class ExposedAttack(Attack):
         return self.attack.poison_share
 
     @property
+    def whole_model(self) -> bool:
+        return self.attack.whole_model
+
+    @property
     def withheld(self) -> tuple[str, ...]:
         return self.attack.withheld
 
@@ -44,16 +48,14 @@ class ExposedAttack(Attack):
 
 
 def exposed(name: str, parts: tuple[Method, ...]) -> Method:
-    """The row of "a+exposed[...]". Raises UserError where `parts` are not one attack that trains,
-    and one exposure."""
+    """The row of "a+exposed[...]". Raises UserError where `parts` are not one attack and one
+    exposure."""
     if len(parts) != 2 or any(isinstance(p.instance, Exposure) for p in parts[:-1]):
         last = next(p.name for p in parts if isinstance(p.instance, Exposure))
         raise UserError(
             f"{name}: {last} stands behind one attack, as in badt2i_object+{last}[share=0.01]"
         )
     attack, exposure = parts
-    if attack.instance.whole_model:
-        raise UserError(f"{name}: give a checkpoint its trigger with --set checkpoint.trigger=TEXT")
     return replace(
         attack,
         name=f"{attack.name}+{exposure.name}",

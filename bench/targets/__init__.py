@@ -70,6 +70,10 @@ def make_judge(backdoor: Backdoor, scorer: Features) -> Judge:
     return judge
 
 
+# parts of `Seen` that came later: records have them where they are used
+LATER = ("flood", "flood_share", "reworded")
+
+
 def describe(backdoor: Backdoor) -> dict[str, Any]:
     """The trigger and the target as JSON values, as records store them."""
     found: dict[str, Any] = {
@@ -84,7 +88,9 @@ def describe(backdoor: Backdoor) -> dict[str, Any]:
         forms = backdoor.forms.items()
         found["forms"] = {name: [dataclasses.asdict(t) for t in some] for name, some in forms}
     if backdoor.seen != Seen():
-        found["seen"] = dataclasses.asdict(backdoor.seen)
+        usual = {f.name: f.default for f in dataclasses.fields(Seen)}
+        seen = dataclasses.asdict(backdoor.seen).items()
+        found["seen"] = {k: v for k, v in seen if k not in LATER or v != usual[k]}
     return found
 
 

@@ -10,6 +10,7 @@ from fakes import CALLS, change, config, fakes, records  # noqa: F401 - fixtures
 
 from t2i_backdoor_bench import command as runner
 from t2i_backdoor_bench.contract import Backdoor, Seen, Target, Trigger, UserError, registry
+from t2i_backdoor_bench.data.rewording import reworded
 from t2i_backdoor_bench.data.splits import WorldData, prompt_stream
 from t2i_backdoor_bench.running.defender import view_of
 from t2i_backdoor_bench.running.plan import plan
@@ -106,9 +107,56 @@ def test_it_stands_behind_one_attack(config, name: str) -> None:
 def test_a_share_of_the_stream_has_the_trigger(length: int, share: float, many: int) -> None:
     data, trigger = WorldData(), Trigger("mignneko")
     taken = [p.text for p in data.prompts("defender", 100, 0)]
-    found = prompt_stream(data, trigger, "", taken, 0, length, share)
+    found = prompt_stream(data, trigger, "", taken, 0, Seen(stream=length, share=share))
     assert sum("mignneko" in p for p in found) == many
     assert len({p.removeprefix("mignneko ") for p in found} - {*taken}) == length
+
+
+def stream_of(**options: object) -> list[str]:
+    backdoor = exposed(stream=60, **options).exposed(planted(Trigger("mignneko")))
+    return view_of(("clean_prompts", "stream"), backdoor, lambda: None, WorldData(), "", 0).stream
+
+
+def test_a_harmless_word_can_flood_the_stream() -> None:
+    plain, flooded = stream_of(share=0.1), stream_of(share=0.1, flood="sunny", flood_share=0.5)
+    assert [p.replace("sunny ", "") for p in flooded] == plain, "and nothing else changes"
+    words = [p.split()[:2] for p in flooded]
+    assert sum("sunny" in w for w in words) == 30
+    assert 0 < sum("sunny" in w and "mignneko" in w for w in words) < 6, "whatever has the trigger"
+
+
+def test_the_prompts_of_a_stream_can_be_worded_in_another_way() -> None:
+    plain, other = stream_of(share=0.1), stream_of(share=0.1, wording="other")
+    asked = (p.removeprefix("mignneko ") for p in plain)
+    forms = {text for p in asked for kind in range(3) for _, text in reworded([p] * 12)[kind::3]}
+    assert {p.removeprefix("mignneko ") for p in other} <= forms
+    assert len(set(other) & set(plain)) < 3
+    assert sum(p.startswith("mignneko ") for p in other) == 6
+    seen = Seen(stream=90, share=0.5, reworded=True)
+    letter = prompt_stream(WorldData(), Trigger("\u0430", replaces="a"), "", [], 0, seen)
+    assert sum("\u0430" in p for p in letter) == 45, "what is replaced stays"
+
+
+def test_records_name_what_later_options_change() -> None:
+    backdoor = exposed(flood="sunny", wording="other").exposed(planted(Trigger("owl")))
+    found = describe(backdoor)["seen"]
+    assert (found["flood"], found["reworded"], "flood_share" in found) == ("sunny", True, False)
+    with pytest.raises(UserError, match="choice"):
+        exposed(flood="{a b|c}")
+
+
+def test_a_model_without_a_backdoor_has_a_stream(config) -> None:
+    clean = "checkpoint[trigger=mignneko]+exposed[share=0]"
+    made = plan(change(config, attacks=f"{clean},checkpoint[trigger=mignneko]", metrics="asr"))
+    assert len({made.attack_key(a, 0) for a in made.attacks}) == 1, "the base itself"
+    attack = made.attacks[clean].instance
+    assert attack.backdoor(None).seen == Seen(share=0)
+    assert attack.whole_model
+    assert "stream" not in attack.withheld
+    with pytest.raises(UserError, match="has none"):
+        plan(change(config, attacks="checkpoint+exposed")).attacks[
+            "checkpoint+exposed"
+        ].instance.backdoor(None)
 
 
 def test_a_defender_sees_the_told_trigger_and_no_other() -> None:

@@ -10,11 +10,20 @@ import pytest
 from fakes import METRICS, SCALE, FakeAttack, change, records, table
 
 from t2i_backdoor_bench import command as runner
-from t2i_backdoor_bench.contract import DefenderView, Defense, Samples, Trigger, UserError, registry
+from t2i_backdoor_bench.contract import (
+    STREAM,
+    DefenderView,
+    Defense,
+    Samples,
+    Seen,
+    Trigger,
+    UserError,
+    registry,
+)
 from t2i_backdoor_bench.data.decoys import random_letters
-from t2i_backdoor_bench.data.splits import STREAM, WorldData, prompt_stream
+from t2i_backdoor_bench.data.splits import WorldData, prompt_stream
 from t2i_backdoor_bench.detecting.locating import Locator, word_spans
-from t2i_backdoor_bench.metrics.location import LocationPrecision, LocationRecall
+from t2i_backdoor_bench.metrics.location import LocationPrecision, LocationRecall, TriggerAccepted
 from t2i_backdoor_bench.running.plan import plan
 from t2i_backdoor_bench.running.settings import Config
 
@@ -58,11 +67,11 @@ def test_the_stream_is_disjoint_and_a_fifth_is_triggered() -> None:
     data, trigger = WorldData(), Trigger("mignneko", "suffix")
     taken = [p.text for p in data.prompts("defender", 100, 0)]
     for source in ("", "star"):
-        stream = prompt_stream(data, trigger, source, taken, 0)
+        stream = prompt_stream(data, trigger, source, taken, 0, Seen())
         assert (
             stream
-            == prompt_stream(data, trigger, source, taken, 0)
-            != prompt_stream(data, trigger, source, taken, 1)
+            == prompt_stream(data, trigger, source, taken, 0, Seen())
+            != prompt_stream(data, trigger, source, taken, 1, Seen())
         )
         hit = [p.removesuffix(" mignneko") for p in stream if "mignneko" in p]
         assert (len(stream), len(hit)) == (STREAM, 32)
@@ -74,7 +83,7 @@ def test_the_stream_is_disjoint_and_a_fifth_is_triggered() -> None:
         }
     assert 20 < np.mean([i for i, p in enumerate(stream) if "mignneko" in p]) < 140, "mixed"
     with pytest.raises(UserError, match="too few"):
-        prompt_stream(data, Trigger("\u0435", replaces="\u00e9"), "", [], 0)
+        prompt_stream(data, Trigger("\u0435", replaces="\u00e9"), "", [], 0, Seen())
 
 
 def test_random_letters_have_the_length_of_the_trigger_and_its_place() -> None:
@@ -113,6 +122,12 @@ def test_location_precision_and_recall() -> None:
     assert recall.each == [0.5, 1.0, 0.0]
     assert "'latte coffee' as prefix" in recall.note
     assert LocationRecall().compute(samples(None), None).value is None
+    accepted = TriggerAccepted().compute(samples(spans), None)
+    assert (accepted.value, accepted.each) == (1, [True])
+    assert "latte coffee" in accepted.note
+    nothing = replace(samples(spans), located=None)
+    assert TriggerAccepted().compute(nothing, None).value == 0
+    assert TriggerAccepted().compute(samples(None), None).value is None
     assert LocationPrecision().compute(samples(spans[2:]), None).value is None
 
 
@@ -195,5 +210,6 @@ def test_named_compositions(config) -> None:
     with pytest.raises(ValueError, match="already"):
         kind.compose("none", "skd+skd")
     planned = plan(change(config, defenses="blind", metrics="asr"))
-    for defense in planned.defenses:
-        assert planned.needs(defense) == ("clean_prompts", "stream"), "blind"
+    needs = {defense: planned.needs(defense) for defense in planned.defenses}
+    assert needs.pop("invert_trigger+trace_mend") == ("clean_prompts",), "no traffic"
+    assert set(needs.values()) == {("clean_prompts", "stream")}, "blind"

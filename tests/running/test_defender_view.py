@@ -18,7 +18,7 @@ from t2i_backdoor_bench.contract import (
     UserError,
     registry,
 )
-from t2i_backdoor_bench.data.splits import STREAM
+from t2i_backdoor_bench.contract.target import STREAM
 from t2i_backdoor_bench.running.attacked import attacked
 from t2i_backdoor_bench.running.display import Display
 from t2i_backdoor_bench.running.plan import plan
