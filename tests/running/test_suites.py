@@ -34,6 +34,22 @@ def test_the_values_of_a_study_are_rows() -> None:
     assert triggers == {"little", "on a quiet day", "\u200b", "\u043e"}
 
 
+def test_streams_are_judged_beside_a_model_without_a_backdoor() -> None:
+    rare = plan(make_config(merge(read_suite("stream_share"), {"seeds": (0,)})))
+    seen = [a.instance.backdoor(None).seen for a in rare.attacks.values()]
+    assert [(s.stream, s.share) for s in seen] == [(1000, x) for x in (0, 0.001, 0.01, 0.05, 0.2)]
+    kinds = plan(make_config(merge(read_suite("stream_kinds"), {"seeds": (0,)})))
+    alone = plan(make_config(merge(read_suite("blind_mend"), {"seeds": (0,)})))
+    for found in (rare, kinds, alone):
+        assert "trigger_accepted" in found.metrics
+        needs = {need for defense in found.defenses for need in found.needs(defense)}
+        assert needs <= {"clean_prompts", "stream"}
+    for found in (kinds, alone):
+        clean = [a.instance for a in found.attacks.values() if a.instance.whole_model]
+        assert clean
+        assert all(a.backdoor(None).target.kind == "unknown" for a in clean)
+
+
 def test_the_standard_names_are_there_and_say_what_they_are() -> None:
     assert {"core", "adaptive", "paper_table_1", "paper_table_2"} <= set(suites())
     assert read_suite("paper-table-1") == read_suite("paper_table_1")
