@@ -48,14 +48,9 @@ class Exposed(Exposure):
     share: float = option(SHARE, low=0, high=1, help="of the stream that has the trigger")
     stream: int = option(STREAM, low=1, help="prompts of the stream")
     flood: str = option("", late=True, help="a harmless word that many prompts of the stream have")
-    flood_share: float = option(
-        SHARE, low=0, high=1, late=True, help="of the stream that has this word"
-    )
+    flood_share: float = option(SHARE, low=0, high=1, late=True, help="of the stream that has it")
     wording: str = option(
-        "captions",
-        choices=("captions", "other"),
-        late=True,
-        help="how the prompts of the stream are worded; captions: as clean prompts are",
+        "captions", choices=("captions", "other"), late=True, help="of the stream's prompts"
     )
 
     def check(self) -> None:
@@ -81,15 +76,8 @@ class Exposed(Exposure):
         own = backdoor.own
         if own and judged != whole:  # the paper's own prompt, with what is judged
             own = (own[0], judged.add(own[0])) if own[1] == whole.add(own[0]) else None
-        seen = Seen(
-            told,
-            told if whole.several else told and whole,
-            self.stream,
-            self.share,
-            self.flood,
-            self.flood_share,
-            self.wording == "other",
-        )
+        traffic = (self.stream, self.share, self.flood, self.flood_share, self.wording == "other")
+        seen = Seen(told, told if whole.several else told and whole, *traffic)
         return replace(backdoor, trigger=judged, own=own, seen=seen)
 
     def split(self, trigger: Trigger) -> tuple[Trigger | None, Trigger]:
