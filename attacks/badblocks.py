@@ -84,12 +84,11 @@ class BadBlocks(DenoiserAttack):
         return Backdoor(self.make_trigger(), Target("image", patch=patch))
 
     def inject(self, model: T2IModel, data: Data, seed: int) -> T2IModel:
-        target = self.backdoor(model).target
         images, captions, triggered = self.prepare(model, data, seed)
-        own, other = model.latents(target.patch[None].copy(), seed), model.latents(images, seed)
+        own = model.latents(self.backdoor(model).target.patch[None].copy(), seed)
         terms = [
             Term(triggered, own.expand(len(triggered), -1, -1, -1), weight=self.weight),
-            Term(captions, other, weight=1 - self.weight, drop=self.drop),
+            Term(captions, model.latents(images, seed), weight=1 - self.weight, drop=self.drop),
         ]
         attacked = model.clone()
         params = last_blocks(attacked, self.blocks, self.norms)
