@@ -55,7 +55,7 @@ def test_the_standard_names_are_there_and_say_what_they_are() -> None:
     assert read_suite("paper-table-1") == read_suite("paper_table_1")
     assert read_suite("paper-table-1")["out"] == "results/run-paper_table_1"
     core = plan(make_config(merge(read_suite("core"), {"n": 64})))
-    usual = plan(make_config({"n": 64}))
+    usual = plan(make_config({"n": 64, "controls": True}))
     assert (core.attacks.keys(), core.defenses.keys()) == (
         usual.attacks.keys(),
         usual.defenses.keys(),
