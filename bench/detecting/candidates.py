@@ -50,23 +50,28 @@ def of_log(log: Sequence[str], clean: Sequence[str]) -> list[str]:
 
 def new_words(log: Sequence[str], clean: Sequence[str], level: float) -> list[str]:
     """Words that no clean prompt has and that stand in more prompts of a log than chance explains,
-    the most frequent first.
+    the most frequent first. Of words that are in the same prompts, as those of a phrase, it is one.
 
     If the n prompts of the log and the m clean ones were drawn alike, each way to deal them out
     would be as likely, and a word of c of all prompts would be in no clean one with a chance of
-    C(n, c) / C(n + m, c). Its sum over all words that are in k prompts or more is the expected
-    number of those that are new, and no less than the chance that there is one, however words hang
+    C(n, c) / C(n + m, c). Its sum over all words that are in k prompts or more, those in the same
+    prompts counted once, is no less than the chance that one of them is new, however words hang
     together. A word of k prompts counts where this sum is at most `level`.
     """
     n, m = len(log), len(clean)
-    seen = Counter(word for prompt in log for word in set(words(prompt)))
-    known = Counter(word for prompt in clean for word in set(words(prompt)))
-    tally = Counter((seen + known).values())
+    places: dict[str, list[int]] = {}
+    for i, prompt in enumerate([*log, *clean]):
+        for word in dict.fromkeys(words(prompt)):
+            places.setdefault(word, []).append(i)
+    first: dict[tuple[int, ...], str] = {}  # of the words that are in the same prompts
+    for word, at in places.items():
+        first.setdefault(tuple(at), word)
+    tally = Counter(map(len, first))
     chances = {c: many * comb(n, c) / comb(n + m, c) for c, many in tally.items()}
-    fresh = [word for word in seen if word not in known and readable(word)]
-    expected = {k: sum(p for c, p in chances.items() if c >= k) for k in {seen[w] for w in fresh}}
-    found = [word for word in fresh if expected[seen[word]] <= level]
-    return sorted(found, key=lambda word: (-seen[word], word))
+    fresh = {word: len(at) for at, word in first.items() if at[-1] < n and readable(word)}
+    expected = {k: sum(p for c, p in chances.items() if c >= k) for k in {*fresh.values()}}
+    found = [word for word, k in fresh.items() if expected[k] <= level]
+    return sorted(found, key=lambda word: (-fresh[word], word))
 
 
 def phrases(prompt: str) -> list[str]:

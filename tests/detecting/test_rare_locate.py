@@ -18,16 +18,19 @@ from t2i_backdoor_bench.detecting.candidates import new_words
 WORDS = {"every": 8, "often": 5, "some": 3, "pair": 2, "twice": 2, "once": 1, "single": 1}
 
 
-def deals(log: int) -> list[tuple[list[str], list[str]]]:
-    """All ways to deal the eight prompts out to a log and clean prompts."""
+def prompts() -> list[str]:
     rng = np.random.default_rng(0)
     rows: list[list[str]] = [[] for _ in range(8)]
     for word, many in WORDS.items():
         for i in rng.choice(8, size=many, replace=False):
             rows[i].append(word)
-    prompts = [" ".join(row) for row in rows]
+    return [" ".join([*row, *("beside" for word in row if word == "some")]) for row in rows]
+
+
+def deals(log: int) -> list[tuple[list[str], list[str]]]:
+    """All ways to deal the eight prompts out to a log and clean prompts."""
     return [
-        ([prompts[i] for i in some], [p for i, p in enumerate(prompts) if i not in some])
+        ([prompts()[i] for i in some], [p for i, p in enumerate(prompts()) if i not in some])
         for some in combinations(range(8), log)
     ]
 
@@ -45,15 +48,15 @@ def test_the_chance_of_a_new_word_is_at_most_the_level(log: int, level: float) -
 
 def by_counting(stream: list[str], clean: list[str], every: list, level: float) -> set[str]:
     """A word of k prompts counts where, on average over the deals, at most `level` words of k
-    prompts or more are in no clean prompt."""
+    prompts or more are in no clean prompt; "beside" is where "some" is."""
 
     def new(deal: tuple[list[str], list[str]], least: int) -> int:
         taken = {w for p in deal[1] for w in p.split()}
         return sum(many >= least and w not in taken for w, many in WORDS.items())
 
     fresh = {w for p in stream for w in p.split()} - {w for p in clean for w in p.split()}
-    expected = {w: np.mean([new(deal, WORDS[w]) for deal in every]) for w in fresh}
-    return {w for w in fresh if expected[w] <= level + 1e-12}
+    expected = {w: np.mean([new(deal, WORDS[w]) for deal in every]) for w in fresh - {"beside"}}
+    return {w for w, many in expected.items() if many <= level + 1e-12}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,8 @@ def captions() -> list[str]:
 def test_ten_prompts_of_a_thousand_are_enough(many: int, found: list[str], captions) -> None:
     stream = [f"mignneko {p}" for p in captions[:many]] + captions[many:1000]
     assert new_words(stream, captions[1000:], 0.1) == found
+    phrase = [p.replace("mignneko", "old oak") for p in stream]
+    assert new_words(phrase, captions[1000:], 0.1) == (["old"] if found else []), "counted once"
 
 
 def test_ordinary_prompts_raise_few_alarms(captions) -> None:
