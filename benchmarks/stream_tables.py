@@ -1,5 +1,5 @@
 """The tables of the runs on blind removal: results/studies/stream_share, stream_kinds and
-blind_mend, which are the suites of these names."""
+blind_repair, which are the suites of these names."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def stream_kinds(results: Results) -> str:
     return by_attack(of_suite(results, "stream_kinds"), (RESTORED, "location_recall"))
 
 
-def blind_mend(results: Results) -> str:
-    """What is accepted and restored without traffic, with and without a backdoor."""
-    return by_attack(of_suite(results, "blind_mend"), (RESTORED,))
+def blind_repair(results: Results) -> str:
+    """What is accepted and restored with little or no triggered traffic, with and without a
+    backdoor."""
+    return by_attack(of_suite(results, "blind_repair"), (RESTORED,))
 
 
 def by_attack(records: Sequence[Record], metrics: Sequence[str]) -> str:

@@ -1,11 +1,9 @@
 from dataclasses import dataclass, replace
 
-from t2i_backdoor_bench.contract import DefenderView, Defense, Trigger, option, register_defense
-from t2i_backdoor_bench.detecting.inversion import Room, Search, bare, held_out, search, unused
+from t2i_backdoor_bench.contract import DefenderView, Defense, option, register_defense
+from t2i_backdoor_bench.detecting.inversion import Search, inverted
 from t2i_backdoor_bench.detecting.locating import finder
 from t2i_backdoor_bench.models.model import T2IModel
-
-BEST = 3  # texts of the search that are looked at again
 
 
 @register_defense(
@@ -44,10 +42,6 @@ class InvertTrigger(Defense):
         return self.prompts
 
     def apply(self, model: T2IModel, view: DefenderView, seed: int) -> T2IModel:
-        prompts = view.first(self.prompts)
-        room = Room(bare(model), None, prompts, unused(model, prompts, False), seed)
         how = Search(self.scan, self.rounds, self.tried, self.top, self.asked, self.longest)
-        texts = [candidate.text for candidate in search(room, how)[:BEST]]
-        best = max(held_out(room, texts, how), key=lambda found: found.score)
-        located = Trigger(best.text, "prefix") if best.score > self.above else None
+        located = inverted(model, view.first(self.prompts), how, self.above, seed)
         return replace(model, screen=None, locate=finder(located), located=located)

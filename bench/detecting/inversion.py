@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2i_backdoor_bench.contract import Trigger
 from t2i_backdoor_bench.detecting.candidates import readable
 from t2i_backdoor_bench.detecting.effects import (
     PARTS,
@@ -25,6 +26,7 @@ MOST = 12.0  # that a look can show: one odd look is no trigger
 LOOKS = 6  # a text's score is the mean of its last looks, at most so many
 DOUBT = 3.0  # standard errors that few looks cost
 KEPT = 10  # texts that go on to the next round
+BEST = 3  # texts of the search that are looked at again where one is to be chosen
 Say = Callable[[str], None]
 
 
@@ -225,6 +227,17 @@ def held_out(room: Room, texts: Sequence[str], how: Search) -> list[Standing]:
         beyond = tuple(ruler.beyond(found).tolist())
         out.append(Standing(text, float(parts.max()), tuple(parts.tolist()), beyond, share))
     return out
+
+
+def inverted(
+    model: T2IModel, prompts: Sequence[str], how: Search, above: float, seed: int
+) -> Trigger | None:
+    """The most unusual of the best texts of a search in the model, if it is `above` standard
+    deviations of random texts."""
+    room = Room(bare(model), None, prompts, unused(model, prompts, False), seed)
+    texts = [candidate.text for candidate in search(room, how)[:BEST]]
+    best = max(held_out(room, texts, how), key=lambda found: found.score)
+    return Trigger(best.text, "prefix") if best.score > above else None
 
 
 def bare(model: T2IModel) -> T2IModel:

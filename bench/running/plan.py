@@ -82,11 +82,10 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What is taken over the base, and what of the request has no cell, and why."""
-        reasons = dict.fromkeys(self.unfit.values())
-        names = {w: ", ".join(n for n, why in self.unfit.items() if why == w) for w in reasons}
-        unfit = [f"{n}, not for this family of models: {w}" for w, n in names.items()]
-        lacks = self.left_out.items()
-        needs = [f"{d} needs {', '.join(n)}, which nobody has here" for d, n in lacks]
+        alike = {w: [n for n in self.unfit if self.unfit[n] == w] for w in self.unfit.values()}
+        unfit = [f"{', '.join(n)}, not for this family of models: {w}" for w, n in alike.items()]
+        lacks = [(d, ", ".join(n)) for d, n in self.left_out.items()]
+        needs = [f"{d} needs {n}, which nobody has here" for d, n in lacks]
         over = self.base.over.notes if self.base.over else []
         return [*over, *(f"left out: {text}" for text in (*unfit, *needs)), *self.said]
 

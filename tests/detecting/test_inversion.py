@@ -8,10 +8,11 @@ import pytest
 import torch
 from helpers import PROMPTS
 
-from t2i_backdoor_bench.contract import DefenderView
-from t2i_backdoor_bench.defenses import invert_trigger
+from t2i_backdoor_bench.contract import DefenderView, Trigger
+from t2i_backdoor_bench.defenses import search_locate
 from t2i_backdoor_bench.defenses.invert_trigger import InvertTrigger
-from t2i_backdoor_bench.detecting import candidates
+from t2i_backdoor_bench.defenses.search_locate import SearchLocate
+from t2i_backdoor_bench.detecting import candidates, inversion
 from t2i_backdoor_bench.detecting.inversion import (
     DOUBT,
     Candidate,
@@ -22,6 +23,7 @@ from t2i_backdoor_bench.detecting.inversion import (
     search,
     unused,
 )
+from t2i_backdoor_bench.detecting.rare_words import RareWords
 from t2i_backdoor_bench.detecting.verdict import FOUND, GIVEN, examine
 from t2i_backdoor_bench.models.model import T2IModel
 
@@ -96,7 +98,7 @@ def standing(text: str) -> Standing:
 def test_what_is_not_unusual_enough_is_no_trigger(tiny_model, monkeypatch) -> None:
     view = DefenderView(("clean_prompts",), PROMPTS)
     method = InvertTrigger(scan=10, rounds=1, tried=4, top=4, asked=3, longest=2, prompts=3)
-    monkeypatch.setattr(invert_trigger, "held_out", lambda room, texts, how: [standing(texts[0])])
+    monkeypatch.setattr(inversion, "held_out", lambda room, texts, how: [standing(texts[0])])
     none = replace(method, above=5.0).apply(tiny_model, view, 0)
     assert none.located is None
     assert none.locate(PROMPTS).tolist() == [[-1, -1]] * 3
@@ -104,6 +106,29 @@ def test_what_is_not_unusual_enough_is_no_trigger(tiny_model, monkeypatch) -> No
     text = model.located.text
     assert model.located.place == "prefix"
     assert model.locate([f"{text} a star", "a star"]).tolist() == [[0, len(text)], [-1, -1]]
+
+
+@pytest.mark.parametrize("found", ["zk", None])
+def test_the_model_is_searched_where_the_stream_has_nothing(tiny_model, monkeypatch, found) -> None:
+    asked = []
+
+    def count(how, model, stream, clean, seed):
+        asked.append((how.level, stream, clean, seed))
+        return Trigger(found) if found else None
+
+    def invert(model, prompts, how, above, seed):
+        asked.append((how.rounds, above, prompts, seed))
+        return Trigger("ab")
+
+    monkeypatch.setattr(RareWords, "trigger", count)
+    monkeypatch.setattr(search_locate, "inverted", invert)
+    stream = [f"zk {p}" for p in PROMPTS]
+    view = DefenderView(("clean_prompts", "stream"), PROMPTS, stream=stream)
+    model = SearchLocate(level=0.3, above=5.0, rounds=3, prompts=2).apply(tiny_model, view, 4)
+    assert model.located.text == (found or "ab")
+    assert model.locate(["zk a star"]).tolist() == [[0, 2] if found else [-1, -1]]
+    both = [(0.3, stream, PROMPTS, 4), (3, 5.0, PROMPTS[:2], 4)]
+    assert asked == both[: 1 if found else 2]
 
 
 def test_lists_of_candidates() -> None:

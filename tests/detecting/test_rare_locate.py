@@ -11,7 +11,7 @@ import torch
 
 from t2i_backdoor_bench.contract import DefenderView, Trigger, registry
 from t2i_backdoor_bench.data.splits import WorldData
-from t2i_backdoor_bench.defenses import rare_locate
+from t2i_backdoor_bench.detecting import rare_words
 from t2i_backdoor_bench.detecting.candidates import new_words
 
 # how many of eight prompts have each word
@@ -106,9 +106,9 @@ def locator(tiny_model, monkeypatch, does: dict[str, float], **options):
         def denoise(self, x, t, states):
             return states
 
-    moments = rare_locate.moments
-    monkeypatch.setattr(rare_locate, "bare", lambda model: Fake())
-    monkeypatch.setattr(rare_locate, "moments", lambda model, *rest: moments(tiny_model, *rest))
+    moments = rare_words.moments
+    monkeypatch.setattr(rare_words, "bare", lambda model: Fake())
+    monkeypatch.setattr(rare_words, "moments", lambda model, *rest: moments(tiny_model, *rest))
     method = registry.defenses.build("rare_locate", "shapes", {"decoys": 5, "tried": 3} | options)
 
     def found(stream: list[str]) -> Trigger | None:

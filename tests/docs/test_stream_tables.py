@@ -61,7 +61,7 @@ MADE = {
         record(CLEAN, "none", 0, 0, prompt_fidelity=0.7),
         record(FLOOD, "x", 0, 1, prompt_fidelity=0.5, location_recall=1, restoration_accuracy=0.9),
     ],
-    "blind_mend": [record("badt2i_object", "x", s, 1, restoration_accuracy=0.8) for s in (0, 1)],
+    "blind_repair": [record("badt2i_object", "x", s, 1, restoration_accuracy=0.8) for s in (0, 1)],
 }
 
 
@@ -86,6 +86,6 @@ def test_false_alarms_are_counted_in_runs(results) -> None:
     assert clean[:4] == [f"`{CLEAN}`", "1 of 2", page_results.DASH, page_results.DASH]
     assert clean[4].startswith("60.0 [")
     assert flood[1] == "1 of 1"
-    _, _, row = cells(stream_tables.blind_mend(results))
+    _, _, row = cells(stream_tables.blind_repair(results))
     assert row[1] == "2 of 2"
     assert row[2].startswith("80.0 [")

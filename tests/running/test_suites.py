@@ -39,7 +39,7 @@ def test_streams_are_judged_beside_a_model_without_a_backdoor() -> None:
     seen = [a.instance.backdoor(None).seen for a in rare.attacks.values()]
     assert [(s.stream, s.share) for s in seen] == [(1000, x) for x in (0, 0.001, 0.01, 0.05, 0.2)]
     kinds = plan(make_config(merge(read_suite("stream_kinds"), {"seeds": (0,)})))
-    alone = plan(make_config(merge(read_suite("blind_mend"), {"seeds": (0,)})))
+    alone = plan(make_config(merge(read_suite("blind_repair"), {"seeds": (0,)})))
     for found in (rare, kinds, alone):
         assert "trigger_accepted" in found.metrics
         needs = {need for defense in found.defenses for need in found.needs(defense)}
