@@ -18,13 +18,14 @@ not tried on the next: it cannot be chosen.
 
 In its search a defense trains half of the steps that it declares for the embedded base, an attack a
 quarter; where no setting of an attack succeeds on half of the prompts, the best half of them are
-tried again with half, and then the best quarter with all of its steps (of `badblocks` and
-`silent_branding` all were). How long methods train with the chosen setting is found
-behind the search, and is their default there. A defense trains an eighth, a quarter and half of
-its steps against the same three attacks: the least with which it restores at most 2 points less
-than with half, and keeps clean pictures. An attack trains a quarter, half and all of them until it
-takes hold: until it succeeds on 90 % of 32 prompts of the development split; all of them, where it
-never does. Rows that are there to be compared with another in one choice have the settings of that
+tried again with half, and then the best quarter with all of its steps (of `badblocks` all were
+with half). If it learns with none of them, it keeps its defaults.
+
+How long methods train with the chosen setting is found behind the search, and is their default
+there. A defense trains an eighth, a quarter and half of its steps against the same three attacks:
+the least with which it restores at most 2 points less than with half, and keeps clean pictures. An
+attack trains a quarter, half and all of them until it takes hold: until it succeeds on 90 % of 32
+prompts of the development split; all of them, where it never does. Rows that are there to be compared with another in one choice have the settings of that
 one (`tuning.LIKE`).
 """
 

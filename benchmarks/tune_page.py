@@ -97,7 +97,13 @@ def report(folder: Path, apply: Sequence[str]) -> int:
         best += more_steps(chosen["measured"]) if chosen else ""
         spread = f"{100 * min(kept):.1f} to {100 * max(kept):.1f} %" if kept else "-"
         options = ", ".join(f"{k} {v}" for k, v in found["options"].items()) or (
-            "none: nothing is reached" if kept else "none kept them"
+            (
+                "none: it learns with none"
+                if found["kind"] == "attack"
+                else "none: nothing is reached"
+            )
+            if kept
+            else "none kept them"
         )
         lines.append(
             f"| `{found['method']}` | {found['kind']} | {len(results)} | {len(kept)} | {best} |"

@@ -283,8 +283,9 @@ def ranges_of(entry: Entry) -> dict[str, list[Any]]:
 
 
 def record(kind: str, entry: Entry, tried: Sequence[Tried]) -> dict[str, Any]:
-    """All settings of a method, what each reached, and which is chosen."""
-    chosen = best(tried)
+    """All settings of a method, what each reached, and which is chosen: none of an attack that
+    learns with none."""
+    chosen = best(tried) if kind == "defense" or any(t.learnt for t in tried) else None
     drawn = settings(entry)
     return {
         "kind": kind,

@@ -129,8 +129,9 @@ def test_settings_of_an_attack_that_learns_with_none_are_tried_with_more_steps(
     assert found[7].measured["poison_lora"]["share"] == asked[-1]
     assert sum(t.measured["poison_lora"]["share"] == asked[-1] for t in found) == many[-1]
     assert found[7].learnt is (learns <= 1)
-    if learns <= 1:
-        assert tuning.best(found) == 7
+    kept = tuning.record("attack", entry, found)
+    assert kept["chosen"] == (7 if learns <= 1 else None), "it keeps its defaults"
+    assert bool(kept["options"]) == (learns <= 1)
 
 
 def test_an_attack_is_applied_once_its_length_is_known() -> None:
