@@ -25,8 +25,8 @@ How long methods train with the chosen setting is found behind the search, and i
 there. A defense trains an eighth, a quarter and half of its steps against the same three attacks:
 the least with which it restores at most 2 points less than with half, and keeps clean pictures. An
 attack trains a quarter, half and all of them until it takes hold: until it succeeds on 90 % of 32
-prompts of the development split; all of them, where it never does. Rows that are there to be compared with another in one choice have the settings of that
-one (`tuning.LIKE`).
+prompts of the development split; all of them, where it never does. Rows that are there to be
+compared with another in one choice have the settings of that one (`tuning.LIKE`).
 """
 
 from __future__ import annotations
