@@ -45,12 +45,12 @@ OLDER = (
     " length_penalty max_length min_length model_type n_positions no_repeat_ngram_size"
     " num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states"
     " output_past output_scores pad_token_id prefix problem_type projection_dim pruned_heads"
-    " remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id"
-    " suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder"
-    " tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version"
-    " typical_p use_bfloat16 use_cache add_bias_logits add_final_layer_norm classif_dropout"
-    " classifier_dropout extra_pos_embeddings normalize_before normalize_embedding"
-    " num_hidden_layers static_position_embeddings"
+    " remove_invalid_values repetition_penalty return_dict return_dict_in_generate rope_scaling"
+    " rope_theta sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss"
+    " tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript"
+    " transformers_version typical_p use_bfloat16 use_cache add_bias_logits add_final_layer_norm"
+    " classif_dropout classifier_dropout extra_pos_embeddings normalize_before"
+    " normalize_embedding num_hidden_layers static_position_embeddings"
 )
 CONFIGS = {  # of classes of transformers
     "CLIPTextModel": "CLIPTextConfig",
@@ -58,6 +58,10 @@ CONFIGS = {  # of classes of transformers
     "T5EncoderModel": "T5Config",
     "marian": "MarianConfig",
     "m2m_100": "M2M100Config",
+    "llama": "LlamaConfig",
+    "mistral": "MistralConfig",
+    "qwen2": "Qwen2Config",
+    "qwen3": "Qwen3Config",
 }
 LARGEST_JSON = 2**26  # bytes; a vocabulary of a million words is smaller
 LARGEST_HEADER = 2**24  # bytes of the names and shapes of tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import torch
 
 from t2i_backdoor_bench.contract import UserError
-from t2i_backdoor_bench.models.configs import check_names
+from t2i_backdoor_bench.models.configs import check_config, check_names
 from t2i_backdoor_bench.models.trust import (
     DATA,
     check_inside,
     check_network,
+    check_shards,
     check_weights,
     read_json,
 )
@@ -52,26 +54,39 @@ class Translator:
         return self.tokenizer.decode(out[0], skip_special_tokens=True).strip()
 
 
-def check_translator(folder: str, option: str) -> None:
-    """Raise UserError where `folder`, the value of `option`, holds no model that can be loaded."""
+def check_text_model(
+    folder: str, option: str, what: str, kinds: Sequence[str], unsized: Sequence[str] = ()
+) -> None:
+    """Raise UserError where `folder`, the value of `option`, holds no model of one of the types
+    `kinds` that can be loaded; `what` says what is asked for. The keys `unsized` of a configuration
+    are not sizes of tensors."""
     path = Path(folder)
-    if not folder or not (path / "config.json").is_file():
-        raise UserError(
-            f"{option} is {folder!r}: give the local folder of a translation model"
-            " (Marian or M2M100, with safetensors)"
-        )
+    file = path / "config.json"
+    if not folder or not file.is_file():
+        raise UserError(f"{option} is {folder!r}: give the local folder of {what}")
     check_inside(path, sorted(p.name for p in path.iterdir()))
-    config = read_json(path / "config.json")
-    for file in sorted(path.glob("*.json")):
-        if file.name not in DATA:
-            check_names(read_json(file), file)
+    config = read_json(file)
+    for other in sorted(path.glob("*.json")):
+        if other.name not in DATA:
+            settings = read_json(other)
+            check_names(settings, other)
+            if other.name.endswith(".index.json"):
+                check_shards(settings, other)
     check_weights(path)
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in KINDS:
+    if kind not in kinds:
         raise UserError(
-            f"{option} {folder} holds a model of type {kind!r}; known: {', '.join(KINDS)}"
+            f"{option} {folder} holds a model of type {kind!r}; known: {', '.join(kinds)}"
         )
-    check_network(path / "config.json", config, (kind,))
+    check_config(config, file, (kind,))
+    check_network(file, {k: v for k, v in config.items() if k not in unsized}, (kind,))
+
+
+def check_translator(folder: str, option: str) -> None:
+    """Raise UserError where `folder`, the value of `option`, holds no model that can be loaded."""
+    what = "a translation model (Marian or M2M100, with safetensors)"
+    check_text_model(folder, option, what, KINDS)
+    path = Path(folder)
     pieces = [*path.glob("*.spm"), *path.glob("sentencepiece*.model")]
     if pieces and importlib.util.find_spec("sentencepiece") is None:
         raise UserError(

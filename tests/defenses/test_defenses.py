@@ -22,7 +22,8 @@ from t2i_backdoor_bench.models.model import T2IModel
 from t2i_backdoor_bench.training.loop import step_generator, step_rng
 
 defenses.load()
-NAMES = [n for n in defenses.entries if n != "tpd_back_translation"]  # needs models of its own
+MODELS = ("tpd_back_translation", "pepper")  # need models of their own
+NAMES = [n for n in defenses.entries if n not in MODELS]
 SMALL = {
     "steps": 2,
     "batch": 4,

@@ -1,4 +1,4 @@
-"""Scorers and translators of others: configurations that name another model, a file or code, and
+"""Scorers and models of text of others: configurations that name another model, a file or code, and
 sizes that lie, are refused before anything is made, and without the network."""
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pytest
 from stranger import no_network  # noqa: F401 - a fixture
 
 from t2i_backdoor_bench.contract import UserError
+from t2i_backdoor_bench.models.rewriting import check_rewriter
 from t2i_backdoor_bench.models.translation import check_translator
 from t2i_backdoor_bench.running.checks import feature_dimension
 from t2i_backdoor_bench.scoring.scorer import Scorer
@@ -98,7 +99,7 @@ def test_scorers_without_their_parts(scorer) -> None:
         feature_dimension(str(scorer))
 
 
-def test_translators(tmp_path: Path, no_network) -> None:
+def test_models_that_read_text(tmp_path: Path, no_network) -> None:
     from safetensors.numpy import save_file
 
     save_file({}, tmp_path / "model.safetensors")
@@ -111,3 +112,19 @@ def test_translators(tmp_path: Path, no_network) -> None:
         (tmp_path / "config.json").write_text(json.dumps(values))
         with pytest.raises(UserError, match=words):
             check_translator(str(tmp_path), "tpd.model")
+    for values, words in (
+        ({"model_type": "llama", "auto_map": {"AutoConfig": "x.Y"}}, "custom code"),
+        ({"model_type": "qwen2", "_attn_implementation": HUB}, "custom code"),
+        ({"model_type": "llama", "loader": 1}, "'loader'"),
+        ({"model_type": "qwen3", "num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "../x"}}, "rope_type"),
+        ({"model_type": "marian"}, "known: llama"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        with pytest.raises(UserError, match=words):
+            check_rewriter(str(tmp_path), "pepper.model")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    shards = {"weight_map": {"a": "../other.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(shards))
+    with pytest.raises(UserError, match="leaves its folder"):
+        check_rewriter(str(tmp_path), "pepper.model")

@@ -27,7 +27,8 @@ SMALL |= {"draw": 2, "calibration": 2, "first": 1, "last": 2, "grid": 3, "copies
 SMALL |= {"teacher": 1, "mask_steps": 1, "search": 1, "invert": 1, "rounds": 1}
 SMALL |= {"asked": 2, "decoys": 1, "tried": 2}
 SMALL |= {"pool": 12, "others": 1, "other_steps": 2, "text_steps": 2}
-APART = ("suspect", "adaptive", "tpd_back_translation")  # need a model, an attack, a translator
+APART = ("suspect", "adaptive")  # need a model, an attack
+APART += ("tpd_back_translation", "pepper")  # need models that read text
 DATA, TRIGGER = WorldData(), Trigger("latte coffee", "prefix")
 
 
