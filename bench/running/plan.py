@@ -58,8 +58,7 @@ class Plan:
     def metrics_of(self, attack: str, defense: str) -> list[str]:
         """The metrics that a cell is measured by: those registered with `only="flag"` serve attacks
         or defenses with that flag, such as "screens", or runs that draw "resampled" pictures or
-        see what is "recovered", or machines that have their "weights", and leave other stored
-        records whole.
+        see what is "recovered", or machines that have their "weights".
         """
         own = self.defenses.get(defense, ())  # "none" may be in no plan
         parts = (self.attacks[attack], *own)
@@ -84,10 +83,10 @@ class Plan:
         """What is taken over the base, and what of the request has no cell, and why."""
         alike = {w: [n for n in self.unfit if self.unfit[n] == w] for w in self.unfit.values()}
         unfit = [f"{', '.join(n)}, not for this family of models: {w}" for w, n in alike.items()]
-        lacks = [(d, ", ".join(n)) for d, n in self.left_out.items()]
-        needs = [f"{d} needs {n}, which nobody has here" for d, n in lacks]
+        lacks = self.left_out.items()
+        unfit += [f"{d} needs {', '.join(n)}, which nobody has here" for d, n in lacks]
         over = self.base.over.notes if self.base.over else []
-        return [*over, *(f"left out: {text}" for text in (*unfit, *needs)), *self.said]
+        return [*over, *(f"left out: {text}" for text in unfit), *self.said]
 
     @property
     def shared(self) -> dict[str, Any]:
