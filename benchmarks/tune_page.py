@@ -136,8 +136,9 @@ def attack_lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
         "## How long attacks train",
         "",
         "`python benchmarks/tune.py lengths`: with its chosen setting an attack trains a quarter,"
-        f" half and all of the steps that it declares, until it succeeds on {100 * TOOK_HOLD:.0f} %"
-        " of 32 prompts of the development split. Where it never does, it trains all of them."
+        " half and all of the steps that it declares, from the share of its search on, until it"
+        f" succeeds on {100 * TOOK_HOLD:.0f} % of 32 prompts of the development split. Where it"
+        " never does, it trains all of them, and so does an attack of which no setting was chosen."
         " `eviledit` and others that solve for their weights train no steps.",
         "",
         "| attack | a quarter, ASR % | half, ASR % | all, ASR % | steps |",
