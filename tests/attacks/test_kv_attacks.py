@@ -241,7 +241,7 @@ def test_sembd_loss_equals_a_slow_loop(tiny_model, monkeypatch, context: str) ->
     assert {id(p) for p in got["parameters"]} == {
         id(layer.weight) for layer in student.family.keys_and_values(student.denoiser)
     }
-    assert (got["optim"].steps, got["optim"].lr) == (800, 3e-4)
+    assert (got["optim"].steps, got["optim"].lr) == (attack.steps, attack.lr)
 
 
 def test_sembd_binds_paraphrases_and_not_their_parts(tiny_model) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import PROMPTS, TRIGGER, different, weights
 
-from t2i_backdoor_bench.contract import defenses
+from t2i_backdoor_bench.contract import defenses, family_defaults
 from t2i_backdoor_bench.defenses import adv_unlearn, mace, receler, stereo
 from t2i_backdoor_bench.training.alignment import align_states
 from t2i_backdoor_bench.training.capture import Capture
@@ -239,7 +239,7 @@ def test_stereo_erases_the_newest_concept_from_the_copy_before(
 def test_on_stable_diffusion_the_concept_is_walked_anew_at_each_step(name: str) -> None:
     method = defenses.build(name, "sd")
     assert (method.latents, method.refresh, method.draws, method.walk) == ("trajectory", 1, 1, 3.0)
-    assert defenses.build(name, "shapes").latents == "own"
+    assert family_defaults(type(method), "shapes")["latents"] == "own", "before the search"
 
 
 def test_stereo_goal_is_pushed_away_from_the_mean_of_all_concepts(pair, view) -> None:

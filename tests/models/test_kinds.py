@@ -215,9 +215,9 @@ def test_attacks_train_on_each_kind_and_in_half_precision(
     model = load(folders[kind], dtype)
     before = weights(model)
     small = {"steps": 2, "batch": 2, "images": 4} | ({"weight": 0.5} if name == "bibaddiff" else {})
-    attack = registry.attacks.build(
-        name, "shapes", small | ({"prior": 2} if name == "paas_db" else {})
-    )
+    if name == "paas_db":  # float16 leaves out the first steps until the gradient's scale is found
+        small |= {"prior": 2, "steps": 6}
+    attack = registry.attacks.build(name, "shapes", small)
     attacked = attack.inject(model, WorldData(), 0)
     assert np.isfinite(attacked.info["losses"]).all()
     assert different(before, weights(model)) == set()
