@@ -12,6 +12,9 @@ from t2i_backdoor_bench.contract.trigger import Trigger
 if TYPE_CHECKING:
     import numpy as np
 
+# pictures of the first triggered prompts that show what a backdoor outlives
+PROBES = ("finetuned", "benign_lora", "resampled", "adapter", "other_base")
+
 
 @dataclass
 class Samples:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from t2i_backdoor_bench.contract import Backdoor, registry
+from t2i_backdoor_bench.contract.listing import SOURCES
 from t2i_backdoor_bench.contract.options import options_of, scaled, settings_from
 from t2i_backdoor_bench.contract.registry import EMBEDDED
 from t2i_backdoor_bench.contract.trigger_kinds import trigger_kind
@@ -14,7 +15,7 @@ from t2i_backdoor_bench.running.method import Method
 from t2i_backdoor_bench.running.plan import Plan
 
 NOT_STATED = "not stated"
-WHO = {"paper": "the paper", "released": "the released code", "ours": "ours"}
+WHO = {name: words if name == "ours" else f"the {words}" for name, words in SOURCES.items()}
 
 
 def attack_facts(plan_: Plan, attack: str, backdoor: Backdoor, texts: list[str]) -> dict[str, Any]:

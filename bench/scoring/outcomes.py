@@ -9,6 +9,7 @@ import numpy as np
 
 from t2i_backdoor_bench.contract import Samples
 from t2i_backdoor_bench.contract.protocols import Features
+from t2i_backdoor_bench.contract.samples import PROBES
 from t2i_backdoor_bench.targets.pixels import color_quantiles
 
 SLICE = 16  # pictures at a time whose perceptual codes are in memory: those of a ViT take megabytes
@@ -76,10 +77,6 @@ class Outcomes:
         """The shares of the reasons of residue, in words."""
         shares = {words: vars(self)[reason].mean() for reason, words in REASONS.items()}
         return ", ".join(f"{words} {100 * share:.0f} %" for words, share in shares.items())
-
-
-# of the first triggered prompts
-PROBES = ("finetuned", "benign_lora", "resampled", "adapter", "other_base")
 
 
 def references_of(samples: Samples, condition: str) -> np.ndarray:

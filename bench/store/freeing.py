@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import Record, UserError, suggest
+from t2i_backdoor_bench.contract.samples import PROBES
 from t2i_backdoor_bench.store.atomic import is_abandoned, storing
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.guard import entries
@@ -25,7 +26,6 @@ KINDS = {
     "temporary": "what processes that are gone left behind",
 }
 # folders of pictures
-PROBES = ("finetuned", "benign_lora", "resampled", "adapter", "other_base")
 DRAWN = ("samples", "harmless", *PROBES)
 TRAINED, VERDICTS = "training", "pictures.json"
 

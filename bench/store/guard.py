@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from t2i_backdoor_bench.contract import StorageError, UserError
+from t2i_backdoor_bench.contract.samples import PROBES
 
 # the folders inside a run folder; others in it are left alone
 FOLDERS = (
     *("cells", "samples", "models", "prompts", "maps", "sources", "plots", "locks"),
-    *("harmless", "finetuned", "benign_lora", "resampled", "adapter", "other_base"),
-    *("training", "saved"),
+    *("harmless", *PROBES, "training", "saved"),
 )
 
 
