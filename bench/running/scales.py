@@ -86,8 +86,9 @@ class Scale:
 
 SCALES = {
     "smoke": Scale("smoke", 4, 2, 1, 2, 2, 100, 0.01, (0,), decoys=1, decoys_after=1),
+    # how wide an interval its pictures buy: benchmarks/interval_width.py
     "quick": Scale(
-        "quick", 100, 48, 32, 6, 6, 1000, 1.0, (0,), decoys=8, decoys_after=4, harmless=39
+        "quick", 100, 24, 32, 4, 6, 1000, 1.0, (0,), decoys=8, decoys_after=4, harmless=39
     ),
     # full without changed prompts and repeated draws
     "study": Scale(
