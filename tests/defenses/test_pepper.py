@@ -178,7 +178,7 @@ def test_without_a_model_nothing_begins(tmp_path, tiny, drawn, fakes, capsys) ->
         err = capsys.readouterr().err
         assert err.count("\n") == 1
         assert says in err
-        assert not list((tmp_path / "run").rglob("*")), "nothing is written"
+        assert not (tmp_path / "run").exists(), "nothing is written"
     assert build(drawn).weights, "the model is a part of the cell's key"
     assert build(drawn).weights != build(tmp_path).weights
 

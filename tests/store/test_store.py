@@ -33,6 +33,21 @@ def test_plain_values_are_canonical():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
 
 
+def test_a_folder_of_which_nothing_came_goes(store, said, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    theirs = Store(tmp_path / "theirs", said.append)
+    for store_ in (store, theirs):
+        with store_.working(), store_.claim("cells/x"):
+            pass
+        store_.give_up()
+    assert not store.root.exists()
+    assert theirs.root.is_dir(), "it was there before"
+    full = Store(tmp_path / "full", said.append)
+    full.write_record("cells/x", 1)
+    full.give_up()
+    assert full.read_record("cells/x") == 1
+
+
 def test_records_round_trip(store, said):
     store.write_record("cells/x", {"text": "zero\u200bwidth", "number": 0.1})
     assert store.read_record("cells/x") == {"text": "zero\u200bwidth", "number": 0.1}
