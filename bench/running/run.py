@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from t2i_backdoor_bench.contract import Cell, Data, Record, UserError
+from t2i_backdoor_bench.contract import Cell, Data, Record
 from t2i_backdoor_bench.models.batches import free_memory
 from t2i_backdoor_bench.running import ray_tasks, workers
 from t2i_backdoor_bench.running.cell import make_unsettled
@@ -50,9 +50,6 @@ def run(
                 remember(asked, store, plan_.notes)
             ended += [status == 0] if status != INTERRUPTED else []
             return status
-    except UserError:
-        store.give_up()
-        raise
     finally:
         store.drop_locks()
 

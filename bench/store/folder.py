@@ -13,7 +13,6 @@ OUT/run.json table.* rows.csv grid.png   made from the above
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
@@ -62,13 +61,11 @@ class Store:
         self._written: set[Path] = set()
         self._reported: set[Path] = set()
         self._packed = PackedRecords(self.path, self._ignored, self._damaged)
-        self._locks = Locks(self.root / "locks")
-        self._made = False  # whether the folder is this object's
+        self._locks = Locks(self.root / "locks", made=not self.root.exists())
         if read_only:
             check_folder(self.root)
             return
         try:
-            self._made = not self.root.exists()
             self.root.mkdir(parents=True, exist_ok=True)
             sweep_partials(self.root)  # refuses a folder with links
             with tempfile.TemporaryFile(dir=self.root) as file:
@@ -101,16 +98,8 @@ class Store:
         return self._locks.alone()
 
     def drop_locks(self) -> None:
-        """Remove the lock files that nobody holds."""
+        """Remove the lock files that nobody holds, and the folder if nothing came of it."""
         self._locks.drop()
-
-    def give_up(self) -> None:
-        """Remove the folder if this object made it and nothing lies in it: what was asked for was
-        refused before any work."""
-        self.drop_locks()
-        if self._made:
-            with contextlib.suppress(OSError):  # it has files
-                self.root.rmdir()
 
     # -------------------------------------------------------------------------------------- records
     def write_record(self, name: str, payload: Any) -> None:

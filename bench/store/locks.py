@@ -20,9 +20,11 @@ TOGETHER = "folder.lock"  # held by everybody who works in the folder
 
 @dataclass
 class Locks:
-    """The locks of a run folder; `claimed` are those that this process has."""
+    """The locks of a run folder; `claimed` are those that this process has. `made`: the run folder
+    is made for what this process works at."""
 
     folder: Path
+    made: bool = False
     claimed: set[str] = field(default_factory=set)
 
     @contextmanager
@@ -37,7 +39,7 @@ class Locks:
         lock = FileLock(path)
         try:
             with storing(path):
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
             yield False
@@ -69,7 +71,7 @@ class Locks:
         mine = there = False
         while not there:
             with storing(path):
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 file = path.open("ab")
             # an error: somebody has it, or there are no locks here
             with contextlib.suppress(OSError):
@@ -94,7 +96,8 @@ class Locks:
             return True
 
     def drop(self) -> None:
-        """Remove the lock files that nobody holds."""
+        """Remove the lock files that nobody holds; then the run folder, if it was made for this
+        process and nothing lies in it: what was asked for was refused before any work."""
         inside(self.folder.parent, self.folder.name)
         for path in entries(self.folder.parent, self.folder.name):
             if path.suffix != ".lock":
@@ -102,5 +105,7 @@ class Locks:
             lock = FileLock(path)
             with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
                 path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has files
             self.folder.rmdir()
+            if self.made:
+                self.folder.parent.rmdir()

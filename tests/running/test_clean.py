@@ -177,6 +177,7 @@ def test_not_while_another_process_works_in_it(config, how: str) -> None:
 
 def test_a_run_waits_while_the_folder_is_cleaned(config) -> None:
     """And several work side by side; a lock file that is dropped meanwhile is made anew."""
+    config.folder.mkdir()
     store, other = Store(config.folder), Store(config.folder)
     with store.working(), other.working(), Store(config.folder).alone() as alone:
         assert not alone

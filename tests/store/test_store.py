@@ -39,12 +39,12 @@ def test_a_folder_of_which_nothing_came_goes(store, said, tmp_path):
     for store_ in (store, theirs):
         with store_.working(), store_.claim("cells/x"):
             pass
-        store_.give_up()
+        store_.drop_locks()
     assert not store.root.exists()
     assert theirs.root.is_dir(), "it was there before"
     full = Store(tmp_path / "full", said.append)
     full.write_record("cells/x", 1)
-    full.give_up()
+    full.drop_locks()
     assert full.read_record("cells/x") == 1
 
 
