@@ -26,6 +26,7 @@ MENDED = ("detached", "unpreserved")
 # in what is asked, and not in a learning rate.
 ATTACKED = {"weight": "0.35", "drop": "0.2", "lr": "0.0003", "steps": "500"}
 DISTILLED = {"lr": "0.001", "preserve": "64", "latents": "trajectory", "ema": "0.99"}
+DESCRIBED = {"lr": "0.0001", "steps": "3520"}
 PINNED = {
     "badt2i_style": ATTACKED,
     "badt2i_object": ATTACKED,
@@ -33,9 +34,9 @@ PINNED = {
     "skd": DISTILLED,
     "skdcag": DISTILLED,
     "skdcag_released": {"lr": "0.0001"},
-    "skdcag_paper": {"lr": "0.0001"},
-    "skdcag_paper_black": {"lr": "0.0001"},
-    "skdcag_paper_random_words": {"lr": "0.0001"},
+    "skdcag_paper": DESCRIBED,
+    "skdcag_paper_black": DESCRIBED,
+    "skdcag_paper_random_words": DESCRIBED,
 }
 
 

@@ -216,7 +216,7 @@ def lengths(names: Sequence[str], folder: Path, work: Path, **machine: Any) -> i
         found = json.loads(path.read_text("utf-8")) if path.exists() else {}
         if found.get("chosen") is None or "length" in found:
             continue
-        if kind == "defense" and tuning.keeps_steps(entry):
+        if kind == "defense" and not tuning.steps(entry):
             continue
         print(f"{kind} {entry.name}: how long it trains", flush=True)
         store(path, found | {"length": length[kind](entry, found, work, **machine)})

@@ -138,14 +138,6 @@ def declared_steps(entry: Entry) -> int:
     return (family_defaults(entry.cls, EMBEDDED) | entry.preset | entry.declared)["steps"]
 
 
-def keeps_steps(entry: Entry) -> bool:
-    """A defense's row that declares steps of its own for the embedded base keeps them; so does a
-    defense that trains none."""
-    if not steps(entry):
-        return True
-    return declared_steps(entry) != family_defaults(entry.cls, EMBEDDED)["steps"]
-
-
 def same_settings(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
     """Of the options that another row's search chose those that this row is free in."""
     return {n: v for n, v in found.items() if n in searched(entry)}
@@ -156,11 +148,9 @@ def applied(
 ) -> dict[str, Any]:
     """The defaults on the embedded base that follow from a search: what it chose, and the `share`
     of its steps (None: not measured, so that an attack keeps all of them and a defense those of its
-    search). A row that declares steps of its own there keeps them."""
+    search)."""
     if kind == "attack":
         shorter = shortened(entry, share) if share is not None and share < 1 else {}
-    elif keeps_steps(entry):
-        shorter = {}
     else:
         shorter = {n: int(v) for n, v in steps(entry, share or SIZE.training).items()}
     return same_settings(entry, found) | shorter

@@ -269,9 +269,10 @@ def test_a_defense_trains_a_share_of_what_it_declares_whatever_was_applied(monke
         assert found == {"lr": 0.1, "steps": round(steps)}
     own = known.get("skdcag_paper")
     assert tuning.steps(own) == {"steps": str(round(own.declared["steps"] / 2))}
-    assert tuning.applied("defense", own, {"lr": 0.1}, 0.125) == {"lr": 0.1}, "it keeps its own"
-    assert tuning.keeps_steps(known.get("uce")), "it trains none"
-    assert tuning.steps(known.get("uce")) == {}
+    eighth = {"lr": 0.1, "steps": own.declared["steps"] // 8}
+    assert tuning.applied("defense", own, {"lr": 0.1}, 0.125) == eighth
+    assert tuning.steps(known.get("uce")) == {}, "it trains none"
+    assert tuning.applied("defense", known.get("uce"), {}, None) == {}
 
 
 def test_the_chosen_settings_are_defaults_of_the_embedded_base_alone(monkeypatch) -> None:
