@@ -19,7 +19,7 @@ from typing import Any
 import tuning
 from development import Development
 from ended import ended
-from tune_page import FOLDER
+from tune_page import FOLDER, TRIGGERS
 from tuning import LENGTH, LENGTHS, METRICS
 
 from t2i_backdoor_bench.contract import Record, UserError, names, registry
@@ -82,7 +82,7 @@ def line(attack: str, found: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--suite", default="reference")
-    parser.add_argument("--out", type=Path, default=FOLDER / "triggers.json")
+    parser.add_argument("--out", type=Path, default=FOLDER / TRIGGERS)
     parser.add_argument("--work", type=Path, default=WORK, help="the run folder of the cells")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int)

@@ -11,10 +11,12 @@ import tuning
 from tuning import LIKE
 
 from t2i_backdoor_bench.contract import registry
+from t2i_backdoor_bench.contract.printable import visible
 from t2i_backdoor_bench.report.took_hold import TOOK_HOLD
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "tuning"
+TRIGGERS = "triggers.json"  # in it
 APPLIED = ROOT / "bench" / "contract" / "tuned.json"
 AVERAGED = (
     "When `skdcag`, `skd`, `skdcag_text` and `trace_mend` were searched, they averaged their"
@@ -109,7 +111,7 @@ def report(folder: Path, apply: Sequence[str]) -> int:
             f"| `{found['method']}` | {found['kind']} | {len(results)} | {len(kept)} | {best} |"
             f" {spread} | {options} |"
         )
-    lines += attack_lengths(searches) + defense_lengths(searches)
+    lines += attack_lengths(searches) + trigger_lengths(folder) + defense_lengths(searches)
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
     if apply:
         defaults = json.loads(APPLIED.read_text("utf-8"))
@@ -150,6 +152,31 @@ def attack_lengths(searches: Sequence[dict[str, Any]]) -> list[str]:
         entry = KINDS["attack"].get(s["method"])
         steps = ", ".join(map(str, tuning.shortened(entry, s["length"]["share"]).values())) or "-"
         lines.append(f"| `{s['method']}` | {asr} | {steps} |")
+    return lines
+
+
+def trigger_lengths(folder: Path) -> list[str]:
+    """How long attacks train with the triggers of the suite `reference`, as lines of the page."""
+    path = folder / TRIGGERS
+    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if not found:
+        return []
+    shares = [f"{share:g}" for share in tuning.LENGTHS["attack"]]
+    lines = [
+        "",
+        "## How long attacks train with other kinds of trigger",
+        "",
+        "`python benchmarks/trigger_lengths.py`: the same, with the triggers that the suite"
+        " `reference` gives the attacks and the targets that are reported. A letter that nobody"
+        " sees is written as its number.",
+        "",
+        "| attack | a quarter, ASR % | half, ASR % | all, ASR % |",
+        "|---|---:|---:|---:|",
+    ]
+    for attack, length in found.items():
+        reached = [length["reached"].get(share, {}).get("asr") for share in shares]
+        asr = " | ".join("-" if a is None else f"{100 * a:.1f}" for a in reached)
+        lines.append(f"| `{visible(attack)}` | {asr} |")
     return lines
 
 

@@ -55,7 +55,7 @@ def test_the_least_share_that_takes_hold(monkeypatch, tmp_path, reached, share, 
 
 
 def test_the_suite_trains_as_long_as_was_found() -> None:
-    path = script.FOLDER / "triggers.json"
+    path = script.FOLDER / script.TRIGGERS
     found = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for attack in read_suite("reference")["attacks"]:
         name, options = names.read(attack)
