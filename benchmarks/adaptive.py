@@ -73,10 +73,8 @@ def measured(attack: str, defense: str, config: Config) -> dict[str, Any]:
 
 def search(names: Sequence[str], folder: Path, config: Config) -> int:
     """Find the plain attack of each defense, and try the settings against it."""
-    path = folder / FILE
     for name in names:
-        known = searched(folder)
-        told = known.setdefault(name, {"plain": {}, "attack": "", "tried": [], "chosen": {}})
+        told = searched(folder).get(name, {"plain": {}, "attack": "", "tried": [], "chosen": {}})
         tried, every = told["tried"], SETTINGS[kind(name)]
         if not tried:
             told["plain"] = {a: m for a, m in told["plain"].items() if "error" not in m}
@@ -84,7 +82,7 @@ def search(names: Sequence[str], folder: Path, config: Config) -> int:
             print(f"{name}: {attack}, plain", flush=True)
             told["plain"][attack] = measured(attack, name, config)
             told["attack"] = attackers.plain_of(told["plain"])
-            store(path, known)
+            keep(folder, name, told)
         attack = told["attack"]
         if not attack:
             print(f"{name}: {attackers.nothing(told['plain'])}", flush=True)
@@ -99,7 +97,7 @@ def search(names: Sequence[str], folder: Path, config: Config) -> int:
             tried.append({"setting": setting} | found)
             told["chosen"] = attackers.best(tried)
             told["hardened"] = hardened(attack, name, told["chosen"])
-            store(path, known)
+            keep(folder, name, told)
     return 0
 
 
@@ -107,6 +105,11 @@ def searched(folder: Path) -> dict[str, dict[str, Any]]:
     """What has been found so far, by defense."""
     path = folder / FILE
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def keep(folder: Path, name: str, told: dict[str, Any]) -> None:
+    """Keep what is found of one defense. Commands for other defenses may run beside this one."""
+    store(folder / FILE, searched(folder) | {name: told})
 
 
 def run(names: Sequence[str], folder: Path, config: Config) -> int:
@@ -122,7 +125,7 @@ def run(names: Sequence[str], folder: Path, config: Config) -> int:
             replace(config, attacks=attacks, defenses=f"none,{name}", scale=EVALUATION, out=folder)
         )
         told["cells"] = [r.cell.key for r in found]
-        store(folder / FILE, known)
+        keep(folder, name, told)
     return 0
 
 
