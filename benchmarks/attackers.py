@@ -48,10 +48,10 @@ CANDIDATES = {
     "removal": ("badt2i_object", "rickrolling_tpa", "villan_cond"),
     "detector": ("rickrolling_tpa", "villan_cond", "badt2i_object"),
 }
-# The form's own values first; then further and harder rehearsals. Against a detector its settings
-# are tried after a quarter of their training, then more of them after all of it: none twice.
+# From few rehearsals to many: more of them outlive more, and are noticed more. Against a detector
+# its settings are tried after a quarter of their training, then more of them after all of it.
 SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
-    "removal": ({}, {"rate": 3}, {"rate": 2, "share": 0.5}, {"rounds": 16}),
+    "removal": ({"rounds": 2}, {"rounds": 4}, {}, {"rate": 3}),
     "detector": ({}, {"settings": 12, "share": 1.0}),
 }
 # what is lost of each

@@ -13,17 +13,17 @@ table. Shares are in points. A control is left out, as is a condition that a cel
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+from ended import ended
 
 from t2i_backdoor_bench.contract import Record, UserError
 from t2i_backdoor_bench.report.bases import CONTROLS
 from t2i_backdoor_bench.stats.estimates import mean_over_attacks
-from t2i_backdoor_bench.stats.intervals import bootstrap_mean, wilson
+from t2i_backdoor_bench.stats.scores import mean, proportion
 from t2i_backdoor_bench.store.folder import Store
 from t2i_backdoor_bench.store.records import stored_records
 
@@ -59,11 +59,8 @@ def first(those: np.ndarray, share: float) -> np.ndarray:
 
 def width_of_cell(those: np.ndarray) -> float:
     """Half the width of the interval of one cell."""
-    if those.dtype == bool:
-        low, high = wilson(int(those.sum()), len(those))
-    else:
-        _, low, high = bootstrap_mean(those, 0)
-    return (high - low) / 2
+    score = proportion(those) if those.dtype == bool else mean(those)
+    return (score.high - score.low) / 2
 
 
 def widths(found: Values, share: float) -> tuple[float, float | None]:
@@ -94,8 +91,8 @@ def lines(records: Sequence[Record], shares: Sequence[float]) -> list[str]:
         points = 100 if every[0].dtype == bool else 1
         for share in shares:
             n = median(len(first(v, share)) for v in every)
-            cell, mean = widths(found, share)
-            said = "-" if mean is None else f"{points * mean:.3g}"
+            cell, whole = widths(found, share)
+            said = "-" if whole is None else f"{points * whole:.3g}"
             out.append(f"{metric:24}{condition:14}{n:6.0f}{points * cell:10.3g}{said:>10}")
     if len(out) == 1:
         raise UserError("no cell of this run has the values of its pictures; name another folder")
@@ -109,15 +106,14 @@ def main() -> int:
     flags = parser.parse_args()
     try:
         shares = [float(share) for share in flags.shares.split(",")]
-        if not all(0 < share <= 1 for share in shares):
-            raise UserError("--shares has a number outside of 0..1; give such as 0.5,1")
-        store = Store(flags.folder, print, read_only=True)
-        print("\n".join(lines(stored_records(store), shares)))
-    except (UserError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except ValueError:
+        shares = []
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise UserError("--shares takes numbers above 0 and up to 1; give such as 0.5,1")
+    store = Store(flags.folder, print, read_only=True)
+    print("\n".join(lines(stored_records(store), shares)))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(ended(main))

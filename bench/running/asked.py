@@ -37,7 +37,10 @@ def cell_prompts(shared: Shared, cell: Cell) -> CellPrompts:
     backdoor, source = shared.backdoor(cell.attack), shared.source(cell.attack)
     prompts, targets = shared.prompts(cell.seed), shared.prompts(cell.seed, source)
     drawn = conditions(shared.size, prompts, targets, backdoor, source, cell.seed)
-    beside = beside_trigger(shared.size, targets, backdoor, cell.seed, shared.model.tokens)
+    beside = shared.once(
+        ("beside the trigger", cell.attack, cell.seed),
+        lambda: beside_trigger(shared.size, targets, backdoor, cell.seed, shared.model.tokens),
+    )
     undefended = cell.key == shared.plan.undefended(cell).key
     decoys = beside["decoy"] if undefended else first_decoys(shared.size, beside["decoy"])
     for condition, pairs in (("moved", beside["moved"]), ("decoy", decoys)):
