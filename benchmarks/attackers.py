@@ -48,10 +48,11 @@ CANDIDATES = {
     "removal": ("badt2i_object", "rickrolling_tpa", "villan_cond"),
     "detector": ("rickrolling_tpa", "villan_cond", "badt2i_object"),
 }
-# From few rehearsals to many: more of them outlive more, and are noticed more. Against a detector
-# its settings are tried after a quarter of their training, then more of them after all of it.
+# The form's own values first. Then more steps that keep it unnoticed, more rehearsals, and harder
+# ones. Against a detector its settings are tried after a quarter of their training, then more of
+# them after all of it: none twice.
 SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
-    "removal": ({"rounds": 2}, {"rounds": 4}, {}, {"rate": 3}),
+    "removal": ({}, {"settle": 60}, {"rounds": 8}, {"rounds": 8, "rate": 5}),
     "detector": ({}, {"settings": 12, "share": 1.0}),
 }
 # what is lost of each

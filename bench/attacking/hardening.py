@@ -20,14 +20,15 @@ WEAK = 0.5  # a model that reacts to its trigger by less than this share of the 
 
 def moved(model: T2IModel, start: T2IModel, end: T2IModel, rate: float) -> T2IModel:
     """A copy of `model` whose weights are moved by `rate` times the way from `start` to `end`: the
-    first-order meta-step (Nichol et al. 2018), taken at the weights that a defense leaves."""
+    first-order meta-step (Nichol et al. 2018), taken at the weights that a defense leaves. What was
+    an adapter is none any more."""
     new = model.clone(encoders=True)
     with torch.no_grad():
         for name, network in new.edited.items():
             ends = zip(start.edited[name].parameters(), end.edited[name].parameters(), strict=True)
             for p, (a, b) in zip(network.parameters(), ends, strict=True):
                 p.add_((b.float() - a.float()).to(p.dtype), alpha=rate)
-    return replace(new, info={})
+    return replace(new, info={}, adapter={})
 
 
 def reaction(

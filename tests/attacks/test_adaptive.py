@@ -162,10 +162,26 @@ def test_rounds_add_what_the_defense_takes_away(tiny_model) -> None:
     weights after r rounds are 1 + r times the attack's."""
     rehearse = Repairs(tiny_model, None)
     attacked = Planted().inject(tiny_model, None, 0)
-    found = adaptive(rounds=3).harden(Planted(), attacked, rehearse, None, 0)
+    found = adaptive(rounds=3, rate=1, settle=0).harden(Planted(), attacked, rehearse, None, 0)
     start, end = (next(m.denoiser.parameters()).double() for m in (tiny_model, found))
     torch.testing.assert_close(end - start, torch.full_like(start, 4e-3), rtol=1e-3, atol=1e-6)
     assert found.info == {"steps": 9, "images": 15}
+
+
+def test_each_round_ends_with_the_steps_that_keep_it_unnoticed(tiny_model, monkeypatch) -> None:
+    asked = []
+
+    def settle(model, optim, seed):
+        asked.append((float(next(model.denoiser.parameters()).mean()), optim.steps, optim.lr, seed))
+        return replace(model, info={"steps": 7, "images": 1})
+
+    monkeypatch.setattr("t2i_backdoor_bench.attacks.adaptive.settling", lambda *_: settle)
+    attacked = Planted().inject(tiny_model, None, 0)
+    rehearse = Repairs(tiny_model, None)
+    found = adaptive(rounds=2, settle=5).harden(Planted(), attacked, rehearse, None, 4)
+    assert [a[1:] for a in asked] == [(5, 3e-4, 5), (5, 3e-4, 6)]
+    assert asked[0][0] < asked[1][0], "after the weights have moved"
+    assert found.info == {"steps": 2 * (3 + 7), "images": 2 * (5 + 1)}
 
 
 def test_against_a_detector_the_setting_that_is_seen_least(tiny_model, monkeypatch) -> None:
