@@ -88,7 +88,7 @@ def search(names: Sequence[str], folder: Path, config: Config) -> int:
             print(f"{name}: {attackers.nothing(told['plain'])}", flush=True)
             continue
         plain = told["plain"][attack]
-        most = attackers.minutes(name, plain["seconds"], every[len(tried) :])
+        most = attackers.minutes(name, attack, plain["seconds"], every[len(tried) :])
         while len(tried) < len(every) and not attackers.enough(tried, plain["left"]):
             number = f"setting {len(tried) + 1} of {len(every)}"
             print(f"{name}: {number}, {most:.0f} core-minutes at most for all", flush=True)

@@ -159,17 +159,20 @@ def enough(tried: Sequence[Mapping[str, Any]], plain: float) -> bool:
 
 
 def minutes(
-    defense: str, seconds: Mapping[str, float], settings: Sequence[Mapping[str, Any]]
+    defense: str, plain: str, seconds: Mapping[str, float], settings: Sequence[Mapping[str, Any]]
 ) -> float:
-    """Core-minutes that these settings take at most, by the seconds of the plain attack's cells."""
+    """Core-minutes that these settings take at most, by the seconds of the plain attack's cells. A
+    step that settles is taken for one of the attack's."""
     form = vars(registry.attacks.build("adaptive", "shapes"))
     attack, apply = seconds["attack"], seconds["defense"]
+    step = attack / registry.attacks.build(plain, "shapes").steps
     total = 0.0
     for values in (form | dict(setting) for setting in settings):
         share = values["share"]
         total += attack + apply + 2 * seconds["drawing"]
         if kind(defense) == "removal":
-            total += values["rounds"] * share * (attack + apply)
+            total += values["rounds"] * (share * (attack + apply) + values["settle"] * step)
+            total += seconds["drawing"]  # what it settles on
         else:  # `share` of each setting, and the chosen one in full
             total += values["settings"] * (share * attack + apply + seconds["screening"]) + attack
     return total / 60

@@ -20,6 +20,7 @@ from t2i_backdoor_bench.running.settings import Config, make_config
 from t2i_backdoor_bench.running.suites import FOLDER, read_suite
 from t2i_backdoor_bench.store.folder import Store
 
+PLAIN = "badt2i_object"
 SECONDS = {"attack": 40.0, "defense": 20.0, "screening": 5.0, "drawing": 10.0}
 
 
@@ -181,18 +182,19 @@ def test_stealth_is_that_of_worst() -> None:
 
 def test_core_minutes_are_of_all_that_is_trained_and_drawn() -> None:
     registry.attacks.load()
-    # eight rounds of a quarter of both, and twice 64 prompts
-    expected = 40 + 20 + 2 * 10 + 8 * 0.25 * (40 + 20)
-    assert attackers.minutes("skd", SECONDS, [{}]) == pytest.approx(expected / 60)
-    assert attackers.minutes("skd", SECONDS, [{}, {}]) == pytest.approx(2 * expected / 60)
+    steps = registry.attacks.build(PLAIN, "shapes").steps
+    # four rounds of a quarter of both and of 30 steps like the attack's, and thrice 64 prompts
+    expected = 40 + 20 + 3 * 10 + 4 * (0.25 * (40 + 20) + 30 * 40 / steps)
+    assert attackers.minutes("skd", PLAIN, SECONDS, [{}]) == pytest.approx(expected / 60)
+    assert attackers.minutes("skd", PLAIN, SECONDS, [{}, {}]) == pytest.approx(2 * expected / 60)
     expected = 2 * 40 + 20 + 2 * 10 + 12 * (40 + 20 + 5)
-    known = attackers.minutes("ufid", SECONDS, [{"settings": 12, "share": 1.0}])
+    known = attackers.minutes("ufid", PLAIN, SECONDS, [{"settings": 12, "share": 1.0}])
     assert known == pytest.approx(expected / 60)
 
 
 # ------------------------------------------------------------------------------------ run and page
 def told(**more: object) -> dict:
-    plain, name = "badt2i_object", hard("skd")[1]
+    plain, name = PLAIN, hard("skd")[1]
     found = {"plain": {plain: reached(0.9)}, "attack": plain, "tried": [tried(0.4, rate=3)]}
     return found | {"chosen": {"rate": 3}, "hardened": name} | more
 
