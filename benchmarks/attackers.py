@@ -48,11 +48,11 @@ CANDIDATES = {
     "removal": ("badt2i_object", "rickrolling_tpa", "villan_cond"),
     "detector": ("rickrolling_tpa", "villan_cond", "badt2i_object"),
 }
-# The form's own values first. Then more steps that keep it unnoticed, more rehearsals, and harder
-# ones. Against a detector its settings are tried after a quarter of their training, then more of
-# them after all of it: none twice.
+# The form's own values first. Then with more steps that keep it unnoticed, and with these softer
+# and longer. Against a detector its settings are tried after a quarter of their training, then more
+# of them after all of it: none twice.
 SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
-    "removal": ({}, {"settle": 60}, {"rounds": 8}, {"rounds": 8, "rate": 5}),
+    "removal": ({}, {"settle": 60}, {"settle": 60, "rate": 1}, {"settle": 60, "rounds": 8}),
     "detector": ({}, {"settings": 12, "share": 1.0}),
 }
 # what is lost of each
